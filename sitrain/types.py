@@ -1,0 +1,179 @@
+"""The data that flows through the six verbs, and the letters of its shapes.
+
+Shape letters, the same in the whole package: P problems, B episodes (rows),
+K turns, T tokens, S prompt slots, A answer fields, L solution tokens, F reply
+tokens, V vocabulary. `*B` is `B`, or `B G` for alternatives of one problem.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Float, Int
+
+PAD, GIVEN = -1, 0  # values of `Episodes.turn`; PAD also fills token arrays
+ROOT, OFFLINE = -1, -2  # values of `Episodes.parent`
+
+Key = Array  # a threefry key, typed or raw
+Params = Any  # a pytree of arrays
+
+
+class Problems(NamedTuple):
+  """What is posed. Token arrays hold PAD where there is no token."""
+
+  prompt: Int[Array, "P S"]  # left-padded
+  answer: Int[Array, "P A"]  # what the verifier compares with
+  solution: Int[Array, "P L"]  # given turns, each with its end, right-padded
+
+
+class Episodes(NamedTuple):
+  """Rows of text: prompt, turns of the policy and given replies.
+
+  `turn` is padding mask, loss mask and turn index in one array: PAD, GIVEN
+  (prompt and replies), or the number (from 1) of the turn that wrote the token.
+  """
+
+  tokens: Int[Array, "B T"]
+  turn: Int[Array, "B T"]
+  logprob: Float[Array, "B T"]  # under the sampler; 0 where turn < 1
+  path: Int[Array, "B T"]  # 0 trunk, k branch k; see models/decoder.py
+  problem: Int[Array, " B"]  # the row of Problems that it answers
+  parent: Int[Array, " B"]  # the row it continues; ROOT: none; OFFLINE: its
+  #                           first attempt is not the policy's own
+
+
+class Verdict(NamedTuple):
+  """What the judge says of every turn."""
+
+  reward: Float[Array, "B K"]
+  known: Float[Array, "B K"]  # 0 where the verifier itself failed
+
+
+class TokenScores(NamedTuple):
+  """Index t always speaks about token t."""
+
+  logprob: Float[Array, "*B T"]
+  entropy: Float[Array, "*B T"]
+
+
+class PolicyTargets(NamedTuple):
+  """Targets of policy-gradient losses."""
+
+  advantage: Float[Array, "*B T"]
+  kl_weight: Float[Array, "*B T"]  # beta of the token's turn
+  sampler_logprob: Float[Array, "*B T"]
+  reference_logprob: Float[Array, "*B T"]  # 0 where the loss needs none
+
+
+class Weights(NamedTuple):
+  """Targets of weighted likelihood losses."""
+
+  weight: Float[Array, "*B"]
+
+
+class Batch(NamedTuple):
+  """What the loss sees. `inputs` differs from `tokens` only where corrupted."""
+
+  inputs: Int[Array, "*B T"]
+  tokens: Int[Array, "*B T"]
+  turn: Int[Array, "*B T"]
+  path: Int[Array, "*B T"]
+  mask: Float[Array, "*B T"]  # 1 where the token is trained on
+  targets: Any  # a NamedTuple of the loss family
+
+
+class Mean(NamedTuple):
+  """A mean kept as sum and count, so that parts add up exactly."""
+
+  total: Float[Array, "..."]
+  count: Float[Array, "..."]
+
+
+Metrics = dict[str, Mean]
+
+
+class TrainState(NamedTuple):
+  """Everything that a run carries from one iteration to the next."""
+
+  step: Int[Array, ""]  # iterations over all stages
+  frozen: Params  # by role, what no gradient reaches, or ()
+  params: Params  # by role, what is trained
+  opt_state: Any
+  reference: Params  # like params["policy"], or ()
+  memory: Any  # arrays of fixed capacity, or ()
+
+
+class Tokenizer(NamedTuple):
+  """Text to token ids and back."""
+
+  encode: Callable[[str], list[int]]
+  decode: Callable[[Any], str]  # skips PAD
+  size: int
+
+
+class Task(NamedTuple):
+  """Problems and how to check an answer.
+
+  Functions of a task on the device are pure jnp and may be jitted.
+  """
+
+  problems: Callable[[Key, int], Problems]  # (key, n)
+  verify: Callable[..., Verdict]  # (answer [B A], episodes, turns)
+  reply: Callable[..., Array]  # (answer [B A], episodes, turn [B]) -> [B F]
+  final: Callable[..., Array]  # (episodes, turn) -> [B] id of the answer, or -1
+  level: Callable[[Problems], Array]  # -> [P] index into `levels`
+  levels: tuple[str, ...]  # names of the difficulties
+  eos: tuple[int, ...]  # tokens that end a turn
+  turn_length: int  # tokens that the longest right attempt needs, end included
+  tokenizer: Tokenizer
+
+
+class Method(NamedTuple):
+  """The six verbs. `key` is one key; `keys` is one per problem."""
+
+  pose: Callable[..., Problems]  # (key, state)
+  generate: Callable[..., Episodes]  # (keys [P], state, problems)
+  judge: Callable[..., tuple[Verdict, Metrics]]  # (key, state, problems, eps)
+  refresh: Callable[..., TrainState]  # (state, problems, episodes, verdict)
+  curate: Callable[..., tuple[Batch, Metrics]]  # (key, state, pr, eps, verdict)
+  loss: Callable[..., tuple[dict[str, Mean], Metrics]]  # (params, state, batch)
+
+
+class Stage(NamedTuple):
+  """One stretch of training: a method, for how long, and from where."""
+
+  name: str
+  method: Method
+  optimizer: Any
+  steps: int  # iterations at the most
+  steps_per_call: int  # iterations in one fused call; divides `steps`
+  parts: dict[str, int]  # waves, minibatches, epochs, microbatches
+  fused: bool  # False: the judge runs on the host
+  until: Callable[[dict[str, Any]], bool]  # window of metrics -> stop early
+  window: int  # how many steps of metrics `until` sees
+  start: str  # "init", or "<stage>/best" or "<stage>/last"
+  anchor: str  # the reference: "none", or as `start`
+  restart: bool  # whether the optimizer starts anew
+  best: str  # the metric whose highest mean over a call is the best checkpoint
+
+
+class Progress(NamedTuple):
+  """Where a run stands; JSON beside the arrays."""
+
+  stage: str
+  step: int  # iterations done in this stage
+  window: dict[str, list[float]]  # recent metrics that `until` looks at
+  best: float
+  rows: int  # rows of the table that the stage has written
+  done: bool
+
+
+def policy(state: TrainState) -> Params:
+  """Parameters of the policy, what is trained and what is frozen together."""
+  return state.params["policy"]
+
+
+def anchor(state: TrainState) -> Params:
+  """Parameters of the reference policy."""
+  if state.reference == ():
+    raise ValueError("this method needs a reference: set anchor of its stage")
+  return state.reference

@@ -1,0 +1,34 @@
+"""What several test files share: one small decoder and its task."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sitrain.models.decoder import Decoder, init
+from sitrain.tasks import maze
+
+
+@pytest.fixture(scope="session")
+def toy():
+  """(model, params, task): a decoder of two layers for mazes of two rooms."""
+  model = Decoder(
+    vocabulary=16,
+    layers=2,
+    width=16,
+    heads=2,
+    kv_heads=1,
+    head_size=8,
+    mlp_size=32,
+  )
+  shapes = jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
+  rng = np.random.default_rng(3)
+
+  # NumPy draws them: to compile `init` takes longer than most tests. They are
+  # larger than a first policy's, so that a mistake moves the logits.
+  def fill(path, leaf):
+    if jax.tree_util.keystr(path).rstrip("']").endswith("norm"):
+      return jnp.asarray(1 + 0.1 * rng.normal(size=leaf.shape), jnp.float32)
+    return jnp.asarray(0.4 * rng.normal(size=leaf.shape), jnp.float32)
+
+  params = jax.tree_util.tree_map_with_path(fill, shapes)
+  return model, params, maze.make(doors=2, rooms=2)
