@@ -1,0 +1,213 @@
+"""Chained modular arithmetic with written steps: both attempts can improve.
+
+Prompt: operands of one digit, joined by `+`, `-` or `*`, and `=`; left-padded.
+It is worked out from left to right, without precedence, modulo `modulus`.
+Attempt: the running value after each operation and `;`, such as `749;` for
+`3+4*2-5=` modulo 10.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sitrain.tasks import characters
+from sitrain.tasks.attempt import attempt, ends_once, judge_turns
+from sitrain.tasks.draw import (
+  below,
+  check_corpus,
+  check_share,
+  constant_reply,
+  draw,
+  second_look,
+)
+from sitrain.types import PAD, Episodes, Key, Problems, Task, Verdict
+
+ALPHABET = "0123456789+-*=;?"
+DIGITS = 10  # the digits, whose ids are their values
+PLUS, MINUS, TIMES, EQUALS, STOP, AGAIN = (ALPHABET.index(c) for c in "+-*=;?")
+
+
+class Options(NamedTuple):
+  """The options of `make`."""
+
+  operations: tuple[int, int]
+  modulus: int
+  mistake: float
+  copied: float
+  corrupted: float
+
+
+def make(
+  *,
+  operations: tuple[int, int] = (2, 4),
+  modulus: int = 10,
+  mistake: float = 0.15,
+  copied: float = 0.40,
+  corrupted: float = 0.15,
+) -> Task:
+  """Chains of `operations[0]` to `operations[1]` operations, both included.
+
+  mistake, copied, corrupted: the base corpus. In its first attempt each step is
+  wrong with probability mistake, and the next ones go on from what is written;
+  its second is a copy, a copy with one step replaced by a wrong one (the steps
+  after it stay), or else a fresh attempt of the same kind as the first,
+  whatever the first was. `solution` holds both.
+
+  Answer fields: the value and the number of operations. Reward 1 iff there is
+  one digit for each operation, the last is the value, and `;` ends the attempt:
+  intermediate values need not be right. `final` is the last digit of an attempt
+  of 1 to operations[1] digits and `;`, else -1. Raises ValueError for
+  impossible options.
+  """
+  options = Options(operations, modulus, mistake, copied, corrupted)
+  _check(options)
+  low, high = operations
+
+  def problems(key: Key, n: int) -> Problems:
+    size = 6 * high + 5
+    return draw(key, n, lambda chance: _problem(chance, options), size=size)
+
+  def verify(
+    answer: Int[Array, "B A"], episodes: Episodes, turns: int
+  ) -> Verdict:
+    right = partial(_right, answer)
+    return judge_turns(right, episodes, turns, high + 2)
+
+  def final(episodes: Episodes, turn: int | Int[Array, ""]) -> Int[Array, " B"]:
+    return _value(attempt(episodes, turn, high + 2))
+
+  return Task(
+    problems,
+    verify,
+    constant_reply(AGAIN),
+    final,
+    lambda problems: problems.answer[:, 1] - low,
+    tuple(f"{n}_operations" for n in range(low, high + 1)),
+    (STOP,),
+    high + 1,
+    characters.make(ALPHABET),
+  )
+
+
+def _check(options: Options) -> None:
+  low, high = options.operations
+  if not 1 <= low <= high:
+    raise ValueError(
+      f"operations={options.operations} is no range: give (fewest, most) with "
+      "1 <= fewest <= most"
+    )
+  if not 3 <= options.modulus <= DIGITS:
+    raise ValueError(
+      f"modulus={options.modulus} is out of range: use 3 to {DIGITS}, for "
+      "values have one digit, and a step can be wrong in two ways"
+    )
+  check_share("mistake", options.mistake)
+  check_corpus(options.copied, options.corrupted)
+
+
+def _problem(chance: Float[Array, " size"], options: Options) -> Problems:
+  """One problem, without the leading axis."""
+  low, high = options.operations
+  (length,), digit, sign, corpus = jnp.split(
+    chance, (1, high + 2, 2 * high + 2)
+  )
+  count = low + below(length, high + 1 - low)
+  operand = below(digit, DIGITS)
+  operator = PLUS + below(sign, TIMES + 1 - PLUS)
+  value = _run(operand, operator, jnp.zeros(high, jnp.int32), options.modulus)
+  # Even places hold operands, odd ones operators, and what is last stands last.
+  place = jnp.arange(2 * high + 2) - 2 * (high - count)
+  pairs = jnp.stack([operand, jnp.append(operator, EQUALS)], axis=1).reshape(-1)
+  pairs = pairs.at[2 * count + 1].set(EQUALS)
+  return Problems(
+    prompt=jnp.where(place < 0, PAD, pairs[jnp.maximum(place, 0)]),
+    answer=jnp.stack([value[count - 1], count]),
+    solution=_solution(corpus, operand, operator, count, options),
+  )
+
+
+def _solution(
+  chance: Float[Array, " rest"],
+  operand: Int[Array, " N"],
+  operator: Int[Array, " operations"],
+  count: Int[Array, ""],
+  options: Options,
+) -> Int[Array, " L"]:
+  """Two attempts of the base corpus, the second right after the first."""
+  (place, shift, look), twice = jnp.split(chance, (3,))
+  slips = _slips(*twice.reshape(2, 2, -1), options)
+  modulus = options.modulus
+  first, fresh = (_run(operand, operator, slip, modulus) for slip in slips)
+  step = below(place, count)
+  before = jnp.where(step > 0, first[step - 1], operand[0])
+  true = _step(before, operator[step], operand[step + 1], modulus)
+  # Neither what was written nor what is right, so that it is always wrong: of
+  # the other values the one at a random distance, skipping the right one.
+  gap = (true - first[step]) % modulus
+  far = 1 + below(shift, jnp.where(gap > 0, modulus - 2, modulus - 1))
+  far = far + ((gap > 0) & (far >= gap))
+  spoiled = first.at[step].set((first[step] + far) % modulus)
+  shares = {"copied": options.copied, "corrupted": options.corrupted}
+  second = second_look(look, first, fresh, spoiled, **shares)
+  both = jnp.full(2 * operator.shape[0] + 2, PAD, jnp.int32)
+  # The second attempt is written over the pads of the first.
+  for start, values in ((0, first), (count + 1, second)):
+    place = start + jnp.arange(operator.shape[0])
+    both = both.at[place].set(values).at[start + count].set(STOP)
+  return jnp.where(jnp.arange(both.shape[0]) < 2 * count + 2, both, PAD)
+
+
+def _slips(
+  wrong: Float[Array, "2 N"], by: Float[Array, "2 N"], options: Options
+) -> Int[Array, "2 N"]:
+  """What each step is off by; 0 where it is right."""
+  off = 1 + below(by, options.modulus - 1)
+  return jnp.where(wrong < options.mistake, off, 0)
+
+
+def _step(
+  value: Int[Array, ""],
+  operator: Int[Array, ""],
+  operand: Int[Array, ""],
+  modulus: int,
+) -> Int[Array, ""]:
+  results = jnp.stack([value + operand, value - operand, value * operand])
+  return results[operator - PLUS] % modulus
+
+
+def _run(
+  operand: Int[Array, " N"],
+  operator: Int[Array, " operations"],
+  slips: Int[Array, " operations"],
+  modulus: int,
+) -> Int[Array, " operations"]:
+  """The running values, each off by its slip."""
+
+  def step(value, given):
+    sign, number, slip = given
+    value = (_step(value, sign, number, modulus) + slip) % modulus
+    return value, value
+
+  given = (operator, operand[1:], slips)
+  return jax.lax.scan(step, operand[0], given)[1]
+
+
+def _value(walk: Int[Array, "B N"]) -> Int[Array, " B"]:
+  """Last digit of a well-formed attempt; `walk` has one place more."""
+  n = jnp.sum(walk != PAD, axis=1)
+  is_digit = (walk >= 0) & (walk < DIGITS)
+  digits = jnp.sum(is_digit, axis=1)
+  fits = ends_once(walk, (STOP,)) & (digits == n - 1) & (digits > 0)
+  last = jnp.take_along_axis(walk, jnp.maximum(n - 2, 0)[:, None], axis=1)[:, 0]
+  return jnp.where(fits & (n < walk.shape[1]), last, -1)
+
+
+def _right(
+  answer: Int[Array, "B A"], walk: Int[Array, "B N"]
+) -> Bool[Array, " B"]:
+  value = _value(walk)
+  steps = jnp.sum(walk != PAD, axis=1) - 1
+  return (value >= 0) & (value == answer[:, 0]) & (steps == answer[:, 1])

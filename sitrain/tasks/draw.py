@@ -1,0 +1,84 @@
+"""What tasks share whose problems are drawn from a key."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from sitrain.types import Episodes, Key, Problems
+
+
+def draw(
+  key: Key,
+  n: int,
+  problem: Callable[[Float[Array, " size"]], Problems],
+  *,
+  size: int,
+) -> Problems:
+  """`n` problems, problem i a function of fold_in(key, i) and nothing else.
+
+  `problem` maps `size` draws, uniform in [0, 1), to one problem without the
+  leading axis. All are drawn at once: what compiles slowly is every further
+  call of the generator.
+  """
+  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))
+  chance = jax.vmap(lambda one: jax.random.uniform(one, (size,)))(keys)
+  return jax.vmap(problem)(chance)
+
+
+def below(
+  chance: Float[Array, "*N"], n: int | Int[Array, ""]
+) -> Int[Array, "*N"]:
+  """Integers from 0 to n - 1, of draws that are uniform in [0, 1).
+
+  The bias is below n / 2 ** 23.
+  """
+  return jnp.floor(chance * n).astype(jnp.int32)
+
+
+def constant_reply(token: int) -> Callable[..., Int[Array, "B F"]]:
+  """The reply of one token to every turn: the instruction to try again."""
+
+  def reply(
+    answer: Int[Array, "B A"], episodes: Episodes, turn: Int[Array, " B"]
+  ) -> Int[Array, "B F"]:
+    return jnp.full((answer.shape[0], 1), token, jnp.int32)
+
+  return reply
+
+
+def second_look(
+  chance: Float[Array, ""],
+  first: Int[Array, " N"],
+  fresh: Int[Array, " N"],
+  spoiled: Int[Array, " N"],
+  *,
+  copied: float,
+  corrupted: float,
+) -> Int[Array, " N"]:
+  """Second attempt of the base corpus, which teaches no self-correction.
+
+  It is `first` with probability `copied`, `spoiled` with probability
+  `corrupted`, and else `fresh`, whether the first attempt was right or wrong;
+  `chance` is uniform in [0, 1).
+  """
+  rest = jnp.where(chance < copied + corrupted, spoiled, fresh)
+  return jnp.where(chance < copied, first, rest)
+
+
+def check_share(name: str, value: float) -> None:
+  """Raises ValueError unless the option is a probability."""
+  if not 0 <= value <= 1:
+    raise ValueError(f"{name}={value} is no share: give a number from 0 to 1")
+
+
+def check_corpus(copied: float, corrupted: float) -> None:
+  """Raises ValueError unless the shares of `second_look` are possible."""
+  check_share("copied", copied)
+  check_share("corrupted", corrupted)
+  if copied + corrupted > 1:
+    raise ValueError(
+      f"copied={copied} and corrupted={corrupted} add up to more than 1: "
+      "lower one, for the rest is the share of fresh attempts"
+    )

@@ -1,0 +1,183 @@
+"""The corridor maze: a task on which a second look can see what failed.
+
+Some doors, a corridor of rooms behind each, one exit. Which door is right takes
+as many steps of look-ahead as a corridor has rooms, so a small model guesses;
+the last token of the first attempt shows a second one whether it failed.
+
+Prompt, all of one length: the labels of the doors in random order; for each of
+the rooms 0..9 its successor (the next room; `+` exit or `-` dead end for the
+last room of a corridor; `.` for a room that is not used); the hint (the right
+door or `.`); `=`. Attempt: the rooms that are walked through and the terminal.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sitrain.tasks import characters
+from sitrain.tasks.attempt import attempt, ends_once, judge_turns
+from sitrain.tasks.draw import (
+  below,
+  check_corpus,
+  check_share,
+  constant_reply,
+  draw,
+  second_look,
+)
+from sitrain.types import Episodes, Key, Problems, Task, Verdict
+
+ALPHABET = "0123456789+-=?."
+LABELS = 10  # the digits, whose ids are their values
+EXIT, END, EQUALS, AGAIN, NOTHING = (ALPHABET.index(c) for c in "+-=?.")
+LEVELS = ("unhinted", "hinted")
+
+
+class Options(NamedTuple):
+  """The options of `make`."""
+
+  doors: int
+  rooms: int
+  hinted: float
+  exit_share: float
+  copied: float
+  corrupted: float
+
+
+def make(
+  *,
+  doors: int = 2,
+  rooms: int = 4,
+  hinted: float = 0.5,
+  exit_share: float = 1 / 3,
+  copied: float = 0.40,
+  corrupted: float = 0.15,
+) -> Task:
+  """Mazes of `doors` corridors of `rooms` rooms, verified on the device.
+
+  hinted: share of problems whose prompt names the right door. It keeps its
+  place in the prompt where it is 0.
+  exit_share, copied, corrupted: the base corpus. Its first attempt walks to the
+  exit with probability exit_share, else along a random corridor; its second is
+  a copy, a copy with one wrong room, or else another random corridor, whatever
+  the first was. `solution` holds both.
+
+  Answer fields: the doors as in the prompt, ten successors, the right door, and
+  1 if it was hinted. Reward 1 iff the first room is a door, every step follows
+  the table, the terminal is `+` and nothing follows it. `final` codes the
+  tokens of an attempt of at most rooms + 1 tokens that ends with its only
+  terminal; everything else is -1. Raises ValueError for impossible options.
+  """
+  options = Options(doors, rooms, hinted, exit_share, copied, corrupted)
+  _check(options)
+  length = rooms + 1
+
+  def problems(key: Key, n: int) -> Problems:
+    size = LABELS + doors + 8
+    return draw(key, n, lambda chance: _problem(chance, options), size=size)
+
+  def verify(
+    answer: Int[Array, "B A"], episodes: Episodes, turns: int
+  ) -> Verdict:
+    right = partial(_right, answer, doors=doors)
+    return judge_turns(right, episodes, turns, length + 1)
+
+  def final(episodes: Episodes, turn: int | Int[Array, ""]) -> Int[Array, " B"]:
+    return _code(attempt(episodes, turn, length + 1))
+
+  return Task(
+    problems,
+    verify,
+    constant_reply(AGAIN),
+    final,
+    lambda problems: problems.answer[:, -1],
+    LEVELS,
+    (EXIT, END),
+    length,
+    characters.make(ALPHABET),
+  )
+
+
+def _check(options: Options) -> None:
+  doors, rooms = options.doors, options.rooms
+  if doors < 2:
+    raise ValueError(f"doors={doors} leaves no choice: use 2 or more")
+  if rooms < 1:
+    raise ValueError(f"rooms={rooms} makes no corridor: use 1 or more")
+  if doors * rooms > LABELS:
+    raise ValueError(
+      f"doors={doors} times rooms={rooms} needs {doors * rooms} labels and "
+      f"there are {LABELS}: lower one of them"
+    )
+  check_share("hinted", options.hinted)
+  check_share("exit_share", options.exit_share)
+  check_corpus(options.copied, options.corrupted)
+
+
+def _problem(chance: Float[Array, " size"], options: Options) -> Problems:
+  """One problem, without the leading axis."""
+  doors, rooms, hinted = options[:3]
+  label, order, (door, hint), corpus = jnp.split(
+    chance, (LABELS, LABELS + doors, LABELS + doors + 2)
+  )
+  labels = jnp.argsort(label).astype(jnp.int32)
+  corridors = labels[: doors * rooms].reshape(doors, rooms)
+  right = below(door, doors)
+  terminal = jnp.where(jnp.arange(doors) == right, EXIT, END)
+  walks = jnp.concatenate([corridors, terminal[:, None]], axis=1)
+  table = jnp.full(LABELS, NOTHING, jnp.int32)
+  table = table.at[corridors].set(walks[:, 1:])
+  entries = corridors[jnp.argsort(order), 0]
+  is_hinted = hint < hinted
+  clue = jnp.where(is_hinted, corridors[right, 0], NOTHING)
+  ends = jnp.stack([clue, jnp.int32(EQUALS)])
+  facts = jnp.stack([corridors[right, 0], is_hinted.astype(jnp.int32)])
+  return Problems(
+    prompt=jnp.concatenate([entries, table, ends]),
+    answer=jnp.concatenate([entries, table, facts]),
+    solution=_solution(corpus, walks, right, options),
+  )
+
+
+def _solution(
+  chance: Float[Array, "6"],
+  walks: Int[Array, "doors steps"],
+  right: Int[Array, ""],
+  options: Options,
+) -> Int[Array, " L"]:
+  """Two attempts of the base corpus."""
+  exits, door, other, place, shift, look = chance
+  is_exit = exits < options.exit_share
+  first = walks[jnp.where(is_exit, right, below(door, options.doors))]
+  fresh = walks[below(other, options.doors)]
+  # Every room but one has another successor, so another label here is wrong.
+  step = below(place, options.rooms)
+  label = (first[step] + 1 + below(shift, LABELS - 1)) % LABELS
+  spoiled = first.at[step].set(label)
+  shares = {"copied": options.copied, "corrupted": options.corrupted}
+  second = second_look(look, first, fresh, spoiled, **shares)
+  return jnp.concatenate([first, second])
+
+
+def _right(
+  answer: Int[Array, "B A"], walk: Int[Array, "B N"], doors: int
+) -> Bool[Array, " B"]:
+  """Right attempts; `walk` has one place more than a right one needs."""
+  rooms, end = walk[:, :-2], walk[:, -2]
+  table = answer[:, doors : doors + LABELS]
+  is_room = (rooms >= 0) & (rooms < LABELS)
+  follows = jnp.take_along_axis(table, jnp.where(is_room, rooms, 0), axis=1)
+  by_table = is_room & (follows == walk[:, 1:-1])
+  by_door = jnp.any(answer[:, :doors] == walk[:, :1], axis=1)
+  stops = (end == EXIT) & (walk[:, -1] < 0)
+  return by_door & jnp.all(by_table, axis=1) & stops
+
+
+def _code(walk: Int[Array, "B N"]) -> Int[Array, " B"]:
+  """The tokens as digits of one number, PAD as 0; at most 16 ** 6."""
+  base = len(ALPHABET) + 1
+  power = base ** jnp.arange(walk.shape[1] - 1, dtype=jnp.int32)
+  code = jnp.sum((walk[:, :-1] + 1) * power, axis=1)
+  known = jnp.all(walk < len(ALPHABET), axis=1) & (walk[:, -1] < 0)
+  return jnp.where(known & ends_once(walk, (EXIT, END)), code, -1)
