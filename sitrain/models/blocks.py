@@ -1,0 +1,158 @@
+"""The pure functions that a decoder layer is made of."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+MASKED = -1e30  # finite, so that a query that sees nothing stays finite
+
+
+class RopeScaling(NamedTuple):
+  """How rotary frequencies are stretched; the defaults change nothing.
+
+  `low`, `high` and `length` are read by "llama3" only.
+  """
+
+  kind: str = "linear"  # or "llama3"
+  factor: float = 1.0
+  low: float = 1.0
+  high: float = 4.0
+  length: int = 8192
+
+
+def rms_norm(
+  x: Float[Array, "... D"],
+  weight: Float[Array, " D"],
+  *,
+  eps: float,
+  plus_one: bool,
+) -> Float[Array, "... D"]:
+  """Root mean square norm in float32, returned in the dtype of `x`.
+
+  x / sqrt(mean(x^2) + eps) * w, with 1 + w in place of w if `plus_one`
+  (Zhang and Sennrich 2019, eq. 4).
+  """
+  y = x.astype(jnp.float32)
+  y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + eps)
+  w = weight.astype(jnp.float32)
+  return (y * (1 + w if plus_one else w)).astype(x.dtype)
+
+
+def rope_frequencies(
+  head_size: int, base: float, scaling: RopeScaling
+) -> Float[Array, " H"]:
+  """Angular frequency of every pair of a head, [head_size / 2].
+
+  Plain: base ** (-2 i / head_size). "linear" divides by the factor. "llama3"
+  divides long waves by it, keeps short ones and blends between (Llama 3.1).
+  Raises ValueError for another kind.
+  """
+  pairs = jnp.arange(0, head_size, 2, dtype=jnp.float32)
+  frequency = 1.0 / base ** (pairs / head_size)
+  if scaling.kind == "linear":
+    return frequency / scaling.factor
+  if scaling.kind != "llama3":
+    raise ValueError(f"rope scaling {scaling.kind!r}: not linear or llama3")
+  turns = scaling.length * frequency / (2 * math.pi)
+  keep = jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
+  return frequency * (keep + (1 - keep) / scaling.factor)
+
+
+def rope_table(
+  position: Int[Array, "B Q"],
+  head_size: int,
+  base: float,
+  scaling: RopeScaling,
+) -> tuple[Float[Array, "B Q 1 H"], Float[Array, "B Q 1 H"]]:
+  """Cosine and sine of every position, to be shared by the layers."""
+  frequency = rope_frequencies(head_size, base, scaling)
+  angle = (position[..., None].astype(jnp.float32) * frequency)[:, :, None]
+  return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(
+  x: Float[Array, "B Q N D"],
+  cos: Float[Array, "B Q 1 H"],
+  sin: Float[Array, "B Q 1 H"],
+) -> Float[Array, "B Q N D"]:
+  """Rotary positions; the pairs are (x_i, x_{i + D / 2}).
+
+  Su et al. 2021 (RoFormer), eq. 34, with the two halves as coordinates.
+  """
+  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  return turned.astype(x.dtype)
+
+
+def soft_cap(x: Float[Array, "..."], cap: float) -> Float[Array, "..."]:
+  """cap * tanh(x / cap); a cap of 0 caps nothing (Gemma 2, section 2)."""
+  return cap * jnp.tanh(x / cap) if cap else x
+
+
+def attention(
+  query: Float[Array, "B Q M H"],
+  key: Float[Array, "B N H T"],
+  value: Float[Array, "B N T H"],
+  visible: Bool[Array, "B Q T"],
+  *,
+  scale: float,
+  cap: float,
+) -> Float[Array, "B Q M H"]:
+  """Grouped-query attention with a float32 softmax.
+
+  Heads are grouped M = N x G around the N key heads by a reshape, so keys are
+  never repeated (Ainslie et al. 2023). A query that sees nothing returns the
+  mean of all values: finite, and read by nobody. With keys stored [B N H T]
+  a step of decoding takes half of the time that [B T N H] takes on CPU.
+  """
+  b, q, m, h = query.shape
+  n = key.shape[1]
+  grouped = (query * scale).reshape(b, q, n, m // n, h)
+  scores = jnp.einsum(
+    "bqngh,bnht->bngqt", grouped, key, preferred_element_type=jnp.float32
+  )
+  scores = soft_cap(scores, cap)
+  scores = jnp.where(visible[:, None, None], scores, MASKED)
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+  mixed = jnp.einsum("bngqt,bnth->bqngh", weights, value)
+  return mixed.reshape(b, q, m, h)
+
+
+def gated_mlp(
+  x: Float[Array, "R D"],
+  gate: Float[Array, "D F"],
+  up: Float[Array, "D F"],
+  down: Float[Array, "F D"],
+  *,
+  activation: str,
+) -> Float[Array, "R D"]:
+  """down(act(gate x) * up x) (Shazeer 2020, eq. 6, SwiGLU and GEGLU).
+
+  Raises ValueError for an activation other than silu or gelu_tanh.
+  """
+  if activation not in ("silu", "gelu_tanh"):
+    raise ValueError(f"activation {activation!r}: not silu or gelu_tanh")
+  act = jax.nn.silu if activation == "silu" else jax.nn.gelu
+  return (act(x @ gate) * (x @ up)) @ down
+
+
+def remat(fn: Callable, policy: str, *, scanned: bool) -> Callable:
+  """`fn` with what its backward pass makes again: none, full or dots.
+
+  "dots" keeps the products with weights and makes the rest again. Raises
+  ValueError for another policy.
+  """
+  if policy == "none":
+    return fn
+  policies = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  }
+  if policy not in policies:
+    raise ValueError(f"remat {policy!r}: not none, full or dots")
+  # A scan already keeps XLA from merging the two passes.
+  return jax.checkpoint(fn, policy=policies[policy], prevent_cse=not scanned)

@@ -1,0 +1,248 @@
+"""A decoder for the families of Llama, Qwen and Gemma.
+
+Parameters are one tree whatever the execution: {"embed", "layers": name ->
+[layers, ...], "norm"} and "head" unless tied. Scanned or unrolled is an option
+of the execution. `unstack` slices the layers once, before a decoding loop.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sitrain.models import blocks, parameters
+from sitrain.models.blocks import RopeScaling
+from sitrain.types import PAD, Key, Params
+
+PARTITION_RULES = parameters.PARTITION_RULES
+unstack = parameters.unstack
+Cache = tuple  # (), or per layer (keys [B N H T], values [B N T H])
+
+
+class Attend(NamedTuple):
+  """Who sees whom, and where they stand."""
+
+  position: Int[Array, "B Q"]
+  key_position: Int[Array, "B T"]
+  visible: Bool[Array, "B Q T"]
+
+
+def attend_rows(turn: Int[Array, "B T"], path: Int[Array, "B T"]) -> Attend:
+  """Attention of whole rows: token i sees j <= i of its own path or trunk.
+
+  Trunk is path 0; it is seen by all paths and sees all. Pads neither see nor
+  are seen. The position of a token is the number of earlier tokens it sees.
+  """
+  real = turn != PAD
+  same = path[:, :, None] == path[:, None]
+  trunk = (path[:, :, None] == 0) | (path[:, None] == 0)
+  visible = jnp.tril((same | trunk) & real[:, :, None] & real[:, None])
+  position = jnp.maximum(jnp.sum(visible, axis=-1, dtype=jnp.int32) - 1, 0)
+  return Attend(position, position, visible)
+
+
+def attend_cache(
+  start: Int[Array, " B"], column: Any, width: int, length: int
+) -> Attend:
+  """Attention of columns column..column+width-1 to a cache of `length`.
+
+  `start` is the column of the first token of each row (left padding before);
+  a query sees start <= key <= itself. `column` may be traced.
+  """
+  query = column + jnp.arange(width, dtype=jnp.int32)
+  key = jnp.arange(length, dtype=jnp.int32)
+  visible = (key <= query[:, None]) & (key >= start[:, None, None])
+  position = jnp.maximum(query - start[:, None], 0)
+  return Attend(position, jnp.maximum(key - start[:, None], 0), visible)
+
+
+class Decoder(nn.Module, kw_only=True):
+  """Maps tokens to hidden states, and hidden states to logits."""
+
+  vocabulary: int
+  layers: int
+  width: int
+  heads: int
+  kv_heads: int
+  head_size: int
+  mlp_size: int
+  norm_eps: float = 1e-6
+  norm_plus_one: bool = False  # norms scale by 1 + w (Gemma)
+  post_norms: bool = False  # norms also after attention and mlp (Gemma 2, 3)
+  qkv_bias: bool = False
+  out_bias: bool = False
+  qk_norm: bool = False
+  rope_base: float = 10000.0
+  rope_scaling: RopeScaling = RopeScaling()
+  local: tuple[bool, ...] = (False,)  # which layers are local; cycled
+  window: int = 4096  # tokens that a local layer sees, itself included
+  local_rope_base: float = 10000.0
+  local_rope_scaling: RopeScaling = RopeScaling()
+  attention_scalar: float = 0.0  # scores / its root; 0: head_size
+  attention_cap: float = 0.0  # 0: none
+  logit_cap: float = 0.0  # 0: none
+  activation: str = "silu"  # or "gelu_tanh"
+  tied: bool = True
+  embed_scale: float = 1.0
+  dtype: Any = jnp.float32  # of the computation; norms, softmax, logits: f32
+  scan: bool = False  # layers as a scan, where there is no cache
+  remat: str = "none"  # or "full", "dots": what the backward pass recomputes
+
+  @nn.compact
+  def __call__(
+    self,
+    tokens: Int[Array, "B Q"],
+    attend: Attend,
+    cache: Cache = (),
+    column: Any = 0,
+  ) -> tuple[Float[Array, "B Q D"], Cache]:
+    """Hidden states after the last norm, and the cache with the new keys.
+
+    Without a cache (`()`) the keys are the tokens themselves. With one, new
+    keys are written at columns column..column+Q-1 and all of it is read under
+    `attend.visible`. Negative tokens (PAD) are read as 0.
+    """
+    embed = self._read("embed", parameters.init_embed, self)
+    layers = self._read("layers", parameters.init_layers, self)
+    norm = self._read("norm", parameters.init_norm, self, (self.width,))
+    if self.is_initializing() and not self.tied:
+      self.param("head", parameters.init_embed, self)
+    x = embed[jnp.maximum(tokens, 0)].astype(self.dtype)
+    # The residual stream is [B Q, D]: XLA on CPU is twice as fast with products
+    # of matrices than with more axes, and elsewhere the reshapes are free.
+    x = (x * jnp.asarray(self.embed_scale, self.dtype)).reshape(-1, self.width)
+    tables = self._tables(attend)
+    if self.scan and cache == () and isinstance(layers, dict):
+      x = self._scanned(layers, x, tables)
+    else:
+      x, cache = self._unrolled(layers, x, tables, cache, column)
+    return self._norm(x, norm).reshape(*tokens.shape, self.width), cache
+
+  def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+    """Logits of the next token, in float32, with the cap applied."""
+    table = self.get_variable("params", "embed" if self.tied else "head")
+    logits = jax.lax.dot_general(
+      hidden.reshape(-1, self.width),
+      table.astype(self.dtype),
+      (((1,), (1,)), ((), ())),
+      preferred_element_type=jnp.float32,
+    ).reshape(*hidden.shape[:-1], self.vocabulary)
+    return blocks.soft_cap(logits, self.logit_cap)
+
+  @nn.nowrap
+  def make_cache(self, batch: int, length: int) -> Cache:
+    """An empty cache: per layer (keys [B N H T], values [B N T H])."""
+    lead, size = (batch, self.kv_heads), self.head_size
+    return tuple(
+      (
+        jnp.zeros((*lead, size, length), self.dtype),
+        jnp.zeros((*lead, length, size), self.dtype),
+      )
+      for _ in range(self.layers)
+    )
+
+  def _read(self, name, init_fn, *args):
+    # `self.param` would compare shapes with the stacked tree, and refuse the
+    # unstacked one.
+    if self.is_initializing():
+      return self.param(name, init_fn, *args)
+    return self.get_variable("params", name)
+
+  @nn.nowrap
+  def _norm(self, x, weight):
+    plus_one = self.norm_plus_one
+    return blocks.rms_norm(x, weight, eps=self.norm_eps, plus_one=plus_one)
+
+  @nn.nowrap
+  def _kinds(self):
+    """Per layer: 1 for a local layer, else 0."""
+    return [int(self.local[i % len(self.local)]) for i in range(self.layers)]
+
+  @nn.nowrap
+  def _tables(self, attend):
+    """(cos, sin, visible) of the global and of the local layers."""
+    position, size = attend.position, self.head_size
+    far = blocks.rope_table(position, size, self.rope_base, self.rope_scaling)
+    near = blocks.rope_table(
+      position, size, self.local_rope_base, self.local_rope_scaling
+    )
+    distance = position[:, :, None] - attend.key_position[:, None]
+    local = attend.visible & (distance < self.window)
+    return (*far, attend.visible), (*near, local)
+
+  @nn.nowrap
+  def _scanned(self, layers, x, tables):
+    kinds = self._kinds()
+    mixed = len(set(kinds)) > 1
+    both = jax.tree.map(lambda *t: jnp.stack(t), *tables) if mixed else ()
+
+    def step(x, layer):
+      params, kind = layer
+      pick = lambda t: t[kind]
+      table = jax.tree.map(pick, both) if mixed else tables[kinds[0]]
+      return self._block(params, x, table, (), 0)[0], ()
+
+    step = blocks.remat(step, self.remat, scanned=True)
+    return jax.lax.scan(step, x, (layers, jnp.array(kinds, jnp.int32)))[0]
+
+  @nn.nowrap
+  def _unrolled(self, layers, x, tables, cache, column):
+    if isinstance(layers, dict):
+      layers = unstack({"layers": layers})["layers"]
+    block = blocks.remat(self._block, self.remat, scanned=False)
+    after = []
+    for i, kind in enumerate(self._kinds()):
+      mine = cache[i] if cache else ()
+      x, mine = block(layers[i], x, tables[kind], mine, column)
+      after.append(mine)
+    return x, tuple(after) if cache else ()
+
+  @nn.nowrap
+  def _block(self, params, x, table, cache, column):
+    """One layer: attention and mlp, each added to the residual stream."""
+    p = {
+      k: v if k.endswith("norm") else v.astype(self.dtype)
+      for k, v in params.items()
+    }
+    y = self._norm(x, p["attention_norm"])
+    y, cache = self._attention(p, y, table, cache, column)
+    x = x + (self._norm(y, p["attention_post_norm"]) if self.post_norms else y)
+    y, kind = self._norm(x, p["mlp_norm"]), self.activation
+    y = blocks.gated_mlp(y, p["gate"], p["up"], p["down"], activation=kind)
+    x = x + (self._norm(y, p["mlp_post_norm"]) if self.post_norms else y)
+    return x, cache
+
+  @nn.nowrap
+  def _attention(self, p, x, table, cache, column):
+    cos, sin, visible = table
+    heads, lead = {}, visible.shape[:2]
+    for name in ("query", "key", "value"):
+      y = x @ p[name].reshape(self.width, -1)
+      heads[name] = y.reshape(*lead, -1, self.head_size)
+      if self.qkv_bias:
+        heads[name] += p[name + "_bias"]
+      if self.qk_norm and name != "value":
+        heads[name] = self._norm(heads[name], p[name + "_norm"])
+    query = blocks.rotate(heads["query"], cos, sin)
+    key = blocks.rotate(heads["key"], cos, sin).transpose(0, 2, 3, 1)
+    value = heads["value"].transpose(0, 2, 1, 3)
+    if cache:
+      write = jax.lax.dynamic_update_slice_in_dim
+      key = write(cache[0], key.astype(cache[0].dtype), column, 3)
+      value = write(cache[1], value.astype(cache[1].dtype), column, 2)
+      cache = (key, value)
+    scale = (self.attention_scalar or self.head_size) ** -0.5
+    mixed = blocks.attention(
+      query, key, value, visible, scale=scale, cap=self.attention_cap
+    )
+    y = mixed.reshape(x.shape[0], -1) @ p["out"].reshape(-1, self.width)
+    return (y + p["out_bias"] if self.out_bias else y), cache
+
+
+def init(model: Decoder, key: Key) -> Params:
+  """First parameters of `model`, in float32; may be jitted or eval_shaped."""
+  tokens = jnp.zeros((1, 1), jnp.int32)
+  variables = model.init(key, tokens, attend_rows(tokens, tokens))
+  return variables["params"]

@@ -1,0 +1,153 @@
+"""Log-probability, entropy and exact divergence of every token of a row."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from sitrain.models import decoder
+from sitrain.types import Params, TokenScores
+
+CHUNK_ELEMENTS = 2**22  # logits that a chunk holds, unless that is too thin
+CHUNK_TOKENS = 512  # tokens that keep a chunk's matrix product busy
+
+
+def token_scores(
+  model: decoder.Decoder,
+  params: Params,
+  tokens: Int[Array, "*B T"],
+  turn: Int[Array, "*B T"],
+  path: Int[Array, "*B T"],
+  *,
+  inputs: Int[Array, "*B T"],
+  temperature: float | Float[Array, "..."] = 1.0,
+  chunk: int = 0,
+) -> TokenScores:
+  """Log-probability and entropy of every token under the policy.
+
+  Index t speaks about token t: the distribution given the tokens that it sees
+  before it in `inputs` (usually `tokens`). 0 at pads and where nothing is seen
+  before. Logits are divided by `temperature`, a number or one per row [*B].
+  Logits are made for `chunk` tokens of every row at a time and made again for
+  the gradient, so [B T V] is never held; chunk 0 chooses from the sizes.
+  """
+  rows = _rows(tokens, turn, path, inputs, temperature)
+  hidden, known = _hidden(model, params, rows)
+  read = functools.partial(_scores, model, params)
+  scores = _chunked(model, read, (hidden,), rows, chunk)
+  return TokenScores(*_finish(scores, known, tokens))
+
+
+def token_scores_and_kl(
+  model: decoder.Decoder,
+  params: Params,
+  reference: Params,
+  tokens: Int[Array, "*B T"],
+  turn: Int[Array, "*B T"],
+  path: Int[Array, "*B T"],
+  *,
+  inputs: Int[Array, "*B T"],
+  temperature: float | Float[Array, "..."] = 1.0,
+  chunk: int = 0,
+) -> tuple[TokenScores, Float[Array, "*B T"]]:
+  """As `token_scores`, and the exact KL to a reference at every token.
+
+  KL(policy || reference) = sum_v p_v (log p_v - log q_v) over the whole
+  vocabulary, both at the same temperature, in the same chunks. No gradient
+  reaches the reference.
+  """
+  rows = _rows(tokens, turn, path, inputs, temperature)
+  reference = jax.lax.stop_gradient(reference)
+  hidden, known = _hidden(model, params, rows)
+  other, _ = _hidden(model, reference, rows)
+  read = functools.partial(_scores_and_kl, model, params, reference)
+  scores = _chunked(model, read, (hidden, other), rows, chunk)
+  logprob, entropy, kl = _finish(scores, known, tokens)
+  return TokenScores(logprob, entropy), kl
+
+
+def _rows(tokens, turn, path, inputs, temperature):
+  """All leading axes as one, and one temperature per row."""
+  lead, length = tokens.shape[:-1], tokens.shape[-1]
+  heat = jnp.asarray(temperature, jnp.float32)
+  heat = heat.reshape(heat.shape + (1,) * (len(lead) - heat.ndim))
+  heat = jnp.broadcast_to(heat, lead).reshape(-1, 1, 1)
+  flat = [x.reshape(-1, length) for x in (tokens, turn, path, inputs)]
+  return (*flat, heat)
+
+
+def _hidden(model, params, rows):
+  """Hidden state that predicts each token, and where there is one.
+
+  The predecessor of a token is the last one that it sees. That is the column
+  before, but not where a path starts, so the general gather is only executed
+  on a batch that needs it: its gradient is a slow scatter.
+  """
+  _, turn, path, inputs, _ = rows
+  attend = decoder.attend_rows(turn, path)
+  hidden, _ = model.apply({"params": params}, inputs, attend)
+  column = jnp.arange(turn.shape[1], dtype=jnp.int32)
+  seen = attend.visible & (column < column[:, None])
+  before = jnp.max(jnp.where(seen, column, -1), axis=-1)
+  known = before >= 0
+  hidden = jax.lax.cond(
+    jnp.all((before == column - 1) | ~known),
+    lambda h: jnp.concatenate([h[:, :1], h[:, :-1]], axis=1),
+    lambda h: jnp.take_along_axis(h, jnp.maximum(before, 0)[..., None], 1),
+    hidden,
+  )
+  return hidden, known
+
+
+def _scores(model, params, tokens, heat, hidden):
+  """(logprob, entropy) of a chunk: tokens [B C], hidden [B C D]."""
+  logp = _log_softmax(model, params, hidden, heat)
+  return _pick(logp, tokens), -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+
+
+def _scores_and_kl(model, params, reference, tokens, heat, hidden, other):
+  """(logprob, entropy, KL) of a chunk."""
+  logp = _log_softmax(model, params, hidden, heat)
+  logq = _log_softmax(model, reference, other, heat)
+  p = jnp.exp(logp)
+  entropy = -jnp.sum(p * logp, axis=-1)
+  return _pick(logp, tokens), entropy, jnp.sum(p * (logp - logq), axis=-1)
+
+
+def _log_softmax(model, params, hidden, heat):
+  logits = model.apply({"params": params}, hidden, method="logits")
+  return jax.nn.log_softmax(logits / heat, axis=-1)
+
+
+def _pick(logp, tokens):
+  """logp[..., token] by comparison: the gradient of a gather is a scatter."""
+  chosen = tokens[..., None] == jnp.arange(logp.shape[-1], dtype=tokens.dtype)
+  return jnp.sum(jnp.where(chosen, logp, 0), axis=-1)
+
+
+def _chunked(model, read, hidden, rows, chunk):
+  """read(tokens, heat, *hidden) over chunks of columns; [B T] each."""
+  tokens, heat = rows[0], rows[-1]
+  size, length = tokens.shape
+  if not chunk:
+    chunk = CHUNK_ELEMENTS // (size * model.vocabulary)
+    chunk = max(chunk, CHUNK_TOKENS // size, 1)
+  count = math.ceil(length / chunk)
+  if count == 1:
+    return read(tokens, heat, *hidden)
+  chunk = math.ceil(length / count)
+
+  def split(x):
+    rest = [(0, 0)] * (x.ndim - 2)
+    x = jnp.pad(x, [(0, 0), (0, count * chunk - length), *rest])
+    return x.reshape(size, count, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+  body = jax.checkpoint(lambda x: read(x[0], heat, *x[1:]))
+  parts = jax.lax.map(body, jax.tree.map(split, (tokens, *hidden)))
+  return [x.swapaxes(0, 1).reshape(size, -1)[:, :length] for x in parts]
+
+
+def _finish(scores, known, tokens):
+  return [jnp.where(known, x, 0).reshape(tokens.shape) for x in scores]

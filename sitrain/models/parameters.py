@@ -1,0 +1,99 @@
+"""The parameters of the decoder: their shapes, first values and layouts."""
+
+import math
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from sitrain.types import Key, Params
+
+# The first rule whose pattern is found in the path ("layers/query") decides.
+# Parameters of the layers are stacked: their first axis is the layer.
+PARTITION_RULES = (
+  (r"(^|/)(embed|head)$", P("tensor", "fsdp")),
+  (r"norm$", P()),
+  (r"(^|/)layers/(query|key|value)$", P(None, "fsdp", "tensor", None)),
+  (r"(^|/)layers/(query|key|value)_bias$", P(None, "tensor", None)),
+  (r"(^|/)layers/out$", P(None, "tensor", None, "fsdp")),
+  (r"(^|/)layers/out_bias$", P()),
+  (r"(^|/)layers/(gate|up)$", P(None, "fsdp", "tensor")),
+  (r"(^|/)layers/down$", P(None, "tensor", "fsdp")),
+)
+
+
+def layer_shapes(spec: Any) -> dict[str, tuple[int, ...]]:
+  """Shapes of the parameters of one layer of the decoder `spec`."""
+  width, heads, size = spec.width, spec.heads, spec.head_size
+  kv_heads = spec.kv_heads
+  shapes = {
+    "attention_norm": (width,),
+    "query": (width, heads, size),
+    "key": (width, kv_heads, size),
+    "value": (width, kv_heads, size),
+    "out": (heads, size, width),
+    "mlp_norm": (width,),
+    "gate": (width, spec.mlp_size),
+    "up": (width, spec.mlp_size),
+    "down": (spec.mlp_size, width),
+  }
+  if spec.qkv_bias:
+    shapes |= {
+      "query_bias": (heads, size),
+      "key_bias": (kv_heads, size),
+      "value_bias": (kv_heads, size),
+    }
+  if spec.out_bias:
+    shapes |= {"out_bias": (width,)}
+  if spec.qk_norm:
+    shapes |= {"query_norm": (size,), "key_norm": (size,)}
+  if spec.post_norms:
+    shapes |= {"attention_post_norm": (width,), "mlp_post_norm": (width,)}
+  return shapes
+
+
+def init_norm(key: Key, spec: Any, shape: tuple[int, ...]) -> jax.Array:
+  """Norms start as the plain norm; the key is not used."""
+  del key
+  return (jnp.zeros if spec.norm_plus_one else jnp.ones)(shape, jnp.float32)
+
+
+def init_embed(key: Key, spec: Any) -> jax.Array:
+  """Embeddings, and the head: logits start with a spread of about one."""
+  shape = (spec.vocabulary, spec.width)
+  return jax.random.normal(key, shape, jnp.float32) / math.sqrt(spec.width)
+
+
+def init_layers(key: Key, spec: Any) -> Params:
+  """All layers, stacked: name -> [layers, ...], in float32.
+
+  Projections have standard deviation fan_in ** -0.5; those that write to the
+  residual stream are smaller by (2 * layers) ** -0.5, so that its size does
+  not grow with depth (GPT-2, section 2.3).
+  """
+  shapes = layer_shapes(spec)
+  tree = {}
+  for name, k in zip(sorted(shapes), jax.random.split(key, len(shapes))):
+    shape = (spec.layers, *shapes[name])
+    if name.endswith("norm"):
+      tree[name] = init_norm(k, spec, shape)
+    elif name.endswith("bias"):
+      tree[name] = jnp.zeros(shape, jnp.float32)
+    else:
+      fan_in = shapes[name][0]
+      if name == "out":
+        fan_in = spec.heads * spec.head_size
+      if name in ("out", "down"):
+        fan_in *= 2 * spec.layers
+      tree[name] = jax.random.normal(k, shape, jnp.float32) * fan_in**-0.5
+  return tree
+
+
+def unstack(params: Params) -> Params:
+  """The same parameters with `layers` as a tuple of trees, one per layer."""
+  layers = params["layers"]
+  count = jax.tree.leaves(layers)[0].shape[0]
+  each = [jax.tree.map(operator.itemgetter(i), layers) for i in range(count)]
+  return {**params, "layers": tuple(each)}

@@ -1,0 +1,228 @@
+"""token_scores against the naive computation on full logits."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from sitrain.models import decoder, logprobs
+
+VOCABULARY, ROWS, LENGTH = 97, 3, 12
+
+MODEL = decoder.Decoder(
+  vocabulary=VOCABULARY,
+  layers=2,
+  width=16,
+  heads=4,
+  kv_heads=2,
+  head_size=4,
+  mlp_size=24,
+)
+
+
+@functools.partial(jax.jit, static_argnames="chunk")
+def score(params, tokens, turn, path, *, inputs, temperature=1.0, chunk=0):
+  return logprobs.token_scores(
+    MODEL,
+    params,
+    tokens,
+    turn,
+    path,
+    inputs=inputs,
+    temperature=jnp.asarray(temperature),
+    chunk=chunk,
+  )
+
+
+def init(seed):
+  return jax.jit(decoder.init, static_argnums=0)(MODEL, jax.random.key(seed))
+
+
+@functools.cache
+def case():
+  """Ragged rows: (params, reference, tokens, turn, path)."""
+  draw = functools.partial(jax.random.randint, dtype=jnp.int32)
+  tokens = draw(jax.random.key(2), (ROWS, LENGTH), 0, VOCABULARY)
+  length = jnp.array([12, 7, 10])[:, None]
+  real = jnp.arange(LENGTH) < length
+  turn = jnp.where(real, jnp.where(jnp.arange(LENGTH) < 4, 0, 1), -1)
+  tokens = jnp.where(real, tokens, -1)
+  path = jnp.zeros_like(turn)
+  return init(0), init(1), tokens, turn.astype(jnp.int32), path
+
+
+def naive(params, tokens, turn, path, temperature):
+  """Log-softmax of the full logits, shifted: index t predicts token t."""
+  attend = decoder.attend_rows(turn, path)
+  hidden, _ = MODEL.apply({"params": params}, tokens, attend)
+  logits = MODEL.apply({"params": params}, hidden, method="logits")
+  logits = logits / jnp.asarray(temperature).reshape(-1, 1, 1)
+  return jax.nn.log_softmax(logits[:, :-1], axis=-1)
+
+
+def naive_scores(params, reference, temperature):
+  _, _, tokens, turn, path = case()
+  logp = naive(params, tokens, turn, path, temperature)
+  logq = naive(reference, tokens, turn, path, temperature)
+  chosen = jnp.maximum(tokens[:, 1:], 0)[..., None]
+  values = (
+    jnp.take_along_axis(logp, chosen, -1)[..., 0],
+    -jnp.sum(jnp.exp(logp) * logp, -1),
+    jnp.sum(jnp.exp(logp) * (logp - logq), -1),
+  )
+  real = turn[:, 1:] != -1
+  return [jnp.pad(jnp.where(real, x, 0), ((0, 0), (1, 0))) for x in values]
+
+
+def our_scores(params, reference, temperature, chunk):
+  _, _, tokens, turn, path = case()
+  scores, kl = logprobs.token_scores_and_kl(
+    MODEL,
+    params,
+    reference,
+    tokens,
+    turn,
+    path,
+    inputs=tokens,
+    temperature=temperature,
+    chunk=chunk,
+  )
+  return [scores.logprob, scores.entropy, kl]
+
+
+def weighed(scores, params, reference):
+  """A sum over all three with weights that differ at every token."""
+  values = scores(params, reference)
+  weight = jnp.cos(jnp.arange(values[0].size, dtype=jnp.float32))
+  weight = weight.reshape(values[0].shape)
+  total = sum(jnp.sum(x * weight) * (i + 1) for i, x in enumerate(values))
+  return total, values
+
+
+@functools.cache
+def expected(heat):
+  scores = functools.partial(naive_scores, temperature=np.array(heat))
+  params, reference, *_ = case()
+  loss = functools.partial(weighed, scores)
+  return jax.jit(jax.grad(loss, has_aux=True))(params, reference)
+
+
+@pytest.mark.parametrize(
+  "heat,chunk",
+  [((1.0,), 0), ((0.5, 1.0, 2.0), 0), ((0.5, 1.0, 2.0), 5), ((1.0,), 1)],
+)
+def test_scores_and_gradients_are_those_of_full_logits(heat, chunk):
+  temperature = heat[0] if len(heat) == 1 else jnp.array(heat)
+  params, reference, *_ = case()
+  scores = lambda p, r: our_scores(p, r, temperature, chunk)
+  loss = functools.partial(weighed, scores)
+  grad, values = jax.jit(jax.grad(loss, has_aux=True))(params, reference)
+  want_grad, want = expected(heat)
+  for x, y in zip(values, want):
+    np.testing.assert_allclose(x, y, atol=2e-5)
+  assert float(jnp.max(want[2])) > 0.01
+  for x, y in zip(jax.tree.leaves(grad), jax.tree.leaves(want_grad)):
+    np.testing.assert_allclose(x, y, atol=2e-4, rtol=1e-4)
+
+
+def test_no_gradient_reaches_the_reference():
+  params, reference, *_ = case()
+  loss = lambda r: weighed(lambda p, r: our_scores(p, r, 1.0, 0), params, r)[0]
+  grad = jax.jit(jax.grad(loss))(reference)
+  assert all(not np.any(x) for x in jax.tree.leaves(grad))
+
+
+def test_alternatives_are_rows():
+  params, _, tokens, turn, path = case()
+  heat = jnp.array([0.5, 1.0, 2.0])
+  pairs = [jnp.stack([x, x[::-1]], 1) for x in (tokens, turn, path)]
+  flat = score(params, tokens, turn, path, inputs=tokens, temperature=heat)
+  both = score(params, *pairs, inputs=pairs[0], temperature=heat)
+  assert both.logprob.shape == (ROWS, 2, LENGTH)
+  np.testing.assert_allclose(both.logprob[:, 0], flat.logprob, atol=1e-5)
+  np.testing.assert_allclose(both.entropy[:, 0], flat.entropy, atol=1e-5)
+
+
+def test_inputs_are_read_and_tokens_are_scored():
+  params, _, tokens, turn, path = case()
+  inputs = tokens.at[:, 3].set(5)
+  clean = score(params, tokens, turn, path, inputs=tokens).logprob
+  noisy = score(params, tokens, turn, path, inputs=inputs).logprob
+  np.testing.assert_array_equal(clean[:, :4], noisy[:, :4])
+  logp = naive(params, inputs, turn, path, 1.0)
+  want = jnp.take_along_axis(logp, jnp.maximum(tokens[:, 1:], 0)[..., None], 2)
+  real = turn[:, 1:] != -1
+  np.testing.assert_allclose(noisy[:, 1:][real], want[..., 0][real], atol=2e-5)
+
+
+@pytest.mark.parametrize("trunk", [0, 3])
+def test_paths_in_one_row_score_as_rows_of_their_own(trunk):
+  """Without a trunk the texts are packed, and each first token scores 0."""
+  params, _, tokens, _, _ = case()
+  tokens = jnp.abs(tokens)
+  half = (LENGTH - trunk) // 2
+  path = [0] * trunk + [1] * half + [2] * (LENGTH - trunk - half)
+  path = jnp.array([path] * ROWS, jnp.int32)
+  turn = jnp.ones_like(path)
+  packed = score(params, tokens, turn, path, inputs=tokens, chunk=5)
+  stem, rest = tokens[:, :trunk], tokens[:, trunk + half :]
+  for part, columns in (
+    (tokens[:, : trunk + half], slice(trunk, trunk + half)),
+    (jnp.concatenate([stem, rest], 1), slice(trunk + half, LENGTH)),
+  ):
+    ones = jnp.ones_like(part)
+    alone = score(params, part, ones, ones * 0, inputs=part)
+    for x, y in zip(packed, alone):
+      np.testing.assert_allclose(x[:, columns], y[:, trunk:], atol=2e-5)
+
+
+def test_left_pads_shift_nothing():
+  params, _, tokens, _, _ = case()
+  ones = jnp.ones((ROWS, 6), jnp.int32)
+  text = jnp.abs(tokens[:, :6])
+  alone = score(params, text, ones, ones * 0, inputs=text)
+  padded, turn = (
+    jnp.pad(x, ((0, 0), (6, 0)), constant_values=-1) for x in (text, ones)
+  )
+  shifted = score(params, padded, turn, turn * 0, inputs=padded)
+  for x, y in zip(shifted, alone):
+    np.testing.assert_allclose(x[:, 6:], y, atol=2e-5)
+    assert not np.any(x[:, :6])
+
+
+def largest(jaxpr):
+  """Elements of the largest array that a jaxpr makes, inner ones included."""
+  sizes = [0]
+  for eqn in jaxpr.eqns:
+    sizes += [v.aval.size for v in eqn.outvars]
+    sizes += [largest(j) for j in jaxprs_in_params(eqn.params)]
+  return max(sizes)
+
+
+def test_logits_of_all_tokens_are_never_held():
+  params, reference, *_ = case()
+  logits = ROWS * LENGTH * VOCABULARY
+
+  def made(chunk):
+    scores = lambda p, r: our_scores(p, r, 1.0, chunk)
+    loss = lambda p, r: weighed(scores, p, r)[0]
+    return largest(jax.make_jaxpr(jax.grad(loss))(params, reference).jaxpr)
+
+  assert made(LENGTH) >= logits
+  assert made(4) < logits
+
+
+def test_the_default_chunk_follows_from_the_sizes(monkeypatch):
+  params, _, tokens, turn, path = case()
+
+  def text():
+    score = functools.partial(logprobs.token_scores, MODEL, inputs=tokens)
+    return str(jax.make_jaxpr(score)(params, tokens, turn, path))
+
+  assert "scan[" not in text()
+  monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", ROWS * VOCABULARY * 6)
+  monkeypatch.setattr(logprobs, "CHUNK_TOKENS", 1)
+  assert "length=2" in text()
