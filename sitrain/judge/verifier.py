@@ -1,0 +1,62 @@
+"""The task's own verifier as a judge, with what it says put into numbers."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from sitrain.types import Episodes, Mean, Metrics, Problems, Task, Verdict
+
+
+def verify(
+  task: Task, problems: Problems, episodes: Episodes, turns: int
+) -> Verdict:
+  """One reward per turn of every episode, from the answer of its problem."""
+  return task.verify(problems.answer[episodes.problem], episodes, turns)
+
+
+def truncated(
+  episodes: Episodes, turns: int, eos: tuple[int, ...]
+) -> Bool[Array, "B K"]:
+  """Turns that were cut at their limit: written, but without an end token."""
+  ends = jnp.isin(episodes.tokens, jnp.asarray(eos, jnp.int32))
+  cut = []
+  for turn in range(1, turns + 1):
+    inside = episodes.turn == turn
+    cut.append(jnp.any(inside, 1) & ~jnp.any(inside & ends, 1))
+  return jnp.stack(cut, axis=1)
+
+
+def changed(task: Task, episodes: Episodes, turn: int) -> Float[Array, " B"]:
+  """1 where turn's final answer differs from the turn's before it."""
+  now, before = task.final(episodes, turn), task.final(episodes, turn - 1)
+  return (now != before).astype(jnp.float32)
+
+
+def verdict_metrics(
+  task: Task, episodes: Episodes, verdict: Verdict
+) -> Metrics:
+  """Rewards, cuts and unknowns per turn; fixes, spoils and answer changes."""
+  turns = verdict.reward.shape[1]
+  rows = jnp.ones(verdict.reward.shape[0])
+  cut = truncated(episodes, turns, task.eos)
+  right = verdict.reward * verdict.known
+  metrics = {}
+  for k in range(turns):
+    known = verdict.known[:, k]
+    metrics[f"judge/reward_{k + 1}"] = _mean(right[:, k], known)
+    metrics[f"generate/truncated_{k + 1}"] = _mean(cut[:, k] * rows, rows)
+    metrics[f"judge/unknown_{k + 1}"] = _mean(1.0 - known, rows)
+    length = jnp.sum(episodes.turn == k + 1, axis=1).astype(jnp.float32)
+    metrics[f"generate/length_{k + 1}"] = _mean(length, rows)
+    if k:
+      both = known * verdict.known[:, k - 1]
+      was, now = right[:, k - 1], right[:, k]
+      metrics[f"judge/corrected_{k + 1}"] = _mean((1 - was) * now, both)
+      metrics[f"judge/spoiled_{k + 1}"] = _mean(was * (1 - now), both)
+      metrics[f"judge/changed_{k + 1}"] = _mean(
+        changed(task, episodes, k + 1), rows
+      )
+  return metrics
+
+
+def _mean(x, mask) -> Mean:
+  return Mean(jnp.sum(x * mask), jnp.sum(mask))

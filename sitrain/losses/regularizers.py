@@ -1,0 +1,37 @@
+"""Estimates of KL(policy || reference) from sampled tokens.
+
+With d = log pi(y_t) - log ref(y_t) under samples of the policy (Schulman 2020,
+"Approximating KL divergence"): k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d.
+What each is good for differs between reward and loss: k1 in the reward gives
+the unbiased gradient of the reverse KL; k2 as a loss gives the same gradient on
+policy; k3 as a loss is a biased first-order approximation; k1 as a loss has a
+gradient of zero mean (arXiv 2510.01555), so it is not offered as one.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def k1(
+  logprob: Float[Array, "*B T"], reference: Float[Array, "*B T"]
+) -> Float[Array, "*B T"]:
+  """log pi - log ref: unbiased; for rewards."""
+  return logprob - reference
+
+
+def k2(
+  logprob: Float[Array, "*B T"], reference: Float[Array, "*B T"]
+) -> Float[Array, "*B T"]:
+  """(log pi - log ref)^2 / 2: for losses."""
+  return 0.5 * jnp.square(logprob - reference)
+
+
+def k3(
+  logprob: Float[Array, "*B T"], reference: Float[Array, "*B T"]
+) -> Float[Array, "*B T"]:
+  """ref / pi - 1 - log(ref / pi): non-negative, for losses and for logs."""
+  gap = reference - logprob
+  return jnp.exp(gap) - 1.0 - gap
+
+
+LOSSES = {"k2": k2, "k3": k3}
