@@ -1,0 +1,24 @@
+"""Standard multi-turn RL: both attempts rewarded, no stage I, no bonus.
+
+The baseline that keeps its first answer (Kumar et al. 2024, section 4). The
+paper trains it on the second attempt's pairs alone; here both turns are
+trained, which is the stronger baseline.
+"""
+
+from sitrain.methods import reinforce
+from sitrain.types import Method, Task
+
+
+def make(
+  models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
+  beta1: float = 0.01, beta2: float = 0.01, **options,
+) -> Method:
+  """Each turn gets its own reward; beta2 weighs the KL of all but the last.
+
+  With beta2 = beta1 nothing holds the first attempt in place; a larger beta2
+  is the same anchor as SCoRe's. Options: see reinforce.make.
+  """
+  return reinforce.make(
+    models, task, optimizer, turns=turns, shape=lambda reward: reward,
+    kl_weights=(beta2,) * (len(turns) - 1) + (beta1,), **options,
+  )

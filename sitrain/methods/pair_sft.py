@@ -1,0 +1,55 @@
+"""Pair-SFT: repairs made by pairing wrong with right first attempts.
+
+Kumar et al. 2024, section 4 (D_SFT, D+_SFT), after Welleck et al. 2023: base
+samples only, one model, one round, loss on the second attempt.
+"""
+
+import jax.numpy as jnp
+
+from sitrain.curate.pairs import partners
+from sitrain.curate.select import imitation_batch
+from sitrain.losses.reduce import mean
+from sitrain.methods import verbs
+from sitrain.rollout.splice import join
+from sitrain.tasks.attempt import attempt
+from sitrain.types import Method, Task, anchor
+
+
+def make(
+  models: dict, task: Task, optimizer, *, problems: int, samples: int,
+  turns: tuple[int, ...], temperature: float = 1.0,
+  also_correct: bool = False,
+) -> Method:
+  """Each wrong attempt gets a random right one of its problem as repair.
+
+  `also_correct` adds pairs of two different samples that are both right (D+).
+  """
+  verbs.check_turns(task, turns)
+  model = models["policy"]
+
+  def curate(key, state, problems, episodes, verdict):
+    right = (verdict.reward[:, 0] > 0) & (verdict.known[:, 0] > 0)
+    partner, found = partners(key, right, episodes.problem)
+    second = attempt(episodes, 1, turns[0])[partner]
+    said = task.reply(
+      problems.answer[episodes.problem], episodes,
+      jnp.ones_like(episodes.problem),
+    )
+    keep = found & (verdict.known[:, 0] > 0) & (~right | also_correct)
+    pairs = join(episodes, said, second)
+    ones = jnp.ones(keep.shape[0])
+    trained = keep[:, None] & jnp.array([False, True])
+    batch = imitation_batch(pairs, trained, ones)
+    return batch, {"curate/kept": mean(keep * ones, ones)}
+
+  return Method(
+    pose=verbs.pose_from(task, problems),
+    generate=verbs.play_with(
+      model, task, samples=samples, turns=turns[:1], temperature=temperature,
+      who=anchor,
+    ),
+    judge=verbs.judge_with(task, 1),
+    refresh=verbs.keep_state,
+    curate=curate,
+    loss=verbs.likelihood_loss(model),
+  )

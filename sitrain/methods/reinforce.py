@@ -1,0 +1,110 @@
+"""REINFORCE per turn with a leave-one-out baseline: what RL recipes share.
+
+Kumar et al. 2024, Eq. 2, and Ahmadian et al. 2024 for the estimator. SCoRe and
+its baselines differ in `shape`, `kl_weights` and `turns` alone.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from sitrain.curate.advantage import BASELINES
+from sitrain.curate.policy_batch import baselined, own_turns, policy_batch
+from sitrain.losses.regularizers import k1
+from sitrain.methods import verbs
+from sitrain.models.logprobs import token_scores
+from sitrain.rollout.splice import graft, splice, stack
+from sitrain.rollout.turns import play
+from sitrain.types import Method, Task, anchor
+
+
+def make(
+  models: dict, task: Task, optimizer, *, problems: int, samples: int,
+  turns: tuple[int, ...], shape: Callable, kl_weights: tuple[float, ...],
+  temperature: float = 1.0, kl: str = "exact",
+  baseline: str = "leave_one_out", clip: float = math.inf, offline: int = 0,
+) -> Method:
+  """`shape(reward [B K]) -> value [B K]`, each turn credited with its own.
+
+  `offline` more rows a problem take their first attempt from the reference.
+  """
+  verbs.check_turns(task, turns)
+  verbs.check_choice("kl", kl, verbs.KL_ESTIMATORS)
+  verbs.check_choice("baseline", baseline, BASELINES)
+  if samples < 2:
+    raise ValueError(f"samples={samples}: leave-one-out needs at least 2")
+  model = models["policy"]
+  options = dict(turns=turns, temperature=temperature)
+  generate = verbs.play_with(model, task, samples=samples, **options)
+  if offline:
+    generate = with_offline(generate, model, task, offline, **options)
+  return Method(
+    pose=verbs.pose_from(task, problems),
+    generate=generate,
+    judge=verbs.judge_with(task, len(turns)),
+    refresh=verbs.keep_state,
+    curate=curate_with(model, shape, kl_weights, temperature, kl, baseline),
+    loss=verbs.policy_loss(
+      model, turns=len(turns), temperature=temperature, clip=clip, kl=kl
+    ),
+  )
+
+
+def with_offline(generate, model, task, samples, *, turns, temperature):
+  """Adds rows whose first attempt the reference wrote."""
+
+  def play_on(keys, params, problems, samples, turns, first_turn):
+    return play(
+      keys, model, params, problems, samples=samples, reply=task.reply,
+      turns=turns, eos=task.eos, temperature=temperature,
+      first_turn=first_turn,
+    )
+
+  def both(keys, state, problems):
+    own = generate(keys, state, problems)
+    fold = jax.vmap(jax.random.fold_in, (0, None))
+    seeds = fold(keys, samples + 1_000_003)
+    first = play_on(seeds, anchor(state), problems, samples, turns[:1], 1)
+    said = task.reply(
+      problems.answer[first.problem], first, jnp.ones_like(first.problem)
+    )
+    posed = splice(problems, first, said)
+    number = jnp.tile(jnp.arange(samples), keys.shape[0])
+    seeds = jax.vmap(jax.random.fold_in)(seeds[first.problem], number)
+    params = state.params["policy"]
+    second = play_on(seeds, params, posed, 1, turns[1:], 2)
+    return stack(own, graft(first, second))
+
+  return both
+
+
+def curate_with(model, shape, kl_weights, temperature, kl, baseline):
+  """Shaped rewards, a baseline per turn, and what the KL needs."""
+
+  def curate(key, state, problems, episodes, verdict):
+    trained = own_turns(episodes, verdict.known)
+    value = shape(verdict.reward)
+    reference = jnp.zeros_like(episodes.logprob)
+    if kl in ("k1", "k2", "k3"):
+      reference = token_scores(
+        model, anchor(state), episodes.tokens, episodes.turn, episodes.path,
+        inputs=episodes.tokens, temperature=temperature,
+      ).logprob
+    if kl == "k1":
+      gap = k1(episodes.logprob, reference)
+      value -= _per_turn(gap, episodes.turn, kl_weights)
+    group = BASELINES[baseline](episodes.problem, verdict.reward)
+    advantage = baselined(value, group, trained)
+    batch = policy_batch(episodes, advantage, kl_weights, trained, reference)
+    return batch, {}
+
+  return curate
+
+
+def _per_turn(gap, turn, weights):
+  """Sequence sums per turn, weighted: [B T] -> [B K]."""
+  turns = jnp.arange(1, len(weights) + 1)
+  at = turn[:, :, None] == turns
+  return jnp.sum(jnp.where(at, gap[:, :, None], 0.0), 1) * jnp.asarray(weights)

@@ -1,0 +1,52 @@
+"""STaR on two-turn traces: keep what corrected itself, imitate, repeat.
+
+Kumar et al. 2024, section 4 (D_STaR, D+_STaR), with the iteration of ReST-EM:
+sample with the current policy, restart from the base, train on what was kept.
+The paper does not say which tokens carry the loss; `trained` names the turns.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from sitrain.curate.select import at_most, imitation_batch
+from sitrain.losses.reduce import mean
+from sitrain.methods import verbs
+from sitrain.types import Method, Task, anchor
+
+
+def make(
+  models: dict, task: Task, optimizer, *, problems: int, samples: int,
+  turns: tuple[int, ...], temperature: float = 1.0, per_problem: int = 10,
+  also_correct: bool = False, trained: tuple[int, ...] = (2,),
+) -> Method:
+  """Keeps wrong-then-right traces; `also_correct` adds right-then-right (D+).
+
+  At most `per_problem` traces of a problem stay.
+  """
+  verbs.check_turns(task, turns)
+  model = models["policy"]
+
+  def refresh(state, problems, episodes, verdict):
+    params = dict(state.params, policy=jax.tree.map(jnp.copy, anchor(state)))
+    return state._replace(params=params, opt_state=optimizer.init(params))
+
+  def curate(key, state, problems, episodes, verdict):
+    first, last = verdict.reward[:, 0], verdict.reward[:, -1]
+    known = jnp.all(verdict.known > 0, axis=1)
+    keep = (last > 0) & known & ((first == 0) | also_correct)
+    kept = at_most(key, keep, episodes.problem, per_problem)
+    turn = jnp.isin(jnp.arange(1, len(turns) + 1), jnp.asarray(trained))
+    ones = jnp.ones(kept.shape[0])
+    batch = imitation_batch(episodes, kept[:, None] & turn, ones)
+    return batch, {"curate/kept": mean(kept * ones, ones)}
+
+  return Method(
+    pose=verbs.pose_from(task, problems),
+    generate=verbs.play_with(
+      model, task, samples=samples, turns=turns, temperature=temperature
+    ),
+    judge=verbs.judge_with(task, len(turns)),
+    refresh=refresh,
+    curate=curate,
+    loss=verbs.likelihood_loss(model),
+  )

@@ -1,0 +1,135 @@
+"""The verbs that several methods share, bound to a task and a model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from sitrain.judge.verifier import verdict_metrics, verify
+from sitrain.losses.imitation import negative_log_likelihood
+from sitrain.losses.policy_gradient import policy_gradient
+from sitrain.losses.reduce import mean, per_episode
+from sitrain.losses.regularizers import LOSSES, k3
+from sitrain.models.logprobs import token_scores, token_scores_and_kl
+from sitrain.rollout.turns import play
+from sitrain.types import Batch, Task, TrainState, anchor, policy
+
+KL_ESTIMATORS = ("exact", "k1", "k2", "k3", "none")
+
+
+def pose_from(task: Task, problems: int) -> Callable:
+  """Draws fresh problems of the task."""
+  return lambda key, state: task.problems(key, problems)
+
+
+def play_with(
+  model: Any,
+  task: Task,
+  *,
+  samples: int,
+  turns: tuple[int, ...],
+  temperature: float,
+  who: Callable[[TrainState], Any] = policy,
+) -> Callable:
+  """Samples episodes of all turns with the parameters that `who` names."""
+
+  def generate(keys, state, problems):
+    return play(
+      keys, model, who(state), problems, samples=samples, reply=task.reply,
+      turns=turns, eos=task.eos, temperature=temperature,
+    )
+
+  return generate
+
+
+def judge_with(task: Task, turns: int) -> Callable:
+  """Lets the task's verifier judge every turn."""
+
+  def judge(key, state, problems, episodes):
+    verdict = verify(task, problems, episodes, turns)
+    return verdict, verdict_metrics(task, episodes, verdict)
+
+  return judge
+
+
+def keep_state(state, problems, episodes, verdict) -> TrainState:
+  """Refreshes nothing."""
+  return state
+
+
+def likelihood_loss(model: Any) -> Callable:
+  """Weighted likelihood of the masked tokens, as a mean over tokens."""
+
+  def loss(params, state, batch: Batch):
+    scores = token_scores(
+      model, params["policy"], batch.tokens, batch.turn, batch.path,
+      inputs=batch.inputs, temperature=1.0,
+    )
+    nll = negative_log_likelihood(scores.logprob, batch.targets.weight)
+    return {"nll": mean(nll, batch.mask)}, {
+      "learn/nll": mean(nll, batch.mask),
+      "learn/entropy": mean(scores.entropy, batch.mask),
+    }
+
+  return loss
+
+
+def policy_loss(
+  model: Any, *, turns: int, temperature: float, clip: float, kl: str
+) -> Callable:
+  """REINFORCE per turn plus the KL to the reference, as sums over tokens.
+
+  `kl` is "exact" (full vocabulary, per token), "k2" or "k3" (from samples), or
+  "k1" or "none" (nothing here; k1 belongs into the reward). Log-probabilities
+  are taken at the temperature of the sampler.
+  """
+
+  def loss(params, state, batch: Batch):
+    targets = batch.targets
+    rows = batch.tokens, batch.turn, batch.path
+    options = dict(inputs=batch.inputs, temperature=temperature)
+    if kl == "exact":
+      scores, gap = token_scores_and_kl(
+        model, params["policy"], anchor(state), *rows, **options
+      )
+    else:
+      scores = token_scores(model, params["policy"], *rows, **options)
+      gap = k3(scores.logprob, targets.reference_logprob)
+    gain = policy_gradient(
+      scores.logprob, targets.sampler_logprob, targets.advantage, clip=clip
+    )
+    terms = {"policy": per_episode(gain, batch.mask)}
+    if kl in LOSSES:
+      gap = LOSSES[kl](scores.logprob, targets.reference_logprob)
+    if kl in LOSSES or kl == "exact":
+      terms["kl"] = per_episode(gap * targets.kl_weight, batch.mask)
+    return terms, _per_turn(batch, scores, gap, turns, kl)
+
+  return loss
+
+
+def _per_turn(batch, scores, gap, turns, kl):
+  error = jnp.abs(scores.logprob - batch.targets.sampler_logprob)
+  metrics = {"generate/sampler_gap": mean(error, batch.mask)}
+  for k in range(1, turns + 1):
+    mask = batch.mask * (batch.turn == k)
+    metrics[f"learn/entropy_{k}"] = mean(scores.entropy, mask)
+    if kl != "none":
+      metrics[f"learn/kl_{k}"] = per_episode(gap, mask)
+  return metrics
+
+
+def check_turns(task: Task, turns: tuple[int, ...]) -> None:
+  """Raises ValueError where a turn is too short for the task's answers."""
+  short = [t for t in turns if t < task.turn_length]
+  if short or not turns:
+    raise ValueError(
+      f"turns={tuple(turns)}: this task's answers need "
+      f"{task.turn_length} tokens a turn; set every turn to at least that"
+    )
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+  """Raises ValueError naming the option, its value and what is allowed."""
+  if value not in choices:
+    raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}")

@@ -1,0 +1,235 @@
+"""One loop for every method: collect, judge, learn, and the same again."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from sitrain.losses.reduce import value
+from sitrain.types import Batch, Mean, Method, Metrics, TrainState
+
+
+def minibatches(tree: Any, count: int) -> Any:
+  """Splits leading rows: [B, ...] -> [count, B / count, ...].
+
+  Part i takes every count-th row, so rows that a device holds stay on it.
+  """
+
+  def split(x):
+    return jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
+
+  return jax.tree.map(split, tree)
+
+
+def shuffle(key: Key[Array, ""], batch: Batch, count: int) -> Batch:
+  """Deals the rows of each block of `count` to the parts in random order."""
+  rows = batch.tokens.shape[0]
+  noise = jax.random.uniform(key, (rows // count, count))
+  order = jnp.argsort(noise, axis=1)
+
+  def deal(x):
+    blocks = x.reshape(rows // count, count, *x.shape[1:])
+    index = order.reshape(order.shape + (1,) * (x.ndim - 1))
+    return jnp.take_along_axis(blocks, index, axis=1).reshape(x.shape)
+
+  return jax.tree.map(deal, batch)
+
+
+def make_train_step(
+  optimizer: Any, loss: Callable, *, microbatches: int = 1
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """One gradient step: (state, batch) -> (state, metrics).
+
+  `loss(params, state, batch) -> (terms, metrics)`; the objective is the sum
+  over the terms of total / count, with counts over the whole batch, so the
+  number of microbatches changes nothing but memory.
+  """
+
+  def train_step(state, batch):
+    parts = minibatches(batch, microbatches)
+    # Counts do not depend on the parameters: XLA drops the model here.
+    counts = jax.lax.map(
+      lambda part: jax.tree.map(
+        lambda mean: mean.count, loss(state.params, state, part)[0],
+        is_leaf=lambda x: isinstance(x, Mean),
+      ),
+      parts,
+    )
+    counts = jax.tree.map(lambda x: jnp.sum(x, axis=0), counts)
+
+    def objective(params, part):
+      terms, metrics = loss(params, state, part)
+      shares = [value(Mean(terms[k].total, counts[k])) for k in terms]
+      return sum(shares), metrics
+
+    def accumulate(total, part):
+      grads, metrics = jax.grad(objective, has_aux=True)(state.params, part)
+      return jax.tree.map(jnp.add, total, grads), metrics
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    grads, metrics = jax.lax.scan(accumulate, zeros, parts)
+    metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+    return _update(optimizer, state, grads), metrics | _norm(grads)
+
+  return train_step
+
+
+def _update(optimizer, state, grads):
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = jax.tree.map(
+    lambda p, u: (p + u).astype(p.dtype), state.params, updates
+  )
+  return state._replace(params=params, opt_state=opt_state)
+
+
+def _norm(grads) -> Metrics:
+  squares = [jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)]
+  norm = jnp.sqrt(jnp.asarray(sum(squares), jnp.float32))
+  return {"learn/gradient_norm": Mean(norm, jnp.ones(()))}
+
+
+def make_parts(
+  method: Method, train_step: Callable, *, waves: int = 1,
+  minibatches: int = 1, epochs: int = 1,
+) -> tuple[Callable, Callable, Callable]:
+  """The three parts of an iteration; `judge` alone may run on the host.
+
+  collect(state, key) -> (problems, episodes), judge(state, key, problems,
+  episodes) -> (verdict, metrics), learn(state, key, problems, episodes,
+  verdict) -> (state, metrics). Arrays between them have a leading axis of
+  waves: parts of whole problems, generated and curated one after the other,
+  all with the parameters that the iteration started from. Problems must
+  divide by `waves`, and rows by `minibatches`.
+  """
+
+  def collect(state, key):
+    pose_key, row_key = jax.random.split(key)
+    problems = method.pose(pose_key, state)
+    count = problems.prompt.shape[0]
+    posed = _waves((jax.random.split(row_key, count), problems), waves)
+    episodes = _over(
+      lambda wave: method.generate(wave[0], state, wave[1]), posed, waves
+    )
+    return _apart((posed[1], episodes))
+
+  def judge(state, key, problems, episodes):
+    verdict, metrics = _over(
+      lambda wave: method.judge(wave[0], state, wave[1], wave[2]),
+      (_keys(key, waves), problems, episodes), waves,
+    )
+    return _apart((verdict, _summed(metrics)))
+
+  def learn(state, key, problems, episodes, verdict):
+    curate_key, order_key = jax.random.split(key)
+    flat = _flat(problems, episodes, verdict)
+    state = method.refresh(state, *flat)
+    batch, metrics = _over(
+      lambda wave: method.curate(wave[0], state, *wave[1:]),
+      (_keys(curate_key, waves), problems, episodes, verdict), waves,
+    )
+    batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+    state, learned = _steps(
+      train_step, state, order_key, batch, minibatches, epochs
+    )
+    return state, _summed(metrics) | learned
+
+  return collect, judge, learn
+
+
+def _apart(tree):
+  """Keeps XLA from fusing a part with the next one.
+
+  What is fused rounds differently; with this the fused loop gives the bits of
+  parts that are compiled one by one.
+  """
+  return jax.lax.optimization_barrier(tree)
+
+
+def _waves(tree, waves):
+  return minibatches(tree, waves)
+
+
+def _over(function, tree, waves):
+  """Maps over the axis of waves; one wave needs no loop."""
+  if waves > 1:
+    return jax.lax.map(function, tree)
+  out = function(jax.tree.map(lambda x: x[0], tree))
+  return jax.tree.map(lambda x: x[None], out)
+
+
+def _keys(key, waves):
+  return jax.random.split(key, waves)
+
+
+def _summed(metrics: Metrics) -> Metrics:
+  return jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+
+
+def _flat(problems, episodes, verdict):
+  """The whole round without the axis of waves, problems renumbered."""
+  waves, count = problems.prompt.shape[:2]
+  first = jnp.arange(waves)[:, None] * count
+  episodes = episodes._replace(problem=episodes.problem + first)
+  return jax.tree.map(
+    lambda x: x.reshape(-1, *x.shape[2:]), (problems, episodes, verdict)
+  )
+
+
+def _steps(train_step, state, key, batch, count, epochs):
+  """epochs * count gradient steps, the rows dealt anew in each epoch."""
+  if count * epochs == 1:
+    return train_step(state, batch)
+
+  def epoch(state, key):
+    dealt = minibatches(shuffle(key, batch, count), count)
+    return jax.lax.scan(train_step, state, dealt)
+
+  keys = jax.random.split(key, epochs)
+  state, metrics = jax.lax.scan(epoch, state, keys)
+  # What is said of the sampler holds before the first update alone.
+  return state, {
+    name: jax.tree.map(
+      lambda x: x[0, 0] if name.startswith("generate/") else jnp.sum(x, (0, 1)),
+      mean,
+    )
+    for name, mean in metrics.items()
+  }
+
+
+def make_iteration(
+  collect: Callable, judge: Callable, learn: Callable
+) -> Callable[[TrainState, Array], tuple[TrainState, Metrics]]:
+  """One round of all six verbs: (state, key) -> (state, metrics).
+
+  Fused when everything is traced together; staged with `jit(collect)`, a judge
+  on the host and `jit(learn)`.
+  """
+
+  def iteration(state, key):
+    collect_key, judge_key, learn_key = jax.random.split(key, 3)
+    problems, episodes = collect(state, collect_key)
+    verdict, judged = judge(state, judge_key, problems, episodes)
+    state, learned = learn(state, learn_key, problems, episodes, verdict)
+    return state._replace(step=state.step + 1), judged | learned
+
+  return iteration
+
+
+def make_loop(
+  iteration: Callable, steps: int
+) -> Callable[[TrainState, Array], tuple[TrainState, Metrics]]:
+  """`steps` iterations in one scan: (state, root_key) -> (state, metrics).
+
+  The key of an iteration is fold_in(root_key, state.step), so a run that is
+  cut and resumed draws what it would have drawn. Metrics get an axis [steps].
+  """
+
+  def loop(state, root_key):
+    def body(state, _):
+      return iteration(state, jax.random.fold_in(root_key, state.step))
+
+    return jax.lax.scan(body, state, length=steps)
+
+  return loop

@@ -1,0 +1,359 @@
+"""What breaks SCoRe silently, each check shown to fail where the bug is.
+
+Every pitfall is a function that checks a method; the test applies it to the
+method and to one with the bug put in, where it must not pass.
+"""
+
+import fakes
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sitrain.curate import policy_batch as batches
+from sitrain.losses import reduce
+from sitrain.methods import reinforce, score, verbs
+from sitrain.models.logprobs import token_scores
+from sitrain.train import make_parts, make_train_step
+from sitrain.types import GIVEN, PAD, TrainState, Verdict
+
+VOCABULARY, EOS, AGAIN, TURNS = 6, 3, 4, (3, 3)
+PROBLEMS, SAMPLES, PROMPT = 16, 16, [0, 1]
+MODELS = {"policy": fakes.bigram(VOCABULARY)}
+SGD = optax.sgd(0.2)
+
+
+def task_of(verify):
+  return fakes.task(
+    verify, again=[AGAIN], eos=(EOS,), prompt=[PROMPT], vocabulary=VOCABULARY
+  )
+
+
+NOTHING_RIGHT = task_of(fakes.constant_verdict(0.0))
+OPTIONS = dict(turns=TURNS, problems=PROBLEMS, samples=SAMPLES)
+
+
+def stage_one(**options):
+  return score.stage_one(MODELS, NOTHING_RIGHT, SGD, **OPTIONS, **options)
+
+
+def stage_two(**options):
+  return score.stage_two(MODELS, NOTHING_RIGHT, SGD, **OPTIONS, **options)
+
+
+def fails(check, *args):
+  """True if the check finds the bug."""
+  try:
+    check(*args)
+  except AssertionError:
+    return True
+  return False
+
+
+@pytest.fixture(scope="module")
+def state():
+  """A policy that has been moved away from its reference."""
+  rng = np.random.default_rng(7)
+  reference = rng.normal(size=(VOCABULARY, VOCABULARY))
+  moved = reference + 0.8 * rng.normal(size=reference.shape)
+  policy, reference = (
+    fakes.tabled(x.astype(np.float32)) for x in (moved, reference)
+  )
+  params = {"policy": policy}
+  return TrainState(jnp.int32(0), (), params, SGD.init(params), reference, ())
+
+
+@pytest.fixture(scope="module")
+def collect():
+  """jit(collect): every method here generates in the same way."""
+  return jax.jit(make_parts(stage_one(), lambda state, batch: (state, {}))[0])
+
+
+@pytest.fixture(scope="module")
+def round_of(state, collect):
+  """(problems, episodes, verdict) of one round, rewards drawn by lot."""
+  posed, episodes = jax.tree.map(
+    lambda x: x[0], collect(state, jax.random.key(0))
+  )
+  rows = episodes.tokens.shape[0]
+  reward = jax.random.bernoulli(jax.random.key(1), 0.4, (rows, 2)) * 1.0
+  return posed, episodes, Verdict(reward, jnp.ones_like(reward))
+
+
+def curated(method, state, round_of):
+  return jax.jit(lambda *a: method.curate(*a)[0])(
+    jax.random.key(2), state, *round_of
+  )
+
+
+def gradient(method, state, batch):
+  """Of the objective with respect to the table of the policy."""
+
+  def objective(params):
+    terms, _ = method.loss(params, state, batch)
+    return sum(reduce.value(term) for term in terms.values())
+
+  return jax.jit(jax.grad(objective))(state.params)["policy"]["table"]
+
+
+def first_turn_kl(state):
+  """Exact KL of turn 1's whole sequence, by walking through the table."""
+  logp, logq = (
+    np.asarray(jax.nn.log_softmax(p["table"]), np.float64)
+    for p in (state.params["policy"], state.reference)
+  )
+  divergence = np.sum(np.exp(logp) * (logp - logq), axis=1)
+  alive = np.eye(VOCABULARY)[PROMPT[-1]]
+  total = 0.0
+  for _ in range(TURNS[0]):
+    total += alive @ divergence
+    alive = alive @ np.exp(logp)
+    alive[EOS] = 0.0
+  return total
+
+
+def check_anchor(method, state, collect):
+  """The KL of turn 1 falls, step by step, where nothing else is asked."""
+  parts = make_parts(method, make_train_step(SGD, method.loss))
+  judge, learn = map(jax.jit, parts[1:])
+  before = first_turn_kl(state)
+  assert before > 0.3
+  for step in range(4):
+    key = jax.random.key(step)
+    posed, episodes = collect(state, key)
+    verdict, _ = judge(state, key, posed, episodes)
+    state, _ = learn(state, key, posed, episodes, verdict)
+    after = first_turn_kl(state)
+    assert after < 0.97 * before, (step, before, after)
+    before = after
+
+
+@pytest.mark.parametrize("kl", ["exact", "k1"])
+def test_the_anchor_holds_the_first_attempt(kl, state, collect, monkeypatch):
+  options = dict(beta1=0.0, beta2=1.0, kl=kl)
+  check_anchor(stage_one(**options), state, collect)
+
+  def inert(model, params, reference, tokens, turn, *args, **options):
+    scores, gap = exact(model, params, reference, tokens, turn, *args, **options)
+    return scores, jnp.where(turn == 1, jax.lax.stop_gradient(gap), gap)
+
+  def on_second(gap, turn, weights):
+    return jnp.roll(per_turn(gap, turn, weights), 1, axis=1)
+
+  exact, per_turn = verbs.token_scores_and_kl, reinforce._per_turn
+  monkeypatch.setattr(verbs, "token_scores_and_kl", inert)
+  monkeypatch.setattr(reinforce, "_per_turn", on_second)
+  assert fails(check_anchor, stage_one(**options), state, collect)
+
+
+def test_without_weight_the_anchor_has_no_gradient(state, round_of):
+  posed, episodes, verdict = round_of
+  no_reward = verdict._replace(reward=0 * verdict.reward)
+  for beta2, moves in ((0.0, False), (0.1, True)):
+    method = stage_one(beta1=0.1, beta2=beta2)
+    batch = curated(method, state, (posed, episodes, no_reward))
+    first = batch._replace(mask=batch.mask * (batch.turn == 1))
+    found = gradient(method, state, first)
+    assert bool(jnp.any(found != 0)) == moves
+  # Nor has a reward of the second attempt a say in the first.
+  method = stage_one(beta1=0.0, beta2=0.0)
+  batch = curated(method, state, round_of)
+  first = batch._replace(mask=batch.mask * (batch.turn == 1))
+  assert not np.any(gradient(method, state, first))
+  assert np.any(gradient(method, state, batch))
+
+
+def check_sums(method, state):
+  """An attempt of twice the length has twice the loss, in every term."""
+  values = []
+  for length in (3, 6):
+    rows = [
+      fakes.transcribe([5], [[5] * n, [5] * n], [[5]])
+      for n in (length, 2 * length)
+    ]
+    episodes = fakes.pack(rows, length=40)
+    # On policy, so that every ratio is 1 and the sums are plain.
+    logp = jax.nn.log_softmax(state.params["policy"]["table"][5])[5]
+    episodes = episodes._replace(
+      logprob=jnp.where(episodes.turn >= 1, logp, 0.0)
+    )
+    batch = batches.policy_batch(
+      episodes, jnp.ones((2, 2)), (0.1, 0.3), jnp.ones((2, 2), bool),
+      jnp.zeros(episodes.tokens.shape),
+    )
+    terms, _ = jax.jit(method.loss)(state.params, state, batch)
+    values.append({k: float(reduce.value(t)) for k, t in terms.items()})
+  for name in ("policy", "kl"):
+    assert values[0][name] != 0
+    np.testing.assert_allclose(values[1][name], 2 * values[0][name], rtol=1e-5)
+  # 3 + 3 and 6 + 6 tokens of advantage 1.
+  np.testing.assert_allclose(values[0]["policy"], -9.0, rtol=1e-5)
+
+
+def test_losses_are_sums_over_the_tokens_of_an_episode(state, monkeypatch):
+  check_sums(stage_two(), state)
+
+  def mean_of_rows(x, mask):
+    length = jnp.sum(mask, axis=-1, keepdims=True)
+    return reduce.per_episode(x / jnp.maximum(length, 1), mask)
+
+  for bug in (reduce.mean, mean_of_rows):
+    monkeypatch.setattr(verbs, "per_episode", bug)
+    assert fails(check_sums, stage_two(), state)
+
+
+def check_turns_apart(method, state, round_of):
+  """The advantage of turn 1 does not know what became of turn 2."""
+  posed, episodes, verdict = round_of
+  flipped = verdict.reward.at[:, 1].set(1.0 - verdict.reward[:, 1])
+  other = posed, episodes, verdict._replace(reward=flipped)
+  one, two = (curated(method, state, r) for r in (round_of, other))
+  first, second = one.turn == 1, one.turn == 2
+  a, b = one.targets.advantage, two.targets.advantage
+  np.testing.assert_array_equal(np.where(first, a, 0), np.where(first, b, 0))
+  assert np.any(np.asarray(a)[np.asarray(first)])
+  assert np.any(np.where(second, a - b, 0))
+
+
+def test_no_returns_over_the_trajectory(state, round_of, monkeypatch):
+  check_turns_apart(stage_two(), state, round_of)
+  real = reinforce.baselined
+
+  def returns(value, group, counted):
+    return real(jnp.cumsum(value[:, ::-1], axis=1)[:, ::-1], group, counted)
+
+  monkeypatch.setattr(reinforce, "baselined", returns)
+  assert fails(check_turns_apart, stage_two(), state, round_of)
+
+
+def check_scale(make, state, round_of):
+  """Eleven times the reward is eleven times the gradient of turn 2."""
+  sizes = []
+  for bonus in (0.0, 10.0):
+    method = make(bonus=bonus, shaping="weight", kl="none")
+    batch = curated(method, state, round_of)
+    second = batch._replace(mask=batch.mask * (batch.turn == 2))
+    sizes.append(float(jnp.linalg.norm(gradient(method, state, second))))
+  assert sizes[0] > 0
+  np.testing.assert_allclose(sizes[1], 11 * sizes[0], rtol=1e-4)
+
+
+def test_no_whitening(state, round_of, monkeypatch):
+  check_scale(stage_two, state, round_of)
+  real = reinforce.baselined
+
+  def whitened(value, group, counted):
+    advantage = real(value, group, counted)
+    return advantage / (jnp.std(advantage, axis=0) + 1e-6)
+
+  monkeypatch.setattr(reinforce, "baselined", whitened)
+  assert fails(check_scale, stage_two, state, round_of)
+
+
+def check_groups(method, state, round_of):
+  """Each row is compared with the other samples of its own problem."""
+  _, episodes, verdict = round_of
+  reward = np.asarray(verdict.reward, np.float64)
+  shaped = np.stack(
+    [reward[:, 0], reward[:, 1] + 10 * (reward[:, 1] - reward[:, 0])], axis=1
+  )
+  batch = curated(method, state, round_of)
+  problem = np.asarray(episodes.problem)
+  for row in range(len(problem)):
+    others = [
+      j for j in range(len(problem)) if problem[j] == problem[row] and j != row
+    ]
+    assert len(others) == SAMPLES - 1
+    want = shaped[row] - np.mean(shaped[others], axis=0)
+    for k in range(2):
+      own = np.asarray(batch.turn[row]) == k + 1
+      found = np.asarray(batch.targets.advantage[row])[own]
+      np.testing.assert_allclose(found, want[k], atol=1e-5)
+
+
+def test_the_baseline_pairs_the_right_rows(state, round_of, monkeypatch):
+  check_groups(stage_two(), state, round_of)
+
+  def tiled(problem, reward):
+    # Rows taken for K-major: every problem once, then all of them again.
+    group = jnp.arange(reward.shape[0]) % PROBLEMS
+    return jnp.broadcast_to(group[:, None], reward.shape)
+
+  def off_by_one(problem, reward):
+    group = jnp.roll(problem, 1)
+    return jnp.broadcast_to(group[:, None], reward.shape)
+
+  for bug in (tiled, off_by_one):
+    monkeypatch.setitem(reinforce.BASELINES, "leave_one_out", bug)
+    assert fails(check_groups, stage_two(), state, round_of)
+
+
+def test_the_second_attempt_is_scored_in_its_own_context(toy):
+  model, params, task = toy
+  method = score.stage_two(
+    {"policy": model}, task, SGD, turns=(3, 3), problems=4, samples=2,
+    offline=1, temperature=0.8,
+  )
+  other = {**params, "embed": params["embed"] * 0.9}
+  state = TrainState(jnp.int32(0), (), {"policy": params}, (), other, ())
+
+  @jax.jit
+  def generate(key):
+    posed = method.pose(key, state)
+    return method.generate(jax.random.split(key, 4), state, posed)
+
+  episodes = generate(jax.random.key(0))
+
+  @jax.jit
+  def score_all(params, tokens, turn, temperature):
+    return token_scores(
+      model, params, tokens, turn, episodes.path, inputs=tokens,
+      temperature=temperature,
+    ).logprob
+
+  turn, tokens = episodes.turn, episodes.tokens
+
+  def check(*args, who=params, marks=2):
+    own = np.asarray(turn == marks)
+    if marks == 1:
+      own = own & (np.arange(12) >= 8)[:, None]
+    assert own.any(axis=1).sum() >= 4
+    gap = np.asarray(score_all(who, *args) - episodes.logprob)[own]
+    assert np.max(np.abs(gap)) < 1e-5
+
+  right = tokens, turn, 0.8
+  check(*right)
+  # The offline first attempts are the reference's, at the same temperature.
+  check(*right, who=other, marks=1)
+  assert fails(lambda: check(*right, marks=1))
+  dropped = jnp.where(turn == 1, PAD, turn)
+  assert fails(check, tokens, dropped, 0.8)
+  place = jnp.cumsum(turn >= 1, axis=1) > 0
+  said = jnp.where((turn == GIVEN) & place, 0, tokens)
+  assert fails(check, said, turn, 0.8)
+  assert fails(check, tokens, turn, 1.0)
+
+
+def check_mask(method, state, round_of):
+  """Exactly what the policy wrote is trained on, the end token included."""
+  _, episodes, _ = round_of
+  batch = curated(method, state, round_of)
+  tokens, turn = np.asarray(episodes.tokens), np.asarray(episodes.turn)
+  mask = np.asarray(batch.mask)
+  np.testing.assert_array_equal(mask, (turn >= 1).astype(np.float32))
+  ends = (tokens == EOS) & (turn >= 1)
+  assert ends.sum() > 20 and np.all(mask[ends] == 1)
+  assert np.all(mask[turn == PAD] == 0) and np.all(mask[turn == GIVEN] == 0)
+
+
+def test_the_end_token_is_in_the_mask(state, round_of, monkeypatch):
+  check_mask(stage_two(), state, round_of)
+  real = batches.written
+
+  def without_last(turn, trained):
+    after = jnp.concatenate([turn[:, 1:], turn[:, :1]], axis=1)
+    return real(turn, trained) * (after == turn)
+
+  monkeypatch.setattr(batches, "written", without_last)
+  assert fails(check_mask, stage_two(), state, round_of)

@@ -1,0 +1,349 @@
+"""The loop: splitting changes nothing, and nor does how it is compiled."""
+
+import functools
+
+import fakes
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sitrain.losses.reduce import mean
+from sitrain.methods import score
+from sitrain.models.decoder import Decoder
+from sitrain.tasks import maze
+from sitrain.train import (
+  make_iteration,
+  make_loop,
+  make_parts,
+  make_train_step,
+  minibatches,
+  shuffle,
+)
+from sitrain.types import Batch, Mean, Problems, TrainState, Verdict, Weights
+
+VOCABULARY, EOS, AGAIN, TURNS = 7, 3, 4, (3, 3)
+PROBLEMS, SAMPLES = 8, 4
+
+
+def verify(answer, episodes, turns):
+  """Right iff the tokens of the turn add up to an even number."""
+  each = [
+    jnp.sum(jnp.where(episodes.turn == k + 1, episodes.tokens, 0), axis=1)
+    for k in range(turns)
+  ]
+  reward = (jnp.stack(each, axis=1) + answer) % 2 == 0
+  return Verdict(reward.astype(jnp.float32), jnp.ones(reward.shape))
+
+
+def problems(key, n):
+  prompt = jax.random.randint(key, (n, 2), 0, VOCABULARY)
+  return Problems(prompt, jnp.arange(n)[:, None] % 2, prompt)
+
+
+def state_of(params, reference, optimizer):
+  params = {"policy": params}
+  return TrainState(
+    step=jnp.int32(0),
+    frozen=(),
+    params=params,
+    opt_state=optimizer.init(params),
+    reference=reference,
+    memory=(),
+  )
+
+
+@pytest.fixture(scope="module")
+def small():
+  """(method, state, optimizer) over a policy that is a table."""
+  rng = np.random.default_rng(0)
+  tables = rng.normal(size=(2, VOCABULARY, VOCABULARY)).astype(np.float32)
+  task = fakes.task(verify, again=[AGAIN], eos=(EOS,), prompt=[[0, 0]])
+  optimizer = optax.adam(0.03)
+  method = score.stage_two(
+    {"policy": fakes.bigram(VOCABULARY)}, task._replace(problems=problems),
+    optimizer, turns=TURNS, problems=PROBLEMS, samples=SAMPLES, beta2=0.3,
+  )
+  policy, reference = map(fakes.tabled, tables)
+  return method, state_of(policy, reference, optimizer), optimizer
+
+
+def bits(tree):
+  """Every leaf as the bytes that it holds."""
+  return [
+    (str(x.dtype), x.shape, np.asarray(x).tobytes())
+    for x in jax.tree.leaves(tree)
+  ]
+
+
+def close(got, want, tolerance):
+  for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(x, y, rtol=0, atol=tolerance)
+
+
+def batch_of(method, state):
+  collect, judge, _ = make_parts(method, lambda state, batch: (state, {}))
+
+  @jax.jit
+  def make(state, key):
+    posed, episodes = collect(state, key)
+    verdict, _ = judge(state, key, posed, episodes)
+    first = lambda tree: jax.tree.map(lambda x: x[0], tree)
+    rows = first((posed, episodes, verdict))
+    return method.curate(key, state, *rows)[0]
+
+  return make(state, jax.random.key(2))
+
+
+def many_terms(method):
+  """The method's loss, a mean over tokens, a rare term and an empty one."""
+
+  def loss(params, state, batch):
+    terms, metrics = method.loss(params, state, batch)
+    logits = params["policy"]["table"][jnp.maximum(batch.tokens, 0)]
+    height = jnp.sum(logits**2, axis=-1)
+    # Only rows that begin with token 0 count: whole parts have none.
+    rare = batch.mask * (batch.tokens[:, :1] == 0) * (batch.turn == 2)
+    terms = terms | {
+      "tokens": mean(height, batch.mask),
+      "rare": mean(height**2, rare),
+      "never": mean(height, batch.mask * 0),
+    }
+    return terms, metrics
+
+  return loss
+
+
+def test_microbatches_change_nothing(small):
+  method, state, _ = small
+  batch = batch_of(method, state)
+  loss = many_terms(method)
+  sgd = optax.sgd(1.0)
+  state = state._replace(opt_state=sgd.init(state.params))
+  whole, parts = (
+    jax.jit(make_train_step(sgd, loss, microbatches=n))(state, batch)
+    for n in (1, 8)
+  )
+  # A step of size one of plain descent: parameters differ by the gradient.
+  gradient = state.params["policy"]["table"] - whole[0].params["policy"]["table"]
+  assert float(jnp.max(jnp.abs(gradient))) > 0.1
+  close(whole[0].params, parts[0].params, 2e-6)
+  for name in whole[1]:
+    close(whole[1][name], parts[1][name], 1e-3)
+    assert np.all(np.isfinite(jax.tree.leaves(whole[1][name])))
+
+  def one_part(params, part):
+    terms, _ = loss(params, state, part)
+    return sum(
+      t.total / jnp.where(t.count > 0, t.count, 1.0) for t in terms.values()
+    )
+
+  # Means of the parts' means are something else, so this test can fail.
+  naive = jax.jit(jax.vmap(jax.grad(one_part), (None, 0)))(
+    state.params, minibatches(batch, 8)
+  )
+  naive = jnp.sum(naive["policy"]["table"], 0) / 8
+  assert float(jnp.max(jnp.abs(naive - gradient))) > 1e-2
+
+
+def test_the_step_descends_on_total_over_count():
+  def loss(params, state, batch):
+    x = params["w"] * batch.targets.weight
+    return {
+      "a": Mean(jnp.sum(x), jnp.float32(4.0)),
+      "b": Mean(jnp.sum(3.0 * x), jnp.sum(batch.mask)),
+    }, {}
+
+  token = jnp.zeros((4, 2), jnp.int32)
+  weight = jnp.array([1.0, 2.0, 3.0, 4.0])
+  batch = Batch(token, token, token, token, jnp.ones((4, 2)), Weights(weight))
+  params = {"w": jnp.float32(5.0)}
+  sgd = optax.sgd(0.1)
+  state = TrainState(jnp.int32(0), (), params, sgd.init(params), (), ())
+  after, metrics = make_train_step(sgd, loss)(state, batch)
+  want = 10 / 4 + 30 / 8  # sums of weights, over the counts
+  np.testing.assert_allclose(after.params["w"], 5.0 - 0.1 * want, rtol=1e-6)
+  norm = metrics["learn/gradient_norm"]
+  np.testing.assert_allclose(norm.total / norm.count, want, rtol=1e-6)
+  assert int(after.step) == 0, "the step counts iterations, not updates"
+
+
+def check_rows(state, problems, episodes, verdict):
+  """As `refresh`: do the rows begin with the prompt of their problem?"""
+  prompt = problems.prompt[episodes.problem]
+  same = jnp.all(prompt == episodes.tokens[:, :2])
+  return state._replace(memory=(same, problems.prompt.shape[0]))
+
+
+def test_waves_change_nothing(small):
+  method, state, optimizer = small
+  method = method._replace(refresh=check_rows)
+  step = make_train_step(optimizer, method.loss)
+  out = {}
+  for waves in (1, 4):
+    collect, judge, learn = map(
+      jax.jit, make_parts(method, step, waves=waves)
+    )
+    posed, episodes = collect(state, jax.random.key(4))
+    assert posed.prompt.shape[:2] == (waves, PROBLEMS // waves)
+    verdict, metrics = judge(state, jax.random.key(5), posed, episodes)
+    after, _ = learn(state, jax.random.key(6), posed, episodes, verdict)
+    assert bool(after.memory[0]) and after.memory[1] == PROBLEMS
+    out[waves] = posed, episodes, verdict, metrics, after
+  posed, episodes, verdict, metrics, after = out[1]
+  part = minibatches(
+    jax.tree.map(lambda x: x[0].reshape(8, 4, -1), episodes), 4
+  )
+  for name in ("tokens", "turn", "logprob"):
+    want = getattr(part, name).reshape(4, 8, -1)
+    close(getattr(out[4][1], name), want, 1e-6)
+  assert len(np.unique(np.asarray(episodes.tokens[0]), axis=0)) > 16
+  close(out[4][3], metrics, 1e-5)
+  close(out[4][4].params, after.params, 1e-6)
+  moved = jnp.abs(after.params["policy"]["table"] - state.params["policy"]["table"])
+  assert float(jnp.max(moved)) > 1e-2
+
+
+def test_minibatches_deal_the_rows_in_turn():
+  x = jnp.arange(24).reshape(12, 2)
+  parts = minibatches({"x": x, "y": x[:, 0]}, 3)
+  assert parts["x"].shape == (3, 4, 2) and parts["y"].shape == (3, 4)
+  for i in range(3):
+    np.testing.assert_array_equal(parts["x"][i], x[i::3])
+    np.testing.assert_array_equal(parts["y"][i], x[i::3, 0])
+
+
+def test_shuffle_permutes_within_blocks():
+  rows, count = 24, 4
+  token = jnp.tile(jnp.arange(rows)[:, None], (1, 3))
+  mask = token.astype(jnp.float32)
+  batch = Batch(
+    token, token, token, token, mask, Weights(jnp.arange(rows) * 1.0)
+  )
+  deal = jax.jit(functools.partial(shuffle, count=count))
+  seen = set()
+  for seed in range(40):
+    dealt = deal(jax.random.key(seed), batch)
+    row = np.asarray(dealt.tokens[:, 0])
+    for leaf in jax.tree.leaves(dealt):
+      first = np.asarray(leaf).reshape(rows, -1)[:, 0]
+      np.testing.assert_array_equal(first, row)
+    blocks = row.reshape(-1, count)
+    np.testing.assert_array_equal(
+      np.sort(blocks, axis=1), np.arange(rows).reshape(-1, count)
+    )
+    seen |= {tuple(block % count) for block in blocks}
+  # 240 draws of 24 orders: one of them is missing with probability 1e-3.
+  assert len(seen) == 24
+
+
+@pytest.fixture(scope="module")
+def fused(small):
+  """Parts, root key, and four iterations of them in one program."""
+  method, state, optimizer = small
+  step = make_train_step(optimizer, method.loss, microbatches=2)
+  parts = make_parts(method, step, minibatches=2, waves=2)
+  root = jax.random.key(9)
+  loop = jax.jit(make_loop(make_iteration(*parts), 4))
+  return parts, root, loop(state, root)
+
+
+@pytest.fixture(scope="module")
+def mazes():
+  """(method, state, optimizer) over a transformer and mazes."""
+  model = Decoder(
+    vocabulary=16, layers=1, width=16, heads=2, kv_heads=1, head_size=8,
+    mlp_size=16,
+  )
+  shapes = jax.eval_shape(
+    lambda key: model.init(key, *first_call())["params"], jax.random.key(0)
+  )
+  rng = np.random.default_rng(1)
+  draw = lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), jnp.float32)
+  params, reference = (jax.tree.map(draw, shapes) for _ in range(2))
+  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
+  method = score.stage_two(
+    {"policy": model}, maze.make(doors=2, rooms=2), optimizer, turns=(3, 3),
+    problems=8, samples=4,
+  )
+  return method, state_of(params, reference, optimizer), optimizer
+
+
+def first_call():
+  from sitrain.models.decoder import attend_rows
+
+  token = jnp.zeros((1, 1), jnp.int32)
+  return token, attend_rows(token, token)
+
+
+def check_staged(state, root, parts, fused):
+  """The parts compiled apart give the bits of the fused loop."""
+  want, metrics = fused
+  count = int(want.step)
+  iteration = make_iteration(*map(jax.jit, parts))
+  staged = state
+  for step in range(count):
+    key = jax.random.fold_in(root, staged.step)
+    staged, said = iteration(staged, key)
+    assert bits(said) == bits(jax.tree.map(lambda x: x[step], metrics)), step
+  assert bits(staged) == bits(want)
+  assert int(want.step) == count and bits(want.params) != bits(state.params)
+
+
+def test_fused_is_staged_bit_for_bit(small, fused):
+  parts, root, want = fused
+  check_staged(small[1], root, parts, want)
+
+
+def test_fused_is_staged_bit_for_bit_on_mazes(mazes):
+  method, state, optimizer = mazes
+  parts = make_parts(method, make_train_step(optimizer, method.loss))
+  root = jax.random.key(9)
+  want = jax.jit(make_loop(make_iteration(*parts), 3))(state, root)
+  check_staged(state, root, parts, want)
+
+
+def test_two_and_two_steps_are_four(small, fused):
+  parts, root, (want, metrics) = fused
+  two = jax.jit(make_loop(make_iteration(*parts), 2))
+  half, first = two(small[1], root)
+  whole, second = two(half, root)
+  assert bits(whole) == bits(want)
+  for name in metrics:
+    both = jax.tree.map(
+      lambda x, y: jnp.concatenate([x, y]), first[name], second[name]
+    )
+    assert bits(both) == bits(metrics[name]), name
+  assert two._cache_size() == 1, "a state that is passed on compiles anew"
+  assert int(whole.opt_state[0].count) == 8
+
+
+def test_keys_are_those_of_the_step():
+  def iteration(state, key):
+    return state._replace(step=state.step + 1), {
+      "key": jax.random.key_data(key)
+    }
+
+  state = TrainState(jnp.int32(5), (), (), (), (), ())
+  root = jax.random.key(3)
+  after, said = jax.jit(make_loop(iteration, 3))(state, root)
+  assert int(after.step) == 8
+  for place, step in enumerate((5, 6, 7)):
+    want = jax.random.key_data(jax.random.fold_in(root, step))
+    np.testing.assert_array_equal(said["key"][place], want)
+
+
+def test_epochs_and_minibatches_are_updates(small):
+  method, state, optimizer = small
+  step = make_train_step(optimizer, method.loss)
+  parts = make_parts(method, step, minibatches=4, epochs=2)
+  after, metrics = jax.jit(make_iteration(*parts))(state, jax.random.key(0))
+  assert int(after.opt_state[0].count) == 8
+  assert int(after.step) == 1
+  # The sampler is compared with the policy before the first update alone.
+  gap = metrics["generate/sampler_gap"]
+  assert 0 < float(gap.count) <= PROBLEMS * SAMPLES // 4 * sum(TURNS)
+  assert float(gap.total / gap.count) < 1e-6
+  assert float(metrics["learn/gradient_norm"].count) == 8
+  assert float(metrics["judge/reward_1"].count) == PROBLEMS * SAMPLES
