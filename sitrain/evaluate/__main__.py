@@ -1,0 +1,249 @@
+"""Evaluates the stages of a run: correction, control, turns, scaling.
+
+  python -m sitrain.evaluate --workdir=/tmp/sitrain
+
+Writes evaluation.json and pictures into the workdir, and shows tables.
+"""
+
+import os
+
+os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
+
+import io
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from etils import epath
+from rich.console import Console
+from rich.progress import Progress
+
+from sitrain.evaluate import pictures, player, run, studies, tables
+from sitrain.models import decoder
+from sitrain.runtime import build, checkpoint, sharding
+from sitrain.runtime import compile as compiling
+from sitrain.runtime import workdir as workdirs
+from sitrain.runtime.errors import run_main
+from sitrain.runtime.options import ConfigError, closest
+from sitrain.types import Task, TrainState
+
+WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
+STAGE = flags.DEFINE_list("stage", [], "Stages to evaluate; default: all.")
+WHICH = flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint.")
+PROBLEMS = flags.DEFINE_integer(
+  "problems", None, "How many; default: config.evaluate.problems."
+)
+TEMPERATURE = flags.DEFINE_float(
+  "temperature", None, "Above 0; default: config.evaluate.temperature."
+)
+GREEDY = flags.DEFINE_bool(
+  "greedy", False, "Greedy attempts; votes and the control are still sampled."
+)
+TOP_K = flags.DEFINE_integer("top_k", 0, "Tokens to sample from; 0: all.")
+TOP_P = flags.DEFINE_float("top_p", 1.0, "Their probability; 1: all.")
+RESAMPLES = flags.DEFINE_integer("resamples", 8, "First attempts, control.")
+MAX_TURNS = flags.DEFINE_integer("max_turns", 10, "Of long episodes; 0: none.")
+BUDGETS = flags.DEFINE_list(
+  "budgets", ["2", "4", "8", "16", "32"], "Even numbers; empty: no scaling."
+)
+SELF_REFINE = flags.DEFINE_bool(
+  "self_refine", False, "Also attempt, feedback, attempt."
+)
+REPLIES = flags.DEFINE_list(
+  "replies", [], "Its two texts; default: the task's own reply."
+)
+BATCH = flags.DEFINE_integer("batch", 512, "Rows on the device at once.")
+DRAWS = flags.DEFINE_integer("draws", 1000, "Of the bootstrap.")
+OUTPUT = flags.DEFINE_string(
+  "output", "", "JSON file, pictures beside it; default: workdir."
+)
+flags.DEFINE_bool("traceback", False, "Show where an error came from.")
+
+Study = Callable[..., dict[str, Any]]  # (params, *, key, tell) -> result
+
+
+class Plan(NamedTuple):
+  """What the flags and the config of the run ask for."""
+
+  turns: tuple[int, ...]  # token limits
+  problems: int
+  temperature: float
+  seed: int
+  budgets: tuple[int, ...]
+
+
+def plan_from(config: dict) -> Plan:
+  """Flags where they are given, else config.evaluate."""
+  options = config["evaluate"]
+  heat = TEMPERATURE.value
+  heat = options["temperature"] if heat is None else heat
+  if heat <= 0:
+    raise ConfigError(
+      f"temperature={heat}: give one above 0, and --greedy for greedy attempts"
+    )
+  if MAX_TURNS.value < 0:
+    raise ConfigError(f"--max_turns={MAX_TURNS.value}: give 0 or more")
+  try:
+    budgets = tuple(int(b) for b in BUDGETS.value if b)
+  except ValueError as error:
+    raise ConfigError(f"--budgets: {error}") from error
+  return Plan(
+    turns=options["turns"],
+    problems=PROBLEMS.value or options["problems"],
+    temperature=heat,
+    seed=options["seed"],
+    budgets=budgets,
+  )
+
+
+def make_studies(
+  model: Any, task: Task, plan: Plan, spread: Callable
+) -> dict[str, Study]:
+  """What is to be found out of each stage; compiled once for all of them."""
+  play = dict(
+    top_k=TOP_K.value, top_p=TOP_P.value, spread=spread, jit=jax.jit
+  )
+  sizes = dict(problems=plan.problems, batch=BATCH.value, draws=DRAWS.value)
+  sampled = sizes | {"temperature": plan.temperature}
+  chosen = sizes | {"temperature": 0.0 if GREEDY.value else plan.temperature}
+  both = play | {"resamples": RESAMPLES.value}
+  players = run.make_player(model, task, turns=plan.turns, **both)
+  found = {"summary": partial(run.evaluate, players, task=task, **chosen)}
+  make = partial(player.make, model, task, reply=task.reply, **play)
+  if MAX_TURNS.value:
+    long = make(turns=many(plan.turns, MAX_TURNS.value), samples=1)
+    found["many_turns"] = partial(studies.many_turns, long, **chosen)
+  if plan.budgets:
+    pairs = make(turns=plan.turns[:2], samples=max(plan.budgets))
+    options = sampled | {"budgets": plan.budgets}
+    found["scaling"] = partial(studies.scaling, pairs, **options)
+  if SELF_REFINE.value:
+    texts = [task.tokenizer.encode(text) for text in REPLIES.value]
+    three = many(plan.turns, 3)
+    refiners = run.make_refiner(model, task, turns=three, texts=texts, **both)
+    found["self_refine"] = partial(run.self_refine, refiners, **chosen)
+  return found
+
+
+def many(turns: tuple[int, ...], count: int) -> tuple[int, ...]:
+  """`count` limits: those given, then the last of them again."""
+  return (turns + turns[-1:] * count)[:count]
+
+
+def restore(model: Any, mesh: Any, folder: epath.Path, which: str) -> Any:
+  """The policy of a checkpoint, laid out over the mesh."""
+  init = partial(decoder.init, model)
+  state = TrainState(
+    step=jax.ShapeDtypeStruct((), jnp.int32), frozen=(),
+    params={"policy": jax.eval_shape(init, jax.random.key(0))}, opt_state=(),
+    reference=(), memory=(),
+  )  # fmt: skip
+  place = sharding.state_shardings(decoder.PARTITION_RULES, state, mesh)
+  wanted = sharding.abstract(state, place)
+  return checkpoint.restore(folder, which, wanted)[0].params["policy"]
+
+
+def stage_names(config: dict, folder: epath.Path) -> list[str]:
+  """Those that the flag names, else all that have been trained."""
+  for name in STAGE.value:
+    if name not in config["stages"]:
+      known = closest(name, config["stages"])
+      raise ConfigError(f"--stage={name} is not in the run: {known}")
+  names = STAGE.value or [
+    name for name in config["stages"] if _steps_saved(folder / name)
+  ]
+  if not names:
+    raise ConfigError(f"no stage has been trained in {folder} yet")
+  return names
+
+
+def _steps_saved(folder: epath.Path) -> list[str]:
+  """Checkpoints of a stage; one that has only begun has none."""
+  names = [path.name for path in folder.iterdir()] if folder.exists() else []
+  return [name for name in names if name.isdigit()]
+
+
+def show(console: Console, stages: dict[str, dict[str, Any]]) -> None:
+  """All tables that there are results for."""
+  for title in ("summary", "self_refine"):
+    rows = {n: found[title] for n, found in stages.items() if title in found}
+    if rows:
+      console.print(f"[bold]{title.replace('_', ' ')}[/bold]")
+      console.print(tables.correction_table(rows))
+      console.print(tables.control_table(rows))
+      console.print(tables.attempts_table(rows))
+  for title, table in (
+    ("many_turns", tables.turns_table),
+    ("scaling", tables.scaling_table),
+  ):
+    rows = {n: found[title] for n, found in stages.items() if title in found}
+    if rows:
+      console.print(table(rows))
+
+
+def save_pictures(stages: dict[str, dict[str, Any]], output: epath.Path):
+  """PNG files beside the JSON file: <its name>_<picture>.png."""
+  for name, figure in pictures.pictures(stages).items():
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    path = output.parent / f"{output.stem}_{name}.png"
+    path.write_bytes(file.getvalue())
+
+
+def evaluate_all(config: dict, folder: epath.Path, output: epath.Path) -> dict:
+  """Every study of every stage; the JSON file grows with each stage."""
+  plan, names = plan_from(config), stage_names(config, folder)
+  mesh = sharding.make_mesh(**config["mesh"])
+  task = build.task_from(config)
+  model = build.model_from(config, task)
+  spread = partial(sharding.by_group, mesh=mesh)
+  found = {
+    "which": WHICH.value, "greedy": GREEDY.value, **plan._asdict(), "stages": {}
+  }
+  wanted = make_studies(model, task, plan, spread)
+  key = jax.random.key(plan.seed, impl="threefry2x32")
+  with jax.set_mesh(mesh), Progress(console=Console(stderr=True)) as bar:
+    for name in names:
+      params = restore(model, mesh, folder / name, WHICH.value)
+      results = {}
+      for title, study in wanted.items():
+        line = bar.add_task(f"{name}: {title.replace('_', ' ')}")
+        tell = partial(_tell, bar, line)
+        results[title] = study(params, key=key, tell=tell)
+      found["stages"][name] = results
+      workdirs.write_json(output, found)
+  return found
+
+
+def _tell(bar, line, done, total):
+  bar.update(line, completed=done, total=total)
+
+
+def main(argv: list[str]) -> None:
+  """Checks the flags and runs."""
+  if len(argv) > 1:
+    raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
+  folder = epath.Path(WORKDIR.value)
+  if not WORKDIR.value or not (folder / "config.json").exists():
+    raise ConfigError(
+      f"--workdir={WORKDIR.value} holds no config.json: give that of a run"
+    )
+  logging.getLogger("absl").setLevel(logging.WARNING)
+  jax.config.update("jax_threefry_partitionable", True)
+  config = build.plain(workdirs.read_json(folder / "config.json"))
+  if config["run"]["compile_cache"]:
+    compiling.use_cache()
+  output = epath.Path(OUTPUT.value or folder / "evaluation.json")
+  found = evaluate_all(config, folder, output)
+  save_pictures(found["stages"], output)
+  console = Console()
+  show(console, found["stages"])
+  console.print(f"written: {output}")
+
+
+if __name__ == "__main__":
+  run_main(main)

@@ -1,0 +1,175 @@
+"""Plays and judges the episodes that an evaluation needs, part by part."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sitrain.judge.verifier import truncated, verify
+from sitrain.rollout.cursor import Reply
+from sitrain.rollout.turns import play
+from sitrain.types import PAD, Episodes, Key, Params, Problems, Task
+
+
+class Player(NamedTuple):
+  """How episodes are played; the first three are compiled."""
+
+  pose: Callable[[Key, int], Problems]
+  play: Callable[..., Episodes]  # (keys [P], (params, temperature), problems)
+  judge: Callable[[Problems, Episodes], "Judged"]
+  samples: int  # episodes per problem
+  turns: int
+
+
+class Judged(NamedTuple):
+  """Of every episode and turn."""
+
+  right: Any  # [B K] 1 or 0, 0 where not known
+  known: Any  # [B K] 0 where the verifier failed
+  final: Any  # [B K] id of the answer, or -1
+  truncated: Any  # [B K] cut at the limit of the turn
+
+
+class Played(NamedTuple):
+  """Episodes on the host, samples of a problem one after the other."""
+
+  tokens: np.ndarray  # [B T]
+  turn: np.ndarray  # [B T]
+  judged: Judged
+
+
+Tell = Callable[[int, int], None]  # (problems done, problems in all)
+
+
+def silence(done: int, total: int) -> None:
+  """Tells nobody how far it is."""
+
+
+def everywhere(generate: Callable) -> Callable:
+  """`generate` as it is: the layout is left to the compiler."""
+  return generate
+
+
+def make(
+  model: Any,
+  task: Task,
+  *,
+  turns: tuple[int, ...],
+  samples: int,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  reply: Reply,
+  spread: Callable[[Callable], Callable] = everywhere,
+  jit: Callable[..., Callable],
+) -> Player:
+  """How this model plays this task.
+
+  `turns` holds the token limit of each turn; `reply` is what the policy reads
+  between turns, as `task.reply`. `jit` is `jax.jit`: only mains may name it,
+  and one player serves all parameters with one compilation. `spread` says how
+  generate(keys, state, problems) is split over devices, as
+  `runtime.sharding.by_group`. For a task with a verifier on the host replace
+  `judge` by `make_judge(task, len(turns))`.
+  """
+
+  def generate(keys, state, problems):
+    params, temperature = state
+    return play(
+      keys, model, params, problems, samples=samples, reply=reply, turns=turns,
+      eos=task.eos, temperature=temperature, top_k=top_k, top_p=top_p,
+    )  # fmt: skip
+
+  judge = make_judge(task, len(turns))
+  compiled = map(jit, (spread(generate), judge))
+  pose = partial(jit, static_argnums=1)(task.problems)
+  return Player(pose, *compiled, samples, len(turns))
+
+
+def make_judge(
+  task: Task, turns: int
+) -> Callable[[Problems, Episodes], Judged]:
+  """The task's verifier on every turn of every episode."""
+
+  def judge(problems, episodes):
+    verdict = verify(task, problems, episodes, turns)
+    final = [task.final(episodes, k + 1) for k in range(turns)]
+    cut = truncated(episodes, turns, task.eos)
+    right = verdict.reward * verdict.known
+    return Judged(right, verdict.known, jnp.stack(final, 1), cut)
+
+  return judge
+
+
+def played(
+  player: Player,
+  params: Params,
+  key: Key,
+  *,
+  problems: int,
+  batch: int,
+  temperature: float,
+  stream: int = 0,
+  tell: Tell = silence,
+) -> tuple[Problems, Played]:
+  """Problems drawn from the key, and episodes of them.
+
+  At most `batch` rows are on the device at once. Problem i is drawn from
+  fold_in(key, 0), and its samples from fold_in(fold_in(key, 1 + stream), i):
+  they do not depend on the batch, and streams share problems and no draws.
+  Temperature 0 is greedy. Raises ValueError where not even one problem fits.
+  """
+  size = _part(player, batch, problems)
+  posed = player.pose(jax.random.fold_in(key, 0), problems)
+  fold = jax.vmap(jax.random.fold_in, (None, 0))
+  key = jax.random.fold_in(key, 1 + stream)
+  keys = fold(key, jnp.arange(problems))
+  state = params, jnp.float32(temperature)
+  parts = []
+  for done in range(0, problems, size):
+    tell(done, problems)
+    # The last part is filled up, so that all have one shape.
+    rows = np.minimum(np.arange(done, done + size), problems - 1)
+    mine = _take(posed, rows)
+    episodes = player.play(keys[rows], state, mine)
+    judged = player.judge(mine, episodes)
+    keep = slice(min(size, problems - done) * player.samples)
+    found = Played(episodes.tokens, episodes.turn, judged)
+    parts.append(_take(jax.device_get(found), keep))
+  tell(problems, problems)
+  return posed, jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def _part(player, batch, problems):
+  """Problems played at once; a power of two where there are only a few."""
+  size = min(batch // player.samples, 1 << (problems - 1).bit_length())
+  if size < 1 or problems < 1:
+    raise ValueError(
+      f"batch={batch} rows for {problems} problems of {player.samples} samples "
+      "each: it must hold at least one problem with all its samples"
+    )
+  return size
+
+
+def _take(tree, rows):
+  return jax.tree.map(lambda x: x[rows], tree)
+
+
+def replies(texts: Sequence[Sequence[int]]) -> Reply:
+  """Constant replies as token ids: `texts[k]` is read after turn k + 1.
+
+  Raises ValueError for an empty one, which would end the episode.
+  """
+  if not texts or not all(len(text) for text in texts):
+    raise ValueError(f"replies {texts}: each needs at least one token")
+  width = max(len(text) for text in texts)
+  table = np.full((len(texts), width), PAD, np.int32)
+  for row, text in zip(table, texts):
+    row[: len(text)] = text
+
+  def reply(answer, episodes, turn):
+    return jnp.asarray(table)[jnp.clip(turn - 1, 0, len(texts) - 1)]
+
+  return reply

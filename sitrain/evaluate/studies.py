@@ -1,0 +1,96 @@
+"""Studies beyond two attempts: many turns, and what a budget is spent on."""
+
+from typing import Any
+
+import numpy as np
+
+from sitrain.evaluate.bootstrap import bootstrap, estimate
+from sitrain.evaluate.correction import by_turn
+from sitrain.evaluate.player import Player, Tell, played, silence
+from sitrain.evaluate.run import SEED
+from sitrain.evaluate.scaling import check_budgets, inference_scaling
+from sitrain.types import Key, Params
+
+
+def many_turns(
+  player: Player,
+  params: Params,
+  key: Key,
+  *,
+  problems: int = 1024,
+  batch: int = 512,
+  temperature: float,
+  draws: int = 1000,
+  tell: Tell = silence,
+) -> dict[str, Any]:
+  """Accuracy of every turn of one long episode a problem (fig. 8 of SCoRe).
+
+  Lists over the turns: `accuracy`, `incorrect_to_correct` and
+  `correct_to_incorrect` against turn 1, `ever` (some attempt so far was
+  right), and under `intervals` the same names.
+  """
+  found = played(
+    player, params, key, problems=problems, batch=batch,
+    temperature=temperature, tell=tell,
+  )[1].judged  # fmt: skip
+  known = found.known.all(axis=1).astype(float)
+  right = found.right.astype(float)
+
+  def statistic(weight):
+    return by_turn(right, weight * known)
+
+  rng = np.random.default_rng(SEED)
+  ends = bootstrap(rng, statistic, len(right), draws=draws)
+  lists = _lists(estimate(statistic, len(right)), player.turns)
+  return {
+    "turns": list(range(1, player.turns + 1)),
+    **lists,
+    "intervals": _lists(ends, player.turns),
+  }
+
+
+def _lists(numbers, turns):
+  """name_k -> name: [over k]."""
+  names = dict.fromkeys(name.rsplit("_", 1)[0] for name in numbers)
+  return {
+    name: [numbers[f"{name}_{k}"] for k in range(1, turns + 1)]
+    for name in names
+  }
+
+
+def scaling(
+  player: Player,
+  params: Params,
+  key: Key,
+  *,
+  budgets: tuple[int, ...],
+  problems: int = 1024,
+  batch: int = 512,
+  temperature: float,
+  draws: int = 1000,
+  tell: Tell = silence,
+) -> dict[str, Any]:
+  """Parallel first attempts against corrections, by budget.
+
+  As `inference_scaling`. `player` plays two turns, with at least as many
+  samples as the largest budget. Problems with an episode that the verifier
+  could not judge are left out.
+  """
+  check_budgets(budgets)
+  if player.turns != 2 or player.samples < max(budgets):
+    raise ValueError(
+      f"a player of {player.turns} turns and {player.samples} samples: budgets "
+      f"{budgets} need 2 turns and {max(budgets)} samples"
+    )
+  found = played(
+    player, params, key, problems=problems, batch=batch,
+    temperature=temperature, tell=tell,
+  )[1].judged  # fmt: skip
+  shape = (problems, player.samples, 2)
+  known = found.known.reshape(shape).all(axis=(1, 2))
+  rng = np.random.default_rng(SEED)
+  return inference_scaling(
+    rng, found.final.reshape(shape)[known],
+    found.right.reshape(shape)[known].astype(float), budgets=budgets,
+    draws=draws,
+  )  # fmt: skip

@@ -1,0 +1,121 @@
+"""Tables of an evaluation for the terminal."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+
+def percent(value: Any, ends: Any = (), *, between: str = " ") -> str:
+  """'52.1 [49.0, 55.2]' from shares; "-" where there is no number."""
+  numbers = [value, *ends]
+  if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
+    return "-"
+  text = f"{100 * value:.1f}"
+  # A bracket would be read as markup.
+  low_high = ", ".join(f"{100 * x:.1f}" for x in ends)
+  return rf"{text}{between}\[{low_high}]" if low_high else text
+
+
+def _table(title: str, titles: Iterable[str]) -> Table:
+  table = Table(title=title, box=box.SIMPLE_HEAD)
+  for i, name in enumerate(titles):
+    table.add_column(
+      name, justify="left" if i == 0 else "right", no_wrap=True
+    )
+  return table
+
+
+def _cell(row: dict[str, Any], key: str) -> str:
+  """The interval stands below its number, for narrow terminals."""
+  ends = row.get("intervals", {}).get(key, ())
+  return percent(row.get(key), ends, between="\n")
+
+
+def correction_table(rows: dict[str, dict[str, Any]]) -> Table:
+  """A line per stage, and below it one per difficulty."""
+  last = _last(rows)
+  keys = {
+    "acc@1": "accuracy_1",
+    f"acc@{last}": f"accuracy_{last}",
+    "gain": "gain",
+    "i->c": "incorrect_to_correct",
+    "c->i": "correct_to_incorrect",
+  }
+  table = _table("accuracy in %, [95 % interval]", ["stage", *keys])
+  for name, row in rows.items():
+    table.add_row(name, *(_cell(row, key) for key in keys.values()))
+    for level, part in row.get("by_level", {}).items():
+      cells = (_cell(part, key) for key in keys.values())
+      table.add_row(f"  {level}", *cells, style="dim")
+  return table
+
+
+def attempts_table(rows: dict[str, dict[str, Any]]) -> Table:
+  """How attempts change, and how many have no answer or were cut."""
+  last = _last(rows)
+  keys = {
+    "changed": "changed",
+    "rss": "rss",
+    "no answer@1": "malformed_1",
+    f"@{last}": f"malformed_{last}",
+    "repaired": "format_repaired",
+    "cut@1": "truncated_1",
+    f"cut@{last}": f"truncated_{last}",
+  }
+  table = _table("attempts, in %", ["stage", *keys])
+  for name, row in rows.items():
+    table.add_row(name, *(percent(row.get(key)) for key in keys.values()))
+  return table
+
+
+def _last(rows: dict[str, dict[str, Any]]) -> int:
+  names = [k for row in rows.values() for k in row if k.startswith("accuracy_")]
+  return max((int(name.removeprefix("accuracy_")) for name in names), default=1)
+
+
+def control_table(rows: dict[str, dict[str, Any]]) -> Table:
+  """CS and CL beside what a second attempt that ignores the first has."""
+  titles = ("stage", "score", "observed", "resample", "difference", "beyond it")
+  table = _table("correction beyond resampling, in %", titles)
+  for name, row in rows.items():
+    for score, claim in (("cs", "corrects"), ("cl", "confident")):
+      table.add_row(
+        name if score == "cs" else "",
+        score.upper(),
+        _cell(row, score),
+        _cell(row["resample"], score),
+        _cell(row, f"{score}_over_resample"),
+        "yes" if row[claim] else "no",
+      )
+  return table
+
+
+def turns_table(studies: dict[str, dict[str, Any]]) -> Table:
+  """Accuracy of every turn, a line per stage."""
+  most = max(len(study["turns"]) for study in studies.values())
+  titles = ["stage", *(str(k) for k in range(1, most + 1))]
+  table = _table("accuracy by turn, in %", titles)
+  for name, study in studies.items():
+    table.add_row(name, *(percent(x) for x in study["accuracy"]))
+  return table
+
+
+def scaling_table(studies: dict[str, dict[str, Any]]) -> Table:
+  """Both ways to spend a budget, a line per stage and budget.
+
+  The difference is that of the sequential to the parallel arm.
+  """
+  arms = ("parallel", "sequential", "sequential_all", "pass")
+  names = ("parallel", "sequential", "all vote", "pass", "difference")
+  title = "majority vote at a matched budget, in %"
+  table = _table(title, ["stage", "budget", *names])
+  for name, study in studies.items():
+    for i, budget in enumerate(study["budget"]):
+      cells = [percent(study[arm][i]) for arm in arms]
+      ends = study["intervals"]["difference"][i]
+      cells.append(percent(study["difference"][i], ends))
+      table.add_row(name if i == 0 else "", str(budget), *cells)
+  return table
