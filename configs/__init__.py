@@ -1,0 +1,1 @@
+"""Configs: each file's docstring is its command and what to expect of it."""

@@ -1,0 +1,17 @@
+"""The base model alone: imitation of the corpus of a task.
+
+python -m sitrain.main --config=configs/imitation.py --workdir=/tmp/imitation
+
+Its second attempt is worse than its first; what the others start from.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Base."""
+  config = common.base_config()
+  common.add_base_model(config)
+  return common.finish(config, argument)

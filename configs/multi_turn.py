@@ -1,0 +1,21 @@
+"""Standard multi-turn RL: both attempts rewarded, no stage I, no bonus.
+
+python -m sitrain.main --config=configs/multi_turn.py --workdir=/tmp/multi_turn
+
+The baseline that tends to keep its first answer.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Base, then RL."""
+  config = common.base_config()
+  common.add_base_model(config)
+
+  common.add(config, "rl", common.reinforce(
+    "multi_turn", beta1=0.05, beta2=0.05
+  ))
+  return common.finish(config, argument)

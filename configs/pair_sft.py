@@ -1,0 +1,19 @@
+"""Pair-SFT: wrong base attempts paired with right ones as their repairs.
+
+python -m sitrain.main --config=configs/pair_sft.py --workdir=/tmp/pair_sft
+
+One round on samples of the base.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Base, then one round."""
+  config = common.base_config()
+  common.add_base_model(config)
+
+  common.add_imitation(config, "pair_sft", rounds=1, temperature=1.0)
+  return common.finish(config, argument)

@@ -1,0 +1,21 @@
+"""RL on the first attempt alone: the baseline without self-correction.
+
+python -m sitrain.main --config=configs/single_turn.py --workdir=/tmp/single_turn
+
+Expect the first attempt to rise to its ceiling and no gain at the second.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Base, then RL."""
+  config = common.base_config()
+  common.add_base_model(config)
+
+  common.add(config, "rl", common.reinforce(
+    "single_turn", beta1=0.05, baseline="leave_one_out"
+  ))
+  return common.finish(config, argument)

@@ -1,0 +1,19 @@
+"""STaR: imitate the own traces that corrected themselves, from the base.
+
+python -m sitrain.main --config=configs/star.py --workdir=/tmp/star
+
+Three rounds; each samples with the current policy and restarts from the base.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Base, then three rounds."""
+  config = common.base_config()
+  common.add_base_model(config)
+
+  common.add_imitation(config, "star", rounds=3, temperature=1.0)
+  return common.finish(config, argument)

@@ -1,0 +1,154 @@
+"""Trains a language model to improve itself: all stages of a config, in order.
+
+  python -m sitrain.main --config=configs/quickstart.py --workdir=/tmp/sitrain
+
+Any field of the config can be set on the command line, as in
+--config.stage.stage2.method.bonus=2. Started again with the same workdir it
+resumes; when all stages are done it shows their table. The workdir may be on
+gs://.
+"""
+
+import os
+
+os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
+
+import logging
+import time
+from typing import Any
+
+import jax
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+
+from sitrain.evaluate import run as evaluation
+from sitrain.runtime import (
+  build,
+  compile as compiling,
+  metrics,
+  progress,
+  report,
+  sharding,
+  workdir as workdirs,
+)
+from sitrain.runtime.errors import run_main
+from sitrain.runtime.options import ConfigError
+from sitrain.runtime.stage import Run, run_stage
+from sitrain.types import Stage
+
+CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "The run: a file of configs/, with :arguments if it has any."
+)
+WORKDIR = flags.DEFINE_string(
+  "workdir", "", "Where checkpoints, metrics and the report go."
+)
+flags.DEFINE_bool("traceback", False, "Show where an error came from.")
+
+
+def open_sink(config: dict, workdir: str) -> metrics.Sink:
+  """metrics.jsonl and TensorBoard events, and wandb where it is asked for."""
+  folder = epath.Path(workdir)
+  sinks = [
+    metrics.jsonl(folder / "metrics.jsonl"),
+    metrics.tensorboard(folder / "tensorboard"),
+  ]
+  if config["run"]["wandb"]:
+    sinks.append(
+      metrics.wandb(
+        folder, project=config["run"]["wandb"], run=folder.name, config=config
+      )
+    )
+  return metrics.join(sinks)
+
+
+def evaluated(run: Run, stage: Stage, task: Any, params: Any, config: dict):
+  """The row of a stage in the summary: accuracies, controls, intervals."""
+  options = dict(config["evaluate"])
+  turns = options.pop("turns")
+  player = evaluation.make_player(run.model, task, turns=turns, jit=jax.jit)
+  key = jax.random.key(options.pop("seed"), impl="threefry2x32")
+  row = evaluation.evaluate(player, params, task, key, **options)
+  return {"name": stage.name, **row}
+
+
+def summarize(run: Run, stages: list, task: Any, config: dict, digest: str):
+  """Runs what is left, stage by stage; summary.json grows with each."""
+  path = epath.Path(run.workdir) / "summary.json"
+  summary = workdirs.read_json(path) if path.exists() else _empty(run, digest)
+  done = {row["name"] for row in summary["stages"]}
+  fresh = False
+  for stage in stages:
+    if stage.name in done:
+      continue
+    began, fresh = time.monotonic(), True
+    params, _ = run_stage(run, stage)
+    row = evaluated(run, stage, task, params, config)
+    summary["dialogues"] = row.pop("dialogues")
+    seconds = time.monotonic() - began
+    summary["stages"].append(row | {"seconds": seconds})
+    summary["seconds"] += seconds
+    if jax.process_index() == 0:
+      workdirs.write_json(path, summary)
+  return summary, fresh
+
+
+def _empty(run: Run, digest: str) -> dict:
+  device = jax.devices()[0]
+  kind = f"{jax.device_count()} x {device.device_kind} ({device.platform})"
+  return {
+    "config_hash": digest, "seed": run.seed, "device": kind,
+    "jax": jax.__version__, "seconds": 0.0, "stages": [], "dialogues": [],
+  }
+
+
+def train(config: dict, workdir: str) -> dict:
+  """Runs a config in a workdir; returns the summary."""
+  jax.config.update("jax_threefry_partitionable", True)
+  if config["run"]["compile_cache"]:
+    compiling.use_cache()
+  mesh = sharding.make_mesh(**config["mesh"])
+  task = build.task_from(config)
+  model = build.model_from(config, task)
+  stages = build.stages_from(config, task, model, mesh)
+  digest = workdirs.claim(workdir, config)
+  display = progress.display()
+  sink = open_sink(config, workdir)
+  run = Run(
+    workdir=workdir, mesh=mesh, model=model, seed=config["seed"], sink=sink,
+    show=display.update, save_every=config["run"]["save_every"],
+    keep=config["run"]["keep"], profile=config["run"]["profile_steps"],
+  )
+  try:
+    with jax.set_mesh(mesh):
+      summary, fresh = summarize(run, stages, task, config, digest)
+  finally:
+    display.close()
+    sink.close()
+  if jax.process_index() == 0:
+    finish(summary, workdir, fresh)
+  return summary
+
+
+def finish(summary: dict, workdir: str, fresh: bool) -> None:
+  """The report as a file; the table and a few dialogues on the screen."""
+  page = report.write_report(workdir)
+  progress.show_summary(summary)
+  if not fresh:
+    print(f"All stages were already done in {workdir}; nothing was trained.")
+  print(f"report: {page}")
+
+
+def main(argv: list[str]) -> None:
+  """Checks the flags and runs."""
+  if len(argv) > 1:
+    raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
+  if CONFIG.value is None:
+    raise ConfigError("--config is missing: say which file of configs/")
+  if not WORKDIR.value:
+    raise ConfigError("--workdir is missing: say where results go")
+  logging.getLogger("absl").setLevel(logging.WARNING)
+  train(build.plain(CONFIG.value), WORKDIR.value)
+
+
+if __name__ == "__main__":
+  run_main(main)

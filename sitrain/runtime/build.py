@@ -1,0 +1,166 @@
+"""From a config to objects: tasks, models, stages, and clear errors on the way.
+
+Config objects end here: below there are keyword arguments only.
+"""
+
+import math
+import re
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from sitrain.models.blocks import RopeScaling
+from sitrain.models.decoder import Decoder
+from sitrain.runtime import optimizer, stopping
+from sitrain.runtime.options import (
+  ConfigError,
+  call,
+  check_type,
+  closest,
+  find,
+)
+from sitrain.runtime.sharding import check_batch, groups
+from sitrain.types import Stage, Task
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+PARTS = ("waves", "minibatches", "epochs", "microbatches")
+
+
+def plain(config: Any) -> Any:
+  """A config as dicts, with tuples for lists, as JSON gives it back."""
+  if hasattr(config, "to_dict"):
+    config = config.to_dict()
+  if isinstance(config, dict):
+    return {name: plain(value) for name, value in config.items()}
+  if isinstance(config, (list, tuple)):
+    return tuple(plain(value) for value in config)
+  return config
+
+
+def task_from(config: dict) -> Task:
+  """The task that config.task names."""
+  options = dict(config["task"])
+  maker = find("tasks", options.pop("name"), "task.name")
+  return call(maker, "task", options)
+
+
+def model_from(config: dict, task: Task) -> Decoder:
+  """The decoder that config.model describes, at the task's vocabulary."""
+  options = dict(config["model"])
+  known = [n for n in Decoder.__dataclass_fields__ if n not in _LINEN]
+  for name in options:
+    if name not in known:
+      raise ConfigError(
+        f"config.model.{name} is not an option: {closest(name, known)}"
+      )
+  dtype = options.get("dtype", "float32")
+  if dtype not in DTYPES:
+    raise ConfigError(f"config.model.dtype={dtype!r}: {closest(dtype, DTYPES)}")
+  for name in ("rope_scaling", "local_rope_scaling"):
+    if name in options:
+      options[name] = RopeScaling(**options[name])
+  options.setdefault("vocabulary", task.tokenizer.size)
+  return Decoder(**options | {"dtype": DTYPES[dtype]})
+
+
+_LINEN = ("parent", "name", "vocabulary")
+
+
+def stages_from(
+  config: dict, task: Task, model: Decoder, mesh: Mesh
+) -> list[Stage]:
+  """All stages, checked before the first of them runs."""
+  stages: list[Stage] = []
+  if not config["stages"]:
+    raise ConfigError("config.stages is empty: name at least one stage")
+  for name in config["stages"]:
+    if name not in config["stage"]:
+      raise ConfigError(
+        f"config.stages names {name!r}: {closest(name, config['stage'])}"
+      )
+    if not re.fullmatch(r"\w+", name):
+      raise ConfigError(f"config.stages: {name!r} is not a plain word")
+    before = [stage.name for stage in stages]
+    stages.append(_stage(name, config["stage"][name], task, model, mesh, before))
+  return stages
+
+
+STAGE = {
+  "method": {}, "optimizer": {}, "steps": 0, "steps_per_call": 1,
+  "until": {"name": "never"}, "start": "init", "anchor": "none",
+  "restart": True, "fused": True, "best": "", "waves": 1, "minibatches": 1,
+  "epochs": 1, "microbatches": 1,
+}
+
+
+def _stage(name, given, task, model, mesh, before) -> Stage:
+  field = f"stage.{name}"
+  for key in given:
+    if key not in STAGE:
+      raise ConfigError(f"config.{field}.{key}: {closest(key, STAGE)}")
+    check_type(f"{field}.{key}", given[key], type(STAGE[key]))
+  options = STAGE | given
+  _check_source(f"{field}.start", options["start"], "init", before)
+  _check_source(f"{field}.anchor", options["anchor"], "none", before)
+  _check_steps(field, options)
+  check_rows(field, options, mesh)
+  updates = options["steps"] * options["minibatches"] * options["epochs"]
+  optim = call(
+    optimizer.make, f"{field}.optimizer",
+    {"steps": updates} | options["optimizer"],
+  )
+  method = dict(options["method"])
+  maker = find("methods", method.pop("name", ""), f"{field}.method.name")
+  until = dict(options["until"])
+  span = until.get("span", 1)
+  made = call(maker, f"{field}.method", method, {"policy": model}, task, optim)
+  try:
+    stop = stopping.make(until.pop("name"), **until)
+  except (TypeError, ValueError) as error:
+    raise ConfigError(f"config.{field}.until: {error}") from error
+  return Stage(
+    name=name, method=made, optimizer=optim, steps=options["steps"],
+    steps_per_call=options["steps_per_call"],
+    parts={part: options[part] for part in PARTS}, fused=options["fused"],
+    until=stop, window=2 * span, start=options["start"],
+    anchor=options["anchor"], restart=options["restart"], best=options["best"],
+  )
+
+
+def _check_source(field: str, source: str, none: str, before: list) -> None:
+  """ "<stage>/best" or "<stage>/last" of a stage that ran before."""
+  known = [none] + [f"{s}/{w}" for s in before for w in ("best", "last")]
+  if source not in known:
+    raise ConfigError(f"config.{field}={source!r}: {closest(source, known)}")
+
+
+def _check_steps(field: str, options: dict) -> None:
+  steps, per_call = options["steps"], options["steps_per_call"]
+  if steps < 1 or per_call < 1:
+    raise ConfigError(f"config.{field}.steps and steps_per_call must be >= 1")
+  if steps % per_call:
+    raise ConfigError(
+      f"config.{field}.steps={steps} does not divide by "
+      f"steps_per_call={per_call}: use {math.ceil(steps / per_call) * per_call}"
+    )
+
+
+def check_rows(field: str, options: dict, mesh: Mesh) -> None:
+  """Problems and rows must divide by waves, mesh, minibatches, microbatches."""
+  method, waves = options["method"], options["waves"]
+  problems = method.get("problems", 0)
+  rows = problems * (method.get("samples", 1) + method.get("offline", 0))
+  name = f"config.{field}.method.problems"
+  if waves < 1 or problems % waves:
+    raise ConfigError(f"{name}={problems} does not divide by waves={waves}")
+  try:
+    check_batch(problems // waves, mesh, field=name)
+  except ValueError as error:
+    raise ConfigError(str(error)) from error
+  parts = options["minibatches"] * options["microbatches"] * groups(mesh)
+  if rows % parts:
+    raise ConfigError(
+      f"{name}={problems} makes {rows} rows, which do not divide by "
+      f"minibatches * microbatches * mesh = {parts}: change one of them"
+    )

@@ -1,0 +1,227 @@
+"""Checkpoints of a stage: the last ones and the best one, each of them whole.
+
+A checkpoint is one folder that appears at once; see snapshot.py for what is
+in it. Folders may lie on a disk or on gs://.
+"""
+
+import errno
+import json
+import logging
+import math
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import (
+  AnyPreservationPolicy,
+  BestN,
+  LatestN,
+)
+
+from sitrain.runtime import snapshot
+from sitrain.types import Progress, TrainState
+
+_LOG = logging.getLogger("sitrain")
+_SCORE = "score"
+_UNUSABLE = ".unusable"  # the ending of a damaged checkpoint that was set aside
+
+
+def _score(metrics: Any) -> float:
+  """The score of a checkpoint; one without a number is never the best."""
+  value = (metrics or {}).get(_SCORE)
+  return -math.inf if value is None else float(value)
+
+
+def open_manager(
+  folder: Any, *, keep: int = 2, best: int = 1
+) -> ocp.CheckpointManager:
+  """Opens (and makes) the checkpoint folder of one stage for writing.
+
+  Keeps the last `keep` checkpoints and the `best` ones by score; of equal
+  scores the later. What a killed run left half-written is reported and
+  removed.
+  """
+  folder = epath.Path(folder)
+  logging.getLogger("absl").addFilter(_worth_logging)
+  _tidy(folder)
+  policy = AnyPreservationPolicy(
+    [LatestN(keep), BestN(get_metric_fn=_score, n=best)]
+  )
+  options = ocp.CheckpointManagerOptions(
+    preservation_policy=policy,
+    best_fn=_score,  # Without it orbax writes no metrics.
+    cleanup_tmp_directories=True,
+    save_root_metadata=False,
+  )
+  return ocp.CheckpointManager(folder, options=options)
+
+
+def _tidy(folder: epath.Path) -> None:
+  """Reports half-written checkpoints; sets aside what orbax cannot list."""
+  paths = list(folder.iterdir()) if folder.exists() else []
+  for path in paths if jax.process_index() == 0 else []:
+    if ".orbax-checkpoint-tmp" in path.name:
+      _LOG.warning(
+        "checkpoint %s of %s was never finished: it is removed, the one before"
+        " it is used",
+        path.name.split(".")[0],
+        folder,
+      )
+    elif path.name.isdigit() and not _score_readable(path):
+      _set_aside(path, "its score cannot be read")
+  _meet("sitrain_checkpoint_tidy")
+
+
+def _meet(name: str) -> None:
+  """Waits for all processes."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+def _score_readable(path: epath.Path) -> bool:
+  file = path / "metrics" / "metrics"
+  try:
+    return not file.exists() or isinstance(json.loads(file.read_text()), dict)
+  except ValueError:
+    return False
+
+
+def _set_aside(path: epath.Path, reason: str) -> None:
+  """Renames a damaged checkpoint, so that its step can be saved again."""
+  _LOG.warning(
+    "checkpoint %s cannot be used: %s; the one before it is used, and this one"
+    " is kept as %s%s",
+    path,
+    reason,
+    path.name,
+    _UNUSABLE,
+  )
+  if jax.process_index() == 0:
+    target = path.parent / (path.name + _UNUSABLE)
+    if target.exists():
+      target.rmtree()
+    path.rename(target)
+
+
+def save(
+  manager: ocp.CheckpointManager,
+  step: int,
+  state: TrainState,
+  progress: Progress,
+  score: float,
+) -> bool:
+  """Saves in the background; the state may be donated when this returns.
+
+  `step` grows from save to save; False where it does not, and nothing is
+  written. A `score` that is not a finite number ranks last. Raises OSError,
+  naming the folder, where the disk is full, possibly at the next `save` or at
+  `finish`; finished checkpoints stay.
+  """
+  metrics = {_SCORE: float(score) if math.isfinite(score) else None}
+  args = snapshot.save_args(state, progress, score)
+  try:
+    return manager.save(step, args=args, metrics=metrics)
+  except Exception as error:
+    raise _explained(error, manager.directory) from error
+
+
+def finish(manager: ocp.CheckpointManager) -> None:
+  """Waits for the last save and closes; raises what went wrong in it."""
+  try:
+    manager.wait_until_finished()
+  except Exception as error:
+    raise _explained(error, manager.directory) from error
+  finally:
+    manager.close()
+
+
+def _explained(error: BaseException, folder: Any) -> BaseException:
+  """The same error, or one line on a full disk."""
+  if not _disk_full(error):
+    return error
+  return OSError(
+    errno.ENOSPC,
+    f"no space left for a checkpoint in {folder}: free some space and start"
+    " the same command again; finished checkpoints are intact",
+  )
+
+
+def _disk_full(error: BaseException | None) -> bool:
+  while error is not None:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+      return True
+    if "No space left on device" in str(error):  # Tensorstore's ValueError.
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
+def _worth_logging(record: logging.LogRecord) -> bool:
+  """False for the tracebacks of orbax's threads that `save` says in a line."""
+  error = record.exc_info[1] if record.exc_info else None
+  return not _disk_full(error)
+
+
+def _none_usable(folder: Any) -> FileNotFoundError:
+  return FileNotFoundError(
+    errno.ENOENT,
+    f"no usable checkpoint in {folder}: train this stage first, or start anew"
+    " in another workdir",
+  )
+
+
+def restore_last(
+  manager: ocp.CheckpointManager, abstract_state: TrainState
+) -> tuple[TrainState, Progress]:
+  """The newest usable checkpoint, placed as `abstract_state` says.
+
+  Args:
+    manager: of the stage.
+    abstract_state: ShapeDtypeStructs with shardings, of any device count.
+
+  A damaged one is reported in one line and set aside. Raises
+  FileNotFoundError where none is usable, ValueError where the arrays are not
+  those of `abstract_state`.
+  """
+  for step in sorted(manager.all_steps(), reverse=True):
+    path = manager.directory / str(step)
+    found, reason = snapshot.read(path, abstract_state)
+    if not reason:
+      return found
+    _set_aside(path, reason)
+    _meet("sitrain_checkpoint_set_aside")
+    manager.reload()
+  raise _none_usable(manager.directory)
+
+
+def restore(
+  folder: Any, which: str, abstract_state: Any
+) -> tuple[Any, Progress]:
+  """The "best" or the "last" checkpoint of a stage, for reading only.
+
+  `abstract_state` may be a part of the TrainState that was saved: fields that
+  are `()` are not read. Raises as `restore_last` does; a damaged checkpoint
+  is reported and left where it is.
+  """
+  if which not in ("best", "last"):
+    raise ValueError(f"checkpoint {which!r} of {folder}: say best or last")
+  folder = epath.Path(folder)
+  names = [p.name for p in folder.iterdir()] if folder.exists() else []
+  paths = [
+    folder / name for name in sorted(filter(str.isdigit, names), key=int)
+  ]
+  if which == "best":
+    paths.sort(key=snapshot.score_of)  # Stable: of equal scores the later.
+  for path in reversed(paths):
+    found, reason = snapshot.read(path, abstract_state)
+    if not reason:
+      return found
+    _LOG.warning(
+      "checkpoint %s cannot be used: %s; the next %s one is used",
+      path,
+      reason,
+      which,
+    )
+  raise _none_usable(folder)

@@ -1,0 +1,118 @@
+"""Compilation and profiling: the cache on disk, a counter, a trace window."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+
+# Fires once per program that reaches the backend, found in the cache or not.
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+_HIT = "/jax/compilation_cache/cache_hits"
+
+
+def cache_folder() -> Path:
+  """$SITRAIN_CACHE, or ~/.cache/sitrain/xla."""
+  chosen = os.environ.get("SITRAIN_CACHE", "")
+  return Path(chosen) if chosen else Path.home() / ".cache" / "sitrain" / "xla"
+
+
+def use_cache() -> Path:
+  """Keeps compiled programs on the disk between runs; returns the folder.
+
+  All of them, however small: a toy run is many small programs. Call it before
+  the first compilation. Programs with host callbacks are not stored.
+  """
+  folder = cache_folder()
+  folder.mkdir(parents=True, exist_ok=True)
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  return folder
+
+
+class Counter(NamedTuple):
+  """How often something happened since it was opened."""
+
+  count: Callable[[], int]
+  close: Callable[[], None]
+
+
+def count_compilations() -> Counter:
+  """Counts programs compiled in this process from now on.
+
+  Unlike the cache size of a jitted function, which also grows when only the
+  kind of an argument changes, this counts what really costs time. Programs
+  read from the cache on disk count too: they were traced and lowered anew.
+  """
+  events = []
+
+  def listen(event: str, duration: float, **_: Any) -> None:
+    if event == _COMPILED:
+      events.append(duration)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+
+  def close() -> None:
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+  return Counter(lambda: len(events), close)
+
+
+def count_cache_hits() -> Counter:
+  """Counts programs that came from the cache on disk, from now on."""
+  events = []
+
+  def listen(event: str, **_: Any) -> None:
+    if event == _HIT:
+      events.append(event)
+
+  jax.monitoring.register_event_listener(listen)
+
+  def close() -> None:
+    jax.monitoring.unregister_event_listener(listen)
+
+  return Counter(lambda: len(events), close)
+
+
+class Profiler(NamedTuple):
+  """Traces some fused calls: tell it before and after every one."""
+
+  before: Callable[[int], None]  # the step that the call starts with
+  after: Callable[[int], None]  # the step that comes next
+  close: Callable[[], None]
+
+
+def profile_steps(
+  workdir: Any, start: int, stop: int, *, wait: Callable[[], Any]
+) -> Profiler:
+  """Traces the fused calls that start in [start, stop) to workdir/profile.
+
+  Args:
+    workdir: of the run.
+    start: the first step of the window.
+    stop: the step after it; start == stop: no trace.
+    wait: blocks until what was dispatched has run, so that the trace holds
+      it, as `lambda: jax.block_until_ready(state)`.
+  """
+  state = {"running": False}
+  folder = epath.Path(workdir) / "profile"
+
+  def before(step: int) -> None:
+    if start <= step < stop and not state["running"]:
+      jax.profiler.start_trace(str(folder))
+      state["running"] = True
+
+  def close() -> None:
+    if state["running"]:
+      wait()
+      jax.profiler.stop_trace()
+      state["running"] = False
+
+  def after(step: int) -> None:
+    if step >= stop:
+      close()
+
+  return Profiler(before, after, close)

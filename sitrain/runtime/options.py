@@ -1,0 +1,100 @@
+"""Functions and their options by name, with errors that name the fix."""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+class ConfigError(ValueError):
+  """Something that the user can mend in the config; one line."""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+  """ "; did you mean 'x'?" with the most similar of `known`."""
+  known = sorted(known)
+  near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  hint = f"did you mean {near[0]!r}? " if near else ""
+  return f"{hint}(known: {', '.join(known)})"
+
+
+def find(package: str, name: str, field: str) -> Callable:
+  """`make` of sitrain.<package>.<name>, or the function after its dot.
+
+  Raises ConfigError that names the field where there is none.
+  """
+  folder = importlib.import_module(f"sitrain.{package}").__path__
+  modules = [m.name for m in pkgutil.iter_modules(folder)]
+  module, _, function = name.partition(".")
+  if module not in modules:
+    raise ConfigError(
+      f"config.{field}={name!r} is not in sitrain/{package}: "
+      + closest(module, modules)
+    )
+  found = importlib.import_module(f"sitrain.{package}.{module}")
+  makers = [n for n in vars(found) if _makes(found, n)]
+  if (function or "make") not in makers:
+    full = [f"{module}.{n}" if n != "make" else module for n in makers]
+    raise ConfigError(f"config.{field}={name!r}: " + closest(name, full))
+  return getattr(found, function or "make")
+
+
+def _makes(module, name: str) -> bool:
+  """Whether a name is a function of that module that makes a task or method."""
+  value = getattr(module, name)
+  if name.startswith("_") or not inspect.isfunction(value):
+    return False
+  result = inspect.signature(value).return_annotation
+  made = getattr(result, "__name__", result) in ("Task", "Method")
+  return made and value.__module__ == module.__name__
+
+
+def accepted(function: Callable) -> dict[str, inspect.Parameter]:
+  """Options of a maker, with those that it passes on to reinforce.make."""
+  parameters = dict(inspect.signature(function).parameters)
+  kinds = [p.kind for p in parameters.values()]
+  options = {
+    n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY
+  }
+  if inspect.Parameter.VAR_KEYWORD in kinds:
+    shared = importlib.import_module("sitrain.methods.reinforce").make
+    fixed = ("shape", "kl_weights")
+    more = accepted(shared).items()
+    options = {n: p for n, p in more if n not in fixed} | options
+  return options
+
+
+def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
+  """function(*args, **options); raises ConfigError that names the field."""
+  known = accepted(function)
+  for name, value in options.items():
+    if name not in known:
+      raise ConfigError(
+        f"config.{field}.{name} is not an option: {closest(name, known)}"
+      )
+    check_type(f"{field}.{name}", value, known[name].annotation)
+  missing = [
+    n for n, p in known.items() if p.default is p.empty and n not in options
+  ]
+  if missing:
+    raise ConfigError(f"config.{field}.{missing[0]} is missing: set it")
+  try:
+    return function(*args, **options)
+  except ValueError as error:
+    raise ConfigError(f"config.{field}: {error}") from error
+
+
+def check_type(field: str, value: Any, wanted: Any) -> None:
+  """Raises ConfigError where a number, word or flag has another type."""
+  simple = {int: int, float: (int, float), str: str, bool: bool}
+  kinds = simple.get(wanted, ())
+  if str(wanted).startswith("tuple["):
+    kinds = (tuple, list)
+  is_flag = isinstance(value, bool) and wanted is not bool
+  if kinds and (not isinstance(value, kinds) or is_flag):
+    name = getattr(wanted, "__name__", str(wanted))
+    raise ConfigError(
+      f"config.{field}={value!r} is a {type(value).__name__}: give a {name}"
+    )

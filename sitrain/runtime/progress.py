@@ -1,0 +1,189 @@
+"""What a run shows while it runs, and the table at its end."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from rich.console import Console
+from rich.progress import (
+  BarColumn,
+  MofNCompleteColumn,
+  Progress,
+  TextColumn,
+)
+from rich.table import Table
+
+_REWARDS = (("reward 1", "judge/reward_1"), ("reward 2", "judge/reward_2"))
+
+# What the summary of a stage shows: title, key of its row.
+COLUMNS = (
+  ("accuracy@1", "accuracy_1"),
+  ("accuracy@2", "accuracy_2"),
+  ("gain", "gain"),
+  ("i->c", "incorrect_to_correct"),
+  ("c->i", "correct_to_incorrect"),
+)
+
+
+class Display(NamedTuple):
+  """Where a run tells how far it is."""
+
+  update: Callable[..., None]  # (stage, step, steps, record, tokens_per_second)
+  close: Callable[[], None]
+
+
+def duration(seconds: float) -> str:
+  """Hours, minutes and seconds as h:mm:ss; "?" where not known."""
+  if not math.isfinite(seconds):
+    return "?"
+  minutes, second = divmod(round(max(seconds, 0.0)), 60)
+  return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+
+
+def time_left(first: int, step: int, steps: int, elapsed: float) -> float:
+  """Seconds until `steps`, from `elapsed` since step `first`; NaN at first."""
+  if step <= first:
+    return math.nan
+  return (steps - step) * elapsed / (step - first)
+
+
+def number(value: Any, digits: int = 3) -> str:
+  """A number for people; "-" where there is none."""
+  known = isinstance(value, (int, float)) and math.isfinite(value)
+  return f"{value:.{digits}f}" if known else "-"
+
+
+def status(record: dict[str, Any], rate: float, left: float) -> str:
+  """Rewards of both turns, tokens per second and time left, in one line."""
+  rewards = [f"{t} {number(record[k])}" for t, k in _REWARDS if k in record]
+  speed = f"{rate:,.0f} tokens/s" if math.isfinite(rate) else "- tokens/s"
+  return "  ".join([*rewards, speed, f"{duration(left)} left"])
+
+
+def display(*, every: float = 30.0) -> Display:
+  """A live bar on a terminal, else a plain line every `every` seconds.
+
+  Processes but the first stay silent.
+  """
+  if jax.process_index() != 0:
+    return Display(lambda *args: None, lambda: None)
+  if sys.stderr.isatty():
+    return live(Console(stderr=True))
+  return plain(lambda text: print(text, file=sys.stderr, flush=True), every)
+
+
+def _clock() -> Callable[[str, int, int], float]:
+  """Time left of a stage, from when its first update was seen."""
+  began: dict[str, tuple[float, int]] = {}
+
+  def left(stage: str, step: int, steps: int) -> float:
+    start, first = began.setdefault(stage, (time.monotonic(), step))
+    return time_left(first, step, steps, time.monotonic() - start)
+
+  return left
+
+
+def plain(say: Callable[[str], None], every: float) -> Display:
+  """A line at the start and the end of a stage, and between by time."""
+  left, last = _clock(), {"stage": "", "time": -math.inf}
+
+  def update(
+    stage: str, step: int, steps: int, record: dict, rate: float
+  ) -> None:
+    remaining = left(stage, step, steps)
+    now = time.monotonic()
+    due = now - last["time"] >= every
+    if due or stage != last["stage"] or step >= steps:
+      say(f"{stage} {step}/{steps}  {status(record, rate, remaining)}")
+      last.update(stage=stage, time=now)
+
+  return Display(update, lambda: None)
+
+
+def live(console: Console) -> Display:
+  """A bar per stage."""
+  left, bars = _clock(), {}
+  bar = Progress(
+    TextColumn("[bold]{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TextColumn("{task.fields[status]}"),
+    console=console,
+  )
+  bar.start()
+
+  def update(
+    stage: str, step: int, steps: int, record: dict, rate: float
+  ) -> None:
+    if stage not in bars:
+      bars[stage] = bar.add_task(stage, total=steps, status="")
+    text = status(record, rate, left(stage, step, steps))
+    bar.update(bars[stage], completed=step, total=steps, status=text)
+
+  return Display(update, bar.stop)
+
+
+def cell(row: dict[str, Any], key: str) -> str:
+  """'value [low, high]' in percent, or without the interval where it lacks."""
+  value = row.get(key)
+  if not isinstance(value, (int, float)) or not math.isfinite(value):
+    return "-"
+  low, high = (row.get("intervals") or {}).get(key) or (None, None)
+  text = f"{100 * value:.1f}"
+  if low is None or high is None:
+    return text
+  return f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def control(row: dict[str, Any]) -> str:
+  """Accuracy@2 of the resample control, with its interval where it has one."""
+  resample = row.get("resample") or {}
+  return cell(resample, "accuracy_2")
+
+
+def summary_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+  """The summary as text: a title row, then a row per stage."""
+  titles = ["stage", *(title for title, _ in COLUMNS), "resample@2"]
+  body = [
+    [str(row.get("name", "-")), *(cell(row, k) for _, k in COLUMNS)]
+    + [control(row)]
+    for row in rows
+  ]
+  return [titles, *body]
+
+
+def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
+  """The stages of summary.json as a table of rich; numbers in percent."""
+  titles, *body = summary_rows(rows)
+  table = Table(title="accuracy in %, [95 % interval]")
+  for i, title in enumerate(titles):
+    table.add_column(title, justify="left" if i == 0 else "right")
+  for row in body:
+    # A bracket would be read as markup.
+    table.add_row(*(text.replace("[", r"\[") for text in row))
+  return table
+
+
+def show_summary(summary: dict[str, Any], *, dialogues: int = 4) -> None:
+  """Prints the table of a finished run and a few of its dialogues."""
+  console = Console(width=None if sys.stdout.isatty() else 110)
+  console.print(summary_table(summary.get("stages", [])))
+  for talk in summary.get("dialogues", [])[:dialogues]:
+    console.print(dialogue_text(talk), markup=False, highlight=False)
+  seconds = duration(float(summary.get("seconds", math.nan)))
+  console.print(f"{seconds} on {summary.get('device', '?')}", highlight=False)
+
+
+def dialogue_text(talk: dict[str, Any]) -> str:
+  """Problem, attempts and instruction of one episode, a line each."""
+  verdict = {True: "right", False: "wrong"}
+  return "\n".join([
+    f"problem      {talk['problem']}",
+    f"attempt 1    {talk['attempt_1']}  ({verdict[bool(talk['right_1'])]})",
+    f"instruction  {talk['instruction']}",
+    f"attempt 2    {talk['attempt_2']}  ({verdict[bool(talk['right_2'])]})",
+    "",
+  ])

@@ -1,0 +1,219 @@
+"""Where arrays live: the mesh, rules for parameters, rows split over it.
+
+Axes: `data` splits rows, `fsdp` splits rows and parameters, `tensor` splits
+the width of layers.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from sitrain.types import Episodes, Problems, TrainState
+
+AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")  # the axes that rows are split over
+REST = -1  # the size of an axis that takes the devices that are left
+
+Rules = Sequence[tuple[str, PartitionSpec]]
+
+# What a method remembers has no rules of its own and is small.
+_MEMORY = ((r"^memory(/|$)", PartitionSpec()),)
+
+
+def make_mesh(data: int = REST, fsdp: int = 1, tensor: int = 1) -> Mesh:
+  """All devices as a mesh [data, fsdp, tensor]; -1 on one axis: the rest.
+
+  Raises ValueError where the sizes do not give the number of devices.
+  """
+  sizes = [data, fsdp, tensor]
+  count = jax.device_count()
+  named = " * ".join(f"config.mesh.{n}={s}" for n, s in zip(AXES, sizes))
+  if sizes.count(REST) > 1 or any(s < 1 and s != REST for s in sizes):
+    raise ValueError(
+      f"{named}: sizes are >= 1, and only one of them may be -1 (the rest)"
+    )
+  known = math.prod(s for s in sizes if s != REST)
+  if REST in sizes:
+    fits = count % known == 0
+    sizes[sizes.index(REST)] = count // known
+  else:
+    fits = known == count
+  if not fits:
+    raise ValueError(
+      f"{named} does not fit the {count} device(s) found: set sizes that"
+      f" multiply to {count}, or config.mesh.data=-1 and fsdp * tensor to a"
+      f" divisor of {count}"
+    )
+  return jax.make_mesh(
+    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+  )
+
+
+def path_name(path: Any) -> str:
+  """The path of a leaf, joined by "/"."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _axes(entry: Any) -> tuple[str, ...]:
+  """The mesh axes in one entry of a PartitionSpec."""
+  if entry is None:
+    return ()
+  return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _check_divides(
+  name: str, shape: tuple[int, ...], spec: PartitionSpec, sizes: dict[str, int]
+) -> None:
+  for dim, entry in enumerate(spec):
+    for_dim = math.prod(sizes[axis] for axis in _axes(entry))
+    if shape[dim] % for_dim:
+      axes = " * ".join(f"config.mesh.{axis}" for axis in _axes(entry))
+      raise ValueError(
+        f"{name} {shape}: dimension {dim} does not divide by"
+        f" {axes}={for_dim}: choose a divisor of {shape[dim]}"
+      )
+
+
+def _match(rules: Rules, name: str, shape: tuple[int, ...]) -> PartitionSpec:
+  """The spec of the first rule that is found in `name`."""
+  if math.prod(shape) == 1:
+    return PartitionSpec()
+  for pattern, spec in rules:
+    if re.search(pattern, name):
+      # Factored statistics of an optimizer carry the parameter's path but
+      # fewer dimensions; they are small, so every device keeps them whole.
+      return spec if len(spec) <= len(shape) else PartitionSpec()
+  raise ValueError(
+    f"no partition rule matches {name} {shape}: add (regex, PartitionSpec) to"
+    " PARTITION_RULES beside its model"
+  )
+
+
+def match_rules(
+  rules: Rules, tree: Any, sizes: dict[str, int] | None = None
+) -> Any:
+  """The PartitionSpec of every array of `tree`, by its path.
+
+  The first (regex, spec) whose regex is found (re.search) in the path wins,
+  so that the state of an optimizer, whose paths end like those of the
+  parameters, is split as they are. Arrays of one number are replicated.
+
+  Args:
+    rules: pairs (regex, PartitionSpec).
+    tree: arrays or ShapeDtypeStructs.
+    sizes: sizes of the mesh axes to check divisibility against.
+
+  Raises ValueError for an array without a rule, naming it, and where a
+  dimension does not divide by its axes.
+  """
+
+  def spec_of(path, leaf):
+    name, shape = path_name(path), tuple(jnp.shape(leaf))
+    spec = _match(rules, name, shape)
+    _check_divides(name, shape, spec, sizes or {a: 1 for a in AXES})
+    return spec
+
+  return jax.tree_util.tree_map_with_path(spec_of, tree)
+
+
+def state_shardings(rules: Rules, abstract_state: Any, mesh: Mesh) -> Any:
+  """NamedShardings of a TrainState, or of any tree, from partition rules."""
+  specs = match_rules((*rules, *_MEMORY), abstract_state, dict(mesh.shape))
+  return jax.tree.map(
+    lambda spec: NamedSharding(mesh, spec),
+    specs,
+    is_leaf=lambda x: isinstance(x, PartitionSpec),
+  )
+
+
+def abstract(tree: Any, shardings: Any) -> Any:
+  """ShapeDtypeStructs of `tree` that say where each array is to live."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    tree,
+    shardings,
+  )
+
+
+def groups(mesh: Mesh) -> int:
+  """How many groups of devices rows are split over."""
+  return math.prod(mesh.shape[axis] for axis in ROWS)
+
+
+def check_batch(
+  rows: int, mesh: Mesh, *, field: str = "config.problems"
+) -> None:
+  """Raises ValueError where `rows` do not divide by data * fsdp."""
+  parts = groups(mesh)
+  if rows % parts:
+    raise ValueError(
+      f"{field}={rows} does not divide by config.mesh.data * config.mesh.fsdp"
+      f" = {parts}: set it to {max(parts, rows // parts * parts)} or"
+      f" {(rows // parts + 1) * parts}"
+    )
+
+
+def shard_rows(mesh: Mesh) -> NamedSharding:
+  """Rows over data and fsdp, everything else whole."""
+  return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The whole array on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def _shift(episodes: Episodes, problems: int, index: Array) -> Episodes:
+  """Makes row numbers of group `index` count from the first group's rows."""
+  rows = episodes.parent.shape[0]
+  parent = episodes.parent
+  return episodes._replace(
+    problem=episodes.problem + index * problems,
+    parent=jnp.where(parent >= 0, parent + index * rows, parent),
+  )
+
+
+def by_group(
+  generate: Callable[..., Episodes], mesh: Mesh
+) -> Callable[..., Episodes]:
+  """`generate` on each group of devices by itself, on its rows.
+
+  The program is manual over data and fsdp, so no collective inside the
+  decoding loop crosses them, not even the stop flag, and weights are gathered
+  once, before it; `tensor` is left to the compiler. `problem` counts the
+  problems, and `parent` the rows, of all groups together. Call it under jit.
+  """
+  if mesh.size == 1:
+    return generate
+  rows, whole = PartitionSpec(ROWS), PartitionSpec()
+
+  def one_group(
+    index: Array, keys: Array, state: TrainState, problems: Problems
+  ) -> Episodes:
+    episodes = generate(keys, state, problems)
+    return _shift(episodes, keys.shape[0], index[0])
+
+  mapped = jax.shard_map(
+    one_group,
+    mesh=mesh,
+    in_specs=(rows, rows, whole, rows),
+    out_specs=rows,
+    axis_names=set(ROWS),
+    check_vma=False,
+  )
+
+  def generate_by_group(
+    keys: Array, state: TrainState, problems: Problems
+  ) -> Episodes:
+    # The number of a group arrives as an argument: axis_index cannot be
+    # lowered on every backend while another axis is automatic.
+    index = jnp.arange(groups(mesh), dtype=jnp.int32)
+    return mapped(index, keys, state, problems)
+
+  return generate_by_group

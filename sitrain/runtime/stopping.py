@@ -1,0 +1,78 @@
+"""When a stage ends early: functions of the window of recent metrics.
+
+They look at saved numbers only, so a resumed run stops at the same step, and
+all processes stop together.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sitrain.runtime.optimizer import one_of
+
+Window = dict[str, list[float]]
+Until = Callable[[Window], bool]
+
+
+def never() -> Until:
+  """The stage runs for all of its steps."""
+  return lambda window: False
+
+
+def plateau(metric: str, *, span: int, tolerance: float, above: float) -> Until:
+  """Stops when a metric is high and does not rise any more.
+
+  mean(last span) >= above and
+  mean(last span) - mean(span before) < tolerance, of the numbers that are
+  not NaN. Before 2 * span steps it never stops.
+
+  Raises ValueError where the window has no such metric.
+  """
+  if span < 1:
+    raise ValueError(f"plateau: span={span} is not 1 or more")
+
+  def until(window: Window) -> bool:
+    if metric not in window:
+      if not window:
+        return False
+      one_of("plateau: metric", metric, window)
+    values = window[metric][-2 * span :]
+    if len(values) < 2 * span:
+      return False
+    before, last = _mean(values[:span]), _mean(values[span:])
+    return last >= above and last - before < tolerance
+
+  return until
+
+
+def _mean(values: Sequence[float]) -> float:
+  """The mean of what is not NaN; NaN, which compares false, of nothing."""
+  finite = [x for x in values if not math.isnan(x)]
+  return sum(finite) / len(finite) if finite else math.nan
+
+
+def extend(
+  window: Window, records: Sequence[dict[str, float]], length: int
+) -> Window:
+  """The window after these records: the last `length` values by name.
+
+  Where a record lacks a metric, NaN keeps the steps aligned.
+  """
+  seen = len(next(iter(window.values()), []))
+  names = list(dict.fromkeys([*window, *(n for r in records for n in r)]))
+  return {
+    name: (
+      window.get(name, [math.nan] * seen)
+      + [float(r.get(name, math.nan)) for r in records]
+    )[-length:]
+    for name in names
+  }
+
+
+_MAKERS = {"never": never, "plateau": plateau}
+
+
+def make(name: str, **options: Any) -> Until:
+  """`never()` or `plateau(**options)` by name, as configs say it."""
+  one_of("until", name, _MAKERS)
+  return _MAKERS[name](**options)

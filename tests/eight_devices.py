@@ -1,0 +1,151 @@
+"""Run by test_runtime_devices.py as a process of 8 fake CPU devices.
+
+`python eight_devices.py FOLDER`: FOLDER/one holds a checkpoint of one device;
+leaves FOLDER/eight for the caller to restore.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from sitrain.runtime import checkpoint, sharding
+from sitrain.types import PAD, ROOT, Episodes, Problems, TrainState
+
+RULES = ((r"(^|/)w$", PartitionSpec("fsdp", "tensor")),)
+PROBLEMS, SAMPLES, WIDTH = 16, 2, 8
+COLLECTIVE = re.compile(
+  r"(all-reduce|all-gather|all-to-all|permute)(-start)?\("
+)
+
+
+def make_state():
+  w = jax.random.normal(jax.random.key(0), (WIDTH, WIDTH))
+  return TrainState(
+    step=jnp.int32(3),
+    frozen=(),
+    params={"policy": {"w": w}},
+    opt_state=({"w": w + 1.0},),
+    reference=(),
+    memory={"ids": jnp.arange(6)},
+  )
+
+
+def generate(keys, state, problems):
+  """Rows that stop by themselves, in a loop that uses the weights."""
+  w = state.params["policy"]["w"]
+  draw = jax.vmap(lambda key: jax.random.normal(key, (SAMPLES, WIDTH)))
+  x = draw(keys).reshape(-1, WIDTH)
+  start = jnp.repeat(problems.prompt[:, 0], SAMPLES)
+
+  def alive(carry):
+    t, _ = carry
+    return (t < 40) & jnp.any(t < start)
+
+  def step(carry):
+    t, x = carry
+    return t + 1, jnp.where((t < start)[:, None], jnp.tanh(x @ w), x)
+
+  _, x = jax.lax.while_loop(alive, step, (jnp.int32(0), x))
+  rows = x.shape[0]
+  tokens = jnp.full((rows, WIDTH), PAD, jnp.int32)
+  first = jnp.arange(rows) % SAMPLES == 0
+  return Episodes(
+    tokens=tokens,
+    turn=tokens,
+    logprob=x,
+    path=tokens,
+    problem=jnp.repeat(jnp.arange(rows // SAMPLES), SAMPLES),
+    parent=jnp.where(first, ROOT, jnp.arange(rows) - 1),
+  )
+
+
+def collectives_in_loop(compiled):
+  lines = compiled.as_text().splitlines()
+  found = [line for line in lines if COLLECTIVE.search(line)]
+  return [line for line in found if "/while/" in line], found
+
+
+def check_groups(state, keys, problems):
+  want = jax.jit(generate)(keys, state, problems)
+  for sizes in ((8, 1, 1), (2, 2, 2)):
+    mesh = sharding.make_mesh(*sizes)
+    placed = jax.device_put(state, sharding.state_shardings(RULES, state, mesh))
+    rows = sharding.shard_rows(mesh)
+    args = jax.device_put((keys, problems), rows)
+    grouped = jax.jit(sharding.by_group(generate, mesh))
+    got = grouped(args[0], placed, args[1])
+    for name in ("problem", "parent"):
+      np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+    np.testing.assert_allclose(got.logprob, want.logprob, atol=1e-6)
+    # The compiler may split the width over tensor, rows only over groups.
+    shard = got.logprob.addressable_shards[0].data
+    assert len(shard) == PROBLEMS * SAMPLES // sharding.groups(mesh)
+
+
+def check_loop_is_local(state, keys, problems):
+  mesh = sharding.make_mesh(4, 2, 1)
+  placed = jax.device_put(state, sharding.state_shardings(RULES, state, mesh))
+  args = jax.device_put((keys, problems), sharding.shard_rows(mesh))
+  parts = (args[0], placed, args[1])
+  grouped = jax.jit(sharding.by_group(generate, mesh)).lower(*parts).compile()
+  inside, anywhere = collectives_in_loop(grouped)
+  assert not inside, inside
+  assert anywhere, "the weights are not gathered"
+  plain = jax.jit(generate).lower(*parts).compile()
+  assert collectives_in_loop(plain)[0], "this check sees nothing"
+
+
+def check_sizes():
+  for sizes in ((3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1), (2, 2, 1)):
+    try:
+      sharding.make_mesh(*sizes)
+    except ValueError as error:
+      assert "config.mesh.data=" in str(error) and "\n" not in str(error)
+    else:
+      raise AssertionError(f"{sizes} should not fit 8 devices")
+  mesh = sharding.make_mesh(-1, 2, 2)
+  assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+  sharding.check_batch(8, mesh)
+  try:
+    sharding.check_batch(6, mesh, field="config.problems")
+  except ValueError as error:
+    assert "config.problems=6" in str(error) and "4 or 8" in str(error)
+  else:
+    raise AssertionError("6 rows do not split in 4")
+
+
+def check_restore(state, folder):
+  mesh = sharding.make_mesh(2, 2, 2)
+  shardings = sharding.state_shardings(RULES, state, mesh)
+  want = sharding.abstract(state, shardings)
+  found, progress = checkpoint.restore(folder / "one", "last", want)
+  assert progress.step == 3
+  for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
+    np.testing.assert_array_equal(x, y)
+  assert found.params["policy"]["w"].sharding.spec == RULES[0][1]
+  assert found.opt_state[0]["w"].sharding.spec == RULES[0][1]
+  assert len(found.params["policy"]["w"].addressable_shards[0].data) == 4
+  manager = checkpoint.open_manager(folder / "eight")
+  checkpoint.save(manager, 3, found, progress, 0.5)
+  checkpoint.finish(manager)
+
+
+def main(folder):
+  assert jax.device_count() == 8
+  state = make_state()
+  keys = jax.random.split(jax.random.key(1), PROBLEMS)
+  prompt = jnp.arange(PROBLEMS * 3).reshape(PROBLEMS, 3) % 7
+  problems = Problems(prompt, prompt, prompt)
+  check_sizes()
+  check_groups(state, keys, problems)
+  check_loop_is_local(state, keys, problems)
+  check_restore(state, folder)
+
+
+if __name__ == "__main__":
+  main(Path(sys.argv[1]))

@@ -1,0 +1,236 @@
+"""Meshes, rules, optimizers and compilation; 8 fake devices in a process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from eight_devices import RULES, make_state
+from jax.sharding import PartitionSpec
+
+from sitrain.runtime import checkpoint, compile, optimizer, sharding
+from sitrain.types import Progress, TrainState
+
+PROGRESS = Progress("stage_1", 3, {}, 0.5, 0, False)
+
+
+def run(arguments, **environment):
+  root = Path(__file__).parent.parent
+  return subprocess.run(
+    [sys.executable, *arguments],
+    env={**os.environ, "PYTHONPATH": str(root), **environment},
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )
+
+
+def test_eight_devices_make_the_episodes_of_one_and_share_checkpoints(tmp_path):
+  state = make_state()
+  manager = checkpoint.open_manager(tmp_path / "one")
+  checkpoint.save(manager, 3, state, PROGRESS, 0.5)
+  checkpoint.finish(manager)
+  done = run(
+    [str(Path(__file__).parent / "eight_devices.py"), str(tmp_path)],
+    XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    JAX_PLATFORMS="cpu",
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  want = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+  )
+  found, progress = checkpoint.restore(tmp_path / "eight", "best", want)
+  assert progress == PROGRESS
+  for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_rules_follow_paths_into_the_optimizer():
+  params = {"policy": {"w": jnp.zeros((4, 4)), "one": jnp.zeros((1, 1))}}
+  state = TrainState(
+    step=jnp.int32(0),
+    frozen=(),
+    params=params,
+    opt_state=optimizer.make(learning_rate=0.1, steps=4).init(params),
+    reference=params["policy"],
+    memory=(),
+  )
+  specs = sharding.match_rules(RULES, jax.eval_shape(lambda: state))
+  adam = optax.tree_utils.tree_get(specs.opt_state, "mu")
+  assert adam["policy"]["w"] == RULES[0][1]
+  assert specs.reference["w"] == RULES[0][1]
+  assert specs.params["policy"]["one"] == PartitionSpec()
+  assert specs.step == PartitionSpec()
+
+
+def test_the_first_rule_wins_and_none_raises():
+  tree = {"a": {"w": jnp.zeros((2, 2)), "v": jnp.zeros(2)}}
+  rules = ((r"a/w", PartitionSpec("fsdp")), (r"w|v", PartitionSpec("tensor")))
+  specs = sharding.match_rules(rules, tree)["a"]
+  assert specs == {"w": PartitionSpec("fsdp"), "v": PartitionSpec("tensor")}
+  with pytest.raises(ValueError, match="no partition rule matches a/v"):
+    sharding.match_rules(rules[:1], tree)
+
+
+def test_what_does_not_divide_is_named():
+  tree = {"w": jnp.zeros((6, 4))}
+  sizes = {"data": 1, "fsdp": 4, "tensor": 2}
+  with pytest.raises(ValueError, match=r"w \(6, 4\): dimension 0.*fsdp=4"):
+    sharding.match_rules(RULES, tree, sizes)
+
+
+def test_factored_statistics_are_replicated():
+  tree = {"v_row": {"w": jnp.zeros(4)}}
+  specs = sharding.match_rules(RULES, tree)
+  assert specs["v_row"]["w"] == PartitionSpec()
+
+
+def test_memory_needs_no_rules():
+  mesh = jax.sharding.Mesh(
+    np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES
+  )
+  found = sharding.state_shardings(RULES, make_state(), mesh)
+  assert found.memory["ids"] == sharding.replicated(mesh)
+
+
+def test_one_device_needs_no_groups():
+  mesh = jax.sharding.Mesh(
+    np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES
+  )
+  assert sharding.by_group(max, mesh) is max
+  assert sharding.groups(mesh) == 1
+
+
+def rates(**options):
+  schedule = optimizer.make_schedule(
+    learning_rate=1.0, end_factor=0.1, **options
+  )
+  return [float(schedule(step)) for step in range(11)]
+
+
+def test_schedules():
+  assert rates(name="constant", warmup=0, steps=10) == [1.0] * 11
+  linear = rates(name="linear", warmup=0, steps=10)
+  np.testing.assert_allclose(linear, np.linspace(1.0, 0.1, 11), rtol=1e-5)
+  cosine = rates(name="cosine", warmup=4, steps=10)
+  np.testing.assert_allclose(cosine[:5], [0.2, 0.4, 0.6, 0.8, 1.0], rtol=1e-5)
+  middle = 0.1 + 0.9 * 0.5 * (1.0 + np.cos(np.pi / 2.0))
+  np.testing.assert_allclose([cosine[7], cosine[10]], [middle, 0.1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "sgd", "adafactor"])
+def test_every_optimizer_goes_downhill(name):
+  chain = optimizer.make(name=name, learning_rate=0.05, steps=30)
+  params = {"w": jnp.ones((2, 2))}
+  state = chain.init(params)
+
+  @jax.jit
+  def step(params, state):
+    updates, state = chain.update({"w": 2.0 * params["w"]}, state, params)
+    return optax.apply_updates(params, updates), state
+
+  for _ in range(5):
+    params, state = step(params, state)
+  assert float(jnp.abs(params["w"]).max()) < 1.0
+
+
+def test_the_clip_is_a_global_norm():
+  chain = optimizer.make(
+    name="sgd", learning_rate=1.0, steps=1, clip=1.0, b1=0.0
+  )
+  params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+  gradient = {"a": jnp.array([30.0]), "b": jnp.array([40.0])}
+  updates, _ = chain.update(gradient, chain.init(params), params)
+  np.testing.assert_allclose(updates["a"], [-0.6], rtol=1e-6)
+  free = optimizer.make(
+    name="sgd", learning_rate=1.0, steps=1, clip=float("inf"), b1=0.0
+  )
+  updates, _ = free.update(gradient, free.init(params), params)
+  np.testing.assert_allclose(updates["a"], [-30.0], rtol=1e-6)
+
+
+def test_accumulated_gradients_are_one_update():
+  options = {"name": "sgd", "learning_rate": 1.0, "clip": 9.0, "b1": 0.0}
+  chain = optimizer.make(steps=4, accumulate=2, **options)
+  params, seen = {"w": jnp.zeros(1)}, []
+  state, update = chain.init(params), jax.jit(chain.update)
+  for g in (1.0, 3.0, 5.0, 5.0):
+    updates, state = update({"w": jnp.array([g])}, state, params)
+    seen.append(float(updates["w"][0]))
+  assert seen == [0.0, -2.0, 0.0, -5.0]
+
+
+def test_decay_leaves_norms_and_vectors_alone():
+  chain = optimizer.make(learning_rate=0.1, steps=1, weight_decay=0.5)
+  params = {"norm": jnp.ones((2, 3)), "w": jnp.ones((2, 3)), "v": jnp.ones(3)}
+  zero = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = jax.jit(chain.update)(zero, chain.init(params), params)
+  np.testing.assert_allclose(updates["w"], -0.05, rtol=1e-6)
+  assert not updates["norm"].any() and not updates["v"].any()
+
+
+def test_misspelt_names_get_the_closest():
+  with pytest.raises(ValueError, match="did you mean 'adamw'"):
+    optimizer.make(name="adam", learning_rate=0.1, steps=1)
+  with pytest.raises(ValueError, match="did you mean 'cosine'"):
+    optimizer.make(schedule="cosin", learning_rate=0.1, steps=1)
+  with pytest.raises(ValueError, match="inf for no clipping"):
+    optimizer.make(clip=0.0, learning_rate=0.1, steps=1)
+
+
+def test_compilations_are_counted():
+  counter = compile.count_compilations()
+  f = jax.jit(lambda x: x * 3.25 + 1.5)
+  a, b = np.ones(3, np.float32), np.ones(4, np.float32)
+  start = counter.count()
+  f(a), f(a)
+  assert counter.count() == start + 1
+  f(b)
+  assert counter.count() == start + 2
+  counter.close()
+  f(np.ones(5, np.float32))
+  assert counter.count() == start + 2
+
+
+CACHED = """
+import jax
+from sitrain.runtime import compile
+compile.use_cache()
+hits = compile.count_cache_hits()
+jax.jit(lambda x: x * 2.5 + 1.0)(1.0).block_until_ready()
+print(hits.count())
+"""
+
+
+def test_the_second_process_finds_its_programs(tmp_path):
+  found = [
+    run(["-c", CACHED], SITRAIN_CACHE=str(tmp_path), JAX_PLATFORMS="cpu")
+    for _ in range(2)
+  ]
+  assert [done.stdout.strip() for done in found] == ["0", "1"]
+
+
+def test_the_profile_covers_its_window(tmp_path, monkeypatch):
+  calls = []
+  fakes = {
+    "start_trace": lambda folder: calls.append(("start", folder)),
+    "stop_trace": lambda: calls.append("stop"),
+  }
+  for name, fake in fakes.items():
+    monkeypatch.setattr(compile.jax.profiler, name, fake)
+  profiler = compile.profile_steps(
+    tmp_path, 4, 8, wait=lambda: calls.append("wait")
+  )
+  for step in range(0, 12, 2):
+    profiler.before(step)
+    calls.append(step)
+    profiler.after(step + 2)
+  profiler.close()
+  begin = ("start", str(tmp_path / "profile"))
+  assert calls == [0, 2, begin, 4, 6, "wait", "stop", 8, 10]

@@ -1,0 +1,290 @@
+"""Records, summaries, the workdir and when to stop: all on the host."""
+
+import json
+import logging
+import math
+import re
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sitrain.runtime import (
+  metrics,
+  progress,
+  report,
+  stopping,
+  workdir,
+)
+from sitrain.types import Mean
+
+SUMMARY = {
+  "config_hash": "abc",
+  "device": "cpu",
+  "seconds": 3725.0,
+  "seed": 0,
+  "stages": [
+    {
+      "name": "stage_1",
+      "accuracy_1": 0.5,
+      "accuracy_2": 0.625,
+      "gain": 0.125,
+      "incorrect_to_correct": 0.2,
+      "resample": {"accuracy_2": 0.51, "cs": 0.1, "cl": None},
+      "intervals": {"accuracy_1": [0.45, 0.55]},
+    },
+    {"name": "stage_2"},
+  ],
+  "dialogues": [
+    {
+      "problem": "1 < 2 & 3",
+      "attempt_1": "<script>no</script>",
+      "instruction": "again",
+      "attempt_2": "yes",
+      "right_1": False,
+      "right_2": True,
+    },
+    {"problem": "alone"},
+  ],
+}
+
+
+def test_records_divide_once_and_nothing_counted_is_null():
+  two = {
+    "judge/reward_1": Mean(jnp.array([3.0, 1.0]), jnp.array([4.0, 0.0])),
+    "learn/kl_1": Mean(jnp.array([-1.0, 2.0]), jnp.array([2.0, 8.0])),
+  }
+  found = metrics.records(two)
+  assert found[0] == {"judge/reward_1": 0.75, "learn/kl_1": -0.5}
+  assert math.isnan(found[1]["judge/reward_1"])
+  line = metrics.to_line({"stage": "a", "step": 2, **found[1]})
+  parse = {"parse_constant": pytest.fail}  # NaN is no JSON
+  assert json.loads(line, **parse)["judge/reward_1"] is None
+  assert json.loads(line)["learn/kl_1"] == 0.25
+
+
+def test_records_of_unequal_lengths_are_refused():
+  one, two = (Mean(jnp.ones(n), jnp.ones(n)) for n in (1, 2))
+  with pytest.raises(ValueError, match="numbers of steps"):
+    metrics.records({"a": one, "b": two})
+
+
+def test_finite_reaches_inside():
+  value = {"a": [np.float32("nan"), (1, np.inf)], "b": jnp.arange(2)}
+  assert metrics.finite(value) == {"a": [None, [1, None]], "b": [0, 1]}
+
+
+def test_truncate_drops_what_lies_beyond_the_restored_step(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  sink = metrics.jsonl(path)
+  steps = [("a", 1), ("a", 2), ("b", 1), ("b", 2), ("b", 3), ("c", 1)]
+  for stage, step in steps:
+    sink.write({"stage": stage, "step": step})
+  sink.close()
+  with open(path, "a") as file:
+    file.write('{"stage": "c", "st')  # a killed run
+  before = path.read_text().splitlines(keepends=True)
+  assert metrics.truncate(path, "b", 2) == 3
+  assert path.read_text() == "".join(before[:4])
+  assert metrics.truncate(path, "d", 0) == 0
+  assert metrics.truncate(tmp_path / "none", "a", 0) == 0
+  assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+  sink = metrics.jsonl(path)
+  sink.write({"stage": "b", "step": 3})
+  assert json.loads(path.read_text().splitlines()[-1])["step"] == 3
+
+
+def test_a_cut_truncate_leaves_the_old_file(tmp_path, monkeypatch):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"stage": "a", "step": 1}\n{"stage": "a", "step": 2}\n')
+  old = path.read_text()
+
+  def killed(*args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(metrics.os, "replace", killed)
+  with pytest.raises(KeyboardInterrupt):
+    metrics.truncate(path, "a", 1)
+  assert path.read_text() == old
+
+
+def test_objects_are_rewritten_whole(tmp_path):
+  path = metrics.epath.Path(tmp_path / "m.jsonl")
+  path.write_text("old\n")
+  sink = metrics._rewritten(path, every=1e9)
+  sink.write({"step": 1})
+  assert path.read_text() == "old\n"
+  sink.close()
+  assert path.read_text() == 'old\n{"step": 1}\n'
+
+
+def test_join_writes_and_closes_all(tmp_path):
+  seen = []
+  one = metrics.Sink(seen.append, lambda: seen.append("closed"))
+  board = metrics.tensorboard(tmp_path / "board")
+  both = metrics.join([one, board])
+  both.write({"stage": "a", "step": 1, "x": 2.0, "y": math.nan, "z": None})
+  both.close()
+  assert seen[0]["x"] == 2.0 and seen[1] == "closed"
+  file = next((tmp_path / "board").iterdir()).read_bytes()
+  assert b"a/x" in file and b"a/y" not in file
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+  monkeypatch.setattr(metrics.jax, "process_index", lambda: 1)
+  path = tmp_path / "metrics.jsonl"
+  metrics.jsonl(path).write({"step": 1})
+  assert not path.exists()
+
+
+def test_a_missing_wandb_says_how_to_get_it(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "wandb", None)
+  with pytest.raises(ImportError, match="pip install wandb"):
+    metrics.wandb(tmp_path, project="p", run="r", config={})
+
+
+def test_plateau_needs_height_and_flatness():
+  until = stopping.plateau("r", span=3, tolerance=0.01, above=0.8)
+  low, rise, high = [0.5] * 3, [0.5, 0.7, 0.9], [0.9] * 3
+  assert not until({})
+  assert not until({"r": high})  # not enough steps yet
+  assert not until({"r": low + low})  # flat, but below
+  assert not until({"r": low + high})  # high, but still rising
+  assert until({"r": low + rise + high + high})  # the last six count
+  assert until({"r": high + [0.8, math.nan, 0.9]})
+  assert not until({"r": high + [math.nan] * 3})
+  with pytest.raises(ValueError, match="did you mean 'judge/reward_2'"):
+    stopping.plateau("judge/reward2", span=1, tolerance=0.0, above=0.0)(
+      {"judge/reward_2": [1.0]}
+    )
+
+
+def test_the_window_stays_aligned_and_bounded():
+  window = stopping.extend({}, [{"a": 1.0}, {"a": 2.0, "b": 5.0}], 3)
+  assert window["a"] == [1.0, 2.0]
+  assert math.isnan(window["b"][0]) and window["b"][1] == 5.0
+  window = stopping.extend(window, [{"a": 3.0}, {"a": 4.0}], 3)
+  assert window["a"] == [2.0, 3.0, 4.0]
+  assert window["b"][0] == 5.0 and len(window["b"]) == 3
+
+
+def test_until_by_name():
+  assert not stopping.make("never")({"r": [1.0] * 9})
+  with pytest.raises(ValueError, match="did you mean 'plateau'"):
+    stopping.make("platau")
+
+
+def test_a_workdir_of_another_config_is_refused(tmp_path):
+  config = {
+    "seed": 1,
+    "method": {"bonus": 2.0, "sizes": (1, 2)},
+    "run": {"a": 1},
+  }
+  name = workdir.claim(tmp_path, config)
+  again = {**config, "run": {"a": 2}}
+  assert workdir.claim(tmp_path, again) == name
+  other = {**config, "method": {"bonus": 10.0, "sizes": (1, 2)}}
+  assert workdir.config_hash(other) != name
+  with pytest.raises(ValueError) as error:
+    workdir.claim(tmp_path, other)
+  text = str(error.value)
+  assert "config.method.bonus=2.0, this one has 10.0" in text
+  assert "--config.method.bonus=2.0" in text and "\n" not in text
+  with pytest.raises(ValueError, match=r"config.new=\(not set\)"):
+    workdir.claim(tmp_path, {**config, "new": 1})
+
+
+def test_the_hash_knows_no_order():
+  one = workdir.config_hash({"a": 1, "b": {"c": 2, "d": 3}})
+  assert one == workdir.config_hash({"b": {"d": 3, "c": 2}, "a": 1})
+  assert re.fullmatch("[0-9a-f]{12}", one)
+
+
+def test_json_is_replaced_whole(tmp_path, monkeypatch):
+  path = tmp_path / "deep" / "x.json"
+  workdir.write_json(path, {"a": math.nan})
+  assert workdir.read_json(path) == {"a": None}
+
+  def killed(*args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(workdir.os, "replace", killed)
+  with pytest.raises(KeyboardInterrupt):
+    workdir.write_json(path, {"a": 2})
+  assert workdir.read_json(path) == {"a": None}
+
+
+def test_too_little_space_is_said_before_the_run(tmp_path):
+  workdir.check_space(tmp_path / "not" / "there", 1)
+  workdir.check_space("gs://bucket/run", 10**18)
+  with pytest.raises(OSError, match="free some space"):
+    workdir.check_space(tmp_path, 10**18)
+  assert workdir.array_bytes({"a": jnp.zeros((2, 3)), "b": ()}) == 24
+
+
+def test_progress_says_a_line_at_borders_and_by_time():
+  said = []
+  shown = progress.plain(said.append, every=1e9)
+  record = {"judge/reward_1": 0.5, "judge/reward_2": math.nan}
+  for stage in ("a", "b"):
+    for step in range(4):
+      shown.update(stage, step, 3, record, 1234.6)
+  assert [text.split("  ")[0] for text in said] == [
+    "a 0/3",
+    "a 3/3",
+    "b 0/3",
+    "b 3/3",
+  ]
+  assert "reward 1 0.500  reward 2 -  1,235 tokens/s" in said[0]
+  assert progress.time_left(10, 20, 50, 5.0) == 15.0
+  assert progress.duration(3725.0) == "1:02:05"
+  assert progress.duration(math.nan) == "?"
+
+
+def test_progress_lives_on_a_terminal():
+  console = progress.Console(record=True, width=100, force_terminal=True)
+  shown = progress.live(console)
+  shown.update("stage_1", 2, 4, {"judge/reward_1": 0.5}, 10.0)
+  shown.close()
+  text = console.export_text()
+  assert "stage_1" in text and "2/4" in text and "reward 1 0.500" in text
+
+
+def test_the_summary_shows_intervals():
+  console = progress.Console(record=True, width=120)
+  console.print(progress.summary_table(SUMMARY["stages"]))
+  text = console.export_text()
+  assert "50.0 [45.0, 55.0]" in text and "62.5" in text and "51.0" in text
+
+
+def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
+  sink = metrics.jsonl(tmp_path / "metrics.jsonl")
+  for stage in ("stage_1", "stage_2"):
+    for step in range(1, 4):
+      record = {"stage": stage, "step": step, "judge/reward_1": 0.1 * step}
+      sink.write({**record, "learn/kl_2": math.nan, "learn/entropy_1": 1.0})
+  workdir.write_json(tmp_path / "summary.json", SUMMARY)
+  workdir.write_json(tmp_path / "config.json", {"seed": 7})
+  page = report.write_report(tmp_path).read_text()
+  assert page.count("data:image/png;base64,") == 3
+  assert "<script" not in page and "&lt;script&gt;" in page
+  assert not re.search(r"https?://|href=|src=\"(?!data:)", page)
+  for text in ("50.0 [45.0, 55.0]", "again", "1:02:05", "&quot;seed&quot;: 7"):
+    assert text in page
+
+
+def test_the_report_bears_what_is_missing(tmp_path, caplog):
+  with pytest.raises(FileNotFoundError, match="--workdir"):
+    report.write_report(tmp_path)
+  (tmp_path / "summary.json").write_text('{"seed": 1}')
+  with caplog.at_level(logging.WARNING):
+    assert report.write_report(tmp_path).exists()
+  assert not caplog.records
+
+
+def test_stages_follow_each_other_on_the_axis():
+  steps = [("a", 1), ("a", 5), ("b", 1), ("b", 2)]
+  at, borders = report.place([{"stage": s, "step": n} for s, n in steps])
+  assert at == [1, 5, 6, 7]
+  assert borders == [(0, "a"), (5, "b")]
