@@ -6,7 +6,6 @@ Its second attempt is worse than its first; what the others start from.
 """
 
 from ml_collections import ConfigDict
-
 from sitrain.configs import common
 
 

@@ -6,7 +6,6 @@ The baseline that tends to keep its first answer.
 """
 
 from ml_collections import ConfigDict
-
 from sitrain.configs import common
 
 

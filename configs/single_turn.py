@@ -1,12 +1,11 @@
 """RL on the first attempt alone: the baseline without self-correction.
 
-python -m sitrain.main --config=configs/single_turn.py --workdir=/tmp/single_turn
+python -m sitrain.main --config=configs/single_turn.py --workdir=/tmp/single
 
 Expect the first attempt to rise to its ceiling and no gain at the second.
 """
 
 from ml_collections import ConfigDict
-
 from sitrain.configs import common
 
 

@@ -12,8 +12,10 @@ import os
 
 os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
 
+import functools
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,17 +26,20 @@ from ml_collections import config_flags
 from sitrain.evaluate import run as evaluation
 from sitrain.runtime import (
   build,
-  compile as compiling,
   metrics,
   progress,
   report,
   sharding,
+)
+from sitrain.runtime import (
+  compile as compiling,
+)
+from sitrain.runtime import (
   workdir as workdirs,
 )
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import Run, run_stage
-from sitrain.types import Stage
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The run: a file of configs/, with :arguments if it has any."
@@ -61,18 +66,29 @@ def open_sink(config: dict, workdir: str) -> metrics.Sink:
   return metrics.join(sinks)
 
 
-def evaluated(run: Run, stage: Stage, task: Any, params: Any, config: dict):
-  """The row of a stage in the summary: accuracies, controls, intervals."""
+def evaluator(run: Run, task: Any, config: dict) -> Callable[[Any], dict]:
+  """params -> the row of a stage: accuracies, controls, intervals, dialogues.
+
+  Every stage is asked the same problems; the programs are compiled once.
+  """
   options = dict(config["evaluate"])
-  turns = options.pop("turns")
-  player = evaluation.make_player(run.model, task, turns=turns, jit=jax.jit)
+  players = evaluation.make_player(
+    run.model, task, turns=options.pop("turns"), jit=jax.jit,
+    spread=functools.partial(sharding.by_group, mesh=run.mesh),
+  )
   key = jax.random.key(options.pop("seed"), impl="threefry2x32")
-  row = evaluation.evaluate(player, params, task, key, **options)
-  return {"name": stage.name, **row}
+  return lambda params: evaluation.evaluate(
+    players, params, task, key, **options
+  )
 
 
-def summarize(run: Run, stages: list, task: Any, config: dict, digest: str):
-  """Runs what is left, stage by stage; summary.json grows with each."""
+def summarize(
+  run: Run, stages: list, judge: Callable[[Any], dict], digest: str
+) -> tuple[dict, bool]:
+  """Runs what is left, stage by stage; summary.json grows with each.
+
+  Returns the summary, and whether anything was left.
+  """
   path = epath.Path(run.workdir) / "summary.json"
   summary = workdirs.read_json(path) if path.exists() else _empty(run, digest)
   done = {row["name"] for row in summary["stages"]}
@@ -82,10 +98,11 @@ def summarize(run: Run, stages: list, task: Any, config: dict, digest: str):
       continue
     began, fresh = time.monotonic(), True
     params, _ = run_stage(run, stage)
-    row = evaluated(run, stage, task, params, config)
+    row = judge(params)
     summary["dialogues"] = row.pop("dialogues")
     seconds = time.monotonic() - began
-    summary["stages"].append(row | {"seconds": seconds})
+    row = {"name": stage.name, "seconds": seconds} | row
+    summary["stages"].append(row)
     summary["seconds"] += seconds
     if jax.process_index() == 0:
       workdirs.write_json(path, summary)
@@ -110,6 +127,7 @@ def train(config: dict, workdir: str) -> dict:
   task = build.task_from(config)
   model = build.model_from(config, task)
   stages = build.stages_from(config, task, model, mesh)
+  build.check_evaluation(config, task)
   digest = workdirs.claim(workdir, config)
   display = progress.display()
   sink = open_sink(config, workdir)
@@ -120,7 +138,8 @@ def train(config: dict, workdir: str) -> dict:
   )
   try:
     with jax.set_mesh(mesh):
-      summary, fresh = summarize(run, stages, task, config, digest)
+      judge = evaluator(run, task, config)
+      summary, fresh = summarize(run, stages, judge, digest)
   finally:
     display.close()
     sink.close()

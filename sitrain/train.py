@@ -1,5 +1,6 @@
 """One loop for every method: collect, judge, learn, and the same again."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -49,31 +50,41 @@ def make_train_step(
 
   def train_step(state, batch):
     parts = minibatches(batch, microbatches)
-    # Counts do not depend on the parameters: XLA drops the model here.
-    counts = jax.lax.map(
-      lambda part: jax.tree.map(
-        lambda mean: mean.count, loss(state.params, state, part)[0],
-        is_leaf=lambda x: isinstance(x, Mean),
-      ),
-      parts,
-    )
-    counts = jax.tree.map(lambda x: jnp.sum(x, axis=0), counts)
-
-    def objective(params, part):
-      terms, metrics = loss(params, state, part)
-      shares = [value(Mean(terms[k].total, counts[k])) for k in terms]
-      return sum(shares), metrics
-
-    def accumulate(total, part):
-      grads, metrics = jax.grad(objective, has_aux=True)(state.params, part)
-      return jax.tree.map(jnp.add, total, grads), metrics
-
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
-    grads, metrics = jax.lax.scan(accumulate, zeros, parts)
-    metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+    counts = _counts(loss, state, parts)
+    grads, metrics = _gradients(loss, state, parts, counts)
     return _update(optimizer, state, grads), metrics | _norm(grads)
 
   return train_step
+
+
+def _counts(loss, state, parts):
+  """How much each term counts in the whole batch.
+
+  Counts do not depend on the parameters, so XLA drops the model here.
+  """
+
+  def count(part):
+    terms, _ = loss(state.params, state, part)
+    return {name: mean.count for name, mean in terms.items()}
+
+  return jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.lax.map(count, parts))
+
+
+def _gradients(loss, state, parts, counts):
+  """Gradients of the sum of total / count, and metrics, over all parts."""
+
+  def objective(params, part):
+    terms, metrics = loss(params, state, part)
+    shares = [value(Mean(terms[k].total, counts[k])) for k in terms]
+    return sum(shares), metrics
+
+  def accumulate(total, part):
+    grads, metrics = jax.grad(objective, has_aux=True)(state.params, part)
+    return jax.tree.map(jnp.add, total, grads), metrics
+
+  zeros = jax.tree.map(jnp.zeros_like, state.params)
+  grads, metrics = jax.lax.scan(accumulate, zeros, parts)
+  return grads, _summed(metrics)
 
 
 def _update(optimizer, state, grads):
@@ -188,14 +199,17 @@ def _steps(train_step, state, key, batch, count, epochs):
 
   keys = jax.random.split(key, epochs)
   state, metrics = jax.lax.scan(epoch, state, keys)
-  # What is said of the sampler holds before the first update alone.
-  return state, {
-    name: jax.tree.map(
-      lambda x: x[0, 0] if name.startswith("generate/") else jnp.sum(x, (0, 1)),
-      mean,
-    )
-    for name, mean in metrics.items()
-  }
+  return state, {name: _of_steps(name, x) for name, x in metrics.items()}
+
+
+def _of_steps(name: str, mean: Mean) -> Mean:
+  """All gradient steps together; of the sampler only what the first saw.
+
+  The gap to the sampler is a defect of the sampler before the first update
+  alone; after it the policy has moved on.
+  """
+  first = name.startswith("generate/")
+  return jax.tree.map(lambda x: x[0, 0] if first else jnp.sum(x, (0, 1)), mean)
 
 
 def make_iteration(
@@ -227,9 +241,11 @@ def make_loop(
   """
 
   def loop(state, root_key):
-    def body(state, _):
-      return iteration(state, jax.random.fold_in(root_key, state.step))
-
-    return jax.lax.scan(body, state, length=steps)
+    draw = functools.partial(_next, iteration, root_key)
+    return jax.lax.scan(draw, state, length=steps)
 
   return loop
+
+
+def _next(iteration, root_key, state, _):
+  return iteration(state, jax.random.fold_in(root_key, state.step))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from sitrain.models.decoder import Decoder, init
 from sitrain.tasks import maze
 
@@ -32,3 +33,9 @@ def toy():
 
   params = jax.tree_util.tree_map_with_path(fill, shapes)
   return model, params, maze.make(doors=2, rooms=2)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+  """Where the programs of all mains that tests run are kept."""
+  return tmp_path_factory.mktemp("cache")

@@ -7,6 +7,7 @@ transformer was, so whatever a policy does can be worked out by hand.
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+
 from sitrain.models.decoder import Decoder
 from sitrain.tasks import characters
 from sitrain.types import GIVEN, PAD, ROOT, Episodes, Problems, Task, Verdict

@@ -134,8 +134,9 @@ def test_the_anchor_holds_the_first_attempt(kl, state, collect, monkeypatch):
   options = dict(beta1=0.0, beta2=1.0, kl=kl)
   check_anchor(stage_one(**options), state, collect)
 
-  def inert(model, params, reference, tokens, turn, *args, **options):
-    scores, gap = exact(model, params, reference, tokens, turn, *args, **options)
+  def inert(*args, **options):
+    scores, gap = exact(*args, **options)
+    turn = args[4]
     return scores, jnp.where(turn == 1, jax.lax.stop_gradient(gap), gap)
 
   def on_second(gap, turn, weights):
@@ -333,6 +334,44 @@ def test_the_second_attempt_is_scored_in_its_own_context(toy):
   said = jnp.where((turn == GIVEN) & place, 0, tokens)
   assert fails(check, said, turn, 0.8)
   assert fails(check, tokens, turn, 1.0)
+
+
+def check_temperature(state, kl):
+  """Policy and reference are scored at the temperature of the sampler."""
+  method = stage_two(temperature=0.6, kl=kl)
+  # The reference is the policy, so what it says must be the sampler's word.
+  state = state._replace(reference=state.params["policy"])
+
+  @jax.jit
+  def measure(key):
+    posed = method.pose(key, state)
+    keys = jax.random.split(key, PROBLEMS)
+    episodes = method.generate(keys, state, posed)
+    verdict, _ = method.judge(key, state, posed, episodes)
+    batch, _ = method.curate(key, state, posed, episodes, verdict)
+    _, metrics = method.loss(state.params, state, batch)
+    return batch, metrics
+
+  batch, metrics = measure(jax.random.key(3))
+  assert float(jnp.sum(batch.mask)) > 100
+  gap = metrics["generate/sampler_gap"]
+  assert float(gap.total / gap.count) < 1e-5
+  assert abs(float(metrics["learn/kl_1"].total)) < 1e-3
+  assert abs(float(metrics["learn/kl_2"].total)) < 1e-3
+
+
+@pytest.mark.parametrize("kl", ["exact", "k1"])
+def test_one_temperature_for_all(kl, state, monkeypatch):
+  check_temperature(state, kl)
+  where = {"exact": verbs, "k1": reinforce}[kl]
+  name = {"exact": "token_scores_and_kl", "k1": "token_scores"}[kl]
+  real = getattr(where, name)
+
+  def at_one(*args, **options):
+    return real(*args, **(options | {"temperature": 1.0}))
+
+  monkeypatch.setattr(where, name, at_one)
+  assert fails(check_temperature, state, kl)
 
 
 def check_mask(method, state, round_of):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from sitrain.judge.verifier import truncated
 from sitrain.models.decoder import attend_rows
 from sitrain.models.logprobs import token_scores
@@ -221,7 +222,7 @@ def test_halves_fewer_samples_and_more_pads(toy, rows, keys):
   want = lists(rows)
   for half in (slice(0, 2), slice(2, 4)):
     part = run(
-      keys[half], model, params, jax.tree.map(lambda x: x[half], wide),
+      keys[half], model, params, Problems(*(x[half] for x in wide)),
       jnp.asarray(HEAT[::SAMPLES][half]), samples=1,
     )
     assert lists(part) == want[::SAMPLES][half]
@@ -351,12 +352,11 @@ def test_one_loop_and_one_body_for_any_number_of_turns(toy, keys):
   problems = pose(PROMPTS, range(4), slots=6)
   sizes = []
   for turns in ((4,), (4, 4), (4, 4, 4, 4)):
-    options = dict(
-      samples=1, reply=reply, turns=turns, eos=EOS, temperature=1.0
+    bound = functools.partial(
+      play, model=model, params=params, problems=problems, samples=1,
+      reply=reply, turns=turns, eos=EOS, temperature=1.0,
     )
-    bound = functools.partial(play, **options)
-    jaxpr = jax.make_jaxpr(lambda k: bound(k, model, params, problems))(keys)
-    jaxpr = jaxpr.jaxpr
+    jaxpr = jax.make_jaxpr(bound)(keys).jaxpr
     loops = primitives(jaxpr, "while")
     assert len(loops) == 1 and not primitives(jaxpr, "scan")
     body = loops[0].params["body_jaxpr"].jaxpr

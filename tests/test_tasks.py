@@ -343,7 +343,7 @@ def test_maze_corpus_has_the_shares_that_it_names(mazes, small_mazes):
   for group in (hinted, ~hinted):
     assert close(right[group], 1 / 3 + (1 - 1 / 3) / 2)
   for group in (right, ~right):
-    assert close((second == first)[group], 0.40 + 0.45 / 2)
+    assert close((second == first)[group], 0.10)
     assert close(spoiled[group], 0.15)
     places = np.array(
       [

@@ -17,7 +17,8 @@ def leave_one_out(
   with known = 0 count in no baseline and get 0; so do rows without a partner.
   """
   rows = value.shape[0]
-  value = value * known
+  # Not a product: what a failed verifier left there may be NaN.
+  value = jnp.where(known > 0, value, 0.0)
   total = jax.ops.segment_sum(value, group, rows)[group]
   count = jax.ops.segment_sum(known, group, rows)[group]
   others = count - known

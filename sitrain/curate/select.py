@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from sitrain.types import Batch, Episodes, PAD, Weights
+from sitrain.types import PAD, Batch, Episodes, Weights
 
 
 def written(

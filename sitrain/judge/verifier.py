@@ -38,7 +38,7 @@ def verdict_metrics(
   turns = verdict.reward.shape[1]
   rows = jnp.ones(verdict.reward.shape[0])
   cut = truncated(episodes, turns, task.eos)
-  right = verdict.reward * verdict.known
+  right = jnp.where(verdict.known > 0, verdict.reward, 0.0)
   metrics = {}
   for k in range(turns):
     known = verdict.known[:, k]

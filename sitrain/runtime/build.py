@@ -10,11 +10,14 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from sitrain.evaluate.run import evaluate
+from sitrain.methods.verbs import check_turns
 from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.runtime import optimizer, stopping
 from sitrain.runtime.options import (
   ConfigError,
+  accepted,
   call,
   check_type,
   closest,
@@ -67,6 +70,21 @@ def model_from(config: dict, task: Task) -> Decoder:
 _LINEN = ("parent", "name", "vocabulary")
 
 
+def check_evaluation(config: dict, task: Task) -> None:
+  """config.evaluate, checked before a stage is trained for it."""
+  options = config["evaluate"]
+  known = accepted(evaluate).keys() - {"tell"} | {"turns", "seed"}
+  for name in options:
+    if name not in known:
+      raise ConfigError(
+        f"config.evaluate.{name} is not an option: {closest(name, known)}"
+      )
+  try:
+    check_turns(task, options["turns"])
+  except ValueError as error:
+    raise ConfigError(f"config.evaluate: {error}") from error
+
+
 def stages_from(
   config: dict, task: Task, model: Decoder, mesh: Mesh
 ) -> list[Stage]:
@@ -81,8 +99,8 @@ def stages_from(
       )
     if not re.fullmatch(r"\w+", name):
       raise ConfigError(f"config.stages: {name!r} is not a plain word")
-    before = [stage.name for stage in stages]
-    stages.append(_stage(name, config["stage"][name], task, model, mesh, before))
+    given, before = config["stage"][name], [stage.name for stage in stages]
+    stages.append(_stage(name, given, task, model, mesh, before))
   return stages
 
 

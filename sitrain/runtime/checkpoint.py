@@ -159,9 +159,9 @@ def _disk_full(error: BaseException | None) -> bool:
 
 
 def _worth_logging(record: logging.LogRecord) -> bool:
-  """False for the tracebacks of orbax's threads that `save` says in a line."""
+  """False for tracebacks of orbax about what the main says in one line."""
   error = record.exc_info[1] if record.exc_info else None
-  return not _disk_full(error)
+  return not (_disk_full(error) or isinstance(error, KeyboardInterrupt))
 
 
 def _none_usable(folder: Any) -> FileNotFoundError:

@@ -1,10 +1,15 @@
 """What a user sees when something goes wrong: one line, and how to mend it."""
 
+import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags
+
+from sitrain.runtime.options import ConfigError, closest
 
 
 def run_main(main: Callable[[list[str]], None]) -> None:
@@ -13,6 +18,7 @@ def run_main(main: Callable[[list[str]], None]) -> None:
   Exit codes: 2 for a wrong command line or config, 130 for Ctrl-C, 1 else.
   """
   asked = any(a in ("--traceback", "--traceback=true") for a in sys.argv)
+  _show_warnings()
   try:
     arguments = _parsed(sys.argv)
   except Exception as error:
@@ -25,9 +31,55 @@ def run_main(main: Callable[[list[str]], None]) -> None:
     _leave(error, asked, 2 if isinstance(error, ValueError) else 1)
 
 
+def _show_warnings() -> None:
+  """Warnings of this package as lines of their own, like errors."""
+  handler = logging.StreamHandler()
+  handler.setFormatter(logging.Formatter("warning: %(message)s"))
+  log = logging.getLogger("sitrain")
+  log.addHandler(handler)
+  log.propagate = False
+
+
 def _parsed(arguments: list[str]) -> list[str]:
   app.define_help_flags()
-  return flags.FLAGS(arguments)
+  spec = _config_spec(arguments)
+  file = spec.partition(":")[0]
+  if spec and not os.path.isfile(file):
+    raise ConfigError(f"--config={spec}: there is no file {file}")
+  try:
+    return flags.FLAGS(arguments)
+  except (AttributeError, KeyError):
+    # ml_collections names the last part of a field that is not there.
+    if spec:
+      check_overrides(spec, arguments)
+    raise
+
+
+def _config_spec(arguments: list[str]) -> str:
+  """What --config says, or "" where it is not given."""
+  for argument, after in zip(arguments, [*arguments[1:], ""]):
+    name, equals, value = argument.partition("=")
+    if name in ("--config", "-config"):
+      return value if equals else after
+  return ""
+
+
+def check_overrides(spec: str, arguments: list[str]) -> None:
+  """Raises ConfigError for the first --config.a.b=1 without a field a.b."""
+  config = flags.FLAGS["config"].parser.parse(spec)
+  for argument in arguments:
+    name = argument.partition("=")[0].lstrip("-")
+    if name.startswith("config."):
+      _check_field(config, name)
+
+
+def _check_field(config: Any, name: str) -> None:
+  at = config
+  for part in name.split(".")[1:]:
+    known = list(at) if hasattr(at, "items") else []
+    if part not in known:
+      raise ConfigError(f"--{name}: no such field: {closest(part, known)}")
+    at = at[part]
 
 
 def _leave(error: BaseException, asked: bool, code: int) -> None:
@@ -43,5 +95,9 @@ def one_line(error: BaseException) -> str:
     return (
       "interrupted; finished checkpoints are kept, the same command resumes"
     )
-  text = " ".join(str(error).split())
-  return text or type(error).__name__
+  text = str(error).strip()
+  start, found, trace = text.partition("Traceback (most recent call last):")
+  if found:  # An error of a config file, as ml_collections passes it on.
+    where = start.partition(": ")[0].removeprefix("flag ")
+    text = f"{where}: {trace.splitlines()[-1].partition(': ')[2]}"
+  return " ".join(text.split()) or type(error).__name__

@@ -110,7 +110,8 @@ def compile_loop(run: Run, stage: Stage, abstract: Any) -> Callable:
   place = jax.tree.map(lambda x: x.sharding, abstract)
   whole = sharding.replicated(run.mesh)
   if stage.fused:
-    loop = make_loop(make_iteration(collect, judge, learn), stage.steps_per_call)
+    iteration = make_iteration(collect, judge, learn)
+    loop = make_loop(iteration, stage.steps_per_call)
     jitted = jax.jit(loop, donate_argnums=0, out_shardings=(place, whole))
     return jitted.lower(abstract, _keys(run)[1]).compile()
   learn = jax.jit(learn, donate_argnums=0, out_shardings=(place, whole))

@@ -51,7 +51,7 @@ def make(
   rooms: int = 4,
   hinted: float = 0.5,
   exit_share: float = 1 / 3,
-  copied: float = 0.40,
+  copied: float = 0.10,
   corrupted: float = 0.15,
 ) -> Task:
   """Mazes of `doors` corridors of `rooms` rooms, verified on the device.
@@ -60,8 +60,9 @@ def make(
   place in the prompt where it is 0.
   exit_share, copied, corrupted: the base corpus. Its first attempt walks to the
   exit with probability exit_share, else along a random corridor; its second is
-  a copy, a copy with one wrong room, or else another random corridor, whatever
-  the first was. `solution` holds both.
+  a copy, a copy with one wrong room, or else a corridor other than the first
+  one's, whether the first was right or wrong: asked again, the base model
+  mostly changes its mind. `solution` holds both.
 
   Answer fields: the doors as in the prompt, ten successors, the right door, and
   1 if it was hinted. Reward 1 iff the first room is a door, every step follows
@@ -149,8 +150,10 @@ def _solution(
   """Two attempts of the base corpus."""
   exits, door, other, place, shift, look = chance
   is_exit = exits < options.exit_share
-  first = walks[jnp.where(is_exit, right, below(door, options.doors))]
-  fresh = walks[below(other, options.doors)]
+  chosen = jnp.where(is_exit, right, below(door, options.doors))
+  first = walks[chosen]
+  shift_by = 1 + below(other, options.doors - 1)
+  fresh = walks[(chosen + shift_by) % options.doors]
   # Every room but one has another successor, so another label here is wrong.
   step = below(place, options.rooms)
   label = (first[step] + 1 + below(shift, LABELS - 1)) % LABELS

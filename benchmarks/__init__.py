@@ -1,0 +1,1 @@
+"""What each claim of the README is measured with."""

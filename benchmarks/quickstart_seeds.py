@@ -1,0 +1,175 @@
+"""The quickstart over many seeds, with its baselines at the same samples.
+
+python -m benchmarks.quickstart_seeds --seeds=100-119 --workers=2
+
+Of every seed: the run of configs/quickstart.py, then single_turn and multi_turn
+from the same base model for as many steps, of as many samples, as SCoRe took.
+A seed is a piece: what is done is kept in --folder, and the same command goes
+on. The table goes to benchmarks/results/quickstart_seeds.json.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+from absl import app, flags
+from sitrain.configs import common, quickstart
+
+from benchmarks.intervals import interval
+from sitrain import main as mains
+from sitrain.runtime.build import plain
+
+SEEDS = flags.DEFINE_string("seeds", "100-119", "First-last, both included.")
+WORKERS = flags.DEFINE_integer("workers", 2, "Processes side by side.")
+FOLDER = flags.DEFINE_string(
+  "folder", "/tmp/sitrain_seeds", "Where the pieces are kept."
+)
+ONE = flags.DEFINE_integer("one", -1, "Run this seed in this process.")
+RESULT = pathlib.Path(__file__).parent / "results" / "quickstart_seeds.json"
+ARMS = ("base", "stage1", "stage2", "single_turn", "multi_turn")
+NUMBERS = (
+  "accuracy_1", "accuracy_2", "gain", "incorrect_to_correct",
+  "correct_to_incorrect",
+)
+
+
+def run_score(seed: int, folder: pathlib.Path) -> dict:
+  """The quickstart itself."""
+  config = quickstart.get_config()
+  config.seed = seed
+  return mains.train(plain(config), str(folder / "score"))
+
+
+def steps_taken(workdir: pathlib.Path) -> int:
+  """Steps of both stages of SCoRe, from the records of the run."""
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  stages = [json.loads(line)["stage"] for line in lines]
+  return stages.count("stage1") + stages.count("stage2")
+
+
+def run_baselines(seed: int, folder: pathlib.Path, steps: int) -> dict:
+  """Both baselines from the base model of the quickstart."""
+  config = common.base_config()
+  config.seed = seed
+  common.add_base_model(config)
+  for name in ("single_turn", "multi_turn"):
+    common.add(config, name, common.reinforce(name, steps))
+  target = folder / "baselines" / "base"
+  if not target.exists():
+    shutil.copytree(folder / "score" / "base", target)
+  return mains.train(plain(config), str(folder / "baselines"))
+
+
+def one_seed(seed: int) -> None:
+  """All arms of a seed, as one small file."""
+  folder = pathlib.Path(FOLDER.value) / str(seed)
+  began = time.monotonic()
+  score = run_score(seed, folder)
+  seconds = time.monotonic() - began
+  steps = steps_taken(folder / "score")
+  rows = score["stages"] + run_baselines(seed, folder, steps)["stages"][1:]
+  piece = {
+    "seed": seed, "steps": steps, "seconds_of_the_quickstart": seconds,
+    "rows": [
+      {key: row[key] for key in ("name", *NUMBERS, "resample", "cs",
+                                 "correct_to_incorrect", "corrects")}
+      for row in rows
+    ],
+  }
+  (folder / "piece.json").write_text(json.dumps(piece))
+
+
+def run_pieces(seeds: list[int]) -> None:
+  """Runs what is missing, `workers` at a time, one core each."""
+  waiting = [s for s in seeds if not piece_of(s).exists()]
+  running: dict[int, subprocess.Popen] = {}
+  environment = os.environ | {
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false "
+    "intra_op_parallelism_threads=1"
+  }
+  while waiting or running:
+    while waiting and len(running) < WORKERS.value:
+      seed = waiting.pop(0)
+      pathlib.Path(FOLDER.value, str(seed)).mkdir(parents=True, exist_ok=True)
+      log = open(pathlib.Path(FOLDER.value, str(seed), "log"), "a")
+      running[seed] = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.quickstart_seeds", f"--one={seed}",
+         f"--folder={FOLDER.value}"],
+        stdout=log, stderr=log, env=environment,
+      )
+    time.sleep(1.0)
+    for seed, process in list(running.items()):
+      if process.poll() is not None:
+        del running[seed]
+        print(f"seed {seed}: exit {process.returncode}", flush=True)
+
+
+def piece_of(seed: int) -> pathlib.Path:
+  return pathlib.Path(FOLDER.value, str(seed), "piece.json")
+
+
+def gather(seeds: list[int]) -> dict:
+  """Means over seeds with 95 % intervals, and what the bars ask for."""
+  pieces = [json.loads(piece_of(s).read_text()) for s in seeds
+            if piece_of(s).exists()]
+  table = {}
+  for arm in ARMS:
+    rows = [r for p in pieces for r in p["rows"] if r["name"] == arm]
+    table[arm] = {n: interval([r[n] for r in rows]) for n in NUMBERS}
+    table[arm]["cs"] = interval([r["cs"] for r in rows])
+    table[arm]["resample_cs"] = interval([r["resample"]["cs"] for r in rows])
+    table[arm]["corrects"] = sum(bool(r["corrects"]) for r in rows)
+  return {"seeds": [p["seed"] for p in pieces], "table": table,
+          "bars": bars(pieces), "pieces": pieces}
+
+
+def bars(pieces: list[dict]) -> dict:
+  """The figures that the quickstart is held to."""
+  last = [by_name(p)["stage2"] for p in pieces]
+  single = [by_name(p)["single_turn"] for p in pieces]
+  second = [r["accuracy_2"] for r in last]
+  return {
+    "seeds with accuracy@2 >= 0.85": sum(x >= 0.85 for x in second),
+    "mean accuracy@2": float(np.mean(second)),
+    "mean accuracy@1 minus single_turn's": float(np.mean(
+      [a["accuracy_1"] - b["accuracy_1"] for a, b in zip(last, single)]
+    )),
+    "largest c->i": max(r["correct_to_incorrect"] for r in last),
+    "mean c->i": float(np.mean([r["correct_to_incorrect"] for r in last])),
+    "seeds that correct beyond resampling": sum(r["corrects"] for r in last),
+    "slowest quickstart, seconds": max(
+      p["seconds_of_the_quickstart"] for p in pieces
+    ),
+  }
+
+
+def by_name(piece: dict) -> dict:
+  return {row["name"]: row for row in piece["rows"]}
+
+
+def main(argv: list[str]) -> None:
+  """One seed, or all of them and the table."""
+  if ONE.value >= 0:
+    one_seed(ONE.value)
+    return
+  first, _, last = SEEDS.value.partition("-")
+  seeds = list(range(int(first), int(last or first) + 1))
+  run_pieces(seeds)
+  result = gather(seeds)
+  RESULT.parent.mkdir(exist_ok=True)
+  RESULT.write_text(json.dumps(result, indent=1))
+  for arm, row in result["table"].items():
+    cells = [f"{n} {100 * m:.1f} [{100 * lo:.1f}, {100 * hi:.1f}]"
+             for n, (m, lo, hi) in row.items() if n in NUMBERS]
+    print(f"{arm:12s}", "  ".join(cells))
+  for name, value in result["bars"].items():
+    print(f"{name}: {value:.3f}")
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,112 @@
+"""The main as its users run it: as processes, each with a text on its screen.
+
+Run as a script it is a server: it imports the main once and forks a process
+for every case, before JAX has begun, which saves the seconds of the imports.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+# A user's process, but with the compiled programs of all tests.
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
+
+
+class Done(NamedTuple):
+  """What is left of a process."""
+
+  code: int
+  out: str
+  err: str
+
+
+def environment(cache, **more):
+  given = {
+    "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_THREAD,
+    "SITRAIN_CACHE": str(cache),
+  }
+  return {**os.environ, **given, **more}
+
+
+def start(arguments, cache, **more):
+  """`python -m sitrain.main`, running."""
+  return subprocess.Popen(
+    [sys.executable, "-m", "sitrain.main", *arguments], cwd=ROOT, text=True,
+    env=environment(cache, **more), stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
+
+
+def finish(process, seconds=300):
+  """Waits for a process, but not for ever."""
+  try:
+    out, err = process.communicate(timeout=seconds)
+  except subprocess.TimeoutExpired:
+    process.kill()
+    raise AssertionError(process.communicate()[1][-2000:]) from None
+  return Done(process.returncode, out, err)
+
+
+def wait_for(process, happened, seconds=120):
+  """Waits until `happened()`, while the process runs."""
+  until = time.monotonic() + seconds
+  while not happened():
+    assert process.poll() is None, "it ended: " + process.communicate()[1]
+    if time.monotonic() > until:
+      process.kill()
+      raise AssertionError(f"nothing after {seconds} s")
+    time.sleep(0.005)
+
+
+def serve():
+  """Opens the server; returns ask(arguments, **environment) -> Done, close."""
+  server = subprocess.Popen(
+    [sys.executable, __file__], cwd=ROOT, text=True, stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE, env=environment(""),
+  )
+
+  def ask(arguments, cache, **more):
+    case = {"arguments": arguments, "more": {"SITRAIN_CACHE": str(cache)} | more}
+    server.stdin.write(json.dumps(case) + "\n")
+    server.stdin.flush()
+    return Done(*json.loads(server.stdout.readline()))
+
+  return ask, lambda: server.communicate(timeout=20)
+
+
+def _fork(case, out, err):
+  child = os.fork()
+  if child:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+  os.dup2(out.fileno(), 1)
+  os.dup2(err.fileno(), 2)
+  os.environ.update(case["more"])
+  sys.argv = ["sitrain.main", *case["arguments"]]
+  # The interpreter itself is to print what is not caught, and to end.
+  from sitrain import main
+  from sitrain.runtime.errors import run_main
+
+  run_main(main.main)
+  sys.exit(0)
+
+
+def _serve():
+  import sitrain.main  # noqa: F401 Before the forks: that is the point.
+
+  answers = os.fdopen(os.dup(1), "w")
+  for line in sys.stdin:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+      code = _fork(json.loads(line), out, err)
+      texts = [file.seek(0) or file.read() for file in (out, err)]
+    answers.write(json.dumps([code, *texts]) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+  _serve()
