@@ -150,11 +150,7 @@ def make_parts(
 
 
 def _apart(tree):
-  """Keeps XLA from fusing a part with the next one.
-
-  What is fused rounds differently; with this the fused loop gives the bits of
-  parts that are compiled one by one.
-  """
+  """Keeps XLA from fusing a part with the next one, which rounds otherwise."""
   return jax.lax.optimization_barrier(tree)
 
 

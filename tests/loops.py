@@ -33,7 +33,9 @@ def run_of(model, workdir="", mesh=None, seed=0):
   )
 
 
-def stage_of(method, optimizer, *, steps_per_call=2, anchor="base/last", **more):
+def stage_of(
+  method, optimizer, *, steps_per_call=2, anchor="base/last", **more
+):
   """A stage of two calls from new parameters."""
   stage = Stage(
     name="one", method=method, optimizer=optimizer, steps=2 * steps_per_call,

@@ -72,22 +72,22 @@ def serve():
   )
 
   def ask(arguments, cache, **more):
-    case = {"arguments": arguments, "more": {"SITRAIN_CACHE": str(cache)} | more}
-    server.stdin.write(json.dumps(case) + "\n")
+    more = {"SITRAIN_CACHE": str(cache)} | more
+    server.stdin.write(json.dumps([arguments, more]) + "\n")
     server.stdin.flush()
     return Done(*json.loads(server.stdout.readline()))
 
   return ask, lambda: server.communicate(timeout=20)
 
 
-def _fork(case, out, err):
+def _fork(arguments, more, out, err):
   child = os.fork()
   if child:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
   os.dup2(out.fileno(), 1)
   os.dup2(err.fileno(), 2)
-  os.environ.update(case["more"])
-  sys.argv = ["sitrain.main", *case["arguments"]]
+  os.environ.update(more)
+  sys.argv = ["sitrain.main", *arguments]
   # The interpreter itself is to print what is not caught, and to end.
   from sitrain import main
   from sitrain.runtime.errors import run_main
@@ -100,10 +100,11 @@ def _serve():
   import sitrain.main  # noqa: F401 Before the forks: that is the point.
 
   answers = os.fdopen(os.dup(1), "w")
+  file = tempfile.TemporaryFile
   for line in sys.stdin:
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-      code = _fork(json.loads(line), out, err)
-      texts = [file.seek(0) or file.read() for file in (out, err)]
+    with file("w+") as out, file("w+") as err:
+      code = _fork(*json.loads(line), out, err)
+      texts = [f.seek(0) or f.read() for f in (out, err)]
     answers.write(json.dumps([code, *texts]) + "\n")
     answers.flush()
 

@@ -102,11 +102,13 @@ def begun():
   states = {}
   for name in ("imitation", "star"):
     stage, run = stage_of(name), loops.run_of(MODEL)
-    abstract = layout(run, stage)
-    state = start_state(run, stage, abstract)
-    # A reference that equals the policy would have no divergence.
-    other = jax.tree.map(lambda x: 0.8 * x, state.reference)
-    states[stage.anchor] = abstract, state._replace(reference=other)
+    alone = stage._replace(anchor="none")
+    state = start_state(run, alone, layout(run, alone))
+    if stage.anchor != "none":
+      # A reference that equals the policy would have no divergence.
+      other = jax.tree.map(lambda x: 0.8 * x, state.params["policy"])
+      state = state._replace(reference=other)
+    states[stage.anchor] = layout(run, stage), state
   return states
 
 
@@ -206,30 +208,49 @@ def test_waves_and_microbatches_change_nothing(name):
       np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-3, err_msg=metric)
 
 
-def test_three_turns_in_three_stages(tmp_path):
+def test_three_turns_in_stages(tmp_path):
   """Stage I of two turns, then of three held to its result, then stage II."""
-  three = {"turns": (3, 3, 3)}
+  two, three = {"turns": (3, 3)}, {"turns": (3, 3, 3)}
   plan = (
-    ("a", score.stage_one, {}, "init", "base/last"),
-    ("b", score.stage_one, three, "a/last", "a/last"),
-    ("two", score.stage_two, three, "b/last", "a/last"),
+    ("base", imitation.make, METHODS["imitation"][1], "init", "none"),
+    ("a", score.stage_one, RL2 | two, "base/last", "base/last"),
+    ("b", score.stage_one, RL2 | three, "a/last", "a/last"),
+    ("c", score.stage_two, RL2 | three, "b/last", "a/last"),
   )
   run = loops.run_of(MODEL, tmp_path)
   policies = {}
-  for name, make, more, start, anchor in plan:
-    method = make({"policy": MODEL}, TASK, OPTIMIZER, **RL2 | more)
+  for name, make, options, start, anchor in plan:
+    method = make({"policy": MODEL}, TASK, OPTIMIZER, **options)
     stage = loops.stage_of(
       method, OPTIMIZER, steps_per_call=1, name=name, start=start,
-      anchor=anchor, steps=1, best="judge/reward_2",
+      anchor=anchor, steps=1,
     )
-    begin = run if name == "a" else None
-    if begin is None:
+    if name != "base":
       state = start_state(run, stage, layout(run, stage))
-      before = start.split("/")[0]
+      before, held = (x.split("/")[0] for x in (start, anchor))
       assert loops.bits(state.params["policy"]) == policies[before]
-      assert loops.bits(state.reference) == policies["a"]
+      assert loops.bits(state.reference) == policies[held]
       assert int(state.step) == len(policies)
     params, progress = run_stage(run, stage)
     assert progress.step == 1 and progress.done
     policies[name] = loops.bits(params)
-  assert len({str(bits) for bits in policies.values()}) == 3
+  assert len({str(bits) for bits in policies.values()}) == len(plan)
+
+
+def test_a_new_policy_may_be_held_to_an_old_one(tmp_path):
+  """start says where a stage begins, and anchor alone what it is held to."""
+  method = imitation.make({"policy": MODEL}, TASK, OPTIMIZER, **METHODS[
+    "imitation"
+  ][1])
+  make = lambda name, **more: loops.stage_of(
+    method, OPTIMIZER, steps_per_call=1, name=name, steps=1, **more
+  )
+  base = make("base", anchor="none")
+  run = loops.run_of(MODEL, tmp_path)
+  params, _ = run_stage(run, base)
+  anew = make("anew", anchor="base/last")
+  state = start_state(run, anew, layout(run, anew))
+  assert loops.bits(state.reference) == loops.bits(params)
+  first = start_state(run, base, layout(run, base))
+  assert loops.bits(state.params) == loops.bits(first.params)
+  assert loops.bits(first.params["policy"]) != loops.bits(params)

@@ -386,7 +386,7 @@ def test_solutions_are_judged_as_they_were_made(mazes):
   prompts = texts(task, problems.prompt)
   reward = judge(task, problems.answer, write(task, prompts, first, second), 2)
   np.testing.assert_array_equal(reward[:, 0], np.char.endswith(first, "+"))
-  assert close(reward[:, 1], 0.40 * 2 / 3 + 0.45 / 2)
+  assert close(reward[:, 1], 0.10 * 2 / 3 + 0.75 / 3)
 
 
 def test_chain_prompts_have_their_level(chains):

@@ -61,26 +61,33 @@ def layout(run: Run, stage: Stage) -> Any:
 
 def start_state(run: Run, stage: Stage, abstract: Any) -> TrainState:
   """The state that a stage begins with: made, or taken from other stages."""
-  place = jax.tree.map(lambda x: x.sharding, abstract)
-  if stage.start == "init":
-    make = jax.jit(lambda key: new_state(run, stage, key), out_shardings=place)
-    return make(_keys(run)[0])
+  state = _started(run, stage, abstract)
+  if stage.anchor == "none":
+    return state
+  only = abstract._replace(opt_state=(), reference=())
+  other, _ = checkpoint.restore(*_source(run, stage.anchor), only)
+  cast = jax.jit(
+    lambda tree: jax.tree.map(lambda x: x.astype(run.model.dtype), tree),
+    out_shardings=jax.tree.map(lambda x: x.sharding, abstract.reference),
+  )
+  return state._replace(reference=cast(other.params["policy"]))
+
+
+def _started(run: Run, stage: Stage, abstract: Any) -> TrainState:
+  """Parameters and optimizer of `start`; the reference is left out."""
   wanted = abstract._replace(reference=())
+  place = jax.tree.map(lambda x: x.sharding, wanted)
+  if stage.start == "init":
+    alone = stage._replace(anchor="none")
+    make = lambda key: new_state(run, alone, key)
+    return jax.jit(make, out_shardings=place)(_keys(run)[0])
   if stage.restart:
     wanted = wanted._replace(opt_state=())
   state, _ = checkpoint.restore(*_source(run, stage.start), wanted)
   if stage.restart:
     init = jax.jit(stage.optimizer.init, out_shardings=place.opt_state)
     state = state._replace(opt_state=init(state.params))
-  if stage.anchor == "none":
-    return state
-  only = wanted._replace(opt_state=(), step=abstract.step)
-  other, _ = checkpoint.restore(*_source(run, stage.anchor), only)
-  cast = jax.jit(
-    lambda tree: jax.tree.map(lambda x: x.astype(run.model.dtype), tree),
-    out_shardings=place.reference,
-  )
-  return state._replace(reference=cast(other.params["policy"]))
+  return state
 
 
 def _source(run: Run, name: str) -> tuple[epath.Path, str]:
@@ -163,15 +170,16 @@ def _train(run, stage, abstract, manager, state, progress):
     epath.Path(run.workdir) / stage.name, *run.profile,
     wait=lambda: jax.block_until_ready(box["state"]),
   )
-  calls = 0
+  calls, ended = 0, time.monotonic()
   while not progress.done:
     profiler.before(progress.step)
     began = time.monotonic()
-    state, measured = loop(state, key)
+    between, (state, measured) = began - ended, loop(state, key)
     measured = jax.device_get(measured)
-    seconds = time.monotonic() - began
+    ended = time.monotonic()
     box["state"], calls = state, calls + 1
-    progress = _after(run, stage, progress, measured, seconds)
+    spent = {"run/seconds": ended - began, "run/host_seconds": between}
+    progress = _after(run, stage, progress, measured, spent)
     profiler.after(progress.step)
     if progress.done or calls % run.save_every == 0:
       save(stage, manager, state, progress)
@@ -179,14 +187,17 @@ def _train(run, stage, abstract, manager, state, progress):
   return state, progress
 
 
-def _after(run, stage, progress, measured, seconds) -> Progress:
-  """Writes the records of a call, shows the last, and decides what is next."""
+def _after(run, stage, progress, measured, spent) -> Progress:
+  """Writes the records of a call, shows the last, and decides what is next.
+
+  `spent` holds the seconds of the call, and those of the host before it.
+  """
   rows = metrics.records(measured)
-  rate = tokens_written(measured) / seconds
+  rate = tokens_written(measured) / spent["run/seconds"]
+  spent = {name: value / len(rows) for name, value in spent.items()}
   for i, row in enumerate(rows):
     step = progress.step + i + 1
-    extra = {"stage": stage.name, "step": step}
-    run.sink.write(extra | row | {"run/seconds": seconds / len(rows)})
+    run.sink.write({"stage": stage.name, "step": step} | row | spent)
   step = progress.step + len(rows)
   recent = {name: [row[name] for row in rows] for name in rows[0]}
   show = {name: float(np.nanmean(values)) for name, values in recent.items()

@@ -1,0 +1,143 @@
+"""Where a step of the quickstart goes: rollout, scoring, update, host.
+
+python -m benchmarks.step_profile --workdir=/tmp/sitrain
+
+Times the compiled parts of a stage II step on the last parameters of a finished
+quickstart, interleaved, and reads the share of the host from that run's own
+records. Prints a table; --output writes it as JSON.
+"""
+
+import json
+import pathlib
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+from sitrain.models.logprobs import token_scores
+from sitrain.runtime import build, metrics, sharding, workdir
+from sitrain.runtime.stage import Run, compile_loop, layout, run_stage
+from sitrain.train import make_iteration, make_parts, make_train_step
+from sitrain.types import Stage, TrainState, anchor
+
+WORKDIR = flags.DEFINE_string("workdir", "/tmp/sitrain", "A finished run.")
+STAGE = flags.DEFINE_string("stage", "stage2", "The stage to take apart.")
+ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved rounds.")
+OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
+
+
+def open_run(folder: str, config: dict) -> tuple[Run, Stage]:
+  """The run as its main would open it, without sinks."""
+  mesh = sharding.make_mesh(**config["mesh"])
+  task = build.task_from(config)
+  model = build.model_from(config, task)
+  stages = build.stages_from(config, task, model, mesh)
+  run = Run(
+    workdir=folder, mesh=mesh, model=model, seed=config["seed"],
+    sink=metrics.silent(), show=lambda *_: None, save_every=1, keep=2,
+    profile=(0, 0),
+  )
+  return run, next(s for s in stages if s.name == STAGE.value)
+
+
+def parts_of(run: Run, stage: Stage) -> dict:
+  """Compiled functions of (state, key), one for each part of a step."""
+  parts = dict(stage.parts)
+  step = make_train_step(
+    stage.optimizer, stage.method.loss,
+    microbatches=parts.pop("microbatches"),
+  )
+  collect, judge, learn = make_parts(stage.method, step, **parts)
+
+  def scored(state, episodes):
+    rows = jax.tree.map(lambda x: x[0], episodes)
+    return token_scores(
+      run.model, anchor(state), rows.tokens, rows.turn, rows.path,
+      inputs=rows.tokens, temperature=1.0,
+    )
+
+  iteration = make_iteration(collect, judge, learn)
+  named = {"rollout": collect, "verify": judge, "reference scoring": scored,
+           "update": learn, "whole step": iteration}
+  return {name: jax.jit(part) for name, part in named.items()}
+
+
+def timed(function, *args) -> float:
+  began = time.perf_counter()
+  jax.block_until_ready(function(*args))
+  return time.perf_counter() - began
+
+
+def measure(run: Run, stage: Stage, state, rounds: int) -> dict:
+  """Seconds per part, `rounds` values each, the parts interleaved."""
+  parts, key = parts_of(run, stage), jax.random.key(0)
+  problems, episodes = parts["rollout"](state, key)
+  verdict, _ = parts["verify"](state, key, problems, episodes)
+  calls = {
+    "rollout": (state, key),
+    "verify": (state, key, problems, episodes),
+    "reference scoring": (state, episodes),
+    "update": (state, key, problems, episodes, verdict),
+    "whole step": (state, key),
+  }
+  for name, args in calls.items():
+    timed(parts[name], *args)
+  seconds = {name: [] for name in calls}
+  for _ in range(rounds):
+    for name, args in calls.items():
+      seconds[name].append(timed(parts[name], *args))
+  written = int((episodes.turn >= 1).sum())
+  return {"seconds": seconds, "tokens": written}
+
+
+def host_share(folder: str, stage: str) -> float:
+  """Host seconds between fused calls as a share of the stage, of its run."""
+  path = pathlib.Path(folder, "metrics.jsonl")
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  rows = [row for row in rows if row["stage"] == stage]
+  host = sum(row["run/host_seconds"] for row in rows)
+  return host / (host + sum(row["run/seconds"] for row in rows))
+
+
+def main(argv: list[str]) -> None:
+  """Prints and writes the table."""
+  config = build.plain(workdir.read_json(f"{WORKDIR.value}/config.json"))
+  run, stage = open_run(WORKDIR.value, config)
+  with jax.set_mesh(run.mesh):
+    params, _ = run_stage(run, stage)
+    began = time.perf_counter()
+    compile_loop(run, stage, layout(run, stage))
+    compiled = time.perf_counter() - began
+    state = jax.jit(stage.optimizer.init)({"policy": params})
+    state = fresh(state, params)
+    found = measure(run, stage, state, ROUNDS.value)
+  whole = statistics.median(found["seconds"]["whole step"])
+  table = {
+    name: {"milliseconds": 1e3 * statistics.median(values),
+           "share": statistics.median(values) / whole}
+    for name, values in found["seconds"].items()
+  }
+  rollout = table["rollout"]["milliseconds"] / 1e3
+  result = {
+    "device": jax.devices()[0].device_kind, "jax": jax.__version__,
+    "parts": table, "tokens_per_rollout": found["tokens"],
+    "rollout_tokens_per_second": found["tokens"] / rollout,
+    "host_share": host_share(WORKDIR.value, stage.name),
+    "compile_seconds": compiled,
+  }
+  print(json.dumps(result, indent=1))
+  if OUTPUT.value:
+    pathlib.Path(OUTPUT.value).write_text(json.dumps(result, indent=1))
+
+
+def fresh(opt_state, params):
+  """A state of the stage whose policy is also its reference."""
+  copy = jax.tree.map(jnp.copy, params)
+  step = jnp.zeros((), jnp.int32)
+  return TrainState(step, (), {"policy": params}, opt_state, copy, ())
+
+
+if __name__ == "__main__":
+  app.run(main)

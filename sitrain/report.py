@@ -1,0 +1,30 @@
+"""Writes the report of a run anew, as one self-contained HTML file.
+
+python -m sitrain.report --workdir=/tmp/sitrain
+"""
+
+import os
+
+os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
+
+from absl import flags
+from etils import epath
+
+from sitrain.runtime.errors import run_main
+from sitrain.runtime.options import ConfigError
+from sitrain.runtime.report import write_report
+
+WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
+flags.DEFINE_bool("traceback", False, "Show where an error came from.")
+
+
+def main(argv: list[str]) -> None:
+  """Checks the workdir and writes the file."""
+  folder = epath.Path(WORKDIR.value)
+  if not WORKDIR.value or not (folder / "metrics.jsonl").exists():
+    raise ConfigError(f"--workdir={WORKDIR.value!r} holds no run: name one")
+  print(write_report(WORKDIR.value))
+
+
+if __name__ == "__main__":
+  run_main(main)

@@ -1,0 +1,57 @@
+"""Eight devices compute what one does, each an eighth of it."""
+
+import json
+import subprocess
+import sys
+
+import mains
+import pytest
+
+MESHES = ("data", "fsdp", "all")  # see eight_devices_train.py
+
+
+@pytest.fixture(scope="module")
+def found(cache):
+  """What a process of 8 fake devices says of every mesh."""
+  script = mains.ROOT / "tests" / "eight_devices_train.py"
+  flags = mains.ONE_THREAD + " --xla_force_host_platform_device_count=8"
+  done = subprocess.run(
+    [sys.executable, str(script)], capture_output=True, text=True, timeout=500,
+    env=mains.environment(cache, XLA_FLAGS=flags), check=False,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_the_first_episodes_are_the_same(mesh, found):
+  assert found[mesh]["tokens"] and all(found[mesh]["episodes"])
+  assert found[mesh]["logprob"] < 1e-5
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_parameters_after_four_iterations_are_the_same(mesh, found):
+  assert found[mesh]["params"] < 1e-5
+  told = found[mesh]["told"]
+  # Sums of rewards over 256 rows: other tokens would show.
+  assert told["judge/reward_1"] == told["judge/reward_2"] == 0
+  assert max(told.values()) < 1e-2
+
+
+@pytest.mark.parametrize("mesh", ["data", "fsdp"])
+@pytest.mark.parametrize("part", ["collect", "learn"])
+def test_no_device_repeats_what_another_does(mesh, part, found):
+  assert 0.1 < found[mesh][part] <= 1.2 / 8, found[mesh][part]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_groups_do_not_wait_for_each_other_while_decoding(mesh, found):
+  """Not even for the stop flag: a group stops when its own rows are done."""
+  assert found[mesh]["loops"] >= 1
+  assert found[mesh]["crossing"] == []
+
+
+def test_the_check_sees_what_crosses(found):
+  assert found["plain"] > 0
+  # Where the width is split, devices of a group do talk in the loop.
+  assert found["all"]["local"] > 0
