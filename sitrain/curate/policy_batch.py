@@ -15,11 +15,13 @@ def own_turns(
   """Turns that may be trained on: judged, and written by the policy itself.
 
   A first attempt that was given to the row (OFFLINE) is context only: no
-  gradient and no KL (Kumar et al. 2024, section 5.1, "offline prompts").
+  gradient and no KL (Kumar et al. 2024, section 5.1, "offline prompts"). After
+  a turn whose verdict is not known no later one counts: its bonus and its
+  baseline would build on that verdict.
   """
   first = jnp.arange(known.shape[1]) == 0
   given = (episodes.parent == OFFLINE)[:, None] & first
-  return (known > 0) & ~given
+  return (jnp.cumprod(known > 0, axis=1) > 0) & ~given
 
 
 def baselined(

@@ -2,7 +2,10 @@
 
 Kumar et al. 2024 (arXiv:2409.12917), sections 5.1 and 5.2. The paper leaves
 open how the baseline is grouped, how the KL is estimated and what stage II
-refers to; here they are options, with the exact KL per token to the base.
+refers to; here they are options. `kl="k1"` gives the gradient of Eq. 3 and 4
+with discount 0, each turn's context held fixed. The default, "exact", is the
+full-vocabulary KL per token with the prefix held fixed: the same for turns of
+one token, less noise and a small bias for longer ones.
 """
 
 import jax.numpy as jnp

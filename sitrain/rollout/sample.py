@@ -14,8 +14,9 @@ def keep_top_k(logits: Float[Array, "B V"], k: int) -> Float[Array, "B V"]:
 def keep_top_p(logits: Float[Array, "B V"], p: float) -> Float[Array, "B V"]:
   """Nucleus sampling: keeps the smallest set of tokens whose mass reaches p.
 
-  A token stays iff the tokens that are strictly likelier hold less than p
-  (Holtzman et al. 2020, section 3.1); the likeliest always stays.
+  A token stays iff those ranked before it hold less than p (Holtzman et al.
+  2020, section 3.1); of equal ones the lower id ranks first, and the likeliest
+  always stays.
   """
   order = jnp.argsort(-logits, axis=-1)
   ranked = jnp.take_along_axis(jax.nn.softmax(logits, axis=-1), order, axis=-1)

@@ -54,13 +54,14 @@ def second_look(
   fresh: Int[Array, " N"],
   spoiled: Int[Array, " N"],
   *,
-  copied: float | Float[Array, ""],
+  copied: float,
   corrupted: float,
 ) -> Int[Array, " N"]:
   """Second attempt of the base corpus, which teaches no self-correction.
 
   It is `first` with probability `copied`, `spoiled` with probability
-  `corrupted`, and else `fresh`; `chance` is uniform in [0, 1).
+  `corrupted`, and else `fresh`, whether the first attempt was right or wrong;
+  `chance` is uniform in [0, 1).
   """
   rest = jnp.where(chance < copied + corrupted, spoiled, fresh)
   return jnp.where(chance < copied, first, rest)

@@ -42,7 +42,6 @@ class Options(NamedTuple):
   hinted: float
   exit_share: float
   copied: float
-  stubborn: float
   corrupted: float
 
 
@@ -52,21 +51,18 @@ def make(
   rooms: int = 4,
   hinted: float = 0.5,
   exit_share: float = 1 / 3,
-  copied: float = 0.05,
-  stubborn: float = 0.25,
+  copied: float = 0.10,
   corrupted: float = 0.15,
 ) -> Task:
   """Mazes of `doors` corridors of `rooms` rooms, verified on the device.
 
   hinted: share of problems whose prompt names the right door. It keeps its
   place in the prompt where it is 0.
-  exit_share, copied, stubborn, corrupted: the base corpus. Its first attempt
-  walks to the exit with probability exit_share, else along a random corridor.
-  Asked again, the base mostly changes its mind, and more so where it was right:
-  its second attempt is a copy with probability `copied` after a right and
-  copied + stubborn after a wrong one, a copy with one wrong room with
-  probability `corrupted`, and else a corridor other than the first one's. So
-  the corpus shows the opposite of self-correction. `solution` holds both.
+  exit_share, copied, corrupted: the base corpus. Its first attempt walks to the
+  exit with probability exit_share, else along a random corridor. Its second is
+  a copy, a copy with one wrong room, or else a corridor other than the first
+  one's, whether the first was right or wrong: asked again, the base mostly
+  changes its mind. `solution` holds both.
 
   Answer fields: the doors as in the prompt, ten successors, the right door, and
   1 if it was hinted. Reward 1 iff the first room is a door, every step follows
@@ -74,9 +70,7 @@ def make(
   tokens of an attempt of at most rooms + 1 tokens that ends with its only
   terminal; everything else is -1. Raises ValueError for impossible options.
   """
-  options = Options(
-    doors, rooms, hinted, exit_share, copied, stubborn, corrupted
-  )
+  options = Options(doors, rooms, hinted, exit_share, copied, corrupted)
   _check(options)
   length = rooms + 1
 
@@ -119,8 +113,7 @@ def _check(options: Options) -> None:
     )
   check_share("hinted", options.hinted)
   check_share("exit_share", options.exit_share)
-  check_share("stubborn", options.stubborn)
-  check_corpus(options.copied + options.stubborn, options.corrupted)
+  check_corpus(options.copied, options.corrupted)
 
 
 def _problem(chance: Float[Array, " size"], options: Options) -> Problems:
@@ -165,10 +158,8 @@ def _solution(
   step = below(place, options.rooms)
   label = (first[step] + 1 + below(shift, LABELS - 1)) % LABELS
   spoiled = first.at[step].set(label)
-  copied = options.copied + options.stubborn * (chosen != right)
-  second = second_look(
-    look, first, fresh, spoiled, copied=copied, corrupted=options.corrupted
-  )
+  shares = {"copied": options.copied, "corrupted": options.corrupted}
+  second = second_look(look, first, fresh, spoiled, **shares)
   return jnp.concatenate([first, second])
 
 
