@@ -12,7 +12,8 @@ def base_config() -> ConfigDict:
   config.task = ConfigDict({"name": "maze", "hinted": 0.5})
   config.model = ConfigDict({
     "layers": 2, "width": 64, "heads": 4, "kv_heads": 4, "head_size": 16,
-    "mlp_size": 128, "rope_base": 100.0, "dtype": "float32", "scan": False, "remat": "none",
+    "mlp_size": 128, "rope_base": 100.0, "dtype": "float32", "scan": False,
+    "remat": "none",
   })
   config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
   config.stages = ()

@@ -18,7 +18,12 @@ from sitrain.runtime.stage import compile_loop, layout, start_state
 from sitrain.tasks import maze
 from sitrain.types import Verdict
 
-MESHES = {"data": (8, 1, 1), "fsdp": (4, 2, 1), "all": (2, 2, 2)}
+# Sizes of the mesh; whether learn is compiled, and whether the loop is run.
+MESHES = {
+  "data": ((8, 1, 1), True, True),
+  "fsdp": ((4, 2, 1), False, False),
+  "all": ((2, 2, 2), False, True),
+}
 PROBLEMS, SAMPLES, STEPS = 64, 4, 4
 ROOT = jax.random.key(5, impl="threefry2x32")
 COLLECTIVE = re.compile(
@@ -44,7 +49,7 @@ def kind(answer, episodes, turns):
 def make_stage():
   task = maze.make(doors=2, rooms=2)._replace(verify=kind)
   model = Decoder(
-    vocabulary=16, layers=2, width=32, heads=4, kv_heads=2, head_size=8,
+    vocabulary=16, layers=1, width=32, heads=4, kv_heads=2, head_size=8,
     mlp_size=64,
   )
   optim = optimizer.make(learning_rate=0.01, steps=8, eps=1e-3)
@@ -131,13 +136,15 @@ def crossing(lines, mesh):
   ]
 
 
-def compiled_parts(stage, mesh, run, state):
-  """collect and learn, compiled, and what collect returns."""
+def compiled_parts(stage, mesh, state, with_learn):
+  """(collect, learn or (), what collect returns), compiled."""
   collect, judge, learn = loops.parts_of(stage, mesh)
   collect = jax.jit(collect).lower(state, ROOT).compile()
   problems, episodes = collect(state, ROOT)
+  if not with_learn:
+    return collect, (), episodes
   verdict, _ = jax.jit(judge)(state, ROOT, problems, episodes)
-  place = jax.tree.map(lambda x: x.sharding, layout(run, stage))
+  place = jax.tree.map(lambda x: x.sharding, state)
   jitted = jax.jit(learn, out_shardings=(place, sharding.replicated(mesh)))
   learn = jitted.lower(state, ROOT, problems, episodes, verdict).compile()
   return collect, learn, episodes
@@ -156,41 +163,44 @@ def apart(a, b):
   return max(float(np.max(np.abs(x - y))) for x, y in pairs)
 
 
-def on(mesh):
-  """What is computed on a mesh."""
+def on(mesh, with_learn, with_loop):
+  """What is compiled for a mesh, and what it computes there."""
   model, stage = make_stage()
   run = loops.run_of(model, mesh=mesh)
+  params, told = (), {}
   with jax.set_mesh(mesh):
     state = begin(run, stage)
-    collect, learn, episodes = compiled_parts(stage, mesh, run, state)
-    loop = compile_loop(run, stage, layout(run, stage))
-    after, told = loop(state, ROOT)
-  return collect, learn, jax.device_get((episodes, after.params, told))
+    parts = compiled_parts(stage, mesh, state, with_learn)
+    if with_loop:
+      loop = compile_loop(run, stage, layout(run, stage))
+      after, told = loop(state, ROOT)
+      params = after.params
+  return *parts[:2], jax.device_get((parts[2], params, told))
 
 
-def compare(one, mesh):
+def compare(one, mesh, *, with_learn, with_loop):
   """How a mesh differs from one device."""
-  collect, learn, (episodes, params, told) = on(mesh)
+  collect, learn, (episodes, params, told) = on(mesh, with_learn, with_loop)
   first, after, want = one[2]
   text = collect.as_text()
-  return {
-    "tokens": bool(np.array_equal(episodes.tokens, first.tokens)),
-    "episodes": [
-      bool(np.array_equal(getattr(episodes, x), getattr(first, x)))
-      for x in ("turn", "path", "problem", "parent")
+  lines = inside_loops(text)
+  found = {
+    "same": [
+      name for name in ("tokens", "turn", "path", "problem", "parent")
+      if np.array_equal(getattr(episodes, name), getattr(first, name))
     ],
     "logprob": apart(episodes.logprob, first.logprob),
-    "params": apart(params, after),
-    "told": {k: apart(told[k], want[k]) for k in want},
     "collect": flops(collect) / flops(one[0]),
-    "learn": flops(learn) / flops(one[1]),
-    "crossing": crossing(inside_loops(text), mesh),
+    "crossing": crossing(lines, mesh),
     "loops": text.count(" while("),
-    "collectives": sum(bool(COLLECTIVE.search(x)) for x in text.splitlines()),
-    "local": sum(
-      bool(COLLECTIVE.search(x)) for x in inside_loops(text)
-    ),
+    "local": sum(bool(COLLECTIVE.search(line)) for line in lines),
   }
+  if with_learn:
+    found["learn"] = flops(learn) / flops(one[1])
+  if with_loop:
+    found["params"] = apart(params, after)
+    found["told"] = {name: apart(told[name], want[name]) for name in want}
+  return found
 
 
 def plain_crossing(mesh):
@@ -211,11 +221,14 @@ def plain_crossing(mesh):
 def main():
   assert jax.device_count() == 8
   jax.config.update("jax_threefry_partitionable", True)
-  one = on(loops.mesh_of(1))
-  found = {
-    name: compare(one, loops.mesh_of(*sizes))
-    for name, sizes in MESHES.items()
-  }
+  one = on(loops.mesh_of(1), True, True)
+  found = {}
+  for name, (sizes, with_learn, with_loop) in MESHES.items():
+    mesh = loops.mesh_of(*sizes)
+    options = {"with_learn": with_learn, "with_loop": with_loop}
+    found[name] = compare(one, mesh, **options)
+    # On the way too, for who waits at a terminal.
+    print(json.dumps({name: found[name]}), flush=True)
   found["plain"] = plain_crossing(loops.mesh_of(8))
   print(json.dumps(found))
 

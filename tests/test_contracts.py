@@ -163,6 +163,7 @@ def test_two_and_two_steps_are_four(name, tmp_path):
   manager = checkpoint.open_manager(tmp_path)
   checkpoint.save(manager, 2, half, PROGRESS, 0.0)
   whole, told = fused(loops.copy(half), ROOT)
+  manager.wait_until_finished()
   restored, progress = checkpoint.restore_last(manager, abstract)
   checkpoint.finish(manager)
   assert progress == PROGRESS and loops.bits(restored) == loops.bits(half)

@@ -11,6 +11,7 @@ os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
 
 import io
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -240,7 +241,7 @@ def main(argv: list[str]) -> None:
   output = epath.Path(OUTPUT.value or folder / "evaluation.json")
   found = evaluate_all(config, folder, output)
   save_pictures(found["stages"], output)
-  console = Console()
+  console = Console(width=None if sys.stdout.isatty() else 120)
   show(console, found["stages"])
   console.print(f"written: {output}")
 

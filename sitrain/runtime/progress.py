@@ -162,8 +162,8 @@ def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
   for i, title in enumerate(titles):
     table.add_column(title, justify="left" if i == 0 else "right")
   for row in body:
-    # A bracket would be read as markup.
-    table.add_row(*(text.replace("[", r"\[") for text in row))
+    # The interval under its value; a bracket would be read as markup.
+    table.add_row(*(text.replace(" [", "\n\\[") for text in row))
   return table
 
 

@@ -18,9 +18,9 @@ Records = Sequence[dict[str, Any]]
 # Title, and the metrics whose names start so: one curve each.
 CURVES = (
   ("reward per turn", "judge/reward_"),
-  ("KL to the reference per turn (nat per token)", "learn/kl_"),
+  ("KL to the reference per turn (nat)", "learn/kl_"),
   ("entropy per turn (nat per token)", "learn/entropy_"),
-  ("second attempts that differ from the first", "curate/changed"),
+  ("attempts that change the answer", "judge/changed"),
   ("gradient norm", "learn/gradient_norm"),
 )
 
