@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Key
 
 from sitrain.losses.reduce import value
@@ -52,7 +53,11 @@ def make_train_step(
     parts = minibatches(batch, microbatches)
     counts = _counts(loss, state, parts)
     grads, metrics = _gradients(loss, state, parts, counts)
-    return _update(optimizer, state, grads), metrics | _norm(grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    norm = Mean(optax.tree.norm(grads), jnp.ones(()))
+    state = state._replace(params=params, opt_state=opt_state)
+    return state, metrics | {"learn/gradient_norm": norm}
 
   return train_step
 
@@ -87,20 +92,6 @@ def _gradients(loss, state, parts, counts):
   return grads, _summed(metrics)
 
 
-def _update(optimizer, state, grads):
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = jax.tree.map(
-    lambda p, u: (p + u).astype(p.dtype), state.params, updates
-  )
-  return state._replace(params=params, opt_state=opt_state)
-
-
-def _norm(grads) -> Metrics:
-  squares = [jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)]
-  norm = jnp.sqrt(jnp.asarray(sum(squares), jnp.float32))
-  return {"learn/gradient_norm": Mean(norm, jnp.ones(()))}
-
-
 def make_parts(
   method: Method, train_step: Callable, *, waves: int = 1,
   minibatches: int = 1, epochs: int = 1,
@@ -128,7 +119,7 @@ def make_parts(
   def judge(state, key, problems, episodes):
     verdict, metrics = _over(
       lambda wave: method.judge(wave[0], state, wave[1], wave[2]),
-      (_keys(key, waves), problems, episodes), waves,
+      (jax.random.split(key, waves), problems, episodes), waves,
     )
     return _apart((verdict, _summed(metrics)))
 
@@ -138,7 +129,7 @@ def make_parts(
     state = method.refresh(state, *flat)
     batch, metrics = _over(
       lambda wave: method.curate(wave[0], state, *wave[1:]),
-      (_keys(curate_key, waves), problems, episodes, verdict), waves,
+      (jax.random.split(curate_key, waves), problems, episodes, verdict), waves,
     )
     batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
     state, learned = _steps(
@@ -164,10 +155,6 @@ def _over(function, tree, waves):
     return jax.lax.map(function, tree)
   out = function(jax.tree.map(lambda x: x[0], tree))
   return jax.tree.map(lambda x: x[None], out)
-
-
-def _keys(key, waves):
-  return jax.random.split(key, waves)
 
 
 def _summed(metrics: Metrics) -> Metrics:
