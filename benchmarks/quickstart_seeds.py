@@ -18,10 +18,10 @@ import time
 
 import numpy as np
 from absl import app, flags
-from sitrain.configs import common, quickstart
 
 from benchmarks.intervals import interval
 from sitrain import main as mains
+from sitrain.configs import common, quickstart
 from sitrain.runtime.build import plain
 
 SEEDS = flags.DEFINE_string("seeds", "100-119", "First-last, both included.")

@@ -19,8 +19,13 @@ from absl import app, flags
 from sitrain.models.logprobs import token_scores
 from sitrain.runtime import build, metrics, sharding, workdir
 from sitrain.runtime.stage import Run, compile_loop, layout, run_stage
-from sitrain.train import make_iteration, make_parts, make_train_step
-from sitrain.types import Stage, TrainState, anchor
+from sitrain.train import (
+  init_state,
+  make_iteration,
+  make_parts,
+  make_train_step,
+)
+from sitrain.types import Stage, anchor
 
 WORKDIR = flags.DEFINE_string("workdir", "/tmp/sitrain", "A finished run.")
 STAGE = flags.DEFINE_string("stage", "stage2", "The stage to take apart.")
@@ -110,8 +115,8 @@ def main(argv: list[str]) -> None:
     began = time.perf_counter()
     compile_loop(run, stage, layout(run, stage))
     compiled = time.perf_counter() - began
-    state = jax.jit(stage.optimizer.init)({"policy": params})
-    state = fresh(state, params)
+    reference = jax.tree.map(jnp.copy, params)
+    state = init_state(params, stage.optimizer, reference=reference)
     found = measure(run, stage, state, ROUNDS.value)
   whole = statistics.median(found["seconds"]["whole step"])
   table = {
@@ -130,13 +135,6 @@ def main(argv: list[str]) -> None:
   print(json.dumps(result, indent=1))
   if OUTPUT.value:
     pathlib.Path(OUTPUT.value).write_text(json.dumps(result, indent=1))
-
-
-def fresh(opt_state, params):
-  """A state of the stage whose policy is also its reference."""
-  copy = jax.tree.map(jnp.copy, params)
-  step = jnp.zeros((), jnp.int32)
-  return TrainState(step, (), {"policy": params}, opt_state, copy, ())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the second sees the steps of the first.
 """
 
 from ml_collections import ConfigDict
+
 from sitrain.configs import common
 
 

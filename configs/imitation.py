@@ -6,6 +6,7 @@ Its second attempt is worse than its first; what the others start from.
 """
 
 from ml_collections import ConfigDict
+
 from sitrain.configs import common
 
 

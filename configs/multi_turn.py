@@ -6,6 +6,7 @@ The baseline that tends to keep its first answer.
 """
 
 from ml_collections import ConfigDict
+
 from sitrain.configs import common
 
 

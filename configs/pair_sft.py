@@ -6,6 +6,7 @@ One round on samples of the base.
 """
 
 from ml_collections import ConfigDict
+
 from sitrain.configs import common
 
 

@@ -7,6 +7,7 @@ second attempt has converged; stage II with the bonus.
 """
 
 from ml_collections import ConfigDict
+
 from sitrain.configs import common
 
 

@@ -6,6 +6,7 @@ Expect the first attempt to rise to its ceiling and no gain at the second.
 """
 
 from ml_collections import ConfigDict
+
 from sitrain.configs import common
 
 

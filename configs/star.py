@@ -6,6 +6,7 @@ Three rounds; each samples with the current policy and restarts from the base.
 """
 
 from ml_collections import ConfigDict
+
 from sitrain.configs import common
 
 

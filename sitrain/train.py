@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Key
 
 from sitrain.losses.reduce import value
-from sitrain.types import Batch, Mean, Method, Metrics, TrainState
+from sitrain.types import Batch, Mean, Method, Metrics, Params, TrainState
 
 
 def minibatches(tree: Any, count: int) -> Any:
@@ -37,6 +37,18 @@ def shuffle(key: Key[Array, ""], batch: Batch, count: int) -> Batch:
     return jnp.take_along_axis(blocks, index, axis=1).reshape(x.shape)
 
   return jax.tree.map(deal, batch)
+
+
+def init_state(
+  params: Params, optimizer: Any, *, reference: Params = ()
+) -> TrainState:
+  """The state of a policy at step 0, with a reference policy or none.
+
+  Where the state is donated, `reference` must not be the same arrays as
+  `params`: a copy, `jax.tree.map(jnp.copy, params)`, is enough.
+  """
+  step, roles = jnp.zeros((), jnp.int32), {"policy": params}
+  return TrainState(step, (), roles, optimizer.init(roles), reference, ())
 
 
 def make_train_step(

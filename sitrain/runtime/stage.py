@@ -13,7 +13,13 @@ from etils import epath
 from sitrain.models import decoder
 from sitrain.runtime import checkpoint, metrics, sharding, stopping
 from sitrain.runtime.compile import profile_steps
-from sitrain.train import make_iteration, make_loop, make_parts, make_train_step
+from sitrain.train import (
+  init_state,
+  make_iteration,
+  make_loop,
+  make_parts,
+  make_train_step,
+)
 from sitrain.types import Mean, Progress, Stage, TrainState
 
 
@@ -38,14 +44,11 @@ def folder(run: Run, stage: str) -> epath.Path:
 
 def new_state(run: Run, stage: Stage, key: Any) -> TrainState:
   """A state from nothing; traced only for its shapes unless start is init."""
-  params = {"policy": decoder.init(run.model, key)}
-  reference = ()
+  params, reference = decoder.init(run.model, key), ()
   if stage.anchor != "none":
     cast = lambda x: jnp.array(x, run.model.dtype, copy=True)
-    reference = jax.tree.map(cast, params["policy"])
-  opt_state = stage.optimizer.init(params)
-  step = jnp.zeros((), jnp.int32)
-  return TrainState(step, (), params, opt_state, reference, ())
+    reference = jax.tree.map(cast, params)
+  return init_state(params, stage.optimizer, reference=reference)
 
 
 def layout(run: Run, stage: Stage) -> Any:

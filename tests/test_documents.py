@@ -1,12 +1,14 @@
-"""Notebooks run from top to bottom."""
+"""Notebooks run from top to bottom, and so does the code of the README."""
 
 import pathlib
+import re
 
 import pytest
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
-NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "colab").glob("*"))
+ROOT = pathlib.Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -20,3 +22,19 @@ def test_it_runs(path, tmp_path):
   assert "learn/kl_1" in str(first) or "nan" not in str(first)
   # Prompt, attempt, instruction, attempt: all of it is text.
   assert str(last).count("?") >= 2
+
+
+def test_the_code_of_the_readme_runs():
+  text = (ROOT / "README.md").read_text()
+  blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+  assert blocks
+  for block in blocks:
+    names = {}
+    exec(block, names)  # noqa: S102 It is our own text.
+    assert int(names["state"].step) == 2
+
+
+def test_the_readme_names_files_that_exist():
+  text = (ROOT / "README.md").read_text()
+  for path in re.findall(r"(?:configs|colab|tests)/[\w/]+\.(?:py|ipynb)", text):
+    assert (ROOT / path).exists(), path
