@@ -55,7 +55,9 @@ def add_base_model(config: ConfigDict) -> None:
   optimizer = {
     "learning_rate": 4e-3, "schedule": "cosine", "warmup": 50, "b2": 0.98
   }
-  add(config, "base", stage(method, optimizer, 300, "init", "none"))
+  add(config, "base", stage(
+    method, optimizer, 300, "init", "none", steps_per_call=50
+  ))
 
 
 # Tuned on seeds 0-4 of the hinted maze.
