@@ -19,6 +19,7 @@ from sitrain.rollout.splice import graft, splice, stack
 from sitrain.rollout.turns import play
 from sitrain.types import Method, Task, anchor
 
+OFFLINE_STREAM = 2**31  # number of a sample that no other row has
 
 def make(
   models: dict, task: Task, optimizer, *, problems: int, samples: int,
@@ -26,15 +27,33 @@ def make(
   temperature: float = 1.0, kl: str = "exact",
   baseline: str = "leave_one_out", clip: float = math.inf, offline: int = 0,
 ) -> Method:
-  """`shape(reward [B K]) -> value [B K]`, each turn credited with its own.
+  """REINFORCE on every turn, each credited with its own value alone.
 
-  `offline` more rows a problem take their first attempt from the reference.
+  Args:
+    models: the decoder as "policy".
+    task: what is posed and how it is verified.
+    optimizer: not used; every method takes it.
+    problems: problems of an iteration.
+    samples: episodes of each, at least 2.
+    turns: token limit of each turn.
+    shape: reward [B K] -> value [B K].
+    kl_weights: beta of each turn, on the sum of its tokens' KL (nat).
+    temperature: of the sampler, and of all log-probabilities.
+    kl: exact, k1 (in the reward), k2, k3, or none.
+    baseline: leave_one_out, same_outcome or batch_outcome; curate/advantage.py.
+    clip: of the importance ratio; inf: none.
+    offline: more episodes a problem, whose first attempt the reference wrote.
+
+  Raises ValueError for a choice that is not known, for turns that are too short
+  for the task, for one sample, and for offline attempts with one turn.
   """
   verbs.check_turns(task, turns)
   verbs.check_choice("kl", kl, verbs.KL_ESTIMATORS)
   verbs.check_choice("baseline", baseline, BASELINES)
   if samples < 2:
     raise ValueError(f"samples={samples}: leave-one-out needs at least 2")
+  if offline and len(turns) < 2:
+    raise ValueError(f"offline={offline} needs a second turn: set it to 0")
   model = models["policy"]
   options = dict(turns=turns, temperature=temperature)
   generate = verbs.play_with(model, task, samples=samples, **options)
@@ -65,7 +84,7 @@ def with_offline(generate, model, task, samples, *, turns, temperature):
   def both(keys, state, problems):
     own = generate(keys, state, problems)
     fold = jax.vmap(jax.random.fold_in, (0, None))
-    seeds = fold(keys, samples + 1_000_003)
+    seeds = fold(keys, OFFLINE_STREAM)
     first = play_on(seeds, anchor(state), problems, samples, turns[:1], 1)
     said = task.reply(
       problems.answer[first.problem], first, jnp.ones_like(first.problem)

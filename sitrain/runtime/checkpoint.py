@@ -167,9 +167,19 @@ def _worth_logging(record: logging.LogRecord) -> bool:
 def _none_usable(folder: Any) -> FileNotFoundError:
   return FileNotFoundError(
     errno.ENOENT,
-    f"no usable checkpoint in {folder}: train this stage first, or start anew"
-    " in another workdir",
+    f"no usable checkpoint in {folder}: train this stage first, or delete the"
+    " folder to start the stage anew",
   )
+
+
+def check_fresh(manager: ocp.CheckpointManager) -> None:
+  """Raises FileNotFoundError where all checkpoints of a stage were damaged.
+
+  Starting it anew would hide that something was lost.
+  """
+  folder = epath.Path(manager.directory)
+  if any(path.name.endswith(_UNUSABLE) for path in folder.iterdir()):
+    raise _none_usable(folder)
 
 
 def restore_last(

@@ -13,6 +13,8 @@ from etils import epath
 from sitrain.models import decoder
 from sitrain.runtime import checkpoint, metrics, sharding, stopping
 from sitrain.runtime.compile import profile_steps
+from sitrain.runtime.optimizer import one_of
+from sitrain.runtime.workdir import array_bytes, check_space
 from sitrain.train import (
   init_state,
   make_iteration,
@@ -155,6 +157,9 @@ def run_stage(run: Run, stage: Stage) -> tuple[Any, Progress]:
     if manager.all_steps():
       state, progress = checkpoint.restore_last(manager, abstract)
     else:
+      checkpoint.check_fresh(manager)
+      needed = (run.keep + 2) * array_bytes(abstract)
+      check_space(run.workdir, needed)
       state = start_state(run, stage, abstract)
       progress = Progress(stage.name, 0, {}, -math.inf, 0, False)
     if not progress.done:
@@ -207,6 +212,8 @@ def _after(run, stage, progress, measured, spent) -> Progress:
           if not np.all(np.isnan(values))}
   run.show(stage.name, step, stage.steps, show, rate)
   window = stopping.extend(progress.window, rows, stage.window)
+  if stage.best:
+    one_of(f"config.stage.{stage.name}.best", stage.best, rows[0])
   score = show.get(stage.best, float(step))
   done = step >= stage.steps or stage.until(window)
   return progress._replace(
