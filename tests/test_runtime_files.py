@@ -254,8 +254,11 @@ def test_progress_lives_on_a_terminal():
 def test_the_summary_shows_intervals():
   console = progress.Console(record=True, width=120)
   console.print(progress.summary_table(SUMMARY["stages"]))
-  text = console.export_text()
-  assert "50.0 [45.0, 55.0]" in text and "62.5" in text and "51.0" in text
+  lines = console.export_text().splitlines()
+  row = next(i for i, line in enumerate(lines) if "50.0" in line)
+  assert "62.5" in lines[row] and "51.0" in lines[row]
+  # The interval stands right under its value, whole.
+  assert lines[row + 1].split("│")[2].strip() == "[45.0, 55.0]"
 
 
 def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
