@@ -167,8 +167,8 @@ def _worth_logging(record: logging.LogRecord) -> bool:
 def _none_usable(folder: Any) -> FileNotFoundError:
   return FileNotFoundError(
     errno.ENOENT,
-    f"no usable checkpoint in {folder}: train this stage first, or delete the"
-    " folder to start the stage anew",
+    f"no usable checkpoint in {folder}: train this stage first, or start it"
+    " anew by deleting the folder or by another workdir",
   )
 
 

@@ -85,8 +85,16 @@ def _check_field(config: Any, name: str) -> None:
 def _leave(error: BaseException, asked: bool, code: int) -> None:
   if asked:
     traceback.print_exception(error)
-  print(f"error: {one_line(error)}", file=sys.stderr)
+  print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+  if _disk_full(error):
+    # Writers of other libraries would fail once more at exit, each with a
+    # traceback; what could be saved has been.
+    os._exit(code)
   sys.exit(code)
+
+
+def _disk_full(error: BaseException) -> bool:
+  return "no space left" in str(error).lower()
 
 
 def one_line(error: BaseException) -> str:
