@@ -4,8 +4,10 @@ Run as a script it is a server: it imports the main once and forks a process
 for every case, before JAX has begun, which saves the seconds of the imports.
 """
 
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,10 +38,12 @@ def environment(cache, **more):
 
 def start(arguments, cache, **more):
   """`python -m sitrain.main`, running."""
+  # Whoever runs the tests in the background may have made Ctrl-C ignored.
+  hear = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
   return subprocess.Popen(
     [sys.executable, "-m", "sitrain.main", *arguments], cwd=ROOT, text=True,
     env=environment(cache, **more), stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
+    stderr=subprocess.PIPE, preexec_fn=hear,
   )
 
 
