@@ -108,4 +108,9 @@ def one_line(error: BaseException) -> str:
   if found:  # An error of a config file, as ml_collections passes it on.
     where = start.partition(": ")[0].removeprefix("flag ")
     text = f"{where}: {trace.splitlines()[-1].partition(': ')[2]}"
+  if _disk_full(error) and "free some space" not in text:
+    text += (
+      ": free some space and start the same command again; finished"
+      " checkpoints are intact"
+    )
   return " ".join(text.split()) or type(error).__name__
