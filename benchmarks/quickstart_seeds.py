@@ -9,6 +9,7 @@ on. The table goes to benchmarks/results/quickstart_seeds.json.
 """
 
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -66,27 +67,30 @@ def run_baselines(seed: int, folder: pathlib.Path, steps: int) -> dict:
 
 
 def one_seed(seed: int) -> None:
-  """All arms of a seed, as one small file."""
+  """All arms of a seed, as one small file that is there after the first."""
   folder = pathlib.Path(FOLDER.value) / str(seed)
-  began = time.monotonic()
-  score = run_score(seed, folder)
-  seconds = time.monotonic() - began
+  rows = run_score(seed, folder)["stages"]
   steps = steps_taken(folder / "score")
-  rows = score["stages"] + run_baselines(seed, folder, steps)["stages"][1:]
+  write_piece(folder, seed, steps, rows, complete=False)
+  rows = rows + run_baselines(seed, folder, steps)["stages"][1:]
+  write_piece(folder, seed, steps, rows, complete=True)
+
+
+def write_piece(
+  folder: pathlib.Path, seed: int, steps: int, rows: list, *, complete: bool
+) -> None:
+  """The numbers of the arms that are done."""
+  keys = ("name", *NUMBERS, "resample", "cs", "corrects", "seconds")
   piece = {
-    "seed": seed, "steps": steps, "seconds_of_the_quickstart": seconds,
-    "rows": [
-      {key: row[key] for key in ("name", *NUMBERS, "resample", "cs",
-                                 "correct_to_incorrect", "corrects")}
-      for row in rows
-    ],
+    "seed": seed, "steps": steps, "complete": complete,
+    "rows": [{key: row[key] for key in keys} for row in rows],
   }
   (folder / "piece.json").write_text(json.dumps(piece))
 
 
 def run_pieces(seeds: list[int]) -> None:
   """Runs what is missing, `workers` at a time, one core each."""
-  waiting = [s for s in seeds if not piece_of(s).exists()]
+  waiting = [s for s in seeds if not read_piece(s).get("complete")]
   running: dict[int, subprocess.Popen] = {}
   environment = os.environ | {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false "
@@ -109,21 +113,25 @@ def run_pieces(seeds: list[int]) -> None:
         print(f"seed {seed}: exit {process.returncode}", flush=True)
 
 
-def piece_of(seed: int) -> pathlib.Path:
-  return pathlib.Path(FOLDER.value, str(seed), "piece.json")
+def read_piece(seed: int) -> dict:
+  """What is known of a seed; {} at first."""
+  path = pathlib.Path(FOLDER.value, str(seed), "piece.json")
+  return json.loads(path.read_text()) if path.exists() else {}
 
 
 def gather(seeds: list[int]) -> dict:
   """Means over seeds with 95 % intervals, and what the bars ask for."""
-  pieces = [json.loads(piece_of(s).read_text()) for s in seeds
-            if piece_of(s).exists()]
+  pieces = [piece for piece in map(read_piece, seeds) if piece]
   table = {}
   for arm in ARMS:
     rows = [r for p in pieces for r in p["rows"] if r["name"] == arm]
-    table[arm] = {n: interval([r[n] for r in rows]) for n in NUMBERS}
-    table[arm]["cs"] = interval([r["cs"] for r in rows])
-    table[arm]["resample_cs"] = interval([r["resample"]["cs"] for r in rows])
-    table[arm]["corrects"] = sum(bool(r["corrects"]) for r in rows)
+    if rows:
+      table[arm] = {n: interval([r[n] for r in rows]) for n in NUMBERS}
+      table[arm]["cs"] = interval([r["cs"] for r in rows])
+      resampled = [r["resample"]["cs"] for r in rows]
+      table[arm]["resample_cs"] = interval(resampled)
+      table[arm]["corrects"] = sum(bool(r["corrects"]) for r in rows)
+      table[arm]["seeds"] = len(rows)
   return {"seeds": [p["seed"] for p in pieces], "table": table,
           "bars": bars(pieces), "pieces": pieces}
 
@@ -131,20 +139,18 @@ def gather(seeds: list[int]) -> dict:
 def bars(pieces: list[dict]) -> dict:
   """The figures that the quickstart is held to."""
   last = [by_name(p)["stage2"] for p in pieces]
-  single = [by_name(p)["single_turn"] for p in pieces]
+  both = [by_name(p) for p in pieces if "single_turn" in by_name(p)]
   second = [r["accuracy_2"] for r in last]
+  spoiled = [r["correct_to_incorrect"] for r in last]
   return {
     "seeds with accuracy@2 >= 0.85": sum(x >= 0.85 for x in second),
     "mean accuracy@2": float(np.mean(second)),
     "mean accuracy@1 minus single_turn's": float(np.mean(
-      [a["accuracy_1"] - b["accuracy_1"] for a, b in zip(last, single)]
-    )),
-    "largest c->i": max(r["correct_to_incorrect"] for r in last),
-    "mean c->i": float(np.mean([r["correct_to_incorrect"] for r in last])),
+      [x["stage2"]["accuracy_1"] - x["single_turn"]["accuracy_1"] for x in both]
+    )) if both else math.nan,
+    "largest c->i": max(spoiled),
+    "mean c->i": float(np.mean(spoiled)),
     "seeds that correct beyond resampling": sum(r["corrects"] for r in last),
-    "slowest quickstart, seconds": max(
-      p["seconds_of_the_quickstart"] for p in pieces
-    ),
   }
 
 
@@ -164,9 +170,11 @@ def main(argv: list[str]) -> None:
   RESULT.parent.mkdir(exist_ok=True)
   RESULT.write_text(json.dumps(result, indent=1))
   for arm, row in result["table"].items():
-    cells = [f"{n} {100 * m:.1f} [{100 * lo:.1f}, {100 * hi:.1f}]"
-             for n, (m, lo, hi) in row.items() if n in NUMBERS]
-    print(f"{arm:12s}", "  ".join(cells))
+    cells = [
+      "{} {:.1f} [{:.1f}, {:.1f}]".format(n, *(100 * x for x in row[n]))
+      for n in NUMBERS
+    ]
+    print(f"{arm:12s} {row['seeds']} seeds ", "  ".join(cells))
   for name, value in result["bars"].items():
     print(f"{name}: {value:.3f}")
 
