@@ -1,9 +1,11 @@
 """SCoRe on chained modular arithmetic with written steps.
 
-python -m sitrain.main --config=configs/chain.py --workdir=/tmp/chain
+python -m sitrain.main --config=configs/chain.py --workdir=/tmp/sitrain_chain
 
 A task of another kind than the maze: the first attempt can rise to its end, and
-the second sees the steps of the first.
+the second sees the steps of the first. Seed 0: the base is 23 and 20 %
+right, after stage II 31 and 30 %: both rise, and no correction is learned from
+so short a base training.
 """
 
 from ml_collections import ConfigDict

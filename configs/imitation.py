@@ -1,6 +1,6 @@
 """The base model alone: imitation of the corpus of a task.
 
-python -m sitrain.main --config=configs/imitation.py --workdir=/tmp/imitation
+python -m sitrain.main --config=configs/imitation.py --workdir=/tmp/sitrain_base
 
 Its second attempt is worse than its first; what the others start from.
 """

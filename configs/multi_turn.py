@@ -1,8 +1,8 @@
 """Standard multi-turn RL: both attempts rewarded, no stage I, no bonus.
 
-python -m sitrain.main --config=configs/multi_turn.py --workdir=/tmp/multi_turn
+python -m sitrain.main --config=configs/multi_turn.py --workdir=/tmp/sitrain_mt
 
-The baseline that tends to keep its first answer.
+On the hinted maze both attempts rise; how far the second does depends on luck.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
 """RL on the first attempt alone: the baseline without self-correction.
 
-python -m sitrain.main --config=configs/single_turn.py --workdir=/tmp/single
+python -m sitrain.main --config=configs/single_turn.py --workdir=/tmp/sitrain_st
 
-Expect the first attempt to rise to its ceiling and no gain at the second.
+The first attempt rises to its ceiling; the second, never trained, is lost.
 """
 
 from ml_collections import ConfigDict
