@@ -15,5 +15,5 @@ def get_config(argument: str = "") -> ConfigDict:
   config = common.base_config()
   common.add_base_model(config)
 
-  common.add_imitation(config, "pair_sft", rounds=1, temperature=1.0)
+  common.add_imitation(config, "pair_sft", rounds=1, also_correct=False)
   return common.finish(config, argument)

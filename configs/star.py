@@ -16,5 +16,5 @@ def get_config(argument: str = "") -> ConfigDict:
   config = common.base_config()
   common.add_base_model(config)
 
-  common.add_imitation(config, "star", rounds=3, temperature=1.0)
+  common.add_imitation(config, "star", rounds=3, also_correct=False)
   return common.finish(config, argument)
