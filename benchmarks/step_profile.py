@@ -18,13 +18,14 @@ from absl import app, flags
 
 from sitrain.models.logprobs import token_scores
 from sitrain.runtime import build, metrics, sharding, workdir
-from sitrain.runtime.stage import Run, compile_loop, layout, run_stage
-from sitrain.train import (
-  init_state,
-  make_iteration,
-  make_parts,
-  make_train_step,
+from sitrain.runtime.stage import (
+  Run,
+  compile_loop,
+  layout,
+  parts_of,
+  run_stage,
 )
+from sitrain.train import init_state, make_iteration
 from sitrain.types import Stage, anchor
 
 WORKDIR = flags.DEFINE_string("workdir", "/tmp/sitrain", "A finished run.")
@@ -38,23 +39,18 @@ def open_run(folder: str, config: dict) -> tuple[Run, Stage]:
   mesh = sharding.make_mesh(**config["mesh"])
   task = build.task_from(config)
   model = build.model_from(config, task)
-  stages = build.stages_from(config, task, model, mesh)
+  known = build.stages_from(config, task, model, mesh)
   run = Run(
     workdir=folder, mesh=mesh, model=model, seed=config["seed"],
     sink=metrics.silent(), show=lambda *_: None, save_every=1, keep=2,
     profile=(0, 0),
   )
-  return run, next(s for s in stages if s.name == STAGE.value)
+  return run, next(s for s in known if s.name == STAGE.value)
 
 
-def parts_of(run: Run, stage: Stage) -> dict:
+def compiled_parts(run: Run, stage: Stage) -> dict:
   """Compiled functions of (state, key), one for each part of a step."""
-  parts = dict(stage.parts)
-  step = make_train_step(
-    stage.optimizer, stage.method.loss,
-    microbatches=parts.pop("microbatches"),
-  )
-  collect, judge, learn = make_parts(stage.method, step, **parts)
+  collect, judge, learn = parts_of(stage, run.mesh)
 
   def scored(state, episodes):
     rows = jax.tree.map(lambda x: x[0], episodes)
@@ -77,7 +73,7 @@ def timed(function, *args) -> float:
 
 def measure(run: Run, stage: Stage, state, rounds: int) -> dict:
   """Seconds per part, `rounds` values each, the parts interleaved."""
-  parts, key = parts_of(run, stage), jax.random.key(0)
+  parts, key = compiled_parts(run, stage), jax.random.key(0)
   problems, episodes = parts["rollout"](state, key)
   verdict, _ = parts["verify"](state, key, problems, episodes)
   calls = {

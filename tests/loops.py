@@ -9,8 +9,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import AxisType
 
 from sitrain.runtime import metrics, sharding, stopping
-from sitrain.runtime.stage import Run
-from sitrain.train import make_iteration, make_loop, make_parts, make_train_step
+from sitrain.runtime.stage import Run, parts_of
+from sitrain.train import make_iteration, make_loop
 from sitrain.types import Stage
 
 PARTS = {"waves": 1, "minibatches": 1, "epochs": 1, "microbatches": 1}
@@ -44,17 +44,6 @@ def stage_of(
     restart=True, best="",
   )
   return stage._replace(**more)
-
-
-def parts_of(stage, mesh):
-  """(collect, judge, learn) of a stage on a mesh, not compiled."""
-  method = stage.method
-  method = method._replace(generate=sharding.by_group(method.generate, mesh))
-  parts = dict(stage.parts)
-  step = make_train_step(
-    stage.optimizer, method.loss, microbatches=parts.pop("microbatches")
-  )
-  return make_parts(method, step, **parts)
 
 
 def loop_of(stage, mesh):

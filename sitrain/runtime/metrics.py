@@ -55,12 +55,6 @@ def records(metrics: Metrics) -> list[dict[str, float]]:
   ]
 
 
-def scalars(metrics: Metrics) -> dict[str, float]:
-  """The numbers of metrics whose totals and counts have no steps."""
-  host = jax.device_get(metrics)
-  return {name: float(divide(mean)) for name, mean in host.items()}
-
-
 def finite(value: Any) -> Any:
   """`value` with None for what JSON cannot say: NaN and infinities."""
   if isinstance(value, dict):

@@ -105,20 +105,24 @@ def _keys(run: Run):
   return jax.random.split(jax.random.key(run.seed, impl="threefry2x32"))
 
 
+def parts_of(stage: Stage, mesh: Any) -> tuple[Callable, Callable, Callable]:
+  """collect, judge and learn of a stage, generating per group of devices."""
+  method = stage.method
+  method = method._replace(generate=sharding.by_group(method.generate, mesh))
+  parts = dict(stage.parts)
+  step = make_train_step(
+    stage.optimizer, method.loss, microbatches=parts.pop("microbatches")
+  )
+  return make_parts(method, step, **parts)
+
+
 def compile_loop(run: Run, stage: Stage, abstract: Any) -> Callable:
   """The stage's program for `steps_per_call` iterations, compiled once.
 
   Fused: one jitted scan. Staged: the same parts, each jitted, and the judge
   between them on the host.
   """
-  method = stage.method._replace(
-    generate=sharding.by_group(stage.method.generate, run.mesh)
-  )
-  parts = dict(stage.parts)
-  step = make_train_step(
-    stage.optimizer, method.loss, microbatches=parts.pop("microbatches")
-  )
-  collect, judge, learn = make_parts(method, step, **parts)
+  collect, judge, learn = parts_of(stage, run.mesh)
   place = jax.tree.map(lambda x: x.sharding, abstract)
   whole = sharding.replicated(run.mesh)
   if stage.fused:
