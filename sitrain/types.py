@@ -95,7 +95,7 @@ class TrainState(NamedTuple):
   """Everything that a run carries from one iteration to the next."""
 
   step: Int[Array, ""]  # iterations over all stages
-  frozen: Params  # by role, what no gradient reaches, or ()
+  frozen: Any  # what no gradient reaches and no checkpoint holds, by name
   params: Params  # by role, what is trained
   opt_state: Any
   reference: Params  # like params["policy"], or ()
@@ -110,10 +110,21 @@ class Tokenizer(NamedTuple):
   size: int
 
 
+class Chat(NamedTuple):
+  """A tokenizer and the form of its dialogues, as token ids."""
+
+  tokenizer: Tokenizer
+  eos: tuple[int, ...]  # ids that end a turn of the policy
+  ask: Callable[[str], list[int]]  # the first message, up to the first turn
+  again: Callable[[str], list[int]]  # a later one: from end to next turn
+
+
 class Task(NamedTuple):
   """Problems and how to check an answer.
 
-  Functions of a task on the device are pure jnp and may be jitted.
+  Functions of a task on the device are pure jnp and may be jitted. Where
+  `on_host` says so, `verify` and `final` run on the host, on NumPy arrays. The
+  problems of a `table` are its rows; else `problems` draws them.
   """
 
   problems: Callable[[Key, int], Problems]  # (key, n)
@@ -125,6 +136,9 @@ class Task(NamedTuple):
   eos: tuple[int, ...]  # tokens that end a turn
   turn_length: int  # tokens that the longest right attempt needs, end included
   tokenizer: Tokenizer
+  table: Any  # Problems, one a row of the data set, or ()
+  on_host: bool
+  texts: Any = ()  # tasks.text.Texts of the rows of the table, or ()
 
 
 class Method(NamedTuple):

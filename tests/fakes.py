@@ -90,6 +90,8 @@ def task(verify, *, again, eos, prompt, vocabulary=16):
     eos=eos,
     turn_length=1,
     tokenizer=characters.make(alphabet),
+    table=(),
+    on_host=False,
   )
 
 

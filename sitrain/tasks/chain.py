@@ -89,6 +89,8 @@ def make(
     (STOP,),
     high + 1,
     characters.make(ALPHABET),
+    (),
+    False,
   )
 
 

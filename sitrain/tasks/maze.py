@@ -97,6 +97,8 @@ def make(
     (EXIT, END),
     length,
     characters.make(ALPHABET),
+    (),
+    False,
   )
 
 

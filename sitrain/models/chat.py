@@ -1,0 +1,212 @@
+"""The form of a dialogue in token ids, read off a chat template.
+
+Episodes keep the ids that the policy wrote, so a template is needed only for
+what stands around its turns: the first prompt, and what stands between the end
+token of a turn and the next turn. Both are found by rendering short dialogues,
+and a template for which they cannot be told apart is refused.
+
+What a template does to the text of a turn does not matter, since no turn is
+rendered: white space that it strips stays as the policy wrote it, and so does
+reasoning, which has to be allowed by name (see `make`).
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sitrain.types import Chat, Tokenizer
+
+# No chat form: the message, the answer and its end token, each on its own line.
+PLAIN = (
+  "{% for message in messages %}{{ message.content }}"
+  "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}"
+  "{% endfor %}"
+)
+# Some templates write the day into the prompt. A run that goes on tomorrow
+# must read the prompts of today, so that the day is always this one.
+_DAY = "{% macro strftime_now(form) %}26 Jul 2024{% endmacro %}"
+
+_ASKED = ("What is 6 * 7?", "Name a colour,\nplease.")
+_AGAIN = "There might be an error above. Answer again."
+_SAID = "Forty-two."
+# Beginnings of several kinds, for a prompt might make one token with some.
+_ANSWERS = (
+  _SAID, "6 * 7 = 42\n\nThe answer is 42", "The answer", "an answer", "I",
+  "\\boxed{42}", "def f():", " \n indented:\n  1.\n\n ",
+)
+_THOUGHT = "Six sevens."
+# Reasoning that the prompt opens, or that is written where there was none.
+_OPENED = re.compile(r"<think>\s*(</think>\s*)?\Z")
+_EMPTY = re.compile(r"\A<think>\s*</think>\s*")
+
+Render = Callable[[Sequence[str]], str]
+
+
+def make(
+  source: Any, tokenizer: Tokenizer, template: str, *, reasoning: str
+) -> Chat:
+  """Chat in the form of a jinja `template`.
+
+  Args:
+    source: a tokenizer of transformers.
+    tokenizer: its text functions.
+    template: a chat template. Where it says strftime_now, the day is fixed.
+    reasoning: "refuse" raises for templates that show a later turn less, or
+      other, reasoning (`<think>...</think>`) than was written; "keep" takes
+      them, and later turns then see all the reasoning of the earlier ones.
+
+  `eos` begins with the end token that the template writes. Special tokens that
+  stand in a message as text become special tokens, as in transformers. Raises
+  ValueError for a template that fails, that does not write a longer dialogue
+  as a continuation of a shorter one, in text and in token ids, that writes no
+  end token after an answer, or the beginning-of-sequence token twice.
+  """
+  if reasoning not in ("refuse", "keep"):
+    raise ValueError(f"reasoning={reasoning!r}: say 'refuse' or 'keep'")
+  if "strftime_now" in template:
+    template = _DAY + template
+  render = _renderer(source, template)
+  _check_text(render, reasoning)
+  end = _end(source, tokenizer, _after(render, _ASKED[0], _SAID, _AGAIN)[0])
+  _check_tokens(source, render, tokenizer.encode)
+
+  def ask(message: str) -> list[int]:
+    return tokenizer.encode(render([message]))
+
+  def again(message: str) -> list[int]:
+    # The end token is encoded along, for pieces depend on what is before them.
+    return tokenizer.encode(_after(render, _ASKED[0], _SAID, message)[0])[1:]
+
+  eos = tuple(dict.fromkeys((end, source.eos_token_id)))
+  return Chat(tokenizer, eos, ask, again)
+
+
+def _renderer(source: Any, template: str) -> Render:
+  """From texts, of user and assistant in turns, to the text of a prompt."""
+  import jinja2  # transformers renders with it
+
+  def render(texts: Sequence[str]) -> str:
+    roles = ("user", "assistant")
+    dialogue = [
+      {"role": roles[i % 2], "content": text} for i, text in enumerate(texts)
+    ]
+    try:
+      return source.apply_chat_template(
+        dialogue,
+        chat_template=template,
+        tokenize=False,
+        add_generation_prompt=True,
+      )
+    except (jinja2.TemplateError, TypeError) as error:
+      why = " ".join(str(error).split())
+      raise ValueError(
+        f"the chat template fails for {len(texts)} message(s) of user and "
+        f"assistant in turns ({why}): mend it, or give another by template"
+      ) from error
+
+  return render
+
+
+def _after(
+  render: Render, first: str, answer: str, again: str
+) -> tuple[str, bool]:
+  """The text from the end token of an answer on.
+
+  Also whether the template treats reasoning of earlier turns in its own way.
+  White space around the answer is passed over: whatever the policy writes there
+  is kept.
+  """
+  prompt, whole = render([first]), render([first, answer, again])
+  head = prompt if whole.startswith(prompt) else _OPENED.sub("", prompt)
+  if not whole.startswith(head):
+    raise ValueError(
+      "the chat template writes the first message of a longer dialogue in "
+      f"another way than alone ({_parting(prompt, whole)}): give a template, "
+      "as a file, in which a dialogue only ever grows"
+    )
+  rest = whole[len(head):].lstrip()
+  bare, said = _EMPTY.sub("", rest), answer.strip()
+  if not bare.startswith(said):
+    raise ValueError(
+      f"the chat template writes the answer {answer!r} as {bare[:40]!r}: give "
+      "a template, as a file, that writes answers right after the prompt, as "
+      "they are"
+    )
+  return bare[len(said):].lstrip(), prompt != head or bare != rest
+
+
+def _parting(prompt: str, whole: str) -> str:
+  """Where two texts part, in words."""
+  same = next(
+    (i for i, (a, b) in enumerate(zip(prompt, whole)) if a != b), len(whole)
+  )
+  return f"{prompt[same:same + 30]!r} became {whole[same:same + 30]!r}"
+
+
+def _check_text(render: Render, reasoning: str) -> None:
+  """Raises ValueError unless a longer dialogue continues the shorter one."""
+  found = [
+    _after(render, first, answer, _AGAIN)
+    for first in _ASKED
+    for answer in _ANSWERS
+  ]
+  if len({after for after, _ in found}) > 1:
+    raise ValueError(
+      "what the chat template writes after an answer depends on the answer or "
+      "on the first message: give a template, as a file, in which it does not"
+    )
+  thought = f"<think>\n{_THOUGHT}\n</think>\n\n{_SAID}"
+  dropped = _THOUGHT not in render([_ASKED[0], thought, _AGAIN])
+  if reasoning == "refuse" and (dropped or any(own for _, own in found)):
+    raise ValueError(
+      "the chat template changes or drops the reasoning (<think>...</think>) "
+      "of earlier turns, but here a second turn sees the first one whole, with "
+      "its reasoning, for the sampled token ids are kept: accept that by "
+      "reasoning='keep', or give another template as a file"
+    )
+
+
+def _end(source: Any, tokenizer: Tokenizer, after: str) -> int:
+  """The token that ends a turn: the first of what follows an answer."""
+  ids = tokenizer.encode(after)
+  special = {*source.all_special_ids, *source.added_tokens_decoder}
+  if not ids or ids[0] not in special:
+    raise ValueError(
+      f"the chat template writes {after[:30]!r} after an answer, which begins "
+      "with no special token, so that no turn would end: write {{ eos_token }} "
+      "there, in a template that you give as a file, or use template='plain'"
+    )
+  return ids[0]
+
+
+def _check_tokens(
+  source: Any, render: Render, encode: Callable[[str], list[int]]
+) -> None:
+  """Raises ValueError unless the ids of a dialogue are those of its parts.
+
+  Only for answers without white space around them: that may merge with what
+  the template writes, and is kept as the policy wrote it.
+  """
+  start = source.bos_token_id
+  for first in _ASKED:
+    for answer in (text for text in _ANSWERS if text == text.strip()):
+      text, dialogue = render([first]), render([first, answer, _AGAIN])
+      prompt, whole = encode(text), encode(dialogue)
+      after = encode(_after(render, first, answer, _AGAIN)[0])
+      if start is not None and prompt[:2] == [start, start]:
+        raise ValueError(
+          "the chat template writes the beginning-of-sequence token twice: "
+          "write {{ bos_token }} once, in a template that you give as a file"
+        )
+      if dialogue.startswith(text) and whole[: len(prompt)] != prompt:
+        raise ValueError(
+          f"the end of the prompt, {text[-20:]!r}, makes one token with the "
+          "answer: end it with a line break or a special token, in a template "
+          "that you give as a file"
+        )
+      if whole[-len(after):] != after:
+        raise ValueError(
+          "what follows an answer becomes other tokens after the answer than "
+          "alone: begin it with a special token, in a template that you give "
+          "as a file"
+        )

@@ -1,0 +1,215 @@
+"""Tokenizers of transformers: read, trained, and their tokens as bytes."""
+
+import contextlib
+import itertools
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from sitrain.models import chat, spelling
+from sitrain.tasks.characters import UNKNOWN
+from sitrain.types import PAD, Chat, Tokenizer
+
+END = "<|end|>"  # the end token of a tokenizer that `train_bpe` makes
+_BYTES = 256
+# What lies beside a tokenizer and is not read with it.
+_WEIGHTS = (
+  ".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx",
+)
+_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")  # "owner/name", or a name alone
+
+
+def load(path: Any, *, template: str = "", reasoning: str = "refuse") -> Chat:
+  """Tokenizer and dialogue form of a model.
+
+  Args:
+    path: a folder of transformers, on a disk or on gs://, or a hub id.
+    template: "" for the chat template of the tokenizer; "plain" for no chat
+      form: a message and a line break, the answer and its end token, a line
+      break, and so on; or the path of a jinja file.
+    reasoning: see `chat.make`.
+
+  `encode` adds no special tokens; `decode` leaves them and PAD out, and writes
+  U+FFFD for ids that the tokenizer lacks, for a model may have more. `size` is
+  the highest id + 1. Raises ValueError for a path without tokenizer, without
+  an end-of-sequence token, without a chat template, and as `chat.make` does.
+  """
+  source = _read(path)
+  if source.eos_token_id is None:
+    raise ValueError(
+      f"the tokenizer of {path} has no end-of-sequence token, so that no turn "
+      "would end: set eos_token in its tokenizer_config.json"
+    )
+  try:
+    form = _template(source, path, template)
+    return chat.make(source, _texts(source), form, reasoning=reasoning)
+  except ValueError as error:
+    name = "" if str(path) in str(error) else f"{path}: "
+    raise ValueError(f"{name}{error}") from error
+
+
+def _template(source: Any, path: Any, template: str) -> str:
+  if template == "plain":
+    begins = source.encode("a")[:1] == [source.bos_token_id]
+    return ("{{ bos_token }}" if begins else "") + chat.PLAIN
+  if template:
+    file = epath.Path(template).expanduser()
+    if not file.is_file():
+      raise ValueError(
+        f"template={template}: there is no such file: give the path of a jinja "
+        "file, 'plain' for no chat form, or '' for the tokenizer's own"
+      )
+    return file.read_text()
+  if not source.chat_template:
+    raise ValueError(
+      f"the tokenizer of {path} has no chat template: use template='plain', or "
+      "give the path of a jinja file"
+    )
+  return source.get_chat_template()
+
+
+def _texts(source: Any) -> Tokenizer:
+  known = frozenset(source.get_vocab().values())
+
+  def encode(text: str) -> list[int]:
+    return source.encode(text, add_special_tokens=False)
+
+  def decode(tokens: Any) -> str:
+    ids = [int(i) for i in np.asarray(tokens).reshape(-1) if i != PAD]
+    runs = itertools.groupby(ids, key=known.__contains__)
+    return "".join(
+      source.decode(
+        list(run), skip_special_tokens=True, clean_up_tokenization_spaces=False
+      )
+      if is_known
+      else UNKNOWN * len(list(run))
+      for is_known, run in runs
+    )
+
+  return Tokenizer(encode, decode, max(known) + 1)
+
+
+def _read(path: Any) -> Any:
+  """The tokenizer of transformers at `path`."""
+  from transformers import AutoTokenizer
+
+  with _local(path) as folder:
+    try:
+      source = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # of many kinds, and some of many lines
+      why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+      raise ValueError(
+        f"no tokenizer could be read from {path} ({why}): give a folder with "
+        "tokenizer.json and tokenizer_config.json, or the id of a model on the "
+        "hub"
+      ) from error
+  # Lengths are checked where the turns are known; here it would only warn.
+  source.model_max_length = 1 << 62
+  return source
+
+
+@contextlib.contextmanager
+def _local(path: Any) -> Iterator[str]:
+  """A folder on a disk with the tokenizer of `path`; a hub id as it is."""
+  folder = epath.Path(path).expanduser()
+  remote = "://" in str(path)
+  if folder.is_dir() and not remote:
+    yield str(folder)
+  elif folder.is_dir():
+    with tempfile.TemporaryDirectory() as copy:
+      for file in folder.iterdir():
+        if file.is_file() and file.suffix not in _WEIGHTS:
+          file.copy(epath.Path(copy) / file.name)
+      yield copy
+  elif not remote and _HUB.fullmatch(str(path)):
+    yield str(path)
+  else:
+    raise ValueError(
+      f"there is no folder {path}: give the folder of a tokenizer, or the id "
+      "of a model on the hub"
+    )
+
+
+def train_bpe(texts: Iterable[str], folder: Any, *, size: int) -> None:
+  """Trains a byte-level BPE on `texts` and saves it where `load` reads it.
+
+  Digits stay single, every byte has a token, and the end token is END; the
+  chat template is the plain form. There are `size` tokens, or fewer where the
+  texts have no more pairs to merge. Equal texts give equal files, of which
+  tokenizer.json appears last. Raises ValueError for no texts and for a size
+  without room for the bytes.
+  """
+  if size <= _BYTES:
+    raise ValueError(
+      f"size={size} has no room for {_BYTES} bytes and the end token: use "
+      f"{_BYTES + 1} at least"
+    )
+  from transformers import PreTrainedTokenizerFast
+
+  source = PreTrainedTokenizerFast(
+    tokenizer_object=_trained(texts, size),
+    eos_token=END,
+    clean_up_tokenization_spaces=False,
+  )
+  source.chat_template = chat.PLAIN
+  folder = epath.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory() as temporary:
+    source.save_pretrained(temporary)
+    files = sorted(epath.Path(temporary).iterdir())
+    # A run that is killed here leaves no folder that looks whole.
+    for file in sorted(files, key=lambda file: file.name == "tokenizer.json"):
+      file.copy(folder / file.name, overwrite=True)
+
+
+def _trained(texts: Iterable[str], size: int) -> Any:
+  import tokenizers
+  from tokenizers import decoders, models, pre_tokenizers, trainers
+
+  texts = iter(texts)
+  first = next((text for text in texts if text), None)
+  if first is None:
+    raise ValueError("there are no texts to train a tokenizer on: give some")
+  bpe = tokenizers.Tokenizer(models.BPE())
+  bpe.pre_tokenizer = pre_tokenizers.Sequence([
+    pre_tokenizers.Digits(individual_digits=True),
+    pre_tokenizers.ByteLevel(add_prefix_space=False),
+  ])
+  bpe.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=size,
+    special_tokens=[END],
+    initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    show_progress=False,
+  )
+  bpe.train_from_iterator(itertools.chain([first], texts), trainer)
+  return bpe
+
+
+def vocabulary(path: Any) -> list[bytes]:
+  """The bytes of every token, by id; none for special tokens and unused ids.
+
+  For byte-level tokenizers and for SentencePiece ones; of the latter some put a
+  space before the first word, which is then among the bytes too. Raises
+  ValueError for other kinds, whose tokens do not tell where spaces are.
+  """
+  source = _read(path)
+  try:
+    spell = spelling.of(source.backend_tokenizer.to_str())
+  except (AttributeError, ValueError) as error:
+    raise ValueError(
+      f"the tokens of {path} are neither byte-level nor SentencePiece, so that "
+      "their bytes are unknown: use a tokenizer of one of these kinds"
+    ) from error
+  added = source.added_tokens_decoder
+  found = [b""] * (max(source.get_vocab().values()) + 1)
+  for token, i in source.get_vocab().items():
+    if i not in added:
+      found[i] = spell(token)
+    elif not added[i].special:
+      found[i] = token.encode()
+  return found

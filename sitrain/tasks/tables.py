@@ -1,0 +1,233 @@
+"""Rows of a data set, from the hub or from files."""
+
+import difflib
+import json
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+FILES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
+
+
+def read(
+  source: str,
+  *,
+  split: str = "",
+  fields: Mapping[str, str],
+  may_be_empty: Collection[str] = (),
+) -> list[dict[str, Any]]:
+  """All rows of a data set, with its fields under our names.
+
+  Args:
+    source: a file whose name ends as in FILES, on a disk or at an address that
+      fsspec knows, such as gs://; a pattern with `*` for several of one kind,
+      read in the order of their names; a folder of such files; or a data set
+      of the hub as "owner/name" or "owner/name:config".
+    split: a split of a folder or of the hub; "" where there is only one. A file
+      has none.
+    fields: our name of each field -> its name in the data set.
+    may_be_empty: those of our names whose values may be missing or empty.
+
+  A .json file holds a list of objects, or an object a line, as .jsonl does.
+  Raises ValueError, with the row (from 1) or line, for what cannot be read, a
+  split or field that is not there, empty values, and a table without rows.
+  """
+  if source.endswith(FILES):
+    if split:
+      raise ValueError(
+        f"split={split!r} of the file {source}: a file has no splits, leave it "
+        "empty and name the file of the split"
+      )
+    rows = _from_files(source, fields)
+  else:
+    rows = _from_hub(source, split, fields)
+  name = f"{source} ({split})" if split else source
+  taken = [
+    _taken(row, fields, f"row {number} of {name}")
+    for number, row in enumerate(rows, 1)
+  ]
+  if not taken:
+    raise ValueError(f"{name} has no rows: name a data set that has some")
+  _check_values(taken, fields, may_be_empty, name)
+  return taken
+
+
+def _taken(
+  row: Mapping[str, Any], fields: Mapping[str, str], where: str
+) -> dict[str, Any]:
+  for theirs in fields.values():
+    _check_field(theirs, row, where)
+  return {ours: row[theirs] for ours, theirs in fields.items()}
+
+
+def _check_field(name: str, known: Collection[str], where: str) -> None:
+  if name not in known:
+    raise ValueError(
+      f"{where} has no field {name!r}{_meant(name, known)}: name one of "
+      f"{', '.join(sorted(known)) or 'none, for it is empty'}"
+    )
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+  near = difflib.get_close_matches(name, list(known), 1)
+  return f" (do you mean {near[0]!r}?)" if near else ""
+
+
+def _check_values(
+  rows: Sequence[Mapping[str, Any]],
+  fields: Mapping[str, str],
+  may_be_empty: Collection[str],
+  name: str,
+) -> None:
+  """Raises ValueError for fields with empty values, counted."""
+  for ours in may_be_empty:
+    _check_field(ours, fields, "may_be_empty")
+  found = []
+  for ours in (ours for ours in fields if ours not in may_be_empty):
+    empty = [i for i, row in enumerate(rows, 1) if _is_empty(row[ours])]
+    if empty:
+      found.append(f"{fields[ours]!r} in {len(empty)}, first in row {empty[0]}")
+  if found:
+    raise ValueError(
+      f"{name} has empty values among its {len(rows)} rows ("
+      f"{'; '.join(found)}): fill them in or leave these rows out"
+    )
+
+
+def _is_empty(value: Any) -> bool:
+  if isinstance(value, str):
+    return not value.strip()
+  return value is None or (isinstance(value, (list, dict)) and not value)
+
+
+def _from_files(
+  source: str, fields: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+  """Rows of one file, or of all that a pattern names."""
+  import fsspec
+
+  try:
+    system, path = fsspec.core.url_to_fs(source)
+    paths = sorted(system.glob(path)) if "*" in path else [path]
+    if not paths or not all(system.isfile(path) for path in paths):
+      raise ValueError(
+        f"there is no file {source}, or you may not read it: check the path"
+      )
+    for path in paths:
+      name = source if "*" not in source else path
+      compression = "gzip" if path.endswith(".gz") else None
+      with system.open(path, "rb", compression=compression) as file:
+        if path.endswith(".parquet"):
+          yield from _parquet(file, name, fields)
+        else:
+          yield from _json(file, name)
+  except (OSError, EOFError, zlib.error, ImportError) as error:
+    why = " ".join(str(error).split())
+    raise ValueError(
+      f"{source} cannot be read ({why}): check that it is whole and that you "
+      "may read it"
+    ) from error
+
+
+def _json(file: Any, name: str) -> Iterator[dict[str, Any]]:
+  """Objects of a list, or of lines; blank lines are passed over."""
+  content = file.read()
+  content = content.removeprefix(b"\xef\xbb\xbf")  # the mark of some editors
+  if content.lstrip()[:1] == b"[":
+    for number, row in enumerate(_loaded(content, name, 0), 1):
+      yield _object(row, f"element {number} of {name}")
+    return
+  for number, line in enumerate(content.split(b"\n"), 1):
+    if line.strip():
+      yield _object(_loaded(line, name, number), f"line {number} of {name}")
+
+
+def _loaded(content: bytes, name: str, line: int) -> Any:
+  """JSON of a line, or of a whole file where `line` is 0."""
+  try:
+    return json.loads(content.decode())
+  except UnicodeDecodeError as error:
+    at = line or 1 + content[: error.start].count(b"\n")
+    raise ValueError(
+      f"line {at} of {name} is no UTF-8: save the file as UTF-8"
+    ) from error
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f"line {line or error.lineno} of {name} is no JSON ({error.msg} at "
+      f"column {error.colno}): mend or remove it"
+    ) from error
+
+
+def _object(row: Any, where: str) -> dict[str, Any]:
+  if not isinstance(row, dict):
+    raise ValueError(
+      f"{where} is {str(row)[:30]!r}, no object: write "
+      "{\"field\": value, ...}"
+    )
+  return row
+
+
+def _parquet(
+  file: Any, name: str, fields: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+  """Rows of a parquet file, of the named columns only."""
+  import pyarrow
+  from pyarrow import parquet
+
+  try:
+    table = parquet.ParquetFile(file)
+    for theirs in fields.values():
+      _check_field(theirs, table.schema_arrow.names, name)
+    for batch in table.iter_batches(columns=list(fields.values())):
+      yield from batch.to_pylist()
+  except pyarrow.ArrowException as error:
+    why = " ".join(str(error).split())
+    raise ValueError(
+      f"{name} is no whole parquet file ({why}): copy it again"
+    ) from error
+
+
+def _from_hub(
+  source: str, split: str, fields: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+  """Rows of a data set that the library `datasets` finds."""
+  import datasets
+
+  if "://" in source or source.startswith(("/", ".", "~")):
+    name, config = _folder(source), ""
+  else:
+    name, _, config = source.partition(":")
+  try:
+    found = datasets.load_dataset(name, config or None)
+  except Exception as error:  # of many kinds, and some of many lines
+    why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    raise ValueError(
+      f"the data set {source} cannot be loaded ({why}): give a file that ends "
+      f"in one of {', '.join(FILES)}, or a data set of the hub as "
+      "'owner/name' or 'owner/name:config'"
+    ) from error
+  if not split and len(found) > 1:
+    raise ValueError(f"{source} has the splits {', '.join(found)}: name one")
+  split = split or next(iter(found))
+  if split not in found:
+    raise ValueError(
+      f"{source} has no split {split!r}{_meant(split, found)}: name one of "
+      f"{', '.join(found)}"
+    )
+  rows = found[split]
+  for theirs in fields.values():
+    _check_field(theirs, rows.column_names, f"{source} ({split})")
+  yield from rows.select_columns(list(fields.values()))
+
+
+def _folder(source: str) -> str:
+  """The address of a folder that is there."""
+  import fsspec
+
+  system, path = fsspec.core.url_to_fs(source)
+  if not system.isdir(path):
+    raise ValueError(
+      f"there is no file or folder {source}: give a file that ends in one of "
+      f"{', '.join(FILES)}"
+    )
+  return source if "://" in source else path
