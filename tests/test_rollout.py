@@ -170,7 +170,7 @@ def test_sampler_logprob_is_token_scores(toy, rows):
 def test_greedy_is_the_generate_of_transformers(toy, keys):
   torch = pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")
-  from test_parity import NAMES, our_params
+  from hub_models import our_params
 
   model, _, _ = toy
   torch.manual_seed(1)
@@ -185,7 +185,7 @@ def test_greedy_is_the_generate_of_transformers(toy, keys):
   with torch.no_grad():
     for weight in theirs.parameters():
       weight.add_(torch.randn_like(weight) * 0.5)
-  params = our_params(model, theirs, NAMES)
+  params = our_params(theirs)
   problems = pose(PROMPTS, range(4), slots=6)
   ours = lists(run(keys, model, params, problems, jnp.zeros(8)))
   out = theirs.generate(

@@ -1,0 +1,123 @@
+"""Writes the policy of a stage as a model that transformers can load.
+
+  python -m sitrain.export --workdir=/tmp/sitrain --output=/tmp/model
+
+Weights, config.json and the tokenizer. A run that began with a checkpoint of
+the hub keeps its architecture; another is written as the architecture of
+transformers that it is.
+"""
+
+import os
+
+os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
+
+import fnmatch
+import logging
+from typing import Any
+
+import jax
+from absl import flags
+from etils import epath
+
+from sitrain.models import describe, hub, weights
+from sitrain.runtime import build, sharding
+from sitrain.runtime import workdir as workdirs
+from sitrain.runtime.errors import run_main
+from sitrain.runtime.options import ConfigError, closest
+from sitrain.runtime.start import read_policy
+
+WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
+STAGE = flags.DEFINE_string("stage", "", "Default: the last trained one.")
+WHICH = flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint.")
+OUTPUT = flags.DEFINE_string("output", "", "A new folder, also on gs://.")
+DTYPE = flags.DEFINE_enum(
+  "dtype", "bfloat16", ["bfloat16", "float16", "float32"], "Of the weights."
+)
+flags.DEFINE_bool("traceback", False, "Show where an error came from.")
+
+
+def described(config: dict, folder: epath.Path) -> tuple[Any, dict]:
+  """The model of a run, and its config.json."""
+  if path := config["model"].get("path", ""):
+    source = weights.locate(path)
+    return weights.from_folder(source), weights.read_config(source)
+  task = build.task_from(config, str(folder))
+  model = build.model_from(config, task)
+  return model, describe.config_of(model) | {"eos_token_id": list(task.eos)}
+
+
+def stage_of(config: dict, folder: epath.Path) -> str:
+  """The stage that the flag names, else the last that has a checkpoint."""
+  names, asked = config["stages"], STAGE.value
+  if asked and asked not in names:
+    raise ConfigError(
+      f"--stage={asked} is not in the run: {closest(asked, names)}"
+    )
+  trained = [name for name in names if _saved(folder / name)]
+  if not (trained and (asked or trained[-1]) in trained):
+    which = f"stage {asked}" if asked else "every stage"
+    raise ConfigError(f"{which} of {folder} lacks a checkpoint: train it first")
+  return asked or trained[-1]
+
+
+def _saved(folder: epath.Path) -> bool:
+  return folder.exists() and any(p.name.isdigit() for p in folder.iterdir())
+
+
+def copy_tokenizer(
+  config: dict, folder: epath.Path, output: epath.Path
+) -> list[str]:
+  """Copies the files of the run's tokenizer, if it has one; their names."""
+  options = config.get("tokenizer", {})
+  path = options.get("path", "") or config["model"].get("path", "")
+  source = epath.Path(path) if path else folder / "tokenizer"
+  if path and not source.exists():
+    source = weights.locate(path)
+  copied = []
+  for file in sorted(source.iterdir()) if source.exists() else []:
+    if any(fnmatch.fnmatch(file.name, form) for form in hub.TOKENIZER_FILES):
+      (output / file.name).write_bytes(file.read_bytes())
+      copied.append(file.name)
+  return copied
+
+
+def export(workdir: epath.Path, output: epath.Path) -> str:
+  """Restores, writes, and says in a line what was written."""
+  config = build.plain(workdirs.read_json(workdir / "config.json"))
+  stage = stage_of(config, workdir)
+  model, theirs = described(config, workdir)
+  mesh = sharding.make_mesh(**config["mesh"])
+  with jax.set_mesh(mesh):
+    params = read_policy(model, mesh, workdir / stage, WHICH.value)
+    weights.write(output, model, params, theirs, dtype=DTYPE.value)
+  files = []
+  if jax.process_index() == 0:
+    files = copy_tokenizer(config, workdir, output)
+  tokenizer = f"tokenizer ({len(files)} files)" if files else "no tokenizer"
+  return (
+    f"written: {output}: {WHICH.value} of {stage} as"
+    f" {theirs['architectures'][0]} in {DTYPE.value}, {tokenizer}"
+  )
+
+
+def main(argv: list[str]) -> None:
+  """Checks the flags and writes."""
+  if len(argv) > 1:
+    raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
+  folder, output = epath.Path(WORKDIR.value), epath.Path(OUTPUT.value)
+  if not WORKDIR.value or not (folder / "config.json").exists():
+    raise ConfigError(
+      f"--workdir={WORKDIR.value} holds no config.json: give that of a run"
+    )
+  if not OUTPUT.value or (output / "config.json").exists():
+    raise ConfigError(
+      f"--output={OUTPUT.value} is "
+      + ("taken" if OUTPUT.value else "missing")
+      + ": give a new folder"
+    )
+  logging.getLogger("absl").setLevel(logging.WARNING)
+  print(export(folder, output))
+
+
+if __name__ == "__main__":
+  run_main(main)

@@ -1,0 +1,117 @@
+"""Options of a config.json as fields of the decoder, whoever wrote the file.
+
+Transformers 4 writes rope_theta, rope_scaling and patterns of layers, 5 writes
+rope_parameters and layer_types.
+"""
+
+from typing import Any
+
+from sitrain.models.blocks import RopeScaling
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+
+Given = dict[str, Any]
+
+
+def needed(given: Given, name: str) -> Any:
+  """An option that must be there; ValueError where it is not."""
+  if given.get(name) is None:
+    raise ValueError(f"config.json has no {name}: it is not complete")
+  return given[name]
+
+
+def activation(given: Given) -> str:
+  """`activation` of the decoder; ValueError for one that it lacks."""
+  name = given.get("hidden_activation") or given["hidden_act"]
+  if name not in ACTIVATIONS:
+    raise ValueError(
+      f"config.json has activation {name}: supported are"
+      f" {', '.join(ACTIVATIONS)}"
+    )
+  return ACTIVATIONS[name]
+
+
+def local_fields(given: Given) -> dict[str, Any]:
+  """`local`, as the shortest pattern that gives all layers, and `window`.
+
+  Raises ValueError for kinds of layers that are neither local nor global.
+  """
+  count = given["num_hidden_layers"]
+  kinds = given.get("layer_types") or _layer_types(given, count)
+  if set(kinds) - {SLIDING, FULL} or len(kinds) != count:
+    raise ValueError(
+      f"config.json has layer_types {sorted(set(kinds))} for {len(kinds)} of"
+      f" {count} layers: supported are {SLIDING} and {FULL}"
+    )
+  if SLIDING not in kinds:
+    return {"local": (False,)}
+  used = given.get("use_sliding_window", True)
+  if not given.get("sliding_window") or not used:
+    raise ValueError(
+      f"config.json has layers with {SLIDING} but no sliding_window: set it"
+    )
+  local = tuple(kind == SLIDING for kind in kinds)
+  fits = lambda size: all(local[i] == local[i % size] for i in range(count))
+  size = next(size for size in range(1, count + 1) if fits(size))
+  return {"local": local[:size], "window": given["sliding_window"]}
+
+
+def _layer_types(given, count):
+  """What transformers makes of a config.json without layer_types."""
+  pattern = given.get("_sliding_window_pattern")
+  pattern = pattern or given.get("sliding_window_pattern")
+  if pattern:
+    return [FULL if (i + 1) % pattern == 0 else SLIDING for i in range(count)]
+  if given.get("use_sliding_window") and given.get("sliding_window"):
+    first = given["max_window_layers"]
+    return [SLIDING if i >= first else FULL for i in range(count)]
+  return [FULL] * count
+
+
+def rope_fields(given: Given, *, own_local: bool) -> dict[str, Any]:
+  """Rotary fields of global and of local layers.
+
+  `own_local`: local layers have a base of their own, rope_local_base_freq, and
+  no scaling. Raises ValueError for types that the decoder lacks.
+  """
+  far = {"rope_theta": given["rope_theta"]} | (given.get("rope_scaling") or {})
+  near = {"rope_theta": given["rope_local_base_freq"]} if own_local else far
+  found = given.get("rope_parameters") or {}
+  nested = SLIDING in found or FULL in found
+  if found and own_local and not nested:
+    raise ValueError(
+      f"config.json has rope_parameters without {FULL} and {SLIDING}, which"
+      " this architecture needs: give both"
+    )
+  far = far | ((found.get(FULL) or {}) if nested else found)
+  near = near | ((found.get(SLIDING) or {}) if nested else found)
+  return {
+    "rope_base": float(far["rope_theta"]),
+    "rope_scaling": _scaling(given, far),
+    "local_rope_base": float(near["rope_theta"]),
+    "local_rope_scaling": _scaling(given, near),
+  }
+
+
+def _scaling(given, rope) -> RopeScaling:
+  kind = rope.get("rope_type") or rope.get("type") or "default"
+  share = rope.get("partial_rotary_factor", given.get("partial_rotary_factor"))
+  if kind not in ("default", "linear", "llama3") or share not in (None, 1):
+    raise ValueError(
+      f"config.json has rope type {kind} on a share {share or 1} of a head:"
+      " supported are default, linear and llama3 on whole heads"
+    )
+  if kind == "default":
+    return RopeScaling()
+  number = lambda name: float(needed(rope, name))
+  if kind == "linear":
+    return RopeScaling("linear", number("factor"))
+  length = rope.get("original_max_position_embeddings")
+  return RopeScaling(
+    "llama3",
+    number("factor"),
+    number("low_freq_factor"),
+    number("high_freq_factor"),
+    int(length or needed(given, "max_position_embeddings")),
+  )

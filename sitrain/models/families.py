@@ -1,0 +1,218 @@
+"""Families of models on the Hugging Face hub: names of tensors, config.json.
+
+Adding a family is one row of FAMILIES and, if its tensors are called something
+else, one table of names. config.json is read as transformers 4 and 5 write it.
+"""
+
+from typing import Any, NamedTuple
+
+from sitrain.models import config_json
+from sitrain.models.decoder import Decoder
+from sitrain.models.parameters import layer_shapes
+
+EXECUTION = ("dtype", "scan", "remat")  # fields that no checkpoint decides
+
+
+class Family(NamedTuple):
+  """One architecture; options of config.json are called theirs."""
+
+  model_type: str
+  names: dict[str, str]  # our name of a parameter of a layer -> theirs
+  fixed: dict[str, Any]  # fields of Decoder that no option changes
+  defaults: dict[str, Any]  # theirs, for a config.json that leaves them out
+  prefix: str = ""  # of all tensors
+  others: tuple[str, ...] = ()  # beginnings of tensors that are no text model
+
+
+_PLAIN = {
+  "attention_norm": "input_layernorm.weight",
+  "query": "self_attn.q_proj.weight",
+  "key": "self_attn.k_proj.weight",
+  "value": "self_attn.v_proj.weight",
+  "out": "self_attn.o_proj.weight",
+  "query_bias": "self_attn.q_proj.bias",
+  "key_bias": "self_attn.k_proj.bias",
+  "value_bias": "self_attn.v_proj.bias",
+  "out_bias": "self_attn.o_proj.bias",
+  "query_norm": "self_attn.q_norm.weight",
+  "key_norm": "self_attn.k_norm.weight",
+  "mlp_norm": "post_attention_layernorm.weight",
+  "gate": "mlp.gate_proj.weight",
+  "up": "mlp.up_proj.weight",
+  "down": "mlp.down_proj.weight",
+}
+_GEMMA = _PLAIN | {
+  "attention_post_norm": "post_attention_layernorm.weight",
+  "mlp_norm": "pre_feedforward_layernorm.weight",
+  "mlp_post_norm": "post_feedforward_layernorm.weight",
+}
+_ALL = {
+  "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu",
+  "attention_bias": False, "tie_word_embeddings": False,
+}  # fmt: skip
+_QWEN = _ALL | {"use_sliding_window": False, "max_window_layers": 28}
+_GEMMA_ALL = _ALL | {
+  "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True,
+  "head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 4096,
+}  # fmt: skip
+_GEMMA2 = _GEMMA_ALL | {
+  "sliding_window_pattern": 2, "attn_logit_softcapping": 50.0,
+  "final_logit_softcapping": 30.0,
+}  # fmt: skip
+# Files of Gemma 3 on the hub name little more than their sizes.
+_GEMMA3 = _GEMMA_ALL | {
+  "sliding_window_pattern": 6, "rope_theta": 1e6, "vocab_size": 262208,
+  "rope_local_base_freq": 10000.0, "num_attention_heads": 8,
+  "num_key_value_heads": 4,
+}  # fmt: skip
+_SCALED = {"norm_plus_one": True, "post_norms": True}
+_LOOKING = ("vision_tower.", "multi_modal_projector.")
+
+FAMILIES = {
+  "Qwen3ForCausalLM": Family(
+    "qwen3", _PLAIN, {"qk_norm": True}, _QWEN | {"head_dim": 128}
+  ),
+  "Qwen2ForCausalLM": Family(
+    "qwen2", _PLAIN, {"qkv_bias": True, "out_bias": False}, _QWEN
+  ),
+  "LlamaForCausalLM": Family("llama", _PLAIN, {}, _ALL),
+  "Gemma2ForCausalLM": Family("gemma2", _GEMMA, _SCALED, _GEMMA2),
+  "Gemma3ForCausalLM": Family(
+    "gemma3_text", _GEMMA, _SCALED | {"qk_norm": True}, _GEMMA3
+  ),
+  "Gemma3ForConditionalGeneration": Family(
+    "gemma3_text", _GEMMA, _SCALED | {"qk_norm": True}, _GEMMA3,
+    "language_model.", _LOOKING,
+  ),
+}  # fmt: skip
+_REFUSED = (
+  "mlp_bias", "quantization_config", "use_bidirectional_attention",
+)  # fmt: skip
+
+
+def family(config: dict[str, Any]) -> Family:
+  """The family of a config.json; ValueError where it is none of FAMILIES."""
+  named = config.get("architectures") or ["(none)"]
+  if named[0] not in FAMILIES:
+    raise ValueError(
+      f"architecture {named[0]} of config.json is not supported: use one of"
+      f" {', '.join(FAMILIES)}"
+    )
+  return FAMILIES[named[0]]
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+  """The config.json of the text model alone, where there is more to it."""
+  family(config)
+  if "text_config" not in config:
+    return config
+  mine = {**config, **config["text_config"]}
+  for name in ("text_config", "vision_config"):
+    mine.pop(name, None)
+  return mine | {"architectures": ["Gemma3ForCausalLM"]}
+
+
+def decoder_fields(config: dict[str, Any]) -> dict[str, Any]:
+  """Keyword fields of `Decoder` for the dict of a config.json.
+
+  Raises ValueError for what the decoder cannot do, naming it.
+  """
+  kind = family(config)
+  given = kind.defaults | text_config(config)
+  _check_supported(given)
+  heads = config_json.needed(given, "num_attention_heads")
+  width = config_json.needed(given, "hidden_size")
+  biased = bool(given["attention_bias"])
+  fields = {
+    "vocabulary": config_json.needed(given, "vocab_size"),
+    "layers": config_json.needed(given, "num_hidden_layers"),
+    "width": width,
+    "heads": heads,
+    "kv_heads": given.get("num_key_value_heads") or heads,
+    "head_size": given.get("head_dim") or width // heads,
+    "mlp_size": config_json.needed(given, "intermediate_size"),
+    "norm_eps": given["rms_norm_eps"],
+    "qkv_bias": biased,
+    "out_bias": biased,
+    "tied": bool(given["tie_word_embeddings"]),
+    "activation": config_json.activation(given),
+  }
+  if kind.model_type.startswith("gemma"):
+    fields |= _gemma_fields(kind, given)
+  own = kind.model_type == "gemma3_text"
+  rope = config_json.rope_fields(given, own_local=own)
+  return fields | config_json.local_fields(given) | rope | kind.fixed
+
+
+def names(config: dict[str, Any]) -> dict[str, str]:
+  """Path of every parameter ("layers/query") -> their name of the tensor.
+
+  Names of layers hold {} for the number of the layer.
+  """
+  kind, model = family(config), Decoder(**decoder_fields(config))
+  layer = kind.prefix + "model.layers.{}."
+  found = {"embed": kind.prefix + "model.embed_tokens.weight"}
+  for name in layer_shapes(model):
+    found[f"layers/{name}"] = layer + kind.names[name]
+  found["norm"] = kind.prefix + "model.norm.weight"
+  if not model.tied:
+    found["head"] = kind.prefix + "lm_head.weight"
+  return found
+
+
+def differences(model: Decoder, fields: dict[str, Any]) -> list[str]:
+  """Names of the fields in which a model is not what a config.json says.
+
+  Fields of EXECUTION, and those that change nothing in both, do not count.
+  """
+  other = _settled(Decoder(**fields))
+  return [n for n, v in _settled(model).items() if v != other[n]]
+
+
+def check_fits(model: Decoder, config: dict[str, Any]) -> None:
+  """Raises ValueError where a model is not what a config.json describes."""
+  wrong = differences(model, decoder_fields(config))
+  if wrong:
+    raise ValueError(
+      f"the model differs from its config.json in {', '.join(wrong)}: make it"
+      " with weights.from_folder"
+    )
+
+
+def _settled(model: Decoder) -> dict[str, Any]:
+  skipped = ("parent", "name", *EXECUTION)
+  known = [n for n in Decoder.__dataclass_fields__ if n not in skipped]
+  found = {name: getattr(model, name) for name in known}
+  kinds = [model.local[i % len(model.local)] for i in range(model.layers)]
+  found["local"] = kinds
+  found["attention_scalar"] = model.attention_scalar or model.head_size
+  for name in ("rope_scaling", "local_rope_scaling"):
+    if found[name].kind == "linear":
+      found[name] = ("linear", found[name].factor)
+  absent = [] if True in kinds else ["window"]
+  absent += [] if True in kinds else ["local_rope_base", "local_rope_scaling"]
+  absent += [] if False in kinds else ["rope_base", "rope_scaling"]
+  return found | dict.fromkeys(absent)
+
+
+def _check_supported(given):
+  for name in _REFUSED:
+    if given.get(name):
+      raise ValueError(
+        f"config.json has {name}={given[name]}: only models without it are"
+        " supported"
+      )
+
+
+def _gemma_fields(kind, given):
+  cap = given.get("attn_logit_softcapping")
+  if cap and kind.model_type != "gemma2":
+    raise ValueError(
+      f"config.json has attn_logit_softcapping={cap}: only Gemma 2 has one"
+    )
+  return {
+    "embed_scale": given["hidden_size"] ** 0.5,
+    "attention_scalar": float(given["query_pre_attn_scalar"]),
+    "attention_cap": float(cap or 0),
+    "logit_cap": float(given.get("final_logit_softcapping") or 0),
+  }

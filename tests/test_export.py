@@ -1,0 +1,176 @@
+"""The exporter as its users run it, and transformers reading what it wrote."""
+
+import json
+import subprocess
+import sys
+
+import hub_models
+import jax
+import jax.numpy as jnp
+import mains
+import numpy as np
+import pytest
+
+from sitrain.configs import quickstart
+from sitrain.models import decoder, weights
+from sitrain.models.tokenizer import train_bpe
+from sitrain.runtime import build, checkpoint
+from sitrain.types import Progress, TrainState
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+
+def run(arguments, cache):
+  done = subprocess.run(
+    [sys.executable, "-m", "sitrain.export", *map(str, arguments)],
+    cwd=mains.ROOT, env=mains.environment(cache), capture_output=True,
+    text=True, timeout=200, check=False,
+  )
+  return mains.Done(done.returncode, done.stdout, done.stderr)
+
+
+def random_params(model, seed):
+  shapes = jax.eval_shape(lambda k: decoder.init(model, k), jax.random.key(0))
+  rng = np.random.default_rng(seed)
+  draw = lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), jnp.float32)
+  return jax.tree.map(draw, shapes)
+
+
+def save(folder, params, score):
+  state = TrainState(jnp.int32(1), (), {"policy": params}, (), (), ())
+  manager = checkpoint.open_manager(folder)
+  for step, (value, mark) in enumerate(zip(params, score), 1):
+    state = state._replace(params={"policy": value})
+    progress = Progress(folder.name, step, {}, mark, 0, False)
+    checkpoint.save(manager, step, state, progress, mark)
+  checkpoint.finish(manager)
+
+
+def load(folder, dtype):
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    folder, attn_implementation="eager"
+  ).eval()
+  assert model.dtype == dtype
+  return model
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+  """A run of the quickstart: (workdir, model, best and last of stage1)."""
+  workdir = tmp_path_factory.mktemp("scratch")
+  config = build.plain(quickstart.get_config("quick"))
+  (workdir / "config.json").write_text(json.dumps(config))
+  model = build.model_from(config, build.task_from(config))
+  params = [random_params(model, seed) for seed in range(3)]
+  save(workdir / "base", params[2:], [0.0])
+  save(workdir / "stage1", params[:2], [0.9, 0.1])
+  return workdir, model, params
+
+
+def test_a_model_from_nothing_is_one_of_transformers(scratch, cache, tmp_path):
+  workdir, model, params = scratch
+  out = tmp_path / "out"
+  done = run(
+    [f"--workdir={workdir}", f"--output={out}", "--dtype=float32"], cache
+  )
+  assert done.code == 0, done.err
+  assert "last of stage1 as LlamaForCausalLM in float32" in done.out
+  theirs = load(out, torch.float32)
+  tokens = np.arange(24).reshape(2, 12) % model.vocabulary
+  with torch.no_grad():
+    expected = theirs(torch.tensor(tokens)).logits.numpy()
+
+  @jax.jit
+  def logits(params, tokens):
+    turn = jnp.ones_like(tokens)
+    attend = decoder.attend_rows(turn, 0 * turn)
+    hidden, _ = model.apply({"params": params}, tokens, attend)
+    return model.apply({"params": params}, hidden, method="logits")
+
+  found = logits(params[1], jnp.asarray(tokens))
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+  task = build.task_from(build.plain(quickstart.get_config("quick")))
+  assert theirs.config.eos_token_id == list(task.eos)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+  """A run that began with a checkpoint: (workdir, its folder, params)."""
+  folder = tmp_path_factory.mktemp("model")
+  hub_models.their_model("gemma3").save_pretrained(folder)
+  texts = ["to be or not to be", "that is the question"]
+  train_bpe(texts, folder, size=270)
+  workdir = tmp_path_factory.mktemp("started")
+  config = build.plain(quickstart.get_config("quick"))
+  config["model"] = {"path": str(folder), "dtype": "bfloat16", "scan": True}
+  (workdir / "config.json").write_text(json.dumps(config))
+  params = random_params(weights.from_folder(folder), 5)
+  save(workdir / "stage2", [params], [0.0])
+  return workdir, folder, params
+
+
+def test_a_model_of_the_hub_keeps_its_form(started, cache, tmp_path):
+  workdir, folder, params = started
+  out = tmp_path / "out"
+  done = run(
+    [f"--workdir={workdir}", f"--output={out}", "--which=best",
+     "--stage=stage2"], cache,
+  )  # fmt: skip
+  assert done.code == 0, done.err
+  assert "best of stage2 as Gemma3ForCausalLM in bfloat16" in done.out
+  was, now = weights.read_config(folder), weights.read_config(out)
+  changed = {k for k in was | now if was.get(k) != now.get(k)}
+  assert changed == {"dtype", "torch_dtype"}
+  theirs = load(out, torch.bfloat16)
+  state = hub_models.our_params(theirs)
+  wanted = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(float), params)
+  for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(wanted)):
+    np.testing.assert_array_equal(x, y)
+  tokenizers = [
+    transformers.AutoTokenizer.from_pretrained(at) for at in (folder, out)
+  ]
+  ids = [t("to be, not a question").input_ids for t in tokenizers]
+  assert ids[0] == ids[1] and len(ids[0]) > 3
+  assert tokenizers[0].chat_template == tokenizers[1].chat_template
+
+
+MISTAKES = """
+import sys
+from sitrain import export
+from sitrain.runtime.errors import run_main
+for line in sys.stdin:
+  sys.argv = ["export", *line.split()]
+  try:
+    run_main(export.main)
+  except SystemExit as error:
+    print(error.code)
+"""
+
+
+def test_mistakes_are_named_in_one_line(scratch, cache, tmp_path):
+  workdir, _, _ = scratch
+  (tmp_path / "taken").mkdir()
+  (tmp_path / "taken" / "config.json").write_text("{}")
+  asked = {
+    f"--workdir={tmp_path}": "holds no config.json: give that of a run",
+    f"--workdir={workdir}": "--output= is missing: give a new folder",
+    f"--workdir={workdir} --output={tmp_path}/taken": "taken is taken: give a",
+    f"--workdir={workdir} --output={tmp_path}/out --stage=stage9":
+      "--stage=stage9 is not in the run: did you mean",
+    f"--workdir={workdir} --output={tmp_path}/out --stage=stage2":
+      "lacks a checkpoint: train it first",
+    f"--workdir={workdir} --output={tmp_path}/out --stage= more":
+      "unknown argument 'more'",
+  }  # fmt: skip
+  done = subprocess.run(
+    [sys.executable, "-c", MISTAKES], input="\n".join(asked), text=True,
+    cwd=mains.ROOT, env=mains.environment(cache), capture_output=True,
+    timeout=200, check=False,
+  )
+  assert done.stdout.split() == ["2"] * len(asked), done.stderr
+  lines = done.stderr.splitlines()
+  assert len(lines) == len(asked), done.stderr
+  for line, message in zip(lines, asked.values()):
+    assert line.startswith("error: ") and message in line
+  assert not (tmp_path / "out").exists()
