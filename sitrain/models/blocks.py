@@ -122,13 +122,24 @@ def attention(
   return mixed.reshape(b, q, m, h)
 
 
+def project(
+  x: Float[Array, "R I"], params: dict[str, Array], name: str
+) -> Float[Array, "R O"]:
+  """x @ W of the projection `name`, with its low-rank adapter if it has one.
+
+  x W + (x A) B (Hu et al. 2021, eq. 3); inputs and outputs that are several
+  axes, such as heads, are flattened.
+  """
+  flat = lambda w, rows: w.reshape(rows, -1)
+  y = x @ flat(params[name], x.shape[1])
+  if f"{name}_a" not in params:
+    return y
+  low = x @ flat(params[f"{name}_a"], x.shape[1])
+  return y + low @ flat(params[f"{name}_b"], low.shape[1])
+
+
 def gated_mlp(
-  x: Float[Array, "R D"],
-  gate: Float[Array, "D F"],
-  up: Float[Array, "D F"],
-  down: Float[Array, "F D"],
-  *,
-  activation: str,
+  x: Float[Array, "R D"], params: dict[str, Array], *, activation: str
 ) -> Float[Array, "R D"]:
   """down(act(gate x) * up x) (Shazeer 2020, eq. 6, SwiGLU and GEGLU).
 
@@ -137,7 +148,8 @@ def gated_mlp(
   if activation not in ("silu", "gelu_tanh"):
     raise ValueError(f"activation {activation!r}: not silu or gelu_tanh")
   act = jax.nn.silu if activation == "silu" else jax.nn.gelu
-  return (act(x @ gate) * (x @ up)) @ down
+  gate, up = project(x, params, "gate"), project(x, params, "up")
+  return project(act(gate) * up, params, "down")
 
 
 def remat(fn: Callable, policy: str, *, scanned: bool) -> Callable:

@@ -209,8 +209,8 @@ class Decoder(nn.Module, kw_only=True):
     y = self._norm(x, p["attention_norm"])
     y, cache = self._attention(p, y, table, cache, column)
     x = x + (self._norm(y, p["attention_post_norm"]) if self.post_norms else y)
-    y, kind = self._norm(x, p["mlp_norm"]), self.activation
-    y = blocks.gated_mlp(y, p["gate"], p["up"], p["down"], activation=kind)
+    y = self._norm(x, p["mlp_norm"])
+    y = blocks.gated_mlp(y, p, activation=self.activation)
     x = x + (self._norm(y, p["mlp_post_norm"]) if self.post_norms else y)
     return x, cache
 
@@ -219,7 +219,7 @@ class Decoder(nn.Module, kw_only=True):
     cos, sin, visible = table
     heads, lead = {}, visible.shape[:2]
     for name in ("query", "key", "value"):
-      y = x @ p[name].reshape(self.width, -1)
+      y = blocks.project(x, p, name)
       heads[name] = y.reshape(*lead, -1, self.head_size)
       if self.qkv_bias:
         heads[name] += p[name + "_bias"]
@@ -237,7 +237,7 @@ class Decoder(nn.Module, kw_only=True):
     mixed = blocks.attention(
       query, key, value, visible, scale=scale, cap=self.attention_cap
     )
-    y = mixed.reshape(x.shape[0], -1) @ p["out"].reshape(-1, self.width)
+    y = blocks.project(mixed.reshape(x.shape[0], -1), p, "out")
     return (y + p["out_bias"] if self.out_bias else y), cache
 
 

@@ -21,7 +21,18 @@ PARTITION_RULES = (
   (r"(^|/)layers/out_bias$", P()),
   (r"(^|/)layers/(gate|up)$", P(None, "fsdp", "tensor")),
   (r"(^|/)layers/down$", P(None, "tensor", "fsdp")),
+  # Adapters, see lora.py, are split as what they adapt; their rank is not.
+  (r"(^|/)layers/(query|key|value|gate|up)_a$", P(None, "fsdp", None)),
+  (r"(^|/)layers/(query|key|value)_b$", P(None, None, "tensor", None)),
+  (r"(^|/)layers/(gate|up)_b$", P(None, None, "tensor")),
+  (r"(^|/)layers/out_a$", P(None, "tensor", None, None)),
+  (r"(^|/)layers/down_a$", P(None, "tensor", None)),
+  (r"(^|/)layers/(out|down)_b$", P(None, None, "fsdp")),
 )
+
+# How many leading axes of a projection are inputs; the others are outputs.
+INPUTS = {"query": 1, "key": 1, "value": 1, "out": 2}
+INPUTS |= {"gate": 1, "up": 1, "down": 1}
 
 
 def layer_shapes(spec: Any) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,79 @@
+"""Low-rank adapters: the few parameters that are trained beside frozen ones.
+
+Hu et al. 2021 (LoRA), eq. 3: W + scale * A B. Adapters are leaves of the
+layers: `<name>_a` [layers, in..., rank] and `<name>_b` [layers, rank, out...],
+which `Decoder` applies where it finds them.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from sitrain.models.decoder import Decoder
+from sitrain.models.parameters import INPUTS, layer_shapes
+from sitrain.types import Key, Params
+
+NAMES = tuple(INPUTS)  # all projections
+
+
+def adapters(
+  key: Key, model: Decoder, *, rank: int, names: tuple[str, ...] = NAMES
+) -> Params:
+  """First adapters, in float32: A of variance 1 / inputs, B of zeros.
+
+  So `join` of them changes no number of the model. The tree is {"layers":
+  ...}, for the partition rules of the decoder. Raises ValueError for a rank
+  below 1, for no names, and for names that are no projections.
+  """
+  wrong = [name for name in names if name not in NAMES]
+  if wrong or not names:
+    raise ValueError(
+      f"adapters of {', '.join(wrong) or 'nothing'}: name one or more of"
+      f" {', '.join(NAMES)}"
+    )
+  if rank < 1:
+    raise ValueError(f"rank={rank} of adapters: give 1 or more")
+  shapes, tree = layer_shapes(model), {}
+  for name, k in zip(sorted(names), jax.random.split(key, len(names))):
+    inputs, outputs = _split(shapes[name], INPUTS[name])
+    shape = (model.layers, *inputs, rank)
+    spread = math.prod(inputs) ** -0.5
+    tree[f"{name}_a"] = jax.random.normal(k, shape, jnp.float32) * spread
+    shape = (model.layers, rank, *outputs)
+    tree[f"{name}_b"] = jnp.zeros(shape, jnp.float32)
+  return {"layers": tree}
+
+
+def _split(shape, inputs):
+  return shape[:inputs], shape[inputs:]
+
+
+def join(base: Params, adapters: Params, *, scale: float) -> Params:
+  """One tree for the decoder; no gradient reaches `base`.
+
+  `scale` (alpha / rank in the paper) multiplies what adapters add.
+  """
+  scaled = {
+    name: x * scale if name.endswith("_b") else x
+    for name, x in adapters["layers"].items()
+  }
+  base = jax.lax.stop_gradient(base)
+  return {**base, "layers": {**base["layers"], **scaled}}
+
+
+def merge(base: Params, adapters: Params, *, scale: float) -> Params:
+  """Parameters without adapters that give the same model, for export.
+
+  W + scale * A B in float32, rounded to the dtype of W.
+  """
+  layers = dict(base["layers"])
+  for name in NAMES:
+    if f"{name}_a" not in adapters["layers"]:
+      continue
+    a, b = (adapters["layers"][f"{name}_{part}"] for part in "ab")
+    weight, count, rank = layers[name], a.shape[0], a.shape[-1]
+    added = a.reshape(count, -1, rank) @ b.reshape(count, rank, -1)
+    whole = weight.astype(jnp.float32) + scale * added.reshape(weight.shape)
+    layers[name] = whole.astype(weight.dtype)
+  return {**base, "layers": layers}

@@ -1,0 +1,132 @@
+"""Adapters: nothing at first, the same as merged weights, all that learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sitrain.models import decoder, lora
+from sitrain.models.logprobs import token_scores
+from sitrain.runtime import sharding
+
+SCALE = 1.7
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 15, (3, 9)))
+
+
+@pytest.fixture(scope="module")
+def made(toy):
+  """(model, base, first adapters, adapters that have learnt)."""
+  model, base, _ = toy
+  first = lora.adapters(jax.random.key(1), model, rank=3)
+  rng = np.random.default_rng(1)
+  moved = lambda x: x + 0.2 * jnp.asarray(rng.normal(size=x.shape), x.dtype)
+  return model, base, first, jax.tree.map(moved, first)
+
+
+@pytest.fixture(scope="module")
+def logprobs(made):
+  """Log-probabilities of TOKENS under a tree of parameters."""
+  model = made[0]
+
+  def score(model, params):
+    turn = jnp.ones_like(TOKENS)
+    return token_scores(
+      model, params, TOKENS, turn, 0 * turn, inputs=TOKENS
+    ).logprob
+
+  score = jax.jit(score, static_argnums=0)
+  return lambda params, **more: score(model.clone(**more), params)
+
+
+def test_first_adapters_change_nothing(made, logprobs):
+  _, base, first, _ = made
+  joined = lora.join(base, first, scale=SCALE)
+  np.testing.assert_array_equal(logprobs(joined), logprobs(base))
+  for name, x in first["layers"].items():
+    if name.endswith("_b"):
+      assert not np.any(x)
+    else:
+      fan_in = x.size / x.shape[0] / x.shape[-1]
+      assert 0.6 < np.std(x) * fan_in**0.5 < 1.4
+
+
+def test_joined_is_merged(made, logprobs):
+  _, base, _, learnt = made
+  joined = lora.join(base, learnt, scale=SCALE)
+  merged = lora.merge(base, learnt, scale=SCALE)
+  assert jax.tree.structure(merged) == jax.tree.structure(base)
+  found, expected = logprobs(joined), logprobs(merged)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert np.max(np.abs(expected - logprobs(base))) > 0.1
+  other = logprobs(lora.merge(base, learnt, scale=1.0))
+  assert np.max(np.abs(expected - other)) > 1e-2
+  scanned = logprobs(joined, scan=True)
+  np.testing.assert_allclose(scanned, expected, atol=1e-5)
+  unstacked = logprobs(decoder.unstack(joined))
+  np.testing.assert_allclose(unstacked, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", lora.NAMES)
+def test_each_projection_has_its_own_adapter(name, made):
+  """One layer by hand: what is added is scale * x A B, and nothing else."""
+  model, base, _, _ = made
+  alone = lora.adapters(jax.random.key(2), model, rank=2, names=(name,))
+  assert sorted(alone["layers"]) == [f"{name}_a", f"{name}_b"]
+  ones = jax.tree.map(jnp.ones_like, alone)
+  merged = lora.merge(base, ones, scale=0.5)
+  for other, x in base["layers"].items():
+    added = np.asarray(merged["layers"][other] - x)
+    # Rank 2 of ones: every element grows by 0.5 * 2.
+    np.testing.assert_allclose(added, float(other == name), atol=1e-6)
+
+
+def test_gradients_reach_adapters_alone(made):
+  model, base, first, learnt = made
+
+  @jax.jit
+  def gradients(base, adapters):
+    def loss(base, adapters):
+      turn = jnp.ones_like(TOKENS)
+      params = lora.join(base, adapters, scale=SCALE)
+      scores = token_scores(
+        model, params, TOKENS, turn, 0 * turn, inputs=TOKENS
+      )
+      return -jnp.sum(scores.logprob)
+
+    return jax.grad(loss, (0, 1))(base, adapters)
+
+  frozen, early = gradients(base, first)
+  assert not any(np.any(x) for x in jax.tree.leaves(frozen))
+  for name, x in early["layers"].items():  # A cannot matter while B is 0.
+    assert np.any(x) == name.endswith("_b"), name
+  _, late = gradients(base, learnt)
+  assert all(np.any(x) for x in jax.tree.leaves(late))
+
+
+def test_bfloat16_weights_stay_so(made):
+  _, base, _, learnt = made
+  base = jax.tree.map(lambda x: x.astype(jnp.bfloat16), base)
+  merged = lora.merge(base, learnt, scale=SCALE)
+  assert {x.dtype for x in jax.tree.leaves(merged)} == {jnp.dtype("bfloat16")}
+
+
+def test_adapters_have_partition_rules(made):
+  model, base, first, _ = made
+  joined = lora.join(base, first, scale=1.0)
+  specs = sharding.match_rules(decoder.PARTITION_RULES, joined)["layers"]
+  for name in lora.NAMES:
+    whole, a, b = (specs[name + end] for end in ("", "_a", "_b"))
+    cut = len(a) - 1  # axes of layers and of inputs
+    assert (*a, *b[2:]) == (*whole[:cut], None, *whole[cut:]), name
+    assert b[:2] == (None, None)
+    assert len(a) == first["layers"][f"{name}_a"].ndim
+
+
+@pytest.mark.parametrize("options, message", [
+  (dict(rank=0), "rank=0 of adapters: give 1"),
+  (dict(rank=2, names=("query", "norm")), "adapters of norm: name one or"),
+  (dict(rank=2, names=()), "adapters of nothing"),
+])  # fmt: skip
+def test_wrong_options_are_named(options, message, toy):
+  with pytest.raises(ValueError, match=message):
+    lora.adapters(jax.random.key(0), toy[0], **options)
