@@ -8,6 +8,7 @@ records. Prints a table; --output writes it as JSON.
 """
 
 import json
+import math
 import pathlib
 import statistics
 import time
@@ -18,13 +19,8 @@ from absl import app, flags
 
 from sitrain.models.logprobs import token_scores
 from sitrain.runtime import build, metrics, sharding, workdir
-from sitrain.runtime.stage import (
-  Run,
-  compile_loop,
-  layout,
-  parts_of,
-  run_stage,
-)
+from sitrain.runtime.stage import compile_loop, parts_of, run_stage
+from sitrain.runtime.start import Run, layout
 from sitrain.train import init_state, make_iteration
 from sitrain.types import Stage, anchor
 
@@ -43,7 +39,8 @@ def open_run(folder: str, config: dict) -> tuple[Run, Stage]:
   run = Run(
     workdir=folder, mesh=mesh, model=model, seed=config["seed"],
     sink=metrics.silent(), show=lambda *_: None, save_every=1, keep=2,
-    profile=(0, 0),
+    profile=(0, 0), max_gap=math.inf,
+    first=build.first_from(config, model), frozen=(),
   )
   return run, next(s for s in known if s.name == STAGE.value)
 

@@ -24,6 +24,7 @@ def base_config() -> ConfigDict:
   config.run = ConfigDict({
     "save_every": 1,  # fused calls between checkpoints
     "keep": 2,  # last checkpoints kept, beside the best
+    "max_sampler_gap": 0.1,  # nat between sampler and trainer, else it stops
     "compile_cache": True,
     "profile_steps": (0, 0),  # the steps of each stage to trace
     "wandb": "",  # a project's name

@@ -24,6 +24,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from sitrain.evaluate import run as evaluation
+from sitrain.methods.verbs import frozen_of
 from sitrain.runtime import (
   build,
   metrics,
@@ -39,7 +40,9 @@ from sitrain.runtime import (
 )
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.stage import Run, run_stage
+from sitrain.runtime.stage import run_stage
+from sitrain.runtime.staged import on_host
+from sitrain.runtime.start import Run, order_key
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The run: a file of configs/, with :arguments if it has any."
@@ -72,8 +75,10 @@ def evaluator(run: Run, task: Any, config: dict) -> Callable[[Any], dict]:
   Every stage is asked the same problems; the programs are compiled once.
   """
   options = dict(config["evaluate"])
+  options.pop("task", ())  # It has gone into `task`.
   players = evaluation.make_player(
     run.model, task, turns=options.pop("turns"), jit=jax.jit,
+    resamples=options.pop("resamples", 8),
     spread=functools.partial(sharding.by_group, mesh=run.mesh),
   )
   key = jax.random.key(options.pop("seed"), impl="threefry2x32")
@@ -124,10 +129,11 @@ def train(config: dict, workdir: str) -> dict:
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
-  task = build.task_from(config)
+  task = on_host(build.task_from(config, workdir), mesh)
+  asked = on_host(build.task_from(config, workdir, part="evaluate"), mesh)
   model = build.model_from(config, task)
   stages = build.stages_from(config, task, model, mesh)
-  build.check_evaluation(config, task)
+  build.check_evaluation(config, asked)
   digest = workdirs.claim(workdir, config)
   display = progress.display()
   sink = open_sink(config, workdir)
@@ -135,10 +141,13 @@ def train(config: dict, workdir: str) -> dict:
     workdir=workdir, mesh=mesh, model=model, seed=config["seed"], sink=sink,
     show=display.update, save_every=config["run"]["save_every"],
     keep=config["run"]["keep"], profile=config["run"]["profile_steps"],
+    max_gap=config["run"]["max_sampler_gap"],
+    first=build.first_from(config, model),
+    frozen=frozen_of(task, order_key(config["seed"])),
   )
   try:
     with jax.set_mesh(mesh):
-      judge = evaluator(run, task, config)
+      judge = evaluator(run, asked, config)
       summary, fresh = summarize(run, stages, judge, digest)
   finally:
     display.close()

@@ -14,7 +14,8 @@ import numpy as np
 from sitrain.methods import score
 from sitrain.models.decoder import Decoder
 from sitrain.runtime import optimizer, sharding
-from sitrain.runtime.stage import compile_loop, layout, start_state
+from sitrain.runtime.stage import compile_loop
+from sitrain.runtime.start import layout, start_state
 from sitrain.tasks import maze
 from sitrain.types import Verdict
 

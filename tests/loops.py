@@ -9,7 +9,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import AxisType
 
 from sitrain.runtime import metrics, sharding, stopping
-from sitrain.runtime.stage import Run, parts_of
+from sitrain.runtime.stage import parts_of
+from sitrain.runtime.start import Run, random_params
 from sitrain.train import make_iteration, make_loop
 from sitrain.types import Stage
 
@@ -29,7 +30,8 @@ def run_of(model, workdir="", mesh=None, seed=0):
   return Run(
     workdir=workdir, mesh=mesh or mesh_of(1), model=model, seed=seed,
     sink=metrics.silent(), show=lambda *args: None, save_every=1, keep=2,
-    profile=(0, 0),
+    profile=(0, 0), max_gap=1e-3, first=random_params(model),
+    frozen=(),
   )
 
 

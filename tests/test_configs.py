@@ -12,7 +12,7 @@ import pytest
 
 from sitrain.runtime import build
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.stage import layout
+from sitrain.runtime.start import layout
 
 FOLDER = mains.ROOT / "configs"
 FILES = sorted(

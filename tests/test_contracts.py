@@ -24,7 +24,8 @@ from sitrain.methods import (
 )
 from sitrain.models.decoder import Decoder
 from sitrain.runtime import checkpoint, compile, optimizer
-from sitrain.runtime.stage import compile_loop, layout, run_stage, start_state
+from sitrain.runtime.stage import compile_loop, run_stage
+from sitrain.runtime.start import layout, start_state
 from sitrain.tasks import maze
 from sitrain.types import Mean, Progress, Verdict
 

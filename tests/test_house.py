@@ -12,12 +12,22 @@ ORDER = (
   "types", "tasks", "models", "rollout", "judge", "curate", "losses",
   "methods", "train", "evaluate", "runtime", "main",
 )
-MAINS = ("main.py", "report.py", "evaluate/__main__.py")
+MAINS = (
+  "main.py", "report.py", "export.py", "sample.py", "evaluate/__main__.py",
+)
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+# What reads and writes files, or runs processes, on behalf of a task or model.
+HOST = (
+  "tasks/pool.py", "tasks/supervisor.py", "tasks/sandbox.py",
+  "tasks/sandbox_process.py", "tasks/sandbox_child.py", "tasks/bubble.py",
+  "tasks/tables.py", "models/tokenizer.py", "models/tensorfile.py",
+  "models/hub.py", "models/weights.py",
+)
 BELOW = [
   path for path in SOURCES
   if str(path.relative_to(PACKAGE)) not in MAINS
   and path.relative_to(PACKAGE).parts[0] != "runtime"
+  and str(path.relative_to(PACKAGE)) not in HOST
 ]
 
 

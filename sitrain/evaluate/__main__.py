@@ -17,20 +17,20 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 from etils import epath
 from rich.console import Console
 from rich.progress import Progress
 
 from sitrain.evaluate import pictures, player, run, studies, tables
-from sitrain.models import decoder
-from sitrain.runtime import build, checkpoint, sharding
+from sitrain.runtime import build, sharding
 from sitrain.runtime import compile as compiling
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError, closest
-from sitrain.types import Task, TrainState
+from sitrain.runtime.staged import on_host
+from sitrain.runtime.start import read_policy
+from sitrain.types import Task
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
 STAGE = flags.DEFINE_list("stage", [], "Stages to evaluate; default: all.")
@@ -135,19 +135,6 @@ def many(turns: tuple[int, ...], count: int) -> tuple[int, ...]:
   return (turns + turns[-1:] * count)[:count]
 
 
-def restore(model: Any, mesh: Any, folder: epath.Path, which: str) -> Any:
-  """The policy of a checkpoint, laid out over the mesh."""
-  init = partial(decoder.init, model)
-  state = TrainState(
-    step=jax.ShapeDtypeStruct((), jnp.int32), frozen=(),
-    params={"policy": jax.eval_shape(init, jax.random.key(0))}, opt_state=(),
-    reference=(), memory=(),
-  )  # fmt: skip
-  place = sharding.state_shardings(decoder.PARTITION_RULES, state, mesh)
-  wanted = sharding.abstract(state, place)
-  return checkpoint.restore(folder, which, wanted)[0].params["policy"]
-
-
 def stage_names(config: dict, folder: epath.Path) -> list[str]:
   """Those that the flag names, else all that have been trained."""
   for name in STAGE.value:
@@ -199,7 +186,8 @@ def evaluate_all(config: dict, folder: epath.Path, output: epath.Path) -> dict:
   """Every study of every stage; the JSON file grows with each stage."""
   plan, names = plan_from(config), stage_names(config, folder)
   mesh = sharding.make_mesh(**config["mesh"])
-  task = build.task_from(config)
+  task = build.task_from(config, str(folder), part="evaluate")
+  task = on_host(task, mesh)
   model = build.model_from(config, task)
   spread = partial(sharding.by_group, mesh=mesh)
   found = {
@@ -209,7 +197,7 @@ def evaluate_all(config: dict, folder: epath.Path, output: epath.Path) -> dict:
   key = jax.random.key(plan.seed, impl="threefry2x32")
   with jax.set_mesh(mesh), Progress(console=Console(stderr=True)) as bar:
     for name in names:
-      params = restore(model, mesh, folder / name, WHICH.value)
+      params = read_policy(model, mesh, folder / name, WHICH.value)
       results = {}
       for title, study in wanted.items():
         line = bar.add_task(f"{name}: {title.replace('_', ' ')}")

@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from sitrain.judge.verifier import truncated, verify
 from sitrain.rollout.cursor import Reply
 from sitrain.rollout.turns import play
 from sitrain.types import PAD, Episodes, Key, Params, Problems, Task
+
+SLOTS = 64  # prompts are trimmed to a multiple of these
 
 
 class Player(NamedTuple):
@@ -71,8 +74,7 @@ def make(
   between turns, as `task.reply`. `jit` is `jax.jit`: only mains may name it,
   and one player serves all parameters with one compilation. `spread` says how
   generate(keys, state, problems) is split over devices, as
-  `runtime.sharding.by_group`. For a task with a verifier on the host replace
-  `judge` by `make_judge(task, len(turns))`.
+  `runtime.sharding.by_group`.
   """
 
   def generate(keys, state, problems):
@@ -82,10 +84,25 @@ def make(
       eos=task.eos, temperature=temperature, top_k=top_k, top_p=top_p,
     )  # fmt: skip
 
-  judge = make_judge(task, len(turns))
-  compiled = map(jit, (spread(generate), judge))
-  pose = partial(jit, static_argnums=1)(task.problems)
-  return Player(pose, *compiled, samples, len(turns))
+  judge, compiled = make_judge(task, len(turns)), partial(jit)
+  return Player(
+    pose=_poser(task, jit),
+    play=compiled(spread(generate)),
+    judge=judge if task.on_host else compiled(judge),
+    samples=samples,
+    turns=len(turns),
+  )
+
+
+def _poser(task, jit):
+  """Draws problems from a key, or takes the first rows of the table."""
+  if task.table == ():
+    return partial(jit, static_argnums=1)(task.problems)
+
+  def pose(key, n):
+    return _take(jax.tree.map(jnp.asarray, task.table), slice(n))
+
+  return pose
 
 
 def make_judge(
@@ -114,35 +131,87 @@ def played(
   stream: int = 0,
   tell: Tell = silence,
 ) -> tuple[Problems, Played]:
-  """Problems drawn from the key, and episodes of them.
+  """Problems, drawn from the key or rows of the table, and episodes of them.
 
   At most `batch` rows are on the device at once. Problem i is drawn from
-  fold_in(key, 0), and its samples from fold_in(fold_in(key, 1 + stream), i):
-  they do not depend on the batch, and streams share problems and no draws.
-  Temperature 0 is greedy. Raises ValueError where not even one problem fits.
+  fold_in(key, 0), or is row i of the task's table as far as it goes, and its
+  samples from fold_in(fold_in(key, 1 + stream), i): they do not depend on the
+  batch, and streams share problems and no draws. Temperature 0 is greedy.
+  Raises ValueError where not even one problem fits.
   """
-  size = _part(player, batch, problems)
   posed = player.pose(jax.random.fold_in(key, 0), problems)
-  fold = jax.vmap(jax.random.fold_in, (None, 0))
+  count, found, done = posed.prompt.shape[0], [], 0
+  parts = parts_of(player, posed, batch=batch)
+  for rows in parts:
+    tell(done, count)
+    found.append(play_rows(
+      player, params, key, posed, rows, batch=batch, temperature=temperature,
+      stream=stream,
+    ))  # fmt: skip
+    done += len(rows)
+  tell(done, count)
+  return posed, _in_order(player, parts, found)
+
+
+def parts_of(
+  player: Player, posed: Problems, *, batch: int
+) -> list[Int[np.ndarray, " N"]]:
+  """Numbers of the problems that are played together, by growing length."""
+  size = part_size(player, batch, posed.prompt.shape[0])
+  order = np.argsort(np.sum(np.asarray(posed.prompt) != PAD, 1), kind="stable")
+  return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def play_rows(
+  player: Player,
+  params: Params,
+  key: Key,
+  posed: Problems,
+  rows: Int[np.ndarray, " N"],
+  *,
+  batch: int,
+  temperature: float,
+  stream: int = 0,
+) -> Played:
+  """Episodes of the problems `rows`, one part of `played`."""
+  size = part_size(player, batch, posed.prompt.shape[0])
+  # The last part is filled up, so that all have one shape.
+  filled = np.pad(rows, (0, size - len(rows)), mode="edge")
+  mine = _take(posed, filled)
+  mine = mine._replace(prompt=mine.prompt[:, -_width(mine.prompt) :])
   key = jax.random.fold_in(key, 1 + stream)
-  keys = fold(key, jnp.arange(problems))
-  state = params, jnp.float32(temperature)
-  parts = []
-  for done in range(0, problems, size):
-    tell(done, problems)
-    # The last part is filled up, so that all have one shape.
-    rows = np.minimum(np.arange(done, done + size), problems - 1)
-    mine = _take(posed, rows)
-    episodes = player.play(keys[rows], state, mine)
-    judged = player.judge(mine, episodes)
-    keep = slice(min(size, problems - done) * player.samples)
-    found = Played(episodes.tokens, episodes.turn, judged)
-    parts.append(_take(jax.device_get(found), keep))
-  tell(problems, problems)
-  return posed, jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, filled)
+  episodes = player.play(keys, (params, jnp.float32(temperature)), mine)
+  judged = player.judge(mine, episodes)
+  found = jax.device_get(Played(episodes.tokens, episodes.turn, judged))
+  return _take(found, slice(len(rows) * player.samples))
 
 
-def _part(player, batch, problems):
+def _width(prompt):
+  """Slots that the longest prompt needs, in steps that compile seldom."""
+  longest = int(np.sum(np.asarray(prompt) != PAD, axis=1).max())
+  return min(prompt.shape[1], -(-longest // SLOTS) * SLOTS)
+
+
+def _in_order(player, parts, found):
+  """All episodes at one width, by the numbers of their problems."""
+  length = max(part.tokens.shape[1] for part in found)
+  wide = [
+    part._replace(tokens=_widen(part.tokens, length),
+                  turn=_widen(part.turn, length))
+    for part in found
+  ]
+  place = np.argsort(np.concatenate(parts), kind="stable")
+  row = place[:, None] * player.samples + np.arange(player.samples)
+  return jax.tree.map(lambda *x: np.concatenate(x)[row.reshape(-1)], *wide)
+
+
+def _widen(rows, length):
+  more = ((0, 0), (0, length - rows.shape[1]))
+  return np.pad(rows, more, constant_values=PAD)
+
+
+def part_size(player: Player, batch: int, problems: int) -> int:
   """Problems played at once; a power of two where there are only a few."""
   size = min(batch // player.samples, 1 << (problems - 1).bit_length())
   if size < 1 or problems < 1:

@@ -1,7 +1,7 @@
 """The task's own verifier as a judge, with what it says put into numbers."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from sitrain.types import Episodes, Mean, Metrics, Problems, Task, Verdict
 
@@ -25,17 +25,15 @@ def truncated(
   return jnp.stack(cut, axis=1)
 
 
-def changed(task: Task, episodes: Episodes, turn: int) -> Float[Array, " B"]:
-  """1 where turn's final answer differs from the turn's before it."""
-  now, before = task.final(episodes, turn), task.final(episodes, turn - 1)
-  return (now != before).astype(jnp.float32)
-
-
 def verdict_metrics(
   task: Task, episodes: Episodes, verdict: Verdict
 ) -> Metrics:
-  """Rewards, cuts and unknowns per turn; fixes, spoils and answer changes."""
+  """Per turn: rewards, cuts, texts without an answer, unknowns, and changes.
+
+  unknown counts what the verifier failed on; it is no part of any reward.
+  """
   turns = verdict.reward.shape[1]
+  final = [task.final(episodes, k + 1) for k in range(turns)]
   rows = jnp.ones(verdict.reward.shape[0])
   cut = truncated(episodes, turns, task.eos)
   right = jnp.where(verdict.known > 0, verdict.reward, 0.0)
@@ -44,6 +42,7 @@ def verdict_metrics(
     known = verdict.known[:, k]
     metrics[f"judge/reward_{k + 1}"] = _mean(right[:, k], known)
     metrics[f"generate/truncated_{k + 1}"] = _mean(cut[:, k] * rows, rows)
+    metrics[f"judge/malformed_{k + 1}"] = _mean(final[k] < 0, rows)
     metrics[f"judge/unknown_{k + 1}"] = _mean(1.0 - known, rows)
     length = jnp.sum(episodes.turn == k + 1, axis=1).astype(jnp.float32)
     metrics[f"generate/length_{k + 1}"] = _mean(length, rows)
@@ -52,9 +51,7 @@ def verdict_metrics(
       was, now = right[:, k - 1], right[:, k]
       metrics[f"judge/corrected_{k + 1}"] = _mean((1 - was) * now, both)
       metrics[f"judge/spoiled_{k + 1}"] = _mean(was * (1 - now), both)
-      metrics[f"judge/changed_{k + 1}"] = _mean(
-        changed(task, episodes, k + 1), rows
-      )
+      metrics[f"judge/changed_{k + 1}"] = _mean(final[k] != final[k - 1], rows)
   return metrics
 
 

@@ -14,7 +14,7 @@ from sitrain.curate.advantage import BASELINES
 from sitrain.curate.policy_batch import baselined, own_turns, policy_batch
 from sitrain.losses.regularizers import k1
 from sitrain.methods import verbs
-from sitrain.models.logprobs import token_scores
+from sitrain.models.logprobs import score_rows
 from sitrain.rollout.splice import graft, splice, stack
 from sitrain.rollout.turns import play
 from sitrain.types import Method, Task, anchor
@@ -107,9 +107,8 @@ def curate_with(model, shape, kl_weights, temperature, kl, baseline):
     value = shape(verdict.reward)
     reference = jnp.zeros_like(episodes.logprob)
     if kl in ("k1", "k2", "k3"):
-      reference = token_scores(
-        model, anchor(state), episodes.tokens, episodes.turn, episodes.path,
-        inputs=episodes.tokens, temperature=temperature,
+      reference = score_rows(
+        model, anchor(state), episodes, temperature=temperature
       ).logprob
     if kl == "k1":
       gap = k1(episodes.logprob, reference)

@@ -12,14 +12,28 @@ from sitrain.losses.reduce import mean, per_episode
 from sitrain.losses.regularizers import LOSSES, k3
 from sitrain.models.logprobs import token_scores, token_scores_and_kl
 from sitrain.rollout.turns import play
+from sitrain.tasks.rows import take_rows
 from sitrain.types import Batch, Task, TrainState, anchor, policy
 
 KL_ESTIMATORS = ("exact", "k1", "k2", "k3", "none")
 
 
 def pose_from(task: Task, problems: int) -> Callable:
-  """Draws fresh problems of the task."""
-  return lambda key, state: task.problems(key, problems)
+  """Draws fresh problems of the task, or takes the next rows of its table.
+
+  Table and order are looked up in `state.frozen` under the names that
+  `frozen_of` gives them, so that they are arguments of the program.
+  """
+  if task.table == ():
+    return lambda key, state: task.problems(key, problems)
+  return lambda key, state: take_rows(
+    state.frozen["table"], state.frozen["order"], state.step, problems
+  )
+
+
+def frozen_of(task: Task, order: Any) -> Any:
+  """What `pose_from` needs of a task in `TrainState.frozen`."""
+  return () if task.table == () else {"table": task.table, "order": order}
 
 
 def play_with(

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sitrain.models import decoder
-from sitrain.types import Params, TokenScores
+from sitrain.types import Episodes, Params, TokenScores
 
 CHUNK_ELEMENTS = 2**22  # logits that a chunk holds, unless that is too thin
+ATTENTION_ELEMENTS = 2**29  # scores of a layer in a part of `score_rows`
 CHUNK_TOKENS = 512  # tokens that keep a chunk's matrix product busy
 
 
@@ -66,6 +67,36 @@ def token_scores_and_kl(
   scores = _chunked(model, read, (hidden, other), rows, chunk)
   logprob, entropy, kl = _finish(scores, known, tokens)
   return TokenScores(logprob, entropy), kl
+
+
+def score_rows(
+  model: decoder.Decoder,
+  params: Params,
+  episodes: Episodes,
+  *,
+  temperature: float,
+) -> TokenScores:
+  """`token_scores` of whole episodes, without a gradient, part by part.
+
+  A part has as many rows as their attention may take memory for; it takes
+  every n-th row, so that devices which hold rows share each part.
+  """
+  rows, length = episodes.tokens.shape
+  wanted = math.ceil(rows * model.heads * length**2 / ATTENTION_ELEMENTS)
+  parts = next(n for n in range(min(wanted, rows), rows + 1) if rows % n == 0)
+
+  def score(part):
+    tokens, turn, path = part
+    return token_scores(
+      model, params, tokens, turn, path, inputs=tokens, temperature=temperature
+    )
+
+  given = episodes.tokens, episodes.turn, episodes.path
+  if parts == 1:
+    return score(given)
+  split = lambda x: x.reshape(-1, parts, length).swapaxes(0, 1)
+  found = jax.lax.map(score, jax.tree.map(split, given))
+  return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(rows, length), found)
 
 
 def _rows(tokens, turn, path, inputs, temperature):

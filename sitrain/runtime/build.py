@@ -1,17 +1,20 @@
-"""From a config to objects: tasks, models, stages, and clear errors on the way.
+"""From a config to objects: models and stages, and clear errors on the way.
 
 Config objects end here: below there are keyword arguments only.
 """
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from sitrain.evaluate.run import evaluate
 from sitrain.methods.verbs import check_turns
+from sitrain.models import weights
 from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.runtime import optimizer, stopping
@@ -24,7 +27,11 @@ from sitrain.runtime.options import (
   find,
 )
 from sitrain.runtime.sharding import check_batch, groups
-from sitrain.types import Stage, Task
+from sitrain.runtime.start import random_params
+from sitrain.runtime.task import task_from
+from sitrain.types import Episodes, Method, Stage, Task
+
+__all__ = ["task_from"]  # one place to ask for the parts of a run
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 PARTS = ("waves", "minibatches", "epochs", "microbatches")
@@ -41,17 +48,12 @@ def plain(config: Any) -> Any:
   return config
 
 
-def task_from(config: dict) -> Task:
-  """The task that config.task names."""
-  options = dict(config["task"])
-  maker = find("tasks", options.pop("name"), "task.name")
-  return call(maker, "task", options)
-
-
 def model_from(config: dict, task: Task) -> Decoder:
   """The decoder that config.model describes, at the task's vocabulary."""
   options = dict(config["model"])
-  known = [n for n in Decoder.__dataclass_fields__ if n not in _LINEN]
+  path = options.pop("path", "")
+  fields = EXECUTION if path else Decoder.__dataclass_fields__
+  known = [n for n in fields if n not in _LINEN]
   for name in options:
     if name not in known:
       raise ConfigError(
@@ -60,20 +62,45 @@ def model_from(config: dict, task: Task) -> Decoder:
   dtype = options.get("dtype", "float32")
   if dtype not in DTYPES:
     raise ConfigError(f"config.model.dtype={dtype!r}: {closest(dtype, DTYPES)}")
+  options["dtype"] = DTYPES[dtype]
+  if path:
+    model = weights.from_folder(weights.locate(path), **options)
+    _check_vocabulary(path, model, task)
+    return model
   for name in ("rope_scaling", "local_rope_scaling"):
     if name in options:
       options[name] = RopeScaling(**options[name])
   options.setdefault("vocabulary", task.tokenizer.size)
-  return Decoder(**options | {"dtype": DTYPES[dtype]})
+  return Decoder(**options)
+
+
+def _check_vocabulary(path: str, model: Decoder, task: Task) -> None:
+  if task.tokenizer.size > model.vocabulary:
+    raise ConfigError(
+      f"config.model.path={path!r} has {model.vocabulary} tokens, and the "
+      f"tokenizer {task.tokenizer.size}: set config.tokenizer.path to its own"
+    )
+
+
+def first_from(config: dict, model: Decoder) -> Callable[[Any, Any], Any]:
+  """The parameters that a run begins with: of config.model.path, or drawn."""
+  path = config["model"].get("path", "")
+  if not path:
+    return random_params(model)
+  return lambda key, abstract: weights.read(
+    weights.locate(path), model, abstract
+  )
 
 
 _LINEN = ("parent", "name", "vocabulary")
+EXECUTION = ("dtype", "scan", "remat")  # what a checkpoint leaves open
 
 
 def check_evaluation(config: dict, task: Task) -> None:
   """config.evaluate, checked before a stage is trained for it."""
   options = config["evaluate"]
-  known = accepted(evaluate).keys() - {"tell"} | {"turns", "seed"}
+  known = accepted(evaluate).keys() - {"tell"}
+  known |= {"turns", "resamples", "seed", "task"}
   for name in options:
     if name not in known:
       raise ConfigError(
@@ -119,8 +146,8 @@ def _stage(name, given, task, model, mesh, before) -> Stage:
       raise ConfigError(f"config.{field}.{key}: {closest(key, STAGE)}")
     check_type(f"{field}.{key}", given[key], type(STAGE[key]))
   options = STAGE | given
-  _check_source(f"{field}.start", options["start"], "init", before)
-  _check_source(f"{field}.anchor", options["anchor"], "none", before)
+  _check_source(f"{field}.start", options["start"], STARTS, before)
+  _check_source(f"{field}.anchor", options["anchor"], ANCHORS, before)
   _check_steps(field, options)
   check_rows(field, options, mesh)
   updates = options["steps"] * options["minibatches"] * options["epochs"]
@@ -133,6 +160,8 @@ def _stage(name, given, task, model, mesh, before) -> Stage:
   until = dict(options["until"])
   span = until.get("span", 1)
   made = call(maker, f"{field}.method", method, {"policy": model}, task, optim)
+  if options["fused"]:
+    _check_fused(f"{field}.fused", made, task)
   try:
     stop = stopping.make(until.pop("name"), **until)
   except (TypeError, ValueError) as error:
@@ -146,9 +175,25 @@ def _stage(name, given, task, model, mesh, before) -> Stage:
   )
 
 
-def _check_source(field: str, source: str, none: str, before: list) -> None:
-  """ "<stage>/best" or "<stage>/last" of a stage that ran before."""
-  known = [none] + [f"{s}/{w}" for s in before for w in ("best", "last")]
+def _check_fused(field: str, method: Method, task: Task) -> None:
+  """Raises ConfigError where the judge cannot be traced."""
+  if not task.on_host:
+    return
+  row = jnp.zeros((1, 8), jnp.int32)
+  episodes = Episodes(row, row, row * 0.0, row, row[0, :1], row[0, :1])
+  one = jax.tree.map(lambda x: x[:1], task.table)
+  try:
+    jax.eval_shape(method.judge, jax.random.key(0), (), one, episodes)
+  except ValueError as error:
+    raise ConfigError(f"config.{field}=True: {error}") from error
+
+
+STARTS, ANCHORS = ("init",), ("none", "init")
+
+
+def _check_source(field: str, source: str, own: tuple, before: list) -> None:
+  """One of `own`, or "<stage>/best" or "/last" of a stage that ran before."""
+  known = [*own] + [f"{s}/{w}" for s in before for w in ("best", "last")]
   if source not in known:
     raise ConfigError(f"config.{field}={source!r}: {closest(source, known)}")
 

@@ -22,8 +22,8 @@ REST = -1  # the size of an axis that takes the devices that are left
 
 Rules = Sequence[tuple[str, PartitionSpec]]
 
-# What a method remembers has no rules of its own and is small.
-_MEMORY = ((r"^memory(/|$)", PartitionSpec()),)
+# What a method remembers, and tables, have no rules of their own.
+_MEMORY = ((r"^(memory|frozen/(table|order))(/|$)", PartitionSpec()),)
 
 
 def make_mesh(data: int = REST, fsdp: int = 1, tensor: int = 1) -> Mesh:
@@ -124,7 +124,7 @@ def match_rules(
 
 def state_shardings(rules: Rules, abstract_state: Any, mesh: Mesh) -> Any:
   """NamedShardings of a TrainState, or of any tree, from partition rules."""
-  specs = match_rules((*rules, *_MEMORY), abstract_state, dict(mesh.shape))
+  specs = match_rules((*_MEMORY, *rules), abstract_state, dict(mesh.shape))
   return jax.tree.map(
     lambda spec: NamedSharding(mesh, spec),
     specs,

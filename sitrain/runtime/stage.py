@@ -3,113 +3,43 @@
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from sitrain.models import decoder
 from sitrain.runtime import checkpoint, metrics, sharding, stopping
 from sitrain.runtime.compile import profile_steps
 from sitrain.runtime.optimizer import one_of
+from sitrain.runtime.staged import make_staged
+from sitrain.runtime.start import (
+  Run,
+  folder,
+  keys_of,
+  layout,
+  start_state,
+  with_frozen,
+)
 from sitrain.runtime.workdir import array_bytes, check_space
 from sitrain.train import (
-  init_state,
   make_iteration,
   make_loop,
   make_parts,
   make_train_step,
 )
-from sitrain.types import Mean, Progress, Stage, TrainState
+from sitrain.types import Mean, Method, Progress, Stage, TrainState
 
 
-class Run(NamedTuple):
-  """What all stages of a run share."""
-
-  workdir: Any
-  mesh: Any
-  model: Any
-  seed: int
-  sink: metrics.Sink
-  show: Callable[..., None]  # (stage, step, steps, record, tokens_per_second)
-  save_every: int  # fused calls between checkpoints
-  keep: int  # last checkpoints kept
-  profile: tuple[int, int]  # steps of each stage to trace; (0, 0): none
-
-
-def folder(run: Run, stage: str) -> epath.Path:
-  """Where the checkpoints of a stage lie."""
-  return epath.Path(run.workdir) / stage
-
-
-def new_state(run: Run, stage: Stage, key: Any) -> TrainState:
-  """A state from nothing; traced only for its shapes unless start is init."""
-  params, reference = decoder.init(run.model, key), ()
-  if stage.anchor != "none":
-    cast = lambda x: jnp.array(x, run.model.dtype, copy=True)
-    reference = jax.tree.map(cast, params)
-  return init_state(params, stage.optimizer, reference=reference)
-
-
-def layout(run: Run, stage: Stage) -> Any:
-  """ShapeDtypeStructs of the stage's state, each with its sharding."""
-  shapes = jax.eval_shape(
-    lambda key: new_state(run, stage, key), jax.random.key(0)
-  )
-  rules = decoder.PARTITION_RULES
-  return sharding.abstract(
-    shapes, sharding.state_shardings(rules, shapes, run.mesh)
-  )
-
-
-def start_state(run: Run, stage: Stage, abstract: Any) -> TrainState:
-  """The state that a stage begins with: made, or taken from other stages."""
-  state = _started(run, stage, abstract)
-  if stage.anchor == "none":
-    return state
-  only = abstract._replace(opt_state=(), reference=())
-  other, _ = checkpoint.restore(*_source(run, stage.anchor), only)
-  cast = jax.jit(
-    lambda tree: jax.tree.map(lambda x: x.astype(run.model.dtype), tree),
-    out_shardings=jax.tree.map(lambda x: x.sharding, abstract.reference),
-  )
-  return state._replace(reference=cast(other.params["policy"]))
-
-
-def _started(run: Run, stage: Stage, abstract: Any) -> TrainState:
-  """Parameters and optimizer of `start`; the reference is left out."""
-  wanted = abstract._replace(reference=())
-  place = jax.tree.map(lambda x: x.sharding, wanted)
-  if stage.start == "init":
-    alone = stage._replace(anchor="none")
-    make = lambda key: new_state(run, alone, key)
-    return jax.jit(make, out_shardings=place)(_keys(run)[0])
-  if stage.restart:
-    wanted = wanted._replace(opt_state=())
-  state, _ = checkpoint.restore(*_source(run, stage.start), wanted)
-  if stage.restart:
-    init = jax.jit(stage.optimizer.init, out_shardings=place.opt_state)
-    state = state._replace(opt_state=init(state.params))
-  return state
-
-
-def _source(run: Run, name: str) -> tuple[epath.Path, str]:
-  stage, which = name.split("/")
-  return folder(run, stage), which
-
-
-def _keys(run: Run):
-  """The key of the first parameters and the root of all other draws."""
-  return jax.random.split(jax.random.key(run.seed, impl="threefry2x32"))
+def by_group(stage: Stage, mesh: Any) -> Method:
+  """The stage's method, generating per group of devices."""
+  method = stage.method
+  return method._replace(generate=sharding.by_group(method.generate, mesh))
 
 
 def parts_of(stage: Stage, mesh: Any) -> tuple[Callable, Callable, Callable]:
   """collect, judge and learn of a stage, generating per group of devices."""
-  method = stage.method
-  method = method._replace(generate=sharding.by_group(method.generate, mesh))
-  parts = dict(stage.parts)
+  method, parts = by_group(stage, mesh), dict(stage.parts)
   step = make_train_step(
     stage.optimizer, method.loss, microbatches=parts.pop("microbatches")
   )
@@ -129,24 +59,12 @@ def compile_loop(run: Run, stage: Stage, abstract: Any) -> Callable:
     iteration = make_iteration(collect, judge, learn)
     loop = make_loop(iteration, stage.steps_per_call)
     jitted = jax.jit(loop, donate_argnums=0, out_shardings=(place, whole))
-    return jitted.lower(abstract, _keys(run)[1]).compile()
+    return jitted.lower(abstract, keys_of(run)[1]).compile()
   learn = jax.jit(learn, donate_argnums=0, out_shardings=(place, whole))
-  iteration = make_iteration(jax.jit(collect), judge, learn)
-  return _staged(iteration, stage.steps_per_call)
-
-
-def _staged(iteration: Callable, steps: int) -> Callable:
-  """The loop on the host, with the same results as `make_loop`."""
-
-  def loop(state, root_key):
-    rows = []
-    for _ in range(steps):
-      key = jax.random.fold_in(root_key, state.step)
-      state, measured = iteration(state, key)
-      rows.append(measured)
-    return state, jax.tree.map(lambda *x: jnp.stack(x), *rows)
-
-  return loop
+  return make_staged(
+    by_group(stage, run.mesh), learn, waves=stage.parts["waves"],
+    steps=stage.steps_per_call,
+  )
 
 
 def run_stage(run: Run, stage: Stage) -> tuple[Any, Progress]:
@@ -159,7 +77,9 @@ def run_stage(run: Run, stage: Stage) -> tuple[Any, Progress]:
   try:
     abstract = layout(run, stage)
     if manager.all_steps():
-      state, progress = checkpoint.restore_last(manager, abstract)
+      saved = abstract._replace(frozen=())
+      state, progress = checkpoint.restore_last(manager, saved)
+      state = with_frozen(run, state, abstract)
     else:
       checkpoint.check_fresh(manager)
       needed = (run.keep + 2) * array_bytes(abstract)
@@ -176,7 +96,7 @@ def run_stage(run: Run, stage: Stage) -> tuple[Any, Progress]:
 
 
 def _train(run, stage, abstract, manager, state, progress):
-  loop, key = compile_loop(run, stage, abstract), _keys(run)[1]
+  loop, key = compile_loop(run, stage, abstract), keys_of(run)[1]
   box = {"state": state}
   profiler = profile_steps(
     epath.Path(run.workdir) / stage.name, *run.profile,
@@ -205,6 +125,7 @@ def _after(run, stage, progress, measured, spent) -> Progress:
   `spent` holds the seconds of the call, and those of the host before it.
   """
   rows = metrics.records(measured)
+  check_gap(rows, run.max_gap)
   rate = tokens_written(measured) / spent["run/seconds"]
   spent = {name: value / len(rows) for name, value in spent.items()}
   for i, row in enumerate(rows):
@@ -225,6 +146,18 @@ def _after(run, stage, progress, measured, spent) -> Progress:
   )
 
 
+def check_gap(rows: list[dict[str, float]], most: float) -> None:
+  """Raises ValueError where sampler and trainer disagree beyond `most` nat."""
+  for row in rows:
+    gap = row.get("generate/sampler_gap", 0.0)
+    if gap > most:
+      raise ValueError(
+        f"generate/sampler_gap: the sampler's log-probabilities are {gap:.3g} "
+        f"nat from the trainer's in the mean, and config.run.max_sampler_gap="
+        f"{most}: use float32, or raise it if that is what you expect"
+      )
+
+
 def tokens_written(measured: dict[str, Mean]) -> float:
   """Tokens that the policy wrote in a call, over all turns; NaN if none."""
   names = [name for name in measured if name.startswith("generate/length_")]
@@ -234,4 +167,5 @@ def tokens_written(measured: dict[str, Mean]) -> float:
 
 def save(stage: Stage, manager: Any, state: TrainState, progress: Progress):
   """One checkpoint, ranked by the last call's mean of the stage's metric."""
+  state = state._replace(frozen=())  # It comes from where the run began.
   checkpoint.save(manager, progress.step, state, progress, progress.best)

@@ -1,0 +1,31 @@
+"""SCoRe on MBPP, with the numbers of the paper (Kumar et al. 2024, Table 5).
+
+python -m sitrain.main --config=configs/score_mbpp.py --workdir=/tmp/score_mbpp
+
+Programs run in bubblewrap; without it the run stops before it starts. The
+evaluation is on the test split of MBPP; `python -m sitrain.sample` does
+HumanEval. What this model reaches has not been measured here.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import text
+
+TURNS = (512, 512)
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Stage I and stage II; batches of 128 episodes."""
+  task = {
+    "name": "mbpp", "source": "google-research-datasets/mbpp:full",
+    "split": "train", "limit": 0, "verifier": "strict", "workers": 8,
+    "run_programs_without_sandbox": False, "prompt_length": 1536,
+    "long_prompts": "drop",
+  }
+  test = {"source": task["source"], "split": "test", "verifier": "lenient"}
+  config = text.base_config(task, test=test, turns=TURNS)
+  text.add_score(
+    config, turns=TURNS, problems=16, steps=1500, learning_rate=1e-5,
+    beta2=0.25,
+  )
+  return text.finish(config, argument)

@@ -1,0 +1,89 @@
+"""What the configs of text tasks are made of."""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+MODEL = "Qwen/Qwen2.5-1.5B-Instruct"
+
+
+def base_config(
+  task: dict, *, test: dict, turns: tuple[int, ...]
+) -> ConfigDict:
+  """A run of a model of the hub without stages.
+
+  `test` holds what the task's options are for evaluation.
+  """
+  config = common.base_config()
+  config.task = ConfigDict(task)
+  config.tokenizer = ConfigDict({
+    "path": "",  # the model's own
+    "template": "",  # the tokenizer's own
+    "reasoning": "refuse",
+  })
+  config.model = ConfigDict({
+    "path": MODEL, "dtype": "bfloat16", "scan": True, "remat": "full"
+  })
+  config.evaluate.update({
+    "turns": turns, "problems": 500, "batch": 256, "resamples": 2,
+    "temperature": 1.0, "task": ConfigDict(test),
+  })
+  return config
+
+
+def add_score(
+  config: ConfigDict, *, turns: tuple[int, ...], problems: int, steps: int,
+  learning_rate: float, beta2: float, fused: bool = False,
+) -> None:
+  """SCoRe with what the paper says, and where it is silent with our choice.
+
+  The paper's: learning rate, rows of a batch, bonus 10, beta1 .01, beta2,
+  Adam, temperature 1, and the steps, which are shared half and half by the two
+  stages here. Ours: 8 samples a problem, KL in the reward (k1), the base as
+  reference in both stages, a fresh optimizer in stage II, norm clipped to 1.
+  """
+  shared = {
+    "problems": problems, "samples": 8, "turns": turns, "kl": "k1",
+    "beta1": 0.01,
+  }
+  more = {
+    "best": "judge/reward_2", "fused": fused, "waves": 1 if fused else 4,
+    "microbatches": problems, "steps_per_call": 10 if fused else 1,
+  }
+  rate = {"learning_rate": learning_rate}
+  common.add(config, "stage1", common.stage(
+    shared | {"name": "score.stage_one", "beta2": beta2},
+    rate, steps // 2, "init", "init", **more,
+  ))
+  common.add(config, "stage2", common.stage(
+    shared | {"name": "score.stage_two", "beta2": 0.01, "bonus": 10.0},
+    rate, steps - steps // 2, "stage1/last", "init", **more,
+  ))
+  config.run.save_every = 50 if not fused else 5
+
+
+QUICK = {"name": "word_problems", "count": 64}
+
+
+def quick(config: ConfigDict) -> ConfigDict:
+  """Two steps of a tiny model from nothing on made-up word problems."""
+  config.task = ConfigDict(QUICK)
+  config.tokenizer = ConfigDict({"size": 300, "path": ""})
+  config.model = ConfigDict({
+    "layers": 1, "kv_heads": 1, "rope_base": 500.0, "dtype": "float32",
+    "scan": False, "remat": "none",
+  })
+  config.evaluate.update({"task": ConfigDict({"seed": 1}), "batch": 64})
+  for name in config.stages:
+    config.stage[name].microbatches = 1
+    config.stage[name].fused = False
+    config.stage[name].method.turns = (40, 40)
+  config.evaluate.turns = (40, 40)
+  return common.finish(config, "quick")
+
+
+def finish(config: ConfigDict, argument: str) -> ConfigDict:
+  """Applies a config's argument: "" or "quick"; ValueError for others."""
+  if argument == "quick":
+    return quick(config)
+  return common.finish(config, argument)

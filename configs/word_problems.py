@@ -1,0 +1,50 @@
+"""SCoRe on made-up word problems, as text: tokenizer and verifier on the host.
+
+python -m sitrain.main --config=configs/word_problems.py --workdir=/tmp/words
+
+A model of 5 M parameters from nothing, with a BPE tokenizer that is trained on
+the task's own texts.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common, text
+
+TURNS = (34, 34)
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Base, stage I, stage II."""
+  config = common.base_config()
+  config.task = ConfigDict({"name": "word_problems", "count": 20000, "seed": 0})
+  config.tokenizer = ConfigDict({"size": 512, "path": ""})
+  config.model.update({
+    "layers": 6, "width": 256, "heads": 4, "kv_heads": 4, "head_size": 64,
+    "mlp_size": 768, "rope_base": 500.0,
+  })
+  config.evaluate.update({
+    "turns": TURNS, "problems": 1024, "batch": 256, "resamples": 2,
+    "task": ConfigDict({"seed": 1}),
+  })
+  base = {"name": "imitation", "problems": 64, "turns": TURNS}
+  rate = {
+    "learning_rate": 1.5e-3, "schedule": "cosine", "warmup": 30, "b2": 0.98
+  }
+  common.add(config, "base", common.stage(
+    base, rate, 240, "init", "none", steps_per_call=20
+  ))
+  shared = {
+    "problems": 16, "samples": 8, "turns": TURNS, "beta1": 0.1,
+    "baseline": "same_outcome",
+  }
+  more = {"best": "judge/reward_2", "fused": False, "steps_per_call": 1}
+  common.add(config, "stage1", common.stage(
+    shared | {"name": "score.stage_one", "beta2": 1.0},
+    {"learning_rate": 3e-4}, 60, "base/last", "base/last", **more,
+  ))
+  common.add(config, "stage2", common.stage(
+    shared | {"name": "score.stage_two", "beta2": 0.05, "bonus": 2.0},
+    {"learning_rate": 1.5e-4}, 60, "stage1/last", "base/last", **more,
+  ))
+  config.run.save_every = 20
+  return text.finish(config, argument)

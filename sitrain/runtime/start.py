@@ -1,0 +1,143 @@
+"""How a stage begins: the shapes of its state, and where its values lie."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from sitrain.models import decoder
+from sitrain.runtime import checkpoint, metrics, sharding
+from sitrain.train import init_state
+from sitrain.types import Stage, TrainState
+
+
+class Run(NamedTuple):
+  """What all stages of a run share."""
+
+  workdir: Any
+  mesh: Any
+  model: Any
+  seed: int
+  sink: metrics.Sink
+  show: Callable[..., None]  # (stage, step, steps, record, tokens_per_second)
+  save_every: int  # fused calls between checkpoints
+  keep: int  # last checkpoints kept
+  max_gap: float  # nat between sampler and trainer, in the mean of a step
+  first: Callable[[Any, Any], Any]  # (key, abstract) -> the first parameters
+  frozen: Any  # what every state holds and no checkpoint
+  profile: tuple[int, int]  # steps of each stage to trace; (0, 0): none
+
+
+def folder(run: Run, stage: str) -> epath.Path:
+  """Where the checkpoints of a stage lie."""
+  return epath.Path(run.workdir) / stage
+
+
+def new_state(run: Run, stage: Stage, key: Any) -> TrainState:
+  """A state from nothing; traced for its shapes."""
+  params, reference = decoder.init(run.model, key), ()
+  if stage.anchor != "none":
+    cast = lambda x: jnp.array(x, run.model.dtype, copy=True)
+    reference = jax.tree.map(cast, params)
+  state = init_state(params, stage.optimizer, reference=reference)
+  return state._replace(frozen=run.frozen)
+
+
+def layout(run: Run, stage: Stage) -> Any:
+  """ShapeDtypeStructs of the stage's state, each with its sharding."""
+  shapes = jax.eval_shape(
+    lambda key: new_state(run, stage, key), jax.random.key(0)
+  )
+  rules = decoder.PARTITION_RULES
+  return sharding.abstract(
+    shapes, sharding.state_shardings(rules, shapes, run.mesh)
+  )
+
+
+def start_state(run: Run, stage: Stage, abstract: Any) -> TrainState:
+  """The state that a stage begins with: made, or taken from other stages."""
+  state = with_frozen(run, _started(run, stage, abstract), abstract)
+  if stage.anchor == "none":
+    return state
+  if stage.anchor == "init":
+    return state._replace(reference=_first(run, abstract.reference))
+  only = abstract._replace(frozen=(), opt_state=(), reference=())
+  other, _ = checkpoint.restore(*_source(run, stage.anchor), only)
+  cast = jax.jit(
+    lambda tree: jax.tree.map(lambda x: x.astype(run.model.dtype), tree),
+    out_shardings=jax.tree.map(lambda x: x.sharding, abstract.reference),
+  )
+  return state._replace(reference=cast(other.params["policy"]))
+
+
+def with_frozen(run: Run, state: TrainState, abstract: Any) -> TrainState:
+  """The state with what no checkpoint holds, placed as `abstract` says."""
+  place = jax.tree.map(lambda x: x.sharding, abstract.frozen)
+  return state._replace(frozen=jax.device_put(run.frozen, place))
+
+
+def _started(run: Run, stage: Stage, abstract: Any) -> TrainState:
+  """Parameters and optimizer of `start`; reference and frozen are left out."""
+  wanted = abstract._replace(frozen=(), reference=())
+  place = jax.tree.map(lambda x: x.sharding, wanted)
+  init = jax.jit(stage.optimizer.init, out_shardings=place.opt_state)
+  if stage.start == "init":
+    params = {"policy": _first(run, abstract.params["policy"])}
+    step = jax.device_put(jnp.zeros((), jnp.int32), place.step)
+    return TrainState(step, (), params, init(params), (), ())
+  if stage.restart:
+    wanted = wanted._replace(opt_state=())
+  state, _ = checkpoint.restore(*_source(run, stage.start), wanted)
+  if stage.restart:
+    state = state._replace(opt_state=init(state.params))
+  return state
+
+
+def _first(run: Run, abstract: Any) -> Any:
+  """The parameters that a run begins with, placed as `abstract` says."""
+  return run.first(keys_of(run)[0], abstract)
+
+
+def random_params(model: Any) -> Callable[[Any, Any], Any]:
+  """Parameters drawn from the key: what `Run.first` is without a checkpoint."""
+
+  def first(key, abstract):
+    cast = lambda x, a: x.astype(a.dtype)
+    make = lambda key: jax.tree.map(cast, decoder.init(model, key), abstract)
+    place = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(make, out_shardings=place)(key)
+
+  return first
+
+
+def _source(run: Run, name: str) -> tuple[epath.Path, str]:
+  stage, which = name.split("/")
+  return folder(run, stage), which
+
+
+def keys_of(run: Run):
+  """The key of the first parameters and the root of all other draws."""
+  return jax.random.split(jax.random.key(run.seed, impl="threefry2x32"))
+
+
+def order_key(seed: int) -> np.ndarray:
+  """What the order of a table's rows is drawn from, as raw numbers."""
+  key = jax.random.key(seed, impl="threefry2x32")
+  return np.asarray(jax.random.key_data(jax.random.fold_in(key, 1)))
+
+
+def read_policy(model: Any, mesh: Any, stage: epath.Path, which: str) -> Any:
+  """The policy of a stage's "last" or "best" checkpoint, over the mesh."""
+  init = functools.partial(decoder.init, model)
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  state = TrainState(
+    step=jax.ShapeDtypeStruct((), jnp.int32), frozen=(),
+    params={"policy": shapes}, opt_state=(), reference=(), memory=(),
+  )  # fmt: skip
+  place = sharding.state_shardings(decoder.PARTITION_RULES, state, mesh)
+  wanted = sharding.abstract(state, place)
+  return checkpoint.restore(stage, which, wanted)[0].params["policy"]

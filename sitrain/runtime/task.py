@@ -1,0 +1,79 @@
+"""The task of a run, and the tokenizer where its problems are text."""
+
+import importlib
+import inspect
+from collections.abc import Callable
+
+from etils import epath
+
+from sitrain.models import tokenizer
+from sitrain.runtime.options import ConfigError, accepted, call, find
+from sitrain.tasks.text import lengths
+from sitrain.types import PAD, Chat, Task
+
+
+def task_from(config: dict, workdir: str = "", *, part: str = "") -> Task:
+  """The task that config.task names.
+
+  `part` names a part of the config whose own `task` changes some options, such
+  as "evaluate". A tokenizer that is trained is kept in the workdir.
+  """
+  options = dict(config["task"])
+  if part:
+    options |= config[part].get("task", {})
+  maker = find("tasks", options.pop("name"), "task.name")
+  field = f"{part}.task" if part else "task"
+  if "chat" not in inspect.signature(maker).parameters:
+    return call(maker, field, options)
+  chat = chat_from(config, maker, workdir)
+  return call(maker, field, options, chat)
+
+
+def chat_from(config: dict, maker: Callable, workdir: str) -> Chat:
+  """The tokenizer of config.tokenizer, else that of config.model.path.
+
+  With neither, but with config.tokenizer.size, one of that size is trained on
+  the texts of the task, once, and kept in the workdir.
+  """
+  options = {"path": "", "size": 0} | config.get("tokenizer", {})
+  path, size = options.pop("path"), options.pop("size")
+  path = path or config["model"].get("path", "")
+  if not path and not size:
+    raise ConfigError(
+      "config.tokenizer: this task needs one: set config.model.path, "
+      "config.tokenizer.path, or config.tokenizer.size to train it"
+    )
+  if not path:
+    path = str(epath.Path(workdir) / "tokenizer")
+    if not epath.Path(path).exists():
+      tokenizer.train_bpe(_texts(config, maker), path, size=size)
+  return call(tokenizer.load, "tokenizer", options, path)
+
+
+def _texts(config: dict, maker: Callable) -> list[str]:
+  """All that stands in the rows of the task, and between two attempts."""
+  module = importlib.import_module(maker.__module__)
+  known, given = accepted(module.rows), config["task"]
+  rows = call(module.rows, "task", {n: given[n] for n in known if n in given})
+  again = given.get("again", accepted(maker)["again"].default)
+  return [
+    text for row in rows for text in (row.message, *row.solutions, again)
+  ]
+
+
+def describe(task: Task) -> str:
+  """How many problems a table has, and how long they are; "" without one."""
+  if task.table == ():
+    return ""
+  prompt = lengths((task.table.prompt != PAD).sum(axis=1))
+  said = (
+    f"{prompt.count} problems; prompts of {prompt.median} tokens (median), "
+    f"{prompt.most} (95 %), {prompt.longest} (longest)"
+  )
+  given = (task.table.solution != PAD).sum(axis=1)
+  if given.any():
+    turns = lengths(given[given > 0])
+    said += (
+      f"; given solutions of {turns.median}, {turns.most}, {turns.longest}"
+    )
+  return said

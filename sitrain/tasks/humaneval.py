@@ -1,0 +1,77 @@
+"""HumanEval: Python functions from their stubs, tested in a sandbox.
+
+Chen et al. 2021. For evaluation: its tests are not shown, and no split of it
+is for training.
+"""
+
+from sitrain.tasks import mbpp, programs, tables, text
+from sitrain.tasks.text import Row
+from sitrain.tasks.wording import wording
+from sitrain.types import Chat, Task
+
+ASK = """Complete this Python function. Write nothing but the whole function, \
+with all imports that it needs, between [BEGIN] and [DONE].
+
+{problem}"""
+FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+
+
+def make(
+  chat: Chat,
+  *,
+  source: str = "openai/openai_humaneval",
+  split: str = "test",
+  limit: int = 0,
+  ask: str = ASK,
+  again: str = mbpp.AGAIN,
+  verifier: str = "strict",
+  seconds: float = 5.0,
+  memory: int = 512,
+  workers: int = 2,
+  run_programs_without_sandbox: bool = False,
+  prompt_length: int = 0,
+  long_prompts: str = "refuse",
+) -> Task:
+  """HumanEval in the form of `chat`; options as those of mbpp.make.
+
+  source: as in tables.read, with the fields of HumanEval. Raises ValueError
+  for unknown verifiers, and without a sandbox.
+  """
+  extract = mbpp.extractor(verifier)
+  table = _table(source, split, limit)
+  return text.make(
+    chat, _rows(table, ask), again=wording(again),
+    claim=mbpp.claimer(extract),
+    grade=mbpp.grader(
+      table, extract, programs.humaneval_program, seconds=seconds,
+      memory=memory, workers=workers,
+      run_programs_without_sandbox=run_programs_without_sandbox,
+    ),
+    prompt_length=prompt_length, long_prompts=long_prompts,
+  )
+
+
+def rows(
+  *, source: str = "openai/openai_humaneval", split: str = "test",
+  limit: int = 0, ask: str = ASK,
+) -> list[Row]:
+  """The problems, without solutions."""
+  return _rows(_table(source, split, limit), ask)
+
+
+def _table(source, split, limit):
+  if source.endswith(tables.FILES):
+    split = ""
+  fields = {name: name for name in FIELDS}
+  return tables.read(source, split=split, fields=fields)[: limit or None]
+
+
+def _rows(table, ask):
+  asked = wording(ask, "{problem}")
+  return [
+    Row(
+      asked.replace("{problem}", row["prompt"].strip()), (), (), "all",
+      row["canonical_solution"], row["task_id"],
+    )
+    for row in table
+  ]

@@ -1,0 +1,97 @@
+"""MBPP-R: wrong programs of a frozen base model, to be corrected.
+
+Ni et al. 2024 (NExT) gave the idea, with attempts that were never published;
+here they are the samples that `python -m sitrain.sample` has written for MBPP.
+The prompt holds the problem, the wrong attempt as the policy's own, and the
+instruction to correct it; the policy writes one turn, the repair.
+"""
+
+from sitrain.tasks import mbpp, programs, tables, text
+from sitrain.tasks.text import Row
+from sitrain.tasks.wording import wording
+from sitrain.types import Chat, Task
+
+FIELDS = {"id": "id", "texts": "texts", "statuses": "statuses"}
+
+
+def make(
+  chat: Chat,
+  *,
+  attempts: str,
+  most: int = 4,
+  source: str = "google-research-datasets/mbpp:full",
+  split: str = "train",
+  limit: int = 0,
+  ask: str = mbpp.ASK,
+  again: str = mbpp.AGAIN,
+  verifier: str = "strict",
+  seconds: float = 5.0,
+  memory: int = 512,
+  workers: int = 2,
+  run_programs_without_sandbox: bool = False,
+  prompt_length: int = 0,
+  long_prompts: str = "refuse",
+) -> Task:
+  """Repairs of MBPP in the form of `chat`; options as those of mbpp.make.
+
+  Args:
+    chat: how text becomes tokens.
+    attempts: file of samples of a base model for MBPP, of the first turn; they
+      were graded when they were written.
+    most: different wrong programs that are kept of one problem.
+
+  Raises ValueError where no wrong attempt is left.
+  """
+  extract = mbpp.extractor(verifier)
+  table = _table(source, split, attempts, most)[: limit or None]
+  return text.make(
+    chat, _rows(table, source, split, ask), again=wording(again),
+    claim=mbpp.claimer(extract),
+    grade=mbpp.grader(
+      table, extract, programs.mbpp_program, seconds=seconds, memory=memory,
+      workers=workers,
+      run_programs_without_sandbox=run_programs_without_sandbox,
+    ),
+    prompt_length=prompt_length, long_prompts=long_prompts,
+  )
+
+
+def rows(
+  *, attempts: str, most: int = 4,
+  source: str = "google-research-datasets/mbpp:full", split: str = "train",
+  limit: int = 0, ask: str = mbpp.ASK,
+) -> list[Row]:
+  """The problems and wrong attempts, with reference programs as repairs."""
+  table = _table(source, split, attempts, most)[: limit or None]
+  return _rows(table, source, split, ask)
+
+
+def _table(source, split, attempts, most):
+  written = {
+    str(row["id"]): row for row in tables.read(attempts, fields=FIELDS)
+  }
+  table, _ = mbpp.table_of(source, split)
+  table = [row for row in table if str(row["task_id"]) in written]
+  mine = [written[str(row["task_id"])] for row in table]
+  grades = [[programs.grade(s) for s in row["statuses"]] for row in mine]
+  texts = [row["texts"] for row in mine]
+  found = programs.repair_rows(
+    table, texts, grades, extract=programs.lenient_program, most=most
+  )
+  if not found:
+    raise ValueError(
+      f"{attempts} holds no wrong program for split {split!r} of {source}: "
+      "sample that split first"
+    )
+  return found
+
+
+def _rows(table, source, split, ask):
+  said = mbpp.messages(table, mbpp.table_of(source, split)[1], ask)
+  return [
+    Row(
+      message, (row["first_attempt"],), (mbpp.solution(row),),
+      row["first_status"], row["code"], str(row["task_id"]),
+    )
+    for message, row in zip(said, table)
+  ]

@@ -1,0 +1,170 @@
+"""Word problems with written steps, made from a seed: text without a download.
+
+Two kinds. *Sums* are worked out in two steps. In *trials* one of two numbers
+fits, and which one shows only when it has been tried to the end:
+
+  Mia packs 3 or 5 boxes with 4 pens in each. Then she adds 7 pens and has 27
+  pens in all. How many boxes?
+  Try 3. 3*4=12. 12+7=19. That is not 27. #### 3
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sitrain.tasks import grading, text
+from sitrain.tasks.draw import check_corpus, check_share
+from sitrain.tasks.text import Row
+from sitrain.types import Chat, Task
+
+AGAIN = "There may be an error above. If so, correct it. Answer again."
+NAMES = ("Mia", "Tom", "Ana", "Ben", "Eva", "Leo", "Zoe", "Max")
+SHE = ("she", "he")  # by the place of the name
+BOXES = ("boxes", "bags", "jars", "trays")
+THINGS = ("pens", "coins", "nuts", "cards", "eggs", "keys")
+
+
+class Corpus(NamedTuple):
+  """What the given attempts are like; see `make`."""
+
+  mistake: float
+  copied: float
+  corrupted: float
+
+
+class Trial(NamedTuple):
+  """`fits * each + more = total`, and `other` does not fit."""
+
+  fits: int
+  other: int
+  each: int
+  more: int
+  total: int
+
+
+def make(
+  chat: Chat,
+  *,
+  count: int = 20000,
+  seed: int = 0,
+  trials: float = 0.7,
+  mistake: float = 0.1,
+  copied: float = 0.1,
+  corrupted: float = 0.15,
+  again: str = AGAIN,
+) -> Task:
+  """`count` problems, a function of the seed; the host verifies them.
+
+  Args:
+    chat: how text becomes tokens.
+    count: rows of the table.
+    seed: of the problems and of the corpus.
+    trials: the share of trials; the others are sums.
+    mistake: how often a step of the corpus is wrong; what follows goes on
+      from what is written.
+    copied, corrupted: how often the second attempt of the corpus is the first
+      again, or the first with another answer; else a trial tries the other
+      number and a sum is done anew, whether the first was right or wrong.
+    again: what is read between two attempts.
+
+  An answer is right iff the number behind its last `####` is. Raises
+  ValueError for impossible shares.
+  """
+  options = dict(trials=trials, mistake=mistake)
+  options |= dict(copied=copied, corrupted=corrupted)
+  found = rows(count=count, seed=seed, **options)
+  return text.make(
+    chat, found, again=again, claim=grading.gsm8k_answer,
+    grade=text.graded_by(grading.grade_gsm8k, [row.answer for row in found]),
+    prompt_length=0, long_prompts="refuse",
+  )
+
+
+def rows(
+  *, count: int = 20000, seed: int = 0, trials: float = 0.7,
+  mistake: float = 0.1, copied: float = 0.1, corrupted: float = 0.15,
+) -> list[Row]:
+  """The problems and given attempts of `make`."""
+  check_share("trials", trials)
+  check_share("mistake", mistake)
+  check_corpus(copied, corrupted)
+  corpus = Corpus(mistake, copied, corrupted)
+  made = []
+  for i in range(count):
+    rng = np.random.default_rng((seed, i))
+    make_one = _trial if rng.random() < trials else _sum
+    made.append(make_one(rng, corpus))
+  return made
+
+
+def _words(rng) -> dict[str, str]:
+  who = int(rng.integers(len(NAMES)))
+  return {
+    "name": NAMES[who], "she": SHE[who % 2],
+    "boxes": BOXES[rng.integers(len(BOXES))],
+    "things": THINGS[rng.integers(len(THINGS))],
+  }
+
+
+def _trial(rng, corpus: Corpus) -> Row:
+  fits, other = (int(x) for x in rng.choice(np.arange(2, 10), 2, replace=False))
+  each, more = (int(x) for x in rng.integers(2, 10, 2))
+  trial = Trial(fits, other, each, more, fits * each + more)
+  low, high = (fits, other) if rng.random() < 0.5 else (other, fits)
+  message = (
+    "{name} packs {low} or {high} {boxes} with {each} {things} in each. Then "
+    "{she} adds {more} {things} and has {total} {things} in all. "
+    "How many {boxes}?"
+  ).format(low=low, high=high, **trial._asdict(), **_words(rng))
+  tried = fits if rng.random() < 0.5 else other
+  first = _tried(rng, trial, tried, corpus.mistake)
+  fresh = _tried(rng, trial, fits + other - tried, corpus.mistake)
+  second = _second(rng, corpus, first, fresh)
+  return Row(message, (), (first, second), "trial", str(fits))
+
+
+def _tried(rng, trial: Trial, number: int, mistake: float) -> str:
+  product = _step(rng, number * trial.each, mistake)
+  total = _step(rng, product + trial.more, mistake)
+  verdict = "is" if total == trial.total else "is not"
+  return (
+    f"Try {number}. {number}*{trial.each}={product}. "
+    f"{product}+{trial.more}={total}. That {verdict} {trial.total}. "
+    f"#### {number}"
+  )
+
+
+def _sum(rng, corpus: Corpus) -> Row:
+  has, buys = (int(x) for x in rng.integers(2, 20, 2))
+  gives = int(rng.integers(2, has + buys))
+  message = (
+    "{name} has {has} {things} and gets {buys} more. Then {she} gives {gives} "
+    "{things} away. How many {things} are left?"
+  ).format(has=has, buys=buys, gives=gives, **_words(rng))
+  first, fresh = (
+    _summed(rng, has, buys, gives, corpus.mistake) for _ in range(2)
+  )
+  second = _second(rng, corpus, first, fresh)
+  return Row(message, (), (first, second), "sum", str(has + buys - gives))
+
+
+def _summed(rng, has: int, buys: int, gives: int, mistake: float) -> str:
+  total = _step(rng, has + buys, mistake)
+  left = _step(rng, total - gives, mistake)
+  return f"{has}+{buys}={total}. {total}-{gives}={left}. #### {left}"
+
+
+def _step(rng, value: int, mistake: float) -> int:
+  """The value, or with probability `mistake` one near it."""
+  off = int(rng.choice((-10, -2, -1, 1, 2, 10)))
+  return value + off if rng.random() < mistake else value
+
+
+def _second(rng, corpus: Corpus, first: str, fresh: str) -> str:
+  look = rng.random()
+  if look < corpus.copied:
+    return first
+  if look < corpus.copied + corpus.corrupted:
+    steps, number = first.rsplit(" ", 1)
+    return f"{steps} {_step(rng, int(number), 1.0)}"
+  return fresh

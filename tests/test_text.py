@@ -1,0 +1,227 @@
+"""Tasks of text: rows, prompts, replies, verdicts, and where they run."""
+
+import collections
+
+import fakes
+import jax
+import jax.numpy as jnp
+import loops
+import numpy as np
+import pytest
+
+from sitrain.models import tokenizer
+from sitrain.runtime import build
+from sitrain.runtime.options import ConfigError
+from sitrain.runtime.staged import on_host
+from sitrain.tasks import text, word_problems
+from sitrain.tasks.grading import gsm8k_answer
+from sitrain.tasks.rows import take_rows
+from sitrain.tasks.text import Grade, Row
+from sitrain.tasks.wording import wording
+from sitrain.types import PAD, Problems
+
+KEY = jnp.array([0, 7], jnp.uint32)
+
+
+def table_of(size):
+  number = np.arange(size, dtype=np.int32)[:, None]
+  return Problems(number, number, number)
+
+
+def test_rows_of_an_epoch_come_once_in_any_stride():
+  table = table_of(7)
+  take = jax.jit(take_rows, static_argnums=3)
+  fine = [int(take(table, KEY, i, 1).prompt[0, 0]) for i in range(21)]
+  coarse = [take(table, KEY, i, 3).prompt[:, 0].tolist() for i in range(7)]
+  assert sum(coarse, []) == fine
+  assert take(table, KEY, 0, 21).prompt[:, 0].tolist() == fine
+  epochs = [fine[i : i + 7] for i in (0, 7, 14)]
+  assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+  assert len(set(map(tuple, epochs))) == 3
+  other = take(table, KEY + 1, 0, 7).prompt[:, 0].tolist()
+  assert other != epochs[0] and sorted(other) == list(range(7))
+
+
+def test_a_table_without_rows_is_refused():
+  with pytest.raises(ValueError, match="no rows"):
+    take_rows(table_of(0), KEY, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory):
+  """A tokenizer of word problems in the plain form."""
+  rows = word_problems.rows(count=300)
+  texts = [t for row in rows for t in (row.message, *row.solutions)]
+  folder = tmp_path_factory.mktemp("chat") / "tokenizer"
+  tokenizer.train_bpe([*texts, word_problems.AGAIN], folder, size=400)
+  return tokenizer.load(folder)
+
+
+def grade(texts, rows):
+  kinds = {"yes": Grade(1, 1, "right"), "no": Grade(0, 1, "wrong")}
+  return [kinds.get(said, Grade(0, 0, "timeout")) for said in texts]
+
+
+ROWS = [
+  Row("Is it so?", (), ("yes", "no"), "b", "yes"),
+  Row("And why is it so, pray?", ("no",), ("yes",), "a", "no"),
+]
+
+
+def task_of(chat, rows=ROWS, **more):
+  options = dict(
+    again="Again.", grade=grade, claim=lambda said: said.strip("?"),
+    prompt_length=0, long_prompts="refuse",
+  )
+  return text.make(chat, rows, **options | more)
+
+
+def test_prompts_hold_the_message_and_given_attempts(chat):
+  task = task_of(chat)
+  encode, end = chat.tokenizer.encode, chat.eos[0]
+  want = [
+    chat.ask("Is it so?"),
+    [*chat.ask("And why is it so, pray?"), *encode("no"), end,
+     *chat.again("Again.")],
+  ]
+  assert [fakes.strip(row) for row in task.table.prompt] == want
+  assert (task.table.prompt[:, -1] != PAD).all()  # left-padded
+  solution = [*encode("yes"), end, *encode("no"), end]
+  assert fakes.strip(task.table.solution[0]) == solution
+  assert task.levels == ("a", "b")
+  assert task.level(task.table).tolist() == [1, 0]
+
+
+def rows_of(chat, *dialogues):
+  """Episodes of (attempt, attempt) texts; one that ends in / was cut."""
+
+  def turn(said):
+    whole = not said.endswith("/")
+    return chat.tokenizer.encode(said.strip("/")) + [chat.eos[0]] * whole
+
+  return fakes.pack([
+    fakes.transcribe(chat.ask("x"), [turn(said) for said in each],
+                     [chat.again("Again.")])
+    for each in dialogues
+  ])
+
+
+def test_verdicts_are_per_turn_and_cuts_are_wrong(chat):
+  task = task_of(chat)
+  episodes = rows_of(chat, ("no", "yes"), ("yes/", "what"))
+  verdict = task.verify(np.array([[0], [1]]), episodes, 2)
+  assert verdict.reward.tolist() == [[0, 1], [0, 0]]
+  # The text that was cut is known to be wrong, the odd one is not.
+  assert verdict.known.tolist() == [[1, 1], [1, 0]]
+  assert task.final(episodes, 1).tolist() == [text.number_of("no"), -1]
+  assert task.final(episodes, 2)[0] == text.number_of("yes") >= 0
+
+
+def test_replies_end_a_turn_that_was_cut(chat):
+  task = task_of(chat)
+  episodes = rows_of(chat, ("no",), ("yes/",))
+  said = task.reply(jnp.zeros((2, 1), int), episodes, jnp.array([1, 1]))
+  again = chat.again("Again.")
+  assert fakes.strip(said[0]) == again
+  assert fakes.strip(said[1]) == [chat.eos[0], *again]
+
+
+@pytest.mark.parametrize("more, words", [
+  ({"rows": []}, "no rows"),
+  ({"rows": [ROWS[0]._replace(message=" ")]}, "empty"),
+  ({"prompt_length": 4}, "1 of 2|2 of 2"),
+  ({"long_prompts": "cut"}, "'refuse' or 'drop'"),
+])
+def test_what_cannot_be_posed_is_refused(chat, more, words):
+  with pytest.raises(ValueError, match=words):
+    task_of(chat, **more)
+
+
+def test_long_prompts_may_be_dropped(chat):
+  short = len(chat.ask(ROWS[0].message))
+  task = task_of(chat, prompt_length=short, long_prompts="drop")
+  assert task.table.answer.tolist() == [[0]] and task.levels == ("b",)
+
+
+def test_wordings_come_from_a_file_too(tmp_path):
+  path = tmp_path / "ask.txt"
+  path.write_text("Do this: {problem}\n")
+  assert wording(f"file:{path}", "{problem}") == "Do this: {problem}"
+  with pytest.raises(ValueError, match="lacks {problem}"):
+    wording("Do this.", "{problem}")
+  with pytest.raises(ValueError, match="cannot be read"):
+    wording(f"file:{tmp_path / 'none.txt'}")
+
+
+def test_word_problems_are_a_function_of_the_seed_and_solvable():
+  rows = word_problems.rows(count=400, mistake=0.0, copied=0.0, corrupted=0.0)
+  assert rows == word_problems.rows(
+    count=400, mistake=0.0, copied=0.0, corrupted=0.0
+  )
+  assert rows[:50] != word_problems.rows(count=50, seed=1)
+  kinds = collections.Counter(row.level for row in rows)
+  assert 0.6 < kinds["trial"] / 400 < 0.8
+  for row in rows:
+    found = [gsm8k_answer(said) for said in row.solutions]
+    if row.level == "sum":
+      assert found == [row.answer] * 2
+    else:  # exactly one of the two tries fits, and says so
+      assert sorted(x == row.answer for x in found) == [False, True]
+      fits = [" is not " not in said for said in row.solutions]
+      assert fits == [x == row.answer for x in found]
+
+
+def test_the_corpus_makes_the_mistakes_that_it_is_asked_for():
+  rows = word_problems.rows(count=2000, trials=0.0, mistake=0.2)
+  right = np.mean(
+    [gsm8k_answer(row.solutions[0]) == row.answer for row in rows]
+  )
+  # Two steps, each right with .8; two mistakes may cancel.
+  assert 0.60 < right < 0.70
+  same = np.mean([row.solutions[0] == row.solutions[1] for row in rows])
+  assert 0.1 < same < 0.6
+
+
+def test_a_host_task_cannot_be_traced(chat):
+  task = on_host(task_of(chat), loops.mesh_of(1))
+  episodes = rows_of(chat, ("no", "yes"))
+  answer = jnp.array([[0]])
+  assert task.verify(answer, episodes, 2).reward.tolist() == [[0, 1]]
+  with pytest.raises(ValueError, match="on the host"):
+    jax.eval_shape(lambda a, e: task.verify(a, e, 2), answer, episodes)
+
+
+def quick_config(**stage):
+  from sitrain.configs import word_problems as module
+
+  config = build.plain(module.get_config("quick"))
+  config["stage"]["stage1"].update(stage)
+  return config
+
+
+def test_a_fused_stage_of_a_host_task_is_refused(tmp_path):
+  config = quick_config(fused=True)
+  mesh = loops.mesh_of(1)
+  task = on_host(build.task_from(config, str(tmp_path)), mesh)
+  model = build.model_from(config, task)
+  with pytest.raises(ConfigError, match="stage1.fused=True.*on the host"):
+    build.stages_from(config, task, model, mesh)
+
+
+def test_a_text_task_needs_a_tokenizer(tmp_path):
+  config = quick_config()
+  config["tokenizer"] = {"path": "", "size": 0}
+  with pytest.raises(ConfigError, match="config.tokenizer"):
+    build.task_from(config, str(tmp_path))
+
+
+def test_tokens_of_a_turn_are_found_wherever_they_stand(chat):
+  episodes = rows_of(chat, ("no", "yes"))
+  moved = episodes._replace(
+    tokens=np.pad(episodes.tokens, ((0, 0), (2, 0)), constant_values=PAD),
+    turn=np.pad(episodes.turn, ((0, 0), (2, 0)), constant_values=PAD),
+  )
+  for k in (1, 2):
+    rows, whole = text.written(moved, k, chat.eos)
+    said = chat.tokenizer.decode(rows[0])
+    assert whole == [True] and said == ("no", "yes")[k - 1]
