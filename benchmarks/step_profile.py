@@ -18,11 +18,12 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from sitrain.models.logprobs import token_scores
+from sitrain.models.roles import anchor
 from sitrain.runtime import build, metrics, sharding, workdir
 from sitrain.runtime.stage import compile_loop, parts_of, run_stage
 from sitrain.runtime.start import Run, layout
 from sitrain.train import init_state, make_iteration
-from sitrain.types import Stage, anchor
+from sitrain.types import Stage
 
 WORKDIR = flags.DEFINE_string("workdir", "/tmp/sitrain", "A finished run.")
 STAGE = flags.DEFINE_string("stage", "stage2", "The stage to take apart.")
@@ -40,7 +41,7 @@ def open_run(folder: str, config: dict) -> tuple[Run, Stage]:
     workdir=folder, mesh=mesh, model=model, seed=config["seed"],
     sink=metrics.silent(), show=lambda *_: None, save_every=1, keep=2,
     profile=(0, 0), max_gap=math.inf,
-    first=build.first_from(config, model), frozen=(),
+    origin=build.origin_from(config, model), table=(),
   )
   return run, next(s for s in known if s.name == STAGE.value)
 

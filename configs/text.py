@@ -22,7 +22,8 @@ def base_config(
     "reasoning": "refuse",
   })
   config.model = ConfigDict({
-    "path": MODEL, "dtype": "bfloat16", "scan": True, "remat": "full"
+    "path": MODEL, "dtype": "bfloat16", "scan": True, "remat": "full",
+    "lora": {"rank": 0, "alpha": 32.0},  # rank 0 trains all parameters
   })
   config.evaluate.update({
     "turns": turns, "problems": 500, "batch": 256, "resamples": 2,

@@ -20,11 +20,10 @@ from absl import flags
 from etils import epath
 
 from sitrain.models import describe, hub, weights
-from sitrain.runtime import build, sharding
+from sitrain.runtime import build, policy, sharding
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import run_main
-from sitrain.runtime.options import ConfigError, closest
-from sitrain.runtime.start import read_policy
+from sitrain.runtime.options import ConfigError
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
 STAGE = flags.DEFINE_string("stage", "", "Default: the last trained one.")
@@ -44,24 +43,6 @@ def described(config: dict, folder: epath.Path) -> tuple[Any, dict]:
   task = build.task_from(config, str(folder))
   model = build.model_from(config, task)
   return model, describe.config_of(model) | {"eos_token_id": list(task.eos)}
-
-
-def stage_of(config: dict, folder: epath.Path) -> str:
-  """The stage that the flag names, else the last that has a checkpoint."""
-  names, asked = config["stages"], STAGE.value
-  if asked and asked not in names:
-    raise ConfigError(
-      f"--stage={asked} is not in the run: {closest(asked, names)}"
-    )
-  trained = [name for name in names if _saved(folder / name)]
-  if not (trained and (asked or trained[-1]) in trained):
-    which = f"stage {asked}" if asked else "every stage"
-    raise ConfigError(f"{which} of {folder} lacks a checkpoint: train it first")
-  return asked or trained[-1]
-
-
-def _saved(folder: epath.Path) -> bool:
-  return folder.exists() and any(p.name.isdigit() for p in folder.iterdir())
 
 
 def copy_tokenizer(
@@ -84,11 +65,13 @@ def copy_tokenizer(
 def export(workdir: epath.Path, output: epath.Path) -> str:
   """Restores, writes, and says in a line what was written."""
   config = build.plain(workdirs.read_json(workdir / "config.json"))
-  stage = stage_of(config, workdir)
+  stage = policy.stage_of(config, workdir, STAGE.value)
   model, theirs = described(config, workdir)
   mesh = sharding.make_mesh(**config["mesh"])
   with jax.set_mesh(mesh):
-    params = read_policy(model, mesh, workdir / stage, WHICH.value)
+    params = policy.of_stage(
+      config, model, mesh, workdir / stage, WHICH.value
+    )
     weights.write(output, model, params, theirs, dtype=DTYPE.value)
   files = []
   if jax.process_index() == 0:

@@ -142,8 +142,8 @@ def train(config: dict, workdir: str) -> dict:
     show=display.update, save_every=config["run"]["save_every"],
     keep=config["run"]["keep"], profile=config["run"]["profile_steps"],
     max_gap=config["run"]["max_sampler_gap"],
-    first=build.first_from(config, model),
-    frozen=frozen_of(task, order_key(config["seed"])),
+    origin=build.origin_from(config, model),
+    table=frozen_of(task, order_key(config["seed"])),
   )
   try:
     with jax.set_mesh(mesh):

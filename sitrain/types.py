@@ -179,15 +179,3 @@ class Progress(NamedTuple):
   best: float
   rows: int  # rows of the table that the stage has written
   done: bool
-
-
-def policy(state: TrainState) -> Params:
-  """Parameters of the policy, what is trained and what is frozen together."""
-  return state.params["policy"]
-
-
-def anchor(state: TrainState) -> Params:
-  """Parameters of the reference policy."""
-  if state.reference == ():
-    raise ValueError("this method needs a reference: set anchor of its stage")
-  return state.reference

@@ -1,5 +1,6 @@
 """The loop of a stage as the main builds it, for tests that look inside."""
 
+import functools
 import math
 
 import jax
@@ -8,9 +9,10 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import AxisType
 
+from sitrain.models import decoder
 from sitrain.runtime import metrics, sharding, stopping
 from sitrain.runtime.stage import parts_of
-from sitrain.runtime.start import Run, random_params
+from sitrain.runtime.start import Run, drawn
 from sitrain.train import make_iteration, make_loop
 from sitrain.types import Stage
 
@@ -30,8 +32,8 @@ def run_of(model, workdir="", mesh=None, seed=0):
   return Run(
     workdir=workdir, mesh=mesh or mesh_of(1), model=model, seed=seed,
     sink=metrics.silent(), show=lambda *args: None, save_every=1, keep=2,
-    profile=(0, 0), max_gap=1e-3, first=random_params(model),
-    frozen=(),
+    profile=(0, 0), max_gap=1e-3,
+    origin=drawn(functools.partial(decoder.init, model)), table=(),
   )
 
 

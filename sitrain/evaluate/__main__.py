@@ -23,13 +23,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sitrain.evaluate import pictures, player, run, studies, tables
-from sitrain.runtime import build, sharding
+from sitrain.runtime import build, policy, sharding
 from sitrain.runtime import compile as compiling
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError, closest
 from sitrain.runtime.staged import on_host
-from sitrain.runtime.start import read_policy
 from sitrain.types import Task
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
@@ -142,17 +141,11 @@ def stage_names(config: dict, folder: epath.Path) -> list[str]:
       known = closest(name, config["stages"])
       raise ConfigError(f"--stage={name} is not in the run: {known}")
   names = STAGE.value or [
-    name for name in config["stages"] if _steps_saved(folder / name)
+    name for name in config["stages"] if policy.steps_of(folder / name)
   ]
   if not names:
     raise ConfigError(f"no stage has been trained in {folder} yet")
   return names
-
-
-def _steps_saved(folder: epath.Path) -> list[str]:
-  """Checkpoints of a stage; one that has only begun has none."""
-  names = [path.name for path in folder.iterdir()] if folder.exists() else []
-  return [name for name in names if name.isdigit()]
 
 
 def show(console: Console, stages: dict[str, dict[str, Any]]) -> None:
@@ -197,7 +190,7 @@ def evaluate_all(config: dict, folder: epath.Path, output: epath.Path) -> dict:
   key = jax.random.key(plan.seed, impl="threefry2x32")
   with jax.set_mesh(mesh), Progress(console=Console(stderr=True)) as bar:
     for name in names:
-      params = read_policy(model, mesh, folder / name, WHICH.value)
+      params = policy.of_stage(config, model, mesh, folder / name, WHICH.value)
       results = {}
       for title, study in wanted.items():
         line = bar.add_task(f"{name}: {title.replace('_', ' ')}")

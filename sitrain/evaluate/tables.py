@@ -119,3 +119,57 @@ def scaling_table(studies: dict[str, dict[str, Any]]) -> Table:
       cells.append(percent(study["difference"][i], ends))
       table.add_row(name if i == 0 else "", str(budget), *cells)
   return table
+
+
+def samples_tables(summary: dict[str, Any]) -> list[Table]:
+  """Numbers of a test set, a column for each verifier and attempt."""
+  found = summary["verifiers"]
+  rows = {
+    (name, k): row
+    for name, one in found.items()
+    for k, row in enumerate(one["attempts"], start=1)
+  }
+  many = any(k > 1 for _, k in rows)
+  titles = [f"{name}@{k}" if many else name for name, k in rows]
+  heat, n = summary["temperature"], summary["samples"]
+  how = "greedy" if heat == 0 else f"Avg@{n} at temperature {heat:g}"
+  title = f"{summary['task']}: {summary['problems']} problems, {how}"
+  table = _table(title, ["", *titles])
+  table.caption = "in %, with 95 % intervals"
+  kinds = dict.fromkeys(key for row in rows.values() for key in row)
+  for kind in (x for x in kinds if x not in _UNSAID):
+    cells = (_line(row, kind) for row in rows.values())
+    table.add_row(_SAID.get(kind, kind), *cells)
+  for level in next(iter(found.values()))["by_level"]:
+    cells = (
+      _line(found[name]["by_level"][level][k - 1], "accuracy")
+      for name, k in rows
+    )
+    table.add_row(f"  {level}", *cells, style="dim")
+  return [table, *_disagreement(summary)]
+
+
+_SAID = {
+  "malformed": "no answer", "truncated": "cut", "incorrect_to_correct": "i->c",
+  "correct_to_incorrect": "c->i",
+}
+
+
+# One sample passes, and wins its vote, as often as it is right.
+_UNSAID = ("judged", "intervals", "pass@1", "maj@1")
+
+
+def _line(row: dict[str, Any], key: str) -> str:
+  return percent(row.get(key), row.get("intervals", {}).get(key, ()))
+
+
+def _disagreement(summary: dict[str, Any]) -> list[Table]:
+  if not summary["disagreement"]:
+    return []
+  first = next(iter(summary["disagreement"].values()))
+  keys = [key for key in first if key != "intervals"]
+  titles = [key.replace("_", " ") for key in keys]
+  table = _table("judged differently, in %", ["verifiers", *titles])
+  for name, row in summary["disagreement"].items():
+    table.add_row(name, *(_line(row, key) for key in keys))
+  return [table]

@@ -10,9 +10,10 @@ from sitrain.curate.pairs import partners
 from sitrain.curate.select import imitation_batch
 from sitrain.losses.reduce import mean
 from sitrain.methods import verbs
+from sitrain.models.roles import anchor
 from sitrain.rollout.splice import join
 from sitrain.tasks.attempt import attempt
-from sitrain.types import Method, Task, anchor
+from sitrain.types import Method, Task
 
 
 def make(

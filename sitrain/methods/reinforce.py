@@ -15,9 +15,10 @@ from sitrain.curate.policy_batch import baselined, own_turns, policy_batch
 from sitrain.losses.regularizers import k1
 from sitrain.methods import verbs
 from sitrain.models.logprobs import score_rows
+from sitrain.models.roles import anchor, policy
 from sitrain.rollout.splice import graft, splice, stack
 from sitrain.rollout.turns import play
-from sitrain.types import Method, Task, anchor
+from sitrain.types import Method, Task
 
 OFFLINE_STREAM = 2**31  # number of a sample that no other row has
 
@@ -92,7 +93,7 @@ def with_offline(generate, model, task, samples, *, turns, temperature):
     posed = splice(problems, first, said)
     number = jnp.tile(jnp.arange(samples), keys.shape[0])
     seeds = jax.vmap(jax.random.fold_in)(seeds[first.problem], number)
-    params = state.params["policy"]
+    params = policy(state)
     second = play_on(seeds, params, posed, 1, turns[1:], 2)
     return stack(own, graft(first, second))
 

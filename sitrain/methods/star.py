@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from sitrain.curate.select import at_most, imitation_batch
 from sitrain.losses.reduce import mean
 from sitrain.methods import verbs
-from sitrain.types import Method, Task, anchor
+from sitrain.types import Method, Task
 
 
 def make(
@@ -27,7 +27,9 @@ def make(
   model = models["policy"]
 
   def refresh(state, problems, episodes, verdict):
-    params = dict(state.params, policy=jax.tree.map(jnp.copy, anchor(state)))
+    if state.reference == ():
+      raise ValueError("star starts from a reference: set anchor of its stage")
+    params = dict(state.params, policy=jax.tree.map(jnp.copy, state.reference))
     return state._replace(params=params, opt_state=optimizer.init(params))
 
   def curate(key, state, problems, episodes, verdict):

@@ -11,9 +11,10 @@ from sitrain.losses.policy_gradient import policy_gradient
 from sitrain.losses.reduce import mean, per_episode
 from sitrain.losses.regularizers import LOSSES, k3
 from sitrain.models.logprobs import token_scores, token_scores_and_kl
+from sitrain.models.roles import anchor, policy, whole
 from sitrain.rollout.turns import play
 from sitrain.tasks.rows import take_rows
-from sitrain.types import Batch, Task, TrainState, anchor, policy
+from sitrain.types import Batch, Task, TrainState
 
 KL_ESTIMATORS = ("exact", "k1", "k2", "k3", "none")
 
@@ -76,7 +77,8 @@ def likelihood_loss(model: Any) -> Callable:
 
   def loss(params, state, batch: Batch):
     scores = token_scores(
-      model, params["policy"], batch.tokens, batch.turn, batch.path,
+      model, whole(params["policy"], state), batch.tokens, batch.turn,
+      batch.path,
       inputs=batch.inputs, temperature=1.0,
     )
     nll = negative_log_likelihood(scores.logprob, batch.targets.weight)
@@ -102,12 +104,13 @@ def policy_loss(
     targets = batch.targets
     rows = batch.tokens, batch.turn, batch.path
     options = dict(inputs=batch.inputs, temperature=temperature)
+    own = whole(params["policy"], state)
     if kl == "exact":
       scores, gap = token_scores_and_kl(
-        model, params["policy"], anchor(state), *rows, **options
+        model, own, anchor(state), *rows, **options
       )
     else:
-      scores = token_scores(model, params["policy"], *rows, **options)
+      scores = token_scores(model, own, *rows, **options)
       gap = k3(scores.logprob, targets.reference_logprob)
     gain = policy_gradient(
       scores.logprob, targets.sampler_logprob, targets.advantage, clip=clip

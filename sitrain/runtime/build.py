@@ -3,9 +3,9 @@
 Config objects end here: below there are keyword arguments only.
 """
 
+import functools
 import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from sitrain.evaluate.run import evaluate
 from sitrain.methods.verbs import check_turns
-from sitrain.models import weights
+from sitrain.models import decoder, lora, weights
 from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.runtime import optimizer, stopping
@@ -27,7 +27,7 @@ from sitrain.runtime.options import (
   find,
 )
 from sitrain.runtime.sharding import check_batch, groups
-from sitrain.runtime.start import random_params
+from sitrain.runtime.start import Origin, drawn
 from sitrain.runtime.task import task_from
 from sitrain.types import Episodes, Method, Stage, Task
 
@@ -52,6 +52,7 @@ def model_from(config: dict, task: Task) -> Decoder:
   """The decoder that config.model describes, at the task's vocabulary."""
   options = dict(config["model"])
   path = options.pop("path", "")
+  options.pop("lora", ())  # It is the origin's.
   fields = EXECUTION if path else Decoder.__dataclass_fields__
   known = [n for n in fields if n not in _LINEN]
   for name in options:
@@ -82,13 +83,31 @@ def _check_vocabulary(path: str, model: Decoder, task: Task) -> None:
     )
 
 
-def first_from(config: dict, model: Decoder) -> Callable[[Any, Any], Any]:
-  """The parameters that a run begins with: of config.model.path, or drawn."""
+def origin_from(config: dict, model: Decoder) -> Origin:
+  """Where the parameters come from: config.model.path, or they are drawn.
+
+  With config.model.lora.rank above 0 adapters are trained, and the checkpoint
+  stays as it is, in the dtype of the model.
+  """
   path = config["model"].get("path", "")
+  options = {"rank": 0} | config["model"].get("lora", {})
+  init = functools.partial(decoder.init, model)
+  read = lambda abstract: weights.read(weights.locate(path), model, abstract)
+  if not options["rank"]:
+    origin = drawn(init)
+    return origin._replace(first=lambda _, a: read(a)) if path else origin
   if not path:
-    return random_params(model)
-  return lambda key, abstract: weights.read(
-    weights.locate(path), model, abstract
+    raise ConfigError("config.model.lora adapts a checkpoint: set model.path")
+  alpha = options.pop("alpha", 2.0 * options["rank"])
+  adapt = lambda key: call(
+    lora.adapters, "model.lora", options, key, model
+  )
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  kept = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, model.dtype), shapes
+  )
+  return drawn(adapt)._replace(
+    base=kept, read_base=read, scale=alpha / options["rank"]
   )
 
 

@@ -23,7 +23,7 @@ REST = -1  # the size of an axis that takes the devices that are left
 Rules = Sequence[tuple[str, PartitionSpec]]
 
 # What a method remembers, and tables, have no rules of their own.
-_MEMORY = ((r"^(memory|frozen/(table|order))(/|$)", PartitionSpec()),)
+_MEMORY = ((r"^(memory|frozen/(table|order|scale))(/|$)", PartitionSpec()),)
 
 
 def make_mesh(data: int = REST, fsdp: int = 1, tensor: int = 1) -> Mesh:

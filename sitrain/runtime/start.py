@@ -1,6 +1,5 @@
 """How a stage begins: the shapes of its state, and where its values lie."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,16 @@ from sitrain.train import init_state
 from sitrain.types import Stage, TrainState
 
 
+class Origin(NamedTuple):
+  """Where the parameters of a run come from; made by build.origin_from."""
+
+  init: Callable[[Any], Any]  # key -> what is trained; traced for its shapes
+  first: Callable[[Any, Any], Any]  # (key, abstract) -> its first values
+  base: Any  # shapes of what adapters adapt, or ()
+  read_base: Callable[[Any], Any]  # abstract -> its values
+  scale: float  # of what adapters add
+
+
 class Run(NamedTuple):
   """What all stages of a run share."""
 
@@ -26,10 +35,10 @@ class Run(NamedTuple):
   show: Callable[..., None]  # (stage, step, steps, record, tokens_per_second)
   save_every: int  # fused calls between checkpoints
   keep: int  # last checkpoints kept
-  max_gap: float  # nat between sampler and trainer, in the mean of a step
-  first: Callable[[Any, Any], Any]  # (key, abstract) -> the first parameters
-  frozen: Any  # what every state holds and no checkpoint
   profile: tuple[int, int]  # steps of each stage to trace; (0, 0): none
+  max_gap: float  # nat between sampler and trainer, in the mean of a step
+  origin: Origin
+  table: Any  # what methods.verbs.frozen_of gives, as NumPy arrays
 
 
 def folder(run: Run, stage: str) -> epath.Path:
@@ -39,12 +48,27 @@ def folder(run: Run, stage: str) -> epath.Path:
 
 def new_state(run: Run, stage: Stage, key: Any) -> TrainState:
   """A state from nothing; traced for its shapes."""
-  params, reference = decoder.init(run.model, key), ()
-  if stage.anchor != "none":
+  params, reference = run.origin.init(key), ()
+  if _has_reference(run, stage):
     cast = lambda x: jnp.array(x, run.model.dtype, copy=True)
     reference = jax.tree.map(cast, params)
   state = init_state(params, stage.optimizer, reference=reference)
-  return state._replace(frozen=run.frozen)
+  return state._replace(frozen=_frozen(run, run.origin.base))
+
+
+def _has_reference(run: Run, stage: Stage) -> bool:
+  """Adapters need none to be held to what they adapt."""
+  return stage.anchor != "none" and (
+    stage.anchor != "init" or run.origin.base == ()
+  )
+
+
+def _frozen(run: Run, base: Any) -> Any:
+  """The table, and under adapters what they adapt."""
+  if base == ():
+    return run.table
+  scale = np.float32(run.origin.scale)
+  return dict(run.table) | {"base": base, "scale": scale}
 
 
 def layout(run: Run, stage: Stage) -> Any:
@@ -61,7 +85,7 @@ def layout(run: Run, stage: Stage) -> Any:
 def start_state(run: Run, stage: Stage, abstract: Any) -> TrainState:
   """The state that a stage begins with: made, or taken from other stages."""
   state = with_frozen(run, _started(run, stage, abstract), abstract)
-  if stage.anchor == "none":
+  if not _has_reference(run, stage):
     return state
   if stage.anchor == "init":
     return state._replace(reference=_first(run, abstract.reference))
@@ -76,8 +100,11 @@ def start_state(run: Run, stage: Stage, abstract: Any) -> TrainState:
 
 def with_frozen(run: Run, state: TrainState, abstract: Any) -> TrainState:
   """The state with what no checkpoint holds, placed as `abstract` says."""
+  base = ()
+  if run.origin.base != ():
+    base = run.origin.read_base(abstract.frozen["base"])
   place = jax.tree.map(lambda x: x.sharding, abstract.frozen)
-  return state._replace(frozen=jax.device_put(run.frozen, place))
+  return state._replace(frozen=jax.device_put(_frozen(run, base), place))
 
 
 def _started(run: Run, stage: Stage, abstract: Any) -> TrainState:
@@ -99,19 +126,19 @@ def _started(run: Run, stage: Stage, abstract: Any) -> TrainState:
 
 def _first(run: Run, abstract: Any) -> Any:
   """The parameters that a run begins with, placed as `abstract` says."""
-  return run.first(keys_of(run)[0], abstract)
+  return run.origin.first(keys_of(run)[0], abstract)
 
 
-def random_params(model: Any) -> Callable[[Any, Any], Any]:
-  """Parameters drawn from the key: what `Run.first` is without a checkpoint."""
+def drawn(init: Callable[[Any], Any]) -> Origin:
+  """Parameters that are drawn from the key by `init`."""
 
   def first(key, abstract):
     cast = lambda x, a: x.astype(a.dtype)
-    make = lambda key: jax.tree.map(cast, decoder.init(model, key), abstract)
+    make = lambda key: jax.tree.map(cast, init(key), abstract)
     place = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(make, out_shardings=place)(key)
 
-  return first
+  return Origin(init, first, (), lambda abstract: (), 1.0)
 
 
 def _source(run: Run, name: str) -> tuple[epath.Path, str]:
@@ -128,16 +155,3 @@ def order_key(seed: int) -> np.ndarray:
   """What the order of a table's rows is drawn from, as raw numbers."""
   key = jax.random.key(seed, impl="threefry2x32")
   return np.asarray(jax.random.key_data(jax.random.fold_in(key, 1)))
-
-
-def read_policy(model: Any, mesh: Any, stage: epath.Path, which: str) -> Any:
-  """The policy of a stage's "last" or "best" checkpoint, over the mesh."""
-  init = functools.partial(decoder.init, model)
-  shapes = jax.eval_shape(init, jax.random.key(0))
-  state = TrainState(
-    step=jax.ShapeDtypeStruct((), jnp.int32), frozen=(),
-    params={"policy": shapes}, opt_state=(), reference=(), memory=(),
-  )  # fmt: skip
-  place = sharding.state_shardings(decoder.PARTITION_RULES, state, mesh)
-  wanted = sharding.abstract(state, place)
-  return checkpoint.restore(stage, which, wanted)[0].params["policy"]

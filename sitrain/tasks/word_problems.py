@@ -48,7 +48,7 @@ def make(
   count: int = 20000,
   seed: int = 0,
   trials: float = 0.7,
-  mistake: float = 0.1,
+  mistake: float = 0.05,
   copied: float = 0.1,
   corrupted: float = 0.15,
   again: str = AGAIN,
@@ -82,7 +82,7 @@ def make(
 
 def rows(
   *, count: int = 20000, seed: int = 0, trials: float = 0.7,
-  mistake: float = 0.1, copied: float = 0.1, corrupted: float = 0.15,
+  mistake: float = 0.05, copied: float = 0.1, corrupted: float = 0.15,
 ) -> list[Row]:
   """The problems and given attempts of `make`."""
   check_share("trials", trials)
@@ -107,8 +107,8 @@ def _words(rng) -> dict[str, str]:
 
 
 def _trial(rng, corpus: Corpus) -> Row:
-  fits, other = (int(x) for x in rng.choice(np.arange(2, 10), 2, replace=False))
-  each, more = (int(x) for x in rng.integers(2, 10, 2))
+  fits, other = (int(x) for x in rng.choice(np.arange(2, 7), 2, replace=False))
+  each, more = (int(x) for x in rng.integers(2, 7, 2))
   trial = Trial(fits, other, each, more, fits * each + more)
   low, high = (fits, other) if rng.random() < 0.5 else (other, fits)
   message = (
@@ -135,7 +135,7 @@ def _tried(rng, trial: Trial, number: int, mistake: float) -> str:
 
 
 def _sum(rng, corpus: Corpus) -> Row:
-  has, buys = (int(x) for x in rng.integers(2, 20, 2))
+  has, buys = (int(x) for x in rng.integers(2, 10, 2))
   gives = int(rng.integers(2, has + buys))
   message = (
     "{name} has {has} {things} and gets {buys} more. Then {she} gives {gives} "

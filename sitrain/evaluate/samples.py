@@ -1,0 +1,237 @@
+"""Attempts at a test set as rows that can be read, and what they add up to."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from sitrain.evaluate.bootstrap import bootstrap, estimate
+from sitrain.evaluate.correction import share
+from sitrain.evaluate.player import Judged, Played
+from sitrain.evaluate.votes import majority_at, pass_at
+from sitrain.types import PAD, Problems, Task
+
+Record = dict[str, Any]  # one problem with all its attempts, as in the file
+
+
+class Marks(NamedTuple):
+  """What a verifier says of one attempt of every episode."""
+
+  statuses: list[str]
+  right: list[int]  # 1 or 0, 0 where not known
+  known: list[int]  # 0 where the verifier failed
+  finals: list[str]  # what is claimed, "" for nothing
+
+
+def records(
+  tasks: Mapping[str, Task],
+  posed: Problems,
+  rows: Int[np.ndarray, " N"],
+  played: Played,
+  *,
+  samples: int,
+  turns: int,
+) -> list[Record]:
+  """One record for each of the problems `rows` of `posed`.
+
+  `tasks` holds the same task by the name of its verifier; what the first of
+  them says stands in the record itself, and of the others under `also`. Fields
+  hold a list, one entry a sample; those of a later attempt k are under
+  `attempts_<k>`.
+  """
+  task, problem = next(iter(tasks.values())), np.repeat(rows, samples)
+  attempts = [
+    _attempt(tasks, problem, played, k) for k in range(turns)
+  ]
+  found = []
+  for i, row in enumerate(rows):
+    mine = slice(i * samples, (i + 1) * samples)
+    first, *later = (_entries(attempt, mine) for attempt in attempts)
+    more = {f"attempts_{k}": x for k, x in enumerate(later, start=2)}
+    found.append(_head(task, posed, int(row)) | first | more)
+  return found
+
+
+def _attempt(tasks, problem, played, k) -> dict[str, Any]:
+  """Attempt k (from 0) of every episode: texts and what is said of them."""
+  (_, task), *others = tasks.items()
+  texts, whole = said(task, played, k + 1)
+  mark = lambda task: _marks(task, problem, played, texts, whole, k)._asdict()
+  found = {"texts": texts} | mark(task)
+  found["truncated"] = [int(bool(t) and not w) for t, w in zip(texts, whole)]
+  return found | (
+    {"also": {name: mark(other) for name, other in others}} if others else {}
+  )
+
+
+def said(task: Task, played: Played, turn: int) -> tuple[list[str], list[bool]]:
+  """Texts of a turn of every episode, and whether each ended by itself."""
+  rows = [t[m == turn] for t, m in zip(played.tokens, played.turn)]
+  whole = [bool(len(row)) and int(row[-1]) in task.eos for row in rows]
+  texts = [row[:-1] if end else row for row, end in zip(rows, whole)]
+  return [task.tokenizer.decode(text) for text in texts], whole
+
+
+def _marks(task, problem, played, texts, whole, k) -> Marks:
+  """Attempt k (from 0); a text that was cut is wrong, and nobody is asked."""
+  if task.texts == ():
+    return _judged_marks(played.judged, k)
+  asked = np.flatnonzero(whole)
+  numbers = [int(task.texts.kept[problem[b]]) for b in asked]
+  graded = task.texts.grade([texts[b] for b in asked], numbers)
+  grades = dict(zip(asked.tolist(), graded, strict=True))
+  marks = Marks([], [], [], [])
+  for b, text in enumerate(texts):
+    given = grades.get(b)
+    marks.statuses.append(given.status if given else "cut")
+    marks.right.append(int(given.right * given.known) if given else 0)
+    marks.known.append(int(given.known) if given else 1)
+    marks.finals.append(task.texts.claim(text) if given else "")
+  return marks
+
+
+def _judged_marks(judged: Judged, k: int) -> Marks:
+  """What a verifier on the device says; it knows of answers only their ids."""
+  right, known, final, cut = (np.asarray(x)[:, k].astype(int) for x in judged)
+  cases = [known == 0, right == 1, cut == 1, final < 0]
+  words = np.select(cases, ["unknown", "right", "cut", "none"], "wrong")
+  claims = ["" if i < 0 else str(i) for i in final]
+  return Marks(words.tolist(), right.tolist(), known.tolist(), claims)
+
+
+def _entries(attempt: dict[str, Any], mine: slice) -> dict[str, Any]:
+  return {
+    name: _entries(x, mine) if isinstance(x, dict) else x[mine]
+    for name, x in attempt.items()
+  }
+
+
+def _head(task: Task, posed: Problems, i: int) -> Record:
+  """The problem itself."""
+  if task.texts != ():
+    number = int(task.texts.kept[i])
+    row = task.texts.rows[number]
+    head = {"row": number, "id": row.name or str(number), "level": row.level}
+    head |= {"problem": row.message, "gold": row.answer}
+    return head | ({"given": list(row.given)} if row.given else {})
+  one = Problems(*(np.asarray(x)[i : i + 1] for x in posed))
+  answer = one.answer[0]
+  return {
+    "row": i, "id": str(i), "level": task.levels[int(task.level(one)[0])],
+    "problem": task.tokenizer.decode(one.prompt[0]),
+    "gold": answer[answer != PAD].tolist(),
+  }
+
+
+def table_of(found: Sequence[Record], attempt: int, also: str = "") -> Judged:
+  """Arrays [P n] of an attempt (from 1), by the own or another verifier.
+
+  Equal claims have equal ids, -1 stands for none.
+  """
+  cells = [r if attempt == 1 else r[f"attempts_{attempt}"] for r in found]
+  marks = [cell["also"][also] if also else cell for cell in cells]
+  ids = {"": -1}
+  final = [[ids.setdefault(x, len(ids)) for x in m["finals"]] for m in marks]
+  return Judged(
+    right=np.array([m["right"] for m in marks], float),
+    known=np.array([m["known"] for m in marks], float),
+    final=np.array(final, int),
+    truncated=np.array([cell["truncated"] for cell in cells], float),
+  )
+
+
+def summarize(
+  rng: np.random.Generator,
+  found: Sequence[Record],
+  *,
+  verifiers: Sequence[str],
+  turns: int,
+  ks: Sequence[int],
+  draws: int = 1000,
+) -> dict[str, Any]:
+  """All numbers of a test set, by verifier, with 95 % intervals over problems.
+
+  Of every attempt: accuracy (the mean over samples, then over problems),
+  pass@k and maj@k, malformed (no answer), truncated and unknown; of later ones
+  also gain, incorrect_to_correct and correct_to_incorrect against the first. A
+  problem counts for the accuracies only where all its attempts were judged;
+  `judged` is how many. `disagreement` is the share of attempts that another
+  verifier judges differently than the first of them does.
+  """
+  levels = sorted({record["level"] for record in found})
+  options = dict(turns=turns, ks=ks, draws=draws)
+  row: dict[str, Any] = {"problems": len(found), "verifiers": {}}
+  for i, name in enumerate(verifiers):
+    also = name if i else ""
+    row["verifiers"][name] = {
+      "attempts": _attempts(rng, found, also, **options),
+      "by_level": {
+        level: _attempts(
+          rng, [r for r in found if r["level"] == level], also, **options
+        )
+        for level in (levels if len(levels) > 1 else ())
+      },
+    }
+  row["disagreement"] = {
+    f"{verifiers[0]}, {name}": _disagreement(rng, found, name, turns, draws)
+    for name in verifiers[1:]
+  }
+  return row
+
+
+def _attempts(rng, found, also, *, turns, ks, draws) -> list[dict[str, Any]]:
+  """One row of numbers for each attempt."""
+  tables = [table_of(found, k + 1, also) for k in range(turns)]
+  known = np.min([table.known.min(axis=1) for table in tables], axis=0)
+  first, rows = tables[0].right, []
+  for k, table in enumerate(tables):
+    values = _values(table, ks)
+    if k:
+      fixed = (1 - first) * table.right
+      spoiled = first * (1 - table.right)
+      values |= {"gain": np.mean(fixed - spoiled, axis=1)}
+      values |= {"incorrect_to_correct": np.mean(fixed, axis=1)}
+      values |= {"correct_to_incorrect": np.mean(spoiled, axis=1)}
+    rows.append({"judged": int(known.sum())})
+    rows[-1] |= _estimated(rng, values, known, draws)
+    rest = {
+      "malformed": np.mean(table.final < 0, axis=1),
+      "truncated": np.mean(table.truncated, axis=1),
+      "unknown": np.mean(1 - table.known, axis=1),
+    }
+    rest = _estimated(rng, rest, np.ones_like(known), draws)
+    rows[-1]["intervals"] |= rest.pop("intervals")
+    rows[-1] |= rest
+  return rows
+
+
+def _values(
+  table: Judged, ks: Sequence[int]
+) -> dict[str, Float[np.ndarray, " P"]]:
+  found = {"accuracy": np.mean(table.right, axis=1)}
+  found |= {f"pass@{k}": pass_at(table.right, k) for k in ks}
+  return found | {
+    f"maj@{k}": majority_at(table.final, table.right, k) for k in ks
+  }
+
+
+def _disagreement(rng, found, name, turns, draws):
+  differ = []
+  for k in range(turns):
+    own, other = table_of(found, k + 1), table_of(found, k + 1, name)
+    both = own.known * other.known
+    differ.append(np.mean(both * (own.right != other.right), axis=1))
+  values = {f"attempt_{k}": x for k, x in enumerate(differ, start=1)}
+  return _estimated(rng, values, np.ones(len(found)), draws)
+
+
+def _estimated(rng, values, counts, draws) -> dict[str, Any]:
+  """Means over problems, each counted `counts` times, and their intervals."""
+
+  def statistic(weight):
+    return {name: share(x, weight * counts) for name, x in values.items()}
+
+  row: dict[str, Any] = dict(estimate(statistic, len(counts)))
+  ends = bootstrap(rng, statistic, len(counts), draws=draws)
+  return row | {"intervals": ends}

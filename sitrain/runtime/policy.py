@@ -1,0 +1,76 @@
+"""The policy of a model as it is, or of a stage of a run."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax.sharding import Mesh
+
+from sitrain.models import decoder, lora, weights
+from sitrain.models.decoder import Decoder
+from sitrain.runtime import build, checkpoint, sharding
+from sitrain.runtime.options import ConfigError, closest
+from sitrain.types import Params, TrainState
+
+
+def of_model(path: str, model: Decoder, mesh: Mesh) -> Params:
+  """The parameters of a folder or a name of the hub, over the mesh."""
+  wanted = _layout(partial(decoder.init, model), mesh)
+  return weights.read(weights.locate(path), model, wanted)
+
+
+def of_stage(
+  config: dict, model: Decoder, mesh: Mesh, folder: epath.Path, which: str
+) -> Params:
+  """The policy of a stage's "last" or "best" checkpoint, over the mesh.
+
+  `folder` is that of the stage. Adapters are merged into what they adapt.
+  """
+  origin = build.origin_from(config, model)
+  step = jax.ShapeDtypeStruct(
+    (), jnp.int32, sharding=sharding.replicated(mesh)
+  )
+  wanted = TrainState(
+    step=step, frozen=(), params={"policy": _layout(origin.init, mesh)},
+    opt_state=(), reference=(), memory=(),
+  )  # fmt: skip
+  params = checkpoint.restore(folder, which, wanted)[0].params["policy"]
+  if origin.base == ():
+    return params
+  base = origin.read_base(_placed(origin.base, mesh))
+  return jax.jit(partial(lora.merge, scale=origin.scale))(base, params)
+
+
+def _layout(init: Callable[[Any], Params], mesh: Mesh) -> Params:
+  return _placed(jax.eval_shape(init, jax.random.key(0)), mesh)
+
+
+def _placed(shapes: Params, mesh: Mesh) -> Params:
+  place = sharding.state_shardings(decoder.PARTITION_RULES, shapes, mesh)
+  return sharding.abstract(shapes, place)
+
+
+def stage_of(config: dict, folder: epath.Path, asked: str) -> str:
+  """The stage `asked`, or for "" the last of a run that has a checkpoint.
+
+  Raises ConfigError for a stage that is not in the run or has none.
+  """
+  names = config["stages"]
+  if asked and asked not in names:
+    raise ConfigError(
+      f"--stage={asked} is not in the run: {closest(asked, names)}"
+    )
+  trained = [name for name in names if steps_of(folder / name)]
+  if not (trained and (asked or trained[-1]) in trained):
+    which = f"stage {asked}" if asked else "every stage"
+    raise ConfigError(f"{which} of {folder} lacks a checkpoint: train it first")
+  return asked or trained[-1]
+
+
+def steps_of(folder: epath.Path) -> list[int]:
+  """The steps of which a stage has checkpoints."""
+  names = [path.name for path in folder.iterdir()] if folder.exists() else []
+  return sorted(int(name) for name in names if name.isdigit())

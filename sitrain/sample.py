@@ -1,0 +1,213 @@
+"""Samples a test set: texts, what the verifiers say of them, pass@k and maj@k.
+
+  python -m sitrain.sample --config=configs/score_gsm8k.py \\
+    --config.model.path=FOLDER_OR_HUB_ID --samples=8 --output=gsm8k.jsonl
+  python -m sitrain.sample --workdir=RUN --stage=stage2 --output=gsm8k.jsonl
+
+A model as it is, or a stage of a run. Writes a row for each problem, and its
+numbers beside it as gsm8k.jsonl.json. Started again, the same command goes on
+where it stopped. The problems are those of config.evaluate.task.
+"""
+
+import os
+
+os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
+
+import logging
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from etils import epath
+from jax.experimental import multihost_utils
+from ml_collections import config_flags
+from rich.console import Console
+from rich.progress import Progress
+
+from sitrain.evaluate import player as playing
+from sitrain.evaluate import samples as sampling
+from sitrain.evaluate import tables
+from sitrain.runtime import build, parts, policy, sharding
+from sitrain.runtime import compile as compiling
+from sitrain.runtime.asked import Plan, config_of, options_of, plan_from
+from sitrain.runtime.errors import run_main
+from sitrain.runtime.options import ConfigError
+from sitrain.runtime.testset import tasks_of
+
+config_flags.DEFINE_config_file(
+  "config", None, "A file of configs/, for a model as it is."
+)
+flags.DEFINE_string("workdir", "", "Of a run, instead of --config.")
+flags.DEFINE_string("stage", "", "Of the run; default: the last trained one.")
+flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint of the stage.")
+flags.DEFINE_string("output", "", "A file .jsonl, also on gs://.")
+flags.DEFINE_string("task", "", "Another task than the config's, as humaneval.")
+flags.DEFINE_string("source", "", "Its data set, or another one of the same.")
+flags.DEFINE_string("split", None, "Of --source; empty for a file.")
+flags.DEFINE_list(
+  "verifiers", [], "The first is the one of the rows; default: the config's,"
+  " and of strict and lenient the other.",
+)
+flags.DEFINE_integer("samples", 1, "Of each problem.", lower_bound=1)
+flags.DEFINE_float(
+  "temperature", None, "0: greedy; default: config.evaluate.temperature.",
+  lower_bound=0.0,
+)
+flags.DEFINE_integer("top_k", 0, "Tokens to sample from; 0: all.")
+flags.DEFINE_float("top_p", 1.0, "Their probability; 1: all.")
+flags.DEFINE_integer(
+  "turns", 1, "2: with a correction; limits are config.evaluate.turns.",
+  lower_bound=1,
+)
+flags.DEFINE_integer("problems", 0, "Only the first; 0: all.", lower_bound=0)
+flags.DEFINE_integer(
+  "batch", None, "Rows on the device at once; default: config.evaluate.batch.",
+  lower_bound=1,
+)
+flags.DEFINE_integer("seed", None, "Default: config.evaluate.seed.")
+flags.DEFINE_list("ks", [], "Of pass@k and maj@k; default: 1, 2, 4, ...")
+flags.DEFINE_integer("draws", 1000, "Of the bootstrap.", lower_bound=1)
+flags.DEFINE_bool("traceback", False, "Show where an error came from.")
+
+
+def load(config: dict, plan: Plan, model: Any, mesh: Any) -> Any:
+  """The parameters of a stage of a run, or of the model as it is."""
+  if plan.workdir:
+    folder = epath.Path(plan.workdir) / plan.stage
+    return policy.of_stage(config, model, mesh, folder, plan.which)
+  return policy.of_model(config["model"]["path"], model, mesh)
+
+
+def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
+  """Plays; what is text is judged later, by the first process alone."""
+
+  def spread(generate: Callable) -> Callable:
+    play, whole = sharding.by_group(generate, mesh), sharding.replicated(mesh)
+    return lambda *given: jax.lax.with_sharding_constraint(play(*given), whole)
+
+  player = playing.make(
+    model, task, turns=plan.turns, samples=plan.samples, top_k=plan.top_k,
+    top_p=plan.top_p, reply=task.reply, spread=spread, jit=jax.jit,
+  )  # fmt: skip
+  if task.texts == ():
+    return player
+  return player._replace(judge=lambda problems, episodes: ())
+
+
+def missing_of(task: Any, plan: Plan, problems: int) -> np.ndarray:
+  """Which problems the output lacks; the first process knows."""
+  missing = np.ones(problems, bool)
+  if jax.process_index() == 0:
+    done = {row["row"] for row in parts.read(plan.output)}
+    kept = task.texts.kept if task.texts else range(problems)
+    missing = np.array([kept[i] not in done for i in range(problems)])
+  if jax.process_count() > 1:
+    missing = multihost_utils.broadcast_one_to_all(missing)
+  return np.asarray(missing, bool)
+
+
+def write_missing(config: dict, plan: Plan, tasks: dict, mesh: Any) -> int:
+  """Samples the problems that the output lacks; returns how many."""
+  task = next(iter(tasks.values()))
+  model = build.model_from(config, task)
+  player = make_player(model, task, plan, mesh)
+  key = jax.random.key(plan.seed, impl="threefry2x32")
+  rows = len(task.table.prompt) if task.table else plan.problems
+  count = plan.problems or rows or config["evaluate"]["problems"]
+  posed = player.pose(jax.random.fold_in(key, 0), count)
+  total = len(posed.prompt)
+  size = playing.part_size(player, plan.batch, total)
+  sharding.check_batch(size, mesh, field="problems at once (--batch/--samples)")
+  parts.claim(plan.output, options_of(config, plan))
+  missing = missing_of(task, plan, total)
+  if not missing.any():
+    return 0
+  params = load(config, plan, model, mesh)
+  parts.begin(plan.output, options_of(config, plan))
+  play = partial(
+    playing.play_rows, player, params, key, posed, batch=plan.batch,
+    temperature=plan.temperature,
+  )  # fmt: skip
+  note = partial(
+    sampling.records, tasks, posed, samples=plan.samples, turns=len(plan.turns)
+  )
+  first = jax.process_index() == 0
+  with Progress(console=Console(stderr=True), disable=not first) as bar:
+    line = bar.add_task("problems", total=total, completed=(~missing).sum())
+    for rows in playing.parts_of(player, posed, batch=plan.batch):
+      rows = rows[missing[rows]]
+      found = play(rows) if len(rows) else ()
+      if first and len(rows):
+        parts.add(plan.output, note(rows, found))
+      bar.advance(line, len(rows))
+  return int(missing.sum())
+
+
+def sample(config: dict, plan: Plan) -> dict[str, Any]:
+  """Samples what is missing, and writes and returns the summary."""
+  jax.config.update("jax_threefry_partitionable", True)
+  if config["run"]["compile_cache"]:
+    compiling.use_cache()
+  mesh = sharding.make_mesh(**config["mesh"])
+  tasks = tasks_of(config, plan.workdir, mesh, verifiers=plan.verifiers)
+  build.check_evaluation(config, next(iter(tasks.values())))
+  with jax.set_mesh(mesh):
+    new = write_missing(config, plan, tasks, mesh)
+  if jax.process_index() != 0:
+    return {}
+  found = parts.finish(plan.output)
+  rng = np.random.default_rng(0)  # of the bootstrap; of no sample
+  summary = sampling.summarize(
+    rng, found, verifiers=tuple(tasks), turns=len(plan.turns), ks=plan.ks,
+    draws=plan.draws,
+  )  # fmt: skip
+  texts = next(iter(tasks.values())).texts
+  left_out = len(texts.rows) - len(texts.kept) if texts else 0
+  asked = options_of(config, plan)["task"]
+  device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+  summary = {"task": asked["name"], "split": asked.get("split", "")} | summary
+  summary |= {
+    "left_out": left_out, "samples": plan.samples, "new": new,
+    "temperature": plan.temperature, "device": device, "jax": jax.__version__,
+  }
+  parts.note(plan.output, summary)
+  return summary
+
+
+def show(summary: dict[str, Any], plan: Plan) -> None:
+  """The table, and where everything is."""
+  console = Console(width=None if sys.stdout.isatty() else 120)
+  for table in tables.samples_tables(summary):
+    console.print(table)
+  if summary["left_out"]:
+    console.print(
+      f"left out: {summary['left_out']} problems whose prompts are too long"
+    )
+  if not summary["new"]:
+    console.print("all samples were there already; none was drawn")
+  console.print(f"written: {plan.output}", soft_wrap=True, highlight=False)
+
+
+def main(argv: list[str]) -> None:
+  """Checks the flags and samples."""
+  given = flags.FLAGS
+  if len(argv) > 1:
+    raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
+  config = config_of(given)
+  if not given.output.endswith(".jsonl"):
+    raise ConfigError(
+      f"--output={given.output}: give a file whose name ends in .jsonl"
+    )
+  logging.getLogger("absl").setLevel(logging.WARNING)
+  plan = plan_from(config, given)
+  summary = sample(config, plan)
+  if jax.process_index() == 0:
+    show(summary, plan)
+
+
+if __name__ == "__main__":
+  run_main(main)

@@ -1,0 +1,128 @@
+"""The command lines of bubblewrap, and which system calls it lets through."""
+
+import functools
+import platform
+import shutil
+import struct
+import sys
+from pathlib import Path
+
+TMP_SIZE = 16 * 2**20  # bytes of all files of a sandbox
+# Numbers of (x86_64, aarch64). What could reach other namespaces, mount
+# anything, look into other processes, or hold memory that no limit counts.
+REFUSED = {
+  "add_key": (248, 217), "bpf": (321, 280), "fsconfig": (431, 431),
+  "fsmount": (432, 432), "fsopen": (430, 430), "fspick": (433, 433),
+  "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
+  "io_uring_setup": (425, 425), "keyctl": (250, 219),
+  "memfd_create": (319, 279), "memfd_secret": (447, 447), "mount": (165, 40),
+  "mount_setattr": (442, 442), "move_mount": (429, 429),
+  "open_tree": (428, 428), "perf_event_open": (298, 241),
+  "pivot_root": (155, 41), "process_vm_readv": (310, 270),
+  "process_vm_writev": (311, 271), "ptrace": (101, 117),
+  "request_key": (249, 218), "setns": (308, 268), "shmget": (29, 194),
+  "umount2": (166, 39), "unshare": (272, 97), "userfaultfd": (323, 282),
+}
+MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+CLONE, CLONE3, NEW_USER = (56, 220), 435, 0x10000000
+# The first process inside. It dies with bubblewrap, and all others with it (the
+# program cannot be told to, as it is another user's); bubblewrap reaps it. With
+# its own first process bubblewrap leaves it to whoever is pid 1 outside, which
+# may never do so.
+FIRST = ("--", "/bin/sh", "-c", '"$@"; exit $?', "sh")
+LOAD, EQUAL, ABOVE, SHARES, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # of BPF
+ALLOW, KILL, REFUSE, UNKNOWN = 0x7FFF0000, 0x80000000, 0x50001, 0x50026
+
+
+@functools.cache
+def path_of(tool: str) -> str:
+  """Where a tool is installed. ValueError if it is not."""
+  found = shutil.which(tool)
+  if found is None:
+    raise ValueError(f"{tool} is not installed; it comes with util-linux")
+  return found
+
+
+def python() -> str:
+  """The interpreter itself, not a virtual environment's link to it."""
+  base = getattr(sys, "_base_executable", None) or sys.executable
+  return str(Path(base).resolve())
+
+
+def as_root(user: int, rules: int) -> list[str]:
+  """Words that precede a command, to run it under `user` in a sandbox.
+
+  rules: the descriptor that `call_filter` is read from.
+  """
+  keep = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")  # until setpriv has run
+  return [
+    *_walls(rules), *(w for c in keep for w in ("--cap-add", c)), *FIRST,
+    path_of("setpriv"), f"--reuid={user}", f"--regid={user}",
+    "--clear-groups", "--inh-caps=-all", "--bounding-set=-all",
+    "--no-new-privs", "--",
+  ]
+
+
+def as_user(rules: int) -> list[str]:
+  """The same for a user who is not root, under that user's own id."""
+  return [*_walls(rules), "--unshare-user", "--disable-userns", *FIRST]
+
+
+def _walls(rules: int) -> list[str]:
+  """What both have in common."""
+  names = ("ipc", "net", "pid", "uts", "cgroup-try")
+  return [
+    path_of("bwrap"), *(f"--unshare-{name}" for name in names),
+    "--as-pid-1", "--die-with-parent", "--new-session", "--clearenv",
+    "--setenv", "PYTHONHASHSEED", "0",  # the same outcome every time
+    "--cap-drop", "ALL", *_filter_words(rules), *_files(),
+  ]
+
+
+def _filter_words(rules: int) -> list[str]:
+  return ["--seccomp", str(rules)] if call_filter() else []
+
+
+@functools.cache
+def _files() -> list[str]:
+  """The file system that the program sees."""
+  words = ["--ro-bind", "/usr", "/usr"]
+  for path in sorted(Path("/").glob("lib*")) + [Path("/bin")]:
+    if path.is_symlink():
+      words += ["--symlink", str(path.readlink()), str(path)]
+    elif path.is_dir():
+      words += ["--ro-bind", str(path), str(path)]
+  words += ["--dev", "/dev", "--perms", "1777"]
+  words += ["--size", str(TMP_SIZE), "--tmpfs", "/tmp"]
+  prefix = Path(sys.base_prefix).resolve()
+  if Path("/usr") not in (prefix, *prefix.parents):
+    # Folders on the way would be closed to others if bubblewrap made them.
+    for parent in reversed(prefix.parents[:-1]):
+      if parent != Path("/tmp"):
+        words += ["--perms", "0755", "--dir", str(parent)]
+    words += ["--ro-bind", str(prefix), str(prefix)]
+  for place in ("/dev", "/"):
+    words += ["--remount-ro", place]
+  return [*words, "--chdir", "/tmp"]
+
+
+@functools.cache
+def call_filter() -> bytes:
+  """A seccomp program that refuses REFUSED; empty for an unknown machine.
+
+  Classic BPF: instructions of 8 bytes (code, jump if true, if false, value).
+  """
+  if platform.machine() not in MACHINES:
+    return b""
+  column, audit = MACHINES[platform.machine()]
+  numbers = sorted(n[column] for n in REFUSED.values())
+  body = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, audit), (RETURN, 0, 0, KILL)]
+  body += [(LOAD, 0, 0, 0), (ABOVE, 0, 1, 0x40000000), (RETURN, 0, 0, REFUSE)]
+  for number in numbers:
+    body += [(EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE)]
+  # clone3 hides its flags in memory; without it, clone is called instead.
+  body += [(EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, UNKNOWN)]
+  body += [(EQUAL, 0, 3, CLONE[column]), (LOAD, 0, 0, 16)]
+  body += [(SHARES, 0, 1, NEW_USER), (RETURN, 0, 0, REFUSE)]
+  body += [(RETURN, 0, 0, ALLOW)]
+  return b"".join(struct.pack("=HBBI", *step) for step in body)

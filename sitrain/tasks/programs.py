@@ -1,0 +1,242 @@
+"""Programs in a model's text: finding them, and what they are tested with.
+
+Rows are dictionaries with the fields of MBPP (`text`, `code`,
+`test_setup_code`, `test_list`, `challenge_test_list`) or HumanEval (`prompt`,
+`entry_point`, `test`). A model's text is never parsed in this process: a
+parser can be made to fail hard. All functions here but `grade_programs` are
+pure.
+"""
+
+import ast
+import builtins
+import functools
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sitrain.tasks import sandbox
+from sitrain.tasks.sandbox import Program
+from sitrain.tasks.text import Grade
+
+BEGIN, DONE = "[BEGIN]", "[DONE]"
+DEFINITION = re.compile(r"^[ \t]*(?:def|class)\b", re.MULTILINE)
+PYTHON = ("", "python", "python3", "py")  # what a fence may say
+# Where the body of a HumanEval function ends, as Chen et al. (2021) cut it.
+AFTER_BODY = re.compile(r"\n(?:class\b|def\b|#|if\b|print\b|```)")
+
+Row = Mapping[str, Any]
+
+
+def strict_program(text: str) -> str:
+  """The one program of a text in the form that was asked for, else "".
+
+  That is what stands between [BEGIN], which the prompt may have said already,
+  and the first [DONE] after it; or, where there is no marker, the only fenced
+  block of Python. For rewards.
+  """
+  if DONE in text or BEGIN in text:
+    head, done, _ = text.partition(DONE)
+    # A second [BEGIN] would leave open which program is meant.
+    if not done or head.count(BEGIN) > 1:
+      return ""
+    return _unfenced(head.rpartition(BEGIN)[2])
+  blocks, _ = _fenced(text)
+  return _trimmed(blocks[0]) if len(blocks) == 1 else ""
+
+
+def lenient_program(text: str) -> str:
+  """The likeliest program of a text: the whole of it if nothing is marked.
+
+  Takes what `strict_program` takes; else what follows the last [BEGIN], the
+  last fenced block that defines something, the last fenced block, a block that
+  was never closed, and in the end the text itself. For reports.
+  """
+  found = strict_program(text)
+  if found:
+    return found
+  if BEGIN in text:
+    return _unfenced(text.rpartition(BEGIN)[2].partition(DONE)[0])
+  blocks, opened = _fenced(text)
+  defining = [b for b in blocks if DEFINITION.search(b)]
+  if blocks:
+    return _trimmed((defining or blocks)[-1])
+  return _trimmed(opened or text.partition(DONE)[0])
+
+
+def _unfenced(text: str) -> str:
+  """The fenced block in a text, or the text."""
+  blocks, _ = _fenced(text)
+  return _trimmed(blocks[0] if len(blocks) == 1 else text)
+
+
+def _fenced(text: str) -> tuple[list[str], str]:
+  """Fenced blocks of Python, and the last one if it was never closed.
+
+  Goes by lines: a pattern would take time that grows with the square.
+  """
+  blocks: list[str] = []
+  language, inside = "", None
+  for line in text.split("\n"):
+    mark = line.strip().lower()
+    if inside is None and mark.startswith("```"):
+      language, inside = mark[3:].strip(), []
+    elif inside is not None and mark == "```":
+      blocks += ["\n".join(inside)] if language in PYTHON else []
+      inside = None
+    elif inside is not None:
+      inside.append(line)
+  return blocks, "\n".join(inside or []) if language in PYTHON else ""
+
+
+def _trimmed(text: str) -> str:
+  """Without blank lines around it; the first line keeps its indentation."""
+  lines = text.replace("\r\n", "\n").rstrip().split("\n")
+  first = next((i for i, line in enumerate(lines) if line.strip()), 0)
+  return "\n".join(lines[first:])
+
+
+def normalised(program: str) -> str:
+  """A program as text that votes can be counted by: equal for layouts only.
+
+  Drops lines of comments, blank lines, space at the end of lines and common
+  indentation. Names and expressions are left alone.
+  """
+  lines = [line.rstrip() for line in program.expandtabs(4).split("\n")]
+  kept = [x for x in lines if x and not x.lstrip().startswith("#")]
+  return textwrap.dedent("\n".join(kept))
+
+
+def mbpp_program(
+  row: Row, program: str, *, tests: Sequence[str] = ("test_list",)
+) -> Program:
+  """A program for a row of MBPP, with its set-up code and its tests.
+
+  The set-up code runs behind the program, whose classes it uses.
+  `tests` names the fields that hold them: ("test_list",
+  "challenge_test_list") adds those that no prompt shows. ValueError for a row
+  without any.
+  """
+  lines = [line for field in tests for line in row[field]]
+  if not lines:
+    raise ValueError(
+      f"row {row.get('task_id')} has no tests in {', '.join(tests)}: name "
+      "fields that hold some"
+    )
+  source = "\n".join([row["test_setup_code"], *lines])
+  return Program(program, source, _own(source, row["code"]))
+
+
+@functools.lru_cache(maxsize=4096)
+def _own(tests: str, reference: str) -> tuple[str, ...]:
+  """Built-in names (`sum`) by which tests call what the reference defines."""
+  defined = {
+    node.name for node in ast.parse(reference).body
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+  }
+  named = {n.id for n in ast.walk(ast.parse(tests)) if isinstance(n, ast.Name)}
+  return tuple(sorted(defined & named & set(dir(builtins))))
+
+
+def humaneval_program(row: Row, completion: str) -> Program:
+  """A completion of a row of HumanEval with its test.
+
+  The completion goes on behind the stub, and is cut where the body ends; or it
+  writes the whole function again, which then replaces the stub.
+  """
+  name, prompt = row["entry_point"], row["prompt"]
+  if re.search(rf"^(?:async )?def {re.escape(name)}\b", completion, re.M):
+    code = f"{prompt.rstrip()}\n    pass\n\n{completion}\n"
+  else:
+    code = prompt.rstrip("\n") + "\n" + _body(completion) + "\n"
+  tests = f"{row['test']}\ncheck({name})\n"
+  own = (name,) if name in dir(builtins) else ()
+  return Program(code, tests, own)
+
+
+def _body(completion: str) -> str:
+  """The body of a function, indented by four, without what follows it."""
+  body = _trimmed(completion)
+  if not body.startswith((" ", "\t")):
+    # Chats lose the indentation of the first line, or of all lines.
+    others = [x for x in body.split("\n")[1:] if x.strip()]
+    flat = any(not x.startswith((" ", "\t")) for x in others)
+    body = textwrap.indent(body, "    ") if flat else "    " + body
+  return AFTER_BODY.split(body, maxsplit=1)[0].rstrip()
+
+
+def grade_programs(
+  texts: Sequence[str],
+  rows: Sequence[Row],
+  *,
+  extract: Callable[[str], str],
+  assemble: Callable[[Row, str], Program],
+  seconds: float,
+  memory: int,
+  workers: int,
+  run_programs_without_sandbox: bool = False,
+) -> list[Grade]:
+  """One grade for each text and its row; equal programs run once.
+
+  `extract` finds the program (`strict_program`), `assemble` adds the tests
+  (`mbpp_program`); the others are those of `sandbox.run`. The status is that of
+  the outcome, or "none" for a text without a program, which is wrong; unknown
+  is only what the sandbox failed on.
+  """
+  found = [extract(text) for text in texts]
+  asked = [
+    assemble(row, program) if program.strip() else None
+    for row, program in zip(rows, found, strict=True)
+  ]
+  different = list(dict.fromkeys(p for p in asked if p is not None))
+  outcomes = sandbox.run(
+    different,
+    seconds=seconds,
+    memory=memory,
+    workers=workers,
+    run_programs_without_sandbox=run_programs_without_sandbox,
+  )
+  status = {p: outcome.status for p, outcome in zip(different, outcomes)}
+  status[None] = "none"
+  return [grade(status[program]) for program in asked]
+
+
+def grade(status: str) -> Grade:
+  """The grade of an outcome's status; only "sandbox" leaves it unknown."""
+  return Grade(float(status == "pass"), float(status != "sandbox"), status)
+
+
+def repair_rows(
+  rows: Sequence[Row],
+  samples: Sequence[Sequence[str]],
+  grades: Sequence[Sequence[Grade]],
+  *,
+  extract: Callable[[str], str],
+  most: int,
+) -> list[dict[str, Any]]:
+  """Repair problems (MBPP-R): rows with a wrong first attempt each.
+
+  samples: texts that a frozen base model wrote for each row, and their grades.
+  At most `most` different programs a row are kept, in the order of sampling;
+  each gives one row with its fields, `first_attempt` (the text as sampled),
+  `first_program` and `first_status`. Left out are right attempts, those that
+  the sandbox failed on, and texts without a program. ValueError for most < 1.
+  Ni et al. (2024), NExT.
+  """
+  if most < 1:
+    raise ValueError(f"most={most}: keep at least one first attempt a row")
+  built = []
+  for row, texts, given in zip(rows, samples, grades, strict=True):
+    seen: set[str] = set()
+    for text, one in zip(texts, given, strict=True):
+      program = extract(text)
+      wrong = one.known and not one.right and program.strip()
+      same = normalised(program)
+      if not wrong or same in seen or len(seen) >= most:
+        continue
+      seen.add(same)
+      built.append({
+        **row, "first_attempt": text, "first_program": program,
+        "first_status": one.status,
+      })
+  return built

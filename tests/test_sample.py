@@ -1,0 +1,487 @@
+"""The sampler: rows by hand, files that are resumed, and the main itself."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from itertools import combinations
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import mains
+import numpy as np
+import pytest
+
+from sitrain import sample
+from sitrain.configs import quickstart, word_problems
+from sitrain.evaluate import samples as sampling
+from sitrain.evaluate.player import Judged, Played
+from sitrain.models import decoder, describe, tokenizer, weights
+from sitrain.models.decoder import Decoder
+from sitrain.runtime import asked, build, checkpoint, parts, testset
+from sitrain.runtime.options import ConfigError
+from sitrain.tasks import gsm8k, maze, mbpp, text
+from sitrain.tasks import word_problems as words
+from sitrain.types import GIVEN, PAD, Progress, TrainState
+
+DATA = os.environ.get("SITRAIN_DATA", "")
+SIZE = 300  # tokens
+GIVEN_FLAGS = dict(
+  config=None, workdir="", stage="", which="last", output="", task="",
+  source="", split=None, verifiers=[], samples=2, temperature=1.0, top_k=0,
+  top_p=1.0, turns=1, problems=12, batch=12, seed=3, ks=[], draws=50,
+)
+
+
+def rng(seed=0):
+  return np.random.default_rng(seed)
+
+
+def random_params(model, seed):
+  shapes = jax.eval_shape(lambda k: decoder.init(model, k), jax.random.key(0))
+  draw = rng(seed)
+  fill = lambda x: jnp.asarray(0.3 * draw.normal(size=x.shape), jnp.float32)
+  return jax.tree.map(fill, shapes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A tiny random model with a tokenizer of the word problems."""
+  path = tmp_path_factory.mktemp("model")
+  rows = words.rows(count=64)
+  texts = [t for row in rows for t in (row.message, *row.solutions)]
+  tokenizer.train_bpe([*texts, words.AGAIN, gsm8k.ASK], path, size=SIZE)
+  model = Decoder(
+    vocabulary=SIZE, layers=1, width=16, heads=2, kv_heads=1, head_size=8,
+    mlp_size=16, tied=True,
+  )
+  config = describe.config_of(model)
+  params = random_params(model, 0)
+  weights.write(path, model, params, config, dtype=jnp.float32)
+  return path
+
+
+@pytest.fixture(scope="module")
+def chat(folder):
+  return tokenizer.load(folder)
+
+
+def config_of(folder):
+  config = build.plain(word_problems.get_config("quick"))
+  config["model"] = {"path": str(folder), "dtype": "float32"}
+  config["tokenizer"] = {"path": ""}
+  config["task"]["count"] = 24
+  config["evaluate"]["turns"] = (36, 36)
+  config["run"]["compile_cache"] = False
+  return config
+
+
+def plan_of(config, output, **given):
+  flags = SimpleNamespace(**GIVEN_FLAGS | {"output": str(output)} | given)
+  return asked.plan_from(config, flags)
+
+
+def lines(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def played(task, attempts, *, cut=()):
+  """Episodes of one turn that say `attempts`; numbers in `cut` do not end."""
+  rows = [
+    task.tokenizer.encode(said) + [task.eos[0]] * (i not in cut)
+    for i, said in enumerate(attempts)
+  ]
+  tokens = text.padded([[5, *row] for row in rows], left=False, width=1)
+  turn = np.where(tokens == PAD, PAD, 1)
+  turn[:, 0] = GIVEN
+  return Played(tokens, turn, ())
+
+
+def both(make, chat, **options):
+  return {v: make(chat, verifier=v, **options) for v in ("lenient", "strict")}
+
+
+def test_a_row_says_what_each_verifier_said(chat, tmp_path):
+  source = tmp_path / "rows.jsonl"
+  rows = [("1+1?", "2\n#### 2"), ("x" * 500, "#### 7"), ("2+2?", "#### 4")]
+  source.write_text("\n".join(
+    json.dumps({"question": q, "answer": a}) for q, a in rows
+  ))
+  tasks = both(
+    gsm8k.make, chat, source=str(source), split="", ask="{problem}",
+    prompt_length=60, long_prompts="drop",
+  )
+  task = tasks["lenient"]
+  said = ["#### 2", "It is 2.", "so #### 4", "#### 3 or 4"]
+  found = sampling.records(
+    tasks, task.table, np.array([0, 1]), played(task, said, cut=[2]),
+    samples=2, turns=1,
+  )
+  one, two = found
+  assert one == {
+    "row": 0, "id": "0", "level": "all", "problem": "1+1?", "gold": "2",
+    "texts": ["#### 2", "It is 2."], "statuses": ["right", "right"],
+    "right": [1, 1], "known": [1, 1], "finals": ["2", "2"],
+    "truncated": [0, 0],
+    "also": {"strict": {
+      "statuses": ["right", "none"], "right": [1, 0], "known": [1, 1],
+      "finals": ["2", ""],
+    }},
+  }  # fmt: skip
+  # Row 1 was dropped, so the second problem is row 2.
+  assert two["row"] == 2 and two["problem"] == "2+2?" and two["gold"] == "4"
+  assert two["texts"] == ["so #### 4", "#### 3 or 4"]
+  assert two["statuses"] == ["cut", "right"] and two["truncated"] == [1, 0]
+  assert two["right"] == [0, 1] and two["finals"] == ["", "4"]
+  assert two["also"]["strict"]["statuses"] == ["cut", "wrong"]
+  assert two["also"]["strict"]["finals"] == ["", "3"]
+
+
+def test_rows_of_programs_carry_their_numbers(tmp_path, chat):
+  if not DATA:
+    pytest.skip("SITRAIN_DATA names no folder with mbpp.jsonl")
+  task = mbpp.make(
+    chat, source=f"{DATA}/mbpp.jsonl", split="test", limit=1,
+    run_programs_without_sandbox=True,
+  )
+  graded = lambda texts, rows: [text.Grade(0.0, 0.0, "sandbox")] * len(texts)
+  task = task._replace(texts=task.texts._replace(grade=graded))
+  (row,) = sampling.records(
+    {"strict": task}, task.table, np.array([0]),
+    played(task, ["[BEGIN]x=1[DONE]"]), samples=1, turns=1,
+  )
+  assert row["id"] == "11" and row["gold"].startswith("def remove_Occ")
+  assert row["statuses"] == ["sandbox"] and row["known"] == [0]
+  assert row["right"] == [0] and row["finals"] == ["x=1"]
+
+
+def test_a_task_on_the_device_says_what_it_knows():
+  task = maze.make(doors=2, rooms=2)
+  posed = jax.jit(task.problems, static_argnums=1)(jax.random.key(0), 2)
+  tokens = np.full((3, 4), PAD)
+  tokens[:, 0], tokens[:, 1] = 1, task.eos[0]
+  judged = Judged(
+    np.array([[1], [0], [0]]), np.array([[1], [1], [0]]),
+    np.array([[4], [-1], [2]]), np.array([[0], [0], [0]]),
+  )  # fmt: skip
+  (row,) = sampling.records(
+    {"maze": task}, posed, np.array([1]),
+    Played(tokens, np.where(tokens == PAD, PAD, 1), judged), samples=3, turns=1,
+  )
+  assert row["statuses"] == ["right", "none", "unknown"]
+  assert row["finals"] == ["4", "", "2"] and row["row"] == 1
+  assert row["level"] in task.levels and row["problem"] and row["gold"]
+
+
+def record(
+  number, right, finals, *, level="a", known=None, strict=None, **more
+):
+  n = len(right)
+  known = known or [1] * n
+  mark = dict(right=right, known=known, finals=finals, truncated=[0] * n)
+  strict = right if strict is None else strict
+  also = {"strict": dict(right=strict, known=known, finals=finals)}
+  return dict(row=number, level=level, also=also, **mark, **more)
+
+
+def test_the_numbers_are_those_of_all_subsets():
+  """Against every choice of k samples; ties are broken uniformly."""
+  found = [
+    record(0, [1, 0, 0, 1], ["5", "7", "7", "5"]),
+    record(1, [0, 0, 1, 0], ["1", "", "3", "1"], level="b"),
+    record(2, [0, 0, 0, 0], ["", "", "", ""], level="b"),
+    record(3, [1, 1, 1, 1], ["9"] * 4, known=[1, 1, 0, 1]),
+  ]  # fmt: skip
+  row = sampling.summarize(
+    rng(), found, verifiers=("lenient", "strict"), turns=1, ks=(1, 2, 3),
+    draws=200,
+  )["verifiers"]["lenient"]
+  (numbers,) = row["attempts"]
+  assert numbers["judged"] == 3, "problem 3 was not judged whole"
+  assert numbers["accuracy"] == pytest.approx((2 / 4 + 1 / 4 + 0) / 3)
+  for k in (1, 2, 3):
+    passed, voted = [], []
+    for one in found[:3]:
+      for chosen in combinations(range(4), k):
+        right = [one["right"][i] for i in chosen]
+        final = [one["finals"][i] for i in chosen]
+        votes = [final.count(x) if x else 0 for x in final]
+        top = [r for r, v in zip(right, votes) if v == max(votes)]
+        passed.append(max(right))
+        voted.append(np.mean(top))
+    assert numbers[f"pass@{k}"] == pytest.approx(np.mean(passed))
+    assert numbers[f"maj@{k}"] == pytest.approx(np.mean(voted))
+  assert numbers["malformed"] == pytest.approx((1 / 4 + 1) / 4)
+  assert numbers["unknown"] == pytest.approx(1 / 16)
+  assert row["by_level"]["b"][0]["accuracy"] == pytest.approx(1 / 8)
+  for name, (low, high) in numbers["intervals"].items():
+    assert 0 <= low <= numbers[name] <= high <= 1
+  low, high = numbers["intervals"]["accuracy"]
+  assert low < high
+
+
+def test_corrections_and_disagreement():
+  first = dict(right=[1, 0], known=[1, 1], finals=["1", "2"], truncated=[0, 1])
+  later = first | {"right": [0, 1]}
+  found = [
+    record(0, [0, 0], ["1", "2"], strict=[1, 0], attempts_2=later | {
+      "also": {"strict": first}
+    }),
+    record(1, [1, 1], ["1", "1"], attempts_2=later | {
+      "also": {"strict": later}
+    }),
+  ]  # fmt: skip
+  told = sampling.summarize(
+    rng(), found, verifiers=("lenient", "strict"), turns=2, ks=(1,), draws=50
+  )
+  one, two = told["verifiers"]["lenient"]["attempts"]
+  assert one["accuracy"] == two["accuracy"] == 1 / 2
+  assert two["incorrect_to_correct"] == 1 / 4 == two["correct_to_incorrect"]
+  assert two["gain"] == 0 and "gain" not in one and two["truncated"] == 1 / 2
+  differ = told["disagreement"]["lenient, strict"]
+  assert differ["attempt_1"] == 1 / 4 and differ["attempt_2"] == 1 / 2
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+  """(file, its summary) of samples that nobody has disturbed."""
+  output = tmp_path_factory.mktemp("whole") / "rows.jsonl"
+  config = config_of(folder)
+  return output, sample.sample(config, plan_of(config, output))
+
+
+def test_a_row_for_each_problem(whole, folder):
+  output, summary = whole
+  rows = lines(output)
+  assert [row["row"] for row in rows] == list(range(12))
+  expected = words.rows(count=24, seed=1)
+  assert [row["problem"] for row in rows] == [r.message for r in expected[:12]]
+  assert [row["gold"] for row in rows] == [r.answer for r in expected[:12]]
+  assert all(len(row["texts"]) == 2 for row in rows)
+  assert len({t for row in rows for t in row["texts"]}) > 12, "not sampled"
+  assert not parts.folder_of(output).exists()
+  header = json.loads(parts.header_of(output).read_text())
+  assert header["summary"]["problems"] == 12 == summary["new"]
+  assert header["options"]["temperature"] == 1.0
+  numbers = summary["verifiers"]["word_problems"]["attempts"][0]
+  assert {"accuracy", "pass@1", "pass@2", "maj@2", "truncated"} <= set(numbers)
+  statuses = [s for row in rows for s in row["statuses"]]
+  assert numbers["truncated"] == pytest.approx(np.mean(
+    [s == "cut" for s in statuses]
+  ))
+
+
+def first_of(row):
+  """A row as it would be of one sample."""
+  return {k: v[:1] if isinstance(v, list) else v for k, v in row.items()}
+
+
+def test_batch_and_kills_and_more_samples_change_nothing(
+  whole, folder, tmp_path, monkeypatch
+):
+  config, output = config_of(folder), tmp_path / "rows.jsonl"
+  add, count = parts.add, []
+
+  def killed(path, rows):
+    if len(count) == 2:
+      raise KeyboardInterrupt
+    count.append(len(rows))
+    add(path, rows)
+
+  plan = plan_of(config, output, samples=1, batch=4)
+  monkeypatch.setattr(parts, "add", killed)
+  with pytest.raises(KeyboardInterrupt):
+    sample.sample(config, plan)
+  monkeypatch.undo()
+  assert not output.exists() and len(parts.read(output)) == sum(count) == 8
+  # What the killed writer left of a third part is no row.
+  (parts.folder_of(output) / "00003.jsonl.new").write_text('{"row": 7, "te')
+  assert sample.sample(config, plan)["new"] == 4
+  assert lines(output) == [first_of(row) for row in lines(whole[0])]
+
+
+def test_what_is_done_is_not_done_again(whole, folder):
+  config, before = config_of(folder), whole[0].read_bytes()
+  again = sample.sample(config, plan_of(config, whole[0], ks=["1"], batch=4))
+  assert again["new"] == 0 and whole[0].read_bytes() == before
+  numbers = again["verifiers"]["word_problems"]["attempts"][0]
+  assert "pass@1" in numbers and "pass@2" not in numbers
+
+
+def test_a_line_is_a_row_whatever_a_model_says(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  rows = [{"row": i, "texts": ["a\x85b\u2028\u2029\n\x1c", "\ud800"]}
+          for i in (1, 0)]
+  parts.add(path, rows)
+  found = parts.finish(path)
+  assert found == lines(path) and [row["row"] for row in found] == [0, 1]
+  assert found[0]["texts"] == ["a\x85b\u2028\u2029\n\x1c", "?"]
+  path.write_text("{")
+  with pytest.raises(ValueError, match="rows.jsonl is damaged .*: delete it"):
+    parts.read(path)
+
+
+def test_samples_of_other_options_are_refused(whole, folder, tmp_path):
+  config = config_of(folder)
+  for change, message in (
+    ({"samples": 1}, "with samples=2, and this command asks for 1: give"),
+    ({"temperature": 0.5}, "with temperature=1.0, and"),
+    ({"seed": 4}, "with seed=3, and"),
+  ):
+    with pytest.raises(ConfigError, match=message):
+      sample.sample(config, plan_of(config, whole[0], **change))
+  config["task"]["trials"] = 0.5
+  with pytest.raises(ConfigError, match=r"task\.trials=\(not set\)"):
+    sample.sample(config, plan_of(config, whole[0]))
+  foreign = tmp_path / "mine.jsonl"
+  foreign.write_text("{}\n")
+  with pytest.raises(ConfigError, match="mine.jsonl is taken"):
+    sample.sample(config, plan_of(config, foreign))
+  assert foreign.read_text() == "{}\n"
+
+
+def test_a_stage_of_a_run_in_two_turns(tmp_path):
+  config = build.plain(quickstart.get_config("quick"))
+  config["run"]["compile_cache"] = False
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  model = build.model_from(config, build.task_from(config))
+  manager = checkpoint.open_manager(workdir / "stage1")
+  state = TrainState(
+    jnp.int32(7), (), {"policy": random_params(model, 1)}, (), (), ()
+  )
+  progress = Progress("stage1", 7, {}, 0.5, 0, False)
+  checkpoint.save(manager, 7, state, progress, 0.5)
+  checkpoint.finish(manager)
+  output = tmp_path / "maze.jsonl"
+  plan = plan_of(
+    config, output, workdir=str(workdir), turns=2, samples=1, temperature=0.0,
+    problems=4, batch=4,
+  )
+  assert plan.stage == "stage1" and plan.turns == config["evaluate"]["turns"]
+  summary = sample.sample(config, plan)
+  first, second = summary["verifiers"]["maze"]["attempts"]
+  moved = second["incorrect_to_correct"] - second["correct_to_incorrect"]
+  assert second["accuracy"] - first["accuracy"] == pytest.approx(moved)
+  row = lines(output)[0]
+  assert row["problem"] and len(row["attempts_2"]["texts"]) == 1
+  (workdir / "stage1" / "8").mkdir()
+  with pytest.raises(ConfigError, match=r"checkpoints=\[7\], .* for \[7, 8\]"):
+    sample.sample(config, plan)
+
+
+def test_another_task_keeps_how_answers_are_verified():
+  config = {
+    "task": {"name": "mbpp", "limit": 3, "seconds": 2.0, "verifier": "strict"},
+    "evaluate": {"task": {"verifier": "lenient", "split": "test"}, "turns": ()},
+  }
+  found = testset.retasked(config, name="humaneval", source="a.jsonl", split="")
+  assert found["evaluate"]["task"] == {} and found["task"] == {
+    "name": "humaneval", "seconds": 2.0, "verifier": "lenient",
+    "source": "a.jsonl", "split": "",
+  }  # fmt: skip
+  same = testset.retasked(config, source="b.jsonl")["task"]
+  assert same["limit"] == 3 and same["split"] == "test"
+  assert same["source"] == "b.jsonl"
+
+
+def run(arguments, cache):
+  done = subprocess.run(
+    [sys.executable, "-m", "sitrain.sample", *map(str, arguments)],
+    cwd=mains.ROOT, env=mains.environment(cache), capture_output=True,
+    text=True, timeout=300, check=False,
+  )
+  return mains.Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.skipif(
+  not DATA, reason="SITRAIN_DATA names no folder with gsm8k_test.jsonl"
+)
+def test_real_rows_as_a_user_samples_them(folder, cache, tmp_path):
+  output = tmp_path / "gsm8k.jsonl"
+  done = run([
+    "--config=configs/score_gsm8k.py", f"--config.model.path={folder}",
+    "--config.model.dtype=float32", "--config.evaluate.turns=(240, 240)",
+    "--config.task.prompt_length=0", "--config.task.limit=8",
+    f"--source={pathlib.Path(DATA) / 'gsm8k_test.jsonl'}", "--split=",
+    "--samples=2", "--turns=2", "--batch=16", f"--output={output}",
+  ], cache)  # fmt: skip
+  assert done.code == 0, done.err[-3000:]
+  rows = lines(output)
+  assert [row["gold"] for row in rows[:3]] == ["18", "3", "70000"]
+  for row in rows:
+    assert len(row["texts"]) == len(row["attempts_2"]["texts"]) == 2
+    assert set(row["also"]) == {"strict"}
+  for word in (
+    "gsm8k: 8 problems, Avg@2", "lenient@1", "strict@2", "i->c", "maj@2",
+    "judged differently",
+  ):  # fmt: skip
+    assert word in done.out
+
+
+MISTAKES = """
+import os, sys
+from sitrain import sample
+from sitrain.runtime.errors import run_main
+for line in sys.stdin.read().splitlines():
+  child = os.fork()
+  if not child:
+    sys.argv = ["sample", *line.split()]
+    run_main(sample.main)
+    os._exit(0)
+  print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_mistakes_are_named_in_one_line(folder, cache, tmp_path):
+  words = "--config=configs/word_problems.py:quick"
+  score = f"--config=configs/score_gsm8k.py --config.model.path={folder}"
+  asked_for = {
+    f"--output={tmp_path}/x.jsonl": "--config is missing: say which file",
+    f"--workdir={tmp_path}": "holds no config.json: give that of a run",
+    words: "--config.model.path is missing: a model, or --workdir",
+    f"{words} --workdir={tmp_path}": "leave out --config",
+    f"{score} --stage=stage1": "--stage=stage1 is of a run: give its --workdir",
+    score: "--output=: give a file whose name ends in .jsonl",
+    f"{score} --output={tmp_path}/x.jsonl --task=gsm9k":
+      "config.task.name='gsm9k' is not in sitrain/tasks: did you mean 'gsm8k'",
+    f"{score} --output={tmp_path}/x.jsonl --turns=0": "--turns=0",
+    f"{score} more": "unknown argument 'more'",
+  }  # fmt: skip
+  done = subprocess.run(
+    [sys.executable, "-c", MISTAKES], input="\n".join(asked_for), text=True,
+    cwd=mains.ROOT, env=mains.environment(cache), capture_output=True,
+    timeout=200, check=False,
+  )
+  assert done.stdout.split() == ["2"] * len(asked_for), done.stderr
+  said = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+  assert len(said) == len(asked_for), done.stderr
+  for line, message in zip(said, asked_for.values()):
+    assert message in line
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_that_do_not_fit(folder, tmp_path):
+  config = config_of(folder)
+  for given, message in (
+    ({"turns": 3}, "--turns=3: config.evaluate.turns"),
+    ({"temperature": 0.0}, "--samples=2 of --temperature=0 would be equal"),
+    ({"ks": ["3"]}, "--ks=3: give numbers from 1 to --samples=2"),
+    ({"ks": ["x"]}, "--ks=x: give numbers"),
+  ):
+    with pytest.raises(ConfigError, match=message):
+      plan_of(config, tmp_path / "x.jsonl", **given)
+  output = tmp_path / "x.jsonl"
+  with pytest.raises(ValueError, match="at least one problem with all its"):
+    sample.sample(config, plan_of(config, output, batch=1))
+  with pytest.raises(ConfigError, match="has only one: leave it out"):
+    sample.sample(config, plan_of(config, output, verifiers=["strict"]))
+  config["task"] = {"name": "gsm8k", "source": "no.jsonl", "split": ""}
+  config["evaluate"]["task"] = {}
+  with pytest.raises(ConfigError, match="strct: did you mean 'strict'"):
+    sample.sample(config, plan_of(config, output, verifiers=["strct"]))
+  with pytest.raises(ConfigError, match="there is no file no.jsonl"):
+    sample.sample(config, plan_of(config, output))
+  assert not parts.header_of(output).exists()
