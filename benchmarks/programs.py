@@ -17,7 +17,7 @@ import time
 
 from absl import app, flags
 
-from sitrain.tasks import programs, sandbox
+from sitrain.tasks.verifiers import programs, sandbox
 
 DATA = flags.DEFINE_string("data", None, "Folder of the sets.", required=True)
 WORKERS = flags.DEFINE_integer("workers", 2, "Programs at a time.", 1)

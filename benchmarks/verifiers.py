@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import probes
-from sitrain.tasks import digits, equivalence, grading
-from sitrain.tasks import pool as pools
+from sitrain.tasks.verifiers import digits, equivalence, grading
+from sitrain.tasks.verifiers import pool as pools
 from sitrain.types import PAD
 
 DATA = flags.DEFINE_string("data", None, "Folder of the jsonl files.")

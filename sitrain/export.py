@@ -19,7 +19,7 @@ import jax
 from absl import flags
 from etils import epath
 
-from sitrain.models import describe, hub, weights
+from sitrain.models.huggingface import describe, download, weights
 from sitrain.runtime import build, policy, sharding
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import run_main
@@ -55,8 +55,9 @@ def copy_tokenizer(
   if path and not source.exists():
     source = weights.locate(path)
   copied = []
+  forms = download.TOKENIZER_FILES
   for file in sorted(source.iterdir()) if source.exists() else []:
-    if any(fnmatch.fnmatch(file.name, form) for form in hub.TOKENIZER_FILES):
+    if any(fnmatch.fnmatch(file.name, form) for form in forms):
       (output / file.name).write_bytes(file.read_bytes())
       copied.append(file.name)
   return copied

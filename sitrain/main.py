@@ -129,8 +129,8 @@ def train(config: dict, workdir: str) -> dict:
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
-  task = on_host(build.task_from(config, workdir), mesh)
-  asked = on_host(build.task_from(config, workdir, part="evaluate"), mesh)
+  task = on_host(build.task_from(config, workdir))
+  asked = on_host(build.task_from(config, workdir, part="evaluate"))
   model = build.model_from(config, task)
   stages = build.stages_from(config, task, model, mesh)
   build.check_evaluation(config, asked)

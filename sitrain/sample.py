@@ -153,7 +153,7 @@ def sample(config: dict, plan: Plan) -> dict[str, Any]:
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
-  tasks = tasks_of(config, plan.workdir, mesh, verifiers=plan.verifiers)
+  tasks = tasks_of(config, plan.workdir, verifiers=plan.verifiers)
   build.check_evaluation(config, next(iter(tasks.values())))
   with jax.set_mesh(mesh):
     new = write_missing(config, plan, tasks, mesh)

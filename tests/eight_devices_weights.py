@@ -10,7 +10,8 @@ import sys
 import jax
 import numpy as np
 
-from sitrain.models import decoder, tensorfile, weights
+from sitrain.models import decoder
+from sitrain.models.huggingface import tensorfile, weights
 from sitrain.runtime import sharding
 
 MESHES = {"fsdp": (1, 8, 1), "all": (2, 2, 2)}

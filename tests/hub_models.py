@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sitrain.models import decoder, families
+from sitrain.models import decoder
 from sitrain.models.blocks import RopeScaling
+from sitrain.models.huggingface import families
 
 VOCABULARY = 61
 SIZES = dict(width=32, heads=4, kv_heads=2, head_size=16, mlp_size=48)

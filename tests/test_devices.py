@@ -1,6 +1,7 @@
 """Eight devices compute what one does, each an eighth of it."""
 
 import json
+import socket
 import subprocess
 import sys
 
@@ -57,3 +58,40 @@ def test_the_check_sees_what_crosses(found):
   assert found["plain"] > 0
   # Where the width is split, devices of a group do talk in the loop.
   assert found["all"]["local"] > 0
+
+
+def judged_by(count, cache):
+  """What each of `count` processes says, see two_processes_judge.py."""
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{free.getsockname()[1]}"
+  devices = f"--xla_force_host_platform_device_count={4 // count}"
+  script = str(mains.ROOT / "tests" / "two_processes_judge.py")
+  processes = [
+    subprocess.Popen(
+      [sys.executable, script, address, str(count), str(i)], text=True,
+      env=mains.environment(
+        cache, XLA_FLAGS=f"{mains.ONE_THREAD} {devices}"
+      ),
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )
+    for i in range(count)
+  ]
+  found = [mains.finish(process) for process in processes]
+  assert all(done.code == 0 for done in found), found[0].err[-3000:]
+  # Gloo, too, writes to the standard output.
+  return [
+    json.loads(next(x for x in done.out.splitlines() if x.startswith("{")))
+    for done in found
+  ]
+
+
+def test_each_of_two_processes_verifies_its_own_rows(cache):
+  (alone,), both = judged_by(1, cache), judged_by(2, cache)
+  assert alone["rows"] == [16] * 4  # two waves of two steps
+  assert all(one["rows"] == [8] * 4 for one in both)
+  assert 0 < alone["reward"][0] < alone["count"][0]
+  for one in both:
+    assert one["reward"] == alone["reward"]
+    assert one["count"] == alone["count"]
+    assert abs(one["norm"] - alone["norm"]) < 1e-5

@@ -11,9 +11,14 @@ import pytest
 
 from benchmarks import probes
 from benchmarks.probes import trained
-from sitrain.tasks import digits, text
-from sitrain.tasks.grading import grade_gsm8k, gsm8k_answer, gsm8k_gold
+from sitrain.tasks import text
 from sitrain.tasks.text import Row, graded_by
+from sitrain.tasks.verifiers import digits
+from sitrain.tasks.verifiers.grading import (
+  grade_gsm8k,
+  gsm8k_answer,
+  gsm8k_gold,
+)
 from sitrain.types import GIVEN, PAD, Chat, Episodes
 
 LENGTH = 160

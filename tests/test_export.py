@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from sitrain.configs import quickstart
-from sitrain.models import decoder, weights
-from sitrain.models.tokenizer import train_bpe
+from sitrain.models import decoder
+from sitrain.models.huggingface import weights
+from sitrain.models.huggingface.tokenizer import train_bpe
 from sitrain.runtime import build, checkpoint
 from sitrain.types import Progress, TrainState
 

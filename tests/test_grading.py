@@ -10,9 +10,9 @@ import pathlib
 import pytest
 
 from benchmarks import probes
-from sitrain.tasks import equivalence, grading
-from sitrain.tasks import pool as pools
-from sitrain.tasks.grading import (
+from sitrain.tasks.verifiers import equivalence, grading
+from sitrain.tasks.verifiers import pool as pools
+from sitrain.tasks.verifiers.grading import (
   final_answer,
   grade_gsm8k,
   grade_gsm8k_lenient,

@@ -18,10 +18,14 @@ MAINS = (
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # What reads and writes files, or runs processes, on behalf of a task or model.
 HOST = (
-  "tasks/pool.py", "tasks/supervisor.py", "tasks/sandbox.py",
-  "tasks/sandbox_process.py", "tasks/sandbox_child.py", "tasks/bubble.py",
-  "tasks/tables.py", "models/tokenizer.py", "models/tensorfile.py",
-  "models/hub.py", "models/weights.py",
+  "tasks/tables.py",
+  *(f"tasks/verifiers/{name}.py" for name in (
+    "pool", "supervisor", "sandbox", "sandbox_process", "sandbox_child",
+    "bubble",
+  )),
+  *(f"models/huggingface/{name}.py" for name in (
+    "download", "tensorfile", "tokenizer", "weights",
+  )),
 )
 BELOW = [
   path for path in SOURCES

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from hub_models import FAMILIES, SIZES, VOCABULARY, their_model
 
-from sitrain.models import decoder, families, weights
+from sitrain.models import decoder
+from sitrain.models.huggingface import families, weights
 from sitrain.rollout.turns import play
 from sitrain.types import PAD, Problems
 

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from sitrain.tasks import pool as pools
-from sitrain.tasks.pool import Result
+from sitrain.tasks.verifiers import pool as pools
+from sitrain.tasks.verifiers.pool import Result
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -232,7 +232,7 @@ PARENT = """
 import os, sys, threading
 sys.path[:0] = [{root!r}, {tests!r}]
 import test_pool
-from sitrain.tasks import pool as pools
+from sitrain.tasks.verifiers import pool as pools
 pool = pools.make(workers=2, seconds=30.0, memory=256)
 pids = sorted({{r.value for r in pool.map(test_pool.whoami, range(200))}})
 threading.Thread(
@@ -264,7 +264,7 @@ def test_the_workers_do_not_import_the_main_module(tmp_path):
     f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
     "print('imported', flush=True)\n"
     "import test_pool\n"
-    "from sitrain.tasks import pool as pools\n"
+    "from sitrain.tasks.verifiers import pool as pools\n"
     "pool = pools.make(workers=1, seconds=5.0, memory=256)\n"
     "print(pool.map(test_pool.misbehave, [4])[0].value)\n"
   )

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from sitrain.tasks import programs, sandbox
-from sitrain.tasks.programs import (
+from sitrain.tasks.verifiers import programs, sandbox
+from sitrain.tasks.verifiers.programs import (
   grade,
   grade_programs,
   humaneval_program,
@@ -19,7 +19,7 @@ from sitrain.tasks.programs import (
   repair_rows,
   strict_program,
 )
-from sitrain.tasks.sandbox import Program
+from sitrain.tasks.verifiers.sandbox import Program
 
 ADD = "def add(a, b):\n  return a + b"
 ROW = {

@@ -18,8 +18,9 @@ from sitrain import sample
 from sitrain.configs import quickstart, word_problems
 from sitrain.evaluate import samples as sampling
 from sitrain.evaluate.player import Judged, Played
-from sitrain.models import decoder, describe, tokenizer, weights
+from sitrain.models import decoder
 from sitrain.models.decoder import Decoder
+from sitrain.models.huggingface import describe, tokenizer, weights
 from sitrain.runtime import asked, build, checkpoint, parts, testset
 from sitrain.runtime.options import ConfigError
 from sitrain.tasks import gsm8k, maze, mbpp, text

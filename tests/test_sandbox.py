@@ -18,8 +18,8 @@ import time
 
 import pytest
 
-from sitrain.tasks import bubble, guard, sandbox, sandbox_child
-from sitrain.tasks.sandbox import Program
+from sitrain.tasks.verifiers import bubble, guard, sandbox, sandbox_child
+from sitrain.tasks.verifiers.sandbox import Program
 
 ROOT = pathlib.Path(__file__).parent.parent
 FORKS = """
@@ -528,7 +528,7 @@ def test_from_several_threads(clean):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_programs_end_with_the_run(walls, number, late):
   script = (
-    "from sitrain.tasks.sandbox import Program, run\n"
+    "from sitrain.tasks.verifiers.sandbox import Program, run\n"
     "run([Program('import time\\ntime.sleep(40)', '')] * 2, seconds=60)\n"
   )
   process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
@@ -555,7 +555,7 @@ def test_nothing_is_left_to_be_reaped(walls):
   # child, and nobody reaps it. PR_SET_CHILD_SUBREAPER, 36, makes it so here.
   script = textwrap.dedent("""
     import ctypes, os
-    from sitrain.tasks.sandbox import Program, run
+    from sitrain.tasks.verifiers.sandbox import Program, run
     assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0
     left = "import os, time\\nif os.fork() == 0: time.sleep(60)"
     codes = ["", "1/0", "while True: pass", "import os; os._exit(3)", left]
@@ -584,11 +584,11 @@ def test_another_user_has_a_sandbox_too(walls):
   # A copy, as that user may not read where the project lies.
   place = pathlib.Path("/tmp") / f"sitrain_sandbox_{os.getpid()}"
   try:
-    (place / "sitrain/tasks").mkdir(parents=True)
+    (place / "sitrain/tasks/verifiers").mkdir(parents=True)
     for name in ("", "sandbox", "sandbox_child", "sandbox_process", "guard",
                  "bubble"):
-      source = ROOT / "sitrain/tasks" / f"{name or '__init__'}.py"
-      (place / "sitrain/tasks" / source.name).write_text(source.read_text())
+      source = ROOT / "sitrain/tasks/verifiers" / f"{name or '__init__'}.py"
+      (place / "sitrain/tasks/verifiers" / source.name).write_text(source.read_text())
     for path in (place, *place.rglob("*")):
       path.chmod(0o755)
     seen = f"import os\nf = lambda: [p for p in {['/proc', str(place)]} "
@@ -600,7 +600,7 @@ def test_another_user_has_a_sandbox_too(walls):
                 (FORKS, "assert f() < 4"), ("while True: pass", "")]
     script = textwrap.dedent(f"""
       import os
-      from sitrain.tasks.sandbox import Program, check, run
+      from sitrain.tasks.verifiers.sandbox import Program, check, run
       try:
         check()
       except ValueError as error:

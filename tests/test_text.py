@@ -9,14 +9,14 @@ import loops
 import numpy as np
 import pytest
 
-from sitrain.models import tokenizer
+from sitrain.models.huggingface import tokenizer
 from sitrain.runtime import build
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.staged import on_host
 from sitrain.tasks import text, word_problems
-from sitrain.tasks.grading import gsm8k_answer
 from sitrain.tasks.rows import take_rows
 from sitrain.tasks.text import Grade, Row
+from sitrain.tasks.verifiers.grading import gsm8k_answer
 from sitrain.tasks.wording import wording
 from sitrain.types import PAD, Problems
 
@@ -183,7 +183,7 @@ def test_the_corpus_makes_the_mistakes_that_it_is_asked_for():
 
 
 def test_a_host_task_cannot_be_traced(chat):
-  task = on_host(task_of(chat), loops.mesh_of(1))
+  task = on_host(task_of(chat))
   episodes = rows_of(chat, ("no", "yes"))
   answer = jnp.array([[0]])
   assert task.verify(answer, episodes, 2).reward.tolist() == [[0, 1]]
@@ -202,7 +202,7 @@ def quick_config(**stage):
 def test_a_fused_stage_of_a_host_task_is_refused(tmp_path):
   config = quick_config(fused=True)
   mesh = loops.mesh_of(1)
-  task = on_host(build.task_from(config, str(tmp_path)), mesh)
+  task = on_host(build.task_from(config, str(tmp_path)))
   model = build.model_from(config, task)
   with pytest.raises(ConfigError, match="stage1.fused=True.*on the host"):
     build.stages_from(config, task, model, mesh)

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import qwen
 
-from sitrain.models import decoder, weights
+from sitrain.models import decoder
+from sitrain.models.huggingface import weights
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -32,6 +33,7 @@ SMALL = {
 }
 SOURCES = {
   "gsm8k": ("gsm8k_train.jsonl", "gsm8k_test.jsonl", (192, 192)),
+  "gsm8k:adapters": ("gsm8k_train.jsonl", "gsm8k_test.jsonl", (192, 192)),
   "gsm8k:fused": ("gsm8k_train.jsonl", "gsm8k_test.jsonl", (192, 192)),
   "mbpp": ("mbpp.jsonl", "mbpp.jsonl", (192, 192)),
 }
@@ -60,7 +62,12 @@ def arguments(name, model, workdir):
     small = SMALL | {"method.turns": turns}
     if argument == "fused":
       small |= {"waves": 1, "steps_per_call": 2}
+    if argument == "adapters":
+      small |= {"optimizer.learning_rate": 1e-3}
     given |= {f"stage.{stage}.{k}": v for k, v in small.items()}
+  if argument == "adapters":
+    argument = ""
+    given |= {"model.lora.rank": 4}
   return [
     f"--config=configs/score_{config}.py" + (argument and f":{argument}"),
     f"--workdir={workdir}",

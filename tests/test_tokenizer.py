@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from sitrain.models import tokenizer
+from sitrain.models.huggingface import tokenizer
 from sitrain.types import PAD
 
 TEXTS = [

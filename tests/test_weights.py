@@ -18,8 +18,9 @@ from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
-from sitrain.models import decoder, families, layout, tensorfile, weights
-from sitrain.models.describe import config_of
+from sitrain.models import decoder
+from sitrain.models.huggingface import families, layout, tensorfile, weights
+from sitrain.models.huggingface.describe import config_of
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

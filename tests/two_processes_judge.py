@@ -9,10 +9,10 @@ import json
 import sys
 
 import jax
+import loops
 import numpy as np
 import optax
 
-import loops
 from sitrain.methods import score
 from sitrain.models.decoder import Decoder
 from sitrain.runtime import sharding
@@ -20,22 +20,29 @@ from sitrain.runtime.stage import compile_loop
 from sitrain.runtime.staged import on_host
 from sitrain.runtime.start import layout, start_state
 from sitrain.tasks import maze
+from sitrain.types import Verdict
 
 STEPS, PROBLEMS, SAMPLES, TURNS, WAVES = 2, 16, 2, (3, 3), 2
 
 
 def hosted(task, rows):
-  """The task with its verifier on the host; `rows` lists how many it saw."""
+  """The task with a verifier on the host; `rows` lists how many it saw.
+
+  An attempt is right if its tokens and the answer add up to an even number,
+  so that a policy from nothing is right in half of its attempts.
+  """
+
+  def total(episodes, turn):
+    return np.where(episodes.turn == turn, episodes.tokens, 0).sum(axis=1)
 
   def verify(answer, episodes, turns):
     assert isinstance(answer, np.ndarray)
     rows.append(len(answer))
-    return task.verify(answer, jax.tree.map(jax.numpy.asarray, episodes), turns)
+    sums = [total(episodes, k + 1) + answer[:, 0] for k in range(turns)]
+    reward = (np.stack(sums, axis=1) % 2 == 0).astype(np.float32)
+    return Verdict(reward, np.ones_like(reward))
 
-  def final(episodes, turn):
-    return task.final(jax.tree.map(jax.numpy.asarray, episodes), turn)
-
-  return task._replace(verify=verify, final=final, on_host=True)
+  return task._replace(verify=verify, final=total, on_host=True)
 
 
 def main(address, count, number):
@@ -44,7 +51,7 @@ def main(address, count, number):
   assert jax.device_count() == 4
   jax.config.update("jax_threefry_partitionable", True)
   mesh, rows = sharding.make_mesh(2, 2, 1), []
-  task = on_host(hosted(maze.make(doors=2, rooms=2), rows), mesh)
+  task = on_host(hosted(maze.make(doors=2, rooms=2), rows))
   model = Decoder(
     vocabulary=16, layers=1, width=16, heads=2, kv_heads=1, head_size=8,
     mlp_size=16,

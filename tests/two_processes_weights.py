@@ -11,7 +11,7 @@ import eight_devices_weights
 import jax
 import numpy as np
 
-from sitrain.models import weights
+from sitrain.models.huggingface import weights
 from sitrain.runtime import sharding
 
 

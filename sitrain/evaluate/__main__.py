@@ -180,7 +180,7 @@ def evaluate_all(config: dict, folder: epath.Path, output: epath.Path) -> dict:
   plan, names = plan_from(config), stage_names(config, folder)
   mesh = sharding.make_mesh(**config["mesh"])
   task = build.task_from(config, str(folder), part="evaluate")
-  task = on_host(task, mesh)
+  task = on_host(task)
   model = build.model_from(config, task)
   spread = partial(sharding.by_group, mesh=mesh)
   found = {

@@ -14,9 +14,10 @@ from jax.sharding import Mesh
 
 from sitrain.evaluate.run import evaluate
 from sitrain.methods.verbs import check_turns
-from sitrain.models import decoder, lora, weights
+from sitrain.models import decoder, lora
 from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
+from sitrain.models.huggingface import families, weights
 from sitrain.runtime import optimizer, stopping
 from sitrain.runtime.options import (
   ConfigError,
@@ -112,7 +113,7 @@ def origin_from(config: dict, model: Decoder) -> Origin:
 
 
 _LINEN = ("parent", "name", "vocabulary")
-EXECUTION = ("dtype", "scan", "remat")  # what a checkpoint leaves open
+EXECUTION = families.EXECUTION  # what a checkpoint leaves open
 
 
 def check_evaluation(config: dict, task: Task) -> None:

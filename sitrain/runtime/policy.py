@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
-from sitrain.models import decoder, lora, weights
+from sitrain.models import decoder, lora
 from sitrain.models.decoder import Decoder
+from sitrain.models.huggingface import weights
 from sitrain.runtime import build, checkpoint, sharding
 from sitrain.runtime.options import ConfigError, closest
 from sitrain.types import Params, TrainState

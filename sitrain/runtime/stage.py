@@ -62,7 +62,7 @@ def compile_loop(run: Run, stage: Stage, abstract: Any) -> Callable:
     return jitted.lower(abstract, keys_of(run)[1]).compile()
   learn = jax.jit(learn, donate_argnums=0, out_shardings=(place, whole))
   return make_staged(
-    by_group(stage, run.mesh), learn, waves=stage.parts["waves"],
+    by_group(stage, run.mesh), learn, run.mesh, waves=stage.parts["waves"],
     steps=stage.steps_per_call,
   )
 

@@ -5,6 +5,8 @@ sampled without waiting, so the host judges one while the device samples the
 next ones.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -12,39 +14,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from sitrain.runtime.sharding import ROWS
+from sitrain.runtime.sharding import ROWS, groups
 from sitrain.train import minibatches
 from sitrain.types import Episodes, Method, Task, Verdict
 
 
 def make_staged(
-  method: Method, learn: Callable, *, waves: int, steps: int
+  method: Method, learn: Callable, mesh: Mesh, *, waves: int, steps: int
 ) -> Callable:
   """`steps` iterations: (state, root_key) -> (state, metrics [steps]).
 
   `learn` is that of `train.make_parts`, compiled. Keys are those of
   `train.make_iteration`.
   """
-  pose, generate = jax.jit(method.pose), jax.jit(method.generate)
+  judge, generate = of_own_rows(method.judge, mesh), jax.jit(method.generate)
+  pose = jax.jit(functools.partial(_pose, method, waves))
+  stack = jax.jit(_stack)
 
   def iteration(state, root_key):
     key = jax.random.fold_in(root_key, state.step)
     collect_key, judge_key, learn_key = jax.random.split(key, 3)
-    pose_key, row_key = jax.random.split(collect_key)
-    problems = pose(pose_key, state)
-    keys = jax.random.split(row_key, problems.prompt.shape[0])
-    posed = [_wave((keys, problems), waves, i) for i in range(waves)]
+    posed = pose(collect_key, state)
     played = [generate(keys, state, wave) for keys, wave in posed]
     judged = [
-      method.judge(key, state, wave, episodes)
+      judge(key, state, wave, episodes)
       for key, (_, wave), episodes in zip(
         jax.random.split(judge_key, waves), posed, played
       )
     ]
     verdicts, metrics = zip(*judged)
-    waved = [_stacked(x) for x in ([w for _, w in posed], played, verdicts)]
+    problems = [wave for _, wave in posed]
+    waved = stack(problems), stack(played), stack(list(verdicts))
     state, learned = learn(state, learn_key, *waved)
     summed = jax.tree.map(lambda *x: sum(x), *metrics)
     return state._replace(step=state.step + 1), summed | learned
@@ -53,49 +55,81 @@ def make_staged(
     rows = []
     for _ in range(steps):
       state, measured = iteration(state, root_key)
-      rows.append(measured)
-    return state, _stacked(rows)
+      rows.append(jax.device_get(measured))
+    return state, jax.tree.map(lambda *x: np.stack(x), *rows)
 
   return loop
 
 
-def _wave(tree, waves, i):
-  return jax.tree.map(lambda x: x[i], minibatches(tree, waves))
+def _pose(method, waves, key, state):
+  """(keys, problems) of every wave."""
+  pose_key, row_key = jax.random.split(key)
+  problems = method.pose(pose_key, state)
+  keys = jax.random.split(row_key, problems.prompt.shape[0])
+  split = minibatches((keys, problems), waves)
+  return [jax.tree.map(operator.itemgetter(i), split) for i in range(waves)]
 
 
-def _stacked(trees):
+def _stack(trees):
   return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
-def on_host(task: Task, mesh: Mesh) -> Task:
-  """The task with `verify` and `final` on the rows of this process alone.
+def on_host(task: Task) -> Task:
+  """The task with a verifier that gets NumPy arrays, where it is on the host.
 
-  Their results are put together to arrays of all rows. A mesh where one row
-  lives in two processes raises ValueError, for it would be judged twice.
+  To trace it raises ValueError.
   """
   if not task.on_host:
     return task
-  _check_rows(mesh)
 
   def verify(answer, episodes: Episodes, turns: int) -> Verdict:
-    if isinstance(answer, jax.core.Tracer):
-      raise ValueError("the task verifies on the host: set it to False")
-    found = task.verify(*_mine((answer, episodes)), turns)
-    return _everyones(found, mesh)
+    return task.verify(_numpy(answer), _numpy(episodes), turns)
 
   def final(episodes: Episodes, turn: int):
-    return _everyones(task.final(_mine(episodes), turn), mesh)
+    return task.final(_numpy(episodes), turn)
 
   return task._replace(verify=verify, final=final)
 
 
-def _check_rows(mesh: Mesh) -> None:
-  devices = np.moveaxis(
-    mesh.devices, [mesh.axis_names.index(axis) for axis in ROWS], [0, 1]
+def _numpy(tree: Any) -> Any:
+  if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree)):
+    raise ValueError("the task verifies on the host: set it to False")
+  return jax.tree.map(np.asarray, tree)
+
+
+def of_own_rows(judge: Callable, mesh: Mesh) -> Callable:
+  """The judge on the rows of this process alone; a verdict on all rows.
+
+  With several processes each row is judged by the one that holds it, and
+  nothing but verdicts and metrics passes between them. A mesh where one row
+  lives in two processes raises ValueError, for it would be judged twice.
+  """
+  if jax.process_count() == 1:
+    return judge
+  _check_rows(mesh)
+  gather = multihost_utils.process_allgather
+  # Outside of the mesh of all: what is computed here differs by process.
+  alone = jax.make_mesh(
+    (1,), ("alone",), axis_types=(AxisType.Auto,),
+    devices=jax.local_devices()[:1],
   )
-  for group in devices.reshape(*devices.shape[:2], -1).reshape(
-    -1, devices[0, 0].size
-  ):
+
+  def judge_own(key, state, problems, episodes):
+    whole = jax.tree.map(lambda x: gather(x, tiled=True), problems)
+    mine = _mine(episodes, mesh)
+    with jax.set_mesh(alone):
+      found = judge(key, state, whole, mine)
+      verdict, metrics = jax.device_get(found)
+    summed = jax.tree.map(lambda x: np.sum(gather(x), axis=0), metrics)
+    return _everyones(verdict, mesh), summed
+
+  return judge_own
+
+
+def _check_rows(mesh: Mesh) -> None:
+  axes = [mesh.axis_names.index(axis) for axis in ROWS]
+  devices = np.moveaxis(mesh.devices, axes, [0, 1])
+  for group in devices.reshape(groups(mesh), -1):
     owners = {device.process_index for device in group}
     if len(owners) > 1:
       raise ValueError(
@@ -105,17 +139,11 @@ def _check_rows(mesh: Mesh) -> None:
       )
 
 
-def _mine(tree: Any) -> Any:
+def _mine(tree: Any, mesh: Mesh) -> Any:
   """The rows of every array that this process holds, as NumPy arrays."""
-  if jax.process_count() == 1:
-    return jax.tree.map(np.asarray, tree)
   local = multihost_utils.global_array_to_host_local_array
-
-  def rows(x):
-    mesh = x.sharding.mesh
-    return np.asarray(local(x, mesh, PartitionSpec(ROWS)))
-
-  return jax.tree.map(rows, tree)
+  rows = PartitionSpec(ROWS)
+  return jax.tree.map(lambda x: np.asarray(local(x, mesh, rows)), tree)
 
 
 def _everyones(tree: Any, mesh: Mesh) -> Any:

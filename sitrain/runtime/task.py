@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from etils import epath
 
-from sitrain.models import tokenizer
+from sitrain.models.huggingface import tokenizer
 from sitrain.runtime.options import ConfigError, accepted, call, find
 from sitrain.tasks.text import lengths
 from sitrain.types import PAD, Chat, Task

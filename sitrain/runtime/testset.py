@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from jax.sharding import Mesh
-
 from sitrain.runtime import build
 from sitrain.runtime.options import ConfigError, accepted, closest, find
 from sitrain.runtime.staged import on_host
@@ -37,7 +35,7 @@ def retasked(
 
 
 def tasks_of(
-  config: dict, workdir: str, mesh: Mesh, *, verifiers: tuple[str, ...] = ()
+  config: dict, workdir: str, *, verifiers: tuple[str, ...] = ()
 ) -> dict[str, Task]:
   """The test set by the names of its verifiers.
 
@@ -54,7 +52,7 @@ def tasks_of(
         f"--verifiers: the task {options['name']} has only one: leave it out"
       )
     task = build.task_from(config, workdir, part="evaluate")
-    return {options["name"]: on_host(task, mesh)}
+    return {options["name"]: on_host(task)}
   own = options.get("verifier", known["verifier"].default)
   # Texts are judged on the host, where "device" is "strict".
   own = "strict" if own == "device" else own
@@ -62,11 +60,11 @@ def tasks_of(
   for name in names:
     if name not in (own, *OTHER):
       raise ConfigError(f"--verifiers={name}: {closest(name, OTHER)}")
-  return {name: _judged_by(config, workdir, mesh, name) for name in names}
+  return {name: _judged_by(config, workdir, name) for name in names}
 
 
-def _judged_by(config, workdir, mesh, name) -> Task:
+def _judged_by(config, workdir, name) -> Task:
   options = config["evaluate"].get("task", {}) | {"verifier": name}
   chosen = config | {"evaluate": config["evaluate"] | {"task": options}}
   task = build.task_from(chosen, workdir, part="evaluate")
-  return on_host(task, mesh)
+  return on_host(task)

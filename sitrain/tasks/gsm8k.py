@@ -6,8 +6,9 @@ case sampling, verifying and learning are one program.
 
 import re
 
-from sitrain.tasks import digits, grading, tables, text
+from sitrain.tasks import tables, text
 from sitrain.tasks.text import Row
+from sitrain.tasks.verifiers import digits, grading
 from sitrain.tasks.wording import wording
 from sitrain.types import Chat, Task
 

@@ -4,8 +4,9 @@ Chen et al. 2021. For evaluation: its tests are not shown, and no split of it
 is for training.
 """
 
-from sitrain.tasks import mbpp, programs, tables, text
+from sitrain.tasks import mbpp, tables, text
 from sitrain.tasks.text import Row
+from sitrain.tasks.verifiers import programs
 from sitrain.tasks.wording import wording
 from sitrain.types import Chat, Task
 

@@ -7,8 +7,9 @@ train on, and the 500 of MATH500.
 import functools
 import logging
 
-from sitrain.tasks import grading, pool, tables, text
+from sitrain.tasks import tables, text
 from sitrain.tasks.text import Row
+from sitrain.tasks.verifiers import grading, pool
 from sitrain.tasks.wording import wording
 from sitrain.types import Chat, Task
 

@@ -8,8 +8,9 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sitrain.tasks import programs, sandbox, tables, text
+from sitrain.tasks import tables, text
 from sitrain.tasks.text import Row
+from sitrain.tasks.verifiers import programs, sandbox
 from sitrain.tasks.wording import wording
 from sitrain.types import Chat, Task
 

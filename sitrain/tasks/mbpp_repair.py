@@ -6,8 +6,9 @@ The prompt holds the problem, the wrong attempt as the policy's own, and the
 instruction to correct it; the policy writes one turn, the repair.
 """
 
-from sitrain.tasks import mbpp, programs, tables, text
+from sitrain.tasks import mbpp, tables, text
 from sitrain.tasks.text import Row
+from sitrain.tasks.verifiers import programs
 from sitrain.tasks.wording import wording
 from sitrain.types import Chat, Task
 

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sitrain.tasks import grading, text
+from sitrain.tasks import text
 from sitrain.tasks.draw import check_corpus, check_share
 from sitrain.tasks.text import Row
+from sitrain.tasks.verifiers import grading
 from sitrain.types import Chat, Task
 
 AGAIN = "There may be an error above. If so, correct it. Answer again."

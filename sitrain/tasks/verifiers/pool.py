@@ -16,10 +16,12 @@ from collections.abc import Callable, Sequence
 from multiprocessing import connection
 from typing import Any, NamedTuple
 
-from sitrain.tasks.supervisor import said
+from sitrain.tasks.verifiers.supervisor import said
 
 START = 120.0  # seconds that the imports of a function may take
-COMMAND = "from sitrain.tasks.supervisor import supervise; supervise()"
+COMMAND = (
+  "from sitrain.tasks.verifiers.supervisor import supervise; supervise()"
+)
 
 
 class Result(NamedTuple):

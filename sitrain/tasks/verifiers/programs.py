@@ -15,9 +15,9 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sitrain.tasks import sandbox
-from sitrain.tasks.sandbox import Program
 from sitrain.tasks.text import Grade
+from sitrain.tasks.verifiers import sandbox
+from sitrain.tasks.verifiers.sandbox import Program
 
 BEGIN, DONE = "[BEGIN]", "[DONE]"
 DEFINITION = re.compile(r"^[ \t]*(?:def|class)\b", re.MULTILINE)

@@ -3,9 +3,13 @@
 import math
 from typing import Any
 
-from sitrain.models.config_json import ACTIVATIONS, FULL, SLIDING
 from sitrain.models.decoder import Decoder
-from sitrain.models.families import FAMILIES, decoder_fields, differences
+from sitrain.models.huggingface.config_json import ACTIVATIONS, FULL, SLIDING
+from sitrain.models.huggingface.families import (
+  FAMILIES,
+  decoder_fields,
+  differences,
+)
 
 POSITIONS = 32768  # the length that others may reserve; no number depends on it
 

@@ -35,9 +35,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from sitrain.tasks import bubble, sandbox_child
-from sitrain.tasks.guard import guarded
-from sitrain.tasks.sandbox_process import (
+from sitrain.tasks.verifiers import bubble, sandbox_child
+from sitrain.tasks.verifiers.guard import guarded
+from sitrain.tasks.verifiers.sandbox_process import (
   START_SECONDS,
   end,
   filled_pipe,

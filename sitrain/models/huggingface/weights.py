@@ -17,13 +17,13 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sitrain.models import families, hub, layout, tensorfile
 from sitrain.models.decoder import Decoder
-from sitrain.models.tensorfile import Tensor
+from sitrain.models.huggingface import download, families, layout, tensorfile
+from sitrain.models.huggingface.tensorfile import Tensor
 from sitrain.types import Params
 
-locate = hub.locate
-read_config = hub.read_config
+locate = download.locate
+read_config = download.read_config
 _NO_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$")  # tables of old files
 
 

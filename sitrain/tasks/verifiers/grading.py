@@ -7,9 +7,9 @@ long, died or raised, or cannot read the gold answer. No answer is a wrong one.
 import re
 from collections.abc import Callable, Sequence
 
-from sitrain.tasks import equivalence
-from sitrain.tasks.pool import Pool
 from sitrain.tasks.text import Grade
+from sitrain.tasks.verifiers import equivalence
+from sitrain.tasks.verifiers.pool import Pool
 
 MARK = "####"
 BEHIND_MARK = re.compile(r"#### \$?(-?[0-9.,]+)")

@@ -6,8 +6,8 @@ else, one table of names. config.json is read as transformers 4 and 5 write it.
 
 from typing import Any, NamedTuple
 
-from sitrain.models import config_json
 from sitrain.models.decoder import Decoder
+from sitrain.models.huggingface import config_json
 from sitrain.models.parameters import layer_shapes
 
 EXECUTION = ("dtype", "scan", "remat")  # fields that no checkpoint decides

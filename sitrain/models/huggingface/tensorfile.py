@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
-from sitrain.models import hub
+from sitrain.models.huggingface import download
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {
@@ -54,7 +54,7 @@ def read_headers(folder: Any) -> dict[str, Tensor]:
       f"{folder} holds neither {SINGLE} nor {INDEX}: give a checkpoint in"
       " safetensors"
     )
-  places, found = hub.read_json(folder / INDEX)["weight_map"], {}
+  places, found = download.read_json(folder / INDEX)["weight_map"], {}
   for file in sorted(set(places.values())):
     if not (folder / file).exists():
       raise ValueError(f"{folder} lacks {file}, which {INDEX} names: copy it")

@@ -16,9 +16,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array
 
-from sitrain.models import tensorfile
+from sitrain.models.huggingface import tensorfile
+from sitrain.models.huggingface.tensorfile import Tensor
 from sitrain.models.parameters import INPUTS
-from sitrain.models.tensorfile import Tensor
 
 WORKERS = 8  # layers that are read at once
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from sitrain.models import chat, spelling
+from sitrain.models.huggingface import chat, spelling
 from sitrain.tasks.characters import UNKNOWN
 from sitrain.types import PAD, Chat, Tokenizer
 
