@@ -79,7 +79,7 @@ def evaluator(run: Run, task: Any, config: dict) -> Callable[[Any], dict]:
   players = evaluation.make_player(
     run.model, task, turns=options.pop("turns"), jit=jax.jit,
     resamples=options.pop("resamples", 8),
-    spread=functools.partial(sharding.by_group, mesh=run.mesh),
+    spread=functools.partial(sharding.by_group_for_all, mesh=run.mesh),
   )
   key = jax.random.key(options.pop("seed"), impl="threefry2x32")
   return lambda params: evaluation.evaluate(

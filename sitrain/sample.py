@@ -15,7 +15,6 @@ os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
 
 import logging
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -84,14 +83,10 @@ def load(config: dict, plan: Plan, model: Any, mesh: Any) -> Any:
 
 def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
   """Plays; what is text is judged later, by the first process alone."""
-
-  def spread(generate: Callable) -> Callable:
-    play, whole = sharding.by_group(generate, mesh), sharding.replicated(mesh)
-    return lambda *given: jax.lax.with_sharding_constraint(play(*given), whole)
-
   player = playing.make(
     model, task, turns=plan.turns, samples=plan.samples, top_k=plan.top_k,
-    top_p=plan.top_p, reply=task.reply, spread=spread, jit=jax.jit,
+    top_p=plan.top_p, reply=task.reply, jit=jax.jit,
+    spread=partial(sharding.by_group_for_all, mesh=mesh),
   )  # fmt: skip
   if task.texts == ():
     return player

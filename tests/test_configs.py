@@ -2,19 +2,31 @@
 
 import importlib.util
 import json
+import os
+import pathlib
 import runpy
 
 import jax
+import jax.numpy as jnp
 import loops
 import mains
 import numpy as np
 import pytest
+import qwen
 
+from sitrain.judge.verifier import verdict_metrics
+from sitrain.methods.verbs import frozen_of
 from sitrain.runtime import build
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.stage import parts_of
+from sitrain.runtime.staged import on_host
 from sitrain.runtime.start import layout
+from sitrain.tasks import word_problems
+from sitrain.tasks.verifiers import sandbox
+from sitrain.types import Verdict
 
 FOLDER = mains.ROOT / "configs"
+DATA = os.environ.get("SITRAIN_DATA", "")
 FILES = sorted(
   path for path in FOLDER.glob("*.py") if "def get_config" in path.read_text()
 )
@@ -30,12 +42,73 @@ def config_of(path, argument):
   return build.plain(runpy.run_path(str(path))["get_config"](argument))
 
 
-def stages_of(config):
-  task = build.task_from(config)
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+  """The folder of a tiny model with a tokenizer, for configs that name one."""
+  texts = [row.message for row in word_problems.rows(count=50)]
+  return qwen.folder(tmp_path_factory.mktemp("qwen"), texts)
+
+
+ROWS = {
+  "gsm8k": "gsm8k_train.jsonl", "math": "math_train.jsonl",
+  "mbpp": "mbpp.jsonl",
+}
+
+
+def at_home(config, hub):
+  """The config with what it would load from the hub replaced by files."""
+  config["task"]["count" if "count" in config["task"] else "limit"] = 64
+  config["model"]["path"] = str(hub)
+  name = config["task"]["name"]
+  if not DATA:
+    pytest.skip("SITRAIN_DATA names no folder with the rows of " + name)
+  if name == "mbpp":
+    try:
+      sandbox.check()
+    except ValueError as error:
+      pytest.skip(str(error))
+  config["task"]["source"] = str(pathlib.Path(DATA) / ROWS[name])
+  # The tiny tokenizer needs more tokens for a text than the model's own.
+  config["task"]["prompt_length"] = 0
+  for stage in config["stage"].values():
+    stage["method"]["turns"] = (2048, 2048)
+  config["evaluate"]["turns"] = (2048, 2048)
+  if name != "mbpp":
+    config["task"]["split"] = ""
+
+
+def stages_of(config, workdir):
+  task = on_host(build.task_from(config, str(workdir)))
   model = build.model_from(config, task)
   mesh = loops.mesh_of(1)
   build.check_evaluation(config, task)
-  return model, build.stages_from(config, task, model, mesh)
+  return model, task, build.stages_from(config, task, model, mesh)
+
+
+def one_call(stage, task, mesh, abstract):
+  """Shapes of the state and the metrics after one call of a stage."""
+  key = jax.random.key(0)
+  if stage.fused:
+    return jax.eval_shape(loops.loop_of(stage, mesh), abstract, key)
+  collect, _, learn = parts_of(stage, mesh)
+  problems, episodes = jax.eval_shape(collect, abstract, key)
+  turns = len(QUICK_TURNS)
+  reward = jnp.zeros((*episodes.problem.shape, turns))
+  verdict = Verdict(reward, reward)
+  state, told = jax.eval_shape(
+    learn, abstract, key, problems, episodes, verdict
+  )
+  # What the judge tells; its verifier, on the host, cannot be traced.
+  silent = task._replace(final=lambda episodes, turn: episodes.problem)
+  first = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), episodes)
+  judged = jax.eval_shape(
+    lambda e, v: verdict_metrics(silent, e, v), first,
+    jax.tree.map(lambda x: x[0], verdict),
+  )
+  return state, told | judged
+
+
+QUICK_TURNS = (40, 40)  # as configs/text.py has them
 
 
 def test_there_are_configs():
@@ -55,9 +128,13 @@ def test_the_docstring_says_the_command(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_every_config_builds(path):
+def test_every_config_builds(path, hub, tmp_path):
   config = config_of(path, "")
-  _, stages = stages_of(config)
+  if "path" in config["model"]:
+    at_home(config, hub)
+  elif "tokenizer" in config:
+    config["task"]["count"] = 64
+  *_, stages = stages_of(config, tmp_path)
   assert [stage.name for stage in stages] == list(config["stages"])
   assert set(config["stage"]) == set(config["stages"]), "a stage is never run"
   for stage in stages:
@@ -65,19 +142,20 @@ def test_every_config_builds(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_quick_stages_trace(path):
+def test_quick_stages_trace(path, tmp_path):
   """Shapes fit all the way through one call, and small is small."""
   config = config_of(path, "quick")
-  model, stages = stages_of(config)
-  run = loops.run_of(model)
+  model, task, stages = stages_of(config, tmp_path)
+  run = loops.run_of(model)._replace(
+    table=frozen_of(task, np.zeros(2, np.uint32))
+  )
   for stage in stages:
     known = json.dumps([config["task"], config["stage"][stage.name]])
     if known in traced:
       continue
     traced[known] = path.stem
     abstract = layout(run, stage)
-    loop = loops.loop_of(stage, run.mesh)
-    state, metrics = jax.eval_shape(loop, abstract, jax.random.key(0))
+    state, metrics = one_call(stage, task, run.mesh, abstract)
     assert jax.tree.structure(state) == jax.tree.structure(abstract)
     for want, got in zip(jax.tree.leaves(abstract), jax.tree.leaves(state)):
       assert (want.shape, want.dtype) == (got.shape, got.dtype)
@@ -96,11 +174,11 @@ def test_unknown_arguments_are_refused(path):
     config_of(path, "quik")
 
 
-def test_a_method_without_its_reference_is_refused():
+def test_a_method_without_its_reference_is_refused(tmp_path):
   config = config_of(FOLDER / "star.py", "quick")
   config["stage"]["star"]["anchor"] = "nowhere/last"
   with pytest.raises(ConfigError, match="config.stage.star.anchor"):
-    stages_of(config)
+    stages_of(config, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["star", "pair_sft"])

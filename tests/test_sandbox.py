@@ -584,11 +584,12 @@ def test_another_user_has_a_sandbox_too(walls):
   # A copy, as that user may not read where the project lies.
   place = pathlib.Path("/tmp") / f"sitrain_sandbox_{os.getpid()}"
   try:
-    (place / "sitrain/tasks/verifiers").mkdir(parents=True)
+    copied = place / "sitrain/tasks/verifiers"
+    copied.mkdir(parents=True)
     for name in ("", "sandbox", "sandbox_child", "sandbox_process", "guard",
                  "bubble"):
       source = ROOT / "sitrain/tasks/verifiers" / f"{name or '__init__'}.py"
-      (place / "sitrain/tasks/verifiers" / source.name).write_text(source.read_text())
+      (copied / source.name).write_text(source.read_text())
     for path in (place, *place.rglob("*")):
       path.chmod(0o755)
     seen = f"import os\nf = lambda: [p for p in {['/proc', str(place)]} "

@@ -9,9 +9,12 @@ import loops
 import numpy as np
 import pytest
 
+from sitrain.models import logprobs
 from sitrain.models.huggingface import tokenizer
+from sitrain.rollout.recite import recite
 from sitrain.runtime import build
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.stage import check_gap
 from sitrain.runtime.staged import on_host
 from sitrain.tasks import text, word_problems
 from sitrain.tasks.rows import take_rows
@@ -225,3 +228,24 @@ def test_tokens_of_a_turn_are_found_wherever_they_stand(chat):
     rows, whole = text.written(moved, k, chat.eos)
     said = chat.tokenizer.decode(rows[0])
     assert whole == [True] and said == ("no", "yes")[k - 1]
+
+
+def test_a_sampler_that_disagrees_stops_the_run():
+  rows = [{"generate/sampler_gap": 0.01}, {"generate/sampler_gap": 0.3}]
+  check_gap(rows[:1], 0.1)
+  check_gap([{"learn/nll": 1.0}], 0.1)  # nothing was sampled
+  with pytest.raises(ValueError, match="0.3 nat.*config.run.max_sampler_gap"):
+    check_gap(rows, 0.1)
+
+
+def test_scores_of_parts_are_scores_of_the_whole(toy, monkeypatch):
+  model, params, task = toy
+  problems = task.problems(jax.random.key(3), 6)
+  episodes = recite(problems, reply=task.reply, turns=(3, 3), eos=task.eos)
+  options = dict(temperature=0.7)
+  whole = logprobs.score_rows(model, params, episodes, **options)
+  # So little memory that every row is a part.
+  monkeypatch.setattr(logprobs, "ATTENTION_ELEMENTS", 1)
+  parts = logprobs.score_rows(model, params, episodes, **options)
+  np.testing.assert_allclose(parts.logprob, whole.logprob, atol=1e-6)
+  assert np.abs(whole.logprob).max() > 0.1

@@ -182,7 +182,7 @@ def evaluate_all(config: dict, folder: epath.Path, output: epath.Path) -> dict:
   task = build.task_from(config, str(folder), part="evaluate")
   task = on_host(task)
   model = build.model_from(config, task)
-  spread = partial(sharding.by_group, mesh=mesh)
+  spread = partial(sharding.by_group_for_all, mesh=mesh)
   found = {
     "which": WHICH.value, "greedy": GREEDY.value, **plan._asdict(), "stages": {}
   }

@@ -217,3 +217,11 @@ def by_group(
     return mapped(index, keys, state, problems)
 
   return generate_by_group
+
+
+def by_group_for_all(
+  generate: Callable[..., Episodes], mesh: Mesh
+) -> Callable[..., Episodes]:
+  """As `by_group`, and then every device has all rows: what a host reads."""
+  play, whole = by_group(generate, mesh), replicated(mesh)
+  return lambda *given: jax.lax.with_sharding_constraint(play(*given), whole)

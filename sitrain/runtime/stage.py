@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from sitrain.models.roles import policy
 from sitrain.runtime import checkpoint, metrics, sharding, stopping
 from sitrain.runtime.compile import profile_steps
 from sitrain.runtime.optimizer import one_of
@@ -68,7 +69,7 @@ def compile_loop(run: Run, stage: Stage, abstract: Any) -> Callable:
 
 
 def run_stage(run: Run, stage: Stage) -> tuple[Any, Progress]:
-  """Trains a stage to its end and returns its last parameters.
+  """Trains a stage to its end and returns its last policy, as decoders take it.
 
   Starts from the newest checkpoint of the stage where there is one; a stage
   that is done is only read.
@@ -90,7 +91,7 @@ def run_stage(run: Run, stage: Stage) -> tuple[Any, Progress]:
       path = epath.Path(run.workdir) / "metrics.jsonl"
       metrics.truncate(path, stage.name, progress.step)
       state, progress = _train(run, stage, abstract, manager, state, progress)
-    return state.params["policy"], progress
+    return policy(state), progress
   finally:
     checkpoint.finish(manager)
 

@@ -74,7 +74,11 @@ def _table(source, split, attempts, most):
   table, _ = mbpp.table_of(source, split)
   table = [row for row in table if str(row["task_id"]) in written]
   mine = [written[str(row["task_id"])] for row in table]
-  grades = [[programs.grade(s) for s in row["statuses"]] for row in mine]
+  # An attempt that was cut at its limit is no program yet.
+  grades = [
+    [programs.grade("sandbox" if s == "cut" else s) for s in row["statuses"]]
+    for row in mine
+  ]
   texts = [row["texts"] for row in mine]
   found = programs.repair_rows(
     table, texts, grades, extract=programs.lenient_program, most=most

@@ -18,7 +18,7 @@ from sitrain.tasks.text import Row
 from sitrain.tasks.verifiers import grading
 from sitrain.types import Chat, Task
 
-AGAIN = "There may be an error above. If so, correct it. Answer again."
+AGAIN = "There may be an error. Correct it, if any."
 NAMES = ("Mia", "Tom", "Ana", "Ben", "Eva", "Leo", "Zoe", "Max")
 SHE = ("she", "he")  # by the place of the name
 BOXES = ("boxes", "bags", "jars", "trays")
@@ -49,7 +49,7 @@ def make(
   count: int = 20000,
   seed: int = 0,
   trials: float = 0.7,
-  mistake: float = 0.05,
+  mistake: float = 0.03,
   copied: float = 0.1,
   corrupted: float = 0.15,
   again: str = AGAIN,
@@ -83,7 +83,7 @@ def make(
 
 def rows(
   *, count: int = 20000, seed: int = 0, trials: float = 0.7,
-  mistake: float = 0.05, copied: float = 0.1, corrupted: float = 0.15,
+  mistake: float = 0.03, copied: float = 0.1, corrupted: float = 0.15,
 ) -> list[Row]:
   """The problems and given attempts of `make`."""
   check_share("trials", trials)
@@ -108,8 +108,8 @@ def _words(rng) -> dict[str, str]:
 
 
 def _trial(rng, corpus: Corpus) -> Row:
-  fits, other = (int(x) for x in rng.choice(np.arange(2, 7), 2, replace=False))
-  each, more = (int(x) for x in rng.integers(2, 7, 2))
+  fits, other = (int(x) for x in rng.choice(np.arange(2, 6), 2, replace=False))
+  each, more = (int(x) for x in rng.integers(2, 6, 2))
   trial = Trial(fits, other, each, more, fits * each + more)
   low, high = (fits, other) if rng.random() < 0.5 else (other, fits)
   message = (
