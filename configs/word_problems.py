@@ -28,23 +28,23 @@ def get_config(argument: str = "") -> ConfigDict:
   })
   base = {"name": "imitation", "problems": 64, "turns": TURNS}
   rate = {
-    "learning_rate": 1.5e-3, "schedule": "cosine", "warmup": 30, "b2": 0.98
+    "learning_rate": 2e-3, "schedule": "cosine", "warmup": 30, "b2": 0.97
   }
   common.add(config, "base", common.stage(
-    base, rate, 240, "init", "none", steps_per_call=20
+    base, rate, 300, "init", "none", steps_per_call=20
   ))
   shared = {
-    "problems": 16, "samples": 8, "turns": TURNS, "beta1": 0.1,
+    "problems": 16, "samples": 8, "turns": TURNS, "beta1": 0.05,
     "baseline": "same_outcome",
   }
   more = {"best": "judge/reward_2", "fused": False, "steps_per_call": 1}
   common.add(config, "stage1", common.stage(
-    shared | {"name": "score.stage_one", "beta2": 1.0},
-    {"learning_rate": 3e-4}, 60, "base/last", "base/last", **more,
+    shared | {"name": "score.stage_one", "beta2": 0.5},
+    {"learning_rate": 2e-4}, 80, "base/last", "base/last", **more,
   ))
   common.add(config, "stage2", common.stage(
     shared | {"name": "score.stage_two", "beta2": 0.05, "bonus": 2.0},
-    {"learning_rate": 1.5e-4}, 60, "stage1/last", "base/last", **more,
+    {"learning_rate": 1e-4}, 40, "stage1/last", "base/last", **more,
   ))
   config.run.save_every = 20
   return text.finish(config, argument)

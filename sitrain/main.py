@@ -43,6 +43,7 @@ from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import run_stage
 from sitrain.runtime.staged import on_host
 from sitrain.runtime.start import Run, order_key
+from sitrain.runtime.task import check_context, describe
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The run: a file of configs/, with :arguments if it has any."
@@ -134,7 +135,11 @@ def train(config: dict, workdir: str) -> dict:
   model = build.model_from(config, task)
   stages = build.stages_from(config, task, model, mesh)
   build.check_evaluation(config, asked)
+  for each in (task, asked):
+    check_context(config, each)
   digest = workdirs.claim(workdir, config)
+  if jax.process_index() == 0 and describe(task):
+    print(describe(task))
   display = progress.display()
   sink = open_sink(config, workdir)
   run = Run(

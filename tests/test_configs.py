@@ -21,6 +21,7 @@ from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import parts_of
 from sitrain.runtime.staged import on_host
 from sitrain.runtime.start import layout
+from sitrain.runtime.task import check_context, describe
 from sitrain.tasks import word_problems
 from sitrain.tasks.verifiers import sandbox
 from sitrain.types import Verdict
@@ -164,7 +165,8 @@ def test_quick_stages_trace(path, tmp_path):
     assert stage.best == "" or stage.best in metrics
     until = config["stage"][stage.name]["until"]
     assert "metric" not in until or until["metric"] in metrics
-  size = sum(np.prod(x.shape) for x in jax.tree.leaves(abstract.params))
+  params = layout(run, stages[-1]).params
+  size = sum(np.prod(x.shape) for x in jax.tree.leaves(params))
   assert size < 10_000 and max(stage.steps for stage in stages) == 2
 
 
@@ -194,3 +196,16 @@ def test_two_more_configs_run(name, cache, tmp_path):
   rows = [row for row in map(json.loads, lines) if row["stage"] == name]
   assert len(rows) == 2
   assert all("curate/kept" in row for row in rows)
+
+
+def test_dialogues_that_the_model_cannot_read_are_refused(hub):
+  config = config_of(FOLDER / "score_gsm8k.py", "")
+  at_home(config, hub)
+  task = build.task_from(config)
+  said = describe(task)
+  assert said.startswith("64 problems; prompts of ") and "given" in said
+  with pytest.raises(ConfigError, match="turns=.*reads 4096"):
+    check_context(config, task)
+  for options in (*config["stage"].values(), {"method": config["evaluate"]}):
+    options["method"]["turns"] = (512, 512)
+  check_context(config, task)

@@ -2,14 +2,17 @@
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 from etils import epath
 
-from sitrain.models.huggingface import tokenizer
+from sitrain.models.huggingface import families, tokenizer, weights
 from sitrain.runtime.options import ConfigError, accepted, call, find
 from sitrain.tasks.text import lengths
-from sitrain.types import PAD, Chat, Task
+from sitrain.types import PAD, Chat, Episodes, Task
 
 
 def task_from(config: dict, workdir: str = "", *, part: str = "") -> Task:
@@ -77,3 +80,33 @@ def describe(task: Task) -> str:
       f"; given solutions of {turns.median}, {turns.most}, {turns.longest}"
     )
   return said
+
+
+def check_context(config: dict, task: Task) -> None:
+  """Raises ConfigError where a dialogue is longer than the model can read.
+
+  Only a checkpoint says how long that is (max_position_embeddings).
+  """
+  path = config["model"].get("path", "")
+  if not path or task.table == ():
+    return
+  known = families.text_config(weights.read_config(weights.locate(path)))
+  most = known.get("max_position_embeddings", math.inf)
+  prompt = lengths((task.table.prompt != PAD).sum(axis=1)).longest
+  asked = {f"stage.{name}.method": config["stage"][name]["method"]
+           for name in config["stages"]} | {"evaluate": config["evaluate"]}
+  for field, options in asked.items():
+    turns = options.get("turns", ())
+    needed = prompt + sum(turns) + (len(turns) - 1) * _reply_width(task)
+    if needed > most:
+      raise ConfigError(
+        f"config.{field}.turns={tuple(turns)} and prompts of up to {prompt} "
+        f"tokens make dialogues of {needed}, and {path} reads {most}: lower "
+        "turns, or config.task.prompt_length"
+      )
+
+
+def _reply_width(task: Task) -> int:
+  row = jnp.zeros((1, 1), jnp.int32)
+  rows = Episodes(row, row, row * 0.0, row, row[0], row[0])
+  return jax.eval_shape(task.reply, row, rows, row[0]).shape[1]
