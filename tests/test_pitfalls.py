@@ -364,7 +364,7 @@ def check_temperature(state, kl):
 def test_one_temperature_for_all(kl, state, monkeypatch):
   check_temperature(state, kl)
   where = {"exact": verbs, "k1": reinforce}[kl]
-  name = {"exact": "token_scores_and_kl", "k1": "token_scores"}[kl]
+  name = {"exact": "token_scores_and_kl", "k1": "score_rows"}[kl]
   real = getattr(where, name)
 
   def at_one(*args, **options):

@@ -153,7 +153,7 @@ def fitting(
   return kept
 
 
-def lengths(sizes: Sequence[int]) -> Lengths:
+def lengths(sizes: Sequence[int] | Int[np.ndarray, " N"]) -> Lengths:
   """Median, 95 % and longest of some lengths; zeros for none."""
   if not len(sizes):
     return Lengths(0, 0, 0, 0)
