@@ -1,6 +1,8 @@
 """The task's own verifier as a judge, with what it says put into numbers."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool
 
 from sitrain.types import Episodes, Mean, Metrics, Problems, Task, Verdict
@@ -10,7 +12,11 @@ def verify(
   task: Task, problems: Problems, episodes: Episodes, turns: int
 ) -> Verdict:
   """One reward per turn of every episode, from the answer of its problem."""
-  return task.verify(problems.answer[episodes.problem], episodes, turns)
+  answer, problem = problems.answer, episodes.problem
+  if task.on_host and not isinstance(problem, jax.core.Tracer):
+    # On the device this would wait for the waves that are being sampled.
+    answer, problem = np.asarray(answer), np.asarray(problem)
+  return task.verify(answer[problem], episodes, turns)
 
 
 def truncated(
