@@ -138,8 +138,8 @@ def train(config: dict, workdir: str) -> dict:
   for each in (task, asked):
     check_context(config, each)
   digest = workdirs.claim(workdir, config)
-  if jax.process_index() == 0 and describe(task):
-    print(describe(task))
+  if jax.process_index() == 0 and (said := describe(task)):
+    print(said)
   display = progress.display()
   sink = open_sink(config, workdir)
   run = Run(

@@ -10,6 +10,7 @@ from sitrain.evaluate.bootstrap import bootstrap, estimate
 from sitrain.evaluate.correction import share
 from sitrain.evaluate.player import Judged, Played
 from sitrain.evaluate.votes import majority_at, pass_at
+from sitrain.tasks.text import written
 from sitrain.types import PAD, Problems, Task
 
 Record = dict[str, Any]  # one problem with all its attempts, as in the file
@@ -67,10 +68,8 @@ def _attempt(tasks, problem, played, k) -> dict[str, Any]:
 
 def said(task: Task, played: Played, turn: int) -> tuple[list[str], list[bool]]:
   """Texts of a turn of every episode, and whether each ended by itself."""
-  rows = [t[m == turn] for t, m in zip(played.tokens, played.turn)]
-  whole = [bool(len(row)) and int(row[-1]) in task.eos for row in rows]
-  texts = [row[:-1] if end else row for row, end in zip(rows, whole)]
-  return [task.tokenizer.decode(text) for text in texts], whole
+  rows, whole = written(played, turn, task.eos)
+  return [task.tokenizer.decode(row) for row in rows], whole
 
 
 def _marks(task, problem, played, texts, whole, k) -> Marks:

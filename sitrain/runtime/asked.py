@@ -8,6 +8,7 @@ from etils import epath
 from sitrain.runtime import build, policy
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.task import options_of as task_options
 from sitrain.runtime.testset import retasked
 
 
@@ -73,7 +74,7 @@ def plan_from(config: dict, given: Any) -> Plan:
 
 def options_of(config: dict, plan: Plan) -> dict[str, Any]:
   """All that the samples are a function of."""
-  task = dict(config["task"]) | config["evaluate"].get("task", {})
+  task = task_options(config, "evaluate")
   found = {k: v for k, v in plan._asdict().items() if k not in FREE}
   found |= {
     "task": task, "model": config["model"],

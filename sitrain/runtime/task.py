@@ -21,15 +21,19 @@ def task_from(config: dict, workdir: str = "", *, part: str = "") -> Task:
   `part` names a part of the config whose own `task` changes some options, such
   as "evaluate". A tokenizer that is trained is kept in the workdir.
   """
-  options = dict(config["task"])
-  if part:
-    options |= config[part].get("task", {})
+  options = options_of(config, part)
   maker = find("tasks", options.pop("name"), "task.name")
   field = f"{part}.task" if part else "task"
   if "chat" not in inspect.signature(maker).parameters:
     return call(maker, field, options)
   chat = chat_from(config, maker, workdir)
   return call(maker, field, options, chat)
+
+
+def options_of(config: dict, part: str = "") -> dict:
+  """The options of the task, with what a part of the config changes."""
+  changed = config[part].get("task", {}) if part else {}
+  return dict(config["task"]) | changed
 
 
 def chat_from(config: dict, maker: Callable, workdir: str) -> Chat:

@@ -5,6 +5,7 @@ from typing import Any
 from sitrain.runtime import build
 from sitrain.runtime.options import ConfigError, accepted, closest, find
 from sitrain.runtime.staged import on_host
+from sitrain.runtime.task import options_of
 from sitrain.types import Task
 
 OTHER = {"strict": "lenient", "lenient": "strict"}
@@ -22,7 +23,7 @@ def retasked(
   Another task has its default options, but for those in SHARED. `split` is of
   `source`; None leaves it as it is.
   """
-  old = dict(config["task"]) | config["evaluate"].get("task", {})
+  old = options_of(config, "evaluate")
   new = old
   if name and name != old["name"]:
     known = accepted(find("tasks", name, "task.name"))
@@ -43,7 +44,7 @@ def tasks_of(
   one. A task that has only one goes by its own name. Raises ConfigError for
   verifiers that the task lacks.
   """
-  options = dict(config["task"]) | config["evaluate"].get("task", {})
+  options = options_of(config, "evaluate")
   maker = find("tasks", options["name"], "task.name")
   known = accepted(maker)
   if "verifier" not in known:

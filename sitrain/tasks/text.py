@@ -173,9 +173,12 @@ def padded(
 
 
 def written(
-  episodes: Episodes, turn: int, eos: tuple[int, ...]
+  episodes: Any, turn: int, eos: tuple[int, ...]
 ) -> tuple[list[np.ndarray], list[bool]]:
-  """Tokens of a turn of every episode without its end, and whether it ended."""
+  """Tokens of a turn of every episode without its end, and whether it ended.
+
+  Of `episodes`, tokens and turn [B T] are read.
+  """
   tokens, mark = np.asarray(episodes.tokens), np.asarray(episodes.turn)
   rows = [t[m == turn] for t, m in zip(tokens, mark)]
   whole = [bool(len(row)) and row[-1] in eos for row in rows]
