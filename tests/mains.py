@@ -36,12 +36,12 @@ def environment(cache, **more):
   return {**os.environ, **given, **more}
 
 
-def start(arguments, cache, **more):
-  """`python -m sitrain.main`, running."""
+def start(arguments, cache, *, module="sitrain.main", **more):
+  """`python -m` a main of the package, running."""
   # Whoever runs the tests in the background may have made Ctrl-C ignored.
   hear = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
   return subprocess.Popen(
-    [sys.executable, "-m", "sitrain.main", *arguments], cwd=ROOT, text=True,
+    [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, text=True,
     env=environment(cache, **more), stdout=subprocess.PIPE,
     stderr=subprocess.PIPE, preexec_fn=hear,
   )

@@ -23,12 +23,8 @@ transformers = pytest.importorskip("transformers")
 
 
 def run(arguments, cache):
-  done = subprocess.run(
-    [sys.executable, "-m", "sitrain.export", *map(str, arguments)],
-    cwd=mains.ROOT, env=mains.environment(cache), capture_output=True,
-    text=True, timeout=200, check=False,
-  )
-  return mains.Done(done.returncode, done.stdout, done.stderr)
+  started = mains.start(arguments, cache, module="sitrain.export")
+  return mains.finish(started, 200)
 
 
 def random_params(model, seed):

@@ -389,12 +389,7 @@ def test_another_task_keeps_how_answers_are_verified():
 
 
 def run(arguments, cache):
-  done = subprocess.run(
-    [sys.executable, "-m", "sitrain.sample", *map(str, arguments)],
-    cwd=mains.ROOT, env=mains.environment(cache), capture_output=True,
-    text=True, timeout=300, check=False,
-  )
-  return mains.Done(done.returncode, done.stdout, done.stderr)
+  return mains.finish(mains.start(arguments, cache, module="sitrain.sample"))
 
 
 @pytest.mark.skipif(

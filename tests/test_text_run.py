@@ -7,8 +7,6 @@ their users run them.
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -111,13 +109,11 @@ def test_real_rows_through_both_stages_and_out(name, model, cache, tmp_path):
     assert row["judge/unknown_1"] == row["judge/unknown_2"] == 0
     assert {"judge/malformed_1", "generate/truncated_2"} <= row.keys()
     assert row["learn/gradient_norm"] >= 0
-  exported = subprocess.run(
-    [sys.executable, "-m", "sitrain.export", f"--workdir={workdir}",
-     f"--output={output}", "--dtype=float32"],
-    cwd=mains.ROOT, env=mains.environment(cache), capture_output=True,
-    text=True, timeout=300, check=False,
-  )
-  assert exported.returncode == 0, exported.stderr[-3000:]
+  exported = mains.finish(mains.start(
+    [f"--workdir={workdir}", f"--output={output}", "--dtype=float32"], cache,
+    module="sitrain.export",
+  ))
+  assert exported.code == 0, exported.err[-3000:]
   tokenizer = transformers.AutoTokenizer.from_pretrained(output)
   said = tokenizer.encode("Natalia sold 48 clips in April.")
   tokens = np.array([said], np.int32)
