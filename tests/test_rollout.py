@@ -11,10 +11,11 @@ import pytest
 from sitrain.judge.verifier import truncated
 from sitrain.models.decoder import attend_rows
 from sitrain.models.logprobs import token_scores
+from sitrain.rollout import turns as turns_module
 from sitrain.rollout.recite import recite
-from sitrain.rollout.sample import draw, keep_top_k, keep_top_p
+from sitrain.rollout.sample import draw, inverse_cdf, keep_top_k, keep_top_p
 from sitrain.rollout.splice import graft, join, splice, stack
-from sitrain.rollout.turns import play, row_keys
+from sitrain.rollout.turns import cache_lengths, play, row_keys
 from sitrain.types import GIVEN, OFFLINE, PAD, ROOT, Problems
 
 EOS, TURNS, SAMPLES, VOCABULARY = (3, 7), (5, 4, 6), 2, 16
@@ -98,7 +99,8 @@ def slow_decode(step, prompt, answer, key, heat):
       seed = jax.random.fold_in(jax.random.fold_in(key, turn), position)
       drawn = jnp.argmax(logits)
       if heat:
-        drawn = jax.random.categorical(seed, logits)
+        chance = np.cumsum(np.exp(jax.nn.log_softmax(logits), dtype=float))
+        drawn = np.sum(chance <= float(jax.random.uniform(seed)) * chance[-1])
       tokens.append(int(drawn))
       marks.append(turn)
       scores.append(float(jax.nn.log_softmax(logits)[drawn]))
@@ -199,6 +201,30 @@ def test_greedy_is_the_generate_of_transformers(toy, keys):
     assert new[: len(own)] == own
     assert all(t == EOS[0] for t in new[len(own) :])
   assert len({tuple(new) for new in out[:, 6:].tolist()}) > 1
+
+
+def test_growth_of_the_cache_changes_nothing(toy, rows, keys, monkeypatch):
+  monkeypatch.setattr(turns_module, "cache_lengths", lambda first, last: [
+    *range(first + 3, last, 3), last
+  ])
+  model, params, _ = toy
+  again = jax.jit(functools.partial(
+    play, model=model, samples=SAMPLES, reply=reply, turns=TURNS, eos=EOS
+  ))(keys, params=params, problems=pose(PROMPTS, range(4), slots=6),
+     temperature=jnp.asarray(HEAT))
+  for name in ("tokens", "turn"):
+    np.testing.assert_array_equal(getattr(again, name), getattr(rows, name))
+  np.testing.assert_allclose(again.logprob, rows.logprob, atol=1e-5)
+
+
+@pytest.mark.parametrize("first, last, loops", [
+  (12, 23, 1), (63, 190, 6), (511, 1022, 8), (0, 40, 4), (5, 6, 1),
+])
+def test_caches_grow_to_their_last_column(first, last, loops):
+  sizes = cache_lengths(first, last)
+  assert len(sizes) == loops
+  assert sizes[-1] == last
+  assert sizes == sorted(set(sizes)) and sizes[0] > first
 
 
 def test_samples_depend_on_no_other_row(toy, rows, keys):
@@ -347,7 +373,7 @@ def primitives(jaxpr, name):
   return found
 
 
-def test_one_loop_and_one_body_for_any_number_of_turns(toy, keys):
+def test_one_body_for_any_number_of_turns(toy, keys):
   model, params, _ = toy
   problems = pose(PROMPTS, range(4), slots=6)
   sizes = []
@@ -358,7 +384,9 @@ def test_one_loop_and_one_body_for_any_number_of_turns(toy, keys):
     )
     jaxpr = jax.make_jaxpr(bound)(keys).jaxpr
     loops = primitives(jaxpr, "while")
-    assert len(loops) == 1 and not primitives(jaxpr, "scan")
+    # One loop, but for the growth of the cache.
+    lengths = cache_lengths(5, 6 + sum(turns) + 3 * (len(turns) - 1) - 1)
+    assert len(loops) == len(lengths) and not primitives(jaxpr, "scan")
     body = loops[0].params["body_jaxpr"].jaxpr
     sizes.append(len(primitives(body, "dot_general")))
   assert sizes[0] == sizes[1] == sizes[2] > 0
@@ -454,6 +482,62 @@ def test_draws_have_the_frequencies_they_claim(k, p, heat):
   np.testing.assert_allclose(
     logprob, np.log(chance[np.asarray(token)]), atol=1e-5
   )
+
+
+def test_a_nucleus_of_many_tokens_some_alike():
+  rng = np.random.default_rng(5)
+  logits = np.round(rng.normal(size=(8, 3000)) * 2, 1).astype(np.float32)
+  logits[0] = 0.0
+  logits[1, 7] = 60.0
+  by_p = jax.jit(keep_top_p, static_argnums=1)
+  for p in (0.1, 0.5, 0.95):
+    found = np.isfinite(np.asarray(by_p(jnp.asarray(logits), p)))
+    for row, mine in zip(logits, found):
+      want = reference_filters(row.astype(float), 0, p)[0]
+      # Sums of thousands of floats may disagree about the last token.
+      assert np.sum(mine != want) <= 1
+      assert mine[np.argmax(row)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 6, 64, 1000, 5003])
+def test_inverse_cdf_against_a_sum_in_double_precision(size):
+  rng = np.random.default_rng(size)
+  weight = rng.gamma(0.2, size=(300, size)).astype(np.float32)
+  weight[:, : size // 3] = 0.0
+  weight[::2, size // 2 + 1 :] = 0.0
+  uniform = rng.random(300).astype(np.float32)
+  uniform[:4] = 0.0, 0.0, np.float32(1 - 2**-24), np.float32(1 - 2**-24)
+  found = np.asarray(jax.jit(inverse_cdf)(uniform, weight))
+  below = np.cumsum(weight, axis=1, dtype=float) / weight.sum(
+    1, dtype=float, keepdims=True
+  )
+  row = np.arange(300)
+  assert np.all(weight[row, found] > 0)
+  assert np.all(uniform < below[row, found] + 1e-6)
+  assert np.all(uniform >= below[row, found] - weight[row, found]
+                / weight.sum(1) - 1e-6)
+
+
+def test_draws_are_distributed_as_those_of_categorical():
+  """Pearson's test of each against the probabilities, on the same bins."""
+  size, count = 700, 60_000
+  logits = jax.random.normal(jax.random.key(1), (size,)) * 2
+  keys = jax.random.split(jax.random.key(2), count)
+  rows = jnp.broadcast_to(logits, (count, size))
+  ours = jax.jit(draw)(keys, rows, jnp.ones(count))[0]
+  theirs = jax.random.categorical(jax.random.key(3), logits, shape=(count,))
+  chance = np.asarray(jax.nn.softmax(logits))
+  order = np.argsort(chance)
+  bins = np.empty(size, int)
+  # Unlikely tokens share a bin, likely ones have their own.
+  bins[order] = np.unique(
+    np.floor(np.cumsum(chance[order]) * 40), return_inverse=True
+  )[1]
+  want = np.bincount(bins, weights=chance) * count
+  assert len(want) > 20 and want.min() > 100
+  for tokens in (ours, theirs):
+    found = np.bincount(bins[np.asarray(tokens)], minlength=len(want))
+    assert np.sum((found - want) ** 2 / want) < 85  # 1 in 10,000 at 39
 
 
 def test_greedy_ignores_the_key_and_scores_at_temperature_one():

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sitrain.models import blocks, parameters
+from sitrain.models import attention, blocks, parameters
 from sitrain.models.blocks import RopeScaling
 from sitrain.types import PAD, Key, Params
 
 PARTITION_RULES = parameters.PARTITION_RULES
 unstack = parameters.unstack
-Cache = tuple  # (), or per layer (keys [B N H T], values [B N T H])
+for_decoding = parameters.for_decoding
+Cache = tuple  # (), or per layer (keys [B N T H], values [B N T H])
 
 
 class Attend(NamedTuple):
@@ -89,6 +90,7 @@ class Decoder(nn.Module, kw_only=True):
   dtype: Any = jnp.float32  # of the computation; norms, softmax, logits: f32
   scan: bool = False  # layers as a scan, where there is no cache
   remat: str = "none"  # or "full", "dots": what the backward pass recomputes
+  attention: str = "auto"  # of rows without a cache; see attention.KINDS
 
   @nn.compact
   def __call__(
@@ -133,15 +135,10 @@ class Decoder(nn.Module, kw_only=True):
 
   @nn.nowrap
   def make_cache(self, batch: int, length: int) -> Cache:
-    """An empty cache: per layer (keys [B N H T], values [B N T H])."""
-    lead, size = (batch, self.kv_heads), self.head_size
-    return tuple(
-      (
-        jnp.zeros((*lead, size, length), self.dtype),
-        jnp.zeros((*lead, length, size), self.dtype),
-      )
-      for _ in range(self.layers)
-    )
+    """An empty cache: per layer (keys [B N T H], values [B N T H])."""
+    shape = (batch, self.kv_heads, length, self.head_size)
+    empty = lambda: jnp.zeros(shape, self.dtype)
+    return tuple((empty(), empty()) for _ in range(self.layers))
 
   def _read(self, name, init_fn, *args):
     # `self.param` would compare shapes with the stacked tree, and refuse the
@@ -226,17 +223,22 @@ class Decoder(nn.Module, kw_only=True):
       if self.qk_norm and name != "value":
         heads[name] = self._norm(heads[name], p[name + "_norm"])
     query = blocks.rotate(heads["query"], cos, sin)
-    key = blocks.rotate(heads["key"], cos, sin).transpose(0, 2, 3, 1)
-    value = heads["value"].transpose(0, 2, 1, 3)
+    key = blocks.rotate(heads["key"], cos, sin).swapaxes(1, 2)
+    value = heads["value"].swapaxes(1, 2)
     if cache:
       write = jax.lax.dynamic_update_slice_in_dim
-      key = write(cache[0], key.astype(cache[0].dtype), column, 3)
+      key = write(cache[0], key.astype(cache[0].dtype), column, 2)
       value = write(cache[1], value.astype(cache[1].dtype), column, 2)
       cache = (key, value)
     scale = (self.attention_scalar or self.head_size) ** -0.5
-    mixed = blocks.attention(
-      query, key, value, visible, scale=scale, cap=self.attention_cap
-    )
+    options = dict(scale=scale, cap=self.attention_cap)
+    if not cache:
+      more = dict(kind=self.attention, local=any(self.local))
+      mixed = attention.rows(query, key, value, visible, **options, **more)
+    elif lead[1] == 1:
+      mixed = blocks.attention_of_one(query, key, value, visible, **options)
+    else:
+      mixed = blocks.attention(query, key.mT, value, visible, **options)
     y = blocks.project(mixed.reshape(x.shape[0], -1), p, "out")
     return (y + p["out_bias"] if self.out_bias else y), cache
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sitrain.models import decoder
+from sitrain.models import attention, decoder
 from sitrain.types import Episodes, Params, TokenScores
 
 CHUNK_ELEMENTS = 2**22  # logits that a chunk holds, unless that is too thin
@@ -82,7 +82,8 @@ def score_rows(
   every n-th row, so that devices which hold rows share each part.
   """
   rows, length = episodes.tokens.shape
-  wanted = math.ceil(rows * model.heads * length**2 / ATTENTION_ELEMENTS)
+  held = attention.queries_held(model.attention, length) * length
+  wanted = math.ceil(rows * model.heads * held / ATTENTION_ELEMENTS)
   parts = next(n for n in range(min(wanted, rows), rows + 1) if rows % n == 0)
 
   def score(part):
@@ -117,15 +118,18 @@ def _hidden(model, params, rows):
   on a batch that needs it: its gradient is a slow scatter.
   """
   _, turn, path, inputs, _ = rows
-  attend = decoder.attend_rows(turn, path)
-  hidden, _ = model.apply({"params": params}, inputs, attend)
   column = jnp.arange(turn.shape[1], dtype=jnp.int32)
-  seen = attend.visible & (column < column[:, None])
+  seen = decoder.attend_rows(turn, path).visible & (column < column[:, None])
   before = jnp.max(jnp.where(seen, column, -1), axis=-1)
   known = before >= 0
+  # The last column is before no other, so the model does not read it.
+  turn, path, inputs = (x[:, : max(x.shape[1] - 1, 1)] for x in rows[1:4])
+  hidden, _ = model.apply(
+    {"params": params}, inputs, decoder.attend_rows(turn, path)
+  )
   hidden = jax.lax.cond(
     jnp.all((before == column - 1) | ~known),
-    lambda h: jnp.concatenate([h[:, :1], h[:, :-1]], axis=1),
+    lambda h: jnp.concatenate([h[:, :1], h], axis=1)[:, : column.size],
     lambda h: jnp.take_along_axis(h, jnp.maximum(before, 0)[..., None], 1),
     hidden,
   )

@@ -108,3 +108,16 @@ def unstack(params: Params) -> Params:
   count = jax.tree.leaves(layers)[0].shape[0]
   each = [jax.tree.map(operator.itemgetter(i), layers) for i in range(count)]
   return {**params, "layers": tuple(each)}
+
+
+def for_decoding(params: Params, dtype: Any) -> Params:
+  """`unstack`, and everything but norms in the dtype of the computation.
+
+  The decoder would make the same numbers of float32 weights at every token.
+  """
+
+  def cast(path, x):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return x if name.endswith("norm") else x.astype(dtype)
+
+  return unstack(jax.tree_util.tree_map_with_path(cast, params))

@@ -16,15 +16,73 @@ def keep_top_p(logits: Float[Array, "B V"], p: float) -> Float[Array, "B V"]:
 
   A token stays iff those ranked before it hold less than p (Holtzman et al.
   2020, section 3.1); of equal ones the lower id ranks first, and the likeliest
-  always stays.
+  always stays. The least likely that stays is found by bisection, not by
+  sorting.
   """
-  order = jnp.argsort(-logits, axis=-1)
-  ranked = jnp.take_along_axis(jax.nn.softmax(logits, axis=-1), order, axis=-1)
-  before = jnp.cumsum(ranked, axis=-1) - ranked
-  inside = jnp.put_along_axis(
-    jnp.zeros(logits.shape, bool), order, before < p, axis=-1, inplace=False
+  mass = jax.nn.softmax(logits, axis=-1)
+  least = _least_kept(mass, p)
+  above = jnp.sum(jnp.where(mass > least, mass, 0.0), axis=-1, keepdims=True)
+  equal = mass == least
+  before = above + (jnp.cumsum(equal, axis=-1) - 1) * least
+  stays = (mass > least) | (equal & (before < p))
+  return jnp.where(stays, logits, -jnp.inf)
+
+
+def _least_kept(mass, p):
+  """The largest number x [B 1] that masses above x do not reach p.
+
+  Floats that are not negative are ordered as the integers of their bits, so 31
+  halvings find it exactly.
+  """
+
+  def halve(_, ends):
+    low, high = ends
+    middle = low + (high - low) // 2
+    floor = jax.lax.bitcast_convert_type(middle, jnp.float32)
+    reached = jnp.sum(jnp.where(mass > floor, mass, 0.0), -1, keepdims=True)
+    return jnp.where(reached >= p, middle, low), jnp.where(
+      reached >= p, high, middle
+    )
+
+  last = jax.lax.bitcast_convert_type(
+    jnp.max(mass, axis=-1, keepdims=True), jnp.int32
   )
-  return jnp.where(inside, logits, -jnp.inf)
+  ends = jnp.zeros_like(last), last
+  _, high = jax.lax.fori_loop(0, 31, halve, ends)
+  return jax.lax.bitcast_convert_type(high, jnp.float32)
+
+
+def inverse_cdf(
+  uniform: Float[Array, " B"], weight: Float[Array, "B V"]
+) -> Int[Array, " B"]:
+  """The first token whose cumulated weight exceeds uniform * total.
+
+  Weights need not sum to one; uniform is in [0, 1). Sums are made in two
+  levels of about sqrt(V) terms, which is cheaper than one over all tokens and
+  rounds less; a token of weight 0 is never chosen.
+  """
+  size = weight.shape[-1]
+  width = 1 << ((size - 1).bit_length() + 1) // 2
+  padded = jnp.pad(weight, ((0, 0), (0, -size % width)))
+  blocks = padded.reshape(weight.shape[0], -1, width)
+  sums = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
+  target = uniform * sums[:, -1]
+  block = _first_above(sums, target)
+  before = jnp.where(block > 0, _at(sums, block - 1), 0.0)
+  inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+  sums = jnp.cumsum(inside, axis=-1)
+  return block * width + _first_above(sums, target - before)
+
+
+def _first_above(sums, target):
+  """Index of the first sum above the target; the last that grew, if none is."""
+  last = jnp.sum(sums < sums[:, -1:], axis=-1)
+  found = jnp.sum(sums <= target[:, None], axis=-1)
+  return jnp.minimum(found, last).astype(jnp.int32)
+
+
+def _at(values, index):
+  return jnp.take_along_axis(values, index[:, None], axis=-1)[:, 0]
 
 
 def draw(
@@ -47,8 +105,9 @@ def draw(
     logits = keep_top_k(logits, min(top_k, logits.shape[-1]))
   if top_p < 1.0:
     logits = keep_top_p(logits, top_p)
-  drawn = jax.vmap(jax.random.categorical)(keys, logits)
+  top = jnp.max(logits, axis=-1)
+  weight = jnp.exp(logits - top[:, None])
+  drawn = inverse_cdf(jax.vmap(jax.random.uniform)(keys), weight)
   token = jnp.where(greedy, jnp.argmax(logits, axis=-1), drawn)
   token = token.astype(jnp.int32)
-  scores = jax.nn.log_softmax(logits, axis=-1)
-  return token, jnp.take_along_axis(scores, token[:, None], axis=-1)[:, 0]
+  return token, _at(logits, token) - top - jnp.log(jnp.sum(weight, axis=-1))

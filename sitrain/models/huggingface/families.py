@@ -10,7 +10,8 @@ from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import config_json
 from sitrain.models.parameters import layer_shapes
 
-EXECUTION = ("dtype", "scan", "remat")  # fields that no checkpoint decides
+# Fields that no checkpoint decides.
+EXECUTION = ("dtype", "scan", "remat", "attention")
 
 
 class Family(NamedTuple):

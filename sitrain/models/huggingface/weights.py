@@ -28,7 +28,7 @@ _NO_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$")  # tables of old files
 
 
 def from_folder(folder: Any, **options: Any) -> Decoder:
-  """The decoder of a checkpoint; `options` are dtype, scan and remat.
+  """The decoder of a checkpoint; `options` are those of families.EXECUTION.
 
   Raises ValueError for other options and for what is not supported.
   """
