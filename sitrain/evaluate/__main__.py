@@ -26,9 +26,10 @@ from sitrain.evaluate import pictures, player, run, studies, tables
 from sitrain.runtime import build, policy, sharding
 from sitrain.runtime import compile as compiling
 from sitrain.runtime import workdir as workdirs
+from sitrain.runtime.cores import use_cores
 from sitrain.runtime.errors import run_main
+from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError, closest
-from sitrain.runtime.staged import on_host
 from sitrain.types import Task
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
@@ -57,6 +58,9 @@ REPLIES = flags.DEFINE_list(
   "replies", [], "Its two texts; default: the task's own reply."
 )
 BATCH = flags.DEFINE_integer("batch", 512, "Rows on the device at once.")
+SLOTS = flags.DEFINE_integer(
+  "slots", 0, "Of these, how many are decoded at a time; 0: all.", lower_bound=0
+)
 DRAWS = flags.DEFINE_integer("draws", 1000, "Of the bootstrap.")
 OUTPUT = flags.DEFINE_string(
   "output", "", "JSON file, pictures beside it; default: workdir."
@@ -105,7 +109,8 @@ def make_studies(
 ) -> dict[str, Study]:
   """What is to be found out of each stage; compiled once for all of them."""
   play = dict(
-    top_k=TOP_K.value, top_p=TOP_P.value, spread=spread, jit=jax.jit
+    top_k=TOP_K.value, top_p=TOP_P.value, slots=SLOTS.value, spread=spread,
+    jit=jax.jit,
   )
   sizes = dict(problems=plan.problems, batch=BATCH.value, draws=DRAWS.value)
   sampled = sizes | {"temperature": plan.temperature}
@@ -207,6 +212,7 @@ def _tell(bar, line, done, total):
 
 def main(argv: list[str]) -> None:
   """Checks the flags and runs."""
+  use_cores()
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   folder = epath.Path(WORKDIR.value)

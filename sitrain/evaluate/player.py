@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from sitrain.judge.verifier import truncated, verify
 from sitrain.rollout.cursor import Reply
-from sitrain.rollout.turns import play
+from sitrain.rollout.refill import check_slots, play
 from sitrain.types import PAD, Episodes, Key, Params, Problems, Task
 
 SLOTS = 64  # prompts are trimmed to a multiple of these
@@ -64,6 +64,7 @@ def make(
   samples: int,
   top_k: int = 0,
   top_p: float = 1.0,
+  slots: int = 0,
   reply: Reply,
   spread: Callable[[Callable], Callable] = everywhere,
   jit: Callable[..., Callable],
@@ -74,14 +75,17 @@ def make(
   between turns, as `task.reply`. `jit` is `jax.jit`: only mains may name it,
   and one player serves all parameters with one compilation. `spread` says how
   generate(keys, state, problems) is split over devices, as
-  `runtime.sharding.by_group`.
+  `runtime.sharding.by_group`. `slots` of the rows are decoded at a time on each
+  group of devices; 0: all of them. Raises ValueError for fewer.
   """
+  check_slots(slots)
 
   def generate(keys, state, problems):
     params, temperature = state
     return play(
-      keys, model, params, problems, samples=samples, reply=reply, turns=turns,
-      eos=task.eos, temperature=temperature, top_k=top_k, top_p=top_p,
+      keys, model, params, problems, slots=slots, samples=samples, reply=reply,
+      turns=turns, eos=task.eos, temperature=temperature, top_k=top_k,
+      top_p=top_p,
     )  # fmt: skip
 
   judge, compiled = make_judge(task, len(turns)), partial(jit)

@@ -36,6 +36,7 @@ def make_player(
   resamples: int = 8,
   top_k: int = 0,
   top_p: float = 1.0,
+  slots: int = 0,
   spread: Callable[[Callable], Callable] = everywhere,
   jit: Callable[..., Callable],
 ) -> Players:
@@ -49,8 +50,8 @@ def make_player(
       f"turns={turns}, resamples={resamples}: need two or more of each"
     )
   make = partial(
-    playing.make, model, task, top_k=top_k, top_p=top_p, reply=task.reply,
-    spread=spread, jit=jit,
+    playing.make, model, task, top_k=top_k, top_p=top_p, slots=slots,
+    reply=task.reply, spread=spread, jit=jit,
   )  # fmt: skip
   return Players(
     make(turns=turns, samples=1), make(turns=turns[:1], samples=resamples)

@@ -19,11 +19,12 @@ from sitrain.types import Method, Task
 def make(
   models: dict, task: Task, optimizer, *, problems: int, samples: int,
   turns: tuple[int, ...], temperature: float = 1.0,
-  also_correct: bool = False,
+  also_correct: bool = False, slots: int = 0,
 ) -> Method:
   """Each wrong attempt gets a random right one of its problem as repair.
 
   `also_correct` adds pairs of two different samples that are both right (D+).
+  `slots` rows are decoded at a time; 0: all.
   """
   verbs.check_turns(task, turns)
   model = models["policy"]
@@ -47,7 +48,7 @@ def make(
     pose=verbs.pose_from(task, problems),
     generate=verbs.play_with(
       model, task, samples=samples, turns=turns[:1], temperature=temperature,
-      who=anchor,
+      slots=slots, who=anchor,
     ),
     judge=verbs.judge_with(task, 1),
     refresh=verbs.keep_state,

@@ -16,8 +16,8 @@ from sitrain.losses.regularizers import k1
 from sitrain.methods import verbs
 from sitrain.models.logprobs import score_rows
 from sitrain.models.roles import anchor, policy
+from sitrain.rollout.refill import play
 from sitrain.rollout.splice import graft, splice, stack
-from sitrain.rollout.turns import play
 from sitrain.types import Method, Task
 
 OFFLINE_STREAM = 2**31  # number of a sample that no other row has
@@ -27,6 +27,7 @@ def make(
   turns: tuple[int, ...], shape: Callable, kl_weights: tuple[float, ...],
   temperature: float = 1.0, kl: str = "exact",
   baseline: str = "leave_one_out", clip: float = math.inf, offline: int = 0,
+  slots: int = 0,
 ) -> Method:
   """REINFORCE on every turn, each credited with its own value alone.
 
@@ -44,9 +45,11 @@ def make(
     baseline: leave_one_out, same_outcome or batch_outcome; curate/advantage.py.
     clip: of the importance ratio; inf: none.
     offline: more episodes a problem, whose first attempt the reference wrote.
+    slots: rows that are decoded at a time; 0: all. See rollout/refill.py.
 
   Raises ValueError for a choice that is not known, for turns that are too short
-  for the task, for one sample, and for offline attempts with one turn.
+  for the task, for one sample, for offline attempts with one turn, and for
+  slots below 0.
   """
   verbs.check_turns(task, turns)
   verbs.check_choice("kl", kl, verbs.KL_ESTIMATORS)
@@ -56,7 +59,7 @@ def make(
   if offline and len(turns) < 2:
     raise ValueError(f"offline={offline} needs a second turn: set it to 0")
   model = models["policy"]
-  options = dict(turns=turns, temperature=temperature)
+  options = dict(turns=turns, temperature=temperature, slots=slots)
   generate = verbs.play_with(model, task, samples=samples, **options)
   if offline:
     generate = with_offline(generate, model, task, offline, **options)
@@ -72,13 +75,15 @@ def make(
   )
 
 
-def with_offline(generate, model, task, samples, *, turns, temperature):
+def with_offline(
+  generate, model, task, samples, *, turns, temperature, slots
+):
   """Adds rows whose first attempt the reference wrote."""
 
   def play_on(keys, params, problems, samples, turns, first_turn):
     return play(
-      keys, model, params, problems, samples=samples, reply=task.reply,
-      turns=turns, eos=task.eos, temperature=temperature,
+      keys, model, params, problems, slots=slots, samples=samples,
+      reply=task.reply, turns=turns, eos=task.eos, temperature=temperature,
       first_turn=first_turn,
     )
 

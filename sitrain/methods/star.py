@@ -18,10 +18,12 @@ def make(
   models: dict, task: Task, optimizer, *, problems: int, samples: int,
   turns: tuple[int, ...], temperature: float = 1.0, per_problem: int = 10,
   also_correct: bool = False, trained: tuple[int, ...] = (2,),
+  slots: int = 0,
 ) -> Method:
   """Keeps wrong-then-right traces; `also_correct` adds right-then-right (D+).
 
-  At most `per_problem` traces of a problem stay.
+  At most `per_problem` traces of a problem stay. `slots` rows are decoded at a
+  time; 0: all.
   """
   verbs.check_turns(task, turns)
   model = models["policy"]
@@ -45,7 +47,8 @@ def make(
   return Method(
     pose=verbs.pose_from(task, problems),
     generate=verbs.play_with(
-      model, task, samples=samples, turns=turns, temperature=temperature
+      model, task, samples=samples, turns=turns, temperature=temperature,
+      slots=slots,
     ),
     judge=verbs.judge_with(task, len(turns)),
     refresh=refresh,

@@ -12,7 +12,7 @@ from sitrain.losses.reduce import mean, per_episode
 from sitrain.losses.regularizers import LOSSES, k3
 from sitrain.models.logprobs import token_scores, token_scores_and_kl
 from sitrain.models.roles import anchor, policy, whole
-from sitrain.rollout.turns import play
+from sitrain.rollout.refill import check_slots, play
 from sitrain.tasks.rows import take_rows
 from sitrain.types import Batch, Task, TrainState
 
@@ -44,14 +44,20 @@ def play_with(
   samples: int,
   turns: tuple[int, ...],
   temperature: float,
+  slots: int = 0,
   who: Callable[[TrainState], Any] = policy,
 ) -> Callable:
-  """Samples episodes of all turns with the parameters that `who` names."""
+  """Samples episodes of all turns with the parameters that `who` names.
+
+  `slots` rows are decoded at a time on each group of devices; 0: all of them.
+  Raises ValueError for fewer.
+  """
+  check_slots(slots)
 
   def generate(keys, state, problems):
     return play(
-      keys, model, who(state), problems, samples=samples, reply=task.reply,
-      turns=turns, eos=task.eos, temperature=temperature,
+      keys, model, who(state), problems, slots=slots, samples=samples,
+      reply=task.reply, turns=turns, eos=task.eos, temperature=temperature,
     )
 
   return generate
