@@ -13,7 +13,7 @@ def base_config() -> ConfigDict:
   config.model = ConfigDict({
     "layers": 2, "width": 64, "heads": 4, "kv_heads": 4, "head_size": 16,
     "mlp_size": 128, "rope_base": 100.0, "dtype": "float32", "scan": False,
-    "remat": "none",
+    "remat": "none", "attention": "auto",
   })
   config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
   config.stages = ()
@@ -40,7 +40,8 @@ def stage(
     "method": method, "optimizer": {"name": "adamw"} | optimizer,
     "steps": steps, "steps_per_call": 20, "until": {"name": "never"},
     "start": start, "anchor": anchor, "restart": True, "fused": True,
-    "best": "", "waves": 1, "minibatches": 1, "epochs": 1, "microbatches": 1,
+    "delay": 0, "best": "", "waves": 1, "minibatches": 1, "epochs": 1,
+    "microbatches": 1, "buckets": 1,
   } | more)
 
 
@@ -66,6 +67,8 @@ RL = {
   "problems": 64, "samples": 8, "turns": TURNS, "baseline": "same_outcome",
 }
 RATE = {"learning_rate": 1e-3}
+# Of 512 rows 64 at a time: what is in work then stays in a CPU's caches.
+PARTS = {"microbatches": 8}
 CONVERGED = {
   "name": "plateau", "metric": "judge/reward_2", "span": 20, "above": 0.93,
   "tolerance": 0.01,
@@ -76,7 +79,9 @@ def reinforce(name: str, steps: int = 500, **options) -> ConfigDict:
   """A stage of RL from the base, at the samples of SCoRe's two stages."""
   method = RL | {"name": name} | options
   best = "judge/reward_1" if name == "single_turn" else "judge/reward_2"
-  return stage(method, RATE, steps, "base/last", "base/last", best=best)
+  return stage(
+    method, RATE, steps, "base/last", "base/last", best=best, **PARTS
+  )
 
 
 def add_score(config: ConfigDict) -> None:
@@ -84,14 +89,14 @@ def add_score(config: ConfigDict) -> None:
   one = RL | {"name": "score.stage_one", "beta1": 0.1, "beta2": 1.0}
   add(config, "stage1", stage(
     one, RATE, 360, "base/last", "base/last", until=CONVERGED,
-    best="judge/reward_2",
+    best="judge/reward_2", **PARTS,
   ))
   two = RL | {
     "name": "score.stage_two", "bonus": 2.0, "beta1": 0.1, "beta2": 0.05
   }
   add(config, "stage2", stage(
     two, {"learning_rate": 5e-4}, 140, "stage1/last", "base/last",
-    best="judge/reward_2",
+    best="judge/reward_2", **PARTS,
   ))
 
 
@@ -104,7 +109,7 @@ def add_imitation(
   } | options
   add(config, name, stage(
     method, {"learning_rate": 5e-4}, rounds, "base/last", "base/last",
-    steps_per_call=1, waves=16, minibatches=32, epochs=2,
+    steps_per_call=1, waves=16, minibatches=32, epochs=2, **PARTS,
   ))
 
 
@@ -130,5 +135,6 @@ def _shrink(config: ConfigDict) -> None:
     stage.steps, stage.steps_per_call = 2, 1
     stage.method.problems = 8
     stage.waves, stage.minibatches = 1, min(stage.minibatches, 2)
+    stage.microbatches = 1
     if "warmup" in stage.optimizer:
       stage.optimizer.warmup = 1

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
+from sitrain.curate.trim import trimmed
 from sitrain.losses.reduce import value
 from sitrain.types import Batch, Mean, Method, Metrics, Params, TrainState
 
@@ -106,7 +107,7 @@ def _gradients(loss, state, parts, counts):
 
 def make_parts(
   method: Method, train_step: Callable, *, waves: int = 1,
-  minibatches: int = 1, epochs: int = 1,
+  minibatches: int = 1, epochs: int = 1, buckets: int = 1,
 ) -> tuple[Callable, Callable, Callable]:
   """The three parts of an iteration; `judge` alone may run on the host.
 
@@ -115,7 +116,8 @@ def make_parts(
   verdict) -> (state, metrics). Arrays between them have a leading axis of
   waves: parts of whole problems, generated and curated one after the other,
   all with the parameters that the iteration started from. Problems must
-  divide by `waves`, and rows by `minibatches`.
+  divide by `waves`, and rows by `minibatches`. `learn` reads rows up to the
+  first of `buckets` equally spaced lengths that holds them all.
   """
 
   def collect(state, key):
@@ -149,7 +151,7 @@ def make_parts(
     )
     return state, _summed(metrics) | learned
 
-  return collect, judge, learn
+  return collect, judge, trimmed(learn, buckets)
 
 
 def _apart(tree):
