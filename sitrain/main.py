@@ -38,10 +38,11 @@ from sitrain.runtime import (
 from sitrain.runtime import (
   workdir as workdirs,
 )
+from sitrain.runtime.cores import use_cores
 from sitrain.runtime.errors import run_main
+from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.stage import run_stage
-from sitrain.runtime.staged import on_host
+from sitrain.runtime.stage import compile_ahead, run_stage
 from sitrain.runtime.start import Run, order_key
 from sitrain.runtime.task import check_context, describe
 
@@ -89,21 +90,26 @@ def evaluator(run: Run, task: Any, config: dict) -> Callable[[Any], dict]:
 
 
 def summarize(
-  run: Run, stages: list, judge: Callable[[Any], dict], digest: str
+  run: Run, stages: list, judge: Callable[[Any], dict], digest: str,
+  started: dict,
 ) -> tuple[dict, bool]:
   """Runs what is left, stage by stage; summary.json grows with each.
 
-  Returns the summary, and whether anything was left.
+  The first stage begins when its program is compiled; those of the others are
+  compiled meanwhile, side by side. Returns the summary, and whether anything
+  was left.
   """
   path = epath.Path(run.workdir) / "summary.json"
   summary = workdirs.read_json(path) if path.exists() else _empty(run, digest)
   done = {row["name"] for row in summary["stages"]}
-  fresh = False
-  for stage in stages:
-    if stage.name in done:
-      continue
-    began, fresh = time.monotonic(), True
-    params, _ = run_stage(run, stage)
+  left = [stage for stage in stages if stage.name not in done]
+  waits = []
+  for stage in left:
+    waits.append(compile_ahead(run, stage, after=waits[:1]))
+  for stage, wait in zip(left, waits):
+    began = time.monotonic()
+    params, _ = run_stage(run, stage, timed(wait, started))
+    summary["start"] = started
     row = judge(params)
     summary["dialogues"] = row.pop("dialogues")
     seconds = time.monotonic() - began
@@ -112,7 +118,36 @@ def summarize(
     summary["seconds"] += seconds
     if jax.process_index() == 0:
       workdirs.write_json(path, summary)
-  return summary, fresh
+  return summary, bool(left)
+
+
+def timed(wait: Callable[[], Any], started: dict) -> Callable[[], Any]:
+  """`wait`, and for how long the first stage waited for its program."""
+
+  def timed_wait():
+    began = time.monotonic()
+    found = wait()
+    started.setdefault("compile_seconds", time.monotonic() - began)
+    return found
+
+  return timed_wait
+
+
+def first_told(
+  display: progress.Display, began: float, started: dict
+) -> Callable[..., None]:
+  """The display's update, which first says when the first steps were done."""
+
+  def update(stage: str, step: int, *told: Any) -> None:
+    if "seconds" not in started:
+      started["seconds"] = time.monotonic() - began
+      display.say(
+        f"{stage} first steps after {started['seconds']:.1f} s, "
+        f"{started['compile_seconds']:.1f} s of them compiling"
+      )
+    display.update(stage, step, *told)
+
+  return update
 
 
 def _empty(run: Run, digest: str) -> dict:
@@ -126,6 +161,7 @@ def _empty(run: Run, digest: str) -> dict:
 
 def train(config: dict, workdir: str) -> dict:
   """Runs a config in a workdir; returns the summary."""
+  began = time.monotonic()
   jax.config.update("jax_threefry_partitionable", True)
   if config["run"]["compile_cache"]:
     compiling.use_cache()
@@ -140,11 +176,12 @@ def train(config: dict, workdir: str) -> dict:
   digest = workdirs.claim(workdir, config)
   if jax.process_index() == 0 and (said := describe(task)):
     print(said)
-  display = progress.display()
+  display, started = progress.display(), {}
   sink = open_sink(config, workdir)
   run = Run(
     workdir=workdir, mesh=mesh, model=model, seed=config["seed"], sink=sink,
-    show=display.update, save_every=config["run"]["save_every"],
+    show=first_told(display, began, started),
+    save_every=config["run"]["save_every"],
     keep=config["run"]["keep"], profile=config["run"]["profile_steps"],
     max_gap=config["run"]["max_sampler_gap"],
     origin=build.origin_from(config, model),
@@ -153,7 +190,7 @@ def train(config: dict, workdir: str) -> dict:
   try:
     with jax.set_mesh(mesh):
       judge = evaluator(run, asked, config)
-      summary, fresh = summarize(run, stages, judge, digest)
+      summary, fresh = summarize(run, stages, judge, digest, started)
   finally:
     display.close()
     sink.close()
@@ -173,6 +210,7 @@ def finish(summary: dict, workdir: str, fresh: bool) -> None:
 
 def main(argv: list[str]) -> None:
   """Checks the flags and runs."""
+  use_cores()
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   if CONFIG.value is None:

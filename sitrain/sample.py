@@ -33,6 +33,7 @@ from sitrain.evaluate import tables
 from sitrain.runtime import build, parts, policy, sharding
 from sitrain.runtime import compile as compiling
 from sitrain.runtime.asked import Plan, config_of, options_of, plan_from
+from sitrain.runtime.cores import use_cores
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.testset import tasks_of
@@ -190,6 +191,7 @@ def show(summary: dict[str, Any], plan: Plan) -> None:
 def main(argv: list[str]) -> None:
   """Checks the flags and samples."""
   given = flags.FLAGS
+  use_cores()
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   config = config_of(given)

@@ -160,7 +160,7 @@ class Stage(NamedTuple):
   optimizer: Any
   steps: int  # iterations at the most
   steps_per_call: int  # iterations in one fused call; divides `steps`
-  parts: dict[str, int]  # waves, minibatches, epochs, microbatches
+  parts: dict[str, int]  # waves, minibatches, epochs, microbatches, buckets
   fused: bool  # False: the judge runs on the host
   until: Callable[[dict[str, Any]], bool]  # window of metrics -> stop early
   window: int  # how many steps of metrics `until` sees
@@ -168,6 +168,7 @@ class Stage(NamedTuple):
   anchor: str  # the reference: "none", or as `start`
   restart: bool  # whether the optimizer starts anew
   best: str  # the metric whose highest mean over a call is the best checkpoint
+  delay: int = 0  # updates that the sampler is behind; 1 needs fused=False
 
 
 class Progress(NamedTuple):

@@ -17,7 +17,10 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 # A user's process, but with the compiled programs of all tests.
-ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
+ONE_THREAD = (
+  "--xla_cpu_multi_thread_eigen=false "
+  "--xla_force_host_platform_device_count=1"
+)
 
 
 class Done(NamedTuple):

@@ -17,9 +17,9 @@ import qwen
 from sitrain.judge.verifier import verdict_metrics
 from sitrain.methods.verbs import frozen_of
 from sitrain.runtime import build
+from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import parts_of
-from sitrain.runtime.staged import on_host
 from sitrain.runtime.start import layout
 from sitrain.runtime.task import check_context, describe
 from sitrain.tasks import word_problems

@@ -24,7 +24,7 @@ from sitrain.methods import (
 )
 from sitrain.models.decoder import Decoder
 from sitrain.runtime import checkpoint, compile, optimizer
-from sitrain.runtime.stage import compile_loop, run_stage
+from sitrain.runtime.stage import compile_ahead, compile_loop, run_stage
 from sitrain.runtime.start import layout, start_state
 from sitrain.tasks import maze
 from sitrain.types import Mean, Progress, Verdict
@@ -238,7 +238,7 @@ def test_three_turns_in_stages(tmp_path):
       assert loops.bits(state.params["policy"]) == policies[before]
       assert loops.bits(state.reference) == policies[held]
       assert int(state.step) == len(policies)
-    params, progress = run_stage(run, stage)
+    params, progress = run_stage(run, stage, compile_ahead(run, stage))
     assert progress.step == 1 and progress.done
     policies[name] = loops.bits(params)
   assert len({str(bits) for bits in policies.values()}) == len(plan)
@@ -254,7 +254,7 @@ def test_a_new_policy_may_be_held_to_an_old_one(tmp_path):
   )
   base = make("base", anchor="none")
   run = loops.run_of(MODEL, tmp_path)
-  params, _ = run_stage(run, base)
+  params, _ = run_stage(run, base, compile_ahead(run, base))
   anew = make("anew", anchor="base/last")
   state = start_state(run, anew, layout(run, anew))
   assert loops.bits(state.reference) == loops.bits(params)

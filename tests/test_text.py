@@ -13,9 +13,9 @@ from sitrain.models import logprobs
 from sitrain.models.huggingface import tokenizer
 from sitrain.rollout.recite import recite
 from sitrain.runtime import build
+from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import check_gap
-from sitrain.runtime.staged import on_host
 from sitrain.tasks import text, word_problems
 from sitrain.tasks.rows import take_rows
 from sitrain.tasks.text import Grade, Row

@@ -16,8 +16,8 @@ import optax
 from sitrain.methods import score
 from sitrain.models.decoder import Decoder
 from sitrain.runtime import sharding
+from sitrain.runtime.host import on_host
 from sitrain.runtime.stage import compile_loop
-from sitrain.runtime.staged import on_host
 from sitrain.runtime.start import layout, start_state
 from sitrain.tasks import maze
 from sitrain.types import Verdict

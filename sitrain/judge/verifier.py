@@ -1,7 +1,9 @@
-"""The task's own verifier as a judge, with what it says put into numbers."""
+"""The task's own verifier as a judge, with what it says put into numbers.
 
-import jax
-import jax.numpy as jnp
+Arrays of NumPy stay so: a judge on the host must not touch the device, where
+every small operation would wait for the waves that are being sampled.
+"""
+
 import numpy as np
 from jaxtyping import Array, Bool
 
@@ -12,23 +14,16 @@ def verify(
   task: Task, problems: Problems, episodes: Episodes, turns: int
 ) -> Verdict:
   """One reward per turn of every episode, from the answer of its problem."""
-  answer, problem = problems.answer, episodes.problem
-  if task.on_host and not isinstance(problem, jax.core.Tracer):
-    # On the device this would wait for the waves that are being sampled.
-    answer, problem = np.asarray(answer), np.asarray(problem)
-  return task.verify(answer[problem], episodes, turns)
+  return task.verify(problems.answer[episodes.problem], episodes, turns)
 
 
 def truncated(
   episodes: Episodes, turns: int, eos: tuple[int, ...]
-) -> Bool[Array, "B K"]:
+) -> Bool[Array | np.ndarray, "B K"]:
   """Turns that were cut at their limit: written, but without an end token."""
-  ends = jnp.isin(episodes.tokens, jnp.asarray(eos, jnp.int32))
-  cut = []
-  for turn in range(1, turns + 1):
-    inside = episodes.turn == turn
-    cut.append(jnp.any(inside, 1) & ~jnp.any(inside & ends, 1))
-  return jnp.stack(cut, axis=1)
+  inside = episodes.turn[:, None] == np.arange(1, turns + 1)[:, None]
+  ends = (episodes.tokens[..., None] == np.array(eos, np.int32)).any(-1)
+  return inside.any(-1) & ~(inside & ends[:, None]).any(-1)
 
 
 def verdict_metrics(
@@ -40,17 +35,19 @@ def verdict_metrics(
   """
   turns = verdict.reward.shape[1]
   final = [task.final(episodes, k + 1) for k in range(turns)]
-  rows = jnp.ones(verdict.reward.shape[0])
+  rows = np.ones(verdict.reward.shape[0], np.float32)
   cut = truncated(episodes, turns, task.eos)
-  right = jnp.where(verdict.known > 0, verdict.reward, 0.0)
+  # A reward that is not known may be anything, and 0 times it need not be 0.
+  where = verdict.reward.__array_namespace__().where
+  right = where(verdict.known > 0, verdict.reward, np.float32(0))
   metrics = {}
   for k in range(turns):
     known = verdict.known[:, k]
     metrics[f"judge/reward_{k + 1}"] = _mean(right[:, k], known)
-    metrics[f"generate/truncated_{k + 1}"] = _mean(cut[:, k] * rows, rows)
+    metrics[f"generate/truncated_{k + 1}"] = _mean(cut[:, k], rows)
     metrics[f"judge/malformed_{k + 1}"] = _mean(final[k] < 0, rows)
-    metrics[f"judge/unknown_{k + 1}"] = _mean(1.0 - known, rows)
-    length = jnp.sum(episodes.turn == k + 1, axis=1).astype(jnp.float32)
+    metrics[f"judge/unknown_{k + 1}"] = _mean(1 - known, rows)
+    length = (episodes.turn == k + 1).sum(axis=1)
     metrics[f"generate/length_{k + 1}"] = _mean(length, rows)
     if k:
       both = known * verdict.known[:, k - 1]
@@ -62,4 +59,5 @@ def verdict_metrics(
 
 
 def _mean(x, mask) -> Mean:
-  return Mean(jnp.sum(x * mask), jnp.sum(mask))
+  total, count = (y.sum(dtype=np.float32) for y in (x * mask, mask))
+  return Mean(total, count)

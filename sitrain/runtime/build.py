@@ -19,6 +19,7 @@ from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, weights
 from sitrain.runtime import optimizer, stopping
+from sitrain.runtime.host import check_host
 from sitrain.runtime.options import (
   ConfigError,
   accepted,
@@ -30,12 +31,12 @@ from sitrain.runtime.options import (
 from sitrain.runtime.sharding import check_batch, groups
 from sitrain.runtime.start import Origin, drawn
 from sitrain.runtime.task import task_from
-from sitrain.types import Episodes, Method, Stage, Task
+from sitrain.types import Stage, Task
 
 __all__ = ["task_from"]  # one place to ask for the parts of a run
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-PARTS = ("waves", "minibatches", "epochs", "microbatches")
+PARTS = ("waves", "minibatches", "epochs", "microbatches", "buckets")
 
 
 def plain(config: Any) -> Any:
@@ -154,8 +155,8 @@ def stages_from(
 STAGE = {
   "method": {}, "optimizer": {}, "steps": 0, "steps_per_call": 1,
   "until": {"name": "never"}, "start": "init", "anchor": "none",
-  "restart": True, "fused": True, "best": "", "waves": 1, "minibatches": 1,
-  "epochs": 1, "microbatches": 1,
+  "restart": True, "fused": True, "delay": 0, "best": "", "waves": 1,
+  "minibatches": 1, "epochs": 1, "microbatches": 1, "buckets": 1,
 }
 
 
@@ -180,8 +181,7 @@ def _stage(name, given, task, model, mesh, before) -> Stage:
   until = dict(options["until"])
   span = until.get("span", 1)
   made = call(maker, f"{field}.method", method, {"policy": model}, task, optim)
-  if options["fused"]:
-    _check_fused(f"{field}.fused", made, task)
+  check_host(field, options, made, task)
   try:
     stop = stopping.make(until.pop("name"), **until)
   except (TypeError, ValueError) as error:
@@ -190,22 +190,9 @@ def _stage(name, given, task, model, mesh, before) -> Stage:
     name=name, method=made, optimizer=optim, steps=options["steps"],
     steps_per_call=options["steps_per_call"],
     parts={part: options[part] for part in PARTS}, fused=options["fused"],
-    until=stop, window=2 * span, start=options["start"],
+    until=stop, window=2 * span, start=options["start"], delay=options["delay"],
     anchor=options["anchor"], restart=options["restart"], best=options["best"],
   )
-
-
-def _check_fused(field: str, method: Method, task: Task) -> None:
-  """Raises ConfigError where the judge cannot be traced."""
-  if not task.on_host:
-    return
-  row = jnp.zeros((1, 8), jnp.int32)
-  episodes = Episodes(row, row, row * 0.0, row, row[0, :1], row[0, :1])
-  one = jax.tree.map(lambda x: x[:1], task.table)
-  try:
-    jax.eval_shape(method.judge, jax.random.key(0), (), one, episodes)
-  except ValueError as error:
-    raise ConfigError(f"config.{field}=True: {error}") from error
 
 
 STARTS, ANCHORS = ("init",), ("none", "init")
@@ -220,6 +207,8 @@ def _check_source(field: str, source: str, own: tuple, before: list) -> None:
 
 def _check_steps(field: str, options: dict) -> None:
   steps, per_call = options["steps"], options["steps_per_call"]
+  if options["buckets"] < 1:
+    raise ConfigError(f"config.{field}.buckets must be >= 1: 1 trims nothing")
   if steps < 1 or per_call < 1:
     raise ConfigError(f"config.{field}.steps and steps_per_call must be >= 1")
   if steps % per_call:

@@ -1,6 +1,8 @@
-"""Compilation and profiling: the cache on disk, a counter, a trace window."""
+"""Compilation and profiling: the cache, threads, a counter, a trace window."""
 
+import concurrent.futures
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +33,24 @@ def use_cache() -> Path:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   return folder
+
+
+def ahead(make: Callable[[], Any]) -> Callable[[], Any]:
+  """Begins `make` in a thread of its own; what it returns waits for the result.
+
+  Who waits gets what `make` raised. The thread ends with the process, whatever
+  it is at: the workers of an executor would be waited for, also at Ctrl-C.
+  """
+  future = concurrent.futures.Future()
+
+  def work():
+    try:
+      future.set_result(make())
+    except BaseException as error:  # noqa: BLE001  It belongs to who waits.
+      future.set_exception(error)
+
+  threading.Thread(target=work, daemon=True).start()
+  return future.result
 
 
 class Counter(NamedTuple):

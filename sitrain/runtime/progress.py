@@ -1,5 +1,6 @@
 """What a run shows while it runs, and the table at its end."""
 
+import functools
 import math
 import sys
 import time
@@ -32,6 +33,7 @@ class Display(NamedTuple):
   """Where a run tells how far it is."""
 
   update: Callable[..., None]  # (stage, step, steps, record, tokens_per_second)
+  say: Callable[[str], None]  # a line
   close: Callable[[], None]
 
 
@@ -69,7 +71,7 @@ def display(*, every: float = 30.0) -> Display:
   Processes but the first stay silent.
   """
   if jax.process_index() != 0:
-    return Display(lambda *args: None, lambda: None)
+    return Display(lambda *args: None, lambda text: None, lambda: None)
   if sys.stderr.isatty():
     return live(Console(stderr=True))
   return plain(lambda text: print(text, file=sys.stderr, flush=True), every)
@@ -100,7 +102,7 @@ def plain(say: Callable[[str], None], every: float) -> Display:
       say(f"{stage} {step}/{steps}  {status(record, rate, remaining)}")
       last.update(stage=stage, time=now)
 
-  return Display(update, lambda: None)
+  return Display(update, say, lambda: None)
 
 
 def live(console: Console) -> Display:
@@ -123,7 +125,8 @@ def live(console: Console) -> Display:
     text = status(record, rate, left(stage, step, steps))
     bar.update(bars[stage], completed=step, total=steps, status=text)
 
-  return Display(update, bar.stop)
+  say = functools.partial(bar.console.print, markup=False, highlight=False)
+  return Display(update, say, bar.stop)
 
 
 def cell(row: dict[str, Any], key: str) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,9 +11,9 @@ from etils import epath
 
 from sitrain.models.roles import policy
 from sitrain.runtime import checkpoint, metrics, sharding, stopping
-from sitrain.runtime.compile import profile_steps
+from sitrain.runtime.compile import ahead, profile_steps
 from sitrain.runtime.optimizer import one_of
-from sitrain.runtime.staged import make_staged
+from sitrain.runtime.staged import Programs, lower_staged, make_staged
 from sitrain.runtime.start import (
   Run,
   folder,
@@ -50,29 +50,55 @@ def parts_of(stage: Stage, mesh: Any) -> tuple[Callable, Callable, Callable]:
 def compile_loop(run: Run, stage: Stage, abstract: Any) -> Callable:
   """The stage's program for `steps_per_call` iterations, compiled once.
 
-  Fused: one jitted scan. Staged: the same parts, each jitted, and the judge
+  Fused: one jitted scan. Staged: the same parts, each a program, and the judge
   between them on the host.
   """
   collect, judge, learn = parts_of(stage, run.mesh)
+  key = keys_of(run)[1]
+  if not stage.fused:
+    apart = stage._replace(method=by_group(stage, run.mesh))
+    lowered = lower_staged(apart, learn, run.mesh, abstract, key)
+    waits = [ahead(program.compile) for program in lowered]
+    return make_staged(apart, Programs(*(wait() for wait in waits)), run.mesh)
   place = jax.tree.map(lambda x: x.sharding, abstract)
   whole = sharding.replicated(run.mesh)
-  if stage.fused:
-    iteration = make_iteration(collect, judge, learn)
-    loop = make_loop(iteration, stage.steps_per_call)
-    jitted = jax.jit(loop, donate_argnums=0, out_shardings=(place, whole))
-    return jitted.lower(abstract, keys_of(run)[1]).compile()
-  learn = jax.jit(learn, donate_argnums=0, out_shardings=(place, whole))
-  return make_staged(
-    by_group(stage, run.mesh), learn, run.mesh, waves=stage.parts["waves"],
-    steps=stage.steps_per_call,
-  )
+  iteration = make_iteration(collect, judge, learn)
+  loop = make_loop(iteration, stage.steps_per_call)
+  jitted = jax.jit(loop, donate_argnums=0, out_shardings=(place, whole))
+  return jitted.lower(abstract, key).compile()
 
 
-def run_stage(run: Run, stage: Stage) -> tuple[Any, Progress]:
+def compile_ahead(
+  run: Run, stage: Stage, *, after: Sequence[Callable[[], Any]] = ()
+) -> Callable[[], Callable]:
+  """Begins `compile_loop` in a thread; what it returns waits for the loop.
+
+  The thread itself waits for all of `after`, which leaves the machine to those
+  that are needed first. Who waits gets ValueError where the compiler gave up,
+  for want of memory say.
+  """
+
+  def make():
+    for wait in after:
+      wait()
+    try:
+      with jax.set_mesh(run.mesh):  # It holds for one thread alone.
+        return compile_loop(run, stage, layout(run, stage))
+    except jax.errors.JaxRuntimeError as error:
+      raise ValueError(
+        f"config.stage.{stage.name} does not compile: {error}"
+      ) from error
+
+  return ahead(make)
+
+
+def run_stage(
+  run: Run, stage: Stage, compiled: Callable[[], Callable]
+) -> tuple[Any, Progress]:
   """Trains a stage to its end and returns its last policy, as decoders take it.
 
   Starts from the newest checkpoint of the stage where there is one; a stage
-  that is done is only read.
+  that is done is only read. `compiled` gives its loop, as `compile_ahead` does.
   """
   manager = checkpoint.open_manager(folder(run, stage.name), keep=run.keep)
   try:
@@ -90,15 +116,14 @@ def run_stage(run: Run, stage: Stage) -> tuple[Any, Progress]:
     if not progress.done:
       path = epath.Path(run.workdir) / "metrics.jsonl"
       metrics.truncate(path, stage.name, progress.step)
-      state, progress = _train(run, stage, abstract, manager, state, progress)
+      state, progress = _train(run, stage, compiled(), manager, state, progress)
     return policy(state), progress
   finally:
     checkpoint.finish(manager)
 
 
-def _train(run, stage, abstract, manager, state, progress):
-  loop, key = compile_loop(run, stage, abstract), keys_of(run)[1]
-  box = {"state": state}
+def _train(run, stage, loop, manager, state, progress):
+  box, key = {"state": state}, keys_of(run)[1]
   profiler = profile_steps(
     epath.Path(run.workdir) / stage.name, *run.profile,
     wait=lambda: jax.block_until_ready(box["state"]),

@@ -1,153 +1,192 @@
 """The loop of a stage whose judge runs on the host, wave by wave.
 
-The same verbs, keys and results as the fused loop of train.py. The waves are
-sampled without waiting, so the host judges one while the device samples the
-next ones.
+The same verbs, keys and results as the fused loop of train.py, in three
+programs. The waves are sampled without waiting, so the host judges one while
+the device samples the next ones; nothing but these programs is put on the
+device meanwhile, for it would wait behind them. To verify a first attempt while
+the second is sampled would cut the one loop over all turns; waves hide the
+same time without that.
 """
 
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
+from jaxtyping import Array
 
-from sitrain.runtime.sharding import ROWS, groups
+from sitrain.runtime.host import HostOnly
+from sitrain.runtime.own_rows import of_own_rows
+from sitrain.runtime.sharding import replicated, shard_rows
 from sitrain.train import minibatches
-from sitrain.types import Episodes, Method, Task, Verdict
+from sitrain.types import (
+  Metrics,
+  PolicyTargets,
+  Problems,
+  Stage,
+  TrainState,
+  Verdict,
+)
+
+GAP, OLD_GAP = "generate/sampler_gap", "generate/delay_gap"
 
 
-def make_staged(
-  method: Method, learn: Callable, mesh: Mesh, *, waves: int, steps: int
-) -> Callable:
-  """`steps` iterations: (state, root_key) -> (state, metrics [steps]).
+class Programs(NamedTuple):
+  """What the device does in an iteration: jitted, lowered or compiled."""
 
-  `learn` is that of `train.make_parts`, compiled. Keys are those of
-  `train.make_iteration`.
+  pose: Any  # (state, root_key, iterations ahead) -> _Posed
+  generate: Any  # (keys, state, problems) -> episodes of a wave
+  learn: Any  # (state, key, problems, played, verdicts) -> (state, metrics)
+
+
+class _Posed(NamedTuple):
+  """The draws of an iteration before its samples; lists have one a wave."""
+
+  step: Array
+  row_keys: list[Array]
+  problems: list[Problems]
+  judge_keys: list[Array]
+  learn_key: Array
+
+
+def lower_staged(
+  stage: Stage, learn: Callable, mesh: Mesh, abstract: TrainState, key: Any
+) -> Programs:
+  """The programs of a stage, lowered from the shapes of its state and key.
+
+  `learn` is that of `train.make_parts`. Raises ValueError where samples of an
+  older policy are asked for and the loss does not weigh them.
   """
-  judge, generate = of_own_rows(method.judge, mesh), jax.jit(method.generate)
-  pose = jax.jit(functools.partial(_pose, method, waves))
-  stack = jax.jit(_stack)
+  method, waves = stage.method, stage.parts["waves"]
+  whole, rows = replicated(mesh), shard_rows(mesh)
+  pose = jax.jit(functools.partial(_pose, method, waves), out_shardings=whole)
+  generate = jax.jit(method.generate, out_shardings=rows)
+  place = jax.tree.map(lambda x: x.sharding, abstract)
+  learn = jax.jit(
+    functools.partial(_learn, learn), donate_argnums=0,
+    out_shardings=(place, whole),
+  )
+  ahead = jax.ShapeDtypeStruct((), jnp.int32)
+  posed = _like(jax.eval_shape(pose, abstract, key, ahead), whole)
+  first = posed.row_keys[0], abstract, posed.problems[0]
+  played = _like(jax.eval_shape(generate, *first), rows)
+  judged = posed.judge_keys[0], abstract, posed.problems[0], played
+  verdict = _like(_verdict_like(method, *judged), rows)
+  if stage.delay:
+    _check_delay(stage, *judged, verdict)
+  waved = ([x] * waves for x in (played, verdict))
+  return Programs(
+    pose.lower(abstract, key, ahead), generate.lower(*first),
+    learn.lower(abstract, posed.learn_key, posed.problems, *waved),
+  )
 
-  def iteration(state, root_key):
-    key = jax.random.fold_in(root_key, state.step)
-    collect_key, judge_key, learn_key = jax.random.split(key, 3)
-    posed = pose(collect_key, state)
-    played = [generate(keys, state, wave) for keys, wave in posed]
-    judged = [
-      judge(key, state, wave, episodes)
-      for key, (_, wave), episodes in zip(
-        jax.random.split(judge_key, waves), posed, played
-      )
-    ]
-    verdicts, metrics = zip(*judged)
-    problems = [wave for _, wave in posed]
-    waved = stack(problems), stack(played), stack(list(verdicts))
-    state, learned = learn(state, learn_key, *waved)
-    summed = jax.tree.map(lambda *x: sum(x), *metrics)
-    return state._replace(step=state.step + 1), summed | learned
+
+def make_staged(stage: Stage, programs: Programs, mesh: Mesh) -> Callable:
+  """`steps_per_call` iterations: (state, root_key) -> (state, metrics [steps]).
+
+  `programs` are compiled. With a delay of 1 an iteration is sampled before the
+  update of the one before it, so that verifying hides behind sampling in one
+  wave too; the first of a call is not, so that a call depends on its arguments
+  alone. Keys and problems stay those of `train.make_iteration`. The loss weighs
+  every token by its ratio to the policy that wrote it; that its prefix, and
+  with it the KL term, is of that policy stays as it is.
+  """
+  judge, total = of_own_rows(stage.method.judge, mesh)
+  steps, delay = stage.steps_per_call, stage.delay
+
+  def begin(state, root_key, ahead):
+    posed = programs.pose(state, root_key, np.int32(ahead))
+    then = state._replace(step=posed.step)
+    waves = zip(posed.row_keys, posed.problems)
+    return posed, [programs.generate(k, then, wave) for k, wave in waves]
+
+  def finish(state, posed, played):
+    waves = zip(posed.judge_keys, posed.problems, played)
+    judged = [judge(k, state, wave, rows) for k, wave, rows in waves]
+    verdicts, told = zip(*judged)
+    state, learned = programs.learn(
+      state, posed.learn_key, posed.problems, played, list(verdicts)
+    )
+    return state, jax.tree.map(lambda *x: sum(x), *told), learned
 
   def loop(state, root_key):
-    rows = []
-    for _ in range(steps):
-      state, measured = iteration(state, root_key)
-      rows.append(jax.device_get(measured))
-    return state, jax.tree.map(lambda *x: np.stack(x), *rows)
+    begun, rows, count = [], [], 0
+    for step in range(steps):
+      while count < min(step + delay + 1, steps):
+        begun.append(begin(state, root_key, count - step))
+        count += 1
+      state, *told = finish(state, *begun.pop(0))
+      rows.append(told)
+    judged, learned = (_stacked(jax.device_get(x)) for x in zip(*rows))
+    measured = total(judged) | learned
+    return state, _fresh(measured) if delay and GAP in measured else measured
 
   return loop
 
 
-def _pose(method, waves, key, state):
-  """(keys, problems) of every wave."""
-  pose_key, row_key = jax.random.split(key)
+def _pose(method, waves, state, root_key, ahead) -> _Posed:
+  state = state._replace(step=state.step + ahead)
+  key = jax.random.fold_in(root_key, state.step)
+  collect_key, judge_key, learn_key = jax.random.split(key, 3)
+  pose_key, row_key = jax.random.split(collect_key)
   problems = method.pose(pose_key, state)
   keys = jax.random.split(row_key, problems.prompt.shape[0])
-  split = minibatches((keys, problems), waves)
-  return [jax.tree.map(operator.itemgetter(i), split) for i in range(waves)]
-
-
-def _stack(trees):
-  return jax.tree.map(lambda *x: jnp.stack(x), *trees)
-
-
-def on_host(task: Task) -> Task:
-  """The task with a verifier that gets NumPy arrays, where it is on the host.
-
-  To trace it raises ValueError.
-  """
-  if not task.on_host:
-    return task
-
-  def verify(answer, episodes: Episodes, turns: int) -> Verdict:
-    return task.verify(_numpy(answer), _numpy(episodes), turns)
-
-  def final(episodes: Episodes, turn: int):
-    return task.final(_numpy(episodes), turn)
-
-  return task._replace(verify=verify, final=final)
-
-
-def _numpy(tree: Any) -> Any:
-  if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree)):
-    raise ValueError("the task verifies on the host: set it to False")
-  return jax.tree.map(np.asarray, tree)
-
-
-def of_own_rows(judge: Callable, mesh: Mesh) -> Callable:
-  """The judge on the rows of this process alone; a verdict on all rows.
-
-  With several processes each row is judged by the one that holds it, and
-  nothing but verdicts and metrics passes between them. A mesh where one row
-  lives in two processes raises ValueError, for it would be judged twice.
-  """
-  if jax.process_count() == 1:
-    return judge
-  _check_rows(mesh)
-  gather = multihost_utils.process_allgather
-  # Outside of the mesh of all: what is computed here differs by process.
-  alone = jax.make_mesh(
-    (1,), ("alone",), axis_types=(AxisType.Auto,),
-    devices=jax.local_devices()[:1],
+  apart = lambda tree: [
+    jax.tree.map(operator.itemgetter(i), tree) for i in range(waves)
+  ]
+  return _Posed(
+    state.step, *map(apart, minibatches((keys, problems), waves)),
+    apart(jax.random.split(judge_key, waves)), learn_key,
   )
 
-  def judge_own(key, state, problems, episodes):
-    whole = jax.tree.map(lambda x: gather(x, tiled=True), problems)
-    mine = _mine(episodes, mesh)
-    with jax.set_mesh(alone):
-      found = judge(key, state, whole, mine)
-      verdict, metrics = jax.device_get(found)
-    summed = jax.tree.map(lambda x: np.sum(gather(x), axis=0), metrics)
-    return _everyones(verdict, mesh), summed
 
-  return judge_own
+def _learn(learn, state, key, *waved):
+  """`learn` on stacked waves, and the next step."""
+  stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)
+  state, told = learn(state, key, *map(stack, waved))
+  return state._replace(step=state.step + 1), told
 
 
-def _check_rows(mesh: Mesh) -> None:
-  axes = [mesh.axis_names.index(axis) for axis in ROWS]
-  devices = np.moveaxis(mesh.devices, axes, [0, 1])
-  for group in devices.reshape(groups(mesh), -1):
-    owners = {device.process_index for device in group}
-    if len(owners) > 1:
-      raise ValueError(
-        f"config.mesh: rows of one group live in processes {sorted(owners)}, "
-        "and each would verify them: make config.mesh.tensor a divisor of the "
-        "devices of one process"
-      )
+def _like(tree, place):
+  """Shapes with where their arrays are to live."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree
+  )
 
 
-def _mine(tree: Any, mesh: Mesh) -> Any:
-  """The rows of every array that this process holds, as NumPy arrays."""
-  local = multihost_utils.global_array_to_host_local_array
-  rows = PartitionSpec(ROWS)
-  return jax.tree.map(lambda x: np.asarray(local(x, mesh, rows)), tree)
+def _verdict_like(method, key, state, problems, episodes) -> Verdict:
+  try:
+    verdict, _ = jax.eval_shape(method.judge, key, state, problems, episodes)
+    turns = verdict.reward.shape[1]
+  except HostOnly as error:
+    turns = error.turns
+  each = jax.ShapeDtypeStruct((episodes.problem.shape[0], turns), jnp.float32)
+  return Verdict(each, each)
 
 
-def _everyones(tree: Any, mesh: Mesh) -> Any:
-  """Rows of all processes as arrays that are split like the episodes."""
-  place = NamedSharding(mesh, PartitionSpec(ROWS))
-  put = jax.make_array_from_process_local_data
-  return jax.tree.map(lambda x: put(place, np.asarray(x)), tree)
+def _check_delay(stage, *judged) -> None:
+  batch, _ = jax.eval_shape(stage.method.curate, *judged)
+  if not isinstance(batch.targets, PolicyTargets):
+    raise ValueError(
+      f"config.stage.{stage.name}.delay=1: the loss of its method does not "
+      "weigh samples of an older policy: set it to 0"
+    )
+
+
+def _stacked(rows):
+  return jax.tree.map(lambda *x: np.stack(x), *rows)
+
+
+def _fresh(measured: Metrics) -> Metrics:
+  """Of delayed steps [steps] the gap to the sampler gets a name of its own.
+
+  It is an update's doing there and no defect of the sampler.
+  """
+  gap = measured[GAP]
+  first = np.arange(len(gap.count)) == 0
+  only = lambda mask: jax.tree.map(lambda x: np.where(mask, x, 0), gap)
+  return measured | {GAP: only(first), OLD_GAP: only(~first)}

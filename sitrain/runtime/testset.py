@@ -3,8 +3,8 @@
 from typing import Any
 
 from sitrain.runtime import build
+from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError, accepted, closest, find
-from sitrain.runtime.staged import on_host
 from sitrain.runtime.task import options_of
 from sitrain.types import Task
 

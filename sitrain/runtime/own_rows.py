@@ -1,0 +1,79 @@
+"""Each process judges its own rows, on the host."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from sitrain.runtime.sharding import ROWS, groups, shard_rows
+from sitrain.types import Metrics, Verdict
+
+
+def of_own_rows(judge: Callable, mesh: Mesh) -> tuple[Callable, Callable]:
+  """(the judge on the rows of this process, the sum of what it tells).
+
+  The judge gets NumPy arrays, all problems, and the episodes that this process
+  holds; its verdict is on all rows. What it tells is of its own rows, until
+  `total(metrics)` adds up all processes: only verdicts and metrics pass between
+  them. A mesh where one row lives in two processes raises ValueError, for it
+  would be judged twice.
+  """
+  if jax.process_count() == 1:
+    return _judge_with(judge, jax.device_get, lambda x: x), lambda told: told
+  _check_rows(mesh)
+  # Outside of the mesh of all: what is computed here differs by process.
+  alone = jax.make_mesh(
+    (1,), ("alone",), axis_types=(AxisType.Auto,),
+    devices=jax.local_devices()[:1],
+  )
+
+  def judge_alone(*given):
+    with jax.set_mesh(alone):
+      return jax.device_get(judge(*given))
+
+  mine = lambda tree: _mine(tree, mesh)
+  return _judge_with(judge_alone, mine, lambda x: _everyones(x, mesh)), _total
+
+
+def _judge_with(judge, mine, everyones) -> Callable:
+  def judge_rows(key, state, problems, episodes):
+    given = jax.device_get(problems), mine(episodes)
+    verdict, told = jax.device_get(judge(key, state, *given))
+    floats = (np.asarray(x, np.float32) for x in verdict)
+    return everyones(Verdict(*floats)), told
+
+  return judge_rows
+
+
+def _total(told: Metrics) -> Metrics:
+  gather = multihost_utils.process_allgather
+  return jax.tree.map(lambda x: np.sum(gather(x), axis=0), told)
+
+
+def _check_rows(mesh: Mesh) -> None:
+  axes = [mesh.axis_names.index(axis) for axis in ROWS]
+  devices = np.moveaxis(mesh.devices, axes, [0, 1])
+  for group in devices.reshape(groups(mesh), -1):
+    owners = {device.process_index for device in group}
+    if len(owners) > 1:
+      raise ValueError(
+        f"config.mesh: rows of one group live in processes {sorted(owners)}, "
+        "and each would verify them: make config.mesh.tensor a divisor of the "
+        "devices of one process"
+      )
+
+
+def _mine(tree: Any, mesh: Mesh) -> Any:
+  """The rows of every array that this process holds, as NumPy arrays."""
+  local = multihost_utils.global_array_to_host_local_array
+  rows = PartitionSpec(ROWS)
+  return jax.tree.map(lambda x: np.asarray(local(x, mesh, rows)), tree)
+
+
+def _everyones(tree: Any, mesh: Mesh) -> Any:
+  """Rows of all processes as arrays that are split like the episodes."""
+  put = jax.make_array_from_process_local_data
+  return jax.tree.map(lambda x: put(shard_rows(mesh), x), tree)

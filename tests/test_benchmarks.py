@@ -1,0 +1,192 @@
+"""What the side-by-side benchmarks stand on: workers, rounds and ratios."""
+
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from benchmarks import decode, rounds, traffic, turns
+from benchmarks.peers import protocol
+
+HEAD = """
+import json, sys, time
+for line in sys.stdin:
+  message = json.loads(line)
+"""
+TOY = {"layers": 1, "width": 8, "heads": 2, "kv_heads": 2, "head_size": 4,
+       "mlp": 8, "vocabulary": 16}
+
+
+def fake(body):
+  """A worker that does `body` with every message."""
+  return [sys.executable, "-c", HEAD + textwrap.indent(body, "  ")]
+
+
+def worker(body):
+  return rounds.workers({"fake": fake(body)})
+
+
+def test_a_worker_is_asked_and_ends():
+  body = "print(json.dumps({'seconds': 2.0, 'got': message}), flush=True)"
+  with worker(body) as started:
+    answer = rounds.ask(started["fake"], 60, action="run", case=3)
+    assert answer == {"seconds": 2.0, "got": {"action": "run", "case": 3}}
+    process = started["fake"].process
+    assert process.poll() is None
+  assert process.poll() is not None
+
+
+@pytest.mark.parametrize("body, seconds, words", [
+  ("sys.exit('no memory')", 60, "ended with status 1.*no memory"),
+  ("print('hello', flush=True)", 60, "answered 'hello'"),
+  ("print('[1, 2]', flush=True)", 60, "answered"),
+  ("print('{\"error\": \"too big\"}', flush=True)", 60, "too big"),
+  ("time.sleep(600)", 0.2, "no answer in 0.2 s"),
+])
+def test_a_worker_that_fails_is_named(body, seconds, words):
+  with worker(body) as started:
+    with pytest.raises(rounds.WorkerError, match=f"(?s)^fake: .*{words}"):
+      rounds.ask(started["fake"], seconds, action="run")
+  assert started["fake"].process.poll() is not None
+
+
+def test_a_worker_that_has_died_cannot_be_asked():
+  with worker("sys.exit(3)") as started:
+    for _ in range(2):
+      with pytest.raises(rounds.WorkerError, match="status 3"):
+        rounds.ask(started["fake"], 60, action="run")
+
+
+def test_serve_keeps_prints_apart_and_reports_errors():
+  code = textwrap.dedent("""
+    from benchmarks.peers import protocol
+    def prepare(case):
+      print("noise of a library")
+      return (lambda: {"half": 1 / case}), {"parameters": 1}
+    protocol.serve(prepare)
+  """)
+  command = {"served": [sys.executable, "-c", code]}
+  with rounds.workers(command) as started:
+    ask = lambda **message: rounds.ask(started["served"], 60, **message)
+    assert ask(action="prepare", case=2) == {"parameters": 1}
+    answer = ask(action="run")
+    assert answer["half"] == 0.5 and answer["seconds"] >= 0
+    ask(action="prepare", case=0)
+    with pytest.raises(rounds.WorkerError, match="ZeroDivisionError"):
+      ask(action="run")
+    assert ask(action="prepare", case=2) == {"parameters": 1}
+
+
+def test_rounds_interleave_and_turn_around():
+  order = []
+
+  def contestant(name, seconds):
+    return lambda: order.append(name) or seconds
+
+  two = {"a": contestant("a", 1.0), "b": contestant("b", 2.0)}
+  assert rounds.interleaved(two, 3) == {"a": [1.0] * 3, "b": [2.0] * 3}
+  assert order == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_compare_pairs_by_round():
+  found = rounds.compare([2.0, 30.0, 4.0, 8.0, 9.0], [1.0, 10.0, 2.0, 2.0, 9.0])
+  assert found["median"] == 2.0  # of 2, 3, 2, 4, 1
+  assert (found["least"], found["most"]) == (1.0, 4.0)
+  assert 1.0 <= found["low"] < 2.0 < found["high"] <= 4.0
+  same = rounds.compare([3.0] * 4, [2.0] * 4)
+  assert same["low"] == same["median"] == same["high"] == 1.5
+
+
+def test_the_interval_narrows_with_the_spread_of_the_ratio():
+  wide = rounds.compare([1.0, 2, 3, 4, 5] * 3, [1.0] * 15)
+  narrow = rounds.compare([2.9, 3, 3, 3, 3.1] * 3, [1.0] * 15)
+  assert narrow["high"] - narrow["low"] < wide["high"] - wide["low"]
+
+
+def test_race_refuses_models_of_different_sizes():
+  body = "print(json.dumps({'seconds': 1.0, 'parameters': %d}), flush=True)"
+  commands = {"a": fake(body % 5), "b": fake(body % 6)}
+  with rounds.workers(commands) as started:
+    with pytest.raises(ValueError, match="different sizes.*'a': 5, 'b': 6"):
+      rounds.race(started, {}, 1)
+
+
+def test_race_compares_with_the_first():
+  body = "print(json.dumps({'seconds': %f, 'parameters': 5}), flush=True)"
+  commands = {"a": fake(body % 2), "b": fake(body % 3)}
+  with rounds.workers(commands) as started:
+    found = rounds.race(started, {}, 2)
+  assert found["medians"] == {"a": 2.0, "b": 3.0}
+  assert list(found["ratios"]) == ["b"]
+  assert found["ratios"]["b"]["median"] == 1.5
+
+
+def test_a_held_loop_takes_one_step_a_call():
+  done = []
+
+  def loop(gate):
+    for number in range(3):
+      gate()
+      done.append(number)
+
+  step = protocol.one_at_a_time(loop)
+  assert done == []
+  step()
+  assert done == [0]
+  step()
+  assert done == [0, 1]
+  with pytest.raises(RuntimeError, match="ended"):
+    step()
+
+
+def test_names_of_cases():
+  case = decode.parse("4x8x16")
+  assert (case["batch"], case["prompt"], case["new"]) == (4, 8, 16)
+  with pytest.raises(ValueError, match="ROWSxPROMPTxNEW"):
+    decode.parse("4x8")
+
+
+def test_peers_without_an_interpreter_are_left_out():
+  commands = rounds.modules("decode", {"one": "", "two": "python9"})
+  assert list(commands) == ["sitrain", "two"]
+  assert commands["two"] == ["python9", "-m", "benchmarks.peers.two_decode"]
+
+
+def test_workers_of_sitrain():
+  cases = {
+    "decode": {"model": TOY, "batch": 2, "prompt": 4, "new": 3},
+    "step": {"model": TOY, "problems": 2, "samples": 2, "prompt": 4, "new": 3,
+             "beta": 0.04},
+  }
+  for kind, case in cases.items():
+    with rounds.workers(rounds.modules(kind, {})) as started:
+      ask = lambda s=started, **m: rounds.ask(s["sitrain"], 300, **m)
+      facts = ask(action="prepare", case=case)
+      # 2 tables, projections and mlp, 3 norms.
+      assert facts["parameters"] == 2 * 128 + 4 * 64 + 3 * 64 + 3 * 8
+      answers = [ask(action="run") for _ in range(2)]
+    assert all(answer["seconds"] > 0 for answer in answers)
+    if kind == "decode":
+      assert [answer["tokens"] for answer in answers] == [6, 6]
+    else:
+      assert all(0 <= answer["reward"] <= 1 for answer in answers)
+
+
+@pytest.mark.parametrize("name, mean", [("cursor", 4), ("cache", 0)])
+def test_both_ways_of_two_turns_write_the_same(name, mean):
+  case = {"model": TOY, "batch": 4, "prompt": 5, "new": 6, "mean": mean}
+  ways = turns.prepare(name, case).values()
+  ours, other = (np.asarray(way()) for way in ways)
+  assert (ours == other).all()
+  written = (ours != -1).sum(axis=1) - 5 - turns.REPLY
+  assert (len(set(written)) > 1) == bool(mean)
+
+
+def test_traffic_is_at_least_what_must_be_read():
+  case = {"model": TOY, "batch": 4, "prompt": 8, "new": 8}
+  found = traffic.traffic(case)
+  assert found["cache_lengths"][-1] == 8 + 8 - 1
+  per_column = 2 * 4 * 2 * 4  # keys and values, bytes, heads, size
+  assert found["filled"] == 4 * per_column * (8 + 3.5)
+  assert found["accessed"] > found["weights"] + found["filled"]

@@ -1,0 +1,247 @@
+"""Stages whose judge runs on the host: what it gets, and delayed samples."""
+
+import functools
+import threading
+
+import fakes
+import jax
+import jax.numpy as jnp
+import loops
+import numpy as np
+import optax
+import pytest
+
+from sitrain.judge.verifier import verdict_metrics, verify
+from sitrain.methods import score, star
+from sitrain.runtime import compile, metrics, sharding
+from sitrain.runtime import stage as stages
+from sitrain.runtime.host import check_host, on_host
+from sitrain.runtime.options import ConfigError
+from sitrain.runtime.stage import check_gap, compile_loop
+from sitrain.runtime.staged import GAP, OLD_GAP
+from sitrain.train import init_state, make_parts, make_train_step
+from sitrain.types import Problems, Verdict
+
+VOCABULARY, EOS, AGAIN, TURNS, PROBLEMS, SAMPLES = 7, 3, 4, (3, 3), 4, 4
+MODEL = fakes.bigram(VOCABULARY)
+OPTIMIZER = optax.sgd(0.5)
+MESH = loops.mesh_of(1)
+ROOT = jax.random.key(1, impl="threefry2x32")
+
+
+def written(episodes, turn):
+  return np.where(episodes.turn == turn, episodes.tokens, 0).sum(axis=1)
+
+
+def verify_rows(answer, episodes, turns):
+  """Right iff the tokens of a turn and the answer add up evenly."""
+  assert all(isinstance(x, np.ndarray) for x in (answer, *episodes))
+  sums = [written(episodes, k + 1) + answer[:, 0] for k in range(turns)]
+  reward = (np.stack(sums, axis=1) % 2 == 0).astype(np.float32)
+  return Verdict(reward, np.ones_like(reward))
+
+
+def draw(key, n):
+  prompt = jax.random.randint(key, (n, 2), 0, VOCABULARY)
+  return Problems(prompt, jnp.arange(n)[:, None] % 2, prompt)
+
+
+TASK = on_host(
+  fakes.task(verify_rows, again=[AGAIN], eos=(EOS,), prompt=[[0, 0]])
+  ._replace(problems=draw, final=written, on_host=True)
+)
+
+
+def method_of(task=TASK):
+  """SCoRe's stage II, whose problems tell the step that they are posed for."""
+  method = score.stage_two(
+    {"policy": MODEL}, task, OPTIMIZER, turns=TURNS, problems=PROBLEMS,
+    samples=SAMPLES,
+  )
+
+  def pose(key, state):
+    posed = method.pose(key, state)
+    return posed._replace(answer=posed.answer + state.step // 2)
+
+  return method._replace(pose=pose)
+
+
+METHOD = method_of()
+
+
+def begin():
+  """A state of its own, for it is donated."""
+  rng = np.random.default_rng(0)
+  tables = rng.normal(size=(2, VOCABULARY, VOCABULARY)).astype(np.float32)
+  policy, reference = map(fakes.tabled, tables)
+  state = init_state(policy, OPTIMIZER, reference=reference)
+  return jax.device_put(state, sharding.replicated(MESH))
+
+
+def abstract():
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    begin(),
+  )
+
+
+@functools.cache
+def loop_of(steps, delay, waves=1):
+  stage = loops.stage_of(
+    METHOD, OPTIMIZER, steps_per_call=steps, fused=False, delay=delay,
+    parts=loops.PARTS | {"waves": waves},
+  )
+  run = loops.run_of(MODEL, mesh=MESH)
+  return compile_loop(run, stage, abstract())
+
+
+@functools.cache
+def parts():
+  step = make_train_step(OPTIMIZER, METHOD.loss)
+  collect, judge, learn = make_parts(METHOD, step)
+  return jax.jit(collect), judge, jax.jit(learn)
+
+
+def by_hand(state, steps, delay):
+  """The same loop, written out: samples of the policy `delay` updates ago."""
+  collect, judge, learn = parts()
+  policies, told = [state.params], []
+  for i in range(steps):
+    key = jax.random.fold_in(ROOT, state.step)
+    collect_key, judge_key, learn_key = jax.random.split(key, 3)
+    sampler = state._replace(params=policies[max(i - delay, 0)])
+    problems, episodes = collect(sampler, collect_key)
+    verdict, judged = judge(state, judge_key, problems, episodes)
+    state, learned = learn(state, learn_key, problems, episodes, verdict)
+    state = state._replace(step=state.step + 1)
+    policies.append(state.params)
+    told.append(judged | learned)
+  return state, told
+
+
+@pytest.mark.parametrize("delay", (0, 1))
+def test_samples_are_of_the_policy_before_the_last_update(delay):
+  state, told = loop_of(3, delay)(begin(), ROOT)
+  want, said = by_hand(begin(), 3, delay)
+  assert loops.bits(state) == loops.bits(want) and int(state.step) == 3
+  for name in set(said[0]) - {GAP}:
+    for i in range(3):
+      for got, one in zip(told[name], said[i][name]):
+        np.testing.assert_allclose(got[i], one, rtol=1e-6, err_msg=name)
+
+
+def test_a_delay_changes_what_is_learned():
+  late, _ = loop_of(3, 1)(begin(), ROOT)
+  state, _ = loop_of(3, 0)(begin(), ROOT)
+  assert loops.bits(late.params) != loops.bits(state.params)
+
+
+def test_a_single_step_has_nothing_to_be_late_for():
+  late, said = loop_of(1, 1)(begin(), ROOT)
+  state, told = loop_of(1, 0)(begin(), ROOT)
+  assert loops.bits(late) == loops.bits(state)
+  assert loops.bits({k: said[k] for k in told}) == loops.bits(told)
+
+
+def test_a_call_depends_on_its_arguments_alone():
+  """So a run that is resumed between calls goes on as it would have."""
+  loop = loop_of(3, 1)
+  half, _ = loop(begin(), ROOT)
+  kept = loops.copy(half)
+  whole, told = loop(half, ROOT)
+  loop(begin(), ROOT)
+  again, retold = loop(kept, ROOT)
+  assert loops.bits(again) == loops.bits(whole) and int(whole.step) == 6
+  assert loops.bits(retold) == loops.bits(told)
+
+
+def test_only_a_fresh_sampler_can_disagree():
+  """An update's doing has a name of its own, and stops no run."""
+  _, told = loop_of(3, 1)(begin(), ROOT)
+  rows = metrics.records(told)
+  fresh, late = ([row[name] for row in rows] for name in (GAP, OLD_GAP))
+  assert fresh[0] < 1e-6 and np.all(np.isnan(fresh[1:]))
+  assert np.isnan(late[0]) and min(late[1:]) > 1e-3
+  check_gap(rows, 1e-3)
+  _, told = loop_of(3, 0)(begin(), ROOT)
+  assert OLD_GAP not in told
+  assert max(row[GAP] for row in metrics.records(told)) < 1e-6
+
+
+def test_the_second_call_compiles_nothing():
+  loop = loop_of(3, 1)
+  state, _ = loop(begin(), ROOT)
+  counter = compile.count_compilations()
+  loop(state, ROOT)
+  assert counter.count() == 0
+  counter.close()
+
+
+def test_waves_change_nothing():
+  one, told = loop_of(3, 1)(begin(), ROOT)
+  two, said = loop_of(3, 1, waves=2)(begin(), ROOT)
+  for x, y in zip(*map(jax.tree.leaves, (one.params, two.params))):
+    np.testing.assert_allclose(x, y, atol=1e-6)
+  for name, mean in told.items():
+    np.testing.assert_allclose(
+      said[name].total, mean.total, rtol=1e-4, atol=1e-4, err_msg=name
+    )
+
+
+def test_the_judge_of_a_host_leaves_the_device_alone():
+  """A small operation there would wait for all waves that are sampled."""
+  problems, episodes = jax.tree.map(
+    lambda x: np.asarray(x[0]), parts()[0](begin(), ROOT)
+  )
+  with jax.transfer_guard_host_to_device("disallow"):
+    verdict = verify(TASK, problems, episodes, 2)
+    told = verdict_metrics(TASK, episodes, verdict)
+    with pytest.raises(RuntimeError, match="[Dd]isallow"):
+      jnp.sum(problems.answer)
+  leaves = jax.tree.leaves(told)
+  assert leaves and all(x.dtype == np.float32 for x in leaves)
+  assert not any(isinstance(x, jax.Array) for x in leaves)
+  # On the device they are the same.
+  silent = TASK._replace(final=lambda episodes, turn: jnp.sum(
+    jnp.where(episodes.turn == turn, episodes.tokens, 0), axis=1
+  ))
+  on_device = jax.jit(functools.partial(verdict_metrics, silent))
+  for name, mean in on_device(episodes, verdict).items():
+    np.testing.assert_allclose(told[name], mean, rtol=1e-6, err_msg=name)
+
+
+def test_what_cannot_be_delayed_is_refused():
+  options = {"delay": 1, "fused": True}
+  with pytest.raises(ConfigError, match="stage.a.delay=1.*fused=False"):
+    check_host("stage.a", options, METHOD, TASK)
+  with pytest.raises(ConfigError, match="stage.a.delay=2: set 0 or 1"):
+    check_host("stage.a", {"delay": 2, "fused": False}, METHOD, TASK)
+  method = star.make(
+    {"policy": MODEL}, TASK, OPTIMIZER, problems=PROBLEMS, samples=SAMPLES,
+    turns=TURNS,
+  )
+  stage = loops.stage_of(method, OPTIMIZER, fused=False, delay=1)
+  run = loops.run_of(MODEL, mesh=MESH)
+  with pytest.raises(ValueError, match="stage.one.delay=1.*does not weigh"):
+    compile_loop(run, stage, abstract())
+
+
+def test_who_waits_gets_what_was_made_ahead():
+  gate = threading.Event()
+  first, second = compile.ahead(gate.wait), compile.ahead(lambda: 1 // 0)
+  with pytest.raises(ZeroDivisionError):
+    second()
+  gate.set()  # The first was waiting meanwhile.
+  assert first() is True
+
+
+def test_a_stage_that_does_not_compile_says_so_when_it_begins(monkeypatch):
+  def fail(*args):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3 TB")
+
+  stage = loops.stage_of(METHOD, OPTIMIZER)
+  monkeypatch.setattr(stages, "compile_loop", fail)
+  monkeypatch.setattr(stages, "layout", lambda *args: abstract())
+  wait = stages.compile_ahead(loops.run_of(MODEL, mesh=MESH), stage)
+  with pytest.raises(ValueError, match="stage.one does not compile: .* 3 TB"):
+    wait()
