@@ -4,8 +4,9 @@
 
 Compiles the policy-gradient update of SCoRe for Qwen2.5-1.5B's shapes at
 several lengths T and vocabularies V, and prints the temporaries that XLA plans
-for. Logits of all tokens, [B T V], would show as a part that grows with T * V:
-the mixed difference of the four corners, which is given against their size.
+for, with attention that holds the scores of whole rows and without. Logits of
+all tokens, [B T V], would show as a part that grows with T * V: the mixed
+difference of the four corners, which is given against their size.
 """
 
 import itertools
@@ -25,16 +26,21 @@ ROWS = flags.DEFINE_integer("rows", 32, "B, rows of a batch.")
 MICROBATCHES = flags.DEFINE_integer("microbatches", 16, "Parts of it.")
 LAYERS = flags.DEFINE_integer("layers", 28, "Layers of the model.")
 LENGTHS = flags.DEFINE_list("lengths", ["1024", "2048"], "Two values of T.")
+ATTENTION = flags.DEFINE_list(
+  "attention", ["plain", "auto"], "Kinds of attention, as in config.model."
+)
 SIZES = flags.DEFINE_list("sizes", ["37984", "151936"], "Two values of V.")
 OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
 
 
-def qwen(vocabulary: int, layers: int = 28) -> decoder.Decoder:
+def qwen(
+  vocabulary: int, layers: int = 28, attention: str = "auto"
+) -> decoder.Decoder:
   """Qwen2.5-1.5B, at another vocabulary."""
   return decoder.Decoder(
     vocabulary=vocabulary, layers=layers, width=1536, heads=12, kv_heads=2,
     head_size=128, mlp_size=8960, qkv_bias=True, rope_base=1e6,
-    dtype=jnp.bfloat16, scan=True, remat="full",
+    dtype=jnp.bfloat16, scan=True, remat="full", attention=attention,
   )
 
 
@@ -56,10 +62,14 @@ def temporaries(
   return compiled.memory_analysis().temp_size_in_bytes
 
 
-def corners(rows: int, microbatches: int, layers: int, lengths, sizes) -> dict:
+def measure(
+  rows: int, microbatches: int, layers: int, lengths, sizes, attention: str
+) -> dict:
   """Temporaries at two lengths and two vocabularies, and what T * V adds."""
   found = {
-    (length, size): temporaries(qwen(size, layers), rows, length, microbatches)
+    (length, size): temporaries(
+      qwen(size, layers, attention), rows, length, microbatches
+    )
     for length, size in itertools.product(lengths, sizes)
   }
   (t0, t1), (v0, v1) = lengths, sizes
@@ -78,14 +88,16 @@ def main(argv: list[str]) -> None:
   """Compiles the corners and prints them."""
   del argv
   lengths, sizes = ([int(x) for x in f.value] for f in (LENGTHS, SIZES))
-  found = corners(
-    ROWS.value, MICROBATCHES.value, LAYERS.value, lengths, sizes
-  )
-  for name, size in found["temporaries"].items():
-    print(f"{name}: {size / 2**30:.2f} GiB")
-  print(f"grows with T * V: {found['grows_with_TV'] / 2**20:.1f} MiB, where "
-        f"logits would be {found['logits_would'] / 2**20:.1f} MiB "
-        f"({found['share']:.1%})")
+  found = {}
+  for kind in ATTENTION.value:
+    one = found[kind] = measure(
+      ROWS.value, MICROBATCHES.value, LAYERS.value, lengths, sizes, kind
+    )
+    for name, size in one["temporaries"].items():
+      print(f"attention {kind}, {name}: {size / 2**30:.2f} GiB", flush=True)
+    print(f"grows with T * V: {one['grows_with_TV'] / 2**20:.1f} MiB, where "
+          f"logits would be {one['logits_would'] / 2**20:.1f} MiB "
+          f"({one['share']:.1%})", flush=True)
   if OUTPUT.value:
     with open(OUTPUT.value, "w") as file:
       json.dump(found, file, indent=1)

@@ -1,97 +1,130 @@
-"""How much of a host verifier's time the device's sampling hides.
+"""How much of a host verifier's time is hidden behind the device's sampling.
 
   python -m benchmarks.overlap
 
-Sampling and verifying of 4,096 mazes, without the update, with a verifier on
-the host that takes a given time a row (it sleeps, as one does that waits for
-other processes), in one wave and in several: one wave can hide nothing, n waves
-all but one n-th of the shorter of the two. Medians over interleaved rounds.
+Steps of sampling and verifying mazes, without the update, with a verifier on
+the host that takes as long as the sampling (it sleeps, as one does that waits
+for other processes). In one wave nothing can hide; n waves hide all but one
+n-th, and so does a delay of one step over n steps of a call. Medians over
+interleaved rounds, each against the same sampling without a verifier.
 """
 
 import json
+import pathlib
 import statistics
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks.rounds import interleaved, timed
 from sitrain.configs import quickstart
 from sitrain.methods import score
-from sitrain.runtime import build, optimizer, sharding
-from sitrain.runtime.staged import make_staged, on_host
+from sitrain.runtime import build, optimizer, sharding, stopping
+from sitrain.runtime.host import on_host
+from sitrain.runtime.staged import Programs, lower_staged, make_staged
 from sitrain.tasks import maze
 from sitrain.train import init_state
-from sitrain.types import Verdict
+from sitrain.types import Stage, Verdict
 
-WAVES = flags.DEFINE_list("waves", ["1", "4"], "Numbers of waves.")
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Interleaved rounds.")
-MILLISECONDS = flags.DEFINE_float("milliseconds", 0.07, "Of a row to verify.")
-PROBLEMS, ROWS = 512, 4096
+PROBLEMS = flags.DEFINE_integer("problems", 256, "Of a step, 8 samples each.")
 OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
+CASES = {"1 wave": (1, 0), "4 waves": (4, 0), "1 wave, delayed": (1, 1)}
+SAMPLES, STEPS, TURNS = 8, 4, (5, 5)
 
 
-def slow(task, seconds: float):
+def hosted(task, seconds: float):
   """The task with a verifier on the host that takes that long for a row."""
 
   def verify(answer, episodes, turns):
     time.sleep(seconds * len(answer))
-    reward = (np.asarray(episodes.tokens).sum(axis=1) % 2).astype(np.float32)
+    reward = (episodes.tokens.sum(axis=1) % 2).astype(np.float32)
     reward = np.repeat(reward[:, None], turns, axis=1)
     return Verdict(reward, np.ones_like(reward))
 
   def final(episodes, turn):
-    return np.asarray(episodes.problem) + turn
+    return episodes.problem + turn
 
   return on_host(task._replace(verify=verify, final=final, on_host=True))
 
 
-def make_step(waves: int, seconds: float):
-  """(one step of all verbs, a state to begin with)."""
+def make_case(waves: int, delay: int, problems: int):
+  """(a function from seconds a row to a loop of STEPS steps, a state)."""
   config = build.plain(quickstart.get_config())
-  task = slow(maze.make(hinted=0.5), seconds)
-  model, mesh = build.model_from(config, task), sharding.make_mesh()
+  task, mesh = maze.make(hinted=0.5), sharding.make_mesh()
+  model = build.model_from(config, task)
   optim = optimizer.make(learning_rate=1e-4, steps=100)
-  method = score.stage_one(
-    {"policy": model}, task, optim, problems=PROBLEMS, samples=8, turns=(5, 5)
-  )
-  learn = lambda state, *given: (state, {})
-  loop = make_staged(method, learn, mesh, waves=waves, steps=1)
   origin = build.origin_from(config, model)
   params, other = (origin.init(jax.random.key(i)) for i in range(2))
-  return loop, init_state(params, optim, reference=other)
+  state = init_state(params, optim, reference=other)
+  state = jax.device_put(state, sharding.replicated(mesh))
+
+  def stage_of(seconds):
+    method = score.stage_one(
+      {"policy": model}, hosted(task, seconds), optim, problems=problems,
+      samples=SAMPLES, turns=TURNS,
+    )
+    return Stage(
+      name="overlap", method=method, optimizer=optim, steps=STEPS,
+      steps_per_call=STEPS, parts={"waves": waves}, fused=False,
+      until=stopping.never(), window=0, start="init", anchor="init",
+      restart=True, best="", delay=delay,
+    )
+
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    state,
+  )
+  idle = lambda state, *given: (state, {})
+  lowered = lower_staged(
+    stage_of(0.0), idle, mesh, abstract, jax.random.key(0)
+  )
+  programs = Programs(*(program.compile() for program in lowered))
+  return lambda seconds: make_staged(stage_of(seconds), programs, mesh), state
 
 
-def seconds_of(loop, state) -> float:
-  """Wall time of one step."""
-  began = time.perf_counter()
-  jax.block_until_ready(loop(state, jax.random.key(0)))
-  return time.perf_counter() - began
+def _call(loop, state):
+  """One call, which takes its state."""
+  return loop(jax.tree.map(jnp.copy, state), jax.random.key(0))
+
+
+def measure(rounds: int, problems: int) -> dict:
+  """Seconds of a call with and without verifying, and the hidden share."""
+  rows, found = problems * SAMPLES * STEPS, {}
+  for name, (waves, delay) in CASES.items():
+    loop_of, state = make_case(waves, delay, problems)
+    free = timed(_call, loop_of(0.0), state)
+    verifying = statistics.median(free() for _ in range(4))
+    slowed = timed(_call, loop_of(verifying / rows), state)
+    runs = {"free": free, "slowed": slowed}
+    seconds = interleaved(runs, rounds)
+    hidden = [
+      1 - (slow - fast) / verifying
+      for fast, slow in zip(seconds["free"], seconds["slowed"])
+    ]
+    medians = {k: statistics.median(s) for k, s in seconds.items()}
+    found[name] = medians | {
+      "verifying": verifying, "hidden": statistics.median(hidden),
+      "bound": 1 - 1 / max(waves, delay * STEPS, 1),
+    }
+  return found
 
 
 def main(argv: list[str]) -> None:
-  """Times all numbers of waves, with and without the verifier's time."""
+  """Prints the table."""
   del argv
-  each, found = MILLISECONDS.value / 1000, {}
-  cases = [(int(w), t) for w in WAVES.value for t in (0.0, each)]
-  made = {case: make_step(*case) for case in cases}
-  for case in cases:
-    seconds_of(*made[case])  # compiles
-  times = {case: [] for case in cases}
-  for _ in range(ROUNDS.value):
-    for case in cases:
-      times[case].append(seconds_of(*made[case]))
-  for waves in (int(w) for w in WAVES.value):
-    free, slowed = (
-      statistics.median(times[waves, t]) for t in (0.0, each)
+  found = measure(ROUNDS.value, PROBLEMS.value)
+  for name, row in found.items():
+    print(
+      "{name:16} {free:.3f} s, with {verifying:.3f} s of verifying "
+      "{slowed:.3f} s: {hidden:.0%} hidden of at most {bound:.0%}"
+      .format(name=name, **row)
     )
-    hidden = 1 - (slowed - free) / (each * ROWS)
-    found[waves] = {"free": free, "slowed": slowed, "hidden": hidden}
-    print(f"{waves} waves: {free * 1e3:.0f} ms without, {slowed * 1e3:.0f} ms "
-          f"with {each * ROWS * 1e3:.0f} ms of verifying: {hidden:.0%} hidden")
   if OUTPUT.value:
-    with open(OUTPUT.value, "w") as file:
-      json.dump(found, file, indent=1)
+    pathlib.Path(OUTPUT.value).write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

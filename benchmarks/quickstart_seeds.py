@@ -94,7 +94,7 @@ def run_pieces(seeds: list[int]) -> None:
   running: dict[int, subprocess.Popen] = {}
   environment = os.environ | {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false "
-    "intra_op_parallelism_threads=1"
+    "intra_op_parallelism_threads=1 --xla_force_host_platform_device_count=1"
   }
   while waiting or running:
     while waiting and len(running) < WORKERS.value:

@@ -20,7 +20,12 @@ from absl import app, flags
 from sitrain.models.logprobs import token_scores
 from sitrain.models.roles import anchor
 from sitrain.runtime import build, metrics, sharding, workdir
-from sitrain.runtime.stage import compile_loop, parts_of, run_stage
+from sitrain.runtime.stage import (
+  compile_ahead,
+  compile_loop,
+  parts_of,
+  run_stage,
+)
 from sitrain.runtime.start import Run, layout
 from sitrain.train import init_state, make_iteration
 from sitrain.types import Stage
@@ -105,7 +110,7 @@ def main(argv: list[str]) -> None:
   config = build.plain(workdir.read_json(f"{WORKDIR.value}/config.json"))
   run, stage = open_run(WORKDIR.value, config)
   with jax.set_mesh(run.mesh):
-    params, _ = run_stage(run, stage)
+    params, _ = run_stage(run, stage, compile_ahead(run, stage))
     began = time.perf_counter()
     compile_loop(run, stage, layout(run, stage))
     compiled = time.perf_counter() - began

@@ -1,0 +1,109 @@
+"""Sampling side by side: sitrain, tunix's sampler, transformers' generate.
+
+  python -m benchmarks.decode --tunix=PYTHON --trl=PYTHON
+
+Every contestant samples at temperature 1 from a random Llama of the same sizes
+(4.07 M parameters, float32), with no end token, in a process of its own; a peer
+runs in an environment of its own, made once with
+
+  python3 -m venv FOLDER && FOLDER/bin/pip install google-tunix
+  python3 -m venv FOLDER && FOLDER/bin/pip install torch==2.13.0 trl
+
+and named by its interpreter, FOLDER/bin/python. Prints tokens per second with
+the prefill and without compilation, and how many times faster sitrain is: the
+median over the rounds and its 95 % bootstrap interval; then the bytes that XLA
+counts for a step of sitrain's decoding against weights and filled cache.
+"""
+
+import json
+import pathlib
+
+from absl import app, flags
+
+from benchmarks.rounds import modules, race, shown, workers
+from benchmarks.traffic import traffic
+
+SIZES = {
+  "layers": 4, "width": 256, "heads": 4, "kv_heads": 4, "head_size": 64,
+  "mlp": 896, "vocabulary": 512,
+}
+CASES = ("64x64x128", "32x512x512", "256x64x128", "1x64x128", "16x64x128")
+INSTALL = {"tunix": "google-tunix", "trl": "torch==2.13.0 trl"}
+
+
+def parse(name: str) -> dict:
+  """The case of a name such as 64x64x128: rows, prompt, new tokens.
+
+  Raises ValueError for anything else.
+  """
+  parts = name.split("x")
+  if len(parts) != 3 or not all(part.isdigit() for part in parts):
+    raise ValueError(f"case {name!r}: write ROWSxPROMPTxNEW, as in 64x64x128")
+  batch, prompt, new = map(int, parts)
+  return {"model": SIZES, "batch": batch, "prompt": prompt, "new": new}
+
+
+def announce(pythons: dict[str, str]) -> None:
+  """Says which peers are left out, and what would bring them in."""
+  for name, python in pythons.items():
+    if not python:
+      print(
+        f"{name} is left out. To have it: python3 -m venv FOLDER && FOLDER/bin/"
+        f"pip install {INSTALL[name]}, then --{name}=FOLDER/bin/python"
+      )
+
+
+def measure(rounds: int, cases: list[str], pythons: dict[str, str]) -> dict:
+  """What `race` finds for every case, with tokens per second and `traffic`.
+
+  `pythons` has the interpreters of "tunix" and "trl" (whose environment holds
+  transformers); an empty one leaves its peer out.
+  """
+  pythons = {"tunix": pythons["tunix"], "transformers": pythons["trl"]}
+  found = {}
+  with workers(modules("decode", pythons)) as started:
+    for name in cases:
+      case = parse(name)
+      one = race(started, case, rounds)
+      tokens = case["batch"] * case["new"]
+      written = {who: run["tokens"] for who, run in one["last"].items()}
+      if set(written.values()) != {tokens}:
+        raise ValueError(f"{name}: {tokens} tokens were due, not {written}")
+      one["tokens_per_second"] = {
+        who: tokens / seconds for who, seconds in one["medians"].items()
+      }
+      one["traffic"] = traffic(case)
+      show(name, one)
+      found[name] = one
+  return found
+
+
+def show(name: str, one: dict) -> None:
+  """Prints a row a contestant."""
+  for who, speed in one["tokens_per_second"].items():
+    ratio = one["ratios"].get(who)
+    line = f"{name:12} {who:13} {speed:8.0f} tokens/s  "
+    line += f"sitrain is {shown(ratio)} times as fast" if ratio else ""
+    print(f"{line}  [{one['facts'][who]['settings']}]", flush=True)
+  moved = one["traffic"]
+  print(f"{name:12} a step moves {moved['accessed'] / 1e6:.1f} MB, "
+        f"{moved['ratio']:.2f} x (weights + filled cache)", flush=True)
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown words on the command line: {argv[1:]}")
+  pythons = {"tunix": TUNIX.value, "trl": TRL.value}
+  announce(pythons)
+  found = measure(ROUNDS.value, CASES_FLAG.value, pythons)
+  if OUTPUT.value:
+    pathlib.Path(OUTPUT.value).write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+  ROUNDS = flags.DEFINE_integer("rounds", 5, "Interleaved rounds.", 1)
+  CASES_FLAG = flags.DEFINE_list("cases", list(CASES), "ROWSxPROMPTxNEW.")
+  TUNIX = flags.DEFINE_string("tunix", "", "Interpreter that has tunix.")
+  TRL = flags.DEFINE_string("trl", "", "Interpreter that has transformers.")
+  OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
+  app.run(main)

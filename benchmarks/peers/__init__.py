@@ -1,0 +1,1 @@
+"""Workers of the side-by-side benchmarks, one a file; see protocol.py."""

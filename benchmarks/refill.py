@@ -1,0 +1,118 @@
+"""What refilling slots is worth where some rows are much longer than others.
+
+  python -m benchmarks.refill
+
+The model of `benchmarks.decode`, prompts of 64, answers of geometric length
+(mean 128, limit 512), 64 slots: `refill.play` against `turns.play` on 64
+prompts after the other, which grows its cache and stops when all rows have
+ended. Both draw the same tokens. Prints useful tokens per second and how many
+times faster refilling is: the median over the rounds, its 95 % bootstrap
+interval, and the range.
+"""
+
+import json
+import pathlib
+from functools import partial
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from benchmarks.decode import SIZES
+from benchmarks.peers.sitrain_decode import make_model, problems_of
+from benchmarks.rounds import compare, interleaved, shown, timed
+from sitrain.models import decoder
+from sitrain.rollout import refill, turns
+from sitrain.types import PAD
+
+SLOTS, PROMPT, MEAN, LIMIT = 64, 64, 128, 512
+NEAR_TIES = 0.01  # rows of which a last bit of a probability may decide a draw
+
+
+def options(vocabulary: int, mean: int, limit: int) -> dict:
+  """One turn; a share 1 / mean of the vocabulary are end tokens."""
+  ends = range(vocabulary - vocabulary // mean, vocabulary)
+  return {
+    "samples": 1, "temperature": 1.0, "eos": tuple(ends), "turns": (limit,),
+    "reply": lambda answer, rows, turn: answer,
+  }
+
+
+def level(params: dict) -> dict:
+  """The same parameters with logits so close to each other that every token is
+  as likely as any, whatever was read: lengths are then geometric."""
+  return dict(params, norm=params["norm"] * 0.05)
+
+
+def ways(count: int, model_sizes: dict, mean: int, limit: int) -> dict:
+  """Both ways of playing `count` prompts, as functions of nothing."""
+  model = make_model(model_sizes)
+  params = jax.jit(lambda key: decoder.init(model, key))(jax.random.key(0))
+  case = {"model": model_sizes, "prompt": PROMPT}
+  given = jax.random.split(jax.random.key(1), count), problems_of(case, count)
+  part = lambda first: jax.tree.map(lambda x: x[first : first + SLOTS], given)
+  parts = [part(first) for first in range(0, count, SLOTS)]
+  rules = options(model.vocabulary, mean, limit)
+  params = level(params)
+  whole = jax.jit(lambda p, keys, posed: turns.play(
+    keys, model, p, posed, **rules
+  ))
+  slotted = jax.jit(lambda p, keys, posed: refill.play(
+    keys, model, p, posed, slots=SLOTS, **rules
+  ))
+  return {
+    "static": lambda: [whole(params, *part) for part in parts],
+    "refill": partial(slotted, params, *given),
+  }
+
+
+def check_equal(static: list, refilled) -> int:
+  """Tokens that were sampled; ValueError where the ways differ.
+
+  They add in different orders, so a draw may fall to the other side of a last
+  bit; more rows than that explains must not differ.
+  """
+  tokens = np.concatenate([part.tokens for part in static])
+  other = np.any(tokens != np.asarray(refilled.tokens), axis=1)
+  if np.mean(other) > NEAR_TIES:
+    raise ValueError(f"{np.sum(other)} of {len(tokens)} rows differ")
+  return int(np.sum(tokens != PAD)) - PROMPT * len(tokens)
+
+
+def measure(
+  prompts: tuple[int, ...] = (128, 512, 2048), rounds: int = 5,
+  sizes: dict = SIZES, mean: int = MEAN, limit: int = LIMIT,
+) -> dict:
+  """Seconds of both ways, useful tokens and the ratio, by number of prompts."""
+  found = {}
+  for count in prompts:
+    both = ways(count, sizes, mean, limit)
+    useful = check_equal(both["static"](), both["refill"]())
+    seconds = interleaved({n: timed(f) for n, f in both.items()}, rounds)
+    ratio = compare(seconds["static"], seconds["refill"])
+    found[count] = {"seconds": seconds, "useful": useful, "ratio": ratio}
+    speed = {n: useful / float(np.median(s)) for n, s in seconds.items()}
+    print(
+      f"{count} prompts: {speed['refill']:.0f} useful tokens/s against "
+      f"{speed['static']:.0f}, {shown(ratio)} times as fast, "
+      f"range {ratio['least']:.2f}-{ratio['most']:.2f}", flush=True,
+    )
+  return found
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown words on the command line: {argv[1:]}")
+  counts = tuple(int(count) for count in PROMPTS.value)
+  found = measure(counts, ROUNDS.value, mean=MEAN_OF.value, limit=TO.value)
+  if OUTPUT.value:
+    pathlib.Path(OUTPUT.value).write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+  PROMPTS = flags.DEFINE_list("prompts", ["128", "512", "2048"], "How many.")
+  ROUNDS = flags.DEFINE_integer("rounds", 5, "Interleaved rounds.", 1)
+  MEAN_OF = flags.DEFINE_integer("mean", MEAN, "Tokens of an answer.", 1)
+  TO = flags.DEFINE_integer("limit", LIMIT, "Tokens of the longest.", 1)
+  OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
+  app.run(main)

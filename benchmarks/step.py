@@ -1,0 +1,67 @@
+"""One whole RL step side by side: sitrain, tunix's GRPO, TRL's GRPO.
+
+  python -m benchmarks.step --tunix=PYTHON --trl=PYTHON
+
+8 prompts of 64 tokens x 8 samples: rollout, reference log-probabilities, a
+trivial reward, one update of AdamW with a KL of 0.04 to the reference, for the
+model of `benchmarks.decode`, where the environments of the peers are described
+too. Each contestant runs its own training loop, held between the steps.
+"""
+
+import json
+import pathlib
+
+from absl import app, flags
+
+from benchmarks.decode import SIZES, announce
+from benchmarks.rounds import modules, race, shown, workers
+
+CASES = ("32", "128")  # new tokens
+
+
+def case_of(new: int) -> dict:
+  """The step with that many new tokens."""
+  return {"model": SIZES, "problems": 8, "samples": 8, "prompt": 64,
+          "new": new, "beta": 0.04}
+
+
+def measure(rounds: int, cases: list[str], pythons: dict[str, str]) -> dict:
+  """What `race` finds for every case, a number of new tokens.
+
+  `pythons` has the interpreters of "tunix" and "trl"; an empty one leaves its
+  peer out.
+  """
+  found = {}
+  with workers(modules("step", pythons)) as started:
+    for name in cases:
+      found[name] = race(started, case_of(int(name)), rounds)
+      show(name, found[name])
+  return found
+
+
+def show(name: str, one: dict) -> None:
+  """Prints a row a contestant."""
+  for who, seconds in one["medians"].items():
+    ratio = one["ratios"].get(who)
+    line = f"N={name:4} {who:8} {seconds:7.2f} s a step  "
+    line += f"sitrain is {shown(ratio)} times as fast" if ratio else ""
+    print(f"{line}  [{one['facts'][who]['settings']}]", flush=True)
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown words on the command line: {argv[1:]}")
+  pythons = {"tunix": TUNIX.value, "trl": TRL.value}
+  announce(pythons)
+  found = measure(ROUNDS.value, CASES_FLAG.value, pythons)
+  if OUTPUT.value:
+    pathlib.Path(OUTPUT.value).write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+  ROUNDS = flags.DEFINE_integer("rounds", 5, "Interleaved rounds.", 1)
+  CASES_FLAG = flags.DEFINE_list("cases", list(CASES), "New tokens.")
+  TUNIX = flags.DEFINE_string("tunix", "", "Interpreter that has tunix.")
+  TRL = flags.DEFINE_string("trl", "", "Interpreter that has TRL.")
+  OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
+  app.run(main)

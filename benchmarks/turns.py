@@ -1,0 +1,192 @@
+"""What the one cursor and the kept cache are worth in a rollout of two turns.
+
+  python -m benchmarks.turns
+
+For the model of `benchmarks.decode`, B = 64:
+
+cursor: attempts of geometric length (mean 64, limit 256), 16 tokens between
+them. sitrain lets each row go on to its second attempt when its first is done;
+the other way is a loop for each turn, the second starting when all are done.
+That one keeps its cache as well, reads the 16 tokens at once, and draws the
+same tokens.
+
+cache: a prompt of 256, two attempts of 64, 16 tokens between them. sitrain's
+second attempt goes on with the cache of the first; the other way reads the
+whole dialogue again.
+"""
+
+import json
+import pathlib
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+from benchmarks.decode import SIZES
+from benchmarks.peers.sitrain_decode import make_model, problems_of
+from benchmarks.rounds import compare, interleaved, shown, timed
+from sitrain.models import decoder
+from sitrain.rollout import splice
+from sitrain.rollout.cursor import limits_of
+from sitrain.rollout.sample import draw
+from sitrain.rollout.turns import cache_lengths, grown, play, prefill, row_keys
+from sitrain.types import PAD
+
+REPLY = 16
+CASES = {
+  "cursor": {"model": SIZES, "batch": 64, "prompt": 64, "new": 256, "mean": 64},
+  "cache": {"model": SIZES, "batch": 64, "prompt": 256, "new": 64, "mean": 0},
+}
+
+
+def said(rows: int) -> jax.Array:
+  """What every row reads between its attempts."""
+  return jnp.broadcast_to(jnp.arange(REPLY, dtype=jnp.int32), (rows, REPLY))
+
+
+def options(case: dict) -> dict:
+  """Options of `play` for one turn. As logits of a random model are close to
+  equal, a share 1 / mean of the vocabulary as end tokens makes that mean."""
+  size, mean = case["model"]["vocabulary"], case["mean"]
+  ends = range(size - size // mean, size) if mean else ()
+  return {
+    "samples": 1, "temperature": 1.0, "eos": tuple(ends),
+    "reply": lambda answer, rows, turn: said(answer.shape[0]),
+  }
+
+
+def one_cursor(model, case, keys, params, problems):
+  """Tokens [B, T] of sitrain's own rollout."""
+  turns = (case["new"],) * 2
+  return play(
+    keys, model, params, problems, turns=turns, **options(case)
+  ).tokens
+
+
+def read_again(model, case, keys, params, problems):
+  """The same with a second prefill for the second turn."""
+  one = partial(play, keys, model, params, **options(case))
+  first = one(problems, turns=(case["new"],))
+  posed = splice.splice(problems, first, said(case["batch"]))
+  return one(posed, turns=(case["new"],), first_turn=2).tokens
+
+
+def loop_a_turn(model, case, keys, params, problems):
+  """The same with a loop for each turn, on one cache that grows."""
+  params, keys = decoder.unstack(params), row_keys(keys, 1)
+  tokens, start = problems.prompt, jnp.zeros(case["batch"], jnp.int32)
+  cache = prefill(model, params, tokens, start)
+  tokens, cache = write_turn(model, case, keys, params, tokens, start, cache, 1)
+  tokens, start, cache = align_right(tokens, cache)
+  column = tokens.shape[1] - 1
+  tokens = jnp.concatenate([tokens, said(case["batch"])], axis=1)
+  cache = grown(cache, tokens.shape[1] - 1)
+  attend = decoder.attend_cache(start, column, REPLY, cache[0][0].shape[2])
+  _, cache = model.apply(
+    {"params": params}, tokens[:, column:-1], attend, cache, column
+  )
+  tokens, _ = write_turn(model, case, keys, params, tokens, start, cache, 2)
+  return jnp.take_along_axis(
+    tokens, jnp.argsort(tokens == PAD, axis=1, stable=True), axis=1
+  )
+
+
+def write_turn(model, case, keys, params, tokens, start, cache, turn):
+  """Appends a turn to all rows, until the last has ended; PAD behind it."""
+  first, limit, rows = tokens.shape[1], case["new"], tokens.shape[0]
+  ends = jnp.asarray(options(case)["eos"], jnp.int32)
+  keys = jax.vmap(jax.random.fold_in, (0, None))(keys, turn)
+  heat = jnp.ones(rows)
+
+  def body(loop):
+    column, tokens, done, cache = loop
+    last = jax.lax.dynamic_slice_in_dim(tokens, column - 1, 1, axis=1)
+    attend = decoder.attend_cache(
+      start, column - 1, 1, cache[0][0].shape[2]
+    )
+    hidden, cache = model.apply(
+      {"params": params}, last, attend, cache, column - 1
+    )
+    logits = model.apply({"params": params}, hidden[:, 0], method="logits")
+    at = jax.vmap(jax.random.fold_in, (0, None))(keys, column - first)
+    token = jnp.where(done, PAD, draw(at, logits, heat)[0])
+    tokens = jax.lax.dynamic_update_slice(tokens, token[:, None], (0, column))
+    return column + 1, tokens, done | jnp.isin(token, ends), cache
+
+  def more(loop):
+    column, _, done, cache = loop
+    return (column <= cache[0][0].shape[2]) & ~jnp.all(done)
+
+  blank = jnp.full((rows, limit), PAD, jnp.int32)
+  loop = (jnp.asarray(first, jnp.int32), jnp.concatenate([tokens, blank], 1),
+          jnp.zeros(rows, bool), cache)
+  for size in cache_lengths(first - 1, first + limit - 1):
+    loop = (*loop[:3], grown(loop[3], size))
+    loop = jax.lax.while_loop(more, body, loop)
+  return loop[1], grown(loop[3], first + limit)
+
+
+def align_right(tokens, cache):
+  """Moves every row so that it ends at the last column, its cache too.
+
+  Returns the tokens, the column where each row now starts, and the cache.
+  """
+  length = tokens.shape[1]
+  start = jnp.sum(tokens == PAD, axis=1, dtype=jnp.int32)
+  source = jnp.maximum(jnp.arange(length) - start[:, None], 0)
+  moved = jnp.take_along_axis(tokens, source, axis=1)
+  tokens = jnp.where(jnp.arange(length) < start[:, None], PAD, moved)
+  index = source[:, None, :, None]
+  cache = jax.tree.map(
+    lambda x: jnp.take_along_axis(x, index, axis=2, mode="clip"), cache
+  )
+  return tokens, start, cache
+
+
+def prepare(name: str, case: dict) -> dict:
+  """The two ways of a case as compiled functions of nothing."""
+  model = make_model(case["model"])
+  params = jax.jit(lambda key: decoder.init(model, key))(jax.random.key(0))
+  problems = problems_of(case, case["batch"])
+  keys = jax.random.split(jax.random.key(1), case["batch"])
+  other = {"cursor": loop_a_turn, "cache": read_again}[name]
+  return {
+    way.__name__: partial(
+      jax.jit(partial(way, model, case)), keys, params, problems
+    )
+    for way in (one_cursor, other)
+  }
+
+
+def measure(rounds: int, cases: list[str]) -> dict:
+  """Seconds of both ways, and how many times faster sitrain's is, by case."""
+  found = {}
+  for name in cases:
+    ways = prepare(name, CASES[name])
+    columns = limits_of((CASES[name]["new"],) * 2, CASES[name]["prompt"], REPLY)
+    for way in ways.values():
+      jax.block_until_ready(way())
+    seconds = interleaved({w: timed(f) for w, f in ways.items()}, rounds)
+    ours, other = seconds.values()
+    found[name] = {
+      "seconds": seconds, "ratio": compare(other, ours), "columns": columns
+    }
+    print(f"{name}: {list(ways)[0]} is {shown(found[name]['ratio'])} times as "
+          f"fast as {list(ways)[1]}", flush=True)
+  return found
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown words on the command line: {argv[1:]}")
+  found = measure(ROUNDS.value, CASES_FLAG.value)
+  if OUTPUT.value:
+    pathlib.Path(OUTPUT.value).write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+  ROUNDS = flags.DEFINE_integer("rounds", 5, "Interleaved rounds.", 1)
+  CASES_FLAG = flags.DEFINE_list("cases", list(CASES), "Which to measure.")
+  OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
+  app.run(main)
