@@ -41,8 +41,8 @@ SUITE = {
 }
 GUARD = {
   "phases": ["--rounds=3"],
-  "decode": ["--rounds=2", "--cases=64x64x128"],
-  "turns": ["--rounds=3"],
+  "decode": ["--rounds=3", "--cases=64x64x128"],
+  "turns": ["--rounds=3", "--cases=cache"],
 }
 
 
@@ -71,17 +71,21 @@ def run_one(name: str, arguments: list[str], folder: pathlib.Path) -> dict:
 
   Raises RuntimeError where it fails.
   """
-  path = folder / f"{name}.json"
-  command = ["python", "-m", f"benchmarks.{name}", *arguments]
-  print(f"\n$ {' '.join(command)}", flush=True)
-  if not path.exists():
-    began = [sys.executable, *command[1:], f"--output={folder / 'part'}"]
-    if subprocess.run(began, cwd=ROOT).returncode:
-      raise RuntimeError(f"{' '.join(command)} failed; see above")
-    # Renamed when whole, so that a cut run is not taken for a result.
-    (folder / "part").rename(path)
-  found = json.loads(path.read_text())
-  return {"command": " ".join(command), "found": found}
+  path, part = folder / f"{name}.json", folder / "part"
+  words = ["-m", f"benchmarks.{name}", *arguments]
+  command = " ".join(["python", *words])
+  print(f"\n$ {command}", flush=True)
+  if path.exists():
+    known = json.loads(path.read_text())
+    if known["command"] == command:
+      return known
+  began = [sys.executable, *words, f"--output={part}"]
+  if subprocess.run(began, cwd=ROOT).returncode:
+    raise RuntimeError(f"{command} failed; see above")
+  found = json.loads(part.read_text())
+  found = {"command": command, "machine": machine(), "found": found}
+  path.write_text(json.dumps(found, indent=1))
+  return found
 
 
 def rows_of(name: str, found: dict) -> list[tuple[str, str, float]]:
@@ -151,14 +155,14 @@ def show(parts: dict, stored: dict) -> None:
 
 
 def run(suite: dict[str, list[str]], folder: pathlib.Path) -> dict:
-  """Runs a suite; {"machine", "parts"}, also as suite.json in `folder`."""
+  """Runs a suite; what it found, also as suite.json in `folder`."""
+  folder = folder.resolve()
   folder.mkdir(parents=True, exist_ok=True)
   parts = {
     name: run_one(name, arguments, folder) for name, arguments in suite.items()
   }
-  result = {"machine": machine(), "parts": parts}
-  (folder / "suite.json").write_text(json.dumps(result, indent=1))
-  return result
+  (folder / "suite.json").write_text(json.dumps(parts, indent=1))
+  return parts
 
 
 def chosen(only: list[str], peers: dict[str, str]) -> dict[str, list[str]]:
@@ -183,14 +187,12 @@ def main(argv: list[str]) -> None:
   stored = json.loads(STORED.read_text()) if STORED.exists() else {}
   if GUARD_FLAG.value:
     folder = pathlib.Path(OUTPUT.value or tempfile.mkdtemp())
-    found = run(GUARD, folder)
-    show(found["parts"], stored.get("parts", {}))
+    show(run(GUARD, folder), stored)
     return
   if not (ALL.value or ONLY.value) or not OUTPUT.value:
     raise app.UsageError("say --all or --only=NAMES, and --output=FOLDER")
   peers = {"--tunix": TUNIX.value, "--trl": TRL.value}
-  found = run(chosen(ONLY.value, peers), pathlib.Path(OUTPUT.value))
-  show(found["parts"], {})
+  show(run(chosen(ONLY.value, peers), pathlib.Path(OUTPUT.value)), {})
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def loop_a_turn(model, case, keys, params, problems):
   tokens, start, cache = align_right(tokens, cache)
   column = tokens.shape[1] - 1
   tokens = jnp.concatenate([tokens, said(case["batch"])], axis=1)
-  cache = grown(cache, tokens.shape[1] - 1)
+  cache = grown(model, cache, case["batch"], tokens.shape[1] - 1)
   attend = decoder.attend_cache(start, column, REPLY, cache[0][0].shape[2])
   _, cache = model.apply(
     {"params": params}, tokens[:, column:-1], attend, cache, column
@@ -122,9 +122,9 @@ def write_turn(model, case, keys, params, tokens, start, cache, turn):
   loop = (jnp.asarray(first, jnp.int32), jnp.concatenate([tokens, blank], 1),
           jnp.zeros(rows, bool), cache)
   for size in cache_lengths(first - 1, first + limit - 1):
-    loop = (*loop[:3], grown(loop[3], size))
+    loop = (*loop[:3], grown(model, loop[3], rows, size))
     loop = jax.lax.while_loop(more, body, loop)
-  return loop[1], grown(loop[3], first + limit)
+  return loop[1], grown(model, loop[3], rows, first + limit)
 
 
 def align_right(tokens, cache):

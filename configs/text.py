@@ -49,7 +49,8 @@ def add_score(
     "beta1": 0.01,
   }
   more = {
-    "best": "judge/reward_2", "fused": fused, "waves": 1 if fused else 4,
+    "best": "judge/reward_2", "fused": fused,
+    "waves": 1 if fused else min(4, problems // 8),
     "microbatches": problems, "steps_per_call": 10 if fused else 1,
   }
   rate = {"learning_rate": learning_rate}

@@ -16,7 +16,8 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, NamedTuple
 
 import jax
 from absl import flags
@@ -89,9 +90,17 @@ def evaluator(run: Run, task: Any, config: dict) -> Callable[[Any], dict]:
   )
 
 
+class Start(NamedTuple):
+  """How a run gets going."""
+
+  began: float  # on the monotonic clock
+  programs: list[Future]  # of the stages that are left
+  took: dict[str, float]  # seconds to the first steps
+
+
 def summarize(
   run: Run, stages: list, judge: Callable[[Any], dict], digest: str,
-  started: dict,
+  start: Start,
 ) -> tuple[dict, bool]:
   """Runs what is left, stage by stage; summary.json grows with each.
 
@@ -103,13 +112,13 @@ def summarize(
   summary = workdirs.read_json(path) if path.exists() else _empty(run, digest)
   done = {row["name"] for row in summary["stages"]}
   left = [stage for stage in stages if stage.name not in done]
-  waits = []
   for stage in left:
-    waits.append(compile_ahead(run, stage, after=waits[:1]))
-  for stage, wait in zip(left, waits):
+    after = start.programs[:1]
+    start.programs.append(compile_ahead(run, stage, after=after))
+  for stage, compiled in zip(left, start.programs):
     began = time.monotonic()
-    params, _ = run_stage(run, stage, timed(wait, started))
-    summary["start"] = started
+    params, _ = run_stage(run, stage, compiled)
+    summary["start"] = start.took
     row = judge(params)
     summary["dialogues"] = row.pop("dialogues")
     seconds = time.monotonic() - began
@@ -121,31 +130,20 @@ def summarize(
   return summary, bool(left)
 
 
-def timed(wait: Callable[[], Any], started: dict) -> Callable[[], Any]:
-  """`wait`, and for how long the first stage waited for its program."""
+def watched(display: progress.Display, start: Start) -> Callable[..., None]:
+  """The display's update, which says when the first steps were done.
 
-  def timed_wait():
-    began = time.monotonic()
-    found = wait()
-    started.setdefault("compile_seconds", time.monotonic() - began)
-    return found
+  It raises what meanwhile went wrong with the program of a later stage.
+  """
 
-  return timed_wait
-
-
-def first_told(
-  display: progress.Display, began: float, started: dict
-) -> Callable[..., None]:
-  """The display's update, which first says when the first steps were done."""
-
-  def update(stage: str, step: int, *told: Any) -> None:
-    if "seconds" not in started:
-      started["seconds"] = time.monotonic() - began
-      display.say(
-        f"{stage} first steps after {started['seconds']:.1f} s, "
-        f"{started['compile_seconds']:.1f} s of them compiling"
-      )
-    display.update(stage, step, *told)
+  def update(stage: str, *told: Any) -> None:
+    if not start.took:
+      start.took["seconds"] = time.monotonic() - start.began
+      display.say(f"{stage} first steps after {start.took['seconds']:.1f} s")
+    display.update(stage, *told)
+    for program in start.programs:
+      if program.done():
+        program.result()
 
   return update
 
@@ -161,7 +159,7 @@ def _empty(run: Run, digest: str) -> dict:
 
 def train(config: dict, workdir: str) -> dict:
   """Runs a config in a workdir; returns the summary."""
-  began = time.monotonic()
+  start = Start(time.monotonic(), [], {})
   jax.config.update("jax_threefry_partitionable", True)
   if config["run"]["compile_cache"]:
     compiling.use_cache()
@@ -176,11 +174,11 @@ def train(config: dict, workdir: str) -> dict:
   digest = workdirs.claim(workdir, config)
   if jax.process_index() == 0 and (said := describe(task)):
     print(said)
-  display, started = progress.display(), {}
+  display = progress.display()
   sink = open_sink(config, workdir)
   run = Run(
     workdir=workdir, mesh=mesh, model=model, seed=config["seed"], sink=sink,
-    show=first_told(display, began, started),
+    show=watched(display, start),
     save_every=config["run"]["save_every"],
     keep=config["run"]["keep"], profile=config["run"]["profile_steps"],
     max_gap=config["run"]["max_sampler_gap"],
@@ -190,7 +188,7 @@ def train(config: dict, workdir: str) -> dict:
   try:
     with jax.set_mesh(mesh):
       judge = evaluator(run, asked, config)
-      summary, fresh = summarize(run, stages, judge, digest, started)
+      summary, fresh = summarize(run, stages, judge, digest, start)
   finally:
     display.close()
     sink.close()

@@ -116,8 +116,6 @@ def write_missing(config: dict, plan: Plan, tasks: dict, mesh: Any) -> int:
   count = plan.problems or rows or config["evaluate"]["problems"]
   posed = player.pose(jax.random.fold_in(key, 0), count)
   total = len(posed.prompt)
-  size = playing.part_size(player, plan.batch, total)
-  sharding.check_batch(size, mesh, field="problems at once (--batch/--samples)")
   parts.claim(plan.output, options_of(config, plan))
   missing = missing_of(task, plan, total)
   if not missing.any():

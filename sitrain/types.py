@@ -168,7 +168,7 @@ class Stage(NamedTuple):
   anchor: str  # the reference: "none", or as `start`
   restart: bool  # whether the optimizer starts anew
   best: str  # the metric whose highest mean over a call is the best checkpoint
-  delay: int = 0  # updates that the sampler is behind; 1 needs fused=False
+  delay: int = 0  # updates the sampler is behind, from a call's second step on
 
 
 class Progress(NamedTuple):

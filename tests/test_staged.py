@@ -230,9 +230,9 @@ def test_who_waits_gets_what_was_made_ahead():
   gate = threading.Event()
   first, second = compile.ahead(gate.wait), compile.ahead(lambda: 1 // 0)
   with pytest.raises(ZeroDivisionError):
-    second()
+    second.result()
   gate.set()  # The first was waiting meanwhile.
-  assert first() is True
+  assert first.result() is True
 
 
 def test_a_stage_that_does_not_compile_says_so_when_it_begins(monkeypatch):
@@ -242,6 +242,6 @@ def test_a_stage_that_does_not_compile_says_so_when_it_begins(monkeypatch):
   stage = loops.stage_of(METHOD, OPTIMIZER)
   monkeypatch.setattr(stages, "compile_loop", fail)
   monkeypatch.setattr(stages, "layout", lambda *args: abstract())
-  wait = stages.compile_ahead(loops.run_of(MODEL, mesh=MESH), stage)
+  future = stages.compile_ahead(loops.run_of(MODEL, mesh=MESH), stage)
   with pytest.raises(ValueError, match="stage.one does not compile: .* 3 TB"):
-    wait()
+    future.result()

@@ -197,7 +197,7 @@ def said(process):
   done = mains.finish(process, 200)
   assert done.code == 0, done.err[-3000:]
   # Gloo, too, writes to the standard output.
-  return json.loads(next(x for x in done.out.splitlines() if x[0] == "{"))
+  return json.loads(next(x for x in done.out.splitlines() if x.startswith("{")))
 
 
 @pytest.fixture(scope="module")

@@ -44,14 +44,14 @@ def prepare(case: dict):
       turns=(case["new"],), eos=(), temperature=1.0,
     )
 
-  mesh, rows = sharding.make_mesh(), case["batch"]
-  if rows % mesh.size == 0:
-    generate = sharding.by_group(generate, mesh)
+  mesh = sharding.make_mesh()
+  generate = sharding.by_group(generate, mesh)
+  params = jax.device_put(params, sharding.replicated(mesh))
 
   @jax.jit
   def sample(params, problems, number):
     key = jax.random.fold_in(jax.random.key(1), number)
-    return generate(jax.random.split(key, rows), params, problems)
+    return generate(jax.random.split(key, case["batch"]), params, problems)
 
   def run():
     episodes = sample(params, problems, next(calls))

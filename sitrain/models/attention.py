@@ -25,25 +25,28 @@ LANES = 128  # of a TPU: blocks of the kernel are multiples of it
 
 
 def rows(
-  query: Float[Array, "B T M H"],
+  query: Float[Array, "B Q M H"],
   key: Float[Array, "B N T H"],
   value: Float[Array, "B N T H"],
-  visible: Bool[Array, "B T T"],
+  visible: Bool[Array, "B Q T"],
   *,
   kind: str,
   scale: float,
   cap: float,
   local: bool = False,
-) -> Float[Array, "B T M H"]:
+) -> Float[Array, "B Q M H"]:
   """Grouped-query attention of rows to themselves, with a float32 softmax.
 
-  `visible` must be lower triangular. "auto" is `plain` up to SHORT columns and
+  Heads are grouped M = N x G around the N key heads by a reshape, so keys are
+  never repeated (Ainslie et al. 2023). `visible` must be lower triangular;
+  a part of the queries is `plain`. "auto" is that up to SHORT columns and
   `chunked` from there on. What a query that sees nothing returns is read by
   nobody. `local` says whether the model has local layers, of which `visible`
   may be one. Raises ValueError for a kind that is not known or does not fit.
   """
   _check(kind, cap, query.dtype, local)
-  way = _WAYS[settled(kind, query.shape[1])]
+  whole = query.shape[1] == key.shape[2]
+  way = _WAYS[settled(kind, query.shape[1]) if whole else "plain"]
   try:
     return way(query, key, value, visible, scale, cap)
   except (ImportError, NotImplementedError, RuntimeError) as error:

@@ -97,32 +97,6 @@ def soft_cap(x: Float[Array, "..."], cap: float) -> Float[Array, "..."]:
   return cap * jnp.tanh(x / cap) if cap else x
 
 
-def attention(
-  query: Float[Array, "B Q M H"],
-  key: Float[Array, "B N H T"],
-  value: Float[Array, "B N T H"],
-  visible: Bool[Array, "B Q T"],
-  *,
-  scale: float,
-  cap: float,
-) -> Float[Array, "B Q M H"]:
-  """Grouped-query attention with a float32 softmax.
-
-  Heads are grouped M = N x G around the N key heads by a reshape, so keys are
-  never repeated (Ainslie et al. 2023). A query that sees nothing returns the
-  mean of all values: finite, and read by nobody.
-  """
-  b, q, m, h = query.shape
-  n = key.shape[1]
-  grouped = (query * scale).reshape(b, q, n, m // n, h)
-  scores = jnp.einsum(
-    "bqngh,bnht->bngqt", grouped, key, preferred_element_type=jnp.float32
-  )
-  weights = _weights(scores, visible[:, None, None], cap).astype(value.dtype)
-  mixed = jnp.einsum("bngqt,bnth->bqngh", weights, value)
-  return mixed.reshape(b, q, m, h)
-
-
 def attention_of_one(
   query: Float[Array, "B 1 M H"],
   key: Float[Array, "B N T H"],
@@ -132,7 +106,7 @@ def attention_of_one(
   scale: float,
   cap: float,
 ) -> Float[Array, "B 1 M H"]:
-  """`attention` of one query a row, with keys as a cache holds them."""
+  """`attention.rows` of one query a row, with keys as a cache holds them."""
   b, _, m, h = query.shape
   n = key.shape[1]
   grouped = (query * scale).reshape(b, n, m // n, h)
@@ -148,7 +122,8 @@ def _all_heads(query, key, value, visible, cap):
   scores = jnp.einsum(
     "bngh,bnth->bngt", query, key, preferred_element_type=jnp.float32
   )
-  weights = _weights(scores, visible, cap).astype(value.dtype)
+  scores = jnp.where(visible, soft_cap(scores, cap), MASKED)
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   return jnp.einsum("bngt,bnth->bngh", weights, value)
 
 
@@ -174,12 +149,6 @@ def _head_by_head(query, key, value, visible, cap):
     return (mixed / total).astype(value.dtype)
 
   return jnp.stack([head(query[:, :, g]) for g in range(query.shape[2])], 2)
-
-
-def _weights(scores, visible, cap):
-  """Softmax over the keys that are visible, in float32."""
-  scores = soft_cap(scores, cap)
-  return jax.nn.softmax(jnp.where(visible, scores, MASKED), axis=-1)
 
 
 def project(

@@ -232,13 +232,13 @@ class Decoder(nn.Module, kw_only=True):
       cache = (key, value)
     scale = (self.attention_scalar or self.head_size) ** -0.5
     options = dict(scale=scale, cap=self.attention_cap)
-    if not cache:
-      more = dict(kind=self.attention, local=any(self.local))
-      mixed = attention.rows(query, key, value, visible, **options, **more)
-    elif lead[1] == 1:
+    if cache and lead[1] == 1:
       mixed = blocks.attention_of_one(query, key, value, visible, **options)
     else:
-      mixed = blocks.attention(query, key.mT, value, visible, **options)
+      # Kernels refuse the left pads of prompts.
+      kind = self.attention if not cache else "auto"
+      more = dict(kind=kind, local=any(self.local))
+      mixed = attention.rows(query, key, value, visible, **options, **more)
     y = blocks.project(mixed.reshape(x.shape[0], -1), p, "out")
     return (y + p["out_bias"] if self.out_bias else y), cache
 

@@ -82,7 +82,8 @@ def score_rows(
   every n-th row, so that devices which hold rows share each part.
   """
   rows, length = episodes.tokens.shape
-  held = attention.queries_held(model.attention, length) * length
+  read = max(length - 1, 1)
+  held = attention.queries_held(model.attention, read) * read
   wanted = math.ceil(rows * model.heads * held / ATTENTION_ELEMENTS)
   parts = next(n for n in range(min(wanted, rows), rows + 1) if rows % n == 0)
 

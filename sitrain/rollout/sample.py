@@ -29,7 +29,7 @@ def keep_top_p(logits: Float[Array, "B V"], p: float) -> Float[Array, "B V"]:
 
 
 def _least_kept(mass, p):
-  """The largest number x [B 1] that masses above x do not reach p.
+  """The smallest x [B 1] such that masses above x do not reach p.
 
   Floats that are not negative are ordered as the integers of their bits, so 31
   halvings find it exactly.

@@ -1,9 +1,9 @@
 """Compilation and profiling: the cache, threads, a counter, a trace window."""
 
-import concurrent.futures
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from etils import epath
 
 # Fires once per program that reaches the backend, found in the cache or not.
 _COMPILED = "/jax/core/compile/backend_compile_duration"
+_AHEAD = "compiles ahead"
 _HIT = "/jax/compilation_cache/cache_hits"
 
 
@@ -35,13 +36,14 @@ def use_cache() -> Path:
   return folder
 
 
-def ahead(make: Callable[[], Any]) -> Callable[[], Any]:
-  """Begins `make` in a thread of its own; what it returns waits for the result.
+def ahead(make: Callable[[], Any]) -> Future:
+  """Begins `make` in a thread of its own.
 
-  Who waits gets what `make` raised. The thread ends with the process, whatever
-  it is at: the workers of an executor would be waited for, also at Ctrl-C.
+  Who asks for the result gets what `make` raised. The thread ends with the
+  process, whatever it is at: the workers of an executor would be waited for,
+  also at Ctrl-C.
   """
-  future = concurrent.futures.Future()
+  future = Future()
 
   def work():
     try:
@@ -49,8 +51,16 @@ def ahead(make: Callable[[], Any]) -> Callable[[], Any]:
     except BaseException as error:  # noqa: BLE001  It belongs to who waits.
       future.set_exception(error)
 
-  threading.Thread(target=work, daemon=True).start()
-  return future.result
+  threading.Thread(target=work, name=_AHEAD, daemon=True).start()
+  return future
+
+
+def compiling_ahead() -> bool:
+  """Whether a thread of `ahead` is at work.
+
+  Python cannot end in order then: the compiler does not bear being cut off.
+  """
+  return any(thread.name == _AHEAD for thread in threading.enumerate())
 
 
 class Counter(NamedTuple):

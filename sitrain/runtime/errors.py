@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import app, flags
 
+from sitrain.runtime.compile import compiling_ahead
 from sitrain.runtime.options import ConfigError, closest
 
 
@@ -29,6 +30,10 @@ def run_main(main: Callable[[list[str]], None]) -> None:
     _leave(error, asked, 130)
   except (ValueError, OSError) as error:
     _leave(error, asked, 2 if isinstance(error, ValueError) else 1)
+  except Exception:
+    traceback.print_exc()
+    _end(1)
+  _end(0)
 
 
 def _show_warnings() -> None:
@@ -89,6 +94,14 @@ def _leave(error: BaseException, asked: bool, code: int) -> None:
   if _disk_full(error):
     # Writers of other libraries would fail once more at exit, each with a
     # traceback; what could be saved has been.
+    os._exit(code)
+  _end(code)
+
+
+def _end(code: int) -> None:
+  if compiling_ahead():
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)
   sys.exit(code)
 

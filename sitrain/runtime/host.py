@@ -53,6 +53,11 @@ def check_host(field: str, options: dict, method: Method, task: Task) -> None:
       f"config.{field}.delay=1 needs config.{field}.fused=False: a fused stage "
       "has no host to wait for"
     )
+  if options["delay"] and options["steps_per_call"] < 2:
+    raise ConfigError(
+      f"config.{field}.delay=1 begins with the second step of a call: set "
+      f"config.{field}.steps_per_call to 2 or more"
+    )
   if not (task.on_host and options["fused"]):
     return
   row = jnp.zeros((1, 8), jnp.int32)

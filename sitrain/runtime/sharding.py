@@ -211,6 +211,8 @@ def by_group(
   def generate_by_group(
     keys: Array, state: TrainState, problems: Problems
   ) -> Episodes:
+    if keys.shape[0] % groups(mesh):  # too few problems to share
+      return generate(keys, state, problems)
     # The number of a group arrives as an argument: axis_index cannot be
     # lowered on every backend while another axis is automatic.
     index = jnp.arange(groups(mesh), dtype=jnp.int32)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -58,8 +59,9 @@ def compile_loop(run: Run, stage: Stage, abstract: Any) -> Callable:
   if not stage.fused:
     apart = stage._replace(method=by_group(stage, run.mesh))
     lowered = lower_staged(apart, learn, run.mesh, abstract, key)
-    waits = [ahead(program.compile) for program in lowered]
-    return make_staged(apart, Programs(*(wait() for wait in waits)), run.mesh)
+    begun = [ahead(program.compile) for program in lowered]
+    programs = Programs(*(future.result() for future in begun))
+    return make_staged(apart, programs, run.mesh)
   place = jax.tree.map(lambda x: x.sharding, abstract)
   whole = sharding.replicated(run.mesh)
   iteration = make_iteration(collect, judge, learn)
@@ -69,18 +71,18 @@ def compile_loop(run: Run, stage: Stage, abstract: Any) -> Callable:
 
 
 def compile_ahead(
-  run: Run, stage: Stage, *, after: Sequence[Callable[[], Any]] = ()
-) -> Callable[[], Callable]:
-  """Begins `compile_loop` in a thread; what it returns waits for the loop.
+  run: Run, stage: Stage, *, after: Sequence[Future] = ()
+) -> Future:
+  """Begins `compile_loop` in a thread; the result is the loop.
 
   The thread itself waits for all of `after`, which leaves the machine to those
-  that are needed first. Who waits gets ValueError where the compiler gave up,
-  for want of memory say.
+  that are needed first. Who asks for the result gets ValueError where the
+  compiler gave up, for want of memory say.
   """
 
   def make():
-    for wait in after:
-      wait()
+    for future in after:
+      future.result()
     try:
       with jax.set_mesh(run.mesh):  # It holds for one thread alone.
         return compile_loop(run, stage, layout(run, stage))
@@ -93,12 +95,12 @@ def compile_ahead(
 
 
 def run_stage(
-  run: Run, stage: Stage, compiled: Callable[[], Callable]
+  run: Run, stage: Stage, compiled: Future
 ) -> tuple[Any, Progress]:
   """Trains a stage to its end and returns its last policy, as decoders take it.
 
   Starts from the newest checkpoint of the stage where there is one; a stage
-  that is done is only read. `compiled` gives its loop, as `compile_ahead` does.
+  that is done is only read. `compiled` is what `compile_ahead` returned.
   """
   manager = checkpoint.open_manager(folder(run, stage.name), keep=run.keep)
   try:
@@ -116,7 +118,8 @@ def run_stage(
     if not progress.done:
       path = epath.Path(run.workdir) / "metrics.jsonl"
       metrics.truncate(path, stage.name, progress.step)
-      state, progress = _train(run, stage, compiled(), manager, state, progress)
+      loop = compiled.result()
+      state, progress = _train(run, stage, loop, manager, state, progress)
     return policy(state), progress
   finally:
     checkpoint.finish(manager)
