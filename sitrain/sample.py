@@ -57,8 +57,13 @@ flags.DEFINE_float(
   "temperature", None, "0: greedy; default: config.evaluate.temperature.",
   lower_bound=0.0,
 )
-flags.DEFINE_integer("top_k", 0, "Tokens to sample from; 0: all.")
-flags.DEFINE_float("top_p", 1.0, "Their probability; 1: all.")
+flags.DEFINE_integer(
+  "top_k", 0, "Tokens to sample from; 0: all.", lower_bound=0
+)
+flags.DEFINE_float(
+  "top_p", 1.0, "Probability of the tokens to sample from; 1: all.",
+  lower_bound=1e-6, upper_bound=1.0,
+)
 flags.DEFINE_integer(
   "turns", 1, "2: with a correction; limits are config.evaluate.turns.",
   lower_bound=1,
@@ -67,6 +72,10 @@ flags.DEFINE_integer("problems", 0, "Only the first; 0: all.", lower_bound=0)
 flags.DEFINE_integer(
   "batch", None, "Rows on the device at once; default: config.evaluate.batch.",
   lower_bound=1,
+)
+flags.DEFINE_integer(
+  "slots", 0, "Rows of --batch decoded at a time, on each group of devices: one"
+  " that ends makes room for the next; 0: all.", lower_bound=0,
 )
 flags.DEFINE_integer("seed", None, "Default: config.evaluate.seed.")
 flags.DEFINE_list("ks", [], "Of pass@k and maj@k; default: 1, 2, 4, ...")
@@ -86,7 +95,7 @@ def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
   """Plays; what is text is judged later, by the first process alone."""
   player = playing.make(
     model, task, turns=plan.turns, samples=plan.samples, top_k=plan.top_k,
-    top_p=plan.top_p, reply=task.reply, jit=jax.jit,
+    top_p=plan.top_p, slots=plan.slots, reply=task.reply, jit=jax.jit,
     spread=partial(sharding.by_group_for_all, mesh=mesh),
   )  # fmt: skip
   if task.texts == ():
@@ -116,6 +125,7 @@ def write_missing(config: dict, plan: Plan, tasks: dict, mesh: Any) -> int:
   count = plan.problems or rows or config["evaluate"]["problems"]
   posed = player.pose(jax.random.fold_in(key, 0), count)
   total = len(posed.prompt)
+  playing.part_size(player, plan.batch, total)  # It refuses a batch of none.
   parts.claim(plan.output, options_of(config, plan))
   missing = missing_of(task, plan, total)
   if not missing.any():

@@ -32,7 +32,7 @@ SIZE = 300  # tokens
 GIVEN_FLAGS = dict(
   config=None, workdir="", stage="", which="last", output="", task="",
   source="", split=None, verifiers=[], samples=2, temperature=1.0, top_k=0,
-  top_p=1.0, turns=1, problems=12, batch=12, seed=3, ks=[], draws=50,
+  top_p=1.0, turns=1, problems=12, batch=12, slots=0, seed=3, ks=[], draws=50,
 )
 
 

@@ -44,8 +44,13 @@ TEMPERATURE = flags.DEFINE_float(
 GREEDY = flags.DEFINE_bool(
   "greedy", False, "Greedy attempts; votes and the control are still sampled."
 )
-TOP_K = flags.DEFINE_integer("top_k", 0, "Tokens to sample from; 0: all.")
-TOP_P = flags.DEFINE_float("top_p", 1.0, "Their probability; 1: all.")
+TOP_K = flags.DEFINE_integer(
+  "top_k", 0, "Tokens to sample from; 0: all.", lower_bound=0
+)
+TOP_P = flags.DEFINE_float(
+  "top_p", 1.0, "Probability of the tokens to sample from; 1: all.",
+  lower_bound=1e-6, upper_bound=1.0,
+)
 RESAMPLES = flags.DEFINE_integer("resamples", 8, "First attempts, control.")
 MAX_TURNS = flags.DEFINE_integer("max_turns", 10, "Of long episodes; 0: none.")
 BUDGETS = flags.DEFINE_list(
@@ -59,7 +64,8 @@ REPLIES = flags.DEFINE_list(
 )
 BATCH = flags.DEFINE_integer("batch", 512, "Rows on the device at once.")
 SLOTS = flags.DEFINE_integer(
-  "slots", 0, "Of these, how many are decoded at a time; 0: all.", lower_bound=0
+  "slots", 0, "Rows of --batch decoded at a time, on each group of devices: one"
+  " that ends makes room for the next; 0: all.", lower_bound=0,
 )
 DRAWS = flags.DEFINE_integer("draws", 1000, "Of the bootstrap.")
 OUTPUT = flags.DEFINE_string(

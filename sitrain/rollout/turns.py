@@ -54,9 +54,10 @@ def grown(model: Any, cache: Any, rows: int, length: int) -> Any:
 def cache_lengths(first: int, last: int) -> list[int]:
   """Lengths that a cache grows through, from `first` to `last` columns.
 
-  Attention reads the whole cache, so it should be short, and a step of growth
-  copies it. In n steps N columns cost N / 2n needless ones at each of N tokens
-  and 2 (first + N / 2) for each copy, least at n = N / 2 sqrt(first + N / 2).
+  Attention reads the whole cache, so it should be short; a step of growth
+  copies it, and both are held. In n steps N columns cost N / 2n needless ones at
+  each of N tokens and 2 (first + N / 2) for each copy, least at
+  n = N / 2 sqrt(first + N / 2).
   """
   more = last - first
   parts = round(more / (2 * math.sqrt(first + more / 2 or 1)))
@@ -88,13 +89,14 @@ def play(
 ) -> Episodes:
   """Samples episodes: B = P * samples rows, problem by problem.
 
-  One `while_loop` serves all turns; it stops when every row is done. The cache
-  of a turn serves the next. `turns` holds the token limit of each turn; the
-  first is numbered `first_turn`. `reply(answer [B A], episodes, turn [B])` is
-  what a row reads when that turn has ended; a reply of PAD alone ends the
-  episode. The draw of a token is a function of (key of its problem, sample,
-  turn, position in the turn), so it depends on no other row. `temperature` is
-  a number or one per row; 0 is greedy. Rows come back at column 0.
+  One loop body serves all turns, and ends when every row is done. The cache of
+  a turn serves the next; it grows by `cache_lengths`. `turns` holds the token
+  limit of each turn; the first is numbered `first_turn`.
+  `reply(answer [B A], episodes, turn [B])` is what a row reads when that turn
+  has ended; a reply of PAD alone ends the episode. The draw of a token is a
+  function of (key of its problem, sample, turn, position in the turn), so it
+  depends on no other row. `temperature` is a number or one per row; 0 is
+  greedy. Rows come back at column 0.
   """
   start = jnp.sum(problems.prompt == PAD, axis=1)
   answer = jnp.repeat(problems.answer, samples, axis=0)

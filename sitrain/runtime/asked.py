@@ -26,13 +26,15 @@ class Plan(NamedTuple):
   turns: tuple[int, ...]  # token limits
   problems: int
   batch: int
+  slots: int
   seed: int
   ks: tuple[int, ...]
   verifiers: tuple[str, ...]
   draws: int
 
 
-FREE = ("output", "workdir", "batch", "ks", "draws")  # change no sample
+# They change no sample.
+FREE = ("output", "workdir", "batch", "slots", "ks", "draws")
 
 
 def plan_from(config: dict, given: Any) -> Plan:
@@ -67,7 +69,7 @@ def plan_from(config: dict, given: Any) -> Plan:
     output=given.output, workdir=given.workdir, stage=stage, which=given.which,
     samples=n, temperature=heat, top_k=given.top_k, top_p=given.top_p,
     turns=limits[: given.turns], problems=given.problems, batch=batch,
-    seed=seed, ks=tuple(sorted({int(k) for k in words})),
+    slots=given.slots, seed=seed, ks=tuple(sorted({int(k) for k in words})),
     verifiers=tuple(given.verifiers), draws=given.draws,
   )  # fmt: skip
 
