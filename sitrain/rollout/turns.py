@@ -55,8 +55,8 @@ def cache_lengths(first: int, last: int) -> list[int]:
   """Lengths that a cache grows through, from `first` to `last` columns.
 
   Attention reads the whole cache, so it should be short; a step of growth
-  copies it, and both are held. In n steps N columns cost N / 2n needless ones at
-  each of N tokens and 2 (first + N / 2) for each copy, least at
+  copies it, and both are held. In n steps N columns cost N / 2n needless ones
+  at each of N tokens and 2 (first + N / 2) for each copy, least at
   n = N / 2 sqrt(first + N / 2).
   """
   more = last - first
