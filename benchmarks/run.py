@@ -40,9 +40,8 @@ SUITE = {
   "memory": [],
 }
 GUARD = {
-  "phases": ["--rounds=3"],
+  "phases": ["--rounds=3", "--prompt=16", "--new=16"],
   "decode": ["--rounds=3", "--cases=64x64x128"],
-  "turns": ["--rounds=3", "--cases=cache"],
 }
 
 
