@@ -17,6 +17,7 @@ counts for a step of sitrain's decoding against weights and filled cache.
 
 import json
 import pathlib
+from collections.abc import Callable
 
 from absl import app, flags
 
@@ -90,20 +91,25 @@ def show(name: str, one: dict) -> None:
         f"{moved['ratio']:.2f} x (weights + filled cache)", flush=True)
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown words on the command line: {argv[1:]}")
-  pythons = {"tunix": TUNIX.value, "trl": TRL.value}
-  announce(pythons)
-  found = measure(ROUNDS.value, CASES_FLAG.value, pythons)
-  if OUTPUT.value:
-    pathlib.Path(OUTPUT.value).write_text(json.dumps(found, indent=1))
+def compete(measure: Callable, cases: tuple[str, ...], what: str) -> None:
+  """The command line of a benchmark with peers: its flags, then `measure`."""
+  rounds = flags.DEFINE_integer("rounds", 5, "Interleaved rounds.", 1)
+  chosen = flags.DEFINE_list("cases", list(cases), what)
+  tunix = flags.DEFINE_string("tunix", "", "Interpreter that has tunix.")
+  trl = flags.DEFINE_string("trl", "", "Interpreter that has TRL.")
+  output = flags.DEFINE_string("output", "", "JSON file.")
+
+  def main(argv):
+    if len(argv) > 1:
+      raise app.UsageError(f"unknown words on the command line: {argv[1:]}")
+    pythons = {"tunix": tunix.value, "trl": trl.value}
+    announce(pythons)
+    found = measure(rounds.value, chosen.value, pythons)
+    if output.value:
+      pathlib.Path(output.value).write_text(json.dumps(found, indent=1))
+
+  app.run(main)
 
 
 if __name__ == "__main__":
-  ROUNDS = flags.DEFINE_integer("rounds", 5, "Interleaved rounds.", 1)
-  CASES_FLAG = flags.DEFINE_list("cases", list(CASES), "ROWSxPROMPTxNEW.")
-  TUNIX = flags.DEFINE_string("tunix", "", "Interpreter that has tunix.")
-  TRL = flags.DEFINE_string("trl", "", "Interpreter that has transformers.")
-  OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
-  app.run(main)
+  compete(measure, CASES, "ROWSxPROMPTxNEW.")

@@ -8,12 +8,7 @@ model of `benchmarks.decode`, where the environments of the peers are described
 too. Each contestant runs its own training loop, held between the steps.
 """
 
-import json
-import pathlib
-
-from absl import app, flags
-
-from benchmarks.decode import SIZES, announce
+from benchmarks.decode import SIZES, compete
 from benchmarks.rounds import modules, race, shown, workers
 
 CASES = ("32", "128")  # new tokens
@@ -48,20 +43,5 @@ def show(name: str, one: dict) -> None:
     print(f"{line}  [{one['facts'][who]['settings']}]", flush=True)
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown words on the command line: {argv[1:]}")
-  pythons = {"tunix": TUNIX.value, "trl": TRL.value}
-  announce(pythons)
-  found = measure(ROUNDS.value, CASES_FLAG.value, pythons)
-  if OUTPUT.value:
-    pathlib.Path(OUTPUT.value).write_text(json.dumps(found, indent=1))
-
-
 if __name__ == "__main__":
-  ROUNDS = flags.DEFINE_integer("rounds", 5, "Interleaved rounds.", 1)
-  CASES_FLAG = flags.DEFINE_list("cases", list(CASES), "New tokens.")
-  TUNIX = flags.DEFINE_string("tunix", "", "Interpreter that has tunix.")
-  TRL = flags.DEFINE_string("trl", "", "Interpreter that has TRL.")
-  OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
-  app.run(main)
+  compete(measure, CASES, "New tokens.")
