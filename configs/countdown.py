@@ -1,0 +1,26 @@
+"""SCoRe on Countdown with three numbers: both attempts can improve.
+
+python -m sitrain.main --config=configs/countdown.py --workdir=/tmp/sitrain_countdown
+
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+TASK = {"name": "countdown", "numbers": 3, "largest": 9}
+TURNS = (12, 12)  # tokens of an attempt with three numbers
+BASE_STEPS = 2000  # arithmetic takes longer than walking by a table
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Base, stage I, stage II."""
+  config = common.base_config()
+  config.task = ConfigDict(TASK)
+  config.evaluate.turns = TURNS
+  common.add_base_model(config)
+  common.add_score(config)
+  config.stage.base.steps = BASE_STEPS
+  for name in config.stages:
+    config.stage[name].method.turns = TURNS
+  return common.finish(config, argument)
