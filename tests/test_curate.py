@@ -12,6 +12,7 @@ from sitrain.curate import advantage
 from sitrain.curate.advantage import (
   leave_one_out,
   progress_bonus,
+  returns,
   to_tokens,
 )
 from sitrain.curate.pairs import partners
@@ -100,6 +101,26 @@ def test_progress_bonus_table():
   # Later turns are compared with the one before, not with the first.
   long = progress_bonus(jnp.array([[0.0, 1.0, 1.0, 0.0]]), 2.0)
   assert long.tolist() == [[0.0, 2.0, 0.0, -2.0]]
+
+
+def test_returns_are_discounted_sums():
+  rng = np.random.default_rng(5)
+  value = rng.normal(size=(4, 3)).astype(np.float32)
+  for discount in (0.0, 0.5, 1.0):
+    want = np.zeros_like(value)
+    for k in range(3):
+      for j in range(k, 3):
+        want[:, k] += discount ** (j - k) * value[:, j]
+    found = returns(jnp.asarray(value), discount)
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
+
+
+def test_with_a_discount_the_bonus_pays_for_a_wrong_first_attempt():
+  # (r1, r2): of two that end right, the one that began wrong returns more.
+  reward = jnp.array([[0.0, 1.0], [1.0, 1.0]])
+  value = returns(reward + progress_bonus(reward, 10.0), 1.0)
+  assert value[:, 0].tolist() == [11.0, 2.0]
+  assert returns(reward, 0.0)[:, 0].tolist() == [0.0, 1.0]
 
 
 def test_the_example_of_a_kept_right_answer_that_is_punished():

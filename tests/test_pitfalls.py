@@ -4,6 +4,8 @@ Every pitfall is a function that checks a method; the test applies it to the
 method and to one with the bug put in, where it must not pass.
 """
 
+import functools
+
 import fakes
 import jax
 import jax.numpy as jnp
@@ -334,6 +336,32 @@ def test_the_second_attempt_is_scored_in_its_own_context(toy):
   said = jnp.where((turn == GIVEN) & place, 0, tokens)
   assert fails(check, said, turn, 0.8)
   assert fails(check, tokens, turn, 1.0)
+
+
+def test_offline_attempts_alone_are_the_same_rows(toy):
+  model, params, task = toy
+  make = functools.partial(
+    score.stage_two, {"policy": model}, task, SGD, turns=(3, 3), problems=4,
+    offline=2,
+  )
+  state = TrainState(jnp.int32(0), (), {"policy": params}, (), params, ())
+  posed = task.problems(jax.random.key(0), 4)
+  keys = jax.random.split(jax.random.key(1), 4)
+  alone, beside = (
+    jax.jit(make(samples=n).generate)(keys, state, posed) for n in (0, 2)
+  )
+  assert alone.tokens.shape[0] == 8 and beside.tokens.shape[0] == 16
+  np.testing.assert_array_equal(alone.tokens, beside.tokens[8:])
+  np.testing.assert_array_equal(alone.problem, beside.problem[8:])
+  batch, _ = make(samples=0).curate(
+    keys[0], state, posed, alone, task.verify(
+      posed.answer[alone.problem], alone, 2
+    )
+  )
+  assert not np.any(batch.mask * (batch.turn == 1))
+  assert np.any(batch.mask * (batch.turn == 2))
+  with pytest.raises(ValueError, match="samples=1: leave-one-out"):
+    make(samples=1)
 
 
 def check_temperature(state, kl):

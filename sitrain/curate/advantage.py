@@ -39,6 +39,21 @@ def progress_bonus(
   return scale * (reward - before)
 
 
+def returns(
+  value: Float[Array, "B K"], discount: float
+) -> Float[Array, "B K"]:
+  """sum over j >= k of discount ** (j - k) * v_j, for each turn k.
+
+  SCoRe credits a turn with its own value alone (discount 0; Kumar et al. 2024,
+  App. A.2). With a discount the progress bonus is also charged to the attempt
+  before it: r_1's weight in turn 1's return is 1 - discount * bonus.
+  """
+  turn = jnp.arange(value.shape[1])
+  gap = turn[None, :] - turn[:, None]
+  weight = jnp.where(gap >= 0, float(discount) ** jnp.maximum(gap, 0), 0.0)
+  return value @ weight.T.astype(value.dtype)
+
+
 def same_problem(
   problem: Int[Array, " B"], reward: Float[Array, "B K"]
 ) -> Int[Array, "B K"]:

@@ -45,16 +45,17 @@ def make(
     baseline: leave_one_out, same_outcome or batch_outcome; curate/advantage.py.
     clip: of the importance ratio; inf: none.
     offline: more episodes a problem, whose first attempt the reference wrote.
+      With samples=0 they are all there is: turn 1 is not trained then.
     slots: rows that are decoded at a time; 0: all. See rollout/refill.py.
 
   Raises ValueError for a choice that is not known, for turns that are too short
-  for the task, for one sample, for offline attempts with one turn, and for
+  for the task, for a lone sample, for offline attempts with one turn, and for
   slots below 0.
   """
   verbs.check_turns(task, turns)
   verbs.check_choice("kl", kl, verbs.KL_ESTIMATORS)
   verbs.check_choice("baseline", baseline, BASELINES)
-  if samples < 2:
+  if samples == 1 or samples + offline < 2:
     raise ValueError(f"samples={samples}: leave-one-out needs at least 2")
   if offline and len(turns) < 2:
     raise ValueError(f"offline={offline} needs a second turn: set it to 0")
@@ -62,7 +63,8 @@ def make(
   options = dict(turns=turns, temperature=temperature, slots=slots)
   generate = verbs.play_with(model, task, samples=samples, **options)
   if offline:
-    generate = with_offline(generate, model, task, offline, **options)
+    given = play_offline(model, task, offline, **options)
+    generate = both(generate, given) if samples else given
   return Method(
     pose=verbs.pose_from(task, problems),
     generate=generate,
@@ -75,10 +77,10 @@ def make(
   )
 
 
-def with_offline(
-  generate, model, task, samples, *, turns, temperature, slots
-):
-  """Adds rows whose first attempt the reference wrote."""
+def play_offline(
+  model, task, samples, *, turns, temperature, slots
+) -> Callable:
+  """Samples episodes whose first attempt the reference wrote."""
 
   def play_on(keys, params, problems, samples, turns, first_turn):
     return play(
@@ -87,8 +89,7 @@ def with_offline(
       first_turn=first_turn,
     )
 
-  def both(keys, state, problems):
-    own = generate(keys, state, problems)
+  def generate(keys, state, problems):
     fold = jax.vmap(jax.random.fold_in, (0, None))
     seeds = fold(keys, OFFLINE_STREAM)
     first = play_on(seeds, anchor(state), problems, samples, turns[:1], 1)
@@ -98,11 +99,15 @@ def with_offline(
     posed = splice(problems, first, said)
     number = jnp.tile(jnp.arange(samples), keys.shape[0])
     seeds = jax.vmap(jax.random.fold_in)(seeds[first.problem], number)
-    params = policy(state)
-    second = play_on(seeds, params, posed, 1, turns[1:], 2)
-    return stack(own, graft(first, second))
+    second = play_on(seeds, policy(state), posed, 1, turns[1:], 2)
+    return graft(first, second)
 
-  return both
+  return generate
+
+
+def both(own: Callable, given: Callable) -> Callable:
+  """The rows of one after those of the other."""
+  return lambda *posed: stack(own(*posed), given(*posed))
 
 
 def curate_with(model, shape, kl_weights, temperature, kl, baseline):

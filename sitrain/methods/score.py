@@ -10,7 +10,7 @@ one token, less noise and a small bias for longer ones.
 
 import jax.numpy as jnp
 
-from sitrain.curate.advantage import progress_bonus
+from sitrain.curate.advantage import progress_bonus, returns
 from sitrain.methods import reinforce, verbs
 from sitrain.types import Method, Task
 
@@ -36,7 +36,7 @@ def stage_one(
 def stage_two(
   models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
   bonus: float = 10.0, beta1: float = 0.01, beta2: float = 0.01,
-  shaping: str = "bonus", **options,
+  shaping: str = "bonus", discount: float = 0.0, **options,
 ) -> Method:
   """Eq. 4: every turn rewarded, plus bonus * (r_k - r_{k-1}) on later ones.
 
@@ -44,6 +44,8 @@ def stage_two(
   one keeps stage I's anchor. `shaping="weight"` multiplies later rewards by
   1 + bonus instead: equal in expectation, since r_{k-1} is fixed once turn k
   is written, and without the variance that its leave-one-out baseline adds.
+  `discount` above 0 credits a turn with what comes after it too; the paper has
+  0, for with a bonus above 1 / discount a wrong first attempt is paid for.
   """
   verbs.check_choice("shaping", shaping, ("bonus", "weight"))
   weight = jnp.where(jnp.arange(len(turns)) > 0, 1.0 + bonus, 1.0)
@@ -52,6 +54,7 @@ def stage_two(
     "weight": lambda reward: reward * weight,
   }
   return reinforce.make(
-    models, task, optimizer, turns=turns, shape=shapes[shaping],
+    models, task, optimizer, turns=turns,
+    shape=lambda reward: returns(shapes[shaping](reward), discount),
     kl_weights=(beta2,) * (len(turns) - 1) + (beta1,), **options,
   )
