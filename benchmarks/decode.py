@@ -9,7 +9,11 @@ runs in an environment of its own, made once with
   python3 -m venv FOLDER && FOLDER/bin/pip install google-tunix
   python3 -m venv FOLDER && FOLDER/bin/pip install torch==2.13.0 trl
 
-and named by its interpreter, FOLDER/bin/python. Prints tokens per second with
+and named by its interpreter, FOLDER/bin/python. On a GPU, without tunix:
+
+  python -m benchmarks.decode --trl=PYTHON --cases=qwen3-0.6b:256x128x512
+
+Prints tokens per second with
 the prefill and without compilation, and how many times faster sitrain is: the
 median over the rounds and its 95 % bootstrap interval; then the bytes that XLA
 counts for a step of sitrain's decoding against weights and filled cache.
@@ -26,7 +30,15 @@ from benchmarks.traffic import traffic
 
 SIZES = {
   "layers": 4, "width": 256, "heads": 4, "kv_heads": 4, "head_size": 64,
-  "mlp": 896, "vocabulary": 512,
+  "mlp": 896, "vocabulary": 512, "tied": False, "dtype": "float32",
+}
+MODELS = {
+  "": SIZES,
+  # Qwen3-0.6B's, for accelerators: sitrain and transformers alone.
+  "qwen3-0.6b": {
+    "layers": 28, "width": 1024, "heads": 16, "kv_heads": 8, "head_size": 128,
+    "mlp": 3072, "vocabulary": 151936, "tied": True, "dtype": "bfloat16",
+  },
 }
 CASES = ("64x64x128", "32x512x512", "256x64x128", "1x64x128", "16x64x128")
 INSTALL = {"tunix": "google-tunix", "trl": "torch==2.13.0 trl"}
@@ -35,13 +47,19 @@ INSTALL = {"tunix": "google-tunix", "trl": "torch==2.13.0 trl"}
 def parse(name: str) -> dict:
   """The case of a name such as 64x64x128: rows, prompt, new tokens.
 
-  Raises ValueError for anything else.
+  Another model stands before it, as in qwen3-0.6b:256x128x512. Raises
+  ValueError for anything else.
   """
-  parts = name.split("x")
-  if len(parts) != 3 or not all(part.isdigit() for part in parts):
-    raise ValueError(f"case {name!r}: write ROWSxPROMPTxNEW, as in 64x64x128")
+  model, _, sizes = name.rpartition(":")
+  parts = sizes.split("x")
+  known = model in MODELS and len(parts) == 3
+  if not known or not all(part.isdigit() for part in parts):
+    raise ValueError(
+      f"case {name!r}: write ROWSxPROMPTxNEW, as in 64x64x128, or before it"
+      " qwen3-0.6b:"
+    )
   batch, prompt, new = map(int, parts)
-  return {"model": SIZES, "batch": batch, "prompt": prompt, "new": new}
+  return {"model": MODELS[model], "batch": batch, "prompt": prompt, "new": new}
 
 
 def announce(pythons: dict[str, str]) -> None:

@@ -85,9 +85,12 @@ def traffic(case: dict) -> dict:
     total += (_cache_length(eqn) - at) * bytes_of(eqn)
     at = _cache_length(eqn)
     lengths.append(at)
+  # A tied table is read whole, by the last product.
   tables = (sizes["vocabulary"] - case["batch"]) * sizes["width"]
-  weights = 4 * (size_of(params) - tables)
-  row = 2 * 4 * sizes["layers"] * sizes["kv_heads"] * sizes["head_size"]
+  tables *= not sizes["tied"]
+  number = model.dtype.itemsize
+  weights = number * (size_of(params) - tables)
+  row = 2 * number * sizes["layers"] * sizes["kv_heads"] * sizes["head_size"]
   filled = case["batch"] * row * (case["prompt"] + (case["new"] - 1) / 2)
   steps = lengths[-1] - case["prompt"] + 1
   return {

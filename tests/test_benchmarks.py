@@ -15,7 +15,9 @@ for line in sys.stdin:
   message = json.loads(line)
 """
 TOY = {"layers": 1, "width": 8, "heads": 2, "kv_heads": 2, "head_size": 4,
-       "mlp": 8, "vocabulary": 16}
+       "mlp": 8, "vocabulary": 16,
+  "tied": False, "dtype": "float32",
+}
 
 
 def fake(body):
@@ -143,8 +145,10 @@ def test_a_held_loop_takes_one_step_a_call():
 def test_names_of_cases():
   case = decode.parse("4x8x16")
   assert (case["batch"], case["prompt"], case["new"]) == (4, 8, 16)
-  with pytest.raises(ValueError, match="ROWSxPROMPTxNEW"):
-    decode.parse("4x8")
+  assert decode.parse("qwen3-0.6b:4x8x16")["model"]["vocabulary"] == 151936
+  for name in ("4x8", "4x8xa", "llama:4x8x16"):
+    with pytest.raises(ValueError, match="ROWSxPROMPTxNEW"):
+      decode.parse(name)
 
 
 def test_peers_without_an_interpreter_are_left_out():
@@ -190,3 +194,8 @@ def test_traffic_is_at_least_what_must_be_read():
   per_column = 2 * 4 * 2 * 4  # keys and values, bytes, heads, size
   assert found["filled"] == 4 * per_column * (8 + 3.5)
   assert found["accessed"] > found["weights"] + found["filled"]
+  small = TOY | {"tied": True, "dtype": "bfloat16"}
+  half = traffic.traffic(case | {"model": small})
+  assert half["filled"] == found["filled"] / 2
+  # The tied table is read for the last product, an untied one row by row.
+  assert half["weights"] * 2 == found["weights"] - 4 * 4 * TOY["width"]

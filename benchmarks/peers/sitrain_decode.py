@@ -17,7 +17,8 @@ def make_model(sizes: dict) -> decoder.Decoder:
   return decoder.Decoder(
     vocabulary=sizes["vocabulary"], layers=sizes["layers"],
     width=sizes["width"], heads=sizes["heads"], kv_heads=sizes["kv_heads"],
-    head_size=sizes["head_size"], mlp_size=sizes["mlp"], tied=False,
+    head_size=sizes["head_size"], mlp_size=sizes["mlp"], tied=sizes["tied"],
+    dtype=jnp.dtype(sizes["dtype"]),
   )
 
 

@@ -1,5 +1,7 @@
 """Sampling with transformers' generate, which is what TRL samples with.
 
+On a GPU where torch finds one.
+
 Threads, kind of cache and attention are those that were fastest when tried.
 """
 
@@ -13,6 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.peers import protocol
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 def make_model(sizes: dict) -> LlamaForCausalLM:
   """A Llama of these sizes, every weight random."""
@@ -22,10 +26,11 @@ def make_model(sizes: dict) -> LlamaForCausalLM:
     intermediate_size=sizes["mlp"], num_hidden_layers=sizes["layers"],
     num_attention_heads=sizes["heads"], num_key_value_heads=sizes["kv_heads"],
     head_dim=sizes["head_size"], max_position_embeddings=4096,
-    rms_norm_eps=1e-6, tie_word_embeddings=False, bos_token_id=None,
+    rms_norm_eps=1e-6, tie_word_embeddings=sizes["tied"], bos_token_id=None,
     eos_token_id=None, pad_token_id=None,
   )
-  return LlamaForCausalLM(config).eval()
+  dtype = getattr(torch, sizes["dtype"])
+  return LlamaForCausalLM(config).to(DEVICE, dtype).eval()
 
 
 def options() -> itertools.product:
@@ -44,11 +49,12 @@ def use(model, option) -> dict:
 
 def generate(model, tokens, new: int, extra: dict) -> torch.Tensor:
   with torch.inference_mode():
-    return model.generate(
+    rows = model.generate(
       tokens, attention_mask=torch.ones_like(tokens), do_sample=True,
       temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=new,
       min_new_tokens=None, eos_token_id=None, pad_token_id=0, **extra,
     )
+    return rows.cpu()  # it waits for the device
 
 
 def fastest(model, tokens, new: int):
@@ -69,7 +75,8 @@ def fastest(model, tokens, new: int):
 def prepare(case: dict):
   """Tries all options with at most 64 new tokens, then keeps the fastest."""
   model = make_model(case["model"])
-  tokens = torch.tensor(protocol.prompts(case, case["batch"]))
+  prompts = protocol.prompts(case, case["batch"])
+  tokens = torch.tensor(prompts, device=DEVICE)
   option, tried = fastest(model, tokens, min(case["new"], 64))
   extra = use(model, option)
 
@@ -80,7 +87,7 @@ def prepare(case: dict):
   run()
   settings = (
     f"transformers {transformers.__version__}, torch {torch.__version__}, "
-    f"{option[0]} threads, {option[1]} cache, {option[2]}"
+    f"{DEVICE}, {option[0]} threads, {option[1]} cache, {option[2]}"
   )
   tried = {" ".join(map(str, name)): value for name, value in tried.items()}
   size = sum(p.numel() for p in model.parameters())
