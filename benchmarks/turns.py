@@ -29,8 +29,9 @@ from benchmarks.rounds import compare, interleaved, shown, timed
 from sitrain.models import decoder
 from sitrain.rollout import splice
 from sitrain.rollout.cursor import limits_of
+from sitrain.rollout.game import row_keys
 from sitrain.rollout.sample import draw
-from sitrain.rollout.turns import cache_lengths, grown, play, prefill, row_keys
+from sitrain.rollout.turns import cache_lengths, grown, play, prefill
 from sitrain.types import PAD
 
 REPLY = 16

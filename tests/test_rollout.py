@@ -12,10 +12,11 @@ from sitrain.judge.verifier import truncated
 from sitrain.models.decoder import attend_rows
 from sitrain.models.logprobs import token_scores
 from sitrain.rollout import turns as turns_module
+from sitrain.rollout.game import row_keys
 from sitrain.rollout.recite import recite
 from sitrain.rollout.sample import draw, inverse_cdf, keep_top_k, keep_top_p
 from sitrain.rollout.splice import graft, join, splice, stack
-from sitrain.rollout.turns import cache_lengths, play, row_keys
+from sitrain.rollout.turns import cache_lengths, play
 from sitrain.types import GIVEN, OFFLINE, PAD, ROOT, Problems
 
 EOS, TURNS, SAMPLES, VOCABULARY = (3, 7), (5, 4, 6), 2, 16

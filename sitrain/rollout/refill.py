@@ -4,13 +4,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
-from sitrain.models.decoder import for_decoding
 from sitrain.rollout import cursor as cursors
-from sitrain.rollout import turns as at_once
-from sitrain.rollout.cursor import Reply
-from sitrain.rollout.ring import Game, Slots, busy, take_step
+from sitrain.rollout import game as games
+from sitrain.rollout.ring import Slots, busy, take_step
+from sitrain.rollout.turns import play_all, prefill
 from sitrain.types import PAD, Episodes, Params, Problems
 
 SHARE = 16  # slots are refilled when one in so many is free
@@ -33,14 +32,7 @@ def play(
   problems: Problems,
   *,
   slots: int,
-  samples: int,
-  reply: Reply,
-  turns: tuple[int, ...],
-  eos: tuple[int, ...],
-  temperature: float | Float[Array, ""] | Float[Array, " B"],
-  first_turn: int = 1,
-  top_k: int = 0,
-  top_p: float = 1.0,
+  **options: Any,
 ) -> Episodes:
   """The episodes of `turns.play`, of which `slots` are decoded at a time.
 
@@ -48,36 +40,24 @@ def play(
   a few long rows do not hold up many short ones, and the cache is that of
   `slots` rows. When none waits, the last rows go on in half of the slots, and
   then in an eighth. `reply` sees the rows in the slots, at any time of
-  theirs. With 0 slots, or as many as rows, all are decoded at once.
+  theirs. With 0 slots, or as many as rows, all are decoded at once. Options
+  as `turns.play`.
   """
-  count, filters = keys.shape[0] * samples, dict(top_k=top_k, top_p=top_p)
+  game = games.make(keys, model, params, problems, **options)
+  count = game.keys.shape[0]
   if slots == 0 or slots >= count:
-    return at_once.play(
-      keys, model, params, problems, samples=samples, reply=reply, turns=turns,
-      eos=eos, temperature=temperature, first_turn=first_turn, **filters,
-    )
-  start = jnp.sum(problems.prompt == PAD, axis=1)
-  width = at_once.reply_width(
-    reply, problems.answer, problems.prompt, jnp.arange(keys.shape[0])
-  )
-  prompt = problems.prompt.shape[1]
-  heat = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), (count,))
-  game = Game(
-    model, for_decoding(params, model.dtype), problems, start,
-    at_once.row_keys(keys, samples), heat, samples, reply, turns, first_turn,
-    eos, filters,
-    ring=cursors.limits_of(turns, prompt, width) - prompt,
-  )
+    return play_all(game)
   sizes = [n for n in (slots // 2, slots // 8) if n]
   few = [*sizes, 0]
   table = jax.lax.while_loop(
     lambda table: (table.taken < count) | (_busy(game, table) > few[0]),
     lambda table: _refill(game, _decode(game, table, few[0])),
-    _begin(game, slots, width),
+    _begin(game, slots),
   )
   for size, left in zip(sizes, few[1:], strict=True):
     table = _decode(game, _move(game, table, size), left)
-  return cursors.left_align(_put_away(table), jnp.repeat(start, samples))
+  start = jnp.repeat(game.start, game.samples)
+  return cursors.left_align(_put_away(table), start)
 
 
 def check_slots(slots: int) -> None:
@@ -89,23 +69,22 @@ def check_slots(slots: int) -> None:
     )
 
 
-def _begin(game, slots, width) -> _Table:
+def _begin(game, slots) -> _Table:
   """All slots are free, and all rows wait."""
   count, prompt = game.keys.shape[0], game.problems.prompt
-  length = prompt.shape[1] + game.ring
   zero, zeros = jnp.zeros((), jnp.int32), jnp.zeros(slots, jnp.int32)
-  cursor = cursors.begin(slots, width)
+  cursor = cursors.begin(slots, game.width)
 
   def blank(rows):
     empty = jnp.full((rows, prompt.shape[1]), PAD, jnp.int32)
     problem = jnp.arange(rows) // game.samples
-    return cursors.empty_rows(empty, problem, length)
+    return cursors.empty_rows(empty, problem, game.length)
 
   batch = _batch(game, slots)
   free = Slots(
     step=zero, number=zeros + count, birth=zeros, rows=blank(slots),
     cursor=cursor._replace(turn=zeros + len(game.turns)),
-    cache=game.model.make_cache(slots, length - 1),
+    cache=game.model.make_cache(slots, game.length - 1),
   )
   ready = game.model.make_cache(batch, prompt.shape[1] - 1)
   return _Table(free, zero, zero - batch, ready, blank(count))
@@ -187,9 +166,9 @@ def _start(game, slots, new) -> Slots:
   """Slots that are `new` begin with the prompts of their rows."""
   problem = jnp.minimum(slots.number, game.keys.shape[0] - 1) // game.samples
   rows = cursors.empty_rows(
-    game.problems.prompt[problem], problem, slots.rows.tokens.shape[1]
+    game.problems.prompt[problem], problem, game.length
   )
-  cursor = cursors.begin(new.shape[0], slots.cursor.reply.shape[1])
+  cursor = cursors.begin(new.shape[0], game.width)
   pick = lambda fresh, old: jnp.where(
     new.reshape(-1, *[1] * (old.ndim - 1)), fresh, old
   )
@@ -205,4 +184,4 @@ def _prefill(game, first, batch):
   first = jnp.minimum(first, game.start.shape[0] - batch)
   cut = lambda x: jax.lax.dynamic_slice_in_dim(x, first, batch)
   prompt, start = cut(game.problems.prompt), cut(game.start)
-  return first, at_once.prefill(game.model, game.params, prompt, start)
+  return first, prefill(game.model, game.params, prompt, start)

@@ -8,33 +8,15 @@ row sees, and where that stands, follows from the step in which it began.
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Int
 
 from sitrain.models.decoder import Attend
 from sitrain.rollout import cursor as cursors
-from sitrain.rollout.cursor import Cursor, Reply
-from sitrain.rollout.sample import draw
-from sitrain.types import Episodes, Params, Problems
-
-
-class Game(NamedTuple):
-  """What stays as it is: the rows to be played, and by which rules."""
-
-  model: Any
-  params: Params
-  problems: Problems
-  start: Int[Array, " P"]  # the column of a prompt's first token
-  keys: Key[Array, " B"]
-  heat: Float[Array, " B"]
-  samples: int
-  reply: Reply
-  turns: tuple[int, ...]
-  first_turn: int
-  eos: tuple[int, ...]
-  filters: dict  # of draw
-  ring: int  # columns
+from sitrain.rollout import game as games
+from sitrain.rollout.cursor import Cursor
+from sitrain.rollout.game import Game
+from sitrain.types import Episodes
 
 
 class Slots(NamedTuple):
@@ -84,46 +66,22 @@ def attend_ring(
 def take_step(game: Game, slots: Slots) -> Slots:
   """Every slot reads its last token and writes the next."""
   number = jnp.minimum(slots.number, game.keys.shape[0] - 1)
-  length = game.problems.prompt.shape[1]
-  column = length + slots.step - slots.birth
-  token, logprob, cache = _next_token(game, slots, number, column - 1)
-  cursor, token, mark, ended = cursors.advance(
-    slots.cursor, token, first_turn=game.first_turn, limits=game.turns,
-    eos=game.eos,
+  prompt = game.problems.prompt.shape[1]
+  column, ring = prompt + slots.step - slots.birth, game.length - prompt
+  attend = attend_ring(
+    game.start[number // game.samples], slots.birth, slots.step, prompt - 1,
+    ring,
   )
-  here = jnp.arange(slots.rows.tokens.shape[1]) == column[:, None]
-  put = lambda old, new: jnp.where(here, new[:, None], old)
-  rows = slots.rows._replace(
-    tokens=put(slots.rows.tokens, token),
-    turn=put(slots.rows.turn, mark),
-    logprob=put(slots.rows.logprob, jnp.where(mark >= 1, logprob, 0.0)),
+  token = jnp.take_along_axis(slots.rows.tokens, column[:, None] - 1, axis=1)
+  drawn, logprob, cache = games.next_token(
+    game, number, slots.cursor, token, attend, slots.cache,
+    prompt - 1 + slots.step % ring,
   )
-  if len(game.turns) > 1:
-    answer = game.problems.answer[number // game.samples]
-    said = game.reply(answer, rows, cursor.turn + game.first_turn - 1)
-    cursor = cursors.take_reply(cursor, ended, said, len(game.turns))
+  here = jnp.arange(game.length) == column[:, None]
+  rows, cursor = games.write(
+    game, number, slots.rows, slots.cursor, drawn, logprob,
+    lambda old, new: jnp.where(here, new[:, None], old),
+  )
   return slots._replace(
     step=slots.step + 1, rows=rows, cursor=cursor, cache=cache
   )
-
-
-def _next_token(game, slots, number, last):
-  """Reads column `last [N]` of the rows and draws what may come next."""
-  prompt = game.problems.prompt.shape[1] - 1
-  attend = attend_ring(
-    game.start[number // game.samples], slots.birth, slots.step, prompt,
-    game.ring,
-  )
-  hidden, cache = game.model.apply(
-    {"params": game.params},
-    jnp.take_along_axis(slots.rows.tokens, last[:, None], axis=1),
-    attend, slots.cache, prompt + slots.step % game.ring,
-  )
-  logits = game.model.apply(
-    {"params": game.params}, hidden[:, 0], method="logits"
-  )
-  fold = jax.vmap(jax.random.fold_in)
-  keys = fold(game.keys[number], slots.cursor.turn + game.first_turn)
-  keys = fold(keys, slots.cursor.position)
-  token, logprob = draw(keys, logits, game.heat[number], **game.filters)
-  return token, logprob, cache

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from sitrain.models.decoder import attend_cache, for_decoding
+from sitrain.models.decoder import attend_cache
 from sitrain.rollout import cursor as cursors
+from sitrain.rollout import game as games
 from sitrain.rollout.cursor import Cursor, Reply
-from sitrain.rollout.sample import draw
-from sitrain.types import PAD, Episodes, Params, Problems
+from sitrain.rollout.game import Game
+from sitrain.types import Episodes, Params, Problems
 
 SEGMENTS = 8  # loops of one rollout at the most: each is compiled
 
@@ -22,12 +23,6 @@ class _Loop(NamedTuple):
   rows: Episodes
   cursor: Cursor
   cache: Any
-
-
-def row_keys(keys: Key[Array, " P"], samples: int) -> Key[Array, " B"]:
-  """One key per row: fold_in(key of its problem, number of the sample)."""
-  fold = jax.vmap(jax.random.fold_in, (None, 0))
-  return jax.vmap(fold, (0, None))(keys, jnp.arange(samples)).reshape(-1)
 
 
 def prefill(
@@ -65,7 +60,7 @@ def cache_lengths(first: int, last: int) -> list[int]:
   return [min(n, last) for n in range(first + size, last + size, size or 1)]
 
 
-def _put(values, column, update):
+def _put(column, values, update):
   """values [B T] with update [B] in one column."""
   return jax.lax.dynamic_update_slice(
     values, update[:, None].astype(values.dtype), (0, column)
@@ -98,94 +93,52 @@ def play(
   depends on no other row. `temperature` is a number or one per row; 0 is
   greedy. Rows come back at column 0.
   """
-  start = jnp.sum(problems.prompt == PAD, axis=1)
-  answer = jnp.repeat(problems.answer, samples, axis=0)
-  prompt = jnp.repeat(problems.prompt, samples, axis=0)
-  problem = jnp.repeat(jnp.arange(start.shape[0]), samples)
-  count = prompt.shape[0]
-  width = reply_width(reply, answer, prompt, problem)
-  length = cursors.limits_of(turns, prompt.shape[1], width)
-  params = for_decoding(params, model.dtype)
-  cache = prefill(model, params, problems.prompt, start)
-  cache = jax.tree.map(lambda x: jnp.repeat(x, samples, axis=0), cache)
-  start = jnp.repeat(start, samples)
-  keys = row_keys(keys, samples)
-  heat = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), start.shape)
+  game = games.make(
+    keys, model, params, problems, samples=samples, reply=reply, turns=turns,
+    eos=eos, temperature=temperature, first_turn=first_turn, top_k=top_k,
+    top_p=top_p,
+  )
+  return play_all(game)
+
+
+def play_all(game: Game) -> Episodes:
+  """All rows of a game, decoded together."""
+  prompt, count = game.problems.prompt, game.keys.shape[0]
+  repeat = lambda x: jnp.repeat(x, game.samples, axis=0)
+  start, problem = repeat(game.start), repeat(jnp.arange(prompt.shape[0]))
+  cache = prefill(game.model, game.params, prompt, game.start)
+  loop = _Loop(
+    jnp.asarray(prompt.shape[1], jnp.int32),
+    cursors.empty_rows(repeat(prompt), problem, game.length),
+    cursors.begin(count, game.width),
+    jax.tree.map(repeat, cache),
+  )
 
   def more(size, loop):
     room = loop.column <= size
-    return room & jnp.any(cursors.live(loop.cursor, len(turns)))
+    return room & jnp.any(cursors.live(loop.cursor, len(game.turns)))
 
-  def body(size, loop):
-    token, logprob, cache = _next_token(
-      model, params, loop, size, keys, start, heat, first_turn, top_k, top_p
-    )
-    cursor, rows = _write(
-      loop, token, logprob, answer, reply, first_turn, turns, eos
-    )
-    return _Loop(loop.column + 1, rows, cursor, cache)
-
-  loop = _Loop(
-    jnp.asarray(prompt.shape[1], jnp.int32),
-    cursors.empty_rows(prompt, problem, length),
-    cursors.begin(count, width),
-    cache,
-  )
   # The token of the last column is never read, so it needs no room.
-  for size in cache_lengths(prompt.shape[1] - 1, length - 1):
-    loop = loop._replace(cache=grown(model, loop.cache, count, size))
+  for size in cache_lengths(prompt.shape[1] - 1, game.length - 1):
+    loop = loop._replace(cache=grown(game.model, loop.cache, count, size))
     loop = jax.lax.while_loop(
-      functools.partial(more, size), functools.partial(body, size), loop
+      functools.partial(more, size),
+      functools.partial(_take_step, game, start, size),
+      loop,
     )
   return cursors.left_align(loop.rows, start)
 
 
-def reply_width(
-  reply: Reply,
-  answer: Int[Array, "B A"],
-  prompt: Int[Array, "B S"],
-  problem: Int[Array, " B"],
-) -> int:
-  """Columns of the replies to such rows."""
-  rows = cursors.empty_rows(prompt, problem, prompt.shape[1] + 1)
-  return jax.eval_shape(reply, answer, rows, problem).shape[1]
-
-
-def _next_token(
-  model, params, loop, length, keys, start, heat, first_turn, top_k, top_p
-):
-  """Reads the column before the cursor and draws what may come next.
-
-  `length` is that of the cache.
-  """
-  at = loop.column - 1
+def _take_step(game, start, size, loop) -> _Loop:
+  """All rows read a column and write the next; `size` is the cache's."""
+  at, number = loop.column - 1, jnp.arange(start.shape[0])
   token = jax.lax.dynamic_slice_in_dim(loop.rows.tokens, at, 1, axis=1)
-  hidden, cache = model.apply(
-    {"params": params}, token, attend_cache(start, at, 1, length),
-    loop.cache, at,
+  attend = attend_cache(start, at, 1, size)
+  drawn, logprob, cache = games.next_token(
+    game, number, loop.cursor, token, attend, loop.cache, at
   )
-  logits = model.apply({"params": params}, hidden[:, 0], method="logits")
-  fold = jax.vmap(jax.random.fold_in)
-  keys = fold(fold(keys, loop.cursor.turn + first_turn), loop.cursor.position)
-  token, logprob = draw(keys, logits, heat, top_k=top_k, top_p=top_p)
-  return token, logprob, cache
-
-
-def _write(loop, token, logprob, answer, reply, first_turn, turns, eos):
-  """Writes the column and hands replies to the rows that ended a turn."""
-  cursor, token, mark, ended = cursors.advance(
-    loop.cursor, token, first_turn=first_turn, limits=turns, eos=eos
+  rows, cursor = games.write(
+    game, number, loop.rows, loop.cursor, drawn, logprob,
+    functools.partial(_put, loop.column),
   )
-  rows = loop.rows._replace(
-    tokens=_put(loop.rows.tokens, loop.column, token),
-    turn=_put(loop.rows.turn, loop.column, mark),
-    logprob=_put(
-      loop.rows.logprob, loop.column, jnp.where(mark >= 1, logprob, 0.0)
-    ),
-  )
-  if len(turns) > 1:
-    finished = cursor.turn + first_turn - 1
-    cursor = cursors.take_reply(
-      cursor, ended, reply(answer, rows, finished), len(turns)
-    )
-  return cursor, rows
+  return _Loop(loop.column + 1, rows, cursor, cache)
