@@ -1,0 +1,1 @@
+"""Starts runs on TPU VMs, GKE, SkyPilot and Slurm."""

@@ -1,0 +1,123 @@
+"""A job on the workers of a VM: what is said to remote.sh, what it answers."""
+
+import hashlib
+import re
+import shlex
+from typing import NamedTuple
+
+from launch.source import ROOT, Source
+from sitrain.runtime.signals import RESTART
+
+SCRIPT = ROOT / "launch" / "remote.sh"
+BAD_INPUT = 2
+
+
+class Job(NamedTuple):
+  """A run of sitrain.main."""
+
+  name: str
+  config: str
+  workdir: str
+  flags: tuple[str, ...] = ()  # further ones, as --config.seed=1
+  env_file: str = ""  # lines NAME=VALUE, as shells read them
+
+
+class Worker(NamedTuple):
+  """How the job stands on one host."""
+
+  worker: int
+  state: str  # none running exited lost stopped
+  code: int  # -1 where it has not exited
+  size: int  # bytes of its log
+  next: int  # up to where the log came along
+  id: str  # of what was started
+  revision: str  # what is installed
+
+
+def command(job: Job) -> list[str]:
+  """What every worker runs."""
+  return [
+    "python", "-m", "sitrain.main", f"--config={job.config}",
+    f"--workdir={job.workdir}", *job.flags,
+  ]
+
+
+def identity(job: Job, source: Source) -> str:
+  """Equal for equal commands on equal code."""
+  words = "\0".join([source.revision, *command(job)])
+  return hashlib.sha256(words.encode()).hexdigest()[:12]
+
+
+def folder(job: str) -> str:
+  """Where a job lies on a worker, from its home folder on."""
+  return f"sitrain_jobs/{job}"
+
+
+def make_folder(job: str) -> str:
+  """Shell that makes the job's folder."""
+  return shlex.join(["mkdir", "-p", folder(job)])
+
+
+def do(job: str, *words: str) -> str:
+  """Shell that calls remote.sh, quoted for the worker's shell."""
+  return shlex.join(["bash", f"{folder(job)}/remote.sh", *words])
+
+
+def ask(job: str, *words: str) -> str:
+  """The same, without an error where the VM has never seen the job."""
+  script = shlex.quote(f"{folder(job)}/remote.sh")
+  return f"if [ -f {script} ]; then {do(job, *words)}; fi"
+
+
+def start(job: Job, source: Source) -> str:
+  """Shell that starts the job where it does not run."""
+  return do(job.name, "start", identity(job, source), *command(job))
+
+
+_LINE = re.compile(
+  r"^sitrain worker=(\d+) state=(\w+) code=(\S+) size=(\d+) next=(\d+)"
+  r" id=(\S+) revision=(\S+)$", re.MULTILINE,
+)
+
+
+def read(text: str) -> list[Worker]:
+  """The workers that answered, in order."""
+  return sorted(
+    Worker(
+      int(worker), state, -1 if code == "-" else int(code), int(size),
+      int(after), identity_, revision,
+    )
+    for worker, state, code, size, after, identity_, revision
+    in _LINE.findall(text)
+  )
+
+
+def read_log(text: str) -> str:
+  """What came after the line of a single worker."""
+  found = _LINE.search(text)
+  return text[found.end() + 1:] if found else ""
+
+
+def verdict(workers: list[Worker]) -> str:
+  """running, done, again, failed, stopped or none, of the job as a whole.
+
+  A host whose job vanished without an exit code, as after a reboot, makes it
+  "again", and so does RESTART; any other exit code makes it "failed".
+  """
+  states = {worker.state for worker in workers}
+  codes = {worker.code for worker in workers if worker.state == "exited"}
+  if "stopped" in states:
+    return "stopped"
+  if codes - {0, RESTART}:
+    return "failed"
+  if states <= {"none"}:
+    return "none"
+  if RESTART in codes or states & {"lost", "none"}:
+    return "again"
+  return "running" if "running" in states else "done"
+
+
+def exit_code(workers: list[Worker]) -> int:
+  """The code of a failed job: the first that is neither 0 nor RESTART."""
+  codes = [w.code for w in workers if w.state == "exited"]
+  return next((c for c in codes if c not in (0, RESTART)), 0)

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Trains on the GPUs of a Slurm cluster, one process per GPU:
+#
+#   sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh \
+#     --config=configs/score_math.py --workdir=/shared/run
+#
+# from the top of the repository, in whose .venv the package is installed
+# (pip install -e '.[cuda]'); VENV names another environment. Give as many tasks
+# as GPUs per node. JAX finds out about the other processes from Slurm. The
+# workdir has to be seen by all nodes; gs:// will do.
+#
+#SBATCH --job-name=sitrain
+#SBATCH --nodes=1
+#SBATCH --gpus-per-node=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --output=sitrain-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+# Two minutes before the time is up, so that there is time to save.
+#SBATCH --signal=TERM@120
+set -euo pipefail
+
+if [ "$#" -eq 0 ]; then
+  echo "sbatch launch/slurm.sh --config=... --workdir=...: no flags given" >&2
+  exit 2
+fi
+python=${VENV:-.venv}/bin/python
+if [ ! -x "$python" ]; then
+  echo "$python is missing: pip install -e '.[cuda]' there, or set VENV" >&2
+  exit 2
+fi
+
+# The batch shell outlives the signal; the tasks save and end with code 75.
+trap : TERM
+code=0
+srun --kill-on-bad-exit=1 --label --unbuffered \
+  "$python" -m sitrain.main "$@" || code=$?
+if [ "$code" -eq 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

@@ -1,0 +1,232 @@
+"""Job files for GKE, SkyPilot, Slurm and Docker, and the style of launch."""
+
+import ast
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+import test_house as house
+import yaml
+
+from launch import accelerators, jobs, xpk
+from launch.jobs import Job
+from sitrain.runtime.signals import RESTART
+
+ROOT = pathlib.Path(__file__).parent.parent
+LAUNCH = ROOT / "launch"
+ODD = ["--config.text=a b  \"c\" 'd' $(e) `f` ; *", "--config.empty="]
+# Notes the words that it was called with, and ends as CODE says.
+NOTE = """#!{python} -IS
+import json, os, sys
+with open(os.environ["NOTES"], "a") as file:
+  file.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:], {env}])
+             + "\\n")
+sys.exit(int(os.environ.get("CODE", 0)))
+"""
+RUN = """#!/bin/sh
+echo "$@" | grep -q kill-on-bad-exit=1 || exit 9
+while [ "${1#--}" != "$1" ]; do shift; done
+exec "$@"
+"""
+JAX = "{k: v for k, v in os.environ.items() if k.startswith('JAX_')}"
+
+
+@pytest.fixture
+def place(tmp_path):
+  """A folder with programs that note how they are called."""
+  for name, env in (("python", JAX), ("scontrol", "''"), ("xpk", "''")):
+    for folder in (tmp_path / "bin", tmp_path / ".venv" / "bin"):
+      folder.mkdir(parents=True, exist_ok=True)
+      (folder / name).write_text(NOTE.format(python=sys.executable, env=env))
+      (folder / name).chmod(0o755)
+  (tmp_path / "bin" / "srun").write_text(RUN)
+  (tmp_path / "bin" / "srun").chmod(0o755)
+  return tmp_path
+
+
+def environment(place, **more):
+  return os.environ | {
+    "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
+    "NOTES": str(place / "notes"), **more,
+  }
+
+
+def bash(place, *words, **more):
+  return subprocess.run(
+    ["bash", *words], cwd=place, env=environment(place, **more), timeout=60,
+    capture_output=True, text=True,
+  )
+
+
+def notes(place):
+  path = place / "notes"
+  return [json.loads(line) for line in path.open()] if path.exists() else []
+
+
+@pytest.mark.parametrize("name", ["remote.sh", "slurm.sh"])
+def test_scripts_are_sound(name):
+  path = str(LAUNCH / name)
+  subprocess.run(["bash", "-n", path], check=True, timeout=60)
+  if shutil.which("shellcheck"):
+    subprocess.run(["shellcheck", path], check=True, timeout=60)
+
+
+def test_slurm_passes_the_flags_on(place):
+  flags = ["--config=configs/a.py", "--workdir=w", *ODD]
+  done = bash(place, str(LAUNCH / "slurm.sh"), *flags, SLURM_JOB_ID="7")
+  assert done.returncode == 0, done.stderr
+  assert notes(place) == [["python", "-m", "sitrain.main", *flags, {}]]
+
+
+@pytest.mark.parametrize("code,requeued", [(RESTART, True), (1, False)])
+def test_slurm_queues_a_preempted_job_again(place, code, requeued):
+  done = bash(
+    place, str(LAUNCH / "slurm.sh"), "--x", CODE=str(code), SLURM_JOB_ID="7"
+  )
+  if not requeued:
+    assert done.returncode == code
+  queued = [words for words in notes(place) if words[0] == "scontrol"]
+  assert queued == ([["scontrol", "requeue", "7", ""]] if requeued else [])
+
+
+def test_slurm_says_what_is_missing(place):
+  script = str(LAUNCH / "slurm.sh")
+  assert "no flags given" in bash(place, script).stderr
+  done = bash(place, script, "--x", VENV="nowhere")
+  assert done.returncode == 2 and "set VENV" in done.stderr
+
+
+# docs.skypilot.co/en/latest/reference/yaml-spec.html
+TASK = {
+  "name", "workdir", "num_nodes", "resources", "envs", "secrets", "volumes",
+  "file_mounts", "setup", "run", "config",
+}
+RESOURCES = {
+  "infra", "accelerators", "accelerator_args", "cpus", "memory", "use_spot",
+  "instance_type", "disk_size", "disk_tier", "image_id", "ports", "labels",
+  "autostop", "any_of", "ordered", "job_recovery",
+}
+
+
+def skypilot():
+  return yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+
+
+def test_skypilot_has_the_documented_fields():
+  task = skypilot()
+  assert set(task) <= TASK
+  resources = task["resources"]
+  assert set(resources) <= RESOURCES
+  kind = resources["accelerators"].removeprefix("tpu-")
+  software = resources["accelerator_args"]["runtime_version"]
+  assert software == accelerators.software_of(kind)
+  assert resources["job_recovery"] == {"recover_on_exit_codes": [RESTART]}
+  # An empty one would be taken for one that the user has to give.
+  assert all(isinstance(v, str) and v for v in task["envs"].values())
+  assert (ROOT / task["envs"]["CONFIG"]).exists()
+
+
+def test_skypilot_runs_the_config_on_every_node(place):
+  task = skypilot()
+  (place / "run.sh").write_text(task["run"])
+  envs = task["envs"] | {"CONFIG": "a b;c", "FLAGS": "--config.x=1 --y"}
+  assert bash(place, "run.sh", **envs).returncode == 0
+  words = ["python", "-m", "sitrain.main", "--config=a b;c",
+           "--workdir=gs://bucket/run", "--config.x=1", "--y"]
+  assert notes(place)[-1] == [*words, {}]
+  nodes = {
+    "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1",
+    "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
+  }
+  assert bash(place, "run.sh", **envs, **nodes).returncode == 0
+  assert notes(place)[-1] == [*words, {}]  # A slice finds itself.
+  envs["EXTRA"] = "cuda"
+  assert bash(place, "run.sh", **envs, **nodes).returncode == 0
+  assert notes(place)[-1][-1] == {
+    "JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476", "JAX_NUM_PROCESSES": "2",
+    "JAX_PROCESS_ID": "1",
+  }
+  (place / "setup.sh").write_text(task["setup"])
+  assert bash(place, "-n", "setup.sh").returncode == 0
+
+
+XPK = [
+  "--name=score", "--cluster=mine", "--type=v5p-64", "--image=r/i:1",
+  "--config=configs/score.py", "--workdir=gs://bucket/run",
+]
+
+
+def test_xpk_command_can_be_pasted(place, capsys):
+  assert xpk.main([*XPK, *ODD, "--project=p", "--slices=2"]) == 0
+  words = shlex.split(capsys.readouterr().out)
+  assert words[:3] == ["xpk", "workload", "create"]
+  flags = dict(word.split("=", 1) for word in words[3:])
+  job = Job("score", "configs/score.py", "gs://bucket/run", tuple(ODD))
+  line = shlex.split(flags.pop("--command"))
+  assert line == ["exec", *jobs.command(job)]
+  assert flags == {
+    "--workload": "score", "--cluster": "mine", "--tpu-type": "v5p-64",
+    "--num-slices": "2", "--docker-image": "r/i:1", "--max-restarts": "50",
+    "--restart-on-exit-codes": str(RESTART), "--project": "p",
+    "--termination-grace-period-seconds": "120",
+  }
+
+
+def test_xpk_runs_when_asked_to(place, monkeypatch, capsys):
+  for name, value in environment(place, CODE="3").items():
+    monkeypatch.setenv(name, value)
+  assert xpk.main([*XPK, "--execute"]) == 3
+  assert notes(place)[0][:3] == ["xpk", "workload", "create"]
+  for wrong, said in (
+    ("--name=A", "a letter first"), ("--type=v5x-8", "did you mean"),
+    ("--workdir=/tmp", "gs://"), ("--nonsense", "unknown"),
+    ("--config.x=a\nb", "line breaks"),
+  ):
+    assert xpk.main([*XPK, wrong]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_dockerfile_copies_what_there_is_and_installs_an_extra():
+  text = (LAUNCH / "Dockerfile").read_text().replace("\\\n", " ")
+  lines = [
+    line.split(maxsplit=1) for line in text.splitlines()
+    if line and not line.startswith("#")
+  ]
+  assert lines[0][0] == "FROM"
+  names = {"FROM", "RUN", "WORKDIR", "COPY", "ARG", "ENTRYPOINT", "CMD"}
+  assert {name for name, _ in lines} == names
+  for name, rest in lines:
+    if name == "COPY":
+      assert all((ROOT / path).exists() for path in rest.split()[:-1])
+    if name in ("CMD", "ENTRYPOINT"):
+      json.loads(rest)
+  declared = [rest.partition("=") for name, rest in lines if name == "ARG"]
+  used = set(re.findall(r"\$(\w+)", text.split("FROM", 1)[1]))
+  assert used == {name for name, _, _ in declared}
+  extra = next(value for name, _, value in declared if name == "EXTRA")
+  assert f"\n{extra} =\n" in (ROOT / "setup.cfg").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.py")), ids=house.name)
+def test_launch_keeps_to_the_rules_of_the_house(path):
+  house.test_files_and_functions_are_short(path)
+  house.test_functions_nest_two_deep_at_most(path)
+  house.test_classes_hold_data_only(path)
+  house.test_what_is_public_is_documented(path)
+
+
+def test_launching_needs_no_jax():
+  """It runs on a laptop."""
+  code = "import sys, launch.tpu, launch.xpk; assert 'jax' not in sys.modules"
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+  for path in LAUNCH.glob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Call):
+        text = ast.unparse(node)
+        assert "shell=True" not in text and not text.startswith("os.system")
