@@ -1,0 +1,1 @@
+"""SCoRe against its baselines and without its parts, over many seeds."""

@@ -1,0 +1,87 @@
+"""SCoRe's table: all arms, many seeds, equal effort.
+
+  python -m benchmarks.score_table --workers=2
+
+Runs what is missing of both tasks, piece by piece (a piece is one arm of one
+seed, and its result a small file under benchmarks/results/score_table), and
+writes the tables, the pictures and the page. It goes on where it stopped;
+--minutes ends it in between. A row alone:
+
+  python -m benchmarks.score_table --task=maze --arm=score
+
+What is run is in grid.py, arms.py and tasks.py.
+"""
+
+import os
+import pathlib
+import time
+
+from absl import app, flags
+
+from benchmarks.score_table import page, pieces, schedule, table
+from benchmarks.score_table.arms import ARMS, Piece, reported, tuning
+from benchmarks.score_table.tasks import SIZES
+
+TASK = flags.DEFINE_list("task", ["maze", "countdown"], "Tasks.")
+ARM = flags.DEFINE_list("arm", [], "Arms; default: all.")
+SEED = flags.DEFINE_list("seed", [], "Seeds; default: those of the grid.")
+WORKERS = flags.DEFINE_integer(
+  "workers", os.cpu_count(), "Processes side by side, one core each."
+)
+FOLDER = flags.DEFINE_string(
+  "folder", "/tmp/sitrain_score_table", "Where the runs themselves lie."
+)
+MINUTES = flags.DEFINE_float("minutes", 1e6, "No piece begins after these.")
+ONE = flags.DEFINE_list("one", [], "A piece, to be run in this process.")
+
+
+def asked_for(wanted: list[Piece]) -> list[Piece]:
+  """Those that --arm and --seed leave."""
+  arms = ARM.value or list(ARMS)
+  seeds = [int(s) for s in SEED.value] or [p.seed for p in wanted]
+  return [p for p in wanted if p.arm in arms and p.seed in seeds]
+
+
+def run_task(task: str, until: float) -> bool:
+  """Tuning first, then what is reported; True when all of it is there."""
+  options = dict(
+    workers=WORKERS.value, until=until, tell=lambda t: print(t, flush=True)
+  )
+  folder = pathlib.Path(FOLDER.value)
+  wanted = tuning(task)
+  if ARM.value:  # The settings of these arms alone have to be known.
+    chosen = {ARMS[name].chosen for name in ARM.value}
+    wanted = [p for p in wanted if p.arm in chosen]
+  if not schedule.run_all(wanted, folder, **options):
+    return False
+  wanted = asked_for(reported(task, table.chosen(task, wanted)))
+  return schedule.run_all(wanted, folder, **options)
+
+
+def check() -> None:
+  """Raises UsageError for a task, an arm or a piece that is not known."""
+  for name, known in ((TASK, SIZES), (ARM, ARMS)):
+    for value in name.value:
+      if value not in known:
+        raise app.UsageError(
+          f"--{name.name}={value}: choose from {', '.join(known)}"
+        )
+
+
+def main(argv: list[str]) -> None:
+  """One piece, or all that is left and then the page."""
+  check()
+  if ONE.value:
+    task, arm, setting, seed = ONE.value
+    piece = Piece(task, arm, setting, int(seed))
+    pieces.run_piece(piece, pathlib.Path(FOLDER.value))
+    return
+  until = time.time() + 60 * MINUTES.value
+  whole = all([run_task(task, until) for task in TASK.value])
+  if not whole:
+    print("not all is there: the same command goes on")
+  print(f"page: {page.write(TASK.value)}")
+
+
+if __name__ == "__main__":
+  app.run(main)

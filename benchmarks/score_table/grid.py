@@ -1,0 +1,23 @@
+"""What is tried and where: tasks, settings, seeds. Nothing else decides.
+
+Settings are chosen for each arm by itself on TUNING seeds, by the mean of
+`CHOSEN_BY`; what is reported is run on other seeds, with the chosen one.
+"""
+
+TUNING = (0, 1, 2)
+SEEDS = tuple(range(200, 210))
+MANY, FEWER = 10, 5  # how many of them the main arms take, and the others
+
+# Learning rate of the policy, and beta1, the KL of every trained turn.
+SETTINGS = {
+  "a": {"rate": 1e-3, "beta": 0.1},
+  "b": {"rate": 1e-3, "beta": 0.02},
+  "c": {"rate": 5e-4, "beta": 0.05},
+}
+# Imitation has no KL: its settings are rates alone.
+RATES = {"a": {"rate": 1e-3}, "b": {"rate": 3e-4}}
+
+STEPS = 500  # gradient steps of every arm, of 512 episodes each
+PROBLEMS, SAMPLES = 64, 8
+
+CHOSEN_BY = {"single_turn": "accuracy_1"}  # of the others: accuracy_2

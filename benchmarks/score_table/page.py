@@ -1,0 +1,151 @@
+"""The page of the table: what was run, what came out, what it means."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.intervals import interval
+from benchmarks.score_table import grid, picture, pieces, table
+from benchmarks.score_table.arms import ARMS, tuning
+
+FINDINGS = pathlib.Path(__file__).parent / "findings.md"
+COLUMNS = (
+  ("accuracy@1", "accuracy_1"), ("accuracy@2", "accuracy_2"),
+  ("gain", "gain"), ("i->c", "incorrect_to_correct"),
+  ("c->i", "correct_to_incorrect"), ("changed", "changed"), ("CS", "cs"),
+  ("CS of a resample", "resample_cs"),
+)
+HEAD = """# SCoRe's table
+
+```
+python -m benchmarks.score_table --workers=2
+```
+
+writes this page; `--task=maze --arm=score --seed=203` runs one row, and what it
+starts from, alone. Every arm takes {steps} gradient steps of {rows} fresh
+episodes (stage I included), from the same base models, on the same seeds.
+Settings ({settings} an arm) were chosen on seeds {tuning} and nothing on the
+reported ones. In percent: means over seeds with 95 % t-intervals; sampled at
+temperature 1 on 2,048 problems. CS is the share of wrong first attempts that
+the second mends; a resample is an independent second try, which never saw the
+first. What each arm is stands in `arms.py`.
+"""
+
+
+def write(tasks: Sequence[str]) -> pathlib.Path:
+  """README.md and pictures in the folder of the results; its path."""
+  folder = pieces.RESULTS
+  letters = {task: known_settings(task) for task in tasks}
+  found = {task: table.results(task, letters[task]) for task in tasks}
+  found = {task: each for task, each in found.items() if each}
+  settings = max(len(arm.grid) for arm in ARMS.values())
+  text = [HEAD.format(
+    steps=grid.STEPS, rows=grid.PROBLEMS * grid.SAMPLES, settings=settings,
+    tuning=", ".join(map(str, grid.TUNING)),
+  )]
+  if FINDINGS.exists():
+    text.append(FINDINGS.read_text())
+  for task, each in found.items():
+    text += section(task, each, letters[task])
+  folder.mkdir(parents=True, exist_ok=True)
+  for name in picture.save_all(folder, found):
+    text.append(f"![{name}]({name})")
+  path = folder / "README.md"
+  path.write_text("\n".join(text) + "\n")
+  return path
+
+
+def known_settings(task: str) -> dict[str, str]:
+  """The chosen settings of the arms that have been tuned on all seeds."""
+  wanted = tuning(task)
+  short = {p.arm for p in wanted if not pieces.read(p)}
+  return table.chosen(task, [p for p in wanted if p.arm not in short])
+
+
+def section(task: str, found: dict, letters: dict[str, str]) -> list[str]:
+  """The tables of a task."""
+  hours = sum(r["seconds"] for each in found.values() for r in each) / 3600
+  count = sum(map(len, found.values()))
+  text = [f"## {task}", ""]
+  text += results_table(found, letters)
+  text += ["", f"{count} reported runs, {hours:.1f} core hours.", ""]
+  text += claims_table(found)
+  text += ["", *levels_table(found), "", *studies_table(found), ""]
+  return text
+
+
+def results_table(found: dict, letters: dict[str, str]) -> list[str]:
+  """A row for each arm, by means and intervals."""
+  heads = [
+    "arm", "", "setting", "seeds", *(head for head, _ in COLUMNS),
+    "+- of a gain, 2,048 problems", "300",
+  ]
+  lines = [_line(heads), _line(["---"] * len(heads))]
+  for name, each in found.items():
+    row = table.row_of(each)
+    cells = [name, ARMS[name].says, letters[ARMS[name].chosen], row["seeds"]]
+    cells += [percent(row[number]) for _, number in COLUMNS]
+    cells += [f"{100 * row[n]:.1f}" for n in ("half_width", "half_width_300")]
+    lines.append(_line(cells))
+  return lines
+
+
+def claims_table(found: dict) -> list[str]:
+  """The paper's claims beside what is found here."""
+  heads = ["claim", "paper, points", "here, points", "seeds", "sign"]
+  lines = [_line(heads), _line(["---"] * len(heads))]
+  for claim in table.CLAIMS:
+    mean, low, high, seeds = table.weigh(found, claim)
+    if seeds:
+      lines.append(_line([
+        claim.says, claim.paper, percent((mean, low, high)), seeds,
+        table.sign(low, high),
+      ]))
+  return lines
+
+
+def levels_table(found: dict) -> list[str]:
+  """Both attempts by difficulty, means over seeds."""
+  levels = list(found["base"][0]["row"]["by_level"]) if "base" in found else []
+  lines = [_line(["arm", *levels]), _line(["---"] * (len(levels) + 1))]
+  for name, each in found.items():
+    cells = [name]
+    for level in levels:
+      rows = [r["row"]["by_level"][level] for r in each]
+      means = [100 * np.mean([r[n] for r in rows])
+               for n in ("accuracy_1", "accuracy_2")]
+      cells.append("{:.1f} -> {:.1f}".format(*means))
+    lines.append(_line(cells))
+  return lines if levels else []
+
+
+def studies_table(found: dict) -> list[str]:
+  """Greedy attempts of every arm, and Self-Refine."""
+  lines = [_line(["greedy", "accuracy@1", "accuracy@2"]), _line(["---"] * 3)]
+  for name, each in found.items():
+    rows = [r["studies"]["greedy"] for r in each if r["studies"]]
+    if rows:
+      lines.append(_line([name] + [
+        percent(interval([row[n] for row in rows]))
+        for n in ("accuracy_1", "accuracy_2")
+      ]))
+  refined = [r["studies"]["self_refine"] for r in found.get("base", [])
+             if "self_refine" in r["studies"]]
+  if refined:
+    first, last = (
+      percent(interval([row[n] for row in refined]))
+      for n in ("accuracy_1", "accuracy_3")
+    )
+    lines += ["", f"Self-Refine (attempt, feedback, attempt; base, sampled): "
+              f"{first} -> {last}."]
+  return lines
+
+
+def percent(numbers: tuple[float, float, float]) -> str:
+  """mean [low, high], in percent."""
+  return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in numbers))
+
+
+def _line(cells: Sequence) -> str:
+  return "| " + " | ".join(str(cell) for cell in cells) + " |"
