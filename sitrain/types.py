@@ -169,6 +169,7 @@ class Stage(NamedTuple):
   restart: bool  # whether the optimizer starts anew
   best: str  # the metric whose highest mean over a call is the best checkpoint
   delay: int = 0  # updates the sampler is behind, from a call's second step on
+  dtype: Any = "float32"  # of the parameters that are gathered for decoding
 
 
 class Progress(NamedTuple):

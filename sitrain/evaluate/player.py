@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from sitrain.judge.verifier import truncated, verify
+from sitrain.models.parameters import computed
 from sitrain.rollout.cursor import Reply
 from sitrain.rollout.refill import check_slots, play
 from sitrain.types import PAD, Episodes, Key, Params, Problems, Task
@@ -51,7 +52,7 @@ def silence(done: int, total: int) -> None:
   """Tells nobody how far it is."""
 
 
-def everywhere(generate: Callable) -> Callable:
+def everywhere(generate: Callable, *, taken: Callable) -> Callable:
   """`generate` as it is: the layout is left to the compiler."""
   return generate
 
@@ -88,10 +89,11 @@ def make(
       top_p=top_p,
     )  # fmt: skip
 
+  taken = lambda state: (computed(state[0], model.dtype), state[1])
   judge, compiled = make_judge(task, len(turns)), partial(jit)
   return Player(
     pose=_poser(task, jit),
-    play=compiled(spread(generate)),
+    play=compiled(spread(generate, taken=taken)),
     judge=judge if task.on_host else compiled(judge),
     samples=samples,
     turns=len(turns),

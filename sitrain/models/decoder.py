@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sitrain.models import attention, blocks, parameters
+from sitrain.models import attention, axes, blocks, parameters
 from sitrain.models.blocks import RopeScaling
 from sitrain.types import PAD, Key, Params
 
@@ -90,6 +90,7 @@ class Decoder(nn.Module, kw_only=True):
   dtype: Any = jnp.float32  # of the computation; norms, softmax, logits: f32
   scan: bool = False  # layers as a scan, where there is no cache
   remat: str = "none"  # or "full", "dots": what the backward pass recomputes
+  residual: str = "whole"  # or "split" between layers: over `tensor` too
   attention: str = "auto"  # of rows without a cache; see attention.KINDS
 
   @nn.compact
@@ -111,7 +112,7 @@ class Decoder(nn.Module, kw_only=True):
     norm = self._read("norm", parameters.init_norm, self, (self.width,))
     if self.is_initializing() and not self.tied:
       self.param("head", parameters.init_embed, self)
-    x = embed[jnp.maximum(tokens, 0)].astype(self.dtype)
+    x = axes.look_up(embed, jnp.maximum(tokens, 0), self.dtype)
     # The residual stream is [B Q, D]: XLA on CPU is twice as fast with products
     # of matrices than with more axes, and elsewhere the reshapes are free.
     x = (x * jnp.asarray(self.embed_scale, self.dtype)).reshape(-1, self.width)
@@ -209,12 +210,11 @@ class Decoder(nn.Module, kw_only=True):
     y = self._norm(x, p["mlp_norm"])
     y = blocks.gated_mlp(y, p, activation=self.activation)
     x = x + (self._norm(y, p["mlp_post_norm"]) if self.post_norms else y)
-    return x, cache
+    return (x if cache else axes.between_layers(x, self.residual)), cache
 
   @nn.nowrap
   def _attention(self, p, x, table, cache, column):
-    cos, sin, visible = table
-    heads, lead = {}, visible.shape[:2]
+    (cos, sin, visible), heads, lead = table, {}, table[2].shape[:2]
     for name in ("query", "key", "value"):
       y = blocks.project(x, p, name)
       heads[name] = y.reshape(*lead, -1, self.head_size)

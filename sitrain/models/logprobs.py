@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sitrain.models import attention, decoder
-from sitrain.types import Episodes, Params, TokenScores
+from sitrain.models import attention, axes, decoder
+from sitrain.types import PAD, Episodes, Params, TokenScores
 
 CHUNK_ELEMENTS = 2**22  # logits that a chunk holds, unless that is too thin
 ATTENTION_ELEMENTS = 2**29  # scores of a layer in a part of `score_rows`
@@ -36,8 +36,8 @@ def token_scores(
   """
   rows = _rows(tokens, turn, path, inputs, temperature)
   hidden, known = _hidden(model, params, rows)
-  read = functools.partial(_scores, model, params)
-  scores = _chunked(model, read, (hidden,), rows, chunk)
+  read = functools.partial(_scores, model)
+  scores = _chunked(model, read, _tables(params), (hidden,), rows, chunk)
   return TokenScores(*_finish(scores, known, tokens))
 
 
@@ -63,8 +63,9 @@ def token_scores_and_kl(
   reference = jax.lax.stop_gradient(reference)
   hidden, known = _hidden(model, params, rows)
   other, _ = _hidden(model, reference, rows)
-  read = functools.partial(_scores_and_kl, model, params, reference)
-  scores = _chunked(model, read, (hidden, other), rows, chunk)
+  read = functools.partial(_scores_and_kl, model)
+  tables = _tables(params), _tables(reference)
+  scores = _chunked(model, read, tables, (hidden, other), rows, chunk)
   logprob, entropy, kl = _finish(scores, known, tokens)
   return TokenScores(logprob, entropy), kl
 
@@ -124,10 +125,16 @@ def _hidden(model, params, rows):
   before = jnp.max(jnp.where(seen, column, -1), axis=-1)
   known = before >= 0
   # The last column is before no other, so the model does not read it.
-  turn, path, inputs = (x[:, : max(x.shape[1] - 1, 1)] for x in rows[1:4])
+  read = max(column.size - 1, 1)
+  fill = axes.short_of(read, model.residual)
+  turn, path, inputs = (
+    jnp.pad(x[:, :read], ((0, 0), (0, fill)), constant_values=value)
+    for x, value in zip(rows[1:4], (PAD, 0, PAD))
+  )
   hidden, _ = model.apply(
     {"params": params}, inputs, decoder.attend_rows(turn, path)
   )
+  hidden = hidden[:, :read]
   hidden = jax.lax.cond(
     jnp.all((before == column - 1) | ~known),
     lambda h: jnp.concatenate([h[:, :1], h], axis=1)[:, : column.size],
@@ -137,14 +144,21 @@ def _hidden(model, params, rows):
   return hidden, known
 
 
+def _tables(params):
+  """What logits are made of: the matrices that are no layer's."""
+  rest = {name: x for name, x in params.items() if name != "layers"}
+  return {name: x for name, x in rest.items() if x.ndim == 2}
+
+
 def _scores(model, params, tokens, heat, hidden):
   """(logprob, entropy) of a chunk: tokens [B C], hidden [B C D]."""
   logp = _log_softmax(model, params, hidden, heat)
   return _pick(logp, tokens), -jnp.sum(jnp.exp(logp) * logp, axis=-1)
 
 
-def _scores_and_kl(model, params, reference, tokens, heat, hidden, other):
-  """(logprob, entropy, KL) of a chunk."""
+def _scores_and_kl(model, both, tokens, heat, hidden, other):
+  """(logprob, entropy, KL) of a chunk; `both` of the policy and reference."""
+  params, reference = both
   logp = _log_softmax(model, params, hidden, heat)
   logq = _log_softmax(model, reference, other, heat)
   p = jnp.exp(logp)
@@ -163,16 +177,21 @@ def _pick(logp, tokens):
   return jnp.sum(jnp.where(chosen, logp, 0), axis=-1)
 
 
-def _chunked(model, read, hidden, rows, chunk):
-  """read(tokens, heat, *hidden) over chunks of columns; [B T] each."""
-  tokens, heat = rows[0], rows[-1]
+def _chunked(model, read, tables, hidden, rows, chunk):
+  """read(tables, tokens, heat, *hidden) over chunks of columns; [B T] each."""
+  each = functools.partial(_of_group, model, read, chunk)
+  return axes.by_rows(each, tables, model.dtype, rows[0], rows[-1], *hidden)
+
+
+def _of_group(model, read, chunk, tables, tokens, heat, *hidden):
+  """`_chunked` on one group of devices; chunks are of what each one holds."""
   size, length = tokens.shape
   if not chunk:
-    chunk = CHUNK_ELEMENTS // (size * model.vocabulary)
-    chunk = max(chunk, CHUNK_TOKENS // size, 1)
+    logits = size * model.vocabulary // axes.over(("tensor",))
+    chunk = max(CHUNK_ELEMENTS // logits, CHUNK_TOKENS // size, 1)
   count = math.ceil(length / chunk)
   if count == 1:
-    return read(tokens, heat, *hidden)
+    return read(tables, tokens, heat, *hidden)
   chunk = math.ceil(length / count)
 
   def split(x):
@@ -180,9 +199,9 @@ def _chunked(model, read, hidden, rows, chunk):
     x = jnp.pad(x, [(0, 0), (0, count * chunk - length), *rest])
     return x.reshape(size, count, chunk, *x.shape[2:]).swapaxes(0, 1)
 
-  body = jax.checkpoint(lambda x: read(x[0], heat, *x[1:]))
+  body = jax.checkpoint(lambda x: read(tables, x[0], heat, *x[1:]))
   parts = jax.lax.map(body, jax.tree.map(split, (tokens, *hidden)))
-  return [x.swapaxes(0, 1).reshape(size, -1)[:, :length] for x in parts]
+  return tuple(x.swapaxes(0, 1).reshape(size, -1)[:, :length] for x in parts)
 
 
 def _finish(scores, known, tokens):

@@ -110,14 +110,19 @@ def unstack(params: Params) -> Params:
   return {**params, "layers": tuple(each)}
 
 
-def for_decoding(params: Params, dtype: Any) -> Params:
-  """`unstack`, and everything but norms in the dtype of the computation.
-
-  The decoder would make the same numbers of float32 weights at every token.
-  """
+def computed(params: Params, dtype: Any) -> Params:
+  """Everything but norms in the dtype of the computation."""
 
   def cast(path, x):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     return x if name.endswith("norm") else x.astype(dtype)
 
-  return unstack(jax.tree_util.tree_map_with_path(cast, params))
+  return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def for_decoding(params: Params, dtype: Any) -> Params:
+  """`unstack`, in the dtype of the computation.
+
+  The decoder would make the same numbers of float32 weights at every token.
+  """
+  return unstack(computed(params, dtype))

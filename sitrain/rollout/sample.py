@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from sitrain.models import axes
+
 
 def keep_top_k(logits: Float[Array, "B V"], k: int) -> Float[Array, "B V"]:
   """Masks all but the k largest logits of a row; ties with the k-th stay."""
@@ -59,19 +61,25 @@ def inverse_cdf(
 
   Weights need not sum to one; uniform is in [0, 1). Sums are made in two
   levels of about sqrt(V) terms, which is cheaper than one over all tokens and
-  rounds less; a token of weight 0 is never chosen.
+  rounds less; a token of weight 0 is never chosen. Where `tensor` splits the
+  vocabulary no block lies on two devices, so weights stay where they are.
   """
-  size = weight.shape[-1]
+  rows, parts = weight.shape[0], axes.over(("tensor",))
+  parts = parts if weight.shape[-1] % parts == 0 else 1
+  size = weight.shape[-1] // parts
   width = 1 << ((size - 1).bit_length() + 1) // 2
-  padded = jnp.pad(weight, ((0, 0), (0, -size % width)))
-  blocks = padded.reshape(weight.shape[0], -1, width)
+  apart = weight.reshape(rows, parts, size)
+  padded = jnp.pad(apart, ((0, 0), (0, 0), (0, -size % width)))
+  blocks = padded.reshape(rows, -1, width)
   sums = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
   target = uniform * sums[:, -1]
   block = _first_above(sums, target)
   before = jnp.where(block > 0, _at(sums, block - 1), 0.0)
   inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
   sums = jnp.cumsum(inside, axis=-1)
-  return block * width + _first_above(sums, target - before)
+  chosen = block * width + _first_above(sums, target - before)
+  # Every part but the last may end in padding.
+  return chosen - block // (blocks.shape[1] // parts) * (-size % width)
 
 
 def _first_above(sums, target):

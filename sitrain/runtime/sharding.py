@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from sitrain.models.axes import ROWS
 from sitrain.types import Episodes, Problems, TrainState
 
 AXES = ("data", "fsdp", "tensor")
-ROWS = ("data", "fsdp")  # the axes that rows are split over
 REST = -1  # the size of an axis that takes the devices that are left
 
 Rules = Sequence[tuple[str, PartitionSpec]]
@@ -26,13 +26,17 @@ Rules = Sequence[tuple[str, PartitionSpec]]
 _MEMORY = ((r"^(memory|frozen/(table|order|scale))(/|$)", PartitionSpec()),)
 
 
-def make_mesh(data: int = REST, fsdp: int = 1, tensor: int = 1) -> Mesh:
-  """All devices as a mesh [data, fsdp, tensor]; -1 on one axis: the rest.
+def make_mesh(
+  data: int = REST, fsdp: int = 1, tensor: int = 1, *,
+  devices: Sequence[Any] = (),
+) -> Mesh:
+  """Devices as a mesh [data, fsdp, tensor]; -1 on one axis: the rest.
 
+  `devices` may be of a machine that is not there; none: all of this one.
   Raises ValueError where the sizes do not give the number of devices.
   """
-  sizes = [data, fsdp, tensor]
-  count = jax.device_count()
+  sizes, devices = [data, fsdp, tensor], list(devices) or jax.devices()
+  count = len(devices)
   named = " * ".join(f"config.mesh.{n}={s}" for n, s in zip(AXES, sizes))
   if sizes.count(REST) > 1 or any(s < 1 and s != REST for s in sizes):
     raise ValueError(
@@ -51,7 +55,8 @@ def make_mesh(data: int = REST, fsdp: int = 1, tensor: int = 1) -> Mesh:
       f" divisor of {count}"
     )
   return jax.make_mesh(
-    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES),
+    devices=devices,
   )
 
 
@@ -179,14 +184,21 @@ def _shift(episodes: Episodes, problems: int, index: Array) -> Episodes:
   )
 
 
+def as_it_is(state: Any) -> Any:
+  """What a group of devices takes of a state: all of it."""
+  return state
+
+
 def by_group(
-  generate: Callable[..., Episodes], mesh: Mesh
+  generate: Callable[..., Episodes], mesh: Mesh, *,
+  taken: Callable[[Any], Any] = as_it_is,
 ) -> Callable[..., Episodes]:
   """`generate` on each group of devices by itself, on its rows.
 
   The program is manual over data and fsdp, so no collective inside the
   decoding loop crosses them, not even the stop flag, and weights are gathered
-  once, before it; `tensor` is left to the compiler. `problem` counts the
+  once, before it; `tensor` is left to the compiler. A group gets
+  `taken(state)`, which makes small what is gathered. `problem` counts the
   problems, and `parent` the rows, of all groups together. Call it under jit.
   """
   if mesh.size == 1:
@@ -216,16 +228,17 @@ def by_group(
     # The number of a group arrives as an argument: axis_index cannot be
     # lowered on every backend while another axis is automatic.
     index = jnp.arange(groups(mesh), dtype=jnp.int32)
-    return mapped(index, keys, state, problems)
+    return mapped(index, keys, taken(state), problems)
 
   return generate_by_group
 
 
 def by_group_for_all(
-  generate: Callable[..., Episodes], mesh: Mesh
+  generate: Callable[..., Episodes], mesh: Mesh, *,
+  taken: Callable[[Any], Any] = as_it_is,
 ) -> Callable[..., Episodes]:
   """As `by_group`, and then every device has all rows: what a host reads."""
   if mesh.size == 1:
     return generate
-  play, whole = by_group(generate, mesh), replicated(mesh)
+  play, whole = by_group(generate, mesh, taken=taken), replicated(mesh)
   return lambda *given: jax.lax.with_sharding_constraint(play(*given), whole)

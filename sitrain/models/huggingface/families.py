@@ -11,7 +11,7 @@ from sitrain.models.huggingface import config_json
 from sitrain.models.parameters import layer_shapes
 
 # Fields that no checkpoint decides.
-EXECUTION = ("dtype", "scan", "remat", "attention")
+EXECUTION = ("dtype", "scan", "remat", "residual", "attention")
 
 
 class Family(NamedTuple):
