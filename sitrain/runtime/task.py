@@ -101,7 +101,7 @@ def check_context(config: dict, task: Task) -> None:
            for name in config["stages"]} | {"evaluate": config["evaluate"]}
   for field, options in asked.items():
     turns = options.get("turns", ())
-    needed = prompt + sum(turns) + (len(turns) - 1) * _reply_width(task)
+    needed = prompt + sum(turns) + (len(turns) - 1) * reply_width(task)
     if needed > most:
       raise ConfigError(
         f"config.{field}.turns={tuple(turns)} and prompts of up to {prompt} "
@@ -110,7 +110,8 @@ def check_context(config: dict, task: Task) -> None:
       )
 
 
-def _reply_width(task: Task) -> int:
+def reply_width(task: Task) -> int:
+  """Columns of what a row reads between two turns."""
   row = jnp.zeros((1, 1), jnp.int32)
   rows = Episodes(row, row, row * 0.0, row, row[0], row[0])
   return jax.eval_shape(task.reply, row, rows, row[0]).shape[1]

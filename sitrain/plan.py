@@ -1,0 +1,121 @@
+"""Tells what a config needs on a pod, on a machine that has none of its chips.
+
+  python -m sitrain.plan --config=configs/score_math.py --topology=v5e:2x4 \
+    --config.mesh.data=1 --config.mesh.fsdp=8
+
+Compiles every program of the stages and shows the memory that they take on a
+chip, products, traffic, collectives and an estimate of an iteration's time.
+Compilations of large models take minutes. Neither weights nor data are read: a
+model is its shapes, by --model=qwen3-8b, a folder with a config.json, or the
+name in config.model.path. Exit code 1 where something does not fit.
+"""
+
+import os
+
+os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
+
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Callable
+
+import jax
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+from rich.console import Console
+
+from sitrain.runtime import build, plan_show, plan_stages
+from sitrain.runtime import plan_chips as chips
+from sitrain.runtime import plan_models as models
+from sitrain.runtime.cores import use_cores
+from sitrain.runtime.errors import run_main
+from sitrain.runtime.metrics import finite
+from sitrain.runtime.options import ConfigError
+
+CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "The run: a file of configs/, with :arguments if it has any."
+)
+TOPOLOGY = flags.DEFINE_string(
+  "topology", "local", "A slice, as v5e:16x16, or local: this machine."
+)
+MODEL = flags.DEFINE_string(
+  "model", "", "Shapes: a known name, as qwen3-8b, or a folder; default: the "
+  "config's model."
+)
+STAGE = flags.DEFINE_string("stage", "", "Only this one; default: all.")
+PROGRAMS = flags.DEFINE_list(
+  "programs", [], "Only these of loop, pose, generate, learn; default: all."
+)
+LARGEST = flags.DEFINE_bool(
+  "largest", True, "Estimate the largest batch: compiles everything once more."
+)
+SEARCH = flags.DEFINE_bool(
+  "search", False, "Try meshes and batches, and rank them."
+)
+TRIES = flags.DEFINE_integer(
+  "tries", 6, "Candidates that --search compiles.", lower_bound=1
+)
+OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
+flags.DEFINE_bool("traceback", False, "Show where an error came from.")
+
+
+def plan(
+  config: dict, target: chips.Target, tell: Callable[[str], None]
+) -> dict:
+  """The plan of all stages that are asked for, as JSON has it."""
+  names = plan_stages.check_stage(config, STAGE.value)
+  plan_stages.check_programs(PROGRAMS.value)
+  options = dict(only=PROGRAMS.value, tell=tell)
+  found = {
+    "topology": target.name, "chip": target.chip._asdict(),
+    "model": MODEL.value or config["model"].get("path", ""),
+    "jax": jax.__version__, "stages": [], "search": {},
+  }
+  with tempfile.TemporaryDirectory() as folder:
+    config = models.with_shapes(config, MODEL.value, folder)
+    found["assumptions"] = plan_show.ASSUMPTIONS + models.assumptions(config)
+    for name in names:
+      given = config, folder, target
+      if SEARCH.value:
+        ranked = plan_stages.search(
+          *given, name, tries=TRIES.value, **options
+        )
+        found["search"][name] = ranked
+        found["stages"] += ranked[:1]
+        continue
+      stage = plan_stages.plan_stage(*given, name, **options)
+      if LARGEST.value:
+        stage["largest_batch"] = plan_stages.largest_batch(
+          *given, stage, **options
+        )
+      found["stages"].append(stage)
+  found["fits"] = all(stage["fits"] for stage in found["stages"])
+  return found
+
+
+def main(argv: list[str]) -> None:
+  """Checks the flags, plans and shows."""
+  if len(argv) > 1:
+    raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
+  if CONFIG.value is None:
+    raise ConfigError("--config is missing: say which file of configs/")
+  logging.getLogger("absl").setLevel(logging.WARNING)
+  chips.check_topology(TOPOLOGY.value)
+  if TOPOLOGY.value == chips.LOCAL:
+    use_cores()
+  target = chips.target_of(TOPOLOGY.value)
+  jax.config.update("jax_threefry_partitionable", True)
+  with plan_show.telling(Console(stderr=True)) as tell:
+    found = plan(build.plain(CONFIG.value), target, tell)
+  plan_show.show(found, Console(width=None if sys.stdout.isatty() else 110))
+  if OUTPUT.value:
+    text = json.dumps(finite(found), indent=1)
+    epath.Path(OUTPUT.value).write_text(text + "\n")
+  if not found["fits"]:
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+  run_main(main)

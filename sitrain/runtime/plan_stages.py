@@ -1,0 +1,183 @@
+"""Plans whole stages: every program, the largest batch, other meshes."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from sitrain.runtime import plan_programs as programs
+from sitrain.runtime import sharding
+from sitrain.runtime.options import ConfigError, closest
+from sitrain.runtime.plan_chips import Target
+
+NAMES = ("loop", "pose", "generate", "learn")
+HOST = 8  # devices that share a host at the most: tensor stays inside of one
+MICRO = (8, 2)  # rows that a group of devices updates on at a time
+
+Tell = Callable[[str], Any]
+
+
+def check_programs(asked: Sequence[str]) -> None:
+  """Raises ConfigError for the name of a program that no stage has."""
+  for name in asked:
+    if name not in NAMES:
+      raise ConfigError(f"--programs={name}: {closest(name, NAMES)}")
+
+
+def check_stage(config: dict, asked: str) -> list[str]:
+  """The stages to plan; ConfigError for one that is not in the config."""
+  names = list(config["stages"])
+  if asked and asked not in names:
+    raise ConfigError(
+      f"--stage={asked} is not in the config: "
+      + closest(asked, names)
+    )
+  return [asked] if asked else names
+
+
+def plan_stage(
+  config: dict, folder: Any, target: Target, name: str, *,
+  only: Sequence[str], tell: Tell,
+) -> dict[str, Any]:
+  """What the programs of a stage need, and what an iteration takes.
+
+  `only` names the programs to compile; none: all. `tell` hears what is done.
+  """
+  plan = programs.planned(config, folder, target, name)
+  if plan.known["state_bytes"] > target.chip.memory:
+    rows = [programs.overfull(plan, target)]
+  else:
+    rows = _programs(plan, target, only, tell)
+  fits = all(row["fits"] for row in rows)
+  known = {n: v for n, v in plan.known.items() if n != "runs"}
+  return known | {
+    "fits": fits, "programs": rows,
+    "step_seconds": sum(row.get("step_seconds", math.nan) for row in rows),
+  }
+
+
+def _programs(plan, target, only, tell) -> list[dict]:
+  name, rows = plan.known["stage"], []
+  tell(f"{name}: lowering")
+  for program, made in programs.lowered(plan).items():
+    if not only or program in only:
+      tell(f"{name}: compiling {program}")
+      rows.append(programs.compiled(program, made, plan.known, target))
+  return rows
+
+
+def largest_batch(
+  config: dict, folder: Any, target: Target, found: dict, *,
+  only: Sequence[str], tell: Tell,
+) -> int:
+  """The most problems of a stage that fit, by compiling it once more.
+
+  It is an estimate: memory is taken to be a line through two batches. -1 where
+  it cannot be told.
+  """
+  name, count = found["stage"], found["problems"]
+  if found["programs"][0]["program"] == "state":
+    return 0
+  mesh = sharding.make_mesh(**config["mesh"], devices=target.devices)
+  unit = programs.unit_of(config["stage"][name], mesh)
+  other = count // 2 if count // 2 % unit == 0 and count > 1 else 2 * count
+  tell(f"{name}: once more with {other} problems, for the largest batch")
+  again = plan_stage(
+    programs.with_problems(config, name, other), folder, target, name,
+    only=only, tell=tell,
+  )
+  pair = sorted([found, again], key=lambda one: one["problems"])
+  return programs.largest_batch(
+    pair[0]["programs"], pair[1]["programs"],
+    (pair[0]["problems"], pair[1]["problems"]), unit, target,
+  )
+
+
+def meshes(count: int) -> Iterator[dict[str, int]]:
+  """All ways to share devices among the axes, the most data first."""
+  divisors = [n for n in range(1, count + 1) if count % n == 0]
+  for tensor, fsdp in itertools.product(divisors, divisors):
+    if tensor <= HOST and count % (tensor * fsdp) == 0:
+      yield {"data": count // tensor // fsdp, "fsdp": fsdp, "tensor": tensor}
+
+
+def candidates(
+  config: dict, folder: Any, target: Target, name: str
+) -> list[dict]:
+  """Configs of a stage that may fit: other meshes, batches, microbatches.
+
+  A batch is the smallest that the mesh divides and that is no smaller than the
+  config's. Those whose state alone fills the memory are left out; the others
+  come in the order in which they are worth a try: little is gathered where
+  `tensor` and `fsdp` are small, and larger microbatches gather less often.
+  """
+  found = []
+  for mesh in meshes(len(target.devices)):
+    ways = [_changed(config, name, mesh, micro) for micro in MICRO]
+    try:
+      plan = programs.planned(ways[0], folder, target, name)
+    except ValueError:  # Heads or widths do not divide.
+      continue
+    if plan.known["state_bytes"] < target.chip.memory:
+      found += ways
+  order = lambda c: (
+    c["mesh"]["tensor"], c["mesh"]["fsdp"],
+    c["stage"][name]["method"]["problems"],
+    c["stage"][name]["microbatches"],
+  )
+  return sorted(found, key=order)
+
+
+def _changed(config, name, mesh, micro) -> dict:
+  stage = config["stage"][name]
+  method = stage["method"]
+  each = method.get("samples", 1) + method.get("offline", 0)
+  groups, waves = mesh["data"] * mesh["fsdp"], stage.get("waves", 1)
+  count = stage.get("minibatches", 1)
+  unit = math.lcm(waves * groups, groups * count // math.gcd(
+    groups * count, each
+  ))
+  problems = -(-method["problems"] // unit) * unit
+  rows = problems * each // (groups * count)  # of a group in an update
+  parts = next(n for n in range(-(-rows // micro), rows + 1) if rows % n == 0)
+  changed = programs.with_problems(config, name, problems)
+  stage = changed["stage"][name] | {"microbatches": parts}
+  return changed | {
+    "mesh": mesh, "stage": changed["stage"] | {name: stage}
+  }
+
+
+def search(
+  config: dict, folder: Any, target: Target, name: str, *, tries: int,
+  only: Sequence[str], tell: Tell,
+) -> list[dict]:
+  """Plans of the first `tries` candidates, the best first.
+
+  The best fits and takes the fewest seconds a row. Raises ConfigError where
+  no mesh holds the state.
+  """
+  ways = candidates(config, folder, target, name)
+  if not ways:
+    raise ConfigError(
+      f"--search: on no mesh of {target.name} do the parameters and optimizer "
+      f"of stage {name} fit, however they are split: take more chips or a "
+      "smaller model, or config.model.lora.rank"
+    )
+  found = []
+  for number, way in enumerate(ways[:tries], 1):
+    tell(f"mesh {number} of {min(tries, len(ways))}: {way['mesh']}")
+    try:
+      found.append(
+        plan_stage(way, folder, target, name, only=only, tell=tell)
+      )
+    except ValueError as error:
+      tell(f"it does not compile: {error}")
+  return rank(found)
+
+
+def rank(found: Sequence[dict]) -> list[dict]:
+  """Plans that fit before others, and then by the seconds a row takes."""
+  return sorted(found, key=lambda one: (
+    not one["fits"], math.isnan(one["step_seconds"]),
+    one["step_seconds"] / one["rows"],
+  ))
