@@ -1,7 +1,10 @@
 """SCoRe on Countdown with three numbers: both attempts can improve.
 
-python -m sitrain.main --config=configs/countdown.py --workdir=/tmp/sitrain_countdown
+python -m sitrain.main --config=configs/countdown.py --workdir=/tmp/countdown
 
+A failed attempt shows that it failed, and there is something to learn for the
+first one too: seed 0 goes from 15 and 12 % right to 46 and 46 %, and stage I
+alone to 14 and 35 %. What is learned twice is no longer a correction.
 """
 
 from ml_collections import ConfigDict

@@ -28,6 +28,8 @@ from sitrain.evaluate import run as evaluation
 from sitrain.methods.verbs import frozen_of
 from sitrain.runtime import (
   build,
+  distributed,
+  logs,
   metrics,
   progress,
   report,
@@ -39,12 +41,12 @@ from sitrain.runtime import (
 from sitrain.runtime import (
   workdir as workdirs,
 )
-from sitrain.runtime.cores import use_cores
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import compile_ahead, run_stage
-from sitrain.runtime.start import Run, order_key
+from sitrain.runtime.start import Run, check_sources, order_key
+from sitrain.runtime.storage import check_writable
 from sitrain.runtime.task import check_context, describe
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -112,6 +114,7 @@ def summarize(
   summary = workdirs.read_json(path) if path.exists() else _empty(run, digest)
   done = {row["name"] for row in summary["stages"]}
   left = [stage for stage in stages if stage.name not in done]
+  check_sources(run, left)
   for stage in left:
     after = start.programs[:1]
     start.programs.append(compile_ahead(run, stage, after=after))
@@ -130,13 +133,16 @@ def summarize(
   return summary, bool(left)
 
 
-def watched(display: progress.Display, start: Start) -> Callable[..., None]:
+def watched(
+  display: progress.Display, beat: Callable[..., None], start: Start
+) -> Callable[..., None]:
   """The display's update, which says when the first steps were done.
 
   It raises what meanwhile went wrong with the program of a later stage.
   """
 
   def update(stage: str, *told: Any) -> None:
+    beat(stage, *told)
     if not start.took:
       start.took["seconds"] = time.monotonic() - start.began
       display.say(f"{stage} first steps after {start.took['seconds']:.1f} s")
@@ -160,6 +166,8 @@ def _empty(run: Run, digest: str) -> dict:
 def train(config: dict, workdir: str) -> dict:
   """Runs a config in a workdir; returns the summary."""
   start = Start(time.monotonic(), [], {})
+  facts = distributed.check_agreement(config, workdir=workdir)
+  check_writable(workdir)
   jax.config.update("jax_threefry_partitionable", True)
   if config["run"]["compile_cache"]:
     compiling.use_cache()
@@ -172,18 +180,20 @@ def train(config: dict, workdir: str) -> dict:
   for each in (task, asked):
     check_context(config, each)
   digest = workdirs.claim(workdir, config)
+  log = logs.open_log(workdir, facts)
   if jax.process_index() == 0 and (said := describe(task)):
     print(said)
   display = progress.display()
   sink = open_sink(config, workdir)
   run = Run(
     workdir=workdir, mesh=mesh, model=model, seed=config["seed"], sink=sink,
-    show=watched(display, start),
+    show=watched(display, logs.heartbeat(workdir, log), start),
     save_every=config["run"]["save_every"],
     keep=config["run"]["keep"], profile=config["run"]["profile_steps"],
     max_gap=config["run"]["max_sampler_gap"],
     origin=build.origin_from(config, model),
     table=frozen_of(task, order_key(config["seed"])),
+    watchdog=logs.watchdog(log.file, factor=10.0, floor=60.0),
   )
   try:
     with jax.set_mesh(mesh):
@@ -208,7 +218,7 @@ def finish(summary: dict, workdir: str, fresh: bool) -> None:
 
 def main(argv: list[str]) -> None:
   """Checks the flags and runs."""
-  use_cores()
+  distributed.start()
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   if CONFIG.value is None:

@@ -30,10 +30,9 @@ from rich.progress import Progress
 from sitrain.evaluate import player as playing
 from sitrain.evaluate import samples as sampling
 from sitrain.evaluate import tables
-from sitrain.runtime import build, parts, policy, sharding
+from sitrain.runtime import build, distributed, parts, policy, sharding
 from sitrain.runtime import compile as compiling
 from sitrain.runtime.asked import Plan, config_of, options_of, plan_from
-from sitrain.runtime.cores import use_cores
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.testset import tasks_of
@@ -199,7 +198,7 @@ def show(summary: dict[str, Any], plan: Plan) -> None:
 def main(argv: list[str]) -> None:
   """Checks the flags and samples."""
   given = flags.FLAGS
-  use_cores()
+  distributed.start()
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   config = config_of(given)
@@ -209,6 +208,7 @@ def main(argv: list[str]) -> None:
     )
   logging.getLogger("absl").setLevel(logging.WARNING)
   plan = plan_from(config, given)
+  distributed.check_agreement([config, *plan])
   summary = sample(config, plan)
   if jax.process_index() == 0:
     show(summary, plan)

@@ -5,6 +5,7 @@ for every case, before JAX has begun, which saves the seconds of the imports.
 """
 
 import functools
+import importlib
 import json
 import os
 import signal
@@ -71,40 +72,48 @@ def wait_for(process, happened, seconds=120):
     time.sleep(0.005)
 
 
-def serve():
-  """Opens the server; returns ask(arguments, **environment) -> Done, close."""
+def serve(**more):
+  """Opens the server, in this environment; returns ask and close.
+
+  ask(arguments, cache, module=..., **environment) -> Done runs a main.
+  """
   server = subprocess.Popen(
     [sys.executable, __file__], cwd=ROOT, text=True, stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE, env=environment(""),
+    stdout=subprocess.PIPE, env=environment("", **more),
   )
 
-  def ask(arguments, cache, **more):
+  def ask(arguments, cache, *, module="sitrain.main", **more):
     more = {"SITRAIN_CACHE": str(cache)} | more
-    server.stdin.write(json.dumps([arguments, more]) + "\n")
+    server.stdin.write(json.dumps([module, arguments, more]) + "\n")
     server.stdin.flush()
     return Done(*json.loads(server.stdout.readline()))
 
   return ask, lambda: server.communicate(timeout=20)
 
 
-def _fork(arguments, more, out, err):
+def _fork(module, arguments, more, out, err):
   child = os.fork()
   if child:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
   os.dup2(out.fileno(), 1)
   os.dup2(err.fileno(), 2)
   os.environ.update(more)
-  sys.argv = ["sitrain.main", *arguments]
+  sys.argv = [module, *arguments]
   # The interpreter itself is to print what is not caught, and to end.
-  from sitrain import main
   from sitrain.runtime.errors import run_main
 
-  run_main(main.main)
+  run_main(importlib.import_module(module).main)
   sys.exit(0)
 
 
 def _serve():
-  import sitrain.main  # noqa: F401 Before the forks: that is the point.
+  # Before the forks: that is the point. No main: their flags would clash.
+  import ml_collections.config_flags  # noqa: F401
+
+  import sitrain.evaluate.run
+  import sitrain.runtime.asked
+  import sitrain.runtime.report
+  import sitrain.runtime.stage  # noqa: F401
 
   answers = os.fdopen(os.dup(1), "w")
   file = tempfile.TemporaryFile

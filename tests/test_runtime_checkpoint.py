@@ -1,6 +1,7 @@
 """A state that is saved comes back bit for bit, or the one before it does."""
 
 import errno
+import json
 import logging
 import math
 import os
@@ -12,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from sitrain.runtime import checkpoint, snapshot
+from sitrain.runtime import checkpoint, snapshot, storage
 from sitrain.types import Progress, TrainState
 
 PROGRESS = Progress(
@@ -232,13 +233,113 @@ def test_a_full_disk_is_one_line_and_harms_nothing(small_disk, caplog):
   assert_same(found, given)
 
 
+def raised(error):
+  """What becomes of an error that came out of a save."""
+  with pytest.raises(type(error)) as found, storage.explaining("folder"):
+    raise error
+  return found.value
+
+
 def test_what_is_no_full_disk_is_raised_as_it_is():
   error = KeyError("x")
-  assert checkpoint._explained(error, "folder") is error
+  assert raised(error) is error and error.__cause__ is None
+  for other in (
+    ValueError("quota, forbidden, unavailable"),
+    FileNotFoundError(errno.ENOENT, "no such file", "/quota/forbidden"),
+  ):
+    assert raised(other) is other
   try:
     try:
       raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
     except ValueError as inner:
       raise RuntimeError("save failed") from inner
   except RuntimeError as outer:
-    assert checkpoint._explained(outer, "folder").errno == errno.ENOSPC
+    found = storage.explained(outer, "folder")
+  assert found.errno == errno.ENOSPC and "folder" in str(found)
+
+
+def test_errors_that_are_a_ring_end():
+  one, two = ValueError("one"), ValueError("two")
+  one.__cause__, two.__cause__ = two, one
+  assert [str(e) for e in storage.chain(one)] == ["one", "two"]
+  assert storage.meaning(one, "folder") == ""
+
+
+@pytest.mark.parametrize(
+  "error, words",
+  [
+    (
+      'PERMISSION_DENIED: Error writing "w" at gs://quota/x: The caller has no'
+      " access. [http_response_code='403']",
+      "no permission for gs://b: give this machine's account the role",
+    ),
+    (
+      "PERMISSION_DENIED: Error writing gs://b/x: The quota of the project is"
+      " exceeded. [spec='x']",
+      "the quota of gs://b is used up: free some space",
+    ),
+    (
+      "UNAVAILABLE: Error reading gs://b/x: Backend Error",
+      "gs://b does not answer, though it was asked again and again",
+    ),
+  ],
+)
+def test_tensorstores_errors_are_told_in_a_line(error, words):
+  line = str(storage.explained(ValueError(error), "gs://b"))
+  assert line.startswith(words) and "\n" not in line
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"layout": 2},
+    {"progress": {"stage": "a", "step": 1}},
+    {"arrays": ...},
+  ],
+)
+def test_another_layout_is_refused_and_nothing_is_harmed(
+  tmp_path, state, change
+):
+  fill(tmp_path, state, [0.1])
+  file = tmp_path / "1" / "record" / "metadata"
+  record = json.loads(file.read_text()) | change
+  record = {k: v for k, v in record.items() if v is not ...}
+  file.write_text(json.dumps(record))
+  manager = checkpoint.open_manager(tmp_path)
+  words = "has (layout 2|an older layout), this version"
+  with pytest.raises(ValueError, match=words) as info:
+    checkpoint.restore_last(manager, shapes(state))
+  assert "another workdir" in str(info.value) and "\n" not in str(info.value)
+  checkpoint.finish(manager)
+  assert steps_on_disk(tmp_path) == [1]
+
+
+def test_records_without_a_layout_have_the_first(tmp_path, state):
+  fill(tmp_path, state, [0.1])
+  file = tmp_path / "1" / "record" / "metadata"
+  record = json.loads(file.read_text())
+  assert record.pop("layout") == snapshot.LAYOUT == 1
+  file.write_text(json.dumps(record))
+  found, _ = checkpoint.restore(tmp_path, "last", shapes(state))
+  assert_same(found, shifted(state, 1))
+
+
+def test_numbers_are_cast_where_that_is_asked_for(tmp_path, state):
+  """A stage may start in another dtype; a run does not go on in one."""
+  fill(tmp_path, state, [0.1])
+  swap = {jnp.dtype("float32"): jnp.bfloat16, jnp.dtype("bfloat16"): "float32"}
+  params = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, swap[x.dtype], sharding=x.sharding),
+    shapes(state).params,
+  )
+  other = shapes(state)._replace(params=params, opt_state=(), memory=())
+  with pytest.raises(ValueError, match=r"has bfloat16\[3\] for .*needs float"):
+    checkpoint.restore(tmp_path, "last", other)
+  found, _ = checkpoint.restore(
+    tmp_path, "last", other, fit=snapshot.in_any_dtype
+  )
+  cast = lambda x: x.astype(swap[x.dtype])
+  assert_same(found.params, jax.tree.map(cast, shifted(state, 1).params))
+  wrong = other._replace(step=jax.ShapeDtypeStruct((), jnp.float32))
+  with pytest.raises(ValueError, match=r"int32\[\] for step"):
+    checkpoint.restore(tmp_path, "last", wrong, fit=snapshot.in_any_dtype)

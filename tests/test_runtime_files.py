@@ -115,8 +115,39 @@ def test_objects_are_rewritten_whole(tmp_path):
   sink = metrics._rewritten(path, every=1e9)
   sink.write({"step": 1})
   assert path.read_text() == "old\n"
-  sink.close()
+  sink.flush()
   assert path.read_text() == 'old\n{"step": 1}\n'
+  sink.write({"step": 2})
+  sink.close()
+  assert path.read_text() == 'old\n{"step": 1}\n{"step": 2}\n'
+
+
+def test_what_was_dropped_does_not_come_back(tmp_path, monkeypatch):
+  """A resumed run opens the file first, and drops records afterwards."""
+  monkeypatch.setattr(metrics, "is_remote", lambda path: True)
+  path = metrics.epath.Path(tmp_path / "m.jsonl")
+  lines = [metrics.to_line({"stage": "a", "step": i}) for i in (1, 2, 3)]
+  path.write_text("".join(lines))
+  sink = metrics.jsonl(path)
+  assert metrics.truncate(path, "a", 1) == 2
+  sink.write({"stage": "a", "step": 2})
+  sink.close()
+  assert path.read_text() == "".join(lines[:2])
+
+
+def test_events_for_a_bucket_are_copied(tmp_path, monkeypatch):
+  monkeypatch.setattr(metrics, "is_remote", lambda path: True)
+  folder = tmp_path / "board"
+  folder.mkdir()
+  board = metrics.tensorboard(folder, every=1e9)
+  board.write({"stage": "a", "step": 1, "x": 2.0})
+  board.flush()
+  assert len(list(folder.iterdir())) == 1
+  board.write({"stage": "a", "step": 2, "y": 2.0})
+  board.flush()  # too soon after the first
+  board.close()
+  file = next(folder.iterdir()).read_bytes()
+  assert b"a/x" in file and b"a/y" in file
 
 
 def test_join_writes_and_closes_all(tmp_path):

@@ -23,10 +23,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sitrain.evaluate import pictures, player, run, studies, tables
-from sitrain.runtime import build, policy, sharding
+from sitrain.runtime import build, checkpoint, distributed, policy, sharding
 from sitrain.runtime import compile as compiling
 from sitrain.runtime import workdir as workdirs
-from sitrain.runtime.cores import use_cores
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError, closest
@@ -152,7 +151,7 @@ def stage_names(config: dict, folder: epath.Path) -> list[str]:
       known = closest(name, config["stages"])
       raise ConfigError(f"--stage={name} is not in the run: {known}")
   names = STAGE.value or [
-    name for name in config["stages"] if policy.steps_of(folder / name)
+    name for name in config["stages"] if checkpoint.steps(folder / name)
   ]
   if not names:
     raise ConfigError(f"no stage has been trained in {folder} yet")
@@ -208,7 +207,8 @@ def evaluate_all(config: dict, folder: epath.Path, output: epath.Path) -> dict:
         tell = partial(_tell, bar, line)
         results[title] = study(params, key=key, tell=tell)
       found["stages"][name] = results
-      workdirs.write_json(output, found)
+      if jax.process_index() == 0:
+        workdirs.write_json(output, found)
   return found
 
 
@@ -218,7 +218,7 @@ def _tell(bar, line, done, total):
 
 def main(argv: list[str]) -> None:
   """Checks the flags and runs."""
-  use_cores()
+  distributed.start()
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   folder = epath.Path(WORKDIR.value)
@@ -232,7 +232,11 @@ def main(argv: list[str]) -> None:
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   output = epath.Path(OUTPUT.value or folder / "evaluation.json")
+  told = flags.FLAGS.flag_values_dict() | {"process": 0}
+  distributed.check_agreement([config, told])
   found = evaluate_all(config, folder, output)
+  if jax.process_index() != 0:
+    return
   save_pictures(found["stages"], output)
   console = Console(width=None if sys.stdout.isatty() else 120)
   show(console, found["stages"])

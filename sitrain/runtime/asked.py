@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from sitrain.runtime import build, policy
+from sitrain.runtime import build, checkpoint, policy
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.task import options_of as task_options
@@ -87,7 +87,7 @@ def options_of(config: dict, plan: Plan) -> dict[str, Any]:
     found["run"] = os.path.abspath(plan.workdir) if on_disk else plan.workdir
     # A stage that has been trained on is another policy.
     folder = epath.Path(plan.workdir) / plan.stage
-    found["checkpoints"] = policy.steps_of(folder)
+    found["checkpoints"] = checkpoint.steps(folder)
   return found
 
 

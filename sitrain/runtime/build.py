@@ -18,7 +18,7 @@ from sitrain.models import decoder, lora
 from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, weights
-from sitrain.runtime import optimizer, stopping
+from sitrain.runtime import checkpoint, optimizer, stopping
 from sitrain.runtime.host import check_host
 from sitrain.runtime.options import (
   ConfigError,
@@ -29,7 +29,7 @@ from sitrain.runtime.options import (
   find,
 )
 from sitrain.runtime.sharding import check_batch, groups
-from sitrain.runtime.start import Origin, drawn
+from sitrain.runtime.start import Origin, drawn, elsewhere
 from sitrain.runtime.task import task_from
 from sitrain.types import Stage, Task
 
@@ -192,6 +192,7 @@ def _stage(name, given, task, model, mesh, before) -> Stage:
     parts={part: options[part] for part in PARTS}, fused=options["fused"],
     until=stop, window=2 * span, start=options["start"], delay=options["delay"],
     anchor=options["anchor"], restart=options["restart"], best=options["best"],
+    dtype=model.dtype,
   )
 
 
@@ -199,7 +200,18 @@ STARTS, ANCHORS = ("init",), ("none", "init")
 
 
 def _check_source(field: str, source: str, own: tuple, before: list) -> None:
-  """One of `own`, or "<stage>/best" or "/last" of a stage that ran before."""
+  """One of `own`, or "<stage>/best" or "/last" of a stage that ran before.
+
+  Or of another run: "<workdir>/<stage>/best" or "/last".
+  """
+  if elsewhere(source):
+    folder, which = source.rsplit("/", 1)
+    if which not in ("best", "last") or not checkpoint.steps(folder):
+      raise ConfigError(
+        f"config.{field}={source!r}: there is no checkpoint: give a run's"
+        " WORKDIR/STAGE/last or WORKDIR/STAGE/best"
+      )
+    return
   known = [*own] + [f"{s}/{w}" for s in before for w in ("best", "last")]
   if source not in known:
     raise ConfigError(f"config.{field}={source!r}: {closest(source, known)}")

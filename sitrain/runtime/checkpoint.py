@@ -8,6 +8,7 @@ import errno
 import json
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from orbax.checkpoint.checkpoint_managers import (
   LatestN,
 )
 
-from sitrain.runtime import snapshot
+from sitrain.runtime import snapshot, storage
 from sitrain.types import Progress, TrainState
 
 _LOG = logging.getLogger("sitrain")
@@ -60,18 +61,30 @@ def open_manager(
 
 def _tidy(folder: epath.Path) -> None:
   """Reports half-written checkpoints; sets aside what orbax cannot list."""
-  paths = list(folder.iterdir()) if folder.exists() else []
-  for path in paths if jax.process_index() == 0 else []:
-    if ".orbax-checkpoint-tmp" in path.name:
+  first = jax.process_index() == 0
+  finished = [str(step) for step in steps(folder)] if first else []
+  for path in _inside(folder) if first else []:
+    step = path.name.split(".orbax-checkpoint-tmp")[0]
+    if step.isdigit() and path.name not in finished:
       _LOG.warning(
         "checkpoint %s of %s was never finished: it is removed, the one before"
         " it is used",
-        path.name.split(".")[0],
+        step,
         folder,
       )
-    elif path.name.isdigit() and not _score_readable(path):
+    elif step.isdigit() and not _score_readable(path):
       _set_aside(path, "its score cannot be read")
   _meet("sitrain_checkpoint_tidy")
+
+
+def steps(folder: Any) -> list[int]:
+  """The steps of which a stage has finished checkpoints, in order."""
+  return sorted(ocp.utils.checkpoint_steps(folder))
+
+
+def _inside(folder: epath.Path) -> list[epath.Path]:
+  """What is in a folder; on gs:// an empty one does not exist."""
+  return list(folder.iterdir()) if folder.exists() else []
 
 
 def _meet(name: str) -> None:
@@ -116,52 +129,35 @@ def save(
 
   `step` grows from save to save; False where it does not, and nothing is
   written. A `score` that is not a finite number ranks last. Raises OSError,
-  naming the folder, where the disk is full, possibly at the next `save` or at
-  `finish`; finished checkpoints stay.
+  naming the folder, where the disk is full or the bucket refuses, possibly at
+  the next `save` or at `finish`; finished checkpoints stay.
   """
   metrics = {_SCORE: float(score) if math.isfinite(score) else None}
   args = snapshot.save_args(state, progress, score)
-  try:
+  with storage.explaining(manager.directory):
     return manager.save(step, args=args, metrics=metrics)
-  except Exception as error:
-    raise _explained(error, manager.directory) from error
+
+
+def wait(manager: ocp.CheckpointManager) -> None:
+  """Waits for the last save; raises what went wrong in it."""
+  with storage.explaining(manager.directory):
+    manager.wait_until_finished()
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
   """Waits for the last save and closes; raises what went wrong in it."""
-  try:
-    manager.wait_until_finished()
-  except Exception as error:
-    raise _explained(error, manager.directory) from error
-  finally:
-    manager.close()
-
-
-def _explained(error: BaseException, folder: Any) -> BaseException:
-  """The same error, or one line on a full disk."""
-  if not _disk_full(error):
-    return error
-  return OSError(
-    errno.ENOSPC,
-    f"no space left for a checkpoint in {folder}: free some space and start"
-    " the same command again; finished checkpoints are intact",
-  )
-
-
-def _disk_full(error: BaseException | None) -> bool:
-  while error is not None:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-      return True
-    if "No space left on device" in str(error):  # Tensorstore's ValueError.
-      return True
-    error = error.__cause__ or error.__context__
-  return False
+  with storage.explaining(manager.directory):
+    try:
+      manager.wait_until_finished()
+    finally:
+      manager.close()  # It raises the same once more.
 
 
 def _worth_logging(record: logging.LogRecord) -> bool:
   """False for tracebacks of orbax about what the main says in one line."""
   error = record.exc_info[1] if record.exc_info else None
-  return not (_disk_full(error) or isinstance(error, KeyboardInterrupt))
+  known = error and storage.meaning(error, "")
+  return not (known or isinstance(error, KeyboardInterrupt))
 
 
 def _none_usable(folder: Any) -> FileNotFoundError:
@@ -178,7 +174,7 @@ def check_fresh(manager: ocp.CheckpointManager) -> None:
   Starting it anew would hide that something was lost.
   """
   folder = epath.Path(manager.directory)
-  if any(path.name.endswith(_UNUSABLE) for path in folder.iterdir()):
+  if any(path.name.endswith(_UNUSABLE) for path in _inside(folder)):
     raise _none_usable(folder)
 
 
@@ -207,25 +203,20 @@ def restore_last(
 
 
 def restore(
-  folder: Any, which: str, abstract_state: Any
+  folder: Any,
+  which: str,
+  abstract_state: Any,
+  *,
+  fit: Callable[..., dict[str, Any]] = snapshot.exactly,
 ) -> tuple[Any, Progress]:
   """The "best" or the "last" checkpoint of a stage, for reading only.
 
   `abstract_state` may be a part of the TrainState that was saved: fields that
-  are `()` are not read. Raises as `restore_last` does; a damaged checkpoint
-  is reported and left where it is.
+  are `()` are not read. `fit` is snapshot's `exactly` or `in_any_dtype`. Raises
+  as `restore_last` does; a damaged checkpoint is reported and left where it is.
   """
-  if which not in ("best", "last"):
-    raise ValueError(f"checkpoint {which!r} of {folder}: say best or last")
-  folder = epath.Path(folder)
-  names = [p.name for p in folder.iterdir()] if folder.exists() else []
-  paths = [
-    folder / name for name in sorted(filter(str.isdigit, names), key=int)
-  ]
-  if which == "best":
-    paths.sort(key=snapshot.score_of)  # Stable: of equal scores the later.
-  for path in reversed(paths):
-    found, reason = snapshot.read(path, abstract_state)
+  for path in _ranked(folder, which):
+    found, reason = snapshot.read(path, abstract_state, fit=fit)
     if not reason:
       return found
     _LOG.warning(
@@ -235,3 +226,24 @@ def restore(
       which,
     )
   raise _none_usable(folder)
+
+
+def check(
+  folder: Any, which: str, abstract_state: Any, *, fit: Callable[..., dict]
+) -> None:
+  """Raises as `restore` does of the first that it tries; reads no array."""
+  paths = _ranked(folder, which)
+  if not paths:
+    raise _none_usable(folder)
+  snapshot.check(paths[0], abstract_state, fit=fit)
+
+
+def _ranked(folder: Any, which: str) -> list[epath.Path]:
+  """The finished checkpoints of a stage, those first that are wanted."""
+  if which not in ("best", "last"):
+    raise ValueError(f"checkpoint {which!r} of {folder}: say best or last")
+  with storage.explaining(folder):
+    paths = [epath.Path(folder) / str(step) for step in steps(folder)]
+  if which == "best":
+    paths.sort(key=snapshot.score_of)  # Stable: of equal scores the later.
+  return paths[::-1]

@@ -9,17 +9,21 @@ from typing import Any
 
 from absl import app, flags
 
+from sitrain.runtime import peers, signals, storage
 from sitrain.runtime.compile import compiling_ahead
+from sitrain.runtime.logs import copy_all, note
 from sitrain.runtime.options import ConfigError, closest
 
 
 def run_main(main: Callable[[list[str]], None]) -> None:
   """absl's app.run with errors in one line, unless --traceback is given.
 
-  Exit codes: 2 for a wrong command line or config, 130 for Ctrl-C, 1 else.
+  Exit codes: 2 for a wrong command line or config, 130 for Ctrl-C, 75 where the
+  same command resumes, after SIGTERM or the loss of a process; 1 else.
   """
   asked = any(a in ("--traceback", "--traceback=true") for a in sys.argv)
   _show_warnings()
+  signals.listen(peers.leave)
   try:
     arguments = _parsed(sys.argv)
   except Exception as error:
@@ -27,12 +31,14 @@ def run_main(main: Callable[[list[str]], None]) -> None:
   try:
     main(arguments)
   except KeyboardInterrupt as error:
-    _leave(error, asked, 130)
+    _leave(error, asked, signals.INTERRUPTED)
   except (ValueError, OSError) as error:
     _leave(error, asked, 2 if isinstance(error, ValueError) else 1)
-  except Exception:
-    traceback.print_exc()
-    _end(1)
+  except Exception as error:
+    peers.failed()
+    _leave(error, True, 1)
+  peers.done()
+  copy_all()
   _end(0)
 
 
@@ -40,9 +46,21 @@ def _show_warnings() -> None:
   """Warnings of this package as lines of their own, like errors."""
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter("warning: %(message)s"))
+  handler.setLevel(logging.WARNING)
   log = logging.getLogger("sitrain")
   log.addHandler(handler)
   log.propagate = False
+  sys.unraisablehook = _show_unraisable
+
+
+def _show_unraisable(found: Any) -> None:
+  """Shows what cannot be raised, but for what is of no use to anybody.
+
+  Once a save has failed, Tensorstore tells the end of its other writes to a
+  loop that is closed.
+  """
+  if str(found.exc_value) != "Event loop is closed":
+    sys.__unraisablehook__(found)
 
 
 def _parsed(arguments: list[str]) -> list[str]:
@@ -88,13 +106,20 @@ def _check_field(config: Any, name: str) -> None:
 
 
 def _leave(error: BaseException, asked: bool, code: int) -> None:
-  if asked:
+  line = one_line(error)
+  if signals.asked() or isinstance(error, signals.Stopped):
+    # Whatever else came of it, the last checkpoint is whole.
+    code = signals.RESTART
+  elif asked:
     traceback.print_exception(error)
-  print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
-  if _disk_full(error):
+  if _disk_full(error) or peers.several():
     # Writers of other libraries would fail once more at exit, each with a
-    # traceback; what could be saved has been.
-    os._exit(code)
+    # traceback; what could be saved has been. And JAX would wait for the other
+    # processes, which wait for this one.
+    peers.leave(code, line)
+  print(f"error: {line}", file=sys.stderr, flush=True)
+  note(f"exit code {code}: {line}")
+  copy_all()
   _end(code)
 
 
@@ -117,6 +142,8 @@ def one_line(error: BaseException) -> str:
       "interrupted; finished checkpoints are kept, the same command resumes"
     )
   text = str(error).strip()
+  if not _disk_full(error):
+    text = storage.meaning(error, "the bucket") or text
   start, found, trace = text.partition("Traceback (most recent call last):")
   if found:  # An error of a config file, as ml_collections passes it on.
     where = start.partition(": ")[0].removeprefix("flag ")

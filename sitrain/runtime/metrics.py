@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array
 
+from sitrain.runtime.storage import is_remote, write_object
 from sitrain.types import Mean, Metrics
 
 Record = dict[str, Any]  # "stage", "step" and numbers by name
@@ -23,6 +25,7 @@ class Sink(NamedTuple):
 
   write: Callable[[Record], None]
   close: Callable[[], None]
+  flush: Callable[[], None] = lambda: None  # all so far is then kept
 
 
 def silent() -> Sink:
@@ -73,21 +76,17 @@ def to_line(record: Record) -> str:
   return json.dumps(finite(record), allow_nan=False) + "\n"
 
 
-def _remote(path: epath.Path) -> bool:
-  return "://" in str(path)
-
-
 def jsonl(path: Any, *, every: float = 30.0) -> Sink:
   """Appends a line per record to a file; each is on the disk at once.
 
   Objects on gs:// cannot be appended to: there the file is written anew, at
-  most every `every` seconds and at the end.
+  least every `every` seconds, where `flush` is called, and at the end.
   """
   if jax.process_index() != 0:
     return silent()
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  return _rewritten(path, every) if _remote(path) else _appended(path)
+  return _rewritten(path, every) if is_remote(path) else _appended(path)
 
 
 def _appended(path: epath.Path) -> Sink:
@@ -99,19 +98,23 @@ def _appended(path: epath.Path) -> Sink:
 
 
 def _rewritten(path: epath.Path, every: float) -> Sink:
-  lines = [path.read_text()] if path.exists() else []
-  last = [time.monotonic()]
+  lines: list[str] = []
+  flushed = [0, time.monotonic()]  # how many lines, when
 
   def flush() -> None:
-    path.write_text("".join(lines))
-    last[0] = time.monotonic()
+    if len(lines) > flushed[0]:
+      write_object(path, "".join(lines))
+    flushed[:] = len(lines), time.monotonic()
 
   def write(record: Record) -> None:
+    # Not before: what a stage that is resumed drops is dropped by now.
+    if not lines and path.exists():
+      lines.append(path.read_text())
     lines.append(to_line(record))
-    if time.monotonic() - last[0] > every:
+    if time.monotonic() - flushed[1] > every:
       flush()
 
-  return Sink(write, flush)
+  return Sink(write, flush, flush)
 
 
 def _kept(lines: Sequence[str], stage: str, step: int) -> list[str]:
@@ -139,8 +142,8 @@ def truncate(path: Any, stage: str, step: int) -> int:
     return 0
   lines = path.read_text().splitlines(keepends=True)
   kept = _kept(lines, stage, step)
-  if _remote(path):  # Writing an object on gs:// replaces it as a whole.
-    path.write_text("".join(kept))
+  if is_remote(path):
+    write_object(path, "".join(kept))
   else:
     new = f"{path}.new"
     epath.Path(new).write_text("".join(kept))
@@ -167,17 +170,48 @@ def _optional(module: str, package: str) -> Any:
     ) from error
 
 
-def tensorboard(folder: Any) -> Sink:
-  """Scalars "<stage>/<name>" by step of the stage, through tensorboardX."""
+def tensorboard(folder: Any, *, every: float = 30.0) -> Sink:
+  """Scalars "<stage>/<name>" by step of the stage, through tensorboardX.
+
+  For gs:// they are written to a folder of this machine, which is copied where
+  `flush` is called, but not twice in `every` seconds, and at the end.
+  """
   if jax.process_index() != 0:
     return silent()
-  writer = _optional("tensorboardX", "tensorboardX").SummaryWriter(str(folder))
+  make = _optional("tensorboardX", "tensorboardX").SummaryWriter
+  if is_remote(folder):
+    return _copied(make, epath.Path(folder), every)
+  return _events(make(str(folder)))
 
+
+def _events(writer: Any) -> Sink:
   def write(record: Record) -> None:
     for name, value in _numbers(record).items():
       writer.add_scalar(name, value, record.get("step", 0))
 
-  return Sink(write, writer.close)
+  return Sink(write, writer.close, writer.flush)
+
+
+def _copied(make: Callable, folder: epath.Path, every: float) -> Sink:
+  local = tempfile.TemporaryDirectory(prefix="sitrain_events_")
+  sink, copied = _events(make(local.name)), [-math.inf]
+
+  def copy() -> None:
+    for file in epath.Path(local.name).iterdir():
+      write_object(folder / file.name, file.read_bytes())
+    copied[0] = time.monotonic()
+
+  def flush() -> None:
+    if time.monotonic() - copied[0] > every:
+      sink.flush()
+      copy()
+
+  def close() -> None:
+    sink.close()
+    copy()
+    local.cleanup()
+
+  return Sink(sink.write, close, flush)
 
 
 def wandb(folder: Any, *, project: str, run: str, config: Record) -> Sink:
@@ -202,4 +236,8 @@ def join(sinks: Sequence[Sink]) -> Sink:
     for sink in sinks:
       sink.close()
 
-  return Sink(write, close)
+  def flush() -> None:
+    for sink in sinks:
+      sink.flush()
+
+  return Sink(write, close, flush)

@@ -77,9 +77,10 @@ def read(path: Any) -> list[dict[str, Any]]:
 
 def add(path: Any, rows: Sequence[dict[str, Any]]) -> None:
   """Writes the next part."""
-  folder = folder_of(path)
+  folder, names = folder_of(path), []
   folder.mkdir(parents=True, exist_ok=True)
-  names = [p.stem for p in folder.iterdir() if p.name.endswith(".jsonl")]
+  if folder.exists():  # On gs:// an empty one does not.
+    names = [p.stem for p in folder.iterdir() if p.name.endswith(".jsonl")]
   number = max((int(name) for name in names if name.isdigit()), default=0) + 1
   _write(folder / f"{number:05d}.jsonl", rows)
 

@@ -64,14 +64,8 @@ def stage_of(config: dict, folder: epath.Path, asked: str) -> str:
     raise ConfigError(
       f"--stage={asked} is not in the run: {closest(asked, names)}"
     )
-  trained = [name for name in names if steps_of(folder / name)]
+  trained = [name for name in names if checkpoint.steps(folder / name)]
   if not (trained and (asked or trained[-1]) in trained):
     which = f"stage {asked}" if asked else "every stage"
     raise ConfigError(f"{which} of {folder} lacks a checkpoint: train it first")
   return asked or trained[-1]
-
-
-def steps_of(folder: epath.Path) -> list[int]:
-  """The steps of which a stage has checkpoints."""
-  names = [path.name for path in folder.iterdir()] if folder.exists() else []
-  return sorted(int(name) for name in names if name.isdigit())

@@ -6,15 +6,21 @@ does not notice when bytes of an array change on the disk.
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
 
+from sitrain.runtime import storage
 from sitrain.types import Progress
 
+LAYOUT = 1  # of a checkpoint; records without a number have the first
+_FIELDS = ("progress", "score", "arrays")
 _ARRAYS, _RECORD = "arrays", "record"
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16}
 _PRIMES = (1, 7919, 104729, 1299709, 15485863, 32452843, 49979687, 67867967)
@@ -81,6 +87,7 @@ def save_args(
   }
   best = progress.best if math.isfinite(progress.best) else None
   record = {
+    "layout": LAYOUT,
     "progress": progress._replace(window=window, best=best)._asdict(),
     "score": number,
     "arrays": describe(arrays),
@@ -118,8 +125,11 @@ def _progress(fields: dict[str, Any]) -> Progress:
   return Progress(**{**fields, "window": window, "best": best})
 
 
-def _check_fits(path: Any, saved: dict, wanted: dict[str, Any]) -> None:
-  """Raises ValueError where the run wants other arrays than were saved."""
+def exactly(path: Any, saved: dict, wanted: dict) -> dict[str, Any]:
+  """What to read: `wanted`, if it is what was saved.
+
+  Raises ValueError where the run wants other arrays.
+  """
   for name, x in wanted.items():
     want = f"{x.dtype}{list(x.shape)}"
     have = f"{saved[name][0]}{saved[name][1]}" if name in saved else "nothing"
@@ -128,6 +138,40 @@ def _check_fits(path: Any, saved: dict, wanted: dict[str, Any]) -> None:
         f"checkpoint {path} has {have} for {name}, this run needs {want}: use"
         " the config that it was trained with, or another workdir"
       )
+  return wanted
+
+
+def in_any_dtype(path: Any, saved: dict, wanted: dict) -> dict[str, Any]:
+  """As `exactly`, but floating point numbers may have been saved in another."""
+  read = dict(wanted)
+  for name, x in wanted.items():
+    dtype = jnp.dtype(saved[name][0]) if name in saved else x.dtype
+    if all(jnp.issubdtype(d, jnp.floating) for d in (dtype, x.dtype)):
+      read[name] = jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
+  return exactly(path, saved, read)
+
+
+def _check_layout(path: Any, record: Any) -> None:
+  """Raises ValueError for a record that another version has written."""
+  whole = isinstance(record, dict) and all(f in record for f in _FIELDS)
+  layout = record.get("layout", 1) if isinstance(record, dict) else 0
+  if layout != LAYOUT:
+    has = f"layout {layout}"
+  elif not whole or set(record["progress"]) != set(Progress._fields):
+    has = "an older layout"
+  else:
+    return
+  raise ValueError(
+    f"checkpoint {path} has {has}, this version of sitrain reads {LAYOUT}: go"
+    " on with the version that wrote it, or use another workdir"
+  )
+
+
+def check(path: Any, abstract: Any, *, fit: Callable[..., dict]) -> None:
+  """Raises as `read` does, without reading the arrays."""
+  record = read_record(path)
+  _check_layout(path, record)
+  fit(path, record["arrays"], by_path(abstract))
 
 
 def _read_arrays(path: Any, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -147,33 +191,52 @@ def _damaged(arrays: dict[str, Any], saved: dict) -> list[str]:
   return [name for name in arrays if int(found[name]) != saved[name][2]]
 
 
-def read(path: Any, abstract: Any) -> tuple[Any, str]:
+def read(
+  path: Any, abstract: Any, *, fit: Callable[..., dict[str, Any]] = exactly
+) -> tuple[Any, str]:
   """((tree, Progress), "") or, of a damaged checkpoint, ((), the reason).
 
   Args:
     path: the folder of one checkpoint.
     abstract: ShapeDtypeStructs with shardings; a part of what was saved.
+    fit: what may differ, `exactly` or `in_any_dtype`.
 
-  Raises ValueError where the checkpoint is of other arrays.
+  Raises ValueError where the checkpoint is of other arrays or layout.
   """
-  wanted = by_path(abstract)
+  wanted, record, reason = by_path(abstract), {}, ""
   try:
     record = read_record(path)
-    saved, progress = record["arrays"], _progress(record["progress"])
   except Exception as error:  # noqa: BLE001 Any damage; the next may do.
-    return (), f"its record cannot be read: {_one_line(error)}"
-  _check_fits(path, saved, wanted)
+    reason = f"its record cannot be read: {_damage(error, path)}"
+  if reason := _agreed(reason):
+    return (), reason
+  _check_layout(path, record)
+  arrays, saved = {}, record["arrays"]
+  found = fit(path, saved, wanted)
   try:
-    arrays = _read_arrays(path, wanted)
+    arrays = _read_arrays(path, found)
+    if bad := _damaged(arrays, saved):
+      reason = f"the numbers of {bad[0]} have changed since they were saved"
   except Exception as error:  # noqa: BLE001 Tensorstore raises many types.
-    return (), f"its arrays cannot be read: {_one_line(error)}"
-  if bad := _damaged(arrays, saved):
-    return (), f"the numbers of {bad[0]} have changed since they were saved"
-  leaves = [arrays[name] for name in wanted]
+    reason = f"its arrays cannot be read: {_damage(error, path)}"
+  if reason := _agreed(reason):
+    return (), reason
+  leaves = [arrays.pop(name).astype(x.dtype) for name, x in wanted.items()]
   tree = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
-  return (tree, progress), ""
+  return (tree, _progress(record["progress"])), ""
 
 
-def _one_line(error: BaseException) -> str:
+def _agreed(reason: str) -> str:
+  """What is damaged for one process is damaged for all of them."""
+  if jax.process_count() == 1:
+    return reason
+  bad = multihost_utils.process_allgather(np.array(bool(reason)))
+  return reason or ("another process cannot read it" if bad.any() else "")
+
+
+def _damage(error: Exception, path: Any) -> str:
+  """An error in a line; raised where not the checkpoint is at fault."""
+  if storage.meaning(error, path):
+    raise storage.explained(error, path) from error
   text = str(error).strip().splitlines()
   return f"{type(error).__name__} {text[0][:120] if text else ''}".strip()

@@ -4,15 +4,25 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from sitrain.models.roles import policy
-from sitrain.runtime import checkpoint, metrics, sharding, stopping
+from sitrain.models.roles import for_sampling, policy
+from sitrain.runtime import (
+  checkpoint,
+  logs,
+  metrics,
+  peers,
+  sharding,
+  signals,
+  stopping,
+)
 from sitrain.runtime.compile import ahead, profile_steps
+from sitrain.runtime.distributed import meet, stop_agreed
 from sitrain.runtime.optimizer import one_of
 from sitrain.runtime.staged import Programs, lower_staged, make_staged
 from sitrain.runtime.start import (
@@ -35,8 +45,9 @@ from sitrain.types import Mean, Method, Progress, Stage, TrainState
 
 def by_group(stage: Stage, mesh: Any) -> Method:
   """The stage's method, generating per group of devices."""
-  method = stage.method
-  return method._replace(generate=sharding.by_group(method.generate, mesh))
+  method, taken = stage.method, partial(for_sampling, dtype=stage.dtype)
+  generate = sharding.by_group(method.generate, mesh, taken=taken)
+  return method._replace(generate=generate)
 
 
 def parts_of(stage: Stage, mesh: Any) -> tuple[Callable, Callable, Callable]:
@@ -48,26 +59,38 @@ def parts_of(stage: Stage, mesh: Any) -> tuple[Callable, Callable, Callable]:
   return make_parts(method, step, **parts)
 
 
-def compile_loop(run: Run, stage: Stage, abstract: Any) -> Callable:
-  """The stage's program for `steps_per_call` iterations, compiled once.
+def lower_stage(
+  run: Run, stage: Stage, abstract: Any, key: Any
+) -> dict[str, Any]:
+  """The stage's programs by name, lowered from the shapes of state and key.
 
-  Fused: one jitted scan. Staged: the same parts, each a program, and the judge
-  between them on the host.
+  Fused: the "loop" of `steps_per_call` iterations, one jitted scan. Staged: the
+  same parts, each a program, as `staged.Programs` names them.
   """
   collect, judge, learn = parts_of(stage, run.mesh)
-  key = keys_of(run)[1]
   if not stage.fused:
     apart = stage._replace(method=by_group(stage, run.mesh))
-    lowered = lower_staged(apart, learn, run.mesh, abstract, key)
-    begun = [ahead(program.compile) for program in lowered]
-    programs = Programs(*(future.result() for future in begun))
-    return make_staged(apart, programs, run.mesh)
+    return lower_staged(apart, learn, run.mesh, abstract, key)._asdict()
   place = jax.tree.map(lambda x: x.sharding, abstract)
   whole = sharding.replicated(run.mesh)
   iteration = make_iteration(collect, judge, learn)
   loop = make_loop(iteration, stage.steps_per_call)
   jitted = jax.jit(loop, donate_argnums=0, out_shardings=(place, whole))
-  return jitted.lower(abstract, key).compile()
+  return {"loop": jitted.lower(abstract, key)}
+
+
+def compile_loop(run: Run, stage: Stage, abstract: Any) -> Callable:
+  """The stage's iterations, `steps_per_call` of them, compiled once.
+
+  Staged, the judge stands between the programs, on the host.
+  """
+  lowered = lower_stage(run, stage, abstract, keys_of(run)[1])
+  if stage.fused:
+    return lowered["loop"].compile()
+  begun = {name: ahead(one.compile) for name, one in lowered.items()}
+  programs = Programs(**{name: one.result() for name, one in begun.items()})
+  apart = stage._replace(method=by_group(stage, run.mesh))
+  return make_staged(apart, programs, run.mesh)
 
 
 def compile_ahead(
@@ -118,8 +141,14 @@ def run_stage(
     if not progress.done:
       path = epath.Path(run.workdir) / "metrics.jsonl"
       metrics.truncate(path, stage.name, progress.step)
+      logs.note(f"{stage.name} goes on after step {progress.step}")
       loop = compiled.result()
-      state, progress = _train(run, stage, loop, manager, state, progress)
+      meet(stage.name)
+      with signals.training(peers.leave):
+        try:
+          state, progress = _train(run, stage, loop, manager, state, progress)
+        finally:
+          checkpoint.wait(manager)
     return policy(state), progress
   finally:
     checkpoint.finish(manager)
@@ -131,20 +160,26 @@ def _train(run, stage, loop, manager, state, progress):
     epath.Path(run.workdir) / stage.name, *run.profile,
     wait=lambda: jax.block_until_ready(box["state"]),
   )
-  calls, ended = 0, time.monotonic()
-  while not progress.done:
+  ended, stop = time.monotonic(), False
+  while not progress.done and not stop:
     profiler.before(progress.step)
+    run.watchdog.before()
     began = time.monotonic()
     between, (state, measured) = began - ended, loop(state, key)
     measured = jax.device_get(measured)
     ended = time.monotonic()
-    box["state"], calls = state, calls + 1
+    run.watchdog.after(ended - began)
+    box["state"] = state
     spent = {"run/seconds": ended - began, "run/host_seconds": between}
     progress = _after(run, stage, progress, measured, spent)
     profiler.after(progress.step)
-    if progress.done or calls % run.save_every == 0:
-      save(stage, manager, state, progress)
+    stop = stop_agreed()
+    save(run, stage, manager, state, progress, extra=stop)
   profiler.close()
+  if stop:
+    raise signals.Stopped(
+      signals.stopped(f" after step {progress.step} of {stage.name}")
+    )
   return state, progress
 
 
@@ -194,7 +229,19 @@ def tokens_written(measured: dict[str, Mean]) -> float:
   return total if names else math.nan
 
 
-def save(stage: Stage, manager: Any, state: TrainState, progress: Progress):
-  """One checkpoint, ranked by the last call's mean of the stage's metric."""
-  state = state._replace(frozen=())  # It comes from where the run began.
-  checkpoint.save(manager, progress.step, state, progress, progress.best)
+def save(
+  run: Run, stage: Stage, manager: Any, state: TrainState, progress: Progress,
+  *, extra: bool,
+) -> None:
+  """A checkpoint where one is due, or else where an `extra` one is asked for.
+
+  It is ranked by the last call's mean of the stage's metric. An extra one ranks
+  last: a run that was never stopped has none, and is to find the same best.
+  """
+  calls = progress.step // stage.steps_per_call
+  due = progress.done or calls % run.save_every == 0
+  if due or extra:
+    state = state._replace(frozen=())  # It comes from where the run began.
+    score = progress.best if due else -math.inf
+    run.sink.flush()  # No checkpoint may be ahead of the records.
+    checkpoint.save(manager, progress.step, state, progress, score)

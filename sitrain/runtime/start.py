@@ -1,6 +1,7 @@
 """How a stage begins: the shapes of its state, and where its values lie."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from sitrain.models import decoder
-from sitrain.runtime import checkpoint, metrics, sharding
+from sitrain.runtime import checkpoint, logs, metrics, sharding, snapshot
 from sitrain.train import init_state
 from sitrain.types import Stage, TrainState
 
@@ -39,6 +40,7 @@ class Run(NamedTuple):
   max_gap: float  # nat between sampler and trainer, in the mean of a step
   origin: Origin
   table: Any  # what methods.verbs.frozen_of gives, as NumPy arrays
+  watchdog: logs.Watchdog = logs.ASLEEP  # is told of every fused call
 
 
 def folder(run: Run, stage: str) -> epath.Path:
@@ -89,8 +91,10 @@ def start_state(run: Run, stage: Stage, abstract: Any) -> TrainState:
     return state
   if stage.anchor == "init":
     return state._replace(reference=_first(run, abstract.reference))
-  only = abstract._replace(frozen=(), opt_state=(), reference=())
-  other, _ = checkpoint.restore(*_source(run, stage.anchor), only)
+  only = _of_anchor(abstract)
+  other, _ = checkpoint.restore(
+    *_source(run, stage.anchor), only, fit=snapshot.in_any_dtype
+  )
   cast = jax.jit(
     lambda tree: jax.tree.map(lambda x: x.astype(run.model.dtype), tree),
     out_shardings=jax.tree.map(lambda x: x.sharding, abstract.reference),
@@ -109,19 +113,44 @@ def with_frozen(run: Run, state: TrainState, abstract: Any) -> TrainState:
 
 def _started(run: Run, stage: Stage, abstract: Any) -> TrainState:
   """Parameters and optimizer of `start`; reference and frozen are left out."""
-  wanted = abstract._replace(frozen=(), reference=())
-  place = jax.tree.map(lambda x: x.sharding, wanted)
+  place = jax.tree.map(lambda x: x.sharding, abstract)
   init = jax.jit(stage.optimizer.init, out_shardings=place.opt_state)
   if stage.start == "init":
     params = {"policy": _first(run, abstract.params["policy"])}
     step = jax.device_put(jnp.zeros((), jnp.int32), place.step)
     return TrainState(step, (), params, init(params), (), ())
-  if stage.restart:
-    wanted = wanted._replace(opt_state=())
-  state, _ = checkpoint.restore(*_source(run, stage.start), wanted)
+  state, _ = checkpoint.restore(
+    *_source(run, stage.start), _of_start(stage, abstract),
+    fit=snapshot.in_any_dtype,
+  )
   if stage.restart:
     state = state._replace(opt_state=init(state.params))
   return state
+
+
+def _of_start(stage: Stage, abstract: TrainState) -> TrainState:
+  """What is read of the checkpoint that a stage starts from."""
+  wanted = abstract._replace(frozen=(), reference=())
+  return wanted._replace(opt_state=()) if stage.restart else wanted
+
+
+def _of_anchor(abstract: TrainState) -> TrainState:
+  return abstract._replace(frozen=(), opt_state=(), reference=())
+
+
+def check_sources(run: Run, stages: Sequence[Stage]) -> None:
+  """Raises ValueError where the checkpoint of another run does not fit."""
+  for stage in stages:
+    parts = (stage.start, partial(_of_start, stage)), (stage.anchor, _of_anchor)
+    for name, part in parts:
+      if elsewhere(name):
+        wanted = part(layout(run, stage))
+        checkpoint.check(*_source(run, name), wanted, fit=snapshot.in_any_dtype)
+
+
+def elsewhere(name: str) -> bool:
+  """True for RUN/STAGE/best or /last of another run's workdir."""
+  return name.count("/") > 1
 
 
 def _first(run: Run, abstract: Any) -> Any:
@@ -142,8 +171,9 @@ def drawn(init: Callable[[Any], Any]) -> Origin:
 
 
 def _source(run: Run, name: str) -> tuple[epath.Path, str]:
-  stage, which = name.split("/")
-  return folder(run, stage), which
+  stage, which = name.rsplit("/", 1)
+  place = epath.Path(stage) if elsewhere(name) else folder(run, stage)
+  return place, which
 
 
 def keys_of(run: Run):

@@ -10,6 +10,7 @@ import jax
 from etils import epath
 
 from sitrain.runtime.metrics import finite
+from sitrain.runtime.storage import is_remote, write_object
 
 _CONFIG = "config.json"
 _NOT_SET = "(not set)"
@@ -92,9 +93,8 @@ def write_json(path: Any, value: Any) -> None:
   path = epath.Path(path)
   text = json.dumps(finite(value), indent=2, allow_nan=False, default=str)
   path.parent.mkdir(parents=True, exist_ok=True)
-  if "://" in str(path):  # Writing an object replaces it as a whole.
-    path.write_text(text)
-    return
+  if is_remote(path):
+    return write_object(path, text)
   new = epath.Path(f"{path}.new")
   new.write_text(text)
   os.replace(new, path)
@@ -119,7 +119,7 @@ def check_space(folder: Any, needed: int) -> None:
 
   Folders on gs:// are not limited.
   """
-  if "://" in str(folder):
+  if is_remote(folder):
     return
   path = os.path.abspath(folder)
   while not os.path.exists(path):

@@ -63,10 +63,11 @@ def make(
   `solution` holds both.
 
   Operations are worked out from left to right, and no value is below 0 or
-  above 99. Answer fields: the numbers in order, the target, and the products
-  in the expression behind it. Reward 1 iff each number is used once, every value is right, the last is the target, and
-  `;` ends the attempt. `final` codes numbers and operations of a well-formed
-  attempt; everything else is -1. Raises ValueError for impossible options.
+  above 99. Answer fields: the numbers in order, the target, and the products in
+  the expression behind it. Reward 1 iff each number is used once, every value
+  is right, the last is the target, and `;` ends the attempt. `final` codes
+  numbers and operations of a well-formed attempt; everything else is -1. Raises
+  ValueError for impossible options.
   """
   options = Options(numbers, largest, solved, copied, corrupted)
   _check(options)

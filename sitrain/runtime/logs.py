@@ -1,0 +1,141 @@
+"""What each host notes down: its log, a heartbeat, stacks of what hangs."""
+
+import faulthandler
+import logging
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+
+from sitrain.runtime import workdir as workdirs
+
+_HOST = logging.getLogger("sitrain.host")  # What goes nowhere else.
+_SAID = logging.getLogger("sitrain")  # What the screen has as well.
+
+
+class Log(NamedTuple):
+  """The log of a host: a file on its disk, which the workdir shows."""
+
+  file: Any  # open for appending
+  copy: Callable[[], None]  # to a workdir on gs://
+
+
+_OPEN: list[Log] = []
+
+
+def note(text: str) -> None:
+  """A line in the log of this host, with the time."""
+  _HOST.info(text)
+
+
+def open_log(workdir: Any, facts: dict[str, str]) -> Log:
+  """Appends to workdir/logs/host_<process>.log from now on, `facts` first.
+
+  Objects on gs:// cannot be appended to: there the file lies on the host's own
+  disk, and `copy` brings it into the workdir. A crash of the interpreter leaves
+  its stacks in it.
+  """
+  target = epath.Path(workdir) / "logs" / f"host_{jax.process_index()}.log"
+  path = _local(target)
+  file = open(path, "a", encoding="utf-8", buffering=1)
+  handler = logging.StreamHandler(file)
+  handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+  _HOST.propagate = False
+  _HOST.setLevel(logging.INFO)
+  for logger in (_HOST, _SAID):
+    logger.addHandler(handler)
+  faulthandler.enable(file)
+
+  def copy() -> None:
+    if str(path) != str(target):
+      target.write_text(epath.Path(path).read_text())
+
+  note(f"--- {' '.join(sys.argv)}")
+  note(", ".join(f"{name} {value}" for name, value in facts.items()))
+  _OPEN.append(Log(file, copy))
+  return _OPEN[-1]
+
+
+def copy_all() -> None:
+  """Brings the logs into their workdirs; before a process ends."""
+  for log in _OPEN:
+    log.copy()
+
+
+def _local(target: epath.Path) -> str:
+  """Where the log is written; it begins with what the target holds."""
+  if "://" not in str(target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return str(target)
+  path = epath.Path(tempfile.mkdtemp(prefix="sitrain_")) / target.name
+  path.write_text(target.read_text() if target.exists() else "")
+  return str(path)
+
+
+def heartbeat(
+  workdir: Any, log: Log, *, every: float = 30.0
+) -> Callable[..., None]:
+  """(stage, step, steps, record, tokens_per_second) -> heartbeat.json.
+
+  The first process writes it, as a whole, after each call; on gs:// at most
+  every `every` seconds. All of them note as often where they are.
+  """
+  path = epath.Path(workdir) / "heartbeat.json"
+  remote, last = "://" in str(path), [-every]
+
+  def beat(stage: str, step: int, steps: int, _: Any, rate: float) -> None:
+    due = time.monotonic() - last[0] >= every
+    if due:
+      last[0] = time.monotonic()
+      note(f"{stage} {step}/{steps} {rate:.0f} tokens/s")
+      log.copy()
+    if jax.process_index() == 0 and (due or not remote):
+      workdirs.write_json(path, {
+        "stage": stage, "step": step, "steps": steps,
+        "tokens_per_second": rate, "time": time.time(),
+      })  # fmt: skip
+
+  return beat
+
+
+class Watchdog(NamedTuple):
+  """Dumps the stacks of a call that takes too long: tell it of every call."""
+
+  before: Callable[[], None]
+  after: Callable[[float], None]  # the seconds that the call took
+
+
+ASLEEP = Watchdog(lambda: None, lambda seconds: None)
+
+
+def watchdog(file: Any, *, factor: float, floor: float) -> Watchdog:
+  """Stacks of all threads to `file`, once for a call that hangs.
+
+  A call hangs after `factor` times the median of those before it, but no
+  sooner than after `floor` seconds; the first one, which has none before it,
+  after `factor` times that. Nothing is ever ended.
+  """
+  took: list[float] = []
+
+  def limit() -> float:
+    return max(floor, factor * statistics.median(took or [floor]))
+
+  def before() -> None:
+    # A thread in C writes them, also where the interpreter itself is stuck.
+    faulthandler.dump_traceback_later(limit(), file=file)
+
+  def after(seconds: float) -> None:
+    faulthandler.cancel_dump_traceback_later()
+    if seconds > limit():
+      note(
+        f"the call above took {seconds:.1f} s, and {limit():.1f} s is much: "
+        "see the stacks"
+      )
+    took.append(seconds)
+
+  return Watchdog(before, after)

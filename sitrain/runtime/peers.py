@@ -1,0 +1,212 @@
+"""What processes tell each other outside of their programs, and who is gone.
+
+Each says every second or so that it is alive, through the store of the process
+that coordinates them. Where one is gone the others would wait in a collective
+for ever: they end instead, and say which it was.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any, NamedTuple
+
+from jax._src import distributed
+
+from sitrain.runtime import signals
+from sitrain.runtime.logs import copy_all, note
+
+ALIVE, FAILED, LEFT, DONE = "alive", "failed", "left", "done"
+_KEY = "sitrain/peers/"
+_TRIES = 3  # failures in a row before the coordinator counts as gone
+_PATIENCE = 2.0  # seconds in which a process may find its own words
+
+
+class _Word(NamedTuple):
+  """What a process says."""
+
+  count: int
+  state: str
+  code: int  # of the exit, where it has left
+  why: str
+
+
+class _Watch(NamedTuple):
+  """What this process knows of the others."""
+
+  lost: float  # seconds of silence after which a process is gone
+  period: float
+  said: list[_Word]  # what this process said last
+  heard: dict[int, tuple[_Word, float]]  # and the others, and when it changed
+  failures: list[int]  # of the store, in a row
+  over: threading.Event
+
+
+_WATCH: list[_Watch] = []  # of this process, once it has joined others
+_LEAVING, _SAYING = threading.Lock(), threading.Lock()
+
+
+def watch(lost: float) -> None:
+  """Begins to tell and to look; a process silent for `lost` seconds is gone."""
+  count, now = distributed.global_state.num_processes, time.monotonic()
+  start = _Word(0, ALIVE, 0, "")
+  heard = {i: (start, now) for i in range(count) if i != _me()}
+  period = max(min(1.0, lost / 8), count / 16)
+  _WATCH.append(_Watch(lost, period, [start], heard, [0], threading.Event()))
+  # Python's own handlers run in the main thread, which may never get there.
+  libc = ctypes.CDLL(None)
+  libc.signal.argtypes = ctypes.c_int, type(_explain_abort)
+  libc.signal(signal.SIGABRT, _explain_abort)
+  # Two, for the store of a dead machine may not even refuse to answer.
+  for work in (_talk_on, _look_on):
+    threading.Thread(target=work, args=_WATCH, daemon=True).start()
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _explain_abort(_: int) -> None:
+  """Says that process 0 is gone, where JAX aborts the process because of it.
+
+  It can be told of no other way. Other aborts go on when this returns.
+  """
+  host, _, port = distributed.global_state.coordinator_address.rpartition(":")
+  try:
+    socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+  except OSError:
+    leave(signals.RESTART, _gone(0))
+
+
+def _store() -> Any:
+  # The public API has no store; orbax takes it from here, too.
+  return distributed.global_state.client
+
+
+def _me() -> int:
+  # Unlike jax.process_index() it does not wait for a backend.
+  return distributed.global_state.process_id
+
+
+def _say(watch: _Watch, state: str = "", code: int = 0, why: str = "") -> None:
+  """The next word: as the last one, where there is no new state."""
+  with _SAYING:
+    last = watch.said[0]
+    now = last if not state else _Word(0, state, code, why)
+    watch.said[0] = now._replace(count=last.count + 1)
+    text = json.dumps(watch.said[0])
+    _store().key_value_set(f"{_KEY}{_me()}", text, allow_overwrite=True)
+
+
+def _listen(watch: _Watch) -> None:
+  for key, text in _store().key_value_dir_get(_KEY):
+    index, word = int(key.rpartition("/")[2]), _Word(*json.loads(text))
+    if index in watch.heard and watch.heard[index][0] != word:
+      watch.heard[index] = word, time.monotonic()
+
+
+def _talk_on(watch: _Watch) -> None:
+  while not watch.over.wait(0.5 if watch.failures[0] else watch.period):
+    try:
+      _say(watch)
+      _listen(watch)
+      watch.failures[0] = 0
+    except Exception:  # noqa: BLE001  Of the store; there are many types.
+      watch.failures[0] += 1
+
+
+def _look_on(watch: _Watch) -> None:
+  while not watch.over.wait(watch.period):
+    for index, (word, since) in watch.heard.items():
+      _judge(watch, index, word, time.monotonic() - since)
+
+
+def _judge(watch, index, word, seconds) -> None:
+  """Ends this process where another one is missing."""
+  refused = index == 0 and watch.failures[0] >= _TRIES
+  silent = refused or seconds > watch.lost
+  # Who left when asked to may have saved, and this one may be about to finish.
+  patient = seconds < _PATIENCE or signals.in_training()
+  if watch.over.is_set() or word.state == DONE:
+    return
+  if word.state == LEFT and (silent or not patient):
+    leave(word.code, f"process {index} has left: {word.why}")
+  if silent:
+    leave(signals.RESTART, _gone(index))
+
+
+def _gone(index: int) -> str:
+  return (
+    f"process {index} is gone: it has not been heard of; finished checkpoints"
+    " are kept, and the same command resumes"
+  )
+
+
+def failed() -> None:
+  """To be called where something unexpected has happened to this process.
+
+  It may be that another one is gone; then that is said, and the process ends.
+  Returns when it is not so.
+  """
+  for watch in _WATCH:
+    _quietly(watch, FAILED)
+    until = time.monotonic() + watch.lost + 4 * watch.period
+    while time.monotonic() < until and any(
+      word.state == ALIVE for word, _ in watch.heard.values()
+    ):
+      time.sleep(watch.period / 4)
+
+
+def done() -> None:
+  """Says that nothing more is needed of this process, and looks no longer."""
+  for watch in _WATCH:
+    _quietly(watch, DONE)
+    watch.over.set()
+
+
+def leave(code: int, why: str) -> None:
+  """Ends the process at once; the others are told why."""
+  with _LEAVING:  # for ever: the first one to come here ends the process
+    if sys.stderr.isatty():
+      sys.stderr.write("\x1b[?25h")  # A display may have hidden the cursor.
+    print(f"error: {why}", file=sys.stderr, flush=True)
+    note(f"exit code {code}: {why}")
+    copy_all()
+    for watch in _WATCH:
+      # In a thread, for the store of a dead machine does not answer.
+      last = (watch, LEFT, code, why)
+      telling = threading.Thread(target=_tell_last, args=last, daemon=True)
+      telling.start()
+      telling.join(_PATIENCE + 6 * watch.period)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def several() -> bool:
+  """Whether this process has joined others."""
+  return bool(_WATCH)
+
+
+def _tell_last(watch: _Watch, *word: Any) -> None:
+  """Tells the others; process 0 stays until they have heard it through it."""
+  _quietly(watch, *word)
+  if _me() != 0:
+    return
+  until = time.monotonic() + 4 * watch.period + _PATIENCE
+  while time.monotonic() < until:
+    if all(word.state in (LEFT, DONE) for word, _ in watch.heard.values()):
+      break
+    time.sleep(watch.period / 4)
+    try:
+      _listen(watch)
+    except Exception:  # noqa: BLE001  There is nobody left to tell.
+      break
+
+
+def _quietly(watch: _Watch, *word: Any) -> None:
+  try:
+    _say(watch, *word)
+  except Exception as error:  # noqa: BLE001  It is told where it can be.
+    note(f"the others could not be told: {error}")
