@@ -120,7 +120,8 @@ def test_with_a_discount_the_bonus_pays_for_a_wrong_first_attempt():
   reward = jnp.array([[0.0, 1.0], [1.0, 1.0]])
   value = returns(reward + progress_bonus(reward, 10.0), 1.0)
   assert value[:, 0].tolist() == [11.0, 2.0]
-  assert returns(reward, 0.0)[:, 0].tolist() == [0.0, 1.0]
+  unknown = returns(jnp.array([[1.0, jnp.nan]]), 0.0)
+  assert unknown[0, 0] == 1.0  # what failed on turn 2 is no part of turn 1
 
 
 def test_the_example_of_a_kept_right_answer_that_is_punished():

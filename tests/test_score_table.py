@@ -78,6 +78,7 @@ def test_all_arms_take_the_same_steps_and_samples(
       # Rounds of imitation that do not divide may lack a few steps.
       assert 0 <= grid.STEPS - spent - steps < 3
       assert 0 <= wanted - 512 * spent - rows < 3 * 512
+    assert config["evaluate"]["seed"] == 8  # not the reported problems
     assert set(options["turns"]) == {made.turn_length}
     assert arm.seeds in (grid.MANY, grid.FEWER)
 
@@ -105,6 +106,34 @@ def test_what_is_left_comes_after_what_it_starts_from(results, tmp_path):
   assert not schedule.may_run(piece, tmp_path)
   store(piece, 0.7, 0.9)
   assert schedule.left([piece], tmp_path) == []
+
+
+def test_failures_are_kept_and_nothing_starts_from_them(results, tmp_path):
+  base, first = Piece("maze", "base", "a", 0), Piece("maze", "stage1", "a", 0)
+  last = Piece("maze", "score", "a", 0)
+  store(base, 0.5, 0.4)
+  pieces.write(first, {"failed": 1})
+  assert schedule.left([first, last], tmp_path) == []
+  for seed in grid.TUNING:
+    store(Piece("maze", "score", "a", seed), 0.5, 0.9)
+    store(Piece("maze", "score", "b", seed), 0.5, 0.8)
+    store(Piece("maze", "score", "c", seed), 0.5, float("nan"))
+  pieces.write(Piece("maze", "score", "a", 1), {"failed": 1})
+  assert table.chosen("maze", [last]) == {"base": "a", "score": "b"}
+  for seed in grid.SEEDS[1:]:
+    store(Piece("maze", "score", "a", seed), 0.5, 0.9)
+  pieces.write(Piece("maze", "score", "a", grid.SEEDS[0]), {"failed": 1})
+  found = table.results("maze", LETTERS)
+  assert table.row_of(found["score"])["seeds"] == 9
+  lines = page.results_table("maze", found, LETTERS)
+  assert "| 9, 1 failed |" in lines[-1]
+
+
+def test_one_arm_can_be_run_alone(results):
+  chosen = {"base": "a", "score": "b"}
+  alone = reported("maze", chosen)
+  assert {p.arm for p in alone if p.setting == "b"} >= {"score", "weight"}
+  assert not {"star", "multi_turn"} & {p.arm for p in alone}
 
 
 def test_every_piece_is_tuned_or_reported_once(results):
@@ -184,5 +213,6 @@ def test_the_page_shows_what_is_there(results):
 
 def test_the_page_can_be_written_before_all_is_there(results):
   store(Piece("maze", "base", "a", grid.SEEDS[0]), 0.5, 0.4)
+  assert "| base |" not in page.write(["countdown"]).read_text()
   text = page.write(["maze"]).read_text()
   assert "| base |" in text and "| score |" not in text

@@ -50,16 +50,29 @@ def run_task(task: str, until: float) -> bool:
   folder = pathlib.Path(FOLDER.value)
   wanted = tuning(task)
   if ARM.value:  # The settings of these arms alone have to be known.
-    chosen = {ARMS[name].chosen for name in ARM.value}
-    wanted = [p for p in wanted if p.arm in chosen]
+    named = {ARMS[name].chosen for name in ARM.value}
+    wanted = [p for p in wanted if p.arm in named]
   if not schedule.run_all(wanted, folder, **options):
     return False
   wanted = asked_for(reported(task, table.chosen(task, wanted)))
   return schedule.run_all(wanted, folder, **options)
 
 
+def one() -> Piece:
+  """The piece of --one=TASK,ARM,SETTING,SEED."""
+  try:
+    task, arm, setting, seed = ONE.value
+    known = task in SIZES and setting in ARMS[arm].grid
+    piece = Piece(task, arm, setting, int(seed))
+  except (ValueError, KeyError):
+    known = False
+  if not known:
+    raise app.UsageError(f"--one={ONE.value}: give TASK,ARM,SETTING,SEED")
+  return piece
+
+
 def check() -> None:
-  """Raises UsageError for a task, an arm or a piece that is not known."""
+  """Raises UsageError for a task or an arm that is not known."""
   for name, known in ((TASK, SIZES), (ARM, ARMS)):
     for value in name.value:
       if value not in known:
@@ -72,9 +85,7 @@ def main(argv: list[str]) -> None:
   """One piece, or all that is left and then the page."""
   check()
   if ONE.value:
-    task, arm, setting, seed = ONE.value
-    piece = Piece(task, arm, setting, int(seed))
-    pieces.run_piece(piece, pathlib.Path(FOLDER.value))
+    pieces.run_piece(one(), pathlib.Path(FOLDER.value))
     return
   until = time.time() + 60 * MINUTES.value
   whole = all([run_task(task, until) for task in TASK.value])

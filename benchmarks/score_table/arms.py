@@ -32,8 +32,8 @@ class Arm(NamedTuple):
   seeds: int  # reported ones
 
 
-def _reinforce(name: str, rate: float = 1.0, **options) -> Callable:
-  """RL from the base; `rate` times the learning rate of the setting."""
+def _reinforce(name: str, **options) -> Callable:
+  """RL from the base; the KL of every turn weighs what the setting says."""
 
   def stage(setting, steps, start, base):
     given = {
@@ -43,9 +43,9 @@ def _reinforce(name: str, rate: float = 1.0, **options) -> Callable:
     if name != "single_turn":
       given["beta2"] = setting["beta"]
     best = "judge/reward_1" if name == "single_turn" else "judge/reward_2"
-    optimizer = {"learning_rate": rate * setting["rate"]}
     return common.stage(
-      given | options, optimizer, steps, start, base, best=best, **common.PARTS
+      given | options, {"learning_rate": setting["rate"]}, steps, start, base,
+      best=best, **common.PARTS,
     )
 
   return stage
@@ -58,10 +58,9 @@ def _stage_one(setting, steps, start, base):
   return stage
 
 
-def _stage_two(rate: float = 0.5, **options) -> Callable:
-  """As tuned for the quickstart: half the rate, a looser anchor on turn 1."""
-  two = {"bonus": 2.0, "beta2": 0.05} | options
-  return _reinforce("score.stage_two", rate, **two)
+def _stage_two(**options) -> Callable:
+  """The bonus is the quickstart's."""
+  return _reinforce("score.stage_two", **{"bonus": 2.0} | options)
 
 
 def _imitate(name: str, rounds: int, **options) -> Callable:
@@ -131,7 +130,7 @@ ARMS = {
   ),
   "score": _main("score", "SCoRe", _stage_two(), start="stage1"),
   "without_stage1": _main(
-    "without_stage1", "stage II from the base", _stage_two(1.0)
+    "without_stage1", "stage II from the base", _stage_two()
   ),
   "without_bonus": _main(
     "without_bonus", "stage II with no bonus", _stage_two(bonus=0.0),
@@ -194,5 +193,6 @@ def reported(task: str, chosen: dict[str, str]) -> list[Piece]:
   return [
     Piece(task, name, chosen[arm.chosen], seed)
     for name, arm in ARMS.items()
+    if arm.chosen in chosen
     for seed in seeds_of(name)
   ]

@@ -1,7 +1,8 @@
 """What is tried and where: tasks, settings, seeds. Nothing else decides.
 
 Settings are chosen for each arm by itself on TUNING seeds, by the mean of
-`CHOSEN_BY`; what is reported is run on other seeds, with the chosen one.
+`CHOSEN_BY`; what is reported is run on other seeds and other problems, with the
+chosen one. Variants of SCoRe take SCoRe's.
 """
 
 TUNING = (0, 1, 2)

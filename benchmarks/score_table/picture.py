@@ -21,7 +21,7 @@ SHOWN = (
 
 def save_all(folder: pathlib.Path, found: dict[str, Found]) -> list[str]:
   """All pictures as PNG files; their names."""
-  figures = {"arms": arms(found)}
+  figures = {"arms": arms(found)} if found else {}
   for task, each in found.items():
     figures[f"{task}_curves"] = curves(each)
     figures[f"{task}_edits"] = edits(each)

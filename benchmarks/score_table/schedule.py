@@ -28,14 +28,15 @@ def left(wanted: Sequence[Piece], folder: pathlib.Path) -> list[Piece]:
     line = [piece]
     while line[-1].arm != "base" and not usable(before(line[-1]), folder):
       line.append(before(line[-1]))
-    order |= dict.fromkeys(reversed(line))
+    if not any("failed" in pieces.read(each) for each in line):
+      order |= dict.fromkeys(reversed(line))
   return list(order)
 
 
 def usable(piece: Piece, folder: pathlib.Path) -> bool:
   """Whether it has been run and its parameters are there."""
   at = folder / piece.task / pieces.name_of(piece) / "summary.json"
-  return bool(pieces.read(piece)) and at.exists()
+  return "row" in pieces.read(piece) and at.exists()
 
 
 def may_run(piece: Piece, folder: pathlib.Path) -> bool:
@@ -49,8 +50,9 @@ def run_all(
 ) -> bool:
   """Runs what is left, `workers` at a time, none begun after `until`.
 
-  A piece that fails is said and left out, with all that starts from it. True
-  when everything is there.
+  A piece that ends with an error is kept as a failure, and what starts from it
+  is left out; one that a signal has ended is run again the next time. True when
+  nothing is left.
   """
   waiting = left(wanted, folder)
   running: dict[Piece, subprocess.Popen] = {}
@@ -68,6 +70,8 @@ def run_all(
       if process.poll() is not None:
         del running[piece]
         ended += 1
+        if process.returncode > 0:
+          pieces.write(piece, {"failed": process.returncode})
         tell(f"{ended}/{total} {said(piece, process.returncode)}")
 
 
@@ -75,7 +79,7 @@ def said(piece: Piece, code: int) -> str:
   """How a piece ended, in a line."""
   name = f"{piece.task} {pieces.name_of(piece)}"
   if code:
-    return f"{name} FAILED with exit code {code}; see its log"
+    return f"{name} ended with exit code {code}; see its log"
   row = pieces.read(piece)["row"]
   first, second = 100 * row["accuracy_1"], 100 * row["accuracy_2"]
   return f"{name} {first:.1f} -> {second:.1f}"

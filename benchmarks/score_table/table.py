@@ -22,27 +22,43 @@ def chosen(task: str, tuned: Sequence[Piece]) -> dict[str, str]:
   Of equal ones the first.
   """
   letters = {"base": "a"}
-  for arm in dict.fromkeys(p.arm for p in tuned if ARMS[p.arm].chosen == p.arm):
-    by = grid.CHOSEN_BY.get(arm, "accuracy_2")
-    means = {
-      setting: np.mean([
-        pieces.read(Piece(task, arm, setting, seed))["row"][by]
-        for seed in grid.TUNING
-      ])
-      for setting in ARMS[arm].grid
-    }
-    letters[arm] = max(means, key=means.get)
+  for arm in dict.fromkeys(p.arm for p in tuned):
+    if ARMS[arm].chosen == arm:
+      scores = {name: _tuned(task, arm, name) for name in ARMS[arm].grid}
+      letters[arm] = max(scores, key=scores.get)
   return letters
 
 
+def _tuned(task: str, arm: str, setting: str) -> float:
+  """The mean that a setting is chosen by; -inf where a run of it failed."""
+  by = grid.CHOSEN_BY.get(arm, "accuracy_2")
+  runs = [pieces.read(Piece(task, arm, setting, s)) for s in grid.TUNING]
+  if any("failed" in result for result in runs):
+    return -math.inf
+  mean = float(np.mean([result["row"][by] for result in runs]))
+  return -math.inf if math.isnan(mean) else mean
+
+
 def results(task: str, letters: dict[str, str]) -> dict[str, list[dict]]:
-  """The reported results that are there, by arm, in the order of seeds."""
+  """The reported results that are there, by arm, in the order of seeds.
+
+  Runs that failed have none; `failures` counts them.
+  """
   found = {}
   for name, arm in ARMS.items():
     letter = letters.get(arm.chosen, "")
     each = [pieces.read(Piece(task, name, letter, s)) for s in seeds_of(name)]
-    found[name] = [result for result in each if result]
+    found[name] = [result for result in each if "row" in result]
   return {name: each for name, each in found.items() if each}
+
+
+def failures(task: str, arm: str, letters: dict[str, str]) -> int:
+  """How many of the reported runs of an arm ended with an error."""
+  letter = letters[ARMS[arm].chosen]
+  return sum(
+    "failed" in pieces.read(Piece(task, arm, letter, seed))
+    for seed in seeds_of(arm)
+  )
 
 
 def row_of(each: Sequence[dict]) -> dict:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from benchmarks.score_table import grid
 from sitrain.configs import common, countdown
 
 
@@ -44,6 +45,8 @@ def config_of(task: str, seed: int) -> ConfigDict:
   config.task = ConfigDict(sizes.task)
   config.model.update(sizes.model)
   config.evaluate.turns = sizes.turns
+  # Settings are not chosen on the problems that are reported.
+  config.evaluate.seed = 8 if seed in grid.TUNING else 7
   config.run.save_every = 5
   return config
 

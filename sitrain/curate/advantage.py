@@ -46,12 +46,16 @@ def returns(
 
   SCoRe credits a turn with its own value alone (discount 0; Kumar et al. 2024,
   App. A.2). With a discount the progress bonus is also charged to the attempt
-  before it: r_1's weight in turn 1's return is 1 - discount * bonus.
+  before it: r_1's weight in turn 1's return is 1 - discount * bonus. What is
+  not known (NaN) then spoils the returns of the turns before it.
   """
-  turn = jnp.arange(value.shape[1])
-  gap = turn[None, :] - turn[:, None]
-  weight = jnp.where(gap >= 0, float(discount) ** jnp.maximum(gap, 0), 0.0)
-  return value @ weight.T.astype(value.dtype)
+  if not discount:
+    return value
+  later, each = jnp.zeros_like(value[:, 0]), []
+  for turn in reversed(value.T):
+    later = turn + discount * later
+    each.append(later)
+  return jnp.stack(each[::-1], axis=1)
 
 
 def same_problem(

@@ -31,9 +31,8 @@ def baselined(
 ) -> Float[Array, "B K"]:
   """Leave-one-out advantages turn by turn, each turn with its own groups.
 
-  Turn k never sees the value of another turn (discount 0; Kumar et al. 2024,
-  App. A.2): a return over the trajectory with a bonus above 1 would pay the
-  policy for a wrong first attempt.
+  Turn k is compared by its own value alone; what that sums up is the method's
+  business (`advantage.returns`).
   """
   over_turns = jax.vmap(leave_one_out, in_axes=1, out_axes=1)
   return over_turns(value, group, counted.astype(jnp.float32))
