@@ -13,7 +13,7 @@ def base_config() -> ConfigDict:
   config.model = ConfigDict({
     "layers": 2, "width": 64, "heads": 4, "kv_heads": 4, "head_size": 16,
     "mlp_size": 128, "rope_base": 100.0, "dtype": "float32", "scan": False,
-    "remat": "none", "attention": "auto",
+    "remat": "none", "residual": "whole", "attention": "auto",
   })
   config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
   config.stages = ()
@@ -22,7 +22,7 @@ def base_config() -> ConfigDict:
     "turns": TURNS, "problems": 2048, "temperature": 1.0, "seed": 7,
   })
   config.run = ConfigDict({
-    "save_every": 1,  # fused calls between checkpoints
+    "save_every": 2,  # fused calls between checkpoints
     "keep": 2,  # last checkpoints kept, beside the best
     "max_sampler_gap": 0.1,  # nat between sampler and trainer, else it stops
     "compile_cache": True,
@@ -130,6 +130,7 @@ def _shrink(config: ConfigDict) -> None:
     "width": 16, "heads": 2, "kv_heads": 1, "head_size": 8, "mlp_size": 16
   })
   config.evaluate.problems = 64
+  config.run.save_every = 1
   for name in config.stages:
     stage = config.stage[name]
     stage.steps, stage.steps_per_call = 2, 1

@@ -23,7 +23,7 @@ def base_config(
   })
   config.model = ConfigDict({
     "path": MODEL, "dtype": "bfloat16", "scan": True, "remat": "full",
-    "attention": "auto",
+    "residual": "whole", "attention": "auto",
     "lora": {"rank": 0, "alpha": 32.0},  # rank 0 trains all parameters
   })
   config.evaluate.update({
@@ -74,7 +74,7 @@ def quick(config: ConfigDict) -> ConfigDict:
   config.tokenizer = ConfigDict({"size": 300, "path": ""})
   config.model = ConfigDict({
     "layers": 1, "kv_heads": 1, "rope_base": 500.0, "dtype": "float32",
-    "scan": False, "remat": "none", "attention": "auto",
+    "scan": False, "remat": "none", "residual": "whole", "attention": "auto",
   })
   config.evaluate.update({"task": ConfigDict({"seed": 1}), "batch": 64})
   for name in config.stages:
