@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import pathlib
 import re
+import shlex
 
 from launch import accelerators
 from launch.gcloud import Vm
@@ -11,6 +13,7 @@ from sitrain.runtime.options import ConfigError, closest
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,53}[a-z0-9])?")
 _ZONE = re.compile(r"[a-z]+(-[a-z]+)+\d+-[a-z]")
+_SETS = re.compile(r"[A-Za-z_]\w*=")
 _WORKDIR = re.compile(r"gs://[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9](/.*)?")
 
 
@@ -150,5 +153,20 @@ def job_from(flags: argparse.Namespace, more: tuple[str, ...]) -> Job:
     )
   if flags.env_file and not os.path.isfile(flags.env_file):
     raise ConfigError(f"--env_file={flags.env_file}: there is no such file")
+  check_environment(flags.env_file)
   workdir = flags.workdir.rstrip("/")
   return Job(flags.name, flags.config, workdir, more, flags.env_file)
+
+
+def check_environment(path: str) -> None:
+  """Raises ConfigError for a line that a shell would not read as NAME=VALUE."""
+  lines = pathlib.Path(path).read_text().splitlines() if path else []
+  for number, line in enumerate(lines, start=1):
+    try:
+      words = shlex.split(line, comments=True)
+    except ValueError:  # A quotation without an end.
+      words = ["", ""]
+    if words and not (len(words) == 1 and _SETS.match(words[0])):
+      raise ConfigError(
+        f"--env_file={path}: line {number} is no NAME=VALUE: quote the value"
+      )

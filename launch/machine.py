@@ -102,7 +102,7 @@ def call(
 
   Raises LaunchError, in one line, when it fails for good.
   """
-  for attempt in range(machine.tries):
+  for attempt in range(max(machine.tries, 1)):
     result = machine.execute(words)
     kind, advice = failure(result)
     if not kind or kind in accept:

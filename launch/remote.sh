@@ -41,6 +41,7 @@ state() {
 
 setup() {
   if [ "$(content installed)" = "$1" ]; then return; fi
+  rm -f installed # Until all of it is there, none of it is.
   rm -rf source.new
   mkdir source.new
   tar -xzf source.tar.gz -C source.new
@@ -88,15 +89,18 @@ work() {
   echo "$$ $(boot)" >pid.new
   mv pid.new pid
   echo "--- $(date -u +%FT%TZ) revision $(content installed)"
-  if [ -f environment ]; then
-    set -a
-    # shellcheck source=/dev/null
-    . ./environment
-    set +a
-  fi
   local here=$PWD code=0
-  (cd source && PATH=$here/venv/bin:$PATH exec bash "$here/command.sh") ||
-    code=$?
+  # A shell of its own: what is wrong with the environment ends it alone.
+  bash -ec '
+    if [ -f environment ]; then
+      chmod 600 environment
+      set -a
+      . ./environment
+      set +a
+    fi
+    cd source
+    PATH=$0/venv/bin:$PATH exec bash "$0/command.sh"
+  ' "$here" || code=$?
   echo "--- $(date -u +%FT%TZ) exit code $code"
   echo "$code" >exit_code.new
   mv exit_code.new exit_code

@@ -97,7 +97,9 @@ def count(
   Raises LaunchError when that was the last one allowed.
   """
   # A job that resumes repeats steps: only those beyond the last end count.
-  if at[0] != tally.at[0] or at[1] > tally.at[1]:
+  # A heartbeat that could not be read (-1) says nothing.
+  known = at[1] >= 0
+  if known and (at[0] != tally.at[0] or at[1] > tally.at[1]):
     tally = Tally(at=at)
   if end == "failed":
     tally = tally._replace(failures=tally.failures + 1)

@@ -30,10 +30,12 @@ if [ ! -x "$python" ]; then
   exit 2
 fi
 
-# The batch shell outlives the signal; the tasks save and end with code 75.
+# The batch shell outlives the signal; the tasks save and end with code 75. The
+# first to end must not take the others along while they save: those end by
+# themselves where one is gone.
 trap : TERM
 code=0
-srun --kill-on-bad-exit=1 --label --unbuffered \
+srun --kill-on-bad-exit=0 --wait=300 --label --unbuffered \
   "$python" -m sitrain.main "$@" || code=$?
 if [ "$code" -eq 75 ]; then
   scontrol requeue "$SLURM_JOB_ID"

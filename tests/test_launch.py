@@ -285,6 +285,18 @@ def test_secrets_come_in_a_file(cloud, tmp_path, capfd):
   assert "a b" not in str(calls(fake))
 
 
+@pytest.mark.parametrize("line", ["A=b c d", "just words", "A='open"])
+def test_an_environment_that_no_shell_reads_is_named(
+  cloud, tmp_path, capfd, line
+):
+  path = tmp_path / "secrets"
+  path.write_text(f"# tokens\nGOOD='a b'\n\n{line}\n")
+  fake = cloud()
+  assert tpu.main(["run", *START, f"--env_file={path}"]) == 2
+  assert "line 4 is no NAME=VALUE" in capfd.readouterr().err
+  assert not calls(fake)
+
+
 @pytest.mark.parametrize("code,restarts,started", [
   (1, 0, 1), (2, 5, 1), (137, 1, 2),
 ])
@@ -305,6 +317,9 @@ def test_only_progress_renews_the_restarts():
   # It resumed, repeated its steps and failed where it had failed before.
   with pytest.raises(LaunchError, match="exit code 1"):
     runs.count(tally, "failed", ("rl", 9), restarts=1, code=1)
+  # A heartbeat that could not be read is no progress.
+  with pytest.raises(LaunchError, match="exit code 1"):
+    runs.count(tally, "failed", ("", -1), restarts=1, code=1)
   later = runs.count(tally, "failed", ("next", 0), restarts=1, code=1)
   assert later.failures == 1
   tally = runs.Tally()

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from benchmarks.score_table import grid
 from benchmarks.score_table.arms import ARMS, Piece, before
 from benchmarks.score_table.tasks import SIZES, add_base, config_of
-from sitrain import main as mains
 from sitrain.configs import common
 from sitrain.evaluate import player, run, studies
 from sitrain.runtime import build, policy, sharding
@@ -46,6 +45,9 @@ def read(piece: Piece) -> dict:
 
 def run_piece(piece: Piece, folder: pathlib.Path) -> None:
   """Trains, evaluates and writes the result."""
+  # Not above: the mains define flags, and so may whoever imports this.
+  from sitrain import main as mains
+
   began, workdir = time.monotonic(), folder / piece.task / name_of(piece)
   config = config_for(piece, folder)
   row = mains.train(build.plain(config), str(workdir))["stages"][-1]

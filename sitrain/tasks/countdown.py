@@ -1,8 +1,7 @@
 """Countdown: reach a target with all given numbers, step by step.
 
 An attempt shows at its end whether it has met the target, so a second look can
-see what failed, and which expression need not be tried again. The first can
-rise too: which operations are worth a try shows in the numbers.
+see what failed. The first can rise too: the numbers show what is worth a try.
 
 Prompt: the numbers, `>`, the target in two digits, `:`, such as `354>19:`.
 Attempt: a number, then an operation, another number, `=` and the value so far
@@ -28,7 +27,7 @@ from sitrain.tasks.draw import (
 from sitrain.types import Episodes, Key, Problems, Task, Verdict
 
 ALPHABET = "0123456789+-*=>:;?"
-DIGITS = 10  # the digits, whose ids are their values
+DIGITS = 10  # the ids of digits are their values
 PLUS, MINUS, TIMES, EQUALS, REACH, COLON, STOP, AGAIN = (
   ALPHABET.index(c) for c in "+-*=>:;?"
 )
