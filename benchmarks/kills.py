@@ -245,6 +245,9 @@ def main(argv: list[str]) -> None:
     if name != "each":
       print(f"{name}: {value}")
   good = all(result["same"].values()) and not result["checkpoints lost"]
+  # A kill that came after the end has shown nothing.
+  good = good and all(record["alive"] for record in result["each"])
+  good = good and set(result["codes of SIGTERM"]) <= {RESTART}
   sys.exit(0 if good else 1)
 
 

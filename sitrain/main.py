@@ -163,6 +163,16 @@ def _empty(run: Run, digest: str) -> dict:
   }
 
 
+def check_shared(workdir: str) -> None:
+  """Raises ConfigError where a host does not see what process 0 wrote."""
+  distributed.meet("claimed")
+  if not (epath.Path(workdir) / "config.json").exists():
+    raise ConfigError(
+      f"--workdir={workdir} is not seen by process {jax.process_index()}: give"
+      " one that all hosts share"
+    )
+
+
 def train(config: dict, workdir: str) -> dict:
   """Runs a config in a workdir; returns the summary."""
   start = Start(time.monotonic(), [], {})
@@ -180,6 +190,7 @@ def train(config: dict, workdir: str) -> dict:
   for each in (task, asked):
     check_context(config, each)
   digest = workdirs.claim(workdir, config)
+  check_shared(workdir)
   log = logs.open_log(workdir, facts)
   if jax.process_index() == 0 and (said := describe(task)):
     print(said)

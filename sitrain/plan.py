@@ -26,13 +26,12 @@ from etils import epath
 from ml_collections import config_flags
 from rich.console import Console
 
-from sitrain.runtime import build, plan_show, plan_stages
-from sitrain.runtime import plan_chips as chips
-from sitrain.runtime import plan_models as models
+from sitrain.runtime import build
 from sitrain.runtime.cores import use_cores
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.metrics import finite
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.plan import chips, models, show, stages
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The run: a file of configs/, with :arguments if it has any."
@@ -65,8 +64,8 @@ def plan(
   config: dict, target: chips.Target, tell: Callable[[str], None]
 ) -> dict:
   """The plan of all stages that are asked for, as JSON has it."""
-  names = plan_stages.check_stage(config, STAGE.value)
-  plan_stages.check_programs(PROGRAMS.value)
+  names = stages.check_stage(config, STAGE.value)
+  stages.check_programs(PROGRAMS.value)
   options = dict(only=PROGRAMS.value, tell=tell)
   found = {
     "topology": target.name, "chip": target.chip._asdict(),
@@ -75,19 +74,19 @@ def plan(
   }
   with tempfile.TemporaryDirectory() as folder:
     config = models.with_shapes(config, MODEL.value, folder)
-    found["assumptions"] = plan_show.ASSUMPTIONS + models.assumptions(config)
+    found["assumptions"] = show.ASSUMPTIONS + models.assumptions(config)
     for name in names:
       given = config, folder, target
       if SEARCH.value:
-        ranked = plan_stages.search(
+        ranked = stages.search(
           *given, name, tries=TRIES.value, **options
         )
         found["search"][name] = ranked
         found["stages"] += ranked[:1]
         continue
-      stage = plan_stages.plan_stage(*given, name, **options)
+      stage = stages.plan_stage(*given, name, **options)
       if LARGEST.value:
-        stage["largest_batch"] = plan_stages.largest_batch(
+        stage["largest_batch"] = stages.largest_batch(
           *given, stage, **options
         )
       found["stages"].append(stage)
@@ -107,9 +106,9 @@ def main(argv: list[str]) -> None:
     use_cores()
   target = chips.target_of(TOPOLOGY.value)
   jax.config.update("jax_threefry_partitionable", True)
-  with plan_show.telling(Console(stderr=True)) as tell:
+  with show.telling(Console(stderr=True)) as tell:
     found = plan(build.plain(CONFIG.value), target, tell)
-  plan_show.show(found, Console(width=None if sys.stdout.isatty() else 110))
+  show.show(found, Console(width=None if sys.stdout.isatty() else 110))
   if OUTPUT.value:
     text = json.dumps(finite(found), indent=1)
     epath.Path(OUTPUT.value).write_text(text + "\n")

@@ -11,16 +11,14 @@ from mains import finish, start
 from configs import quickstart, score_math
 from sitrain.models import decoder
 from sitrain.models.huggingface import families
-from sitrain.runtime import (
-  build,
-  plan_chips,
-  plan_cost,
-  plan_hlo,
-  plan_models,
-  plan_programs,
-  plan_stages,
-)
+from sitrain.runtime import build
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.plan import chips as plan_chips
+from sitrain.runtime.plan import cost as plan_cost
+from sitrain.runtime.plan import hlo as plan_hlo
+from sitrain.runtime.plan import models as plan_models
+from sitrain.runtime.plan import programs as plan_programs
+from sitrain.runtime.plan import stages as plan_stages
 
 needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None,
@@ -243,7 +241,7 @@ def test_the_largest_batch_is_on_a_line():
 
 
 def test_meshes_and_their_rank():
-  found = list(plan_stages.meshes(8))
+  found = list(plan_stages.meshes(8, 8))
   assert {"data": 8, "fsdp": 1, "tensor": 1} in found and len(found) == 10
   assert all(math.prod(mesh.values()) == 8 for mesh in found)
   made = lambda fits, seconds, rows: {

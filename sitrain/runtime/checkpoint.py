@@ -46,7 +46,6 @@ def open_manager(
   """
   folder = epath.Path(folder)
   logging.getLogger("absl").addFilter(_worth_logging)
-  _tidy(folder)
   policy = AnyPreservationPolicy(
     [LatestN(keep), BestN(get_metric_fn=_score, n=best)]
   )
@@ -56,7 +55,9 @@ def open_manager(
     cleanup_tmp_directories=True,
     save_root_metadata=False,
   )
-  return ocp.CheckpointManager(folder, options=options)
+  with storage.explaining(folder):
+    _tidy(folder)
+    return ocp.CheckpointManager(folder, options=options)
 
 
 def _tidy(folder: epath.Path) -> None:
@@ -231,11 +232,12 @@ def restore(
 def check(
   folder: Any, which: str, abstract_state: Any, *, fit: Callable[..., dict]
 ) -> None:
-  """Raises as `restore` does of the first that it tries; reads no array."""
-  paths = _ranked(folder, which)
-  if not paths:
-    raise _none_usable(folder)
-  snapshot.check(paths[0], abstract_state, fit=fit)
+  """Raises as `restore` does, by the first record that can be read."""
+  for path in _ranked(folder, which):
+    if snapshot.has_record(path):
+      snapshot.check(path, abstract_state, fit=fit)
+      return
+  raise _none_usable(folder)
 
 
 def _ranked(folder: Any, which: str) -> list[epath.Path]:

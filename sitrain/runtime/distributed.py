@@ -10,6 +10,7 @@ process is told, by flags or by the environment:
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -87,11 +88,13 @@ def _told(given: Any) -> list[Place]:
     raise ConfigError(
       f"{missing[0]} is missing: several processes need {', '.join(said)}"
     )
-  address, *numbers = said.values()
-  place = Place(address, *map(int, numbers))
-  if ":" not in address or not 0 <= place.process < place.processes:
+  try:
+    place = Place(str(said["--coordinator"]), *map(int, [*said.values()][1:]))
+  except ValueError as error:
+    raise ConfigError(f"how many processes, and which: {error}") from error
+  if ":" not in place.coordinator or not 0 <= place.process < place.processes:
     raise ConfigError(
-      f"--coordinator={address} --processes={place.processes}"
+      f"--coordinator={place.coordinator} --processes={place.processes}"
       f" --process={place.process}: give HOST:PORT, and a process from 0 to"
       f" {place.processes - 1}"
     )
@@ -141,8 +144,14 @@ def _join(given: Any, place: dict[str, Any]) -> None:
       **told, heartbeat_timeout_seconds=int(3 * given.lost_seconds),
       initialization_timeout=int(2 * given.join_seconds),
     )  # fmt: skip
-  except RuntimeError as error:
-    raise ConfigError(f"no process was met at {where}: {error}") from error
+  except (RuntimeError, ValueError, OSError) as error:
+    advice = "" if place else (
+      "; set TPU_SKIP_MDS_QUERY=1 if this host is alone, or give"
+      " --coordinator, --processes and --process"
+    )
+    raise ConfigError(
+      f"no process was met at {where}: {error}{advice}"
+    ) from error
   late.cancel()
   peers.watch(given.lost_seconds)
 
@@ -152,7 +161,7 @@ def code_revision() -> str:
   root, found = _PACKAGE.parent, ""
   if (root / "REVISION").exists():
     found = (root / "REVISION").read_text().strip()
-  elif (root / ".git").exists():
+  elif (root / ".git").exists() and shutil.which("git"):
     asked = subprocess.run(
       ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True,
       check=False,
@@ -232,9 +241,10 @@ def first_difference(said: Iterable[tuple[str, dict[str, str]]]) -> str:
   (host, first), *others = said
   for i, (other, facts) in enumerate(others, start=1):
     for name, value in facts.items():
-      if value != first[name]:
+      said_first = first.get(name, "none")
+      if value != said_first:
         return (
           f"process {i} ({other}) has {name} {value}, process 0 ({host}) has"
-          f" {first[name]}: start all with the same code, command and machines"
+          f" {said_first}: start all with the same code, command and machines"
         )
   return ""

@@ -142,7 +142,7 @@ def one_line(error: BaseException) -> str:
       "interrupted; finished checkpoints are kept, the same command resumes"
     )
   text = str(error).strip()
-  if not _disk_full(error):
+  if storage.is_of_bucket(error):
     text = storage.meaning(error, "the bucket") or text
   start, found, trace = text.partition("Traceback (most recent call last):")
   if found:  # An error of a config file, as ml_collections passes it on.

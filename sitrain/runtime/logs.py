@@ -6,6 +6,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -62,9 +63,17 @@ def open_log(workdir: Any, facts: dict[str, str]) -> Log:
 
 
 def copy_all() -> None:
-  """Brings the logs into their workdirs; before a process ends."""
+  """Brings the logs into their workdirs, where that can be done."""
   for log in _OPEN:
-    log.copy()
+    quietly(log.copy)
+
+
+def quietly(write: Callable[[], None]) -> None:
+  """Notes what goes wrong in writing what no run depends on."""
+  try:
+    write()
+  except Exception as error:  # noqa: BLE001  Of disks and stores; many types.
+    note(f"not written: {type(error).__name__}: {error}")
 
 
 def _local(target: epath.Path) -> str:
@@ -93,12 +102,12 @@ def heartbeat(
     if due:
       last[0] = time.monotonic()
       note(f"{stage} {step}/{steps} {rate:.0f} tokens/s")
-      log.copy()
+      quietly(log.copy)
     if jax.process_index() == 0 and (due or not remote):
-      workdirs.write_json(path, {
+      quietly(lambda: workdirs.write_json(path, {
         "stage": stage, "step": step, "steps": steps,
         "tokens_per_second": rate, "time": time.time(),
-      })  # fmt: skip
+      }))  # fmt: skip
 
   return beat
 
@@ -120,7 +129,7 @@ def watchdog(file: Any, *, factor: float, floor: float) -> Watchdog:
   sooner than after `floor` seconds; the first one, which has none before it,
   after `factor` times that. Nothing is ever ended.
   """
-  took: list[float] = []
+  took: deque[float] = deque(maxlen=101)
 
   def limit() -> float:
     return max(floor, factor * statistics.median(took or [floor]))

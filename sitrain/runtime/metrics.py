@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array
 
-from sitrain.runtime.storage import is_remote, write_object
+from sitrain.runtime.storage import explaining, is_remote, write_object
 from sitrain.types import Mean, Metrics
 
 Record = dict[str, Any]  # "stage", "step" and numbers by name
@@ -140,7 +140,8 @@ def truncate(path: Any, stage: str, step: int) -> int:
   path = epath.Path(path)
   if jax.process_index() != 0 or not path.exists():
     return 0
-  lines = path.read_text().splitlines(keepends=True)
+  with explaining(path):
+    lines = path.read_text().splitlines(keepends=True)
   kept = _kept(lines, stage, step)
   if is_remote(path):
     write_object(path, "".join(kept))

@@ -5,6 +5,7 @@ that coordinates them. Where one is gone the others would wait in a collective
 for ever: they end instead, and say which it was.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -24,6 +25,7 @@ ALIVE, FAILED, LEFT, DONE = "alive", "failed", "left", "done"
 _KEY = "sitrain/peers/"
 _TRIES = 3  # failures in a row before the coordinator counts as gone
 _PATIENCE = 2.0  # seconds in which a process may find its own words
+_COPYING = 5.0  # seconds that a log may take to reach its bucket
 
 
 class _Word(NamedTuple):
@@ -127,7 +129,8 @@ def _judge(watch, index, word, seconds) -> None:
   refused = index == 0 and watch.failures[0] >= _TRIES
   silent = refused or seconds > watch.lost
   # Who left when asked to may have saved, and this one may be about to finish.
-  patient = seconds < _PATIENCE or signals.in_training()
+  ordered = word.code == signals.RESTART and signals.in_training()
+  patient = seconds < _PATIENCE or ordered
   if watch.over.is_set() or word.state == DONE:
     return
   if word.state == LEFT and (silent or not patient):
@@ -151,9 +154,12 @@ def failed() -> None:
   """
   for watch in _WATCH:
     _quietly(watch, FAILED)
-    until = time.monotonic() + watch.lost + 4 * watch.period
+    began = time.monotonic()
+    spoke = began + 2 * watch.period  # Who is heard after that is not gone.
+    until = began + watch.lost + 4 * watch.period
     while time.monotonic() < until and any(
-      word.state == ALIVE for word, _ in watch.heard.values()
+      word.state == LEFT or (word.state == ALIVE and since < spoke)
+      for word, since in watch.heard.values()
     ):
       time.sleep(watch.period / 4)
 
@@ -168,20 +174,29 @@ def done() -> None:
 def leave(code: int, why: str) -> None:
   """Ends the process at once; the others are told why."""
   with _LEAVING:  # for ever: the first one to come here ends the process
+    try:
+      _say_goodbye(code, why)
+    finally:
+      os._exit(code)
+
+
+def _say_goodbye(code: int, why: str) -> None:
+  with contextlib.suppress(OSError, ValueError):  # Its reader may be gone.
     if sys.stderr.isatty():
       sys.stderr.write("\x1b[?25h")  # A display may have hidden the cursor.
     print(f"error: {why}", file=sys.stderr, flush=True)
-    note(f"exit code {code}: {why}")
-    copy_all()
-    for watch in _WATCH:
-      # In a thread, for the store of a dead machine does not answer.
-      last = (watch, LEFT, code, why)
-      telling = threading.Thread(target=_tell_last, args=last, daemon=True)
-      telling.start()
-      telling.join(_PATIENCE + 6 * watch.period)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+  note(f"exit code {code}: {why}")
+  # In threads, for the store of a dead machine, or a bucket, may not answer.
+  copying = threading.Thread(target=copy_all, daemon=True)
+  copying.start()
+  for watch in _WATCH:
+    last = (watch, LEFT, code, why)
+    telling = threading.Thread(target=_tell_last, args=last, daemon=True)
+    telling.start()
+    telling.join(_PATIENCE + 6 * watch.period)
+  copying.join(_COPYING)
+  sys.stdout.flush()
+  sys.stderr.flush()
 
 
 def several() -> bool:

@@ -105,6 +105,14 @@ def read_record(path: Any) -> dict[str, Any]:
   return json.loads((path / _RECORD / "metadata").read_text())
 
 
+def has_record(path: Any) -> bool:
+  """Whether the record of a checkpoint can be read."""
+  try:
+    return bool(read_record(path))
+  except (FileNotFoundError, ValueError):
+    return False
+
+
 def score_of(path: Any) -> float:
   """The score of the checkpoint at `path`; -inf where it has none."""
   try:

@@ -64,6 +64,16 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
     error = error.__cause__ or error.__context__
 
 
+def is_of_bucket(error: BaseException) -> bool:
+  """Whether a library that talks to buckets has raised it.
+
+  Other errors may name a bucket, or say timeout, and mean something else.
+  """
+  module = type(error).__module__.partition(".")[0]
+  tensorstore = re.match(r"[A-Z_]{5,}: .*gs://", str(error), re.DOTALL)
+  return module == "gcsfs" or tensorstore is not None
+
+
 def meaning(error: BaseException, place: Any) -> str:
   """One line on what is wrong with a place and how to mend it, or ""."""
   for one in chain(error):

@@ -9,9 +9,11 @@ import jax
 import numpy as np
 
 from sitrain.methods.verbs import frozen_of
-from sitrain.runtime import build, plan_cost, plan_hlo, plan_models, sharding
+from sitrain.runtime import build, sharding
 from sitrain.runtime.host import on_host
-from sitrain.runtime.plan_chips import Target
+from sitrain.runtime.plan import hlo, models
+from sitrain.runtime.plan.chips import Target
+from sitrain.runtime.plan.cost import cost_of, largest, works
 from sitrain.runtime.stage import lower_stage
 from sitrain.runtime.start import Run, keys_of, layout, order_key
 from sitrain.runtime.task import reply_width
@@ -36,7 +38,7 @@ def planned(config: dict, folder: Any, target: Target, name: str) -> Planned:
   `folder` is for what stands in for files. Raises ConfigError for what a run
   would refuse too.
   """
-  task = on_host(plan_models.task_of(config, folder))
+  task = on_host(models.task_of(config, folder))
   model = build.model_from(config, task)
   mesh = sharding.make_mesh(**config["mesh"], devices=target.devices)
   stages = build.stages_from(config, task, model, mesh)
@@ -150,8 +152,8 @@ def compiled(name: str, program: Any, known: dict, target: Target) -> dict:
       "compile_seconds": time.monotonic() - began
     }
   seconds = time.monotonic() - began
-  done = plan_cost.works(plan_hlo.parse(made.as_text()), known["steps"])
-  cost = plan_cost.cost_of(done, target.chip)
+  done = works(hlo.parse(made.as_text()), known["steps"])
+  cost = cost_of(done, target.chip)
   memory = _memory(made, known["state_bytes"])
   runs = known["runs"][name]
   return row | memory | {
@@ -161,7 +163,7 @@ def compiled(name: str, program: Any, known: dict, target: Target) -> dict:
     "seconds": cost.compute_seconds + cost.sent_seconds,
     "sent_seconds": cost.sent_seconds,
     "step_seconds": runs * (cost.compute_seconds + cost.sent_seconds),
-    "largest": plan_cost.largest(done, BUFFERS), "reason": "",
+    "largest": largest(done, BUFFERS), "reason": "",
   }
 
 
@@ -184,7 +186,9 @@ def _memory(made, state_bytes) -> dict[str, int]:
 def refused(message: str, target: Target) -> dict[str, Any]:
   """What the compiler says where a program does not fit."""
   number = r"([\d.]+)([KMGT]?)"
-  used = re.search(rf"Used {number} of {number} hbm", message)
+  used = re.search(rf"Used {number} of {number} hbm", message) or re.search(
+    rf"\({number}\) exceeds available HBM \({number}\)", message
+  )
   wanted, most = (
     (float(used[1]) * _UNITS[used[2]], float(used[3]) * _UNITS[used[4]])
     if used else (math.nan, target.chip.memory)

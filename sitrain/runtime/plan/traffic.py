@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sitrain.runtime import plan_hlo as hlo
+from sitrain.runtime.plan import hlo
 
 _CUTS = ("dynamic-slice", "slice", "gather")
 

@@ -4,7 +4,8 @@ Figures are of one chip, from the pages "TPU v4", "v5e", "v5p" and "v6e" of
 Google Cloud's documentation (docs.cloud.google.com/tpu/docs), "interchip
 interconnect" in one direction, and of NVIDIA's data sheets of the A100 80 GB,
 H100 SXM and H200. Of a CPU nothing is published: a core is taken for 50
-GFLOP/s and 10 GB/s.
+GFLOP/s and 10 GB/s. The memory of a TPU is what its compiler says is available,
+which is less than the page says.
 """
 
 import importlib.util
@@ -25,10 +26,11 @@ class Chip(NamedTuple):
   """What one device can do."""
 
   name: str
-  memory: float  # bytes
+  memory: float  # bytes that a program may use
   flops: float  # a second, products in bfloat16
   bandwidth: float  # bytes a second of its memory
   links: float  # bytes a second to other chips, all links, one direction
+  host: int  # chips that share a host at the most
 
 
 class Target(NamedTuple):
@@ -40,10 +42,10 @@ class Target(NamedTuple):
 
 
 _TPUS = {
-  "v4": Chip("v4", 32 * 2**30, 275e12, 1228e9, 300e9),
-  "v5e": Chip("v5e", 16 * 2**30, 197e12, 819e9, 200e9),
-  "v5p": Chip("v5p", 95 * 2**30, 459e12, 2765e9, 600e9),
-  "v6e": Chip("v6e", 32 * 2**30, 918e12, 1600e9, 400e9),
+  "v4": Chip("v4", 30.75 * 2**30, 275e12, 1228e9, 300e9, 4),
+  "v5e": Chip("v5e", 15.75 * 2**30, 197e12, 819e9, 200e9, 8),
+  "v5p": Chip("v5p", 95.74 * 2**30, 459e12, 2765e9, 600e9, 4),
+  "v6e": Chip("v6e", 31.25 * 2**30, 918e12, 1600e9, 400e9, 8),
 }
 _FLAT = "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16".split()
 _DEEP = (
@@ -51,9 +53,9 @@ _DEEP = (
 ).split()
 _SLICES = {"v4": _DEEP, "v5e": _FLAT, "v5p": _DEEP, "v6e": _FLAT}
 _GPUS = {
-  "A100": Chip("A100", 80 * 2**30, 312e12, 2039e9, 300e9),
-  "H100": Chip("H100", 80 * 2**30, 989e12, 3350e9, 450e9),
-  "H200": Chip("H200", 141e9, 989e12, 4800e9, 450e9),
+  "A100": Chip("A100", 80 * 2**30, 312e12, 2039e9, 300e9, 8),
+  "H100": Chip("H100", 80 * 2**30, 989e12, 3350e9, 450e9, 8),
+  "H200": Chip("H200", 141e9, 989e12, 4800e9, 450e9, 8),
 }
 
 
@@ -100,7 +102,11 @@ def target_of(name: str) -> Target:
   jax.config.update("jax_platforms", "cpu")
   from jax.experimental import topologies
 
-  found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+  # Both cores of a v4 are one device, as on a real slice.
+  more = {"chip_config_name": "megacore"} if chip == "v4" else {}
+  found = topologies.get_topology_desc(
+    platform="tpu", topology_name=name, **more
+  )
   return Target(name, _TPUS[chip], found.devices)
 
 
@@ -112,4 +118,4 @@ def _local(devices) -> Chip:
     if re.search(name, kind):
       return chip._replace(memory=limit or chip.memory)
   pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-  return Chip(kind, limit or pages / len(devices), 50e9, 10e9, 10e9)
+  return Chip(kind, limit or pages / len(devices), 50e9, 10e9, 10e9, 8)

@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from sitrain.runtime import plan_hlo as hlo
-from sitrain.runtime.plan_chips import Chip
-from sitrain.runtime.plan_traffic import traffic
+from sitrain.runtime.plan import hlo
+from sitrain.runtime.plan.chips import Chip
+from sitrain.runtime.plan.traffic import traffic
 
 COLLECTIVES = (
   "all-gather", "all-reduce", "reduce-scatter", "all-to-all",

@@ -5,13 +5,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from sitrain.runtime import plan_programs as programs
 from sitrain.runtime import sharding
 from sitrain.runtime.options import ConfigError, closest
-from sitrain.runtime.plan_chips import Target
+from sitrain.runtime.plan import programs
+from sitrain.runtime.plan.chips import Target
 
 NAMES = ("loop", "pose", "generate", "learn")
-HOST = 8  # devices that share a host at the most: tensor stays inside of one
 MICRO = (8, 2)  # rows that a group of devices updates on at a time
 
 Tell = Callable[[str], Any]
@@ -59,7 +58,12 @@ def plan_stage(
 def _programs(plan, target, only, tell) -> list[dict]:
   name, rows = plan.known["stage"], []
   tell(f"{name}: lowering")
-  for program, made in programs.lowered(plan).items():
+  made_of = programs.lowered(plan)
+  if only and not set(only) & set(made_of):
+    raise ConfigError(
+      f"--programs={','.join(only)}: stage {name} has {', '.join(made_of)}"
+    )
+  for program, made in made_of.items():
     if not only or program in only:
       tell(f"{name}: compiling {program}")
       rows.append(programs.compiled(program, made, plan.known, target))
@@ -93,11 +97,14 @@ def largest_batch(
   )
 
 
-def meshes(count: int) -> Iterator[dict[str, int]]:
-  """All ways to share devices among the axes, the most data first."""
+def meshes(count: int, host: int) -> Iterator[dict[str, int]]:
+  """All ways to share devices among the axes, the most data first.
+
+  `tensor` stays inside of a host, which has `host` devices.
+  """
   divisors = [n for n in range(1, count + 1) if count % n == 0]
   for tensor, fsdp in itertools.product(divisors, divisors):
-    if tensor <= HOST and count % (tensor * fsdp) == 0:
+    if tensor <= host and count % (tensor * fsdp) == 0:
       yield {"data": count // tensor // fsdp, "fsdp": fsdp, "tensor": tensor}
 
 
@@ -112,7 +119,7 @@ def candidates(
   `tensor` and `fsdp` are small, and larger microbatches gather less often.
   """
   found = []
-  for mesh in meshes(len(target.devices)):
+  for mesh in meshes(len(target.devices), target.chip.host):
     ways = [_changed(config, name, mesh, micro) for micro in MICRO]
     try:
       plan = programs.planned(ways[0], folder, target, name)
@@ -170,8 +177,15 @@ def search(
       found.append(
         plan_stage(way, folder, target, name, only=only, tell=tell)
       )
+    except ConfigError:
+      raise
     except ValueError as error:
       tell(f"it does not compile: {error}")
+  if not found:
+    raise ConfigError(
+      f"--search: none of the {min(tries, len(ways))} candidates that were "
+      f"tried for stage {name} compiles: raise --tries"
+    )
   return rank(found)
 
 
