@@ -235,8 +235,7 @@ def check(
   """Raises as `restore` does, by the first record that can be read."""
   for path in _ranked(folder, which):
     if snapshot.has_record(path):
-      snapshot.check(path, abstract_state, fit=fit)
-      return
+      return snapshot.check(path, abstract_state, fit=fit)
   raise _none_usable(folder)
 
 
