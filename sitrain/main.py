@@ -163,14 +163,19 @@ def _empty(run: Run, digest: str) -> dict:
   }
 
 
-def check_shared(workdir: str) -> None:
-  """Raises ConfigError where a host does not see what process 0 wrote."""
+def claim(workdir: str, config: dict) -> str:
+  """The config's hash; the workdir is this run's, and every host sees it.
+
+  Raises ConfigError where one does not.
+  """
+  digest = workdirs.claim(workdir, config)
   distributed.meet("claimed")
   if not (epath.Path(workdir) / "config.json").exists():
     raise ConfigError(
       f"--workdir={workdir} is not seen by process {jax.process_index()}: give"
       " one that all hosts share"
     )
+  return digest
 
 
 def train(config: dict, workdir: str) -> dict:
@@ -189,8 +194,7 @@ def train(config: dict, workdir: str) -> dict:
   build.check_evaluation(config, asked)
   for each in (task, asked):
     check_context(config, each)
-  digest = workdirs.claim(workdir, config)
-  check_shared(workdir)
+  digest = claim(workdir, config)
   log = logs.open_log(workdir, facts)
   if jax.process_index() == 0 and (said := describe(task)):
     print(said)

@@ -305,7 +305,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_said_and_mended(finished, small_disk, ask):
   workdir = small_disk / "run"
   filler = small_disk / "filler"
-  filler.write_bytes(bytes(3_600_000))
+  filler.write_bytes(bytes(3_560_000))
   done = ask(*RUN, f"--workdir={workdir}")
   assert done.code == 1, done.err
   lines = done.err.splitlines()
