@@ -26,6 +26,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import app, flags
 
+from sitrain.runtime.signals import RESTART
+
 KILLS = flags.DEFINE_integer("kills", 30, "How many.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the moments of the kills.")
 CONFIG = flags.DEFINE_string("config", "configs/quickstart.py", "Of the run.")
@@ -42,7 +44,6 @@ OUTPUT = flags.DEFINE_string(
 LIMIT = 1800.0  # seconds that one start may take
 CLOCKS = ("run/seconds", "run/host_seconds", "seconds")
 WAYS = ("kill", "save", "term")  # SIGKILL, SIGKILL in a save, SIGTERM
-RESTART = 75
 
 
 class Kill(NamedTuple):

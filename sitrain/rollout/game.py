@@ -54,7 +54,13 @@ def make(
   top_k: int = 0,
   top_p: float = 1.0,
 ) -> Game:
-  """The game of these rows; options as `turns.play`."""
+  """The game of these rows.
+
+  `turns` holds the token limit of each turn; the first is numbered
+  `first_turn`. `reply(answer [B A], episodes, turn [B])` is what a row reads
+  when that turn has ended; a reply of PAD alone ends the episode. `temperature`
+  is a number or one per row; 0 is greedy. `top_k` and `top_p` as `draw`.
+  """
   prompt, rows = problems.prompt, keys.shape[0] * samples
   blank = cursors.empty_rows(
     prompt, jnp.arange(prompt.shape[0]), prompt.shape[1] + 1

@@ -41,7 +41,7 @@ def play(
   `slots` rows. When none waits, the last rows go on in half of the slots, and
   then in an eighth. `reply` sees the rows in the slots, at any time of
   theirs. With 0 slots, or as many as rows, all are decoded at once. Options
-  as `turns.play`.
+  are those of `game.make`.
   """
   game = games.make(keys, model, params, problems, **options)
   count = game.keys.shape[0]

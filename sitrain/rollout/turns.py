@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from sitrain.models.decoder import attend_cache
 from sitrain.rollout import cursor as cursors
 from sitrain.rollout import game as games
-from sitrain.rollout.cursor import Cursor, Reply
+from sitrain.rollout.cursor import Cursor
 from sitrain.rollout.game import Game
 from sitrain.types import Episodes, Params, Problems
 
@@ -72,33 +72,17 @@ def play(
   model: Any,
   params: Params,
   problems: Problems,
-  *,
-  samples: int,
-  reply: Reply,
-  turns: tuple[int, ...],
-  eos: tuple[int, ...],
-  temperature: float | Float[Array, ""] | Float[Array, " B"],
-  first_turn: int = 1,
-  top_k: int = 0,
-  top_p: float = 1.0,
+  **options: Any,
 ) -> Episodes:
   """Samples episodes: B = P * samples rows, problem by problem.
 
   One loop body serves all turns, and ends when every row is done. The cache of
-  a turn serves the next; it grows by `cache_lengths`. `turns` holds the token
-  limit of each turn; the first is numbered `first_turn`.
-  `reply(answer [B A], episodes, turn [B])` is what a row reads when that turn
-  has ended; a reply of PAD alone ends the episode. The draw of a token is a
+  a turn serves the next; it grows by `cache_lengths`. The draw of a token is a
   function of (key of its problem, sample, turn, position in the turn), so it
-  depends on no other row. `temperature` is a number or one per row; 0 is
-  greedy. Rows come back at column 0.
+  depends on no other row. Rows come back at column 0. Options are those of
+  `game.make`: samples, reply, turns, eos, temperature and so on.
   """
-  game = games.make(
-    keys, model, params, problems, samples=samples, reply=reply, turns=turns,
-    eos=eos, temperature=temperature, first_turn=first_turn, top_k=top_k,
-    top_p=top_p,
-  )
-  return play_all(game)
+  return play_all(games.make(keys, model, params, problems, **options))
 
 
 def play_all(game: Game) -> Episodes:

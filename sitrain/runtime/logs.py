@@ -14,6 +14,7 @@ import jax
 from etils import epath
 
 from sitrain.runtime import workdir as workdirs
+from sitrain.runtime.storage import is_remote
 
 _HOST = logging.getLogger("sitrain.host")  # What goes nowhere else.
 _SAID = logging.getLogger("sitrain")  # What the screen has as well.
@@ -78,7 +79,7 @@ def quietly(write: Callable[[], None]) -> None:
 
 def _local(target: epath.Path) -> str:
   """Where the log is written; it begins with what the target holds."""
-  if "://" not in str(target):
+  if not is_remote(target):
     target.parent.mkdir(parents=True, exist_ok=True)
     return str(target)
   path = epath.Path(tempfile.mkdtemp(prefix="sitrain_")) / target.name
@@ -95,7 +96,7 @@ def heartbeat(
   every `every` seconds. All of them note as often where they are.
   """
   path = epath.Path(workdir) / "heartbeat.json"
-  remote, last = "://" in str(path), [-every]
+  remote, last = is_remote(path), [-every]
 
   def beat(stage: str, step: int, steps: int, _: Any, rate: float) -> None:
     due = time.monotonic() - last[0] >= every

@@ -15,6 +15,7 @@ from etils import epath
 
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.storage import is_remote
 
 
 def folder_of(path: Any) -> epath.Path:
@@ -110,7 +111,7 @@ def _write(path: epath.Path, rows: Sequence[dict[str, Any]]) -> None:
   for end in "\x85\u2028\u2029":  # Some readers would end a line there.
     text = text.replace(end, f"\\u{ord(end):04x}")
   content = text.encode(errors="replace")
-  if "://" in str(path):  # Writing an object replaces it as a whole.
+  if is_remote(path):  # Writing an object replaces it as a whole.
     path.write_bytes(content)
     return
   path.parent.mkdir(parents=True, exist_ok=True)
