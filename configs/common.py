@@ -65,6 +65,7 @@ def add_base_model(config: ConfigDict) -> None:
 # Tuned on seeds 0-4 of the hinted maze.
 RL = {
   "problems": 64, "samples": 8, "turns": TURNS, "baseline": "same_outcome",
+  "share_prompts": True,
 }
 RATE = {"learning_rate": 1e-3}
 # Of 512 rows 64 at a time: what is in work then stays in a CPU's caches.

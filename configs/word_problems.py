@@ -36,7 +36,7 @@ def get_config(argument: str = "") -> ConfigDict:
   ))
   shared = {
     "problems": 16, "samples": 8, "turns": TURNS, "beta1": 0.05,
-    "baseline": "same_outcome",
+    "baseline": "same_outcome", "share_prompts": True,
   }
   more = {"best": "judge/reward_2", "fused": False, "steps_per_call": 1}
   common.add(config, "stage1", common.stage(

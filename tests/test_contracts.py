@@ -59,10 +59,14 @@ METHODS = {
   "imitation": (imitation.make, {"problems": PROBLEMS, "turns": TURNS}),
   "single_turn": (single_turn.make, RL | {"kl": "k1"}),
   "multi_turn": (multi_turn.make, RL2 | {"kl": "k3"}),
-  "stage_one": (score.stage_one, RL2 | {"baseline": "same_outcome"}),
+  "stage_one": (
+    score.stage_one,
+    RL2 | {"baseline": "same_outcome", "share_prompts": True},
+  ),
   "stage_two": (score.stage_two, RL2 | {"kl": "k2", "offline": 2}),
   "stage_two of three turns": (
-    score.stage_two, RL2 | {"turns": (3, 3, 3), "kl": "none"}
+    score.stage_two,
+    RL2 | {"turns": (3, 3, 3), "kl": "none", "share_prompts": True},
   ),
   "star": (star.make, ROWS),
   "star+": (star.make, ROWS | {"also_correct": True, "trained": (1, 2)}),

@@ -39,6 +39,7 @@ def _reinforce(name: str, **options) -> Callable:
     given = {
       "name": name, "problems": grid.PROBLEMS, "samples": grid.SAMPLES,
       "baseline": "same_outcome", "beta1": setting["beta"],
+      "share_prompts": True,
     }
     if name != "single_turn":
       given["beta2"] = setting["beta"]

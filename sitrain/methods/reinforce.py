@@ -16,6 +16,7 @@ from sitrain.losses.regularizers import k1
 from sitrain.methods import verbs
 from sitrain.models.logprobs import score_rows
 from sitrain.models.roles import anchor, policy
+from sitrain.rollout.game import columns_of
 from sitrain.rollout.refill import play
 from sitrain.rollout.splice import graft, splice, stack
 from sitrain.types import Method, Task
@@ -27,7 +28,7 @@ def make(
   turns: tuple[int, ...], shape: Callable, kl_weights: tuple[float, ...],
   temperature: float = 1.0, kl: str = "exact",
   baseline: str = "leave_one_out", clip: float = math.inf, offline: int = 0,
-  slots: int = 0,
+  slots: int = 0, share_prompts: bool = False,
 ) -> Method:
   """REINFORCE on every turn, each credited with its own value alone.
 
@@ -47,6 +48,9 @@ def make(
     offline: more episodes a problem, whose first attempt the reference wrote.
       With samples=0 they are all there is: turn 1 is not trained then.
     slots: rows that are decoded at a time; 0: all. See rollout/refill.py.
+    share_prompts: whether the update reads the prompt of a problem once for all
+      its rows, where they are short (models/reading.py); a part of a batch then
+      is whole problems.
 
   Raises ValueError for a choice that is not known, for turns that are too short
   for the task, for a lone sample, for offline attempts with one turn, and for
@@ -65,14 +69,19 @@ def make(
   if offline:
     given = play_offline(model, task, offline, **options)
     generate = both(generate, given) if samples else given
+  curate = curate_with(model, shape, kl_weights, temperature, kl, baseline)
+  if share_prompts:
+    curate = by_problem(curate, math.gcd(samples, offline))
+  shared = columns_of(task, turns) if share_prompts else ()
   return Method(
     pose=verbs.pose_from(task, problems),
     generate=generate,
     judge=verbs.judge_with(task, len(turns)),
     refresh=verbs.keep_state,
-    curate=curate_with(model, shape, kl_weights, temperature, kl, baseline),
+    curate=curate,
     loss=verbs.policy_loss(
-      model, turns=len(turns), temperature=temperature, clip=clip, kl=kl
+      model, turns=len(turns), temperature=temperature, clip=clip, kl=kl,
+      shared=shared,
     ),
   )
 
@@ -130,6 +139,17 @@ def curate_with(model, shape, kl_weights, temperature, kl, baseline):
     return batch, {}
 
   return curate
+
+
+def by_problem(curate: Callable, rows: int) -> Callable:
+  """Batches [P G T] of G rows a problem, which stand one after the other."""
+
+  def curate_by_problem(*given):
+    batch, metrics = curate(*given)
+    apart = lambda x: x.reshape(-1, rows, *x.shape[1:])
+    return jax.tree.map(apart, batch), metrics
+
+  return curate_by_problem
 
 
 def _per_turn(gap, turn, weights):

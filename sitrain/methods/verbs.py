@@ -97,19 +97,22 @@ def likelihood_loss(model: Any) -> Callable:
 
 
 def policy_loss(
-  model: Any, *, turns: int, temperature: float, clip: float, kl: str
+  model: Any, *, turns: int, temperature: float, clip: float, kl: str,
+  shared: tuple[int, ...] = (),
 ) -> Callable:
   """REINFORCE per turn plus the KL to the reference, as sums over tokens.
 
   `kl` is "exact" (full vocabulary, per token), "k2" or "k3" (from samples), or
   "k1" or "none" (nothing here; k1 belongs into the reward). Log-probabilities
-  are taken at the temperature of the sampler.
+  are taken at the temperature of the sampler. `shared` is that of
+  `token_scores`, for batches [P G T].
   """
 
   def loss(params, state, batch: Batch):
     targets = batch.targets
     rows = batch.tokens, batch.turn, batch.path
-    options = dict(inputs=batch.inputs, temperature=temperature)
+    options = dict(temperature=temperature, shared=shared)
+    options["inputs"] = batch.inputs
     own = whole(params["policy"], state)
     if kl == "exact":
       scores, gap = token_scores_and_kl(

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from sitrain.models.blocks import MASKED, soft_cap
+from sitrain.models import forks
+from sitrain.models.blocks import attend
 
 KINDS = ("auto", "plain", "chunked", "cudnn", "triton", "splash")
 SHORT = 512  # the longest row of which "auto" holds all scores
@@ -34,6 +35,7 @@ def rows(
   scale: float,
   cap: float,
   local: bool = False,
+  fork: tuple = (),
 ) -> Float[Array, "B Q M H"]:
   """Grouped-query attention of rows to themselves, with a float32 softmax.
 
@@ -42,9 +44,14 @@ def rows(
   a part of the queries is `plain`. "auto" is that up to SHORT columns and
   `chunked` from there on. What a query that sees nothing returns is read by
   nobody. `local` says whether the model has local layers, of which `visible`
-  may be one. Raises ValueError for a kind that is not known or does not fit.
+  may be one. Of rows with a `fork` no branch sees another one; they are
+  `plain`, and only scores that some query sees are made. Raises ValueError for
+  a kind that is not known or does not fit.
   """
   _check(kind, cap, query.dtype, local)
+  if fork:
+    query = _grouped(query, key, scale)
+    return _apart(forks.attend(query, key, value, visible, cap, fork))
   whole = query.shape[1] == key.shape[2]
   way = _WAYS[settled(kind, query.shape[1]) if whole else "plain"]
   try:
@@ -91,21 +98,9 @@ def _apart(mixed):
   return mixed.transpose(0, 3, 1, 2, 4).reshape(b, t, n * g, h)
 
 
-def _attend(cap, query, key, value, visible):
-  """Queries [B N G Q H] to the first keys, as many as `visible` speaks of."""
-  seen = visible.shape[-1]
-  key, value = key[:, :, :seen], value[:, :, :seen]
-  scores = jnp.einsum(
-    "bngqh,bnth->bngqt", query, key, preferred_element_type=jnp.float32
-  )
-  scores = jnp.where(visible[:, None, None], soft_cap(scores, cap), MASKED)
-  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-  return jnp.einsum("bngqt,bnth->bngqh", weights, value)
-
-
 def _plain(query, key, value, visible, scale, cap):
   query = _grouped(query, key, scale)
-  return _apart(_attend(cap, query, key, value, visible))
+  return _apart(attend(query, key, value, visible, cap))
 
 
 def _chunked(query, key, value, visible, scale, cap):
@@ -118,18 +113,18 @@ def _chunked(query, key, value, visible, scale, cap):
   count = math.ceil(length / CHUNK)  # chunks of a band
   count = math.ceil(count / BANDS)
   width = min(CHUNK * count, length)
-  attend = jax.checkpoint(functools.partial(_attend, cap))
+  again = jax.checkpoint(functools.partial(attend, cap=cap))
 
   def band(start):
     end = min(start + width, length)
     mine, seen = query[:, :, :, start:end], visible[:, start:end, :end]
     if count == 1:
-      return attend(mine, key, value, seen)
+      return again(mine, key, value, seen)
     fill = CHUNK * count - (end - start)
     mine = jnp.pad(mine, [(0, 0)] * 3 + [(0, fill), (0, 0)])
     seen = jnp.pad(seen, [(0, 0), (0, fill), (0, 0)])
     split = (_split(mine, 3, count), _split(seen, 1, count))
-    found = jax.lax.map(lambda x: attend(x[0], key, value, x[1]), split)
+    found = jax.lax.map(lambda x: again(x[0], key, value, x[1]), split)
     found = jnp.moveaxis(found, 0, 3)
     return found.reshape(*mine.shape)[:, :, :, : end - start]
 

@@ -97,6 +97,24 @@ def soft_cap(x: Float[Array, "..."], cap: float) -> Float[Array, "..."]:
   return cap * jnp.tanh(x / cap) if cap else x
 
 
+def attend(
+  query: Float[Array, "B N G Q H"],
+  key: Float[Array, "B N T H"],
+  value: Float[Array, "B N T H"],
+  visible: Bool[Array, "B Q S"],
+  cap: float,
+) -> Float[Array, "B N G Q H"]:
+  """Attention of scaled queries to the first S keys, with all scores held."""
+  seen = visible.shape[-1]
+  key, value = key[:, :, :seen], value[:, :, :seen]
+  scores = jnp.einsum(
+    "bngqh,bnth->bngqt", query, key, preferred_element_type=jnp.float32
+  )
+  scores = jnp.where(visible[:, None, None], soft_cap(scores, cap), MASKED)
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+  return jnp.einsum("bngqt,bnth->bngqh", weights, value)
+
+
 def attention_of_one(
   query: Float[Array, "B 1 M H"],
   key: Float[Array, "B N T H"],

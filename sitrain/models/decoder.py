@@ -88,10 +88,11 @@ class Decoder(nn.Module, kw_only=True):
   tied: bool = True
   embed_scale: float = 1.0
   dtype: Any = jnp.float32  # of the computation; norms, softmax, logits: f32
-  scan: bool = False  # layers as a scan, where there is no cache
+  scan: bool = False  # layers as a scan, where no cache is
   remat: str = "none"  # or "full", "dots": what the backward pass recomputes
   residual: str = "whole"  # or "split" between layers: over `tensor` too
   attention: str = "auto"  # of rows without a cache; see attention.KINDS
+  fork: tuple = ()  # a forks.Fork where the rows without a cache are forked
 
   @nn.compact
   def __call__(
@@ -113,8 +114,7 @@ class Decoder(nn.Module, kw_only=True):
     if self.is_initializing() and not self.tied:
       self.param("head", parameters.init_embed, self)
     x = axes.look_up(embed, jnp.maximum(tokens, 0), self.dtype)
-    # The residual stream is [B Q, D]: XLA on CPU is twice as fast with products
-    # of matrices than with more axes, and elsewhere the reshapes are free.
+    # The residual stream is [B Q, D]: twice as fast by XLA on CPU, else equal.
     x = (x * jnp.asarray(self.embed_scale, self.dtype)).reshape(-1, self.width)
     tables = self._tables(attend)
     if self.scan and cache == () and isinstance(layers, dict):
@@ -237,7 +237,7 @@ class Decoder(nn.Module, kw_only=True):
     else:
       # Kernels refuse the left pads of prompts.
       kind = self.attention if not cache else "auto"
-      more = dict(kind=kind, local=any(self.local))
+      more = dict(kind=kind, local=any(self.local), fork=self.fork)
       mixed = attention.rows(query, key, value, visible, **options, **more)
     y = blocks.project(mixed.reshape(x.shape[0], -1), p, "out")
     return (y + p["out_bias"] if self.out_bias else y), cache

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sitrain.models import attention, axes, decoder
-from sitrain.types import PAD, Episodes, Params, TokenScores
+from sitrain.models import attention, axes, decoder, reading
+from sitrain.types import Episodes, Params, TokenScores
 
 CHUNK_ELEMENTS = 2**22  # logits that a chunk holds, unless that is too thin
 ATTENTION_ELEMENTS = 2**29  # scores of a layer in a part of `score_rows`
@@ -25,6 +25,7 @@ def token_scores(
   inputs: Int[Array, "*B T"],
   temperature: float | Float[Array, "..."] = 1.0,
   chunk: int = 0,
+  shared: tuple[int, ...] = (),
 ) -> TokenScores:
   """Log-probability and entropy of every token under the policy.
 
@@ -33,12 +34,18 @@ def token_scores(
   before. Logits are divided by `temperature`, a number or one per row [*B].
   Logits are made for `chunk` tokens of every row at a time and made again for
   the gradient, so [B T V] is never held; chunk 0 chooses from the sizes.
+
+  With `shared`, (slots of a prompt, columns behind it at the most), rows are
+  [P G T], those of a problem begin with the same prompt, and none is forked
+  itself. It is then read once for all of them, where all scores of a row may
+  be held (`attention.SHORT`); scores of its tokens are 0.
   """
-  rows = _rows(tokens, turn, path, inputs, temperature)
-  hidden, known = _hidden(model, params, rows)
+  view = reading.view(model, tokens, turn, path, inputs, temperature, shared)
   read = functools.partial(_scores, model)
-  scores = _chunked(model, read, _tables(params), (hidden,), rows, chunk)
-  return TokenScores(*_finish(scores, known, tokens))
+  scores = _chunked(
+    model, read, _tables(params), (view.hidden(params),), view, chunk
+  )
+  return TokenScores(*_finish(view, scores))
 
 
 def token_scores_and_kl(
@@ -52,6 +59,7 @@ def token_scores_and_kl(
   inputs: Int[Array, "*B T"],
   temperature: float | Float[Array, "..."] = 1.0,
   chunk: int = 0,
+  shared: tuple[int, ...] = (),
 ) -> tuple[TokenScores, Float[Array, "*B T"]]:
   """As `token_scores`, and the exact KL to a reference at every token.
 
@@ -59,14 +67,13 @@ def token_scores_and_kl(
   vocabulary, both at the same temperature, in the same chunks. No gradient
   reaches the reference.
   """
-  rows = _rows(tokens, turn, path, inputs, temperature)
   reference = jax.lax.stop_gradient(reference)
-  hidden, known = _hidden(model, params, rows)
-  other, _ = _hidden(model, reference, rows)
+  view = reading.view(model, tokens, turn, path, inputs, temperature, shared)
   read = functools.partial(_scores_and_kl, model)
   tables = _tables(params), _tables(reference)
-  scores = _chunked(model, read, tables, (hidden, other), rows, chunk)
-  logprob, entropy, kl = _finish(scores, known, tokens)
+  hidden = view.hidden(params), view.hidden(reference)
+  scores = _chunked(model, read, tables, hidden, view, chunk)
+  logprob, entropy, kl = _finish(view, scores)
   return TokenScores(logprob, entropy), kl
 
 
@@ -102,48 +109,6 @@ def score_rows(
   return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(rows, length), found)
 
 
-def _rows(tokens, turn, path, inputs, temperature):
-  """All leading axes as one, and one temperature per row."""
-  lead, length = tokens.shape[:-1], tokens.shape[-1]
-  heat = jnp.asarray(temperature, jnp.float32)
-  heat = heat.reshape(heat.shape + (1,) * (len(lead) - heat.ndim))
-  heat = jnp.broadcast_to(heat, lead).reshape(-1, 1, 1)
-  flat = [x.reshape(-1, length) for x in (tokens, turn, path, inputs)]
-  return (*flat, heat)
-
-
-def _hidden(model, params, rows):
-  """Hidden state that predicts each token, and where there is one.
-
-  The predecessor of a token is the last one that it sees. That is the column
-  before, but not where a path starts, so the general gather is only executed
-  on a batch that needs it: its gradient is a slow scatter.
-  """
-  _, turn, path, inputs, _ = rows
-  column = jnp.arange(turn.shape[1], dtype=jnp.int32)
-  seen = decoder.attend_rows(turn, path).visible & (column < column[:, None])
-  before = jnp.max(jnp.where(seen, column, -1), axis=-1)
-  known = before >= 0
-  # The last column is before no other, so the model does not read it.
-  read = max(column.size - 1, 1)
-  fill = axes.short_of(read, model.residual)
-  turn, path, inputs = (
-    jnp.pad(x[:, :read], ((0, 0), (0, fill)), constant_values=value)
-    for x, value in zip(rows[1:4], (PAD, 0, PAD))
-  )
-  hidden, _ = model.apply(
-    {"params": params}, inputs, decoder.attend_rows(turn, path)
-  )
-  hidden = hidden[:, :read]
-  hidden = jax.lax.cond(
-    jnp.all((before == column - 1) | ~known),
-    lambda h: jnp.concatenate([h[:, :1], h], axis=1)[:, : column.size],
-    lambda h: jnp.take_along_axis(h, jnp.maximum(before, 0)[..., None], 1),
-    hidden,
-  )
-  return hidden, known
-
-
 def _tables(params):
   """What logits are made of: the matrices that are no layer's."""
   rest = {name: x for name, x in params.items() if name != "layers"}
@@ -177,10 +142,11 @@ def _pick(logp, tokens):
   return jnp.sum(jnp.where(chosen, logp, 0), axis=-1)
 
 
-def _chunked(model, read, tables, hidden, rows, chunk):
-  """read(tables, tokens, heat, *hidden) over chunks of columns; [B T] each."""
+def _chunked(model, read, tables, hidden, view, chunk):
+  """read(tables, tokens, heat, *hidden) over chunks of columns; [B C] each."""
   each = functools.partial(_of_group, model, read, chunk)
-  return axes.by_rows(each, tables, model.dtype, rows[0], rows[-1], *hidden)
+  rows = view.tokens, view.heat
+  return axes.by_rows(each, tables, model.dtype, *rows, *hidden)
 
 
 def _of_group(model, read, chunk, tables, tokens, heat, *hidden):
@@ -204,5 +170,5 @@ def _of_group(model, read, chunk, tables, tokens, heat, *hidden):
   return tuple(x.swapaxes(0, 1).reshape(size, -1)[:, :length] for x in parts)
 
 
-def _finish(scores, known, tokens):
-  return [jnp.where(known, x, 0).reshape(tokens.shape) for x in scores]
+def _finish(view, scores):
+  return [view.back(jnp.where(view.known, x, 0)) for x in scores]

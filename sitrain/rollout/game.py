@@ -1,5 +1,6 @@
 """A rollout: the rows to be played, the rules, and what a step does to rows."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from sitrain.models.decoder import Attend, for_decoding
 from sitrain.rollout import cursor as cursors
 from sitrain.rollout.cursor import Cursor, Reply
 from sitrain.rollout.sample import draw
-from sitrain.types import PAD, Episodes, Params, Problems
+from sitrain.types import PAD, Episodes, Params, Problems, Task
 
 
 class Game(NamedTuple):
@@ -39,6 +40,29 @@ def row_keys(keys: Key[Array, " P"], samples: int) -> Key[Array, " B"]:
   return jax.vmap(fold, (0, None))(keys, jnp.arange(samples)).reshape(-1)
 
 
+def reply_width(reply: Reply, problems: Problems) -> int:
+  """Columns of a reply to these problems, which may be shapes alone."""
+
+  def said(problems):
+    prompt = problems.prompt
+    number = jnp.arange(prompt.shape[0])
+    blank = cursors.empty_rows(prompt, number, prompt.shape[1] + 1)
+    return reply(problems.answer, blank, number)
+
+  return jax.eval_shape(said, problems).shape[1]
+
+
+def columns_of(task: Task, turns: tuple[int, ...]) -> tuple[int, int]:
+  """Columns of a prompt of a task, and of all that may come behind it."""
+  draw = functools.partial(task.problems, n=1) if task.table == () else (
+    lambda key: jax.tree.map(lambda x: x[:1], task.table)
+  )
+  problems = jax.eval_shape(draw, jax.random.key(0))
+  slots = problems.prompt.shape[1]
+  width = reply_width(task.reply, problems)
+  return slots, cursors.limits_of(turns, slots, width) - slots
+
+
 def make(
   keys: Key[Array, " P"],
   model: Any,
@@ -62,10 +86,7 @@ def make(
   is a number or one per row; 0 is greedy. `top_k` and `top_p` as `draw`.
   """
   prompt, rows = problems.prompt, keys.shape[0] * samples
-  blank = cursors.empty_rows(
-    prompt, jnp.arange(prompt.shape[0]), prompt.shape[1] + 1
-  )
-  width = jax.eval_shape(reply, problems.answer, blank, blank.problem).shape[1]
+  width = reply_width(reply, problems)
   return Game(
     model, for_decoding(params, model.dtype), problems,
     jnp.sum(prompt == PAD, axis=1), row_keys(keys, samples),

@@ -26,6 +26,7 @@ from sitrain.runtime.options import (
   call,
   check_type,
   closest,
+  dealt,
   find,
 )
 from sitrain.runtime.sharding import check_batch, groups
@@ -234,7 +235,6 @@ def check_rows(field: str, options: dict, mesh: Mesh) -> None:
   """Problems and rows must divide by waves, mesh, minibatches, microbatches."""
   method, waves = options["method"], options["waves"]
   problems = method.get("problems", 0)
-  rows = problems * (method.get("samples", 1) + method.get("offline", 0))
   name = f"config.{field}.method.problems"
   if waves < 1 or problems % waves:
     raise ConfigError(f"{name}={problems} does not divide by waves={waves}")
@@ -243,8 +243,8 @@ def check_rows(field: str, options: dict, mesh: Mesh) -> None:
   except ValueError as error:
     raise ConfigError(str(error)) from error
   parts = options["minibatches"] * options["microbatches"] * groups(mesh)
-  if rows % parts:
+  if problems * (each := dealt(method)) % parts:
     raise ConfigError(
-      f"{name}={problems} makes {rows} rows, which do not divide by "
-      f"minibatches * microbatches * mesh = {parts}: change one of them"
+      f"{name}={problems} makes {problems * each} rows (or groups that share a "
+      f"prompt), not divisible by minibatches * microbatches * mesh = {parts}"
     )

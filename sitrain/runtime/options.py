@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -98,3 +99,15 @@ def check_type(field: str, value: Any, wanted: Any) -> None:
     raise ConfigError(
       f"config.{field}={value!r} is a {type(value).__name__}: give a {name}"
     )
+
+
+def dealt(method: dict) -> int:
+  """Parts of a batch that a problem makes, which none of the splits divides.
+
+  Rows, or groups of rows where they share their prompt (methods/reinforce.py).
+  """
+  samples, offline = method.get("samples", 1), method.get("offline", 0)
+  rows = samples + offline
+  if method.get("share_prompts", False):
+    return rows // max(math.gcd(samples, offline), 1)
+  return rows

@@ -1,0 +1,110 @@
+"""How the model reads rows: each by itself, or those of a problem forked."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sitrain.models import attention, axes, decoder, forks
+from sitrain.types import PAD, Params
+
+
+class View(NamedTuple):
+  """Rows as the model reads them, and what of them is scored."""
+
+  tokens: Int[Array, "B C"]
+  heat: Float[Array, "B 1 1"]
+  known: Bool[Array, "B C"]  # a token that has one before it
+  hidden: Callable[[Params], Array]  # [B C D]: what predicts each token
+  back: Callable[[Any], Array]  # [B C] -> [*B T]
+
+
+def view(
+  model: decoder.Decoder,
+  tokens: Int[Array, "*B T"],
+  turn: Int[Array, "*B T"],
+  path: Int[Array, "*B T"],
+  inputs: Int[Array, "*B T"],
+  temperature: float | Float[Array, "..."],
+  shared: tuple[int, ...],
+) -> View:
+  """Forked rows where a prompt may be shared, else all leading axes as one.
+
+  Arguments are those of `logprobs.token_scores`.
+  """
+  lead, length = tokens.shape[:-1], tokens.shape[-1]
+  heat = jnp.asarray(temperature, jnp.float32)
+  heat = heat.reshape(heat.shape + (1,) * (len(lead) - heat.ndim))
+  heat = jnp.broadcast_to(heat, lead).reshape(-1, 1, 1)
+  fits = attention.settled(model.attention, length) == "plain"
+  if shared and fits and model.residual == "whole":
+    return _forked(model, tokens, turn, inputs, heat, shared)
+  rows = [x.reshape(-1, length) for x in (turn, path, inputs)]
+  before, known = _before(*rows[:2])
+  return View(
+    tokens.reshape(-1, length), heat, known,
+    lambda params: _hidden(model, params, rows, before, known),
+    lambda x: x.reshape(tokens.shape),
+  )
+
+
+def _forked(model, tokens, turn, inputs, heat, shared) -> View:
+  """The prompt of each problem once, and what its rows have behind it."""
+  (problems, rows, length), (slots, rest) = tokens.shape, shared
+  trunk, rest = min(slots, length), min(rest, length)
+  start = forks.prompt_lengths(turn, trunk)
+  # The last column is before no other, so the model does not read it.
+  fork = forks.Fork(trunk, rows, max(rest - 1, 1))
+  marks = forks.fork_rows(turn, start, fork, PAD)
+  attend = decoder.attend_rows(marks, forks.paths_of(fork, problems))
+  given = forks.fork_rows(inputs, start, fork, PAD)
+
+  def hidden(params):
+    reader = model.clone(fork=fork)
+    found, _ = reader.apply({"params": params}, given, attend)
+    found = forks.before(found, start, fork)[:, :, :rest]
+    return found.reshape(problems * rows, rest, -1)
+
+  branch = lambda x: forks.branches_of(x, start, rest, PAD)
+  known = (branch(turn) != PAD) & (start > 0)[:, None, None]
+  return View(
+    branch(tokens).reshape(-1, rest), heat, known.reshape(-1, rest), hidden,
+    lambda x: forks.to_rows(x.reshape(problems, rows, rest), start, length),
+  )
+
+
+def _before(turn, path):
+  """The column of the last token that each one sees, and if there is one."""
+  column = jnp.arange(turn.shape[1], dtype=jnp.int32)
+  seen = decoder.attend_rows(turn, path).visible & (column < column[:, None])
+  before = jnp.max(jnp.where(seen, column, -1), axis=-1)
+  return before, before >= 0
+
+
+def _hidden(model, params, rows, before, known):
+  """Hidden state that predicts each token.
+
+  The predecessor of a token is the last one that it sees. That is the column
+  before, but not where a path starts, so the general gather is only executed
+  on a batch that needs it: its gradient is a slow scatter.
+  """
+  column = jnp.arange(before.shape[1], dtype=jnp.int32)
+  # The last column is before no other, so the model does not read it.
+  read = max(column.size - 1, 1)
+  fill = axes.short_of(read, model.residual)
+  turn, path, inputs = (
+    jnp.pad(x[:, :read], ((0, 0), (0, fill)), constant_values=value)
+    for x, value in zip(rows, (PAD, 0, PAD))
+  )
+  hidden, _ = model.apply(
+    {"params": params}, inputs, decoder.attend_rows(turn, path)
+  )
+  hidden = hidden[:, :read]
+  return jax.lax.cond(
+    jnp.all((before == column - 1) | ~known),
+    lambda h: jnp.concatenate([h[:, :1], h], axis=1)[:, : column.size],
+    lambda h: jnp.take_along_axis(h, jnp.maximum(before, 0)[..., None], 1),
+    hidden,
+  )
