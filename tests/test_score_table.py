@@ -77,7 +77,8 @@ def test_all_arms_take_the_same_steps_and_samples(
     else:
       # Rounds of imitation that do not divide may lack a few steps.
       assert 0 <= grid.STEPS - spent - steps < 3
-      assert 0 <= wanted - 512 * spent - rows < 3 * 512
+      each = grid.PROBLEMS * grid.SAMPLES
+      assert 0 <= wanted - each * spent - rows < 3 * each
     assert config["evaluate"]["seed"] == 8  # not the reported problems
     assert set(options["turns"]) == {made.turn_length}
     assert arm.seeds in (grid.MANY, grid.FEWER)

@@ -1,6 +1,6 @@
 """The arms: what each is, where it starts, and which settings it may choose.
 
-All take grid.STEPS gradient steps of 512 episodes, stage I included.
+All take grid.STEPS gradient steps of as many episodes, stage I included.
 """
 
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def _stage_two(**options) -> Callable:
 
 
 def _imitate(name: str, rounds: int, **options) -> Callable:
-  """Rounds of sampling and imitation: a step for every 512 episodes."""
+  """Rounds of sampling and imitation: a step for as many episodes."""
 
   def stage(setting, steps, start, base):
     each = steps // rounds
@@ -190,10 +190,13 @@ def tuning(task: str) -> list[Piece]:
 
 
 def reported(task: str, chosen: dict[str, str]) -> list[Piece]:
-  """What the table shows, with the setting that each arm has chosen."""
+  """What the table shows, with the setting that each arm has chosen.
+
+  Seed by seed, so that what a seed's pieces start from is needed but once.
+  """
   return [
     Piece(task, name, chosen[arm.chosen], seed)
+    for seed in grid.SEEDS
     for name, arm in ARMS.items()
-    if arm.chosen in chosen
-    for seed in seeds_of(name)
+    if arm.chosen in chosen and seed in seeds_of(name)
   ]

@@ -18,7 +18,7 @@ SETTINGS = {
 # Imitation has no KL: its settings are rates alone.
 RATES = {"a": {"rate": 1e-3}, "b": {"rate": 3e-4}}
 
-STEPS = 500  # gradient steps of every arm, of 512 episodes each
-PROBLEMS, SAMPLES = 64, 8
+STEPS = 500  # gradient steps of every arm, of PROBLEMS * SAMPLES episodes
+PROBLEMS, SAMPLES = 32, 8
 
 CHOSEN_BY = {"single_turn": "accuracy_1"}  # of the others: accuracy_2
