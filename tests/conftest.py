@@ -8,6 +8,18 @@ import pytest
 from sitrain.models.decoder import Decoder, init
 from sitrain.tasks import maze
 
+# The files that take longest, in this order: none may be left for the end,
+# where the other worker would have nothing to do.
+FIRST = (
+  "test_contracts", "test_survival", "test_collectives", "test_plan",
+  "test_main", "test_text_run", "test_devices", "test_storage",
+)
+
+
+def pytest_collection_modifyitems(items):
+  place = {name: i for i, name in enumerate(FIRST)}
+  items.sort(key=lambda item: place.get(item.module.__name__, len(FIRST)))
+
 
 @pytest.fixture(scope="session")
 def toy():
@@ -36,6 +48,10 @@ def toy():
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory):
+def cache(tmp_path_factory, request):
   """Where the programs of all mains that tests run are kept."""
-  return tmp_path_factory.mktemp("cache")
+  folder = tmp_path_factory.getbasetemp()
+  if hasattr(request.config, "workerinput"):
+    folder = folder.parent  # Workers share what they compile.
+  (folder / "cache").mkdir(exist_ok=True)
+  return folder / "cache"

@@ -108,6 +108,7 @@ def _fork(module, arguments, more, out, err):
 
 def _serve():
   # Before the forks: that is the point. No main: their flags would clash.
+  import matplotlib.figure  # noqa: F401
   import ml_collections.config_flags  # noqa: F401
 
   import sitrain.evaluate.run

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
-from matplotlib.figure import Figure  # Without pyplot it draws by Agg.
 
 from sitrain.runtime.progress import control, duration, summary_rows
 
@@ -81,6 +80,9 @@ def picture(title: str, start: str, records: Records) -> str:
   names = curve_names(records, start)
   if not names:
     return ""
+  # Here: a start would wait for it. Without pyplot it draws by Agg.
+  from matplotlib.figure import Figure
+
   figure = Figure(figsize=(6.4, 3.4), dpi=110, layout="constrained")
   axes = figure.subplots()
   at, borders = place(records)
