@@ -179,16 +179,20 @@ def tensorboard(folder: Any, *, every: float = 30.0) -> Sink:
   """
   if jax.process_index() != 0:
     return silent()
-  make = _optional("tensorboardX", "tensorboardX").SummaryWriter
+  make = _optional("tensorboardX.writer", "tensorboardX").FileWriter
   if is_remote(folder):
     return _copied(make, epath.Path(folder), every)
   return _events(make(str(folder)))
 
 
 def _events(writer: Any) -> Sink:
+  """One event a record: one for each number costs as many locks."""
+  protos = _optional("tensorboardX.proto.summary_pb2", "tensorboardX")
+
   def write(record: Record) -> None:
-    for name, value in _numbers(record).items():
-      writer.add_scalar(name, value, record.get("step", 0))
+    value = protos.Summary.Value
+    values = [value(tag=n, simple_value=x) for n, x in _numbers(record).items()]
+    writer.add_summary(protos.Summary(value=values), record.get("step", 0))
 
   return Sink(write, writer.close, writer.flush)
 
