@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sitrain import train
+from sitrain import train, types
 from sitrain.methods import score
 from sitrain.models import attention, decoder, logprobs
 from sitrain.rollout import game
@@ -79,6 +79,25 @@ def test_a_shared_prompt_changes_neither_scores_nor_gradients(name):
   got, want = both(MODELS[name], rows(), (SLOTS, REST))
   assert float(jnp.max(jnp.abs(want[0][1][0]))) > 1
   jax.tree.map(assert_near, got, want)
+
+
+def test_whole_episodes_are_scored_alike(monkeypatch):
+  """In parts of whole problems."""
+  model, (tokens, turn, path) = MODELS["llama"], rows()
+  params = decoder.init(model, jax.random.key(0))
+  flat = [x.reshape(-1, x.shape[-1]) for x in (tokens, turn, path)]
+  number = jnp.arange(flat[0].shape[0])
+  episodes = types.Episodes(
+    flat[0], flat[1], jnp.zeros(flat[0].shape), flat[2], number, number
+  )
+  monkeypatch.setattr(logprobs, "ATTENTION_ELEMENTS", 1000)
+  got, want = (
+    logprobs.score_rows(model, params, episodes, temperature=1.0, **options)
+    for options in ({"together": ROWS, "shared": (SLOTS, REST)}, {})
+  )
+  counted = jnp.cumsum(flat[1] >= 1, axis=-1) > 0
+  for x, y in zip(got, want):
+    assert_near(jnp.where(counted, x, 0), jnp.where(counted, y, 0))
 
 
 def test_rows_may_be_cut_to_their_longest():

@@ -50,7 +50,7 @@ def prepare(case: dict):
   method = reinforce.make(
     {"policy": model}, make_task(case), optimizer, problems=case["problems"],
     samples=case["samples"], turns=(case["new"],), shape=lambda reward: reward,
-    kl_weights=(case["beta"],), kl="k3",
+    kl_weights=(case["beta"],), kl="k3", share_prompts=True,
   )
   mesh = sharding.make_mesh()
   method = method._replace(generate=sharding.by_group(method.generate, mesh))

@@ -69,16 +69,17 @@ def make(
   if offline:
     given = play_offline(model, task, offline, **options)
     generate = both(generate, given) if samples else given
-  curate = curate_with(model, shape, kl_weights, temperature, kl, baseline)
+  together, shared = 1, ()
   if share_prompts:
-    curate = by_problem(curate, math.gcd(samples, offline))
-  shared = columns_of(task, turns) if share_prompts else ()
+    together, shared = math.gcd(samples, offline), columns_of(task, turns)
+  read = dict(temperature=temperature, together=together, shared=shared)
+  curate = curate_with(model, shape, kl_weights, kl, baseline, read)
   return Method(
     pose=verbs.pose_from(task, problems),
     generate=generate,
     judge=verbs.judge_with(task, len(turns)),
     refresh=verbs.keep_state,
-    curate=curate,
+    curate=by_problem(curate, together) if share_prompts else curate,
     loss=verbs.policy_loss(
       model, turns=len(turns), temperature=temperature, clip=clip, kl=kl,
       shared=shared,
@@ -119,17 +120,18 @@ def both(own: Callable, given: Callable) -> Callable:
   return lambda *posed: stack(own(*posed), given(*posed))
 
 
-def curate_with(model, shape, kl_weights, temperature, kl, baseline):
-  """Shaped rewards, a baseline per turn, and what the KL needs."""
+def curate_with(model, shape, kl_weights, kl, baseline, read):
+  """Shaped rewards, a baseline per turn, and what the KL needs.
+
+  `read` holds the options of `score_rows`.
+  """
 
   def curate(key, state, problems, episodes, verdict):
     trained = own_turns(episodes, verdict.known)
     value = shape(verdict.reward)
     reference = jnp.zeros_like(episodes.logprob)
     if kl in ("k1", "k2", "k3"):
-      reference = score_rows(
-        model, anchor(state), episodes, temperature=temperature
-      ).logprob
+      reference = score_rows(model, anchor(state), episodes, **read).logprob
     if kl == "k1":
       gap = k1(episodes.logprob, reference)
       value -= _per_turn(gap, episodes.turn, kl_weights)

@@ -83,30 +83,39 @@ def score_rows(
   episodes: Episodes,
   *,
   temperature: float,
+  together: int = 1,
+  shared: tuple[int, ...] = (),
 ) -> TokenScores:
   """`token_scores` of whole episodes, without a gradient, part by part.
 
   A part has as many rows as their attention may take memory for; it takes
-  every n-th row, so that devices which hold rows share each part.
+  every n-th row, so that devices which hold rows share each part. `together`
+  rows in a row stay in one part and may have a prompt that is `shared`.
   """
   rows, length = episodes.tokens.shape
-  read = max(length - 1, 1)
+  count, read = rows // together, max(length - 1, 1)
   held = attention.queries_held(model.attention, read) * read
   wanted = math.ceil(rows * model.heads * held / ATTENTION_ELEMENTS)
-  parts = next(n for n in range(min(wanted, rows), rows + 1) if rows % n == 0)
+  parts = next(
+    n for n in range(min(wanted, count), count + 1) if count % n == 0
+  )
 
   def score(part):
     tokens, turn, path = part
     return token_scores(
-      model, params, tokens, turn, path, inputs=tokens, temperature=temperature
+      model, params, tokens, turn, path, inputs=tokens,
+      temperature=temperature, shared=shared,
     )
 
+  split = lambda x: x.reshape(-1, parts, together, length).swapaxes(0, 1)
   given = episodes.tokens, episodes.turn, episodes.path
+  given = jax.tree.map(split, given)
   if parts == 1:
-    return score(given)
-  split = lambda x: x.reshape(-1, parts, length).swapaxes(0, 1)
-  found = jax.lax.map(score, jax.tree.map(split, given))
-  return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(rows, length), found)
+    found = score(jax.tree.map(lambda x: x[0], given))
+  else:
+    found = jax.lax.map(score, given)
+    found = jax.tree.map(lambda x: x.swapaxes(0, 1), found)
+  return jax.tree.map(lambda x: x.reshape(rows, length), found)
 
 
 def _tables(params):
