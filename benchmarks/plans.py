@@ -25,14 +25,17 @@ TEXT, MAZE = "configs/score_math.py", "configs/quickstart.py"
 
 
 def case(config, model, topology, mesh, *programs, **stage):
-  """Flags of sitrain.plan for stage II; `mesh` is (data, fsdp, tensor)."""
+  """Flags of sitrain.plan for stage II; `mesh` is (data, fsdp, tensor).
+
+  `stage` is set for stage I as well, for it must divide by the mesh too.
+  """
   axes = zip(("data", "fsdp", "tensor"), mesh)
   return [
     f"--config={config}", f"--model={model}", f"--topology={topology}",
     "--stage=stage2", "--nolargest", f"--programs={','.join(programs)}",
     *(f"--config.mesh.{axis}={size}" for axis, size in axes),
-    *(f"--config.stage.stage2.{n.replace('__', '.')}={v}"
-      for n, v in stage.items()),
+    *(f"--config.stage.{of}.{n.replace('__', '.')}={v}"
+      for of in ("stage1", "stage2") for n, v in stage.items()),
   ]
 
 
@@ -58,7 +61,7 @@ def weak(chips):
 CASES = {
   "refused_1.5b_v5e_8": case(TEXT, "qwen2.5-1.5b", "v5e:2x4", (8, 1, 1)),
   "maze_1.5b_v5e_8": case(MAZE, "qwen2.5-1.5b", "v5e:2x4", (1, 8, 1)),
-  **text("1.5b_v5e_8", "qwen2.5-1.5b", "v5e:2x4", (1, 8, 1), 64, 64),
+  **text("1.5b_v5e_8", "qwen2.5-1.5b", "v5e:2x4", (1, 8, 1), 64, 16),
   "weak_4": weak(4),
   "weak_16": weak(16),
   "weak_64": weak(64),
@@ -68,9 +71,9 @@ CASES = {
   "maze_8b_v6e_64": case(MAZE, "qwen3-8b", "v6e:8x8", (1, 64, 1)),
   **text("8b_v6e_64", "qwen3-8b", "v6e:8x8", (1, 64, 1), 256, 32),
   "maze_27b_v5p_128": case(
-    MAZE, "gemma-2-27b", "v5p:4x4x8", (1, 64, 2), microbatches=4
+    MAZE, "gemma-2-27b", "v5p:4x4x8", (1, 32, 4), microbatches=4
   ),
-  **text("27b_v5p_128", "gemma-2-27b", "v5p:4x4x8", (1, 64, 2), 256, 32),
+  **text("27b_v5p_128", "gemma-2-27b", "v5p:4x4x8", (1, 32, 4), 256, 32),
 }
 
 

@@ -5,7 +5,8 @@
 
 Compiles every program of the stages and shows the memory that they take on a
 chip, products, traffic, collectives and an estimate of an iteration's time.
-Compilations of large models take minutes. Neither weights nor data are read: a
+A TPU's compiler is stopped when it has assigned memory, before it writes machine
+code, which takes far longer; --machine_code lets it. Neither weights nor data are read: a
 model is its shapes, by --model=qwen3-8b, a folder with a config.json, or the
 name in config.model.path. Exit code 1 where something does not fit.
 """
@@ -57,6 +58,10 @@ TRIES = flags.DEFINE_integer(
   "tries", 6, "Candidates that --search compiles.", lower_bound=1
 )
 OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
+CODE = flags.DEFINE_bool(
+  "machine_code", False, "For a TPU, make the machine code too: its size counts "
+  "then, and compiling takes several times as long."
+)
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
@@ -66,7 +71,8 @@ def plan(
   """The plan of all stages that are asked for, as JSON has it."""
   names = stages.check_stage(config, STAGE.value)
   stages.check_programs(PROGRAMS.value)
-  options = dict(only=PROGRAMS.value, tell=tell)
+  options = dict(only=PROGRAMS.value, tell=tell, code=CODE.value)
+  whole = CODE.value or target.name == chips.LOCAL
   found = {
     "topology": target.name, "chip": target.chip._asdict(),
     "model": MODEL.value or config["model"].get("path", ""),
@@ -74,7 +80,10 @@ def plan(
   }
   with tempfile.TemporaryDirectory() as folder:
     config = models.with_shapes(config, MODEL.value, folder)
-    found["assumptions"] = show.ASSUMPTIONS + models.assumptions(config)
+    found["assumptions"] = (
+      show.ASSUMPTIONS + ([] if whole else show.NO_CODE)
+      + models.assumptions(config)
+    )
     for name in names:
       given = config, folder, target
       if SEARCH.value:

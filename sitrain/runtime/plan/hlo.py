@@ -21,6 +21,8 @@ _CALLED = re.compile(r"\b(calls|to_apply|body|condition)=%?([\w.\-]+)")
 _DOT = re.compile(
   r"lhs_contracting_dim(?:ension)?s\"?[=:][\[{]([\d,\"]*)[\]}]"
 )
+_SAME = ("copy", "bitcast", "convert")  # pass a number on
+_WHOLE = re.compile(r"-?\d+")
 _BRANCHES = re.compile(
   r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=(%[\w.\-]+)"
 )
@@ -82,6 +84,11 @@ def dims(kind: str) -> tuple[int, ...]:
   return tuple(int(n) for n in found[2].split(",") if n) if found else ()
 
 
+def arrays(kind: str) -> list[str]:
+  """The shapes of the arrays in a shape, one by one."""
+  return [found[0] for found in _ARRAY.finditer(kind)]
+
+
 def size(kind: str, *, everywhere: bool) -> float:
   """Bytes of a shape; without `everywhere` only those in the main memory.
 
@@ -121,7 +128,7 @@ def trips(program: Program, part: str, loop: Instruction) -> int:
   root = next(one for one in within.values() if one.root)
   bound = [
     int(one.inside) for one in within.values()
-    if one.opcode == "constant" and re.fullmatch(r"-?\d+", one.inside)
+    if one.opcode == "constant" and _WHOLE.fullmatch(one.inside)
   ]
   test = root
   if root.opcode == "fusion":
@@ -129,28 +136,56 @@ def trips(program: Program, part: str, loop: Instruction) -> int:
     test = next(one for one in inner.values() if one.root)
     bound += [
       int(one.inside) for one in inner.values()
-      if one.opcode == "constant" and re.fullmatch(r"-?\d+", one.inside)
+      if one.opcode == "constant" and _WHOLE.fullmatch(one.inside)
     ]
   way = re.search(r"direction=(\w+)", test.rest)
   if test.opcode != "compare" or len(bound) != 1 or way[1] not in ("LT", "LE"):
     return DYNAMIC
-  first = _first(program.parts[part], loop, within, root)
-  return bound[0] - first + (way[1] == "LE")
+  index = _counter(within, root)
+  first = _first(program.parts[part], loop, index)
+  step = _step(program.parts[called(loop, ("body",))[0]], index)
+  return -(-(bound[0] - first + (way[1] == "LE")) // step)
 
 
-def _first(instructions, loop, within, test) -> int:
-  """The constant that the counter of a loop begins at; 0 where not found."""
-  reads = [within[n] for n in test.operands if n in within]
+def _counter(condition, test) -> int:
+  """Where the counter of a loop stands in its tuple; -1 where not found."""
+  reads = [condition[n] for n in test.operands if n in condition]
   index = [re.search(r"index=(\d+)", one.rest) for one in reads]
-  index = [int(found[1]) for found in index if found]
+  return next((int(found[1]) for found in index if found), -1)
+
+
+def _first(instructions, loop, index) -> int:
+  """The constant that the counter of a loop begins at; 0 where not found."""
   start = instructions.get(loop.operands[0])
-  if not index or start is None or start.opcode != "tuple":
+  if index < 0 or start is None or start.opcode != "tuple":
     return 0
-  one = instructions.get(start.operands[index[0]])
-  while one is not None and one.opcode in ("copy", "bitcast", "convert"):
+  return _constant(instructions, start.operands[index])
+
+
+def _step(body, index) -> int:
+  """What a round adds to the counter: 2 where two rounds have become one.
+
+  1 where it is not found.
+  """
+  root = next(one for one in body.values() if one.root)
+  if index < 0 or root.opcode != "tuple":
+    return 1
+  after = body.get(root.operands[index])
+  while after is not None and after.opcode in _SAME:
+    after = body.get(after.operands[0])
+  if after is None or after.opcode != "add":
+    return 1
+  found = [_constant(body, name) for name in after.operands]
+  return max(*found, 1)
+
+
+def _constant(instructions, name) -> int:
+  """The whole number that a name stands for; 0 where it is no constant."""
+  one = instructions.get(name)
+  while one is not None and one.opcode in _SAME:
     one = instructions.get(one.operands[0])
   plain = one is not None and one.opcode == "constant"
-  return int(one.inside) if plain and one.inside.lstrip("-").isdigit() else 0
+  return int(one.inside) if plain and _WHOLE.fullmatch(one.inside) else 0
 
 
 def flops(program: Program, part: str, one: Instruction) -> float:

@@ -1,26 +1,27 @@
 """Compiles every program of a stage for a target and says what it needs."""
 
 import math
-import re
+import os
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from sitrain.methods.verbs import frozen_of
+from sitrain.rollout.refill import SHARE
 from sitrain.runtime import build, sharding
 from sitrain.runtime.host import on_host
 from sitrain.runtime.plan import hlo, models
 from sitrain.runtime.plan.chips import Target
 from sitrain.runtime.plan.cost import cost_of, largest, works
+from sitrain.runtime.plan.refusals import BUFFERS, held, refused
 from sitrain.runtime.stage import lower_stage
 from sitrain.runtime.start import Run, keys_of, layout, order_key
 from sitrain.runtime.task import reply_width
 from sitrain.types import Stage
 
-BUFFERS = 5  # of the largest that are named
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class Planned(NamedTuple):
@@ -56,6 +57,7 @@ def planned(config: dict, folder: Any, target: Target, name: str) -> Planned:
     "stage": name, "mesh": dict(mesh.shape), "chips": mesh.size,
     "parameters": _count(abstract.params), "state_bytes": held(abstract),
     "steps": _steps(given["method"], task), "runs": _runs(stage),
+    **_refills(given, mesh),
     "problems": given["method"]["problems"], "rows": _rows(given),
     "microbatches": stage.parts["microbatches"],
     "tokens": _rows(given) * _steps(given["method"], task),
@@ -75,41 +77,6 @@ def _count(tree) -> int:
   return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
-def held(abstract: Any) -> int:
-  """Bytes of a tree of shapes on one chip, by their shardings."""
-  return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(abstract)
-  )
-
-
-def overfull(plan: Planned, target: Target) -> dict[str, Any]:
-  """What does not fit where the state alone is too large, without compiling.
-
-  The row of a program that would need nothing else; its largest buffers are
-  the largest arrays of the state.
-  """
-  leaves = jax.tree_util.tree_leaves_with_path(plan.abstract)
-  named = sorted(
-    ((held(x), sharding.path_name(path), x) for path, x in leaves),
-    key=lambda one: -one[0],
-  )
-  total = plan.known["state_bytes"]
-  return {
-    "stage": plan.known["stage"], "program": "state", "arguments": total,
-    "total": total, "fits": False, "compile_seconds": 0.0, "largest": [
-      {"bytes": size, "shape": f"{x.dtype}{list(x.shape)} split as "
-       f"{x.sharding.spec}"[:120], "source": name}
-      for size, name, x in named[:BUFFERS]
-    ],
-    "reason": (
-      f"parameters, optimizer and reference alone take {total / 2**30:.1f} GiB"
-      f" of {target.chip.memory / 2**30:.2f} GiB; split them over more chips by"
-      " config.mesh.fsdp"
-    ),
-  }
-
-
 def _rows(stage: dict) -> int:
   method = stage["method"]
   return method["problems"] * (
@@ -126,6 +93,20 @@ def _steps(method: dict, task) -> int:
   return steps
 
 
+def _refills(stage: dict, mesh: Any) -> dict[str, int]:
+  """How often slots are played to their end, and prompts are read for them.
+
+  All rows take all steps, so a group's slots end together.
+  """
+  groups = sharding.groups(mesh) * stage.get("waves", 1)
+  slots, problems = stage["method"].get("slots", 0), stage["method"]["problems"]
+  rows, problems = -(-_rows(stage) // groups), -(-problems // groups)
+  if not 0 < slots < rows:
+    return {"rounds": 1, "refills": 1}
+  batch = min(max(1, slots // SHARE), problems)
+  return {"rounds": -(-rows // slots), "refills": -(-problems // batch)}
+
+
 def _runs(stage: Stage) -> dict[str, float]:
   """How often each program runs in an iteration."""
   return {
@@ -134,80 +115,56 @@ def _runs(stage: Stage) -> dict[str, float]:
   }
 
 
-def compiled(name: str, program: Any, known: dict, target: Target) -> dict:
-  """What a program needs and costs on one chip; `known` is by `lowered`.
+def names_of(stage: Stage) -> tuple[str, ...]:
+  """Names of the programs of a stage, as `lowered` has them."""
+  return ("loop",) if stage.fused else ("pose", "generate", "learn")
 
-  Raises ValueError where the compiler fails for another reason than memory.
+
+def _worked() -> float:
+  """Seconds that cores have worked for this process and those that it ended."""
+  return sum(os.times()[:4])
+
+
+def compiled(
+  name: str, make: Callable[[], Any], known: dict, target: Target
+) -> dict:
+  """What a program needs and costs on one chip; `known` is by `planned`.
+
+  `make` compiles it and returns what `apart` does. Raises ValueError where the
+  compiler fails for another reason than memory.
   """
-  began = time.monotonic()
+  began, worked = time.monotonic(), _worked()
   row = {"stage": known["stage"], "program": name}
+  spent = lambda: {
+    "compile_seconds": time.monotonic() - began,
+    "compile_core_seconds": _worked() - worked,
+  }
   try:
-    made = program.compile()
+    made = make()
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise ValueError(
         f"{known['stage']}/{name} does not compile for {target.name}: {error}"
       ) from error
-    return row | refused(str(error), target) | {
-      "compile_seconds": time.monotonic() - began
-    }
-  seconds = time.monotonic() - began
-  done = works(hlo.parse(made.as_text()), known["steps"])
+    return row | refused(str(error), target) | spent()
+  row |= spent()
+  done = works(
+    hlo.parse(made.text), known["steps"], rounds=known["rounds"],
+    refills=known["refills"],
+  )
   cost = cost_of(done, target.chip)
-  memory = _memory(made, known["state_bytes"])
-  runs = known["runs"][name]
+  # A program may leave a part of the state unread; it is held all the same.
+  rest = max(known["state_bytes"] - made.memory["arguments"], 0)
+  memory = made.memory | {"held": rest}
+  total, runs = sum(memory.values()), known["runs"][name]
   return row | memory | {
-    "fits": memory["total"] <= target.chip.memory,
-    "compile_seconds": seconds, "flops": cost.flops, "bytes": cost.bytes,
-    "sent": cost.sent, "collectives": cost.collectives, "runs": runs,
-    "seconds": cost.compute_seconds + cost.sent_seconds,
+    "total": total, "fits": total <= target.chip.memory, "flops": cost.flops,
+    "bytes": cost.bytes, "sent": cost.sent, "collectives": cost.collectives,
+    "runs": runs, "seconds": cost.compute_seconds + cost.sent_seconds,
     "sent_seconds": cost.sent_seconds,
     "step_seconds": runs * (cost.compute_seconds + cost.sent_seconds),
     "largest": largest(done, BUFFERS), "reason": "",
   }
-
-
-def _memory(made, state_bytes) -> dict[str, int]:
-  """Bytes on one chip.
-
-  A program may leave a part of the state unread; it is held all the same.
-  """
-  sizes = made.memory_analysis()
-  arguments = sizes.argument_size_in_bytes
-  outputs = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-  found = {
-    "arguments": arguments, "temporaries": sizes.temp_size_in_bytes,
-    "outputs": max(outputs, 0), "held": max(state_bytes - arguments, 0),
-    "code": sizes.generated_code_size_in_bytes,
-  }
-  return found | {"total": sum(found.values())}
-
-
-def refused(message: str, target: Target) -> dict[str, Any]:
-  """What the compiler says where a program does not fit."""
-  number = r"([\d.]+)([KMGT]?)"
-  used = re.search(rf"Used {number} of {number} hbm", message) or re.search(
-    rf"\({number}\) exceeds available HBM \({number}\)", message
-  )
-  wanted, most = (
-    (float(used[1]) * _UNITS[used[2]], float(used[3]) * _UNITS[used[4]])
-    if used else (math.nan, target.chip.memory)
-  )
-  largest = [
-    {
-      "bytes": float(one[1]) * _UNITS[one[2]], "shape": one[4][:120],
-      "source": (one[3] or "")[-160:],
-    }
-    for one in re.finditer(
-      rf"Size: {number}(?:B)?\s+(?:Operator: op_name=\"([^\"]*)\"[^\n]*\s+)?"
-      r"Shape: ([^\n]+)", message,
-    )
-  ]
-  reason = message.split("\n")[0]
-  if used:
-    reason = f"needs {wanted / 2**30:.1f} GiB of {most / 2**30:.2f} GiB"
-  return {"fits": False, "total": wanted, "largest": largest[:BUFFERS],
-          "reason": reason}
 
 
 def largest_batch(

@@ -19,6 +19,12 @@ ASSUMPTIONS = [
   " nothing overlaps, nothing waits, and the host takes no time",
 ]
 
+NO_CODE = [
+  "programs are compiled as for a run up to their schedule and memory; machine"
+  " code is not made, and the memory that it takes is left out"
+  " (--machine_code)",
+]
+
 
 @contextlib.contextmanager
 def telling(console: Console) -> Iterator[Callable[[str], None]]:

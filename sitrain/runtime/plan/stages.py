@@ -1,5 +1,6 @@
 """Plans whole stages: every program, the largest batch, other meshes."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -7,8 +8,8 @@ from typing import Any
 
 from sitrain.runtime import sharding
 from sitrain.runtime.options import ConfigError, closest
-from sitrain.runtime.plan import programs
-from sitrain.runtime.plan.chips import Target
+from sitrain.runtime.plan import apart, programs, refusals
+from sitrain.runtime.plan.chips import LOCAL, Target
 
 NAMES = ("loop", "pose", "generate", "learn")
 MICRO = (8, 2)  # rows that a group of devices updates on at a time
@@ -36,17 +37,19 @@ def check_stage(config: dict, asked: str) -> list[str]:
 
 def plan_stage(
   config: dict, folder: Any, target: Target, name: str, *,
-  only: Sequence[str], tell: Tell,
+  only: Sequence[str], tell: Tell, code: bool = False,
 ) -> dict[str, Any]:
   """What the programs of a stage need, and what an iteration takes.
 
   `only` names the programs to compile; none: all. `tell` hears what is done.
+  With `code` the machine code of a TPU is made too, which takes far longer.
   """
   plan = programs.planned(config, folder, target, name)
   if plan.known["state_bytes"] > target.chip.memory:
-    rows = [programs.overfull(plan, target)]
+    rows = [refusals.overfull(plan.abstract, plan.known, target)]
   else:
-    rows = _programs(plan, target, only, tell)
+    make = _maker(config, folder, plan, target, code)
+    rows = _programs(plan, target, only, tell, make)
   fits = all(row["fits"] for row in rows)
   known = {n: v for n, v in plan.known.items() if n != "runs"}
   return known | {
@@ -55,24 +58,37 @@ def plan_stage(
   }
 
 
-def _programs(plan, target, only, tell) -> list[dict]:
-  name, rows = plan.known["stage"], []
-  tell(f"{name}: lowering")
-  made_of = programs.lowered(plan)
-  if only and not set(only) & set(made_of):
-    raise ConfigError(
-      f"--programs={','.join(only)}: stage {name} has {', '.join(made_of)}"
+def _maker(config, folder, plan, target, code) -> Callable[[str], apart.Made]:
+  """What compiles a program of a stage by its name."""
+  if target.name != LOCAL and not code:
+    name = plan.known["stage"]
+    return lambda program: apart.compile_apart(
+      config, folder, target, name, program
     )
-  for program, made in made_of.items():
+  lowered = programs.lowered(plan)
+  whole = target.name != LOCAL
+  compile_all = apart.compile_whole if whole else apart.compile_here
+  return lambda program: compile_all(lowered[program])
+
+
+def _programs(plan, target, only, tell, make) -> list[dict]:
+  name, names = plan.known["stage"], programs.names_of(plan.stage)
+  if only and not set(only) & set(names):
+    raise ConfigError(
+      f"--programs={','.join(only)}: stage {name} has {', '.join(names)}"
+    )
+  rows = []
+  for program in names:
     if not only or program in only:
       tell(f"{name}: compiling {program}")
+      made = functools.partial(make, program)
       rows.append(programs.compiled(program, made, plan.known, target))
   return rows
 
 
 def largest_batch(
   config: dict, folder: Any, target: Target, found: dict, *,
-  only: Sequence[str], tell: Tell,
+  only: Sequence[str], tell: Tell, code: bool = False,
 ) -> int:
   """The most problems of a stage that fit, by compiling it once more.
 
@@ -88,7 +104,7 @@ def largest_batch(
   tell(f"{name}: once more with {other} problems, for the largest batch")
   again = plan_stage(
     programs.with_problems(config, name, other), folder, target, name,
-    only=only, tell=tell,
+    only=only, tell=tell, code=code,
   )
   pair = sorted([found, again], key=lambda one: one["problems"])
   return programs.largest_batch(
@@ -156,7 +172,7 @@ def _changed(config, name, mesh, micro) -> dict:
 
 def search(
   config: dict, folder: Any, target: Target, name: str, *, tries: int,
-  only: Sequence[str], tell: Tell,
+  only: Sequence[str], tell: Tell, code: bool = False,
 ) -> list[dict]:
   """Plans of the first `tries` candidates, the best first.
 
@@ -175,7 +191,7 @@ def search(
     tell(f"mesh {number} of {min(tries, len(ways))}: {way['mesh']}")
     try:
       found.append(
-        plan_stage(way, folder, target, name, only=only, tell=tell)
+        plan_stage(way, folder, target, name, only=only, tell=tell, code=code)
       )
     except ConfigError:
       raise

@@ -1,9 +1,11 @@
 """Bytes that an instruction moves between a chip's memory and its core."""
 
+import re
 from collections.abc import Iterator
 
-from sitrain.runtime.plan import hlo
+from sitrain.runtime.plan import collectives, hlo
 
+_ALIAS = re.compile(r"\{(\d*)\}: \((\d+), \{")
 _CUTS = ("dynamic-slice", "slice", "gather")
 
 
@@ -18,15 +20,29 @@ def traffic(
   within = program.parts[part]
   kinds = [within[n].kind for n in one.operands if n in within]
   if one.opcode.endswith("-start"):
-    return sum((hlo.size(kind, everywhere=False) for kind in kinds), 0.0)
+    # The result of the start of a copy or collective is a tuple that has the
+    # operand in it, and what it is copied or gathered to.
+    alone = 0.0 if one.kind.startswith("(") else sum(
+      hlo.size(kind, everywhere=False) for kind in kinds
+    )
+    return hlo.size(one.kind, everywhere=False) + alone
   if one.opcode in _CUTS:
-    return 2 * hlo.size(one.kind, everywhere=False)
+    return _cut(kinds[0], one.kind)
   if one.opcode == "dynamic-update-slice":
     return 2 * hlo.size(kinds[1], everywhere=False)
   written = hlo.size(one.kind, everywhere=False)
   if one.opcode != "fusion":
     return written + sum(hlo.size(kind, everywhere=False) for kind in kinds)
-  name = hlo.called(one, ("calls",))[0]
+  name, piece = hlo.called(one, ("calls",))[0], collectives.piece(program, one)
+  if piece == "done":
+    return 0.0
+  same = _aliases(one) if piece else {}
+  if piece:  # What it hands on of the collective stays where it is.
+    written = sum(
+      hlo.size(kind, everywhere=False)
+      for n, kind in enumerate(hlo.arrays(one.kind)) if n not in same
+    )
+  kept = set(same.values()) if piece == "step" else set()
   for inner, update in _fused(program, name):
     if update.opcode == "dynamic-update-slice":  # In place.
       whole = hlo.size(update.kind, everywhere=True)
@@ -35,8 +51,22 @@ def traffic(
         written += hlo.size(part_of, everywhere=True) - whole
   return written + sum(
     _read(program, name, number) for number, kind in enumerate(kinds)
-    if hlo.size(kind, everywhere=False)
+    if hlo.size(kind, everywhere=False) and number not in kept
   )
+
+
+def _cut(whole, part) -> float:
+  """A slice is read where the whole is, and written where the slice is."""
+  away = hlo.size(whole, everywhere=False) > 0
+  read = hlo.size(part, everywhere=True) if away else 0.0
+  return read + hlo.size(part, everywhere=False)
+
+
+def _aliases(one) -> dict[int, int]:
+  """Which operand each result of a fusion is, of those that are one."""
+  text = one.rest.partition("output_to_operand_aliasing={")[2]
+  found = _ALIAS.findall(text.partition("calls=")[0])
+  return {int(result or 0): int(operand) for result, operand in found}
 
 
 def _fused(program, name) -> Iterator[tuple[dict, hlo.Instruction]]:

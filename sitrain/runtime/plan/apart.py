@@ -1,0 +1,174 @@
+"""Compiles a program for a TPU in a process of its own, up to its memory.
+
+TPU's compiler first optimizes and schedules a program and assigns its memory,
+and then writes the machine code, which takes by far most of its time and tells
+a plan nothing but the size of the code. It offers no way to stop between the
+two, but it can be told to write down what it has by then. So a process compiles
+and writes, and it is ended when everything is there.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import Any, NamedTuple
+
+import jax
+
+from sitrain.runtime import build
+from sitrain.runtime.plan import chips, programs
+
+POLL = 0.2  # seconds between looks at what is written
+_TEXT = "*after_optimizations_after_buffer_assignment.txt"
+_MEMORY = "*after_optimizations-buffer-assignment.txt"
+_ERROR = "error.txt"
+_ALLOCATION = re.compile(r"^allocation \d+: size (\d+)(.*)$", re.MULTILINE)
+
+
+class Made(NamedTuple):
+  """What is known of a compiled program."""
+
+  text: str  # its instructions, scheduled
+  memory: dict[str, int]  # bytes of arguments, temporaries, outputs, code
+
+
+def compile_here(lowered: Any) -> Made:
+  """Compiles for this machine, in this process."""
+  made = lowered.compile()
+  sizes = made.memory_analysis()
+  outputs = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+  return Made(made.as_text(), {
+    "arguments": sizes.argument_size_in_bytes,
+    "temporaries": sizes.temp_size_in_bytes, "outputs": max(outputs, 0),
+    "code": sizes.generated_code_size_in_bytes,
+  })
+
+
+def compile_whole(lowered: Any) -> Made:
+  """Compiles for a TPU in this process, machine code and all.
+
+  Memory is of the buffer assignment: `memory_analysis` takes outputs that lie
+  in donated arguments off the temporaries once more.
+  """
+  with tempfile.TemporaryDirectory() as name:
+    made = lowered.compile(compiler_options=_dump(name))
+    found = next(pathlib.Path(name).glob(_MEMORY)).read_text()
+  code = made.memory_analysis().generated_code_size_in_bytes
+  return Made(made.as_text(), memory_of(found) | {"code": code})
+
+
+def _dump(name: str) -> dict[str, Any]:
+  """Options with which the compiler writes to a folder what it has."""
+  return {"xla_dump_to": name, "xla_dump_hlo_as_text": True}
+
+
+def compile_apart(
+  config: dict, folder: Any, target: chips.Target, stage: str, program: str
+) -> Made:
+  """A program of a stage, compiled for a TPU in another process.
+
+  Its machine code is not made, and `code` of its memory is 0. Raises what
+  compiling it here raises: JaxRuntimeError where the compiler gives up.
+  """
+  with tempfile.TemporaryDirectory() as name:
+    place = pathlib.Path(name)
+    (place / "request.json").write_text(json.dumps({
+      "config": config, "folder": str(folder), "topology": target.name,
+      "stage": stage, "program": program,
+    }))
+    with _child(place) as process:
+      text = _written(place)
+      while not text and process.poll() is None:
+        time.sleep(POLL)
+        text = _written(place)
+    if not text:
+      raise jax.errors.JaxRuntimeError(_why(place, process.returncode))
+    return Made(text, memory_of(next(place.glob(_MEMORY)).read_text()))
+
+
+def _written(place) -> str:
+  """The text of the program, once it is there to its end; else "".
+
+  It is written last, and its last line is its entry's closing bracket.
+  """
+  for path in place.glob(_TEXT):
+    text = path.read_text()
+    if "\nENTRY " in text and text.endswith("}\n\n"):
+      return text
+  return ""
+
+
+@contextlib.contextmanager
+def _child(place: pathlib.Path):
+  """The process that compiles what `place` asks for; it ends with the block."""
+  command = [sys.executable, "-m", "sitrain.runtime.plan.apart", str(place)]
+  with (place / "log.txt").open("w") as log:
+    process = subprocess.Popen(
+      command, stdout=log, stderr=log, env=os.environ | {"EPATH_USE_TF": "0"}
+    )
+    try:
+      yield process
+    finally:
+      process.kill()
+      process.wait()
+
+
+def _why(place, code) -> str:
+  """Why a process ended before its program was there."""
+  error, log = place / _ERROR, (place / "log.txt").read_text()
+  if error.exists():
+    return error.read_text()
+  return f"the compiler's process ended with code {code}: {log[-2000:]}"
+
+
+def memory_of(assignment: str) -> dict[str, int]:
+  """Bytes in a chip's memory by what they are, from a buffer assignment.
+
+  Allocations of a color lie elsewhere: in the memory of the core.
+  """
+  found = {"arguments": 0, "temporaries": 0, "outputs": 0, "code": 0}
+  for size, what in _ALLOCATION.findall(assignment):
+    if ", color" in what:
+      continue
+    kind = "temporaries"
+    if ", parameter " in what:
+      kind = "arguments"
+    elif "maybe-live-out" in what:
+      kind = "outputs"
+    found[kind] += int(size)
+  return found
+
+
+def _end_with_parent() -> None:
+  """Ends this process when the one that waits for it is gone."""
+  parent = os.getppid()
+  while os.getppid() == parent:
+    time.sleep(1)
+  os._exit(1)
+
+
+def main(place: pathlib.Path) -> None:
+  """Compiles what a request asks for, and writes why it cannot be done."""
+  asked = json.loads((place / "request.json").read_text())
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+  target = chips.target_of(asked["topology"])
+  jax.config.update("jax_threefry_partitionable", True)
+  plan = programs.planned(
+    build.plain(asked["config"]), asked["folder"], target, asked["stage"]
+  )
+  lowered = programs.lowered(plan)[asked["program"]]
+  try:
+    lowered.compile(compiler_options=_dump(str(place)))
+  except jax.errors.JaxRuntimeError as error:
+    (place / _ERROR).write_text(str(error))
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+  main(pathlib.Path(sys.argv[1]))
