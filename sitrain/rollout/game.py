@@ -60,7 +60,7 @@ def columns_of(task: Task, turns: tuple[int, ...]) -> tuple[int, int]:
   problems = jax.eval_shape(draw, jax.random.key(0))
   slots = problems.prompt.shape[1]
   width = reply_width(task.reply, problems)
-  return slots, cursors.limits_of(turns, slots, width) - slots
+  return slots, cursors.limits_of(turns, 0, width) if turns else 0
 
 
 def make(

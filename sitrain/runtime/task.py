@@ -5,14 +5,13 @@ import inspect
 import math
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 from etils import epath
 
 from sitrain.models.huggingface import families, tokenizer, weights
+from sitrain.rollout.game import columns_of
 from sitrain.runtime.options import ConfigError, accepted, call, find
 from sitrain.tasks.text import lengths
-from sitrain.types import PAD, Chat, Episodes, Task
+from sitrain.types import PAD, Chat, Task
 
 
 def task_from(config: dict, workdir: str = "", *, part: str = "") -> Task:
@@ -101,17 +100,10 @@ def check_context(config: dict, task: Task) -> None:
            for name in config["stages"]} | {"evaluate": config["evaluate"]}
   for field, options in asked.items():
     turns = options.get("turns", ())
-    needed = prompt + sum(turns) + (len(turns) - 1) * reply_width(task)
+    needed = prompt + columns_of(task, turns)[1]
     if needed > most:
       raise ConfigError(
         f"config.{field}.turns={tuple(turns)} and prompts of up to {prompt} "
         f"tokens make dialogues of {needed}, and {path} reads {most}: lower "
         "turns, or config.task.prompt_length"
       )
-
-
-def reply_width(task: Task) -> int:
-  """Columns of what a row reads between two turns."""
-  row = jnp.zeros((1, 1), jnp.int32)
-  rows = Episodes(row, row, row * 0.0, row, row[0], row[0])
-  return jax.eval_shape(task.reply, row, rows, row[0]).shape[1]

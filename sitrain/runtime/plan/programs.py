@@ -10,18 +10,18 @@ import jax
 import numpy as np
 
 from sitrain.methods.verbs import frozen_of
+from sitrain.rollout.game import columns_of
 from sitrain.rollout.refill import SHARE
 from sitrain.runtime import build, sharding
 from sitrain.runtime.host import on_host
+from sitrain.runtime.options import dealt
 from sitrain.runtime.plan import hlo, models
 from sitrain.runtime.plan.chips import Target
 from sitrain.runtime.plan.cost import cost_of, largest, works
 from sitrain.runtime.plan.refusals import BUFFERS, held, refused
 from sitrain.runtime.stage import lower_stage
 from sitrain.runtime.start import Run, keys_of, layout, order_key
-from sitrain.runtime.task import reply_width
 from sitrain.types import Stage
-
 
 
 class Planned(NamedTuple):
@@ -87,7 +87,7 @@ def _rows(stage: dict) -> int:
 def _steps(method: dict, task) -> int:
   """Steps of the decoding loops of a rollout: all turns at their limits."""
   turns = method.get("turns", ())
-  steps = sum(turns) + max(len(turns) - 1, 0) * reply_width(task)
+  steps = columns_of(task, turns)[1]
   if method.get("offline", 0):
     steps += sum(turns)
   return steps
@@ -191,7 +191,7 @@ def largest_batch(
 def unit_of(stage: dict, mesh: Any) -> int:
   """The fewest problems that waves, mesh and microbatches divide."""
   options = build.STAGE | stage
-  per_problem = _rows(stage) // stage["method"]["problems"]
+  per_problem = dealt(stage["method"])
   groups = sharding.groups(mesh)
   parts = options["minibatches"] * options["microbatches"] * groups
   by_rows = parts // math.gcd(parts, per_problem)
