@@ -67,7 +67,11 @@ def by_rows(
     return fn(jax.tree.map(lambda x, t: x[0].astype(t), own, known), *rows)
 
   lead = PartitionSpec(ROWS)
-  own = jax.tree.map(lambda x: _for_each_group(x.astype(dtype)), tables)
+  # The barrier stands between the gradients' scatter and their sum over
+  # microbatches: TPU's compiler fails at moving it out of that loop where
+  # embeddings and head are two tables.
+  apart = lambda x: jax.lax.optimization_barrier(x.astype(dtype))
+  own = jax.tree.map(lambda x: _for_each_group(apart(x)), tables)
   return jax.shard_map(
     one_group, in_specs=lead, out_specs=lead, axis_names=set(ROWS),
     check_vma=False,
