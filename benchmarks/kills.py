@@ -71,8 +71,7 @@ def start(workdir: pathlib.Path) -> subprocess.Popen:
   flags_ = [f"--config.stage.{field}" for field in SHORTER.value if field]
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false "
-    + os.environ.get("XLA_FLAGS", ""),
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
   }
   with open(f"{workdir}.log", "a") as log:
     return subprocess.Popen(

@@ -1,56 +1,24 @@
 """What several test files share: one small decoder and its task."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
-import mains
 import numpy as np
 import pytest
-from jax._src import compiler
 
 from sitrain.models.decoder import Decoder, init
 from sitrain.tasks import maze
 
-# Tests whose programs are as users have them: their bits are compared with
-# those of other programs, or they are compiled for chips.
-OPTIMIZED = (
-  "test_contracts.py::test_fused", "test_contracts.py::test_two_and_two",
-  "test_plan.py", "test_train.py",
-)
 # The files that take longest, in this order: none may be left for the end,
 # where the other worker would have nothing to do.
 FIRST = (
   "test_contracts", "test_survival", "test_collectives", "test_plan",
   "test_main", "test_text_run", "test_devices", "test_storage",
-  "test_documents", "test_configs",
 )
-as_jax_has_them = compiler.get_compile_options
 
 
 def pytest_collection_modifyitems(items):
   place = {name: i for i, name in enumerate(FIRST)}
   items.sort(key=lambda item: place.get(item.module.__name__, len(FIRST)))
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item):
-  """Has programs optimized only for the tests whose claims are about that.
-
-  It takes most of the time of compiling what runs for a moment. What XLA does
-  to a program before it is written for the CPU is the same.
-  """
-  whole = any(name in item.nodeid for name in OPTIMIZED)
-  jax.config.update("jax_disable_most_optimizations", not whole)
-  compiler.get_compile_options = functools.partial(
-    options_of, {} if whole else mains.QUICK
-  )
-
-
-def options_of(quick, *given, env_options_overrides=None, **more):
-  """The options of a program, with those that have it made quickly."""
-  quick = quick | dict(env_options_overrides or {})
-  return as_jax_has_them(*given, env_options_overrides=quick, **more)
 
 
 @pytest.fixture(scope="session")

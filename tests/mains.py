@@ -13,22 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-# XLA's older way to CPU code, less optimized but made in half of the time. A
-# version that does not know the flag would end at once.
-QUICK = {"xla_cpu_use_fusion_emitters": False}
-if not version("jax").startswith("0.10."):
-  QUICK = {}
 # A user's process, but with the compiled programs of all tests.
-ONE_THREAD = " ".join([
-  "--xla_cpu_multi_thread_eigen=false",
-  "--xla_force_host_platform_device_count=1",
-  *(f"--{name}={str(value).lower()}" for name, value in QUICK.items()),
-])
+ONE_THREAD = (
+  "--xla_cpu_multi_thread_eigen=false "
+  "--xla_force_host_platform_device_count=1"
+)
 
 
 class Done(NamedTuple):
@@ -42,7 +35,7 @@ class Done(NamedTuple):
 def environment(cache, **more):
   given = {
     "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_THREAD,
-    "SITRAIN_CACHE": str(cache), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "SITRAIN_CACHE": str(cache),
   }
   return {**os.environ, **given, **more}
 

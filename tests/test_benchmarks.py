@@ -3,7 +3,6 @@
 import sys
 import textwrap
 
-import mains
 import numpy as np
 import pytest
 
@@ -158,9 +157,7 @@ def test_peers_without_an_interpreter_are_left_out():
   assert commands["two"] == ["python9", "-m", "benchmarks.peers.two_decode"]
 
 
-def test_workers_of_sitrain(cache, monkeypatch):
-  for name, value in mains.environment(cache).items():
-    monkeypatch.setenv(name, value)
+def test_workers_of_sitrain():
   cases = {
     "decode": {"model": TOY, "batch": 2, "prompt": 4, "new": 3},
     "step": {"model": TOY, "problems": 2, "samples": 2, "prompt": 4, "new": 3,

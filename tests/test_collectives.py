@@ -19,7 +19,7 @@ ROWS, VOCABULARY = 16, 80  # of a group, see eight_devices_collectives.py
 NO_CHIPS = {
   "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
   "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_ID": "0",
-  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 

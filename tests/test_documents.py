@@ -3,7 +3,6 @@
 import pathlib
 import re
 
-import mains
 import pytest
 
 nbformat = pytest.importorskip("nbformat")
@@ -13,9 +12,7 @@ NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_it_runs(path, tmp_path, cache, monkeypatch):
-  for name, value in mains.environment(cache).items():
-    monkeypatch.setenv(name, value)
+def test_it_runs(path, tmp_path):
   book = nbformat.read(path, as_version=4)
   options = {"metadata": {"path": str(tmp_path)}}
   nbclient.NotebookClient(book, timeout=600, resources=options).execute()
