@@ -96,9 +96,11 @@ def score_rows(
   count, read = rows // together, max(length - 1, 1)
   held = attention.queries_held(model.attention, read) * read
   wanted = math.ceil(rows * model.heads * held / ATTENTION_ELEMENTS)
-  parts = next(
-    n for n in range(min(wanted, count), count + 1) if count % n == 0
-  )
+  # Of each part every group of devices has its share, or it would have to
+  # split the widths of layers instead.
+  groups = axes.over(axes.ROWS)
+  each = count if count % groups else count // groups
+  parts = next(n for n in range(min(wanted, each), each + 1) if each % n == 0)
 
   def score(part):
     tokens, turn, path = part
