@@ -56,7 +56,7 @@ def make_stage():
   optim = optimizer.make(learning_rate=0.01, steps=8, eps=1e-3)
   method = score.stage_two(
     {"policy": model}, task, optim, turns=(3, 3), problems=PROBLEMS,
-    samples=SAMPLES, beta1=0.1, beta2=0.2,
+    samples=SAMPLES, beta1=0.1, beta2=0.2, share_prompts=True,
   )
   return model, loops.stage_of(method, optim, steps_per_call=STEPS)
 
