@@ -22,7 +22,7 @@ def base_config() -> ConfigDict:
     "turns": TURNS, "problems": 2048, "temperature": 1.0, "seed": 7,
   })
   config.run = ConfigDict({
-    "save_every": 2,  # fused calls between checkpoints
+    "save_every": 4,  # fused calls between checkpoints
     "keep": 2,  # last checkpoints kept, beside the best
     "max_sampler_gap": 0.1,  # nat between sampler and trainer, else it stops
     "compile_cache": True,

@@ -1,6 +1,5 @@
 """A rollout: the rows to be played, the rules, and what a step does to rows."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -54,10 +53,13 @@ def reply_width(reply: Reply, problems: Problems) -> int:
 
 def columns_of(task: Task, turns: tuple[int, ...]) -> tuple[int, int]:
   """Columns of a prompt of a task, and of all that may come behind it."""
-  draw = functools.partial(task.problems, n=1) if task.table == () else (
-    lambda key: jax.tree.map(lambda x: x[:1], task.table)
-  )
-  problems = jax.eval_shape(draw, jax.random.key(0))
+
+  def one(key):
+    if task.table == ():
+      return task.problems(key, 1)
+    return jax.tree.map(lambda x: x[:1], task.table)
+
+  problems = jax.eval_shape(one, jax.random.key(0))
   slots = problems.prompt.shape[1]
   width = reply_width(task.reply, problems)
   return slots, cursors.limits_of(turns, 0, width) if turns else 0
