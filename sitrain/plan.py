@@ -5,10 +5,11 @@
 
 Compiles every program of the stages and shows the memory that they take on a
 chip, products, traffic, collectives and an estimate of an iteration's time.
-A TPU's compiler is stopped when it has assigned memory, before it writes machine
-code, which takes far longer; --machine_code lets it. Neither weights nor data are read: a
-model is its shapes, by --model=qwen3-8b, a folder with a config.json, or the
-name in config.model.path. Exit code 1 where something does not fit.
+A TPU's compiler is stopped when it has assigned memory, before it writes
+machine code, which takes far longer; --machine_code lets it. Neither weights
+nor data are read: a model is its shapes, by --model=qwen3-8b, a folder with a
+config.json, or the name in config.model.path. Exit code 1 where something does
+not fit.
 """
 
 import os
@@ -59,8 +60,8 @@ TRIES = flags.DEFINE_integer(
 )
 OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
 CODE = flags.DEFINE_bool(
-  "machine_code", False, "For a TPU, make the machine code too: its size counts "
-  "then, and compiling takes several times as long."
+  "machine_code", False, "For a TPU, make the machine code too: its size "
+  "counts then, and compiling takes several times as long."
 )
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
