@@ -31,6 +31,7 @@ from sitrain.runtime import (
   distributed,
   logs,
   metrics,
+  notice,
   progress,
   report,
   sharding,
@@ -234,6 +235,7 @@ def finish(summary: dict, workdir: str, fresh: bool) -> None:
 def main(argv: list[str]) -> None:
   """Checks the flags and runs."""
   distributed.start()
+  notice.watch()
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   if CONFIG.value is None:
