@@ -35,7 +35,7 @@ class Done(NamedTuple):
 def environment(cache, **more):
   given = {
     "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_THREAD,
-    "SITRAIN_CACHE": str(cache),
+    "SITRAIN_CACHE": str(cache), "NO_GCE_CHECK": "true",
   }
   return {**os.environ, **given, **more}
 
