@@ -320,6 +320,22 @@ def test_search_ranks_what_it_compiled(cache, tmp_path):
   assert "the best first" in done.out
 
 
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("micro", plan_stages.MICRO)
+def test_search_keeps_rows_that_share_a_prompt_together(share, micro):
+  config = build.plain(quickstart.get_config())
+  config["stage"]["stage2"]["method"]["share_prompts"] = share
+  for mesh in plan_stages.meshes(8, 4):
+    changed = plan_stages._changed(config, "stage2", mesh, micro)
+    made = changed["stage"]["stage2"]
+    groups = mesh["data"] * mesh["fsdp"]
+    units, odd = divmod(
+      made["method"]["problems"] * (1 if share else 8),
+      groups * made["microbatches"],
+    )
+    assert odd == 0 and units * (8 if share else 1) <= max(micro, 8 * share)
+
+
 def test_bad_input_is_one_line(cache, tmp_path):
   done, _ = plan_on_cores(cache, tmp_path / "no", "--topology=v5e:2x5")
   assert done.code == 2 and done.err.count("error:") == 1

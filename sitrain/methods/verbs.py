@@ -111,8 +111,9 @@ def policy_loss(
   def loss(params, state, batch: Batch):
     targets = batch.targets
     rows = batch.tokens, batch.turn, batch.path
-    options = dict(temperature=temperature, shared=shared)
-    options["inputs"] = batch.inputs
+    options = dict(
+      inputs=batch.inputs, temperature=temperature, shared=shared
+    )
     own = whole(params["policy"], state)
     if kl == "exact":
       scores, gap = token_scores_and_kl(

@@ -128,7 +128,7 @@ def attention_of_one(
   b, _, m, h = query.shape
   n = key.shape[1]
   grouped = (query * scale).reshape(b, n, m // n, h)
-  args = grouped, key, value, visible[:, None]
+  args = grouped, key, value, visible
   mixed = jax.lax.platform_dependent(
     *args, cpu=functools.partial(_head_by_head, cap=cap),
     default=functools.partial(_all_heads, cap=cap),
@@ -137,12 +137,7 @@ def attention_of_one(
 
 
 def _all_heads(query, key, value, visible, cap):
-  scores = jnp.einsum(
-    "bngh,bnth->bngt", query, key, preferred_element_type=jnp.float32
-  )
-  scores = jnp.where(visible, soft_cap(scores, cap), MASKED)
-  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-  return jnp.einsum("bngt,bnth->bngh", weights, value)
+  return attend(query[:, :, :, None], key, value, visible, cap)[:, :, :, 0]
 
 
 def _head_by_head(query, key, value, visible, cap):
@@ -158,7 +153,7 @@ def _head_by_head(query, key, value, visible, cap):
 
   def head(query):
     scores = jnp.einsum("bnh,bnth->bnt", query, key, **f32)
-    scores = jnp.where(visible[:, 0], soft_cap(scores, cap), MASKED)
+    scores = jnp.where(visible, soft_cap(scores, cap), MASKED)
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     weights = barrier(weights)
     total = jnp.sum(weights, axis=-1, keepdims=True)

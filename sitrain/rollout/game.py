@@ -54,12 +54,12 @@ def reply_width(reply: Reply, problems: Problems) -> int:
 def columns_of(task: Task, turns: tuple[int, ...]) -> tuple[int, int]:
   """Columns of a prompt of a task, and of all that may come behind it."""
 
-  def one(key):
+  def one():
     if task.table == ():
-      return task.problems(key, 1)
+      return task.problems(jax.random.key(0), 1)
     return jax.tree.map(lambda x: x[:1], task.table)
 
-  problems = jax.eval_shape(one, jax.random.key(0))
+  problems = jax.eval_shape(one)
   slots = problems.prompt.shape[1]
   width = reply_width(task.reply, problems)
   return slots, cursors.limits_of(turns, 0, width) if turns else 0

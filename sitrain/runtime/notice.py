@@ -47,11 +47,13 @@ def watch(act: Callable[[], None] = end_process) -> list[threading.Thread]:
 
   No threads where there is nobody who tells.
   """
+  if not told():
+    return []
   threads = [
     threading.Thread(
       target=_follow, args=(name, end, act), name=name, daemon=True
     )
-    for name, end in ENDS.items() if told()
+    for name, end in ENDS.items()
   ]
   for thread in threads:
     thread.start()

@@ -101,13 +101,17 @@ def check_type(field: str, value: Any, wanted: Any) -> None:
     )
 
 
+def rows_of(method: dict) -> int:
+  """Rows that a problem makes, by the options of a method."""
+  return method.get("samples", 1) + method.get("offline", 0)
+
+
 def dealt(method: dict) -> int:
   """Parts of a batch that a problem makes, which none of the splits divides.
 
   Rows, or groups of rows where they share their prompt (methods/reinforce.py).
   """
-  samples, offline = method.get("samples", 1), method.get("offline", 0)
-  rows = samples + offline
-  if method.get("share_prompts", False):
-    return rows // max(math.gcd(samples, offline), 1)
-  return rows
+  if not method.get("share_prompts", False):
+    return rows_of(method)
+  together = math.gcd(method.get("samples", 1), method.get("offline", 0))
+  return rows_of(method) // max(together, 1)

@@ -14,7 +14,7 @@ from sitrain.rollout.game import columns_of
 from sitrain.rollout.refill import SHARE
 from sitrain.runtime import build, sharding
 from sitrain.runtime.host import on_host
-from sitrain.runtime.options import dealt
+from sitrain.runtime.options import dealt, rows_of
 from sitrain.runtime.plan import hlo, models
 from sitrain.runtime.plan.chips import Target
 from sitrain.runtime.plan.cost import cost_of, largest, works
@@ -78,10 +78,7 @@ def _count(tree) -> int:
 
 
 def _rows(stage: dict) -> int:
-  method = stage["method"]
-  return method["problems"] * (
-    method.get("samples", 1) + method.get("offline", 0)
-  )
+  return stage["method"]["problems"] * rows_of(stage["method"])
 
 
 def _steps(method: dict, task) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sitrain.runtime import sharding
-from sitrain.runtime.options import ConfigError, closest
+from sitrain.runtime.options import ConfigError, closest, dealt, rows_of
 from sitrain.runtime.plan import apart, programs, refusals
 from sitrain.runtime.plan.chips import LOCAL, Target
 
@@ -142,7 +142,7 @@ def candidates(
     except ValueError:  # Heads or widths do not divide.
       continue
     if plan.known["state_bytes"] < target.chip.memory:
-      found += ways
+      found += [way for i, way in enumerate(ways) if way not in ways[:i]]
   order = lambda c: (
     c["mesh"]["tensor"], c["mesh"]["fsdp"],
     c["stage"][name]["method"]["problems"],
@@ -154,15 +154,17 @@ def candidates(
 def _changed(config, name, mesh, micro) -> dict:
   stage = config["stage"][name]
   method = stage["method"]
-  each = method.get("samples", 1) + method.get("offline", 0)
+  each = dealt(method)
   groups, waves = mesh["data"] * mesh["fsdp"], stage.get("waves", 1)
   count = stage.get("minibatches", 1)
   unit = math.lcm(waves * groups, groups * count // math.gcd(
     groups * count, each
   ))
   problems = -(-method["problems"] // unit) * unit
-  rows = problems * each // (groups * count)  # of a group in an update
-  parts = next(n for n in range(-(-rows // micro), rows + 1) if rows % n == 0)
+  units = problems * each // (groups * count)  # of a group in an update
+  # As many as keep a part to `micro` rows, or to one unit that has more.
+  fewest = min(-(-units * rows_of(method) // each // micro), units)
+  parts = next(n for n in range(fewest, units + 1) if units % n == 0)
   changed = programs.with_problems(config, name, problems)
   stage = changed["stage"][name] | {"microbatches": parts}
   return changed | {
