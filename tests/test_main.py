@@ -202,9 +202,10 @@ def test_killed_and_interrupted_is_uninterrupted(
   process.send_signal(signal.SIGINT)
   done = mains.finish(process)
   assert done.code == 130 and "Traceback" not in done.err
-  said = [x for x in done.err.splitlines() if not x.startswith("stage1 ")]
-  # What was being written when the process was killed may be reported.
-  errors = [x for x in said if not x.startswith("warning: checkpoint ")]
+  # What was being written when the process was killed may be reported, and
+  # that a slow disk makes the run wait.
+  usual = "stage1 ", "warning: checkpoint ", "WARNING:absl:Waiting for prev"
+  errors = [x for x in done.err.splitlines() if not x.startswith(usual)]
   assert len(errors) == 1 and errors[0].startswith("error: interrupted")
   stopped = newest()
   assert killed < stopped < STEPS["stage1"]
