@@ -1,5 +1,11 @@
 """What several test files share: one small decoder and its task."""
 
+import os
+
+# Programs of tests run for moments and take long to compile: half as long so.
+# `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` compiles as users do.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +20,30 @@ FIRST = (
   "test_contracts", "test_survival", "test_collectives", "test_plan",
   "test_main", "test_text_run", "test_devices", "test_storage",
 )
+# What these see is what the compiler makes of a program, or how fast it is.
+OPTIMIZED = (
+  "test_benchmarks", "test_collectives", "test_documents", "test_plan",
+  "test_plan_counts",
+)
 
 
 def pytest_collection_modifyitems(items):
   place = {name: i for i, name in enumerate(FIRST)}
   items.sort(key=lambda item: place.get(item.module.__name__, len(FIRST)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimizations(request):
+  """Compiles as users do where that is looked at, processes included."""
+  if request.module.__name__ not in OPTIMIZED:
+    yield
+    return
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

@@ -162,6 +162,41 @@ def test_sigterm_to_one_of_two_saves_both_at_one_step(
       assert one[name].tobytes() == two[name].tobytes(), (stage, name)
 
 
+# 24 word problems, eight a step: an epoch ends after steps 3 and 6.
+ROWS = [
+  "--config=configs/word_problems.py",
+  *[f"--config.{name}={value}" for name, value in {
+    "task.count": 24, "tokenizer.size": 300, "run.save_every": 3,
+    "run.keep": 9, "evaluate.problems": 8, "evaluate.batch": 8,
+    "model.layers": 1, "model.width": 16, "model.heads": 1,
+    "model.kv_heads": 1, "model.head_size": 8, "model.mlp_size": 16,
+    "stage.base.method.problems": 8, "stage.base.steps": 6,
+    "stage.base.steps_per_call": 1, "stage.base.optimizer.warmup": 0,
+    "stages": ("base",),
+  }.items()],
+]
+
+
+def test_two_processes_go_on_at_an_epochs_end(cache, tmp_path):
+  whole, again = tmp_path / "whole", tmp_path / "again"
+  with pair(whole, cache, *ROWS) as both:
+    ended(both, 0)
+  assert saved(whole / "base") == [3, 6]
+  shutil.copytree(whole, again)
+  shutil.rmtree(again / "base" / "6")
+  (again / "summary.json").unlink()
+  with pair(again, cache, *ROWS) as both:
+    ended(both, 0)
+  for i in range(2):
+    log = (again / "logs" / f"host_{i}.log").read_text()
+    assert "base goes on after step 3" in log
+  assert numbers(read(again)) == numbers(read(whole))
+  one, two = (flat(run / "base" / "6") for run in (again, whole))
+  assert one.keys() == two.keys()
+  for name in one:
+    assert one[name].tobytes() == two[name].tobytes(), name
+
+
 def test_processes_that_differ_do_not_begin(cache, tmp_path):
   second = ["--config.run.save_every=2"]
   with pair(tmp_path / "run", cache, *RUN, second=second) as both:

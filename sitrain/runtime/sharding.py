@@ -157,10 +157,11 @@ def check_batch(
   """Raises ValueError where `rows` do not divide by data * fsdp."""
   parts = groups(mesh)
   if rows % parts:
+    below = rows // parts * parts
+    fitting = f"{below} or " * (below > 0) + f"{below + parts}"
     raise ValueError(
       f"{field}={rows} does not divide by config.mesh.data * config.mesh.fsdp"
-      f" = {parts}: set it to {max(parts, rows // parts * parts)} or"
-      f" {(rows // parts + 1) * parts}"
+      f" = {parts}: set it to {fitting}"
     )
 
 
