@@ -40,7 +40,7 @@ def optimizations(request):
     return
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
