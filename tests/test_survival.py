@@ -82,6 +82,17 @@ def together(cache, tmp_path_factory):
   return workdir
 
 
+def begun(together, workdir, *, without=("stage1", "stage2")):
+  """A copy of a whole run in which the last stages have not begun."""
+  shutil.copytree(together, workdir)
+  told = json.loads((workdir / "summary.json").read_text())
+  for name in without:
+    shutil.rmtree(workdir / name)
+    told["stages"].pop()
+  (workdir / "summary.json").write_text(json.dumps(told))
+  return workdir
+
+
 def test_two_processes_write_one_run(together):
   rows = read(together)
   assert [row["step"] for row in rows] == [1, 2, *range(1, 25), *range(1, 5)]
@@ -95,12 +106,7 @@ def test_two_processes_write_one_run(together):
 
 def test_one_process_goes_on_where_two_were(together, cache, tmp_path):
   """Four steps of stage II are the same in one process of eight devices."""
-  workdir = tmp_path / "run"
-  shutil.copytree(together, workdir)
-  shutil.rmtree(workdir / "stage2")
-  told = json.loads((workdir / "summary.json").read_text())
-  told["stages"] = told["stages"][:2]
-  (workdir / "summary.json").write_text(json.dumps(told))
+  workdir = begun(together, tmp_path / "run", without=("stage2",))
   process = mains.start(
     [*RUN, f"--workdir={workdir}"], cache, XLA_FLAGS=f"{DEVICES}8"
   )
@@ -129,7 +135,7 @@ def flat(path):
 
 @pytest.mark.parametrize("gone", [0, 1])
 def test_the_others_end_when_a_process_is_gone(gone, together, cache, tmp_path):
-  workdir = tmp_path / "run"
+  workdir = begun(together, tmp_path / "run")
   with pair(workdir, cache, *RUN, "--lost_seconds=20") as both:
     mains.wait_for(both[gone], lambda: newest(workdir) >= 2, seconds=LONG)
     both[gone].kill()
@@ -142,7 +148,7 @@ def test_sigterm_to_one_of_two_saves_both_at_one_step(
   together, cache, tmp_path
 ):
   """And the run goes on bit for bit."""
-  workdir = tmp_path / "run"
+  workdir = begun(together, tmp_path / "run")
   with pair(workdir, cache, *RUN) as both:
     mains.wait_for(both[1], lambda: newest(workdir) >= 2, seconds=LONG)
     both[1].send_signal(signal.SIGTERM)
