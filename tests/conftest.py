@@ -22,8 +22,7 @@ FIRST = (
 )
 # What these see is what the compiler makes of a program, or how fast it is.
 OPTIMIZED = (
-  "test_benchmarks", "test_documents", "test_plan",
-  "test_plan_counts",
+  "test_benchmarks", "test_documents", "test_plan", "test_plan_counts",
 )
 
 
