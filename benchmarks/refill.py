@@ -11,7 +11,9 @@ interval, and the range.
 """
 
 import json
+import os
 import pathlib
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -82,31 +84,53 @@ def check_equal(static: list, refilled) -> int:
 def measure(
   prompts: tuple[int, ...] = (128, 512, 2048), rounds: int = 5,
   sizes: dict = SIZES, mean: int = MEAN, limit: int = LIMIT,
+  found: dict | None = None, keep: Callable[[dict], None] = lambda found: None,
 ) -> dict:
-  """Seconds of both ways, useful tokens and the ratio, by number of prompts."""
-  found = {}
-  for count in prompts:
-    both = ways(count, sizes, mean, limit)
-    useful = check_equal(both["static"](), both["refill"]())
-    seconds = interleaved({n: timed(f) for n, f in both.items()}, rounds)
-    ratio = compare(seconds["static"], seconds["refill"])
-    found[count] = {"seconds": seconds, "useful": useful, "ratio": ratio}
-    speed = {n: useful / float(np.median(s)) for n, s in seconds.items()}
-    print(
-      f"{count} prompts: {speed['refill']:.0f} useful tokens/s against "
-      f"{speed['static']:.0f}, {shown(ratio)} times as fast, "
-      f"range {ratio['least']:.2f}-{ratio['most']:.2f}", flush=True,
-    )
+  """Seconds of both ways, useful tokens and the ratio, by number of prompts.
+
+  `found` is what an earlier call found: only rounds that it lacks are played.
+  `keep` gets all that is known after every round.
+  """
+  found = dict(found or {})
+  for count in map(str, prompts):
+    one = found.setdefault(count, {"seconds": {"static": [], "refill": []}})
+    done = len(one["seconds"]["refill"])
+    if done < rounds:
+      both = ways(int(count), sizes, mean, limit)
+      one["useful"] = check_equal(both["static"](), both["refill"]())
+      both = {name: timed(play) for name, play in both.items()}
+    for number in range(done, rounds):
+      for name, took in interleaved(both, 1, first=number).items():
+        one["seconds"][name] += took
+      one["ratio"] = compare(one["seconds"]["static"], one["seconds"]["refill"])
+      keep(found)
+    show(count, one)
   return found
+
+
+def show(count: str, one: dict) -> None:
+  """Prints what is known of a number of prompts."""
+  ratio, seconds = one["ratio"], one["seconds"]
+  speed = {n: one["useful"] / float(np.median(s)) for n, s in seconds.items()}
+  print(
+    f"{count} prompts: {speed['refill']:.0f} useful tokens/s against "
+    f"{speed['static']:.0f}, {shown(ratio)} times as fast, range "
+    f"{ratio['least']:.2f}-{ratio['most']:.2f} of {len(seconds['refill'])} "
+    "rounds", flush=True,
+  )
 
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unknown words on the command line: {argv[1:]}")
   counts = tuple(int(count) for count in PROMPTS.value)
-  found = measure(counts, ROUNDS.value, mean=MEAN_OF.value, limit=TO.value)
-  if OUTPUT.value:
-    pathlib.Path(OUTPUT.value).write_text(json.dumps(found, indent=1))
+  path, found = pathlib.Path(OUTPUT.value or os.devnull), {}
+  if path.is_file():
+    found = json.loads(path.read_text())
+  measure(
+    counts, ROUNDS.value, mean=MEAN_OF.value, limit=TO.value, found=found,
+    keep=lambda found: path.write_text(json.dumps(found, indent=1)),
+  )
 
 
 if __name__ == "__main__":
@@ -114,5 +138,7 @@ if __name__ == "__main__":
   ROUNDS = flags.DEFINE_integer("rounds", 5, "Interleaved rounds.", 1)
   MEAN_OF = flags.DEFINE_integer("mean", MEAN, "Tokens of an answer.", 1)
   TO = flags.DEFINE_integer("limit", LIMIT, "Tokens of the longest.", 1)
-  OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
+  OUTPUT = flags.DEFINE_string(
+    "output", "", "JSON file; what was cut goes on with the rounds it lacks."
+  )
   app.run(main)

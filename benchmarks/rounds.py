@@ -140,15 +140,15 @@ def timed(function: Callable, *args: Any) -> Callable[[], float]:
 
 
 def interleaved(
-  contestants: dict[str, Callable[[], float]], rounds: int
+  contestants: dict[str, Callable[[], float]], rounds: int, first: int = 0
 ) -> dict[str, list[float]]:
-  """Seconds of every contestant in every round.
+  """Seconds of every contestant in the rounds from `first` on.
 
   The order turns around from round to round, so that nobody always follows the
   same one.
   """
   seconds = {name: [] for name in contestants}
-  for number in range(rounds):
+  for number in range(first, first + rounds):
     order = list(contestants)[:: -1 if number % 2 else 1]
     for name in order:
       seconds[name].append(contestants[name]())
