@@ -89,11 +89,15 @@ def measure(
   """Seconds of both ways, useful tokens and the ratio, by number of prompts.
 
   `found` is what an earlier call found: only rounds that it lacks are played.
-  `keep` gets all that is known after every round.
+  `keep` gets all that is known after every round. Raises ValueError where the
+  answers were of another mean or limit then.
   """
-  found = dict(found or {})
+  found, answers = dict(found or {}), {"mean": mean, "limit": limit}
   for count in map(str, prompts):
-    one = found.setdefault(count, {"seconds": {"static": [], "refill": []}})
+    empty = {"answers": answers, "seconds": {"static": [], "refill": []}}
+    one = found.setdefault(count, empty)
+    if one["answers"] != answers:
+      raise ValueError(f"found had {one['answers']}: give --output a new file")
     done = len(one["seconds"]["refill"])
     if done < rounds:
       both = ways(int(count), sizes, mean, limit)

@@ -133,6 +133,14 @@ def flat(path):
     return reader.restore(path / "arrays", restore_args=wanted)
 
 
+def assert_same_arrays(*paths):
+  """Two checkpoints hold the same bits."""
+  one, two = map(flat, paths)
+  assert one.keys() == two.keys()
+  for name in one:
+    assert one[name].tobytes() == two[name].tobytes(), (paths[0], name)
+
+
 @pytest.mark.parametrize("gone", [0, 1])
 def test_the_others_end_when_a_process_is_gone(gone, together, cache, tmp_path):
   workdir = begun(together, tmp_path / "run")
@@ -162,10 +170,8 @@ def test_sigterm_to_one_of_two_saves_both_at_one_step(
     ended(both, 0)
   assert numbers(read(workdir)) == numbers(read(together))
   for stage, step in (("base", 2), ("stage1", 24), ("stage2", 4)):
-    one, two = (flat(run / stage / str(step)) for run in (workdir, together))
-    assert one.keys() == two.keys()
-    for name in one:
-      assert one[name].tobytes() == two[name].tobytes(), (stage, name)
+    saved_by = (run / stage / str(step) for run in (workdir, together))
+    assert_same_arrays(*saved_by)
 
 
 # 24 word problems, eight a step: an epoch ends after steps 3 and 6.
@@ -197,10 +203,7 @@ def test_two_processes_go_on_at_an_epochs_end(cache, tmp_path):
     log = (again / "logs" / f"host_{i}.log").read_text()
     assert "base goes on after step 3" in log
   assert numbers(read(again)) == numbers(read(whole))
-  one, two = (flat(run / "base" / "6") for run in (again, whole))
-  assert one.keys() == two.keys()
-  for name in one:
-    assert one[name].tobytes() == two[name].tobytes(), name
+  assert_same_arrays(again / "base" / "6", whole / "base" / "6")
 
 
 def test_processes_that_differ_do_not_begin(cache, tmp_path):
