@@ -61,6 +61,14 @@ def finish(process, seconds=300):
   return Done(process.returncode, out, err)
 
 
+def said(done):
+  """The JSON that a script has printed, where Gloo writes on its line too."""
+  assert done.code == 0, done.err[-3000:]
+  start = done.out.find('{"')
+  assert start >= 0, done.out
+  return json.JSONDecoder().raw_decode(done.out, start)[0]
+
+
 def wait_for(process, happened, seconds=120):
   """Waits until `happened()`, while the process runs."""
   until = time.monotonic() + seconds
