@@ -10,16 +10,13 @@ on. The table goes to benchmarks/results/quickstart_seeds.json.
 
 import json
 import math
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
-import time
 
 import numpy as np
 from absl import app, flags
 
+from benchmarks import side_by_side
 from benchmarks.intervals import interval
 from sitrain import main as mains
 from sitrain.configs import common, quickstart
@@ -90,27 +87,16 @@ def write_piece(
 
 def run_pieces(seeds: list[int]) -> None:
   """Runs what is missing, `workers` at a time, one core each."""
-  waiting = [s for s in seeds if not read_piece(s).get("complete")]
-  running: dict[int, subprocess.Popen] = {}
-  environment = os.environ | {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false "
-    "intra_op_parallelism_threads=1 --xla_force_host_platform_device_count=1"
-  }
-  while waiting or running:
-    while waiting and len(running) < WORKERS.value:
-      seed = waiting.pop(0)
-      pathlib.Path(FOLDER.value, str(seed)).mkdir(parents=True, exist_ok=True)
-      log = open(pathlib.Path(FOLDER.value, str(seed), "log"), "a")
-      running[seed] = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.quickstart_seeds", f"--one={seed}",
-         f"--folder={FOLDER.value}"],
-        stdout=log, stderr=log, env=environment,
-      )
-    time.sleep(1.0)
-    for seed, process in list(running.items()):
-      if process.poll() is not None:
-        del running[seed]
-        print(f"seed {seed}: exit {process.returncode}", flush=True)
+  side_by_side.run_all(
+    [seed for seed in seeds if not read_piece(seed).get("complete")],
+    lambda seed: side_by_side.begin(
+      "benchmarks.quickstart_seeds",
+      [f"--one={seed}", f"--folder={FOLDER.value}"],
+      pathlib.Path(FOLDER.value, str(seed), "log"),
+    ),
+    lambda seed, code: print(f"seed {seed}: exit {code}", flush=True),
+    workers=WORKERS.value,
+  )
 
 
 def read_piece(seed: int) -> dict:

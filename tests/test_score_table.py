@@ -1,9 +1,13 @@
 """SCoRe's table: equal effort, the order of runs, and the page."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
 
+from benchmarks import side_by_side
 from benchmarks.intervals import interval
 from benchmarks.score_table import grid, page, pieces, schedule, table
 from benchmarks.score_table.arms import (
@@ -107,6 +111,22 @@ def test_what_is_left_comes_after_what_it_starts_from(results, tmp_path):
   assert not schedule.may_run(piece, tmp_path)
   store(piece, 0.7, 0.9)
   assert schedule.left([piece], tmp_path) == []
+
+
+def test_side_by_side_waits_for_what_a_run_starts_from():
+  ended = {}
+
+  def start(code):
+    words = f"import sys, time; time.sleep({code} / 10); sys.exit({code})"
+    return subprocess.Popen([sys.executable, "-c", words])
+
+  side_by_side.run_all(
+    [2, 1, 3], start, ended.__setitem__, workers=2,
+    may_start=lambda one: one != 2 or 3 in ended,
+  )
+  assert ended == {1: 1, 2: 2, 3: 3} and list(ended)[-1] == 2
+  side_by_side.run_all([1], start, ended.pop, workers=2, until=0.0)
+  assert 1 in ended
 
 
 def test_failures_are_kept_and_nothing_starts_from_them(results, tmp_path):

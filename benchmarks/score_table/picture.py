@@ -15,7 +15,9 @@ TURNS = (("accuracy_1", "attempt 1", "C0"), ("accuracy_2", "attempt 2", "C3"))
 SHOWN = (
   ("judge/reward_1", "accuracy@1"), ("judge/reward_2", "accuracy@2"),
   ("judge/changed_2", "answers changed"), ("learn/kl_1", "KL of turn 1, nat"),
-  ("learn/kl_2", "KL of turn 2, nat"), ("learn/entropy_2", "entropy, turn 2"),
+  ("learn/kl_2", "KL of turn 2, nat"),
+  ("learn/entropy_1", "entropy of turn 1, nat"),
+  ("learn/entropy_2", "entropy of turn 2, nat"),
 )
 
 
@@ -61,7 +63,7 @@ def arms(found: dict[str, Found]) -> matplotlib.figure.Figure:
 
 def curves(found: Found) -> matplotlib.figure.Figure:
   """What happens along training, of the main arms."""
-  figure, panels = _panels(2, 3, 13, 7)
+  figure, panels = _panels(2, 4, 16, 7)
   for panel, (metric, title) in zip(panels.ravel(), SHOWN):
     for number, name in enumerate(MAIN):
       each = [r["curves"].get(metric, []) for r in found.get(name, [])]
@@ -70,7 +72,10 @@ def curves(found: Found) -> matplotlib.figure.Figure:
     panel.set_title(title)
     panel.set_xlabel("gradient steps")
     panel.grid(alpha=0.3)
-  _legend(panels[0][0])
+  panels[-1][-1].axis("off")
+  panels[-1][-1].legend(
+    *panels[0][0].get_legend_handles_labels(), loc="center"
+  )
   return figure
 
 

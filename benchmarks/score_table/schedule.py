@@ -3,20 +3,14 @@
 What has been run is never run again, unless its parameters are needed and gone.
 """
 
-import os
+import itertools
 import pathlib
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 
+from benchmarks import side_by_side
 from benchmarks.score_table import pieces
 from benchmarks.score_table.arms import Piece, before
-
-ONE_CORE = (
-  "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1 "
-  "--xla_force_host_platform_device_count=1"
-)
 
 
 def left(wanted: Sequence[Piece], folder: pathlib.Path) -> list[Piece]:
@@ -54,25 +48,18 @@ def run_all(
   is left out; one that a signal has ended is run again the next time. True when
   nothing is left.
   """
-  waiting = left(wanted, folder)
-  running: dict[Piece, subprocess.Popen] = {}
-  total, ended = len(waiting), 0
-  while True:
-    ready = [p for p in waiting if may_run(p, folder)]
-    while ready and len(running) < workers and time.time() < until:
-      piece = ready.pop(0)
-      waiting.remove(piece)
-      running[piece] = begin(piece, folder)
-    if not running:
-      return not left(wanted, folder)
-    time.sleep(1.0)
-    for piece, process in list(running.items()):
-      if process.poll() is not None:
-        del running[piece]
-        ended += 1
-        if process.returncode > 0:
-          pieces.write(piece, {"failed": process.returncode})
-        tell(f"{ended}/{total} {said(piece, process.returncode)}")
+  waiting, count = left(wanted, folder), itertools.count(1)
+
+  def ended(piece, code):
+    if code > 0:
+      pieces.write(piece, {"failed": code})
+    tell(f"{next(count)}/{len(waiting)} {said(piece, code)}")
+
+  side_by_side.run_all(
+    waiting, lambda piece: begin(piece, folder), ended, workers=workers,
+    may_start=lambda piece: may_run(piece, folder), until=until,
+  )
+  return not left(wanted, folder)
 
 
 def said(piece: Piece, code: int) -> str:
@@ -87,12 +74,8 @@ def said(piece: Piece, code: int) -> str:
 
 def begin(piece: Piece, folder: pathlib.Path) -> subprocess.Popen:
   """Its process, with a log beside its workdir."""
-  workdir = folder / piece.task / pieces.name_of(piece)
-  workdir.mkdir(parents=True, exist_ok=True)
-  command = [
-    sys.executable, "-m", "benchmarks.score_table", f"--folder={folder}",
-    "--one=" + ",".join(map(str, piece)),
-  ]
-  environment = os.environ | {"XLA_FLAGS": ONE_CORE}
-  with open(f"{workdir}.log", "a") as log:
-    return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+  return side_by_side.begin(
+    "benchmarks.score_table",
+    [f"--folder={folder}", "--one=" + ",".join(map(str, piece))],
+    folder / piece.task / f"{pieces.name_of(piece)}.log",
+  )

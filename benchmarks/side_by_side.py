@@ -1,0 +1,51 @@
+"""Runs of a benchmark as processes side by side, each on one core."""
+
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+ONE_CORE = (
+  "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1 "
+  "--xla_force_host_platform_device_count=1"
+)
+
+
+def begin(module: str, arguments: Sequence[str], log: pathlib.Path):
+  """`python -m module arguments` on one core, its output added to `log`."""
+  log.parent.mkdir(parents=True, exist_ok=True)
+  with open(log, "a") as out:
+    return subprocess.Popen(
+      [sys.executable, "-m", module, *arguments], stdout=out, stderr=out,
+      env=os.environ | {"XLA_FLAGS": ONE_CORE},
+    )
+
+
+def run_all(
+  waiting: Sequence, start: Callable[..., subprocess.Popen],
+  ended: Callable[..., None], *, workers: int,
+  may_start: Callable[..., bool] = lambda one: True, until: float = math.inf,
+) -> None:
+  """Starts what waits, in order, `workers` at a time, none after `until`.
+
+  One that `may_start` refuses waits for others to end. `ended(one, code)` is
+  called for each; code as of Popen. Returns when nothing runs and nothing more
+  may start.
+  """
+  waiting, running = list(waiting), {}
+  while True:
+    ready = [one for one in waiting if may_start(one)]
+    while ready and len(running) < workers and time.time() < until:
+      one = ready.pop(0)
+      waiting.remove(one)
+      running[one] = start(one)
+    if not running:
+      return
+    time.sleep(1.0)
+    for one, process in list(running.items()):
+      if process.poll() is not None:
+        del running[one]
+        ended(one, process.returncode)
