@@ -20,8 +20,12 @@ from sitrain.runtime.plan.chips import Target
 from sitrain.runtime.plan.cost import cost_of, largest, works
 from sitrain.runtime.plan.refusals import BUFFERS, held, refused
 from sitrain.runtime.stage import lower_stage
+from sitrain.runtime.staged import Programs
 from sitrain.runtime.start import Run, keys_of, layout, order_key
 from sitrain.types import Stage
+
+# Of a fused stage the first, of a staged one the others; see runtime/stage.py.
+NAMES = ("loop", *Programs._fields)
 
 
 class Planned(NamedTuple):
@@ -114,7 +118,7 @@ def _runs(stage: Stage) -> dict[str, float]:
 
 def names_of(stage: Stage) -> tuple[str, ...]:
   """Names of the programs of a stage, as `lowered` has them."""
-  return ("loop",) if stage.fused else ("pose", "generate", "learn")
+  return NAMES[:1] if stage.fused else NAMES[1:]
 
 
 def _worked() -> float:

@@ -11,7 +11,6 @@ from sitrain.runtime.options import ConfigError, closest, dealt, rows_of
 from sitrain.runtime.plan import apart, programs, refusals
 from sitrain.runtime.plan.chips import LOCAL, Target
 
-NAMES = ("loop", "pose", "generate", "learn")
 MICRO = (8, 2)  # rows that a group of devices updates on at a time
 
 Tell = Callable[[str], Any]
@@ -20,8 +19,8 @@ Tell = Callable[[str], Any]
 def check_programs(asked: Sequence[str]) -> None:
   """Raises ConfigError for the name of a program that no stage has."""
   for name in asked:
-    if name not in NAMES:
-      raise ConfigError(f"--programs={name}: {closest(name, NAMES)}")
+    if name not in programs.NAMES:
+      raise ConfigError(f"--programs={name}: {closest(name, programs.NAMES)}")
 
 
 def check_stage(config: dict, asked: str) -> list[str]:
