@@ -1,5 +1,6 @@
 """SCoRe's table: equal effort, the order of runs, and the page."""
 
+import json
 import subprocess
 import sys
 
@@ -111,6 +112,21 @@ def test_what_is_left_comes_after_what_it_starts_from(results, tmp_path):
   assert not schedule.may_run(piece, tmp_path)
   store(piece, 0.7, 0.9)
   assert schedule.left([piece], tmp_path) == []
+
+
+def test_a_curve_has_gaps_where_nothing_was_sampled(tmp_path):
+  records = [
+    {"judge/reward_1": float(i), "learn/kl_1": None, "learn/kl_2": value}
+    for i, value in enumerate([None] * pieces.CURVE + [1.0, 3.0, None])
+  ]
+  lines = "\n".join(map(json.dumps, records))
+  (tmp_path / "metrics.jsonl").write_text(lines + "\n")
+  curves, steps = pieces.curves_of(tmp_path)
+  assert steps == pieces.CURVE + 3
+  assert curves == {
+    "judge/reward_1": [(pieces.CURVE - 1) / 2, pieces.CURVE + 1.0],
+    "learn/kl_1": [None, None], "learn/kl_2": [None, 2.0],
+  }
 
 
 def test_side_by_side_waits_for_what_a_run_starts_from():

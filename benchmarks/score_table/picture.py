@@ -57,7 +57,8 @@ def arms(found: dict[str, Found]) -> matplotlib.figure.Figure:
     panel.set_xlabel("right, % (mean and 95 % interval over seeds)")
     panel.set_title(task)
     panel.grid(axis="x", alpha=0.3)
-    panel.legend(loc="lower right")
+  labelled = panels[0][0].get_legend_handles_labels()
+  figure.legend(*labelled, loc="outside lower center", ncols=2)
   return figure
 
 

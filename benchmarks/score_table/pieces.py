@@ -93,18 +93,26 @@ def config_for(piece: Piece, folder: pathlib.Path) -> ConfigDict:
 
 
 def curves_of(workdir: pathlib.Path) -> tuple[dict[str, list], int]:
-  """Means over stretches of CURVE steps, and the number of steps."""
+  """Means over stretches of CURVE steps, and the number of steps.
+
+  None where there is none: of a turn that nobody sampled.
+  """
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   records = [json.loads(line) for line in lines]
   curves = {
     name: [
-      float(np.mean([r[name] for r in records[i : i + CURVE]]))
+      _mean([r[name] for r in records[i : i + CURVE]])
       for i in range(0, len(records), CURVE)
     ]
     for name in CURVES
     if records and name in records[0]
   }
   return curves, len(records)
+
+
+def _mean(values: list[float | None]) -> float | None:
+  known = [value for value in values if value is not None]
+  return float(np.mean(known)) if known else None
 
 
 def study(piece: Piece, config: dict, workdir: pathlib.Path) -> dict:
