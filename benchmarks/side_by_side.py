@@ -14,7 +14,9 @@ ONE_CORE = (
 )
 
 
-def begin(module: str, arguments: Sequence[str], log: pathlib.Path):
+def begin(
+  module: str, arguments: Sequence[str], log: pathlib.Path
+) -> subprocess.Popen:
   """`python -m module arguments` on one core, its output added to `log`."""
   log.parent.mkdir(parents=True, exist_ok=True)
   with open(log, "a") as out:

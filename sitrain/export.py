@@ -1,6 +1,6 @@
 """Writes the policy of a stage as a model that transformers can load.
 
-  python -m sitrain.export --workdir=/tmp/sitrain --output=/tmp/model
+  python -m sitrain.export --workdir=/tmp/sitrain --output=/tmp/sitrain_model
 
 Weights, config.json and the tokenizer. A run that began with a checkpoint of
 the hub keeps its architecture; another is written as the architecture of
