@@ -12,7 +12,8 @@ same tokens.
 
 cache: a prompt of 256, two attempts of 64, 16 tokens between them. sitrain's
 second attempt goes on with the cache of the first; the other way reads the
-whole dialogue again.
+whole dialogue again. group: the same with 8 samples of each of 8 prompts, as
+stages of RL have them; both ways read a prompt once for its first attempts.
 """
 
 import json
@@ -27,18 +28,27 @@ from benchmarks.decode import SIZES
 from benchmarks.peers.sitrain_decode import make_model, problems_of
 from benchmarks.rounds import compare, interleaved, shown, timed
 from sitrain.models import decoder
+from sitrain.rollout import game as games
 from sitrain.rollout import splice
 from sitrain.rollout.cursor import limits_of
-from sitrain.rollout.game import row_keys
 from sitrain.rollout.sample import draw
-from sitrain.rollout.turns import cache_lengths, grown, play, prefill
+from sitrain.rollout.turns import (
+  cache_lengths,
+  grown,
+  play,
+  play_all,
+  prefill,
+)
 from sitrain.types import PAD
 
 REPLY = 16
 CASES = {
-  "cursor": {"model": SIZES, "batch": 64, "prompt": 64, "new": 256, "mean": 64},
-  "cache": {"model": SIZES, "batch": 64, "prompt": 256, "new": 64, "mean": 0},
+  "cursor": {"model": SIZES, "batch": 64, "samples": 1, "prompt": 64,
+             "new": 256, "mean": 64},
+  "cache": {"model": SIZES, "batch": 64, "samples": 1, "prompt": 256,
+            "new": 64, "mean": 0},
 }
+CASES["group"] = CASES["cache"] | {"samples": 8}
 
 
 def said(rows: int) -> jax.Array:
@@ -52,30 +62,34 @@ def options(case: dict) -> dict:
   size, mean = case["model"]["vocabulary"], case["mean"]
   ends = range(size - size // mean, size) if mean else ()
   return {
-    "samples": 1, "temperature": 1.0, "eos": tuple(ends),
+    "temperature": 1.0, "eos": tuple(ends),
     "reply": lambda answer, rows, turn: said(answer.shape[0]),
   }
 
 
 def one_cursor(model, case, keys, params, problems):
   """Tokens [B, T] of sitrain's own rollout."""
-  turns = (case["new"],) * 2
   return play(
-    keys, model, params, problems, turns=turns, **options(case)
+    keys, model, params, problems, samples=case["samples"],
+    turns=(case["new"],) * 2, **options(case),
   ).tokens
 
 
 def read_again(model, case, keys, params, problems):
   """The same with a second prefill for the second turn."""
-  one = partial(play, keys, model, params, **options(case))
-  first = one(problems, turns=(case["new"],))
+  one = options(case) | {"turns": (case["new"],)}
+  first = play(
+    keys, model, params, problems, samples=case["samples"], **one
+  )
   posed = splice.splice(problems, first, said(case["batch"]))
-  return one(posed, turns=(case["new"],), first_turn=2).tokens
+  keys = games.row_keys(keys, case["samples"])
+  game = games.make(keys, model, params, posed, samples=1, first_turn=2, **one)
+  return play_all(game._replace(keys=keys)).tokens
 
 
 def loop_a_turn(model, case, keys, params, problems):
   """The same with a loop for each turn, on one cache that grows."""
-  params, keys = decoder.unstack(params), row_keys(keys, 1)
+  params, keys = decoder.unstack(params), games.row_keys(keys, 1)
   tokens, start = problems.prompt, jnp.zeros(case["batch"], jnp.int32)
   cache = prefill(model, params, tokens, start)
   tokens, cache = write_turn(model, case, keys, params, tokens, start, cache, 1)
@@ -149,9 +163,10 @@ def prepare(name: str, case: dict) -> dict:
   """The two ways of a case as compiled functions of nothing."""
   model = make_model(case["model"])
   params = jax.jit(lambda key: decoder.init(model, key))(jax.random.key(0))
-  problems = problems_of(case, case["batch"])
-  keys = jax.random.split(jax.random.key(1), case["batch"])
-  other = {"cursor": loop_a_turn, "cache": read_again}[name]
+  count = case["batch"] // case["samples"]
+  problems = problems_of(case, count)
+  keys = jax.random.split(jax.random.key(1), count)
+  other = loop_a_turn if name == "cursor" else read_again
   return {
     way.__name__: partial(
       jax.jit(partial(way, model, case)), keys, params, problems

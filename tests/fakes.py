@@ -15,20 +15,25 @@ from sitrain.types import GIVEN, PAD, ROOT, Episodes, Problems, Task, Verdict
 SIZES = dict(layers=1, width=1, heads=1, kv_heads=1, head_size=2, mlp_size=1)
 
 
+def written(cache):
+  """A cache without what is only read."""
+  return tuple(layer[:2] for layer in cache)
+
+
 class Bigram(Decoder):
   """Looks at the last token alone: logits = params["table"][token]."""
 
   @nn.compact
   def __call__(self, tokens, attend, cache=(), column=0):
     seen = jnp.maximum(tokens, 0)[..., None] == jnp.arange(self.vocabulary)
-    return seen.astype(self.dtype), cache
+    return seen.astype(self.dtype), written(cache)
 
   def logits(self, hidden):
     return hidden @ self.get_variable("params", "table")
 
   @nn.nowrap
   def make_cache(self, batch, length):
-    return (jnp.zeros((batch, 1)),)
+    return ((jnp.zeros((batch, 1)), jnp.zeros((batch, 1))),)
 
 
 class Table(Decoder):
@@ -41,7 +46,8 @@ class Table(Decoder):
     base = self.vocabulary + 1
     digit = (jnp.maximum(tokens, 0) + 1) * base**attend.position
     seen = jnp.sum(jnp.where(attend.visible, digit[:, None], 0), axis=-1)
-    return (seen[..., None] == jnp.asarray(self.contexts)).astype(float), cache
+    known = seen[..., None] == jnp.asarray(self.contexts)
+    return known.astype(float), written(cache)
 
   def logits(self, hidden):
     return hidden @ self.get_variable("params", "table")

@@ -177,9 +177,12 @@ def test_workers_of_sitrain():
       assert all(0 <= answer["reward"] <= 1 for answer in answers)
 
 
-@pytest.mark.parametrize("name, mean", [("cursor", 4), ("cache", 0)])
-def test_both_ways_of_two_turns_write_the_same(name, mean):
-  case = {"model": TOY, "batch": 4, "prompt": 5, "new": 6, "mean": mean}
+@pytest.mark.parametrize("name, mean, samples", [
+  ("cursor", 4, 1), ("cache", 0, 1), ("group", 0, 2),
+])
+def test_both_ways_of_two_turns_write_the_same(name, mean, samples):
+  case = {"model": TOY, "batch": 4, "samples": samples, "prompt": 5, "new": 6,
+          "mean": mean}
   ways = turns.prepare(name, case).values()
   ours, other = (np.asarray(way()) for way in ways)
   assert (ours == other).all()

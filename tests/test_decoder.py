@@ -135,6 +135,43 @@ def test_decoding_token_by_token_is_the_full_forward(model):
   np.testing.assert_allclose(stepped[real], full[real], atol=1e-5)
 
 
+@pytest.mark.parametrize("model", [PLAIN, RICH], ids=["plain", "rich"])
+def test_rows_that_share_the_cache_of_a_prompt_are_whole_rows(model):
+  prompt, samples = 4, 3  # two prompts, three rows each
+  tokens = jax.random.randint(
+    jax.random.key(3), (2 * samples, LENGTH), 0, VOCABULARY, jnp.int32
+  )
+  tokens = tokens.at[:, :prompt].set(
+    jnp.repeat(tokens[::samples, :prompt], samples, axis=0)
+  )
+  start = jnp.array([0, 2], jnp.int32)
+  each = {"params": decoder.unstack(params(model))}
+  attend = decoder.attend_cache(start, 0, prompt, prompt)
+  _, shared = model.apply(
+    each, tokens[::samples, :prompt], attend, model.make_cache(2, prompt)
+  )
+  start = jnp.repeat(start, samples)
+
+  @jax.jit
+  def step(cache, column):
+    now = jax.lax.dynamic_slice_in_dim(tokens, column, 1, 1)
+    attend = decoder.attend_cache(start, column, 1, LENGTH)
+    both = tuple(own + more for own, more in zip(cache, shared, strict=True))
+    hidden, cache = model.apply(each, now, attend, both, column - prompt)
+    return cache, model.apply(each, hidden, method="logits")
+
+  cache, steps = model.make_cache(2 * samples, LENGTH - prompt), []
+  for column in range(prompt, LENGTH):
+    cache, one = step(cache, column)
+    steps.append(one)
+  turn = jnp.where(jnp.arange(LENGTH) >= start[:, None], 1, -1)
+  attend = decoder.attend_rows(turn, jnp.zeros_like(turn))
+  full = logits(model, params(model), jnp.where(turn > 0, tokens, -1), attend)
+  np.testing.assert_allclose(
+    jnp.concatenate(steps, 1), full[:, prompt:], atol=1e-5
+  )
+
+
 def test_a_cache_that_is_longer_than_the_text_changes_nothing():
   tokens, start = some_tokens(), jnp.zeros(ROWS, jnp.int32)
   full = logits(RICH, params(RICH), tokens, whole_rows())

@@ -106,7 +106,8 @@ class Decoder(nn.Module, kw_only=True):
 
     Without a cache (`()`) the keys are the tokens themselves. With one, new
     keys are written at columns column..column+Q-1 and all of it is read under
-    `attend.visible`. Negative tokens (PAD) are read as 0.
+    `attend.visible`. B / P rows share what a layer has behind its own keys and
+    values, [P N S H], which is read first and not returned. PAD is read as 0.
     """
     embed = self._read("embed", parameters.init_embed, self)
     layers = self._read("layers", parameters.init_layers, self)
@@ -229,11 +230,11 @@ class Decoder(nn.Module, kw_only=True):
       write = jax.lax.dynamic_update_slice_in_dim
       key = write(cache[0], key.astype(cache[0].dtype), column, 2)
       value = write(cache[1], value.astype(cache[1].dtype), column, 2)
-      cache = (key, value)
+      cache, shared = (key, value), cache[2:]
     scale = (self.attention_scalar or self.head_size) ** -0.5
     options = dict(scale=scale, cap=self.attention_cap)
     if cache and lead[1] == 1:
-      mixed = blocks.attention_of_one(query, key, value, visible, **options)
+      mixed = blocks.attention_of_one(query, shared + cache, visible, **options)
     else:
       # Kernels refuse the left pads of prompts.
       kind = self.attention if not cache else "auto"
@@ -246,5 +247,4 @@ class Decoder(nn.Module, kw_only=True):
 def init(model: Decoder, key: Key) -> Params:
   """First parameters of `model`, in float32; may be jitted or eval_shaped."""
   tokens = jnp.zeros((1, 1), jnp.int32)
-  variables = model.init(key, tokens, attend_rows(tokens, tokens))
-  return variables["params"]
+  return model.init(key, tokens, attend_rows(tokens, tokens))["params"]

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -86,40 +87,52 @@ def play(
 
 
 def play_all(game: Game) -> Episodes:
-  """All rows of a game, decoded together."""
+  """All rows of a game, decoded together.
+
+  The samples of a problem share the cache of their prompt.
+  """
   prompt, count = game.problems.prompt, game.keys.shape[0]
   repeat = lambda x: jnp.repeat(x, game.samples, axis=0)
   start, problem = repeat(game.start), repeat(jnp.arange(prompt.shape[0]))
-  cache = prefill(game.model, game.params, prompt, game.start)
+  cache, behind = prefill(game.model, game.params, prompt, game.start), 0
+  shared = ((),) * len(cache)
+  if game.samples > 1 and prompt.shape[1] > 1:
+    shared, behind = cache, prompt.shape[1] - 1
+    cache = game.model.make_cache(count, 0)
   loop = _Loop(
     jnp.asarray(prompt.shape[1], jnp.int32),
     cursors.empty_rows(repeat(prompt), problem, game.length),
     cursors.begin(count, game.width),
-    jax.tree.map(repeat, cache),
+    cache,
   )
 
   def more(size, loop):
-    room = loop.column <= size
+    room = loop.column <= behind + size
     return room & jnp.any(cursors.live(loop.cursor, len(game.turns)))
 
   # The token of the last column is never read, so it needs no room.
-  for size in cache_lengths(prompt.shape[1] - 1, game.length - 1):
+  first = prompt.shape[1] - 1 - behind
+  for size in cache_lengths(first, game.length - 1 - behind):
     loop = loop._replace(cache=grown(game.model, loop.cache, count, size))
     loop = jax.lax.while_loop(
       functools.partial(more, size),
-      functools.partial(_take_step, game, start, size),
+      functools.partial(_take_step, game, start, shared, behind, size),
       loop,
     )
   return cursors.left_align(loop.rows, start)
 
 
-def _take_step(game, start, size, loop) -> _Loop:
-  """All rows read a column and write the next; `size` is the cache's."""
+def _take_step(game, start, shared, behind, size, loop) -> _Loop:
+  """All rows read a column and write the next.
+
+  `size` columns of the cache come behind as many of the shared one.
+  """
   at, number = loop.column - 1, jnp.arange(start.shape[0])
   token = jax.lax.dynamic_slice_in_dim(loop.rows.tokens, at, 1, axis=1)
-  attend = attend_cache(start, at, 1, size)
+  attend = attend_cache(start, at, 1, behind + size)
+  cache = tuple(map(operator.add, loop.cache, shared))
   drawn, logprob, cache = games.next_token(
-    game, number, loop.cursor, token, attend, loop.cache, at
+    game, number, loop.cursor, token, attend, cache, at - behind
   )
   rows, cursor = games.write(
     game, number, loop.rows, loop.cursor, drawn, logprob,
