@@ -63,19 +63,19 @@ def arms(found: dict[str, Found]) -> matplotlib.figure.Figure:
 
 
 def curves(found: Found) -> matplotlib.figure.Figure:
-  """What happens along training, of the main arms."""
+  """What happens along training, of the main arms, stage I included."""
   figure, panels = _panels(2, 4, 16, 7)
   for panel, (metric, title) in zip(panels.ravel(), SHOWN):
     for number, name in enumerate(MAIN):
-      each = [r["curves"].get(metric, []) for r in found.get(name, [])]
-      begins = [_begins(found, r) for r in found.get(name, [])]
-      _draw(panel, each, begins, name, f"C{number}")
+      each = [_curve(found, r, metric) for r in found.get(name, [])]
+      _draw(panel, [c for c in each if c], name, f"C{number}")
     panel.set_title(title)
     panel.set_xlabel("gradient steps")
     panel.grid(alpha=0.3)
   panels[-1][-1].axis("off")
   panels[-1][-1].legend(
-    *panels[0][0].get_legend_handles_labels(), loc="center"
+    *panels[0][0].get_legend_handles_labels(), loc="center",
+    title="mean over seeds; thin: each seed",
   )
   return figure
 
@@ -86,20 +86,23 @@ def _legend(panel) -> None:
     panel.legend(fontsize=7)
 
 
-def _begins(found: Found, result: dict) -> int:
-  """The step at which an arm that goes on from stage I begins."""
+def _curve(found: Found, result: dict, metric: str) -> list[float]:
+  """A run's values, with those of the stage I that it goes on from."""
+  own = result["curves"].get(metric, [])
   if ARMS[result["arm"]].start != "stage1":
-    return 0
+    return own
   first = [r for r in found.get("stage1", []) if r["seed"] == result["seed"]]
-  return first[0]["steps"] if first else 0
+  return (first[0]["curves"].get(metric, []) if first else []) + own
 
 
-def _draw(panel, each, begins, name, color) -> None:
-  """One thin line a seed."""
-  for i, (values, begin) in enumerate(zip(each, begins)):
-    steps = begin + CURVE * (np.arange(len(values)) + 0.5)
-    label = name if not i else None
-    panel.plot(steps, values, color=color, lw=0.8, alpha=0.7, label=label)
+def _draw(panel, each, name, color) -> None:
+  """A line for the mean of as many steps as all have, thin ones for seeds."""
+  places = lambda values: CURVE * (np.arange(len(values)) + 0.5)
+  for values in each:
+    panel.plot(places(values), values, color=color, lw=0.6, alpha=0.2)
+  if each:
+    mean = np.mean([v[: min(map(len, each))] for v in each], axis=0)
+    panel.plot(places(mean), mean, color=color, lw=2, label=name)
 
 
 def edits(found: Found) -> matplotlib.figure.Figure:
@@ -112,7 +115,8 @@ def edits(found: Found) -> matplotlib.figure.Figure:
     density = np.mean([row["density"] for row in rows], axis=0)
     panel.stairs(density, edges, fill=True)
     panel.set_title(name, fontsize=8)
-    panel.set_xlabel("edit ratio")
+    panel.set_xlabel("edit ratio of attempt 2 to 1")
+  panels[0][0].set_ylabel("density")
   return figure
 
 
@@ -128,7 +132,7 @@ def budgets(found: Found) -> matplotlib.figure.Figure:
     _mean_line(left, each, _turns_of, color, name, "-")
     _mean_line(right, each, _budget_of("parallel"), color, name, "--")
     _mean_line(right, each, _budget_of("sequential"), color, None, "-")
-  left.set_xlabel("attempt")
+  left.set_xlabel("attempt in a row")
   right.set_xlabel("attempts a problem (dashed: all first ones)")
   right.set_xscale("log", base=2)
   for panel in (left, right):
