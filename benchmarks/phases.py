@@ -115,7 +115,7 @@ def compiled_step(model, params, task, rows: int, new: int, microbatches: int):
   optim = optimizer.make(learning_rate=1e-6, steps=1000)
   method = score.stage_two(
     {"policy": model}, task, optim, problems=rows // 8, samples=8,
-    turns=(new, new), kl="k1",
+    turns=(new, new), kl="k1", share_prompts=True,
   )
   generate = sharding.by_group(method.generate, sharding.make_mesh())
   method = method._replace(generate=generate)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sitrain.models import attention, axes, blocks, parameters
+from sitrain.models import attention, axes, blocks, decoding, parameters
 from sitrain.models.blocks import RopeScaling
 from sitrain.types import PAD, Key, Params
 
@@ -234,7 +234,7 @@ class Decoder(nn.Module, kw_only=True):
     scale = (self.attention_scalar or self.head_size) ** -0.5
     options = dict(scale=scale, cap=self.attention_cap)
     if cache and lead[1] == 1:
-      mixed = blocks.attention_of_one(query, shared + cache, visible, **options)
+      mixed = decoding.attend(query, shared + cache, visible, **options)
     else:
       # Kernels refuse the left pads of prompts.
       kind = self.attention if not cache else "auto"
