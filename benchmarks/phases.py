@@ -37,7 +37,7 @@ from sitrain.train import (
 from sitrain.types import PAD, Problems, Task, Verdict
 
 REPLY = 32  # tokens between the attempts
-
+SAMPLES = 8  # of a problem
 
 MODELS = {
   "small": decoder.Decoder(
@@ -114,7 +114,7 @@ def compiled_step(model, params, task, rows: int, new: int, microbatches: int):
   and the seconds that compiling the whole took."""
   optim = optimizer.make(learning_rate=1e-6, steps=1000)
   method = score.stage_two(
-    {"policy": model}, task, optim, problems=rows // 8, samples=8,
+    {"policy": model}, task, optim, problems=rows // SAMPLES, samples=SAMPLES,
     turns=(new, new), kl="k1", share_prompts=True,
   )
   generate = sharding.by_group(method.generate, sharding.make_mesh())
@@ -177,7 +177,8 @@ def measure(
     for name, times in interleaved(runs, rounds).items()
   }
   decode = seconds["prefill and decode"] - seconds["prefill"]
-  tokens = rows * (prompt + 2 * new + REPLY)
+  # The update reads a prompt once for its samples.
+  tokens = rows // SAMPLES * prompt + rows * (2 * new + REPLY)
   flops = 8 * tokens * multiplied(model)
   rate = able[jnp.dtype(model.dtype).name]
   return {
