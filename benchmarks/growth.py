@@ -10,8 +10,6 @@ f32. Medians over interleaved rounds.
 """
 
 import json
-import statistics
-import time
 from collections.abc import Callable
 
 import jax
@@ -19,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks.rounds import medians, timed
 from sitrain import train
 from sitrain.methods.verbs import policy_loss
 from sitrain.models import decoder
@@ -45,7 +44,7 @@ def small_model(attention: str) -> decoder.Decoder:
 
 
 def make_update(model: decoder.Decoder, rows: int, length: int) -> Callable:
-  """A compiled update of rows of full length, as a call without arguments."""
+  """A compiled update of rows of full length, as a contestant."""
   optim = optimizer.make(learning_rate=1e-5, steps=10)
   loss = policy_loss(model, turns=1, temperature=1.0, clip=jnp.inf, kl="none")
   step = jax.jit(train.make_train_step(optim, loss))
@@ -57,7 +56,7 @@ def make_update(model: decoder.Decoder, rows: int, length: int) -> Callable:
   batch = Batch(
     token, token, mark, mark * 0, one, PolicyTargets(one, one, one, one)
   )
-  return lambda: jax.block_until_ready(step(state, batch))
+  return timed(step, state, batch)
 
 
 def make_rollout(model: decoder.Decoder, length: int) -> Callable:
@@ -75,18 +74,7 @@ def make_rollout(model: decoder.Decoder, length: int) -> Callable:
       reply=silent, turns=(length - 2,), eos=(), temperature=1.0,
     )
 
-  return lambda: jax.block_until_ready(roll(params, jax.random.key(2)))
-
-
-def seconds(calls: dict, rounds: int) -> dict:
-  """Median seconds of each call, in interleaved rounds after a first one."""
-  found = {name: [] for name in calls}
-  for i in range(rounds + 1):
-    for name, call in calls.items():
-      began = time.perf_counter()
-      call()
-      found[name] += [time.perf_counter() - began] if i else []
-  return {name: statistics.median(times) for name, times in found.items()}
+  return timed(roll, params, jax.random.key(2))
 
 
 def line(x, y) -> dict:
@@ -115,7 +103,7 @@ def measure(
     calls["decode", t] = make_rollout(model, t)
   for b in rows:
     calls["rows", b] = make_update(model, b, LENGTH)
-  took = seconds(calls, rounds)
+  took = medians(calls, rounds)
   held = {"update": lambda t: max(TOKENS // t, 1), "decode": lambda _: DECODED}
   found = {
     part: by_length({t: took[part, t] / (n(t) * t) for t in lengths})

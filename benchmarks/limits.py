@@ -7,13 +7,12 @@ holds, and a product of square matrices, in float32 and in bfloat16.
 """
 
 import json
-import statistics
 
 import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from benchmarks.rounds import interleaved, timed
+from benchmarks.rounds import medians, timed
 
 ELEMENTS = {"cpu": 2**26, "gpu": 2**30, "tpu": 2**29}
 SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
@@ -33,13 +32,8 @@ def measure(rounds: int = 9) -> dict:
   }
   work = {name: 2 * square.shape[0] ** 3 for name in contestants}
   work["bandwidth"] = long.nbytes
-  for run in contestants.values():
-    run()  # compiles
-  seconds = interleaved(contestants, rounds)
-  return {
-    name: work[name] / statistics.median(times)
-    for name, times in seconds.items()
-  }
+  seconds = medians(contestants, rounds)
+  return {name: work[name] / seconds[name] for name in contestants}
 
 
 def main(argv: list[str]) -> None:

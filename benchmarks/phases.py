@@ -14,7 +14,6 @@ flops a parameter and token, and 2 for the reference. "small" is the model of
 
 import functools
 import json
-import statistics
 import time
 
 import jax
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from benchmarks import limits
-from benchmarks.rounds import interleaved, timed
+from benchmarks.rounds import medians, timed
 from sitrain.methods import score
 from sitrain.models import decoder
 from sitrain.rollout.turns import play
@@ -170,12 +169,7 @@ def measure(
     "learn": timed(parts["learn"], state, key, *posed, verdict),
     "whole step": timed(whole_step),
   }
-  for run in runs.values():
-    run()  # compiles
-  seconds = {
-    name: statistics.median(times)
-    for name, times in interleaved(runs, rounds).items()
-  }
+  seconds = medians(runs, rounds)
   decode = seconds["prefill and decode"] - seconds["prefill"]
   # The update reads a prompt once for its samples.
   tokens = rows // SAMPLES * prompt + rows * (2 * new + REPLY)

@@ -155,6 +155,16 @@ def interleaved(
   return seconds
 
 
+def medians(
+  contestants: dict[Any, Callable[[], float]], rounds: int
+) -> dict[Any, float]:
+  """Median seconds of every contestant after a first call, which compiles."""
+  for contestant in contestants.values():
+    contestant()
+  seconds = interleaved(contestants, rounds)
+  return {name: statistics.median(s) for name, s in seconds.items()}
+
+
 def compare(a: list[float], b: list[float]) -> dict:
   """The ratio a / b, paired by round: how many times faster b is than a.
 

@@ -91,6 +91,11 @@ def test_rounds_interleave_and_turn_around():
   assert order == ["a", "b", "b", "a", "a", "b"]
 
 
+def test_medians_leave_the_first_call_out():
+  ticks = iter([9.0, 1.0, 2.0, 7.0])
+  assert rounds.medians({"a": lambda: next(ticks)}, 3) == {"a": 2.0}
+
+
 def test_compare_pairs_by_round():
   found = rounds.compare([2.0, 30.0, 4.0, 8.0, 9.0], [1.0, 10.0, 2.0, 2.0, 9.0])
   assert found["median"] == 2.0  # of 2, 3, 2, 4, 1
