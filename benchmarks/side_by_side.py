@@ -26,6 +26,16 @@ def begin(
     )
 
 
+def pin(process: subprocess.Popen, slot: int) -> None:
+  """Holds a process to one core, where the system can.
+
+  To be called before it has loaded XLA, which counts the cores once.
+  """
+  if hasattr(os, "sched_setaffinity") and process.poll() is None:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(process.pid, {cores[slot % len(cores)]})
+
+
 def run_all(
   waiting: Sequence, start: Callable[..., subprocess.Popen],
   ended: Callable[..., None], *, workers: int,
@@ -33,21 +43,25 @@ def run_all(
 ) -> None:
   """Starts what waits, in order, `workers` at a time, none after `until`.
 
+  Each is held to a core of its own: XLA has a thread for every core that it may
+  use, whatever its flags say, and those of two runs are in each other's way.
   One that `may_start` refuses waits for others to end. `ended(one, code)` is
   called for each; code as of Popen. Returns when nothing runs and nothing more
   may start.
   """
-  waiting, running = list(waiting), {}
+  waiting, running, slots = list(waiting), {}, {}
   while True:
     ready = [one for one in waiting if may_start(one)]
     while ready and len(running) < workers and time.time() < until:
       one = ready.pop(0)
       waiting.remove(one)
       running[one] = start(one)
+      slots[one] = min(set(range(workers)) - set(slots.values()))
+      pin(running[one], slots[one])
     if not running:
       return
     time.sleep(1.0)
     for one, process in list(running.items()):
       if process.poll() is not None:
-        del running[one]
+        del running[one], slots[one]
         ended(one, process.returncode)

@@ -1,6 +1,7 @@
 """SCoRe's table: equal effort, the order of runs, and the page."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -143,6 +144,25 @@ def test_side_by_side_waits_for_what_a_run_starts_from():
   assert ended == {1: 1, 2: 2, 3: 3} and list(ended)[-1] == 2
   side_by_side.run_all([1], start, ended.pop, workers=2, until=0.0)
   assert 1 in ended
+
+
+@pytest.mark.skipif(
+  not hasattr(os, "sched_setaffinity"), reason="this system cannot pin"
+)
+def test_side_by_side_gives_each_run_a_core_of_its_own(tmp_path):
+  def start(name):
+    words = (
+      "import os, pathlib, sys, time; time.sleep(0.5); "
+      "pathlib.Path(sys.argv[1]).write_text(str(os.sched_getaffinity(0)))"
+    )
+    return subprocess.Popen([sys.executable, "-c", words, tmp_path / name])
+
+  ended = {}
+  side_by_side.run_all("ab", start, ended.__setitem__, workers=2)
+  assert ended == {"a": 0, "b": 0}
+  first, second = (eval((tmp_path / name).read_text()) for name in "ab")
+  assert len(first) == len(second) == 1
+  assert (first != second) == (len(os.sched_getaffinity(0)) > 1)
 
 
 def test_failures_are_kept_and_nothing_starts_from_them(results, tmp_path):
