@@ -109,8 +109,13 @@ def show(name: str, one: dict) -> None:
         f"{moved['ratio']:.2f} x (weights + filled cache)", flush=True)
 
 
-def compete(measure: Callable, cases: tuple[str, ...], what: str) -> None:
-  """The command line of a benchmark with peers: its flags, then `measure`."""
+def compete(
+  measure: Callable, parse: Callable, cases: tuple[str, ...], what: str
+) -> None:
+  """The command line of a benchmark with peers: its flags, then `measure`.
+
+  `parse` reads a case and raises ValueError for one that it cannot read.
+  """
   rounds = flags.DEFINE_integer("rounds", 5, "Interleaved rounds.", 1)
   chosen = flags.DEFINE_list("cases", list(cases), what)
   tunix = flags.DEFINE_string("tunix", "", "Interpreter that has tunix.")
@@ -120,6 +125,11 @@ def compete(measure: Callable, cases: tuple[str, ...], what: str) -> None:
   def main(argv):
     if len(argv) > 1:
       raise app.UsageError(f"unknown words on the command line: {argv[1:]}")
+    try:
+      for name in chosen.value:
+        parse(name)
+    except ValueError as error:
+      raise app.UsageError(f"--cases: {error}") from error
     pythons = {"tunix": tunix.value, "trl": trl.value}
     announce(pythons)
     found = measure(rounds.value, chosen.value, pythons)
@@ -130,4 +140,4 @@ def compete(measure: Callable, cases: tuple[str, ...], what: str) -> None:
 
 
 if __name__ == "__main__":
-  compete(measure, CASES, "ROWSxPROMPTxNEW.")
+  compete(measure, parse, CASES, "ROWSxPROMPTxNEW.")

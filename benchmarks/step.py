@@ -14,10 +14,12 @@ from benchmarks.rounds import modules, race, shown, workers
 CASES = ("32", "128")  # new tokens
 
 
-def case_of(new: int) -> dict:
-  """The step with that many new tokens."""
+def parse(name: str) -> dict:
+  """The case of a number of new tokens; raises ValueError for other words."""
+  if not name.isdecimal() or int(name) < 1:
+    raise ValueError(f"case {name!r}: write a number of new tokens, as in 32")
   return {"model": SIZES, "problems": 8, "samples": 8, "prompt": 64,
-          "new": new, "beta": 0.04}
+          "new": int(name), "beta": 0.04}
 
 
 def measure(rounds: int, cases: list[str], pythons: dict[str, str]) -> dict:
@@ -29,7 +31,7 @@ def measure(rounds: int, cases: list[str], pythons: dict[str, str]) -> dict:
   found = {}
   with workers(modules("step", pythons)) as started:
     for name in cases:
-      found[name] = race(started, case_of(int(name)), rounds)
+      found[name] = race(started, parse(name), rounds)
       show(name, found[name])
   return found
 
@@ -44,4 +46,4 @@ def show(name: str, one: dict) -> None:
 
 
 if __name__ == "__main__":
-  compete(measure, CASES, "New tokens.")
+  compete(measure, parse, CASES, "New tokens.")

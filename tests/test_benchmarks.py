@@ -6,7 +6,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from benchmarks import decode, rounds, traffic, turns
+from benchmarks import decode, rounds, step, traffic, turns
 from benchmarks.peers import protocol
 
 HEAD = """
@@ -154,6 +154,10 @@ def test_names_of_cases():
   for name in ("4x8", "4x8xa", "llama:4x8x16"):
     with pytest.raises(ValueError, match="ROWSxPROMPTxNEW"):
       decode.parse(name)
+  assert step.parse("32")["new"] == 32
+  for name in ("0", "-1", "x"):
+    with pytest.raises(ValueError, match="number of new tokens"):
+      step.parse(name)
 
 
 def test_peers_without_an_interpreter_are_left_out():

@@ -13,17 +13,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sitrain.tasks import characters
-from sitrain.tasks.attempt import attempt, ends_once, judge_turns
+from sitrain.tasks.attempt import ends_once
 from sitrain.tasks.draw import (
   below,
   check_corpus,
   check_share,
-  constant_reply,
-  draw,
   second_look,
+  task_of,
 )
-from sitrain.types import PAD, Episodes, Key, Problems, Task, Verdict
+from sitrain.types import PAD, Problems, Task
 
 ALPHABET = "0123456789+-*=;?"
 DIGITS = 10  # the digits, whose ids are their values
@@ -65,32 +63,17 @@ def make(
   options = Options(operations, modulus, mistake, copied, corrupted)
   _check(options)
   low, high = operations
-
-  def problems(key: Key, n: int) -> Problems:
-    size = 6 * high + 5
-    return draw(key, n, lambda chance: _problem(chance, options), size=size)
-
-  def verify(
-    answer: Int[Array, "B A"], episodes: Episodes, turns: int
-  ) -> Verdict:
-    right = partial(_right, answer)
-    return judge_turns(right, episodes, turns, high + 2)
-
-  def final(episodes: Episodes, turn: int | Int[Array, ""]) -> Int[Array, " B"]:
-    return _value(attempt(episodes, turn, high + 2))
-
-  return Task(
-    problems,
-    verify,
-    constant_reply(AGAIN),
-    final,
-    lambda problems: problems.answer[:, 1] - low,
-    tuple(f"{n}_operations" for n in range(low, high + 1)),
-    (STOP,),
-    high + 1,
-    characters.make(ALPHABET),
-    (),
-    False,
+  return task_of(
+    partial(_problem, options=options),
+    _right,
+    _value,
+    size=6 * high + 5,
+    alphabet=ALPHABET,
+    eos=(STOP,),
+    again=AGAIN,
+    length=high + 1,
+    level=lambda problems: problems.answer[:, 1] - low,
+    levels=tuple(f"{n}_operations" for n in range(low, high + 1)),
   )
 
 

@@ -14,17 +14,14 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sitrain.tasks import characters
-from sitrain.tasks.attempt import attempt, judge_turns
 from sitrain.tasks.draw import (
   below,
   check_corpus,
   check_share,
-  constant_reply,
-  draw,
   second_look,
+  task_of,
 )
-from sitrain.types import Episodes, Key, Problems, Task, Verdict
+from sitrain.types import Problems, Task
 
 ALPHABET = "0123456789+-*=>:;?"
 DIGITS = 10  # the ids of digits are their values
@@ -71,33 +68,17 @@ def make(
   options = Options(numbers, largest, solved, copied, corrupted)
   _check(options)
   width = _width(options)
-  length = width + (numbers - 1) * (width + 4) + 1
-
-  def problems(key: Key, n: int) -> Problems:
-    size = numbers + 3 * (2 * numbers - 1) + 5
-    return draw(key, n, lambda chance: _problem(chance, options), size=size)
-
-  def verify(
-    answer: Int[Array, "B A"], episodes: Episodes, turns: int
-  ) -> Verdict:
-    right = partial(_right, answer, options=options)
-    return judge_turns(right, episodes, turns, length + 1)
-
-  def final(episodes: Episodes, turn: int | Int[Array, ""]) -> Int[Array, " B"]:
-    return _code(attempt(episodes, turn, length + 1), options)
-
-  return Task(
-    problems,
-    verify,
-    constant_reply(AGAIN),
-    final,
-    lambda problems: problems.answer[:, -1],
-    tuple(f"{n}_products" for n in range(numbers)),
-    (STOP,),
-    length,
-    characters.make(ALPHABET),
-    (),
-    False,
+  return task_of(
+    partial(_problem, options=options),
+    partial(_right, options=options),
+    partial(_code, options=options),
+    size=numbers + 3 * (2 * numbers - 1) + 5,
+    alphabet=ALPHABET,
+    eos=(STOP,),
+    again=AGAIN,
+    length=width + (numbers - 1) * (width + 4) + 1,
+    level=lambda problems: problems.answer[:, -1],
+    levels=tuple(f"{n}_products" for n in range(numbers)),
   )
 
 

@@ -4,9 +4,54 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from sitrain.types import Episodes, Key, Problems
+from sitrain.tasks import characters
+from sitrain.tasks.attempt import attempt, judge_turns
+from sitrain.types import Episodes, Key, Problems, Task, Verdict
+
+
+def task_of(
+  problem: Callable[[Float[Array, " size"]], Problems],
+  right: Callable[..., Bool[Array, " B"]],
+  final: Callable[[Int[Array, "B N"]], Int[Array, " B"]],
+  *,
+  size: int,
+  alphabet: str,
+  eos: tuple[int, ...],
+  again: int,
+  length: int,
+  level: Callable[[Problems], Int[Array, " P"]],
+  levels: tuple[str, ...],
+) -> Task:
+  """A task of drawn problems that is verified on the device.
+
+  problem, size: what `draw` takes.
+  right: (answer [B A], walk [B N]) -> [B], whether attempts are right.
+  final: walk [B N] -> [B], the codes of their answers, -1 for none.
+  again: the token that asks for the next attempt.
+  length: tokens of the longest right attempt; a walk has one place more.
+  """
+
+  def verify(
+    answer: Int[Array, "B A"], episodes: Episodes, turns: int
+  ) -> Verdict:
+    of_answer = lambda walk: right(answer, walk)
+    return judge_turns(of_answer, episodes, turns, length + 1)
+
+  return Task(
+    problems=lambda key, n: draw(key, n, problem, size=size),
+    verify=verify,
+    reply=constant_reply(again),
+    final=lambda episodes, turn: final(attempt(episodes, turn, length + 1)),
+    level=level,
+    levels=levels,
+    eos=eos,
+    turn_length=length,
+    tokenizer=characters.make(alphabet),
+    table=(),
+    on_host=False,
+  )
 
 
 def draw(

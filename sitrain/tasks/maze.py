@@ -16,17 +16,15 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sitrain.tasks import characters
-from sitrain.tasks.attempt import attempt, ends_once, judge_turns
+from sitrain.tasks.attempt import ends_once
 from sitrain.tasks.draw import (
   below,
   check_corpus,
   check_share,
-  constant_reply,
-  draw,
   second_look,
+  task_of,
 )
-from sitrain.types import Episodes, Key, Problems, Task, Verdict
+from sitrain.types import Problems, Task
 
 ALPHABET = "0123456789+-=?."
 LABELS = 10  # the digits, whose ids are their values
@@ -72,33 +70,17 @@ def make(
   """
   options = Options(doors, rooms, hinted, exit_share, copied, corrupted)
   _check(options)
-  length = rooms + 1
-
-  def problems(key: Key, n: int) -> Problems:
-    size = LABELS + doors + 8
-    return draw(key, n, lambda chance: _problem(chance, options), size=size)
-
-  def verify(
-    answer: Int[Array, "B A"], episodes: Episodes, turns: int
-  ) -> Verdict:
-    right = partial(_right, answer, doors=doors)
-    return judge_turns(right, episodes, turns, length + 1)
-
-  def final(episodes: Episodes, turn: int | Int[Array, ""]) -> Int[Array, " B"]:
-    return _code(attempt(episodes, turn, length + 1))
-
-  return Task(
-    problems,
-    verify,
-    constant_reply(AGAIN),
-    final,
-    lambda problems: problems.answer[:, -1],
-    LEVELS,
-    (EXIT, END),
-    length,
-    characters.make(ALPHABET),
-    (),
-    False,
+  return task_of(
+    partial(_problem, options=options),
+    partial(_right, doors=doors),
+    _code,
+    size=LABELS + doors + 8,
+    alphabet=ALPHABET,
+    eos=(EXIT, END),
+    again=AGAIN,
+    length=rooms + 1,
+    level=lambda problems: problems.answer[:, -1],
+    levels=LEVELS,
   )
 
 
