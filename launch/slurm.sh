@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on the GPUs of a Slurm cluster, one process per GPU:
 #
-#   sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh \
+#   sbatch --nodes=1 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh \
 #     --config=configs/score_math.py --workdir=/shared/run
 #
 # from the top of the repository, in whose .venv the package is installed

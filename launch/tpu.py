@@ -1,6 +1,6 @@
 """Runs configs on Cloud TPU VMs.
 
-  python -m launch.tpu run --name=score-math --type=v5p-64 --zone=us-east5-a \\
+  python -m launch.tpu run --name=score-math --type=v5p-16 --zone=us-east5-a \\
     --config=configs/score_math.py --workdir=gs://bucket/run
 
 makes the VM (or reuses it), sends the committed code, installs it, starts the

@@ -1,6 +1,6 @@
 """Writes the xpk command that runs a config on the TPUs of a GKE cluster.
 
-  python -m launch.xpk --name=score-math --cluster=mine --type=v5p-64 \\
+  python -m launch.xpk --name=score-math --cluster=mine --type=v5p-16 \\
     --image=us-docker.pkg.dev/project/repository/sitrain:1 \\
     --config=configs/score_math.py --workdir=gs://bucket/run
 
