@@ -10,6 +10,7 @@ class Family(NamedTuple):
 
   sizes: tuple[int, ...]  # after the dash: cores up to v5p, else chips
   software: str  # for JAX, cloud.google.com/tpu/docs/runtimes
+  cores: int = 1  # of the size that are one device of JAX
 
 
 _SMALL = (1, 4, 8, 16, 32, 64, 128, 256)
@@ -17,12 +18,18 @@ _BASE = "tpu-ubuntu2204-base"
 FAMILIES = {
   "v2": Family((8, 32, 128, 256, 512), _BASE),
   "v3": Family((8, 32, 64, 128, 256, 512, 1024, 2048), _BASE),
-  "v4": Family(tuple(range(8, 8193, 8)), _BASE),
+  "v4": Family(tuple(range(8, 8193, 8)), _BASE, 2),
   "v5litepod": Family(_SMALL, "v2-alpha-tpuv5-lite"),
-  "v5p": Family(tuple(range(8, 12289, 8)), "v2-alpha-tpuv5"),
+  "v5p": Family(tuple(range(8, 12289, 8)), "v2-alpha-tpuv5", 2),
   "v6e": Family(_SMALL, "v2-alpha-tpuv6e"),
 }
 _OTHER_NAMES = {"v5e": "v5litepod", "v5lite": "v5litepod", "v6": "v6e"}
+
+
+def devices_of(kind: str) -> int:
+  """The devices that JAX has on a slice of a type that `software_of` knows."""
+  name, _, size = kind.partition("-")
+  return int(size) // FAMILIES[name].cores
 
 
 def software_of(kind: str) -> str:

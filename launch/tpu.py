@@ -17,8 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 from rich.console import Console
 
+from launch import (
+  accelerators,
+  gcloud,
+  jobs,
+  machine,
+  screen,
+  source,
+  sweep,
+  vms,
+)
 from launch import flags as command_line
-from launch import gcloud, jobs, machine, screen, source, sweep, vms
 from launch import run as runs
 from launch.gcloud import Vm
 from launch.jobs import Job
@@ -49,12 +58,20 @@ def code_of(act: Machine, job: Job, flags: argparse.Namespace) -> Source:
   return code
 
 
+def check_config(job: Job, vm: Vm) -> None:
+  """Raises ConfigError where the job could not begin on such a VM."""
+  from launch import fit  # Not above: `logs` and `stop` do not wait for JAX.
+
+  fit.check(job, accelerators.devices_of(vm.type))
+
+
 def run(
   act: Machine, vm: Vm, flags: argparse.Namespace, more: tuple[str, ...]
 ) -> int:
   """The command `run`: 1 when somebody stopped the job."""
   job = command_line.job_from(flags, more)
   code = code_of(act, job, flags)
+  check_config(job, vm)
   if flags.dry_run:
     screen.dry(plan(vm, job, code), sys.stdout.write)
     return 0
@@ -98,6 +115,8 @@ def run_sweep(
     raise ConfigError(f"--together={flags.together}: give 1 or more")
   shares = sweep.share(vm, sweep.jobs_of(job, flags.grid), flags.together)
   code = code_of(act, job, flags)
+  for one in (one for _, mine in shares for one in mine):
+    check_config(one, vm)
   if flags.dry_run:
     for each, mine in shares:
       for one in mine:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from sitrain.runtime import checkpoint, sharding
+from sitrain.runtime import batches, build, checkpoint, sharding
+from sitrain.runtime.options import ConfigError
 from sitrain.types import PAD, ROOT, Episodes, Problems, TrainState
 
 RULES = ((r"(^|/)w$", PartitionSpec("fsdp", "tensor")),)
@@ -110,13 +111,18 @@ def check_sizes():
       raise AssertionError(f"{sizes} should not fit 8 devices")
   mesh = sharding.make_mesh(-1, 2, 2)
   assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
-  sharding.check_batch(8, mesh)
-  try:
-    sharding.check_batch(6, mesh, field="config.problems")
-  except ValueError as error:
-    assert "config.problems=6" in str(error) and "4 or 8" in str(error)
-  else:
-    raise AssertionError("6 rows do not split in 4")
+  stage = lambda waves, n: build.STAGE | {
+    "waves": waves, "method": {"problems": n}
+  }
+  batches.check_rows("stage.one", stage(1, 8), mesh)
+  for waves, problems, fitting in ((1, 6, "4 or 8"), (2, 12, "8 or 16")):
+    try:
+      batches.check_rows("stage.one", stage(waves, problems), mesh)
+    except ConfigError as error:
+      assert f"method.problems={problems} " in str(error)
+      assert fitting in str(error)
+    else:
+      raise AssertionError(f"{problems} rows do not split in 4")
 
 
 def check_restore(state, folder):

@@ -56,6 +56,18 @@ mkdir -p "$last/bin" && cp "$FAKE/python" "$last/bin/python"
 """
 
 
+CONFIG = """
+from ml_collections import ConfigDict
+
+
+def get_config(argument=""):
+  return ConfigDict({
+    "seed": 0, "text": "", "empty": "", "newline": "", "mesh": {"data": -1},
+    "stages": ("one",), "stage": {"one": {"method": {"problems": 16}}},
+  })
+"""
+
+
 def write(path, text):
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(text)
@@ -73,7 +85,7 @@ def git(*words):
 def repository(tmp_path, monkeypatch):
   """A small git repository in the place of this one."""
   root = tmp_path / "repository"
-  write(root / "configs" / "score.py", "1\n")
+  write(root / "configs" / "score.py", CONFIG)
   write(root / "setup.cfg", "[metadata]\n")
   git("init", "--quiet", str(root))
   git("-C", str(root), "add", ".")
@@ -463,6 +475,10 @@ def test_bad_input_is_refused_before_anything_is_made(
   assert "--queued" in refused("--valid_until=6h")
   assert "did you mean 'restarts'" in refused("--restart=3")
   assert "no such file" in refused("--config=configs/scor.py")
+  assert "did you mean 'seed'" in refused("--config.sed=1")
+  problems = "--config.stage.one.method.problems"
+  assert "= 8: set it to 8 or 16" in refused(f"{problems}=12")
+  assert "=16 does not divide" in refused("--type=v5p-64")
   assert calls(fake) == []
   assert "no such bucket" in refused("--workdir=gs://other/run")
   (repository / "configs" / "score.py").write_text("2\n")

@@ -19,6 +19,7 @@ from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, weights
 from sitrain.runtime import checkpoint, optimizer, stopping
+from sitrain.runtime.batches import check_rows
 from sitrain.runtime.host import check_host
 from sitrain.runtime.options import (
   ConfigError,
@@ -26,10 +27,8 @@ from sitrain.runtime.options import (
   call,
   check_type,
   closest,
-  dealt,
   find,
 )
-from sitrain.runtime.sharding import check_batch, groups
 from sitrain.runtime.start import Origin, drawn, elsewhere
 from sitrain.runtime.task import task_from
 from sitrain.types import Stage, Task
@@ -228,23 +227,4 @@ def _check_steps(field: str, options: dict) -> None:
     raise ConfigError(
       f"config.{field}.steps={steps} does not divide by "
       f"steps_per_call={per_call}: use {math.ceil(steps / per_call) * per_call}"
-    )
-
-
-def check_rows(field: str, options: dict, mesh: Mesh) -> None:
-  """Problems and rows must divide by waves, mesh, minibatches, microbatches."""
-  method, waves = options["method"], options["waves"]
-  problems = method.get("problems", 0)
-  name = f"config.{field}.method.problems"
-  if waves < 1 or problems % waves:
-    raise ConfigError(f"{name}={problems} does not divide by waves={waves}")
-  try:
-    check_batch(problems // waves, mesh, field=name)
-  except ValueError as error:
-    raise ConfigError(str(error)) from error
-  parts = options["minibatches"] * options["microbatches"] * groups(mesh)
-  if problems * (each := dealt(method)) % parts:
-    raise ConfigError(
-      f"{name}={problems} makes {problems * each} rows (or groups that share a "
-      f"prompt), not divisible by minibatches * microbatches * mesh = {parts}"
     )

@@ -87,9 +87,11 @@ def _config_spec(arguments: list[str]) -> str:
   return ""
 
 
-def check_overrides(spec: str, arguments: list[str]) -> None:
+def check_overrides(
+  spec: str, arguments: list[str], known: flags.FlagValues = flags.FLAGS
+) -> None:
   """Raises ConfigError for the first --config.a.b=1 without a field a.b."""
-  config = flags.FLAGS["config"].parser.parse(spec)
+  config = known["config"].parser.parse(spec)
   for argument in arguments:
     name = argument.partition("=")[0].lstrip("-")
     if name.startswith("config."):

@@ -11,7 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 from jaxtyping import Array
 
 from sitrain.models.axes import ROWS
@@ -35,8 +41,21 @@ def make_mesh(
   `devices` may be of a machine that is not there; none: all of this one.
   Raises ValueError where the sizes do not give the number of devices.
   """
-  sizes, devices = [data, fsdp, tensor], list(devices) or jax.devices()
-  count = len(devices)
+  devices = list(devices) or jax.devices()
+  return jax.make_mesh(
+    mesh_sizes(len(devices), data, fsdp, tensor), AXES,
+    axis_types=(AxisType.Auto,) * len(AXES), devices=devices,
+  )
+
+
+def mesh_sizes(
+  count: int, data: int = REST, fsdp: int = 1, tensor: int = 1
+) -> tuple[int, ...]:
+  """The sizes of the axes of a mesh of `count` devices.
+
+  Raises ValueError where they do not multiply to it.
+  """
+  sizes = [data, fsdp, tensor]
   named = " * ".join(f"config.mesh.{n}={s}" for n, s in zip(AXES, sizes))
   if sizes.count(REST) > 1 or any(s < 1 and s != REST for s in sizes):
     raise ValueError(
@@ -54,10 +73,7 @@ def make_mesh(
       f" multiply to {count}, or config.mesh.data=-1 and fsdp * tensor to a"
       f" divisor of {count}"
     )
-  return jax.make_mesh(
-    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES),
-    devices=devices,
-  )
+  return tuple(sizes)
 
 
 def path_name(path: Any) -> str:
@@ -146,23 +162,9 @@ def abstract(tree: Any, shardings: Any) -> Any:
   )
 
 
-def groups(mesh: Mesh) -> int:
+def groups(mesh: Mesh | AbstractMesh) -> int:
   """How many groups of devices rows are split over."""
   return math.prod(mesh.shape[axis] for axis in ROWS)
-
-
-def check_batch(
-  rows: int, mesh: Mesh, *, field: str = "config.problems"
-) -> None:
-  """Raises ValueError where `rows` do not divide by data * fsdp."""
-  parts = groups(mesh)
-  if rows % parts:
-    below = rows // parts * parts
-    fitting = f"{below} or " * (below > 0) + f"{below + parts}"
-    raise ValueError(
-      f"{field}={rows} does not divide by config.mesh.data * config.mesh.fsdp"
-      f" = {parts}: set it to {fitting}"
-    )
 
 
 def shard_rows(mesh: Mesh) -> NamedSharding:

@@ -1,0 +1,44 @@
+"""Whether a config can run on a slice, before the slice is paid for."""
+
+from absl import flags
+from jax.sharding import AbstractMesh
+from ml_collections import config_flags
+
+from launch import source
+from launch.jobs import Job
+from sitrain.runtime import batches, build, sharding
+from sitrain.runtime.errors import check_overrides, one_line
+from sitrain.runtime.options import ConfigError
+
+
+def check(job: Job, devices: int) -> None:
+  """Raises ConfigError for what would end the job as soon as it starts.
+
+  A config that cannot be read, fields that it does not have, and batches that
+  `devices` do not divide. Model, data and memory are not looked at.
+  """
+  config = read(job)
+  try:
+    sizes = sharding.mesh_sizes(devices, **config["mesh"])
+  except ValueError as error:
+    raise ConfigError(str(error)) from error
+  mesh = AbstractMesh(sizes, sharding.AXES)
+  for name in config["stages"]:
+    given = build.STAGE | config["stage"].get(name, {})
+    batches.check_rows(f"stage.{name}", given, mesh)
+
+
+def read(job: Job) -> dict:
+  """The config that the job will have."""
+  spec, known = f"{source.ROOT}/{job.config}", flags.FlagValues()
+  changes = [word for word in job.flags if word.startswith("--config.")]
+  words = ["launch", f"--config={spec}", *changes]
+  config_flags.DEFINE_config_file("config", flag_values=known, sys_argv=words)
+  try:
+    known(words)
+  except (AttributeError, KeyError):
+    check_overrides(spec, changes, known)
+    raise
+  except Exception as error:
+    raise ConfigError(one_line(error)) from error
+  return build.plain(known["config"].value)
