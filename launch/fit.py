@@ -2,12 +2,11 @@
 
 from absl import flags
 from jax.sharding import AbstractMesh
-from ml_collections import config_flags
 
 from launch import source
 from launch.jobs import Job
-from sitrain.runtime import batches, build, sharding
-from sitrain.runtime.errors import check_overrides, one_line
+from sitrain.runtime import batches, build, overrides, sharding
+from sitrain.runtime.errors import one_line
 from sitrain.runtime.options import ConfigError
 
 
@@ -31,14 +30,11 @@ def check(job: Job, devices: int) -> None:
 def read(job: Job) -> dict:
   """The config that the job will have."""
   spec, known = f"{source.ROOT}/{job.config}", flags.FlagValues()
-  changes = [word for word in job.flags if word.startswith("--config.")]
-  words = ["launch", f"--config={spec}", *changes]
-  config_flags.DEFINE_config_file("config", flag_values=known, sys_argv=words)
+  words = ["launch", f"--config={spec}"]
+  words += [word for word in job.flags if word.startswith("--config.")]
+  overrides.define("The run.", flag_values=known, sys_argv=words)
   try:
-    known(words)
-  except (AttributeError, KeyError):
-    check_overrides(spec, changes, known)
-    raise
+    overrides.parse(words, spec, known)
   except Exception as error:
     raise ConfigError(one_line(error)) from error
   return build.plain(known["config"].value)

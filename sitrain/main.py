@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
 
 from sitrain.evaluate import run as evaluation
 from sitrain.methods.verbs import frozen_of
@@ -32,6 +31,7 @@ from sitrain.runtime import (
   logs,
   metrics,
   notice,
+  overrides,
   progress,
   report,
   sharding,
@@ -50,8 +50,8 @@ from sitrain.runtime.start import Run, check_sources, order_key
 from sitrain.runtime.storage import check_writable
 from sitrain.runtime.task import check_context, describe
 
-CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "The run: a file of configs/, with :arguments if it has any."
+CONFIG = overrides.define(
+  "The run: a file of configs/, with :arguments if it has any."
 )
 WORKDIR = flags.DEFINE_string(
   "workdir", "", "Where checkpoints, metrics and the report go."

@@ -25,18 +25,17 @@ from collections.abc import Callable
 import jax
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
 from rich.console import Console
 
-from sitrain.runtime import build
+from sitrain.runtime import build, overrides
 from sitrain.runtime.cores import use_cores
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.metrics import finite
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.plan import chips, models, show, stages
 
-CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "The run: a file of configs/, with :arguments if it has any."
+CONFIG = overrides.define(
+  "The run: a file of configs/, with :arguments if it has any."
 )
 TOPOLOGY = flags.DEFINE_string(
   "topology", "local", "A slice, as v5e:16x16, or local: this machine."

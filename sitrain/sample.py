@@ -23,23 +23,27 @@ import numpy as np
 from absl import flags
 from etils import epath
 from jax.experimental import multihost_utils
-from ml_collections import config_flags
 from rich.console import Console
 from rich.progress import Progress
 
 from sitrain.evaluate import player as playing
 from sitrain.evaluate import samples as sampling
 from sitrain.evaluate import tables
-from sitrain.runtime import build, distributed, parts, policy, sharding
+from sitrain.runtime import (
+  build,
+  distributed,
+  overrides,
+  parts,
+  policy,
+  sharding,
+)
 from sitrain.runtime import compile as compiling
 from sitrain.runtime.asked import Plan, config_of, options_of, plan_from
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.testset import tasks_of
 
-config_flags.DEFINE_config_file(
-  "config", None, "A file of configs/, for a model as it is."
-)
+overrides.define("A file of configs/, for a model as it is.")
 flags.DEFINE_string("workdir", "", "Of a run, instead of --config.")
 flags.DEFINE_string("stage", "", "Of the run; default: the last trained one.")
 flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint of the stage.")

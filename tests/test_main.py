@@ -12,6 +12,10 @@ import mains
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from absl import flags
+
+from sitrain.runtime import overrides
+from sitrain.runtime.options import ConfigError
 
 QUICK = "--config=configs/quickstart.py:quick"
 STEPS = {"base": 2, "stage1": 24, "stage2": 2}
@@ -435,6 +439,24 @@ def test_misspelt_options_of_a_config_file(field, said, tmp_path, ask):
   done = ask(f"--config={file}", f"--workdir={tmp_path / 'run'}")
   refused(done, [f"config.{field}", said])
   assert not (tmp_path / "run").exists()
+
+
+def test_a_flag_may_give_an_option_that_the_config_does_not_name():
+  def parsed(*more):
+    words, known = ["main", QUICK, *more], flags.FlagValues()
+    overrides.define("", flag_values=known, sys_argv=words)
+    assert overrides.parse(words, QUICK.partition("=")[2], known) == ["main"]
+    return known["config"].value
+
+  method = f"{STAGE_TWO}.method"
+  config = parsed(
+    f"{method}.slots=4", f"{method}.kl=k1", "--config.task.rooms=3"
+  )
+  assert config.stage.stage2.method.slots == 4
+  assert config.stage.stage2.method.kl == "k1" and config.task.rooms == 3
+  for field in ("run.svae_every", "stge.base.steps", "stage.stage9.steps"):
+    with pytest.raises(ConfigError, match=f"config.{field}: no such field"):
+      parsed(f"--config.{field}=1")
 
 
 def test_no_workdir(ask):

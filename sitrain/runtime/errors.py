@@ -7,12 +7,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from absl import app, flags
+from absl import app
 
-from sitrain.runtime import peers, signals, storage
+from sitrain.runtime import overrides, peers, signals, storage
 from sitrain.runtime.compile import compiling_ahead
 from sitrain.runtime.logs import copy_all, note
-from sitrain.runtime.options import ConfigError, closest
+from sitrain.runtime.options import ConfigError
 
 
 def run_main(main: Callable[[list[str]], None]) -> None:
@@ -69,13 +69,7 @@ def _parsed(arguments: list[str]) -> list[str]:
   file = spec.partition(":")[0]
   if spec and not os.path.isfile(file):
     raise ConfigError(f"--config={spec}: there is no file {file}")
-  try:
-    return flags.FLAGS(arguments)
-  except (AttributeError, KeyError):
-    # ml_collections names the last part of a field that is not there.
-    if spec:
-      check_overrides(spec, arguments)
-    raise
+  return overrides.parse(arguments, spec)
 
 
 def _config_spec(arguments: list[str]) -> str:
@@ -85,26 +79,6 @@ def _config_spec(arguments: list[str]) -> str:
     if name in ("--config", "-config"):
       return value if equals else after
   return ""
-
-
-def check_overrides(
-  spec: str, arguments: list[str], known: flags.FlagValues = flags.FLAGS
-) -> None:
-  """Raises ConfigError for the first --config.a.b=1 without a field a.b."""
-  config = known["config"].parser.parse(spec)
-  for argument in arguments:
-    name = argument.partition("=")[0].lstrip("-")
-    if name.startswith("config."):
-      _check_field(config, name)
-
-
-def _check_field(config: Any, name: str) -> None:
-  at = config
-  for part in name.split(".")[1:]:
-    known = list(at) if hasattr(at, "items") else []
-    if part not in known:
-      raise ConfigError(f"--{name}: no such field: {closest(part, known)}")
-    at = at[part]
 
 
 def _leave(error: BaseException, asked: bool, code: int) -> None:
