@@ -29,12 +29,12 @@ def check(job: Job, devices: int) -> None:
 
 def read(job: Job) -> dict:
   """The config that the job will have."""
-  spec, known = f"{source.ROOT}/{job.config}", flags.FlagValues()
-  words = ["launch", f"--config={spec}"]
+  known = flags.FlagValues()
+  words = ["launch", f"--config={source.ROOT}/{job.config}"]
   words += [word for word in job.flags if word.startswith("--config.")]
   overrides.define("The run.", flag_values=known, sys_argv=words)
   try:
-    overrides.parse(words, spec, known)
+    overrides.parse(words, known)
   except Exception as error:
     raise ConfigError(one_line(error)) from error
   return build.plain(known["config"].value)

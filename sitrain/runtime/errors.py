@@ -12,7 +12,6 @@ from absl import app
 from sitrain.runtime import overrides, peers, signals, storage
 from sitrain.runtime.compile import compiling_ahead
 from sitrain.runtime.logs import copy_all, note
-from sitrain.runtime.options import ConfigError
 
 
 def run_main(main: Callable[[list[str]], None]) -> None:
@@ -65,20 +64,7 @@ def _show_unraisable(found: Any) -> None:
 
 def _parsed(arguments: list[str]) -> list[str]:
   app.define_help_flags()
-  spec = _config_spec(arguments)
-  file = spec.partition(":")[0]
-  if spec and not os.path.isfile(file):
-    raise ConfigError(f"--config={spec}: there is no file {file}")
-  return overrides.parse(arguments, spec)
-
-
-def _config_spec(arguments: list[str]) -> str:
-  """What --config says, or "" where it is not given."""
-  for argument, after in zip(arguments, [*arguments[1:], ""]):
-    name, equals, value = argument.partition("=")
-    if name in ("--config", "-config"):
-      return value if equals else after
-  return ""
+  return overrides.parse(arguments)
 
 
 def _leave(error: BaseException, asked: bool, code: int) -> None:

@@ -1,5 +1,6 @@
 """The flag --config, and --config.FIELD=VALUE behind it."""
 
+import os
 import re
 from typing import Any
 
@@ -23,12 +24,17 @@ def define(about: str, **more: Any) -> flags.FlagHolder:
 
 
 def parse(
-  words: list[str], spec: str, known: flags.FlagValues = flags.FLAGS
+  words: list[str], known: flags.FlagValues = flags.FLAGS
 ) -> list[str]:
-  """Reads a command line with --config=`spec`; what is no flag is left.
+  """Reads a command line; what is no flag is left.
 
-  Raises ConfigError for the first --config.a.b=1 that nothing will read.
+  Raises ConfigError for a --config without its file, and for the first
+  --config.a.b=1 that nothing will read.
   """
+  spec = _spec(words)
+  file = spec.partition(":")[0]
+  if spec and not os.path.isfile(file):
+    raise ConfigError(f"--config={spec}: there is no file {file}")
   try:
     left = known(words)
   except (AttributeError, KeyError):
@@ -39,13 +45,21 @@ def parse(
   return left
 
 
+def _spec(words: list[str]) -> str:
+  """What --config says, or "" where it is not given."""
+  for word, after in zip(words, [*words[1:], ""]):
+    name, equals, value = word.partition("=")
+    if name in ("--config", "-config"):
+      return value if equals else after
+  return ""
+
+
 def _check(words: list[str], spec: str, known: flags.FlagValues) -> None:
-  if not spec or "config" not in known:
-    return
-  config = known["config"].parser.parse(spec)
-  for argument in words:
-    name = argument.partition("=")[0].lstrip("-")
-    if name.startswith("config."):
+  names = [word.partition("=")[0].lstrip("-") for word in words]
+  names = [name for name in names if name.startswith("config.")]
+  if names and spec and "config" in known:
+    config = known["config"].parser.parse(spec)
+    for name in names:
       _check_field(config, name)
 
 
