@@ -14,7 +14,7 @@ COLUMNS = (
   ("accuracy@1", "accuracy_1"), ("accuracy@2", "accuracy_2"),
   ("gain", "gain"), ("i->c", "incorrect_to_correct"),
   ("c->i", "correct_to_incorrect"), ("changed", "changed"), ("CS", "cs"),
-  ("CS of a resample", "resample_cs"),
+  ("CS less a resample's", "over_resample"),
 )
 HEAD = """# SCoRe's table
 
@@ -32,7 +32,8 @@ baseline within equal outcomes are the quickstart's, which were tuned on seeds
 0-4 of the maze; no baseline was tuned so. In percent: means over seeds with
 95 % t-intervals; sampled at temperature 1 on 2,048 problems. CS is the share of
 wrong first attempts that the second mends; a resample is an independent second
-try, which never saw the first. What each arm is stands in `arms.py`.
+try, which never saw the first: who only tries again has nothing over it. What
+each arm is stands in `arms.py`.
 """
 
 

@@ -12,7 +12,7 @@ from benchmarks.score_table.arms import ARMS, Piece, seeds_of
 
 NUMBERS = (
   "accuracy_1", "accuracy_2", "gain", "incorrect_to_correct",
-  "correct_to_incorrect", "cs", "changed",
+  "correct_to_incorrect", "cs", "over_resample", "changed",
 )
 
 
@@ -61,17 +61,27 @@ def failures(task: str, arm: str, letters: dict[str, str]) -> int:
   )
 
 
+def number_of(result: dict, name: str) -> float:
+  """A number of a result's row.
+
+  over_resample: how much more of the wrong first attempts the second mends (CS)
+  than an independent second try does, which never saw the first.
+  """
+  row = result["row"]
+  if name == "over_resample":
+    return row["cs"] - row["resample"]["cs"]
+  return row[name]
+
+
 def row_of(each: Sequence[dict]) -> dict:
   """Means over seeds with intervals, and the width at 300 problems."""
   rows = [result["row"] for result in each]
-  numbers = {n: interval([row[n] for row in rows]) for n in NUMBERS}
-  numbers["resample_cs"] = interval([row["resample"]["cs"] for row in rows])
+  numbers = {n: interval([number_of(r, n) for r in each]) for n in NUMBERS}
   half = [_half_width(row) for row in rows]
   fewer = [h * math.sqrt(row["problems"] / 300) for h, row in zip(half, rows)]
   return numbers | {
     "seeds": len(rows), "half_width": float(np.mean(half)),
     "half_width_300": float(np.mean(fewer)),
-    "corrects": sum(bool(row["corrects"]) for row in rows),
   }
 
 
@@ -86,7 +96,7 @@ def difference(
 ) -> tuple[float, float, float, int]:
   """(mean, low, high, seeds) of one arm less another, seed by seed."""
   by_seed = [
-    {result["seed"]: result["row"][number] for result in found.get(name, [])}
+    {r["seed"]: number_of(r, number) for r in found.get(name, [])}
     for name in (one, other)
   ]
   seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
@@ -115,6 +125,8 @@ CLAIMS = (
   Claim("RL on both turns does not gain", "", "gain", "multi_turn", ""),
   Claim("and changes fewer answers", "", "changed", "multi_turn", "base"),
   Claim("SCoRe gains", "4.4", "gain", "score", ""),
+  Claim("(control) and mends more than an independent second try", "",
+        "over_resample", "score", ""),
   Claim("SCoRe's turn 2 beats single-turn RL's", "5.0", "accuracy_2", "score",
         "single_turn"),
   Claim("its turn 1 is about as good", "-1.8", "accuracy_1", "score",
@@ -141,7 +153,7 @@ def weigh(
   """(mean, low, high, seeds) of a claim's number."""
   if claim.other:
     return difference(found, claim.arm, claim.other, claim.number)
-  rows = [result["row"][claim.number] for result in found.get(claim.arm, [])]
+  rows = [number_of(r, claim.number) for r in found.get(claim.arm, [])]
   if not rows:
     return math.nan, math.nan, math.nan, 0
   return *interval(rows), len(rows)
