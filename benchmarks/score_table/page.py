@@ -69,14 +69,26 @@ def known_settings(task: str) -> dict[str, str]:
 
 def section(task: str, found: dict, letters: dict[str, str]) -> list[str]:
   """The tables of a task."""
-  hours = sum(r["seconds"] for each in found.values() for r in each) / 3600
-  count = sum(map(len, found.values()))
   text = [f"## {task}", ""]
   text += results_table(task, found, letters)
-  text += ["", f"{count} reported runs, {hours:.1f} core hours.", ""]
+  text += ["", effort(task, found), ""]
   text += claims_table(found)
   text += ["", *levels_table(found), "", *studies_table(found), ""]
   return text
+
+
+def effort(task: str, found: dict) -> str:
+  """How many runs it took, and how long they ran on a core each."""
+  reported = [result for each in found.values() for result in each]
+  tuned = [result for result in map(pieces.read, tuning(task)) if result]
+  hours = [
+    sum(result.get("seconds", 0.0) for result in each) / 3600
+    for each in (reported, tuned)
+  ]
+  return (
+    f"{len(reported)} reported runs, {hours[0]:.1f} core hours; "
+    f"{len(tuned)} runs of tuning, {hours[1]:.1f}."
+  )
 
 
 def results_table(
