@@ -157,8 +157,8 @@ def studies_table(found: dict) -> list[str]:
       percent(interval([row[n] for row in refined]))
       for n in ("accuracy_1", "accuracy_3")
     )
-    lines += ["", f"Self-Refine (attempt, feedback, attempt; base, sampled): "
-              f"{first} -> {last}."]
+    lines += ["", "Self-Refine (base, sampled; with no words for feedback in "
+              f"these tasks, it is a third attempt): {first} -> {last}."]
   return lines
 
 

@@ -135,6 +135,8 @@ CLAIMS = (
   Claim("(not in the paper) the same with the anchor", "", "accuracy_2",
         "score", "multi_turn_anchored"),
   Claim("stage I helps", "3.0", "accuracy_2", "score", "without_stage1"),
+  Claim("(control) without the bonus, over RL on both turns", "",
+        "accuracy_2", "without_bonus", "multi_turn"),
   Claim("the bonus helps", "1.8", "accuracy_2", "score", "without_bonus"),
   Claim("REINFORCE beats STaR in stage II", "6.0", "accuracy_2", "score",
         "star_stage2"),
