@@ -261,7 +261,7 @@ def test_the_page_shows_what_is_there(results):
   for claim in table.CLAIMS:
     assert claim.says in text
   assert "40.0 [40.0, 40.0] | 70.0 [70.0, 70.0]" in text
-  assert text.count("Self-Refine (attempt") == 2
+  assert text.count("Self-Refine (base") == 2
   named = [line[line.index("(") + 1 : -1] for line in text.splitlines()
            if line.startswith("![")]
   assert len(named) == 7
