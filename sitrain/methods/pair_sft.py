@@ -10,8 +10,7 @@ from sitrain.curate.pairs import partners
 from sitrain.curate.select import imitation_batch
 from sitrain.losses.reduce import mean
 from sitrain.methods import verbs
-from sitrain.models.roles import anchor
-from sitrain.rollout.splice import join
+from sitrain.rollout.contexts import join
 from sitrain.tasks.attempt import attempt
 from sitrain.types import Method, Task
 
@@ -33,12 +32,12 @@ def make(
     right = (verdict.reward[:, 0] > 0) & (verdict.known[:, 0] > 0)
     partner, found = partners(key, right, episodes.problem)
     second = attempt(episodes, 1, turns[0])[partner]
-    said = task.reply(
+    reply = task.reply(
       problems.answer[episodes.problem], episodes,
       jnp.ones_like(episodes.problem),
     )
-    keep = found & (verdict.known[:, 0] > 0) & (~right | also_correct)
-    pairs = join(episodes, said, second)
+    keep = found & ~reply.done & (verdict.known[:, 0] > 0) & (~right | also_correct)
+    pairs = join(episodes, reply.tokens, second)
     ones = jnp.ones(keep.shape[0])
     trained = keep[:, None] & jnp.array([False, True])
     batch = imitation_batch(pairs, trained, ones)
@@ -48,7 +47,7 @@ def make(
     pose=verbs.pose_from(task, problems),
     generate=verbs.play_with(
       model, task, samples=samples, turns=turns[:1], temperature=temperature,
-      slots=slots, who=anchor,
+      slots=slots, role="reference",
     ),
     judge=verbs.judge_with(task, 1),
     refresh=verbs.keep_state,

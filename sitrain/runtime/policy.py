@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
@@ -14,7 +13,8 @@ from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import weights
 from sitrain.runtime import build, checkpoint, sharding
 from sitrain.runtime.options import ConfigError, closest
-from sitrain.types import Params, TrainState
+from sitrain.runtime.start import only
+from sitrain.types import Params
 
 
 def of_model(path: str, model: Decoder, mesh: Mesh) -> Params:
@@ -31,13 +31,7 @@ def of_stage(
   `folder` is that of the stage. Adapters are merged into what they adapt.
   """
   origin = build.origin_from(config, model)
-  step = jax.ShapeDtypeStruct(
-    (), jnp.int32, sharding=sharding.replicated(mesh)
-  )
-  wanted = TrainState(
-    step=step, frozen=(), params={"policy": _layout(origin.init, mesh)},
-    opt_state=(), reference=(), memory=(),
-  )  # fmt: skip
+  wanted = only(params={"policy": _layout(origin.init, mesh)})
   params = checkpoint.restore(folder, which, wanted)[0].params["policy"]
   if origin.base == ():
     return params
@@ -64,7 +58,10 @@ def stage_of(config: dict, folder: epath.Path, asked: str) -> str:
     raise ConfigError(
       f"--stage={asked} is not in the run: {closest(asked, names)}"
     )
-  trained = [name for name in names if checkpoint.steps(folder / name)]
+  trained = [
+    name for name in names if checkpoint.steps(folder / name)
+    and "policy" in config["stage"][name].get("trained", ("policy",))
+  ]
   if not (trained and (asked or trained[-1]) in trained):
     which = f"stage {asked}" if asked else "every stage"
     raise ConfigError(f"{which} of {folder} lacks a checkpoint: train it first")
