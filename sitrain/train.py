@@ -113,7 +113,7 @@ def _gradients(loss, state, parts, counts):
 
   zeros = jax.tree.map(jnp.zeros_like, state.params)
   grads, metrics = jax.lax.scan(accumulate, zeros, parts)
-  return grads, _summed(metrics)
+  return grads, jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
 
 
 def make_parts(

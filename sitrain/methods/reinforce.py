@@ -16,8 +16,8 @@ from sitrain.methods import verbs
 from sitrain.models.logprobs import score_rows
 from sitrain.models.roles import params_of
 from sitrain.rollout import contexts
-from sitrain.rollout.play import columns_of, play, play_on
-from sitrain.types import OFFLINE, PAD, Method, Task
+from sitrain.rollout.play import columns_of, play, play_on, row_keys
+from sitrain.types import OFFLINE, Method, Task
 
 OFFLINE_STREAM = 2**31  # number of a sample that no other row has
 
@@ -117,31 +117,22 @@ def play_offline(
   options = dict(
     slots=slots, reply=task.reply, eos=task.eos, temperature=temperature
   )
-  fold = jax.vmap(jax.random.fold_in)
 
   def generate(keys, state, problems):
-    seeds = jax.vmap(jax.random.fold_in, (0, None))(keys, OFFLINE_STREAM)
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, OFFLINE_STREAM)
     first = play(
-      seeds, model, params_of(state, "reference"), problems, samples=samples,
+      keys, model, params_of(state, "reference"), problems, samples=samples,
       turns=turns[:1], **options,
     )
     reply = task.reply(
       problems.answer[first.problem], first, jnp.ones_like(first.problem)
     )
-    number = jnp.tile(jnp.arange(samples), keys.shape[0])
     rows = play_on(
-      fold(seeds[first.problem], number), model, params_of(state, "policy"),
-      problems, contexts.append(first, reply.tokens), samples=1,
-      turns=turns[1:], first_turn=2, **options,
+      row_keys(keys, samples), model, params_of(state, "policy"), problems,
+      contexts.append_reply(first, reply), samples=1, turns=turns[1:],
+      first_turn=2, live=~reply.done, **options,
     )
-    # Where the first attempt ended the episode, nothing comes after it.
-    over = reply.done[:, None] & (rows.turn > 1)
-    return rows._replace(
-      tokens=jnp.where(over, PAD, rows.tokens),
-      turn=jnp.where(over, PAD, rows.turn),
-      logprob=jnp.where(over, 0.0, rows.logprob),
-      parent=jnp.full_like(rows.parent, OFFLINE),
-    )
+    return rows._replace(parent=jnp.full_like(rows.parent, OFFLINE))
 
   return generate
 

@@ -13,8 +13,7 @@ from sitrain.losses.reduce import mean, per_episode, per_turn
 from sitrain.losses.regularizers import LOSSES, k3
 from sitrain.models.logprobs import token_scores, token_scores_and_kl
 from sitrain.models.roles import join_base, params_of
-from sitrain.rollout.play import play
-from sitrain.rollout.refill import check_slots
+from sitrain.rollout.play import check_slots, play
 from sitrain.tasks.rows import take_rows
 from sitrain.types import PAD, Batch, Task, TrainState
 
