@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from sitrain.curate.select import imitation_batch
 from sitrain.methods import verbs
-from sitrain.rollout.recite import recite
+from sitrain.rollout.contexts import given
 from sitrain.types import Method, Task, Verdict
 
 
@@ -19,7 +19,7 @@ def make(
   verbs.check_turns(task, turns)
 
   def generate(keys, state, problems):
-    return recite(problems, reply=task.reply, turns=turns, eos=task.eos)
+    return given(problems, reply=task.reply, turns=turns, eos=task.eos)
 
   def judge(key, state, problems, episodes):
     # Given text needs no verifier: everything is worth imitating.

@@ -11,7 +11,7 @@ from sitrain.curate.select import imitation_batch
 from sitrain.losses.reduce import mean
 from sitrain.methods import verbs
 from sitrain.models.roles import anchor
-from sitrain.rollout.splice import join
+from sitrain.rollout.contexts import join
 from sitrain.tasks.attempt import attempt
 from sitrain.types import Method, Task
 
@@ -33,12 +33,12 @@ def make(
     right = (verdict.reward[:, 0] > 0) & (verdict.known[:, 0] > 0)
     partner, found = partners(key, right, episodes.problem)
     second = attempt(episodes, 1, turns[0])[partner]
-    said = task.reply(
+    reply = task.reply(
       problems.answer[episodes.problem], episodes,
       jnp.ones_like(episodes.problem),
     )
     keep = found & (verdict.known[:, 0] > 0) & (~right | also_correct)
-    pairs = join(episodes, said, second)
+    pairs = join(episodes, reply.tokens, second)
     ones = jnp.ones(keep.shape[0])
     trained = keep[:, None] & jnp.array([False, True])
     batch = imitation_batch(pairs, trained, ones)

@@ -16,10 +16,9 @@ from sitrain.losses.regularizers import k1
 from sitrain.methods import verbs
 from sitrain.models.logprobs import score_rows
 from sitrain.models.roles import anchor, policy
-from sitrain.rollout.game import columns_of
-from sitrain.rollout.refill import play
-from sitrain.rollout.splice import graft, splice, stack
-from sitrain.types import Method, Task
+from sitrain.rollout.contexts import append_reply, stack
+from sitrain.rollout.play import columns_of, play, play_on, row_keys
+from sitrain.types import OFFLINE, Method, Task
 
 OFFLINE_STREAM = 2**31  # number of a sample that no other row has
 
@@ -92,25 +91,26 @@ def play_offline(
 ) -> Callable:
   """Samples episodes whose first attempt the reference wrote."""
 
-  def play_on(keys, params, problems, samples, turns, first_turn):
-    return play(
-      keys, model, params, problems, slots=slots, samples=samples,
-      reply=task.reply, turns=turns, eos=task.eos, temperature=temperature,
-      first_turn=first_turn,
-    )
+  options = dict(
+    reply=task.reply, eos=task.eos, temperature=temperature, slots=slots
+  )
 
   def generate(keys, state, problems):
     fold = jax.vmap(jax.random.fold_in, (0, None))
-    seeds = fold(keys, OFFLINE_STREAM)
-    first = play_on(seeds, anchor(state), problems, samples, turns[:1], 1)
-    said = task.reply(
+    keys = fold(keys, OFFLINE_STREAM)
+    first = play(
+      keys, model, anchor(state), problems, samples=samples, turns=turns[:1],
+      **options,
+    )
+    reply = task.reply(
       problems.answer[first.problem], first, jnp.ones_like(first.problem)
     )
-    posed = splice(problems, first, said)
-    number = jnp.tile(jnp.arange(samples), keys.shape[0])
-    seeds = jax.vmap(jax.random.fold_in)(seeds[first.problem], number)
-    second = play_on(seeds, policy(state), posed, 1, turns[1:], 2)
-    return graft(first, second)
+    rows = play_on(
+      row_keys(keys, samples), model, policy(state), problems,
+      append_reply(first, reply), samples=1, turns=turns[1:], first_turn=2,
+      live=~reply.done, **options,
+    )
+    return rows._replace(parent=jnp.full_like(rows.parent, OFFLINE))
 
   return generate
 

@@ -12,7 +12,7 @@ from sitrain.losses.reduce import mean, per_episode
 from sitrain.losses.regularizers import LOSSES, k3
 from sitrain.models.logprobs import token_scores, token_scores_and_kl
 from sitrain.models.roles import anchor, policy, whole
-from sitrain.rollout.refill import check_slots, play
+from sitrain.rollout.play import check_slots, play
 from sitrain.tasks.rows import take_rows
 from sitrain.types import Batch, Task, TrainState
 

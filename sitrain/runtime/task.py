@@ -8,7 +8,7 @@ from collections.abc import Callable
 from etils import epath
 
 from sitrain.models.huggingface import families, tokenizer, weights
-from sitrain.rollout.game import columns_of
+from sitrain.rollout.play import columns_of
 from sitrain.runtime.options import ConfigError, accepted, call, find
 from sitrain.tasks.text import lengths
 from sitrain.types import PAD, Chat, Task

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from sitrain.methods.verbs import frozen_of
-from sitrain.rollout.game import columns_of
+from sitrain.rollout.play import columns_of
 from sitrain.rollout.refill import SHARE
 from sitrain.runtime import build, sharding
 from sitrain.runtime.host import on_host
