@@ -21,9 +21,10 @@ from benchmarks.rounds import medians, timed
 from sitrain import train
 from sitrain.methods.verbs import policy_loss
 from sitrain.models import decoder
-from sitrain.rollout.turns import play
+from sitrain.rollout.play import play
 from sitrain.runtime import optimizer
-from sitrain.types import PAD, Batch, PolicyTargets, Problems
+from sitrain.tasks.draw import constant_reply
+from sitrain.types import Batch, PolicyTargets, Problems
 
 LENGTHS = flags.DEFINE_list("lengths", ["256", "512", "1024", "2048"], "T.")
 ROWS = flags.DEFINE_list("rows", ["2", "4", "8", "16"], "B.")
@@ -65,13 +66,12 @@ def make_rollout(model: decoder.Decoder, length: int) -> Callable:
   params = jax.jit(lambda key: decoder.init(model, key))(jax.random.key(0))
   prompt = jnp.zeros((rows, 2), jnp.int32)
   problems = Problems(prompt, prompt[:, :1], prompt)
-  silent = lambda answer, *_: jnp.full((answer.shape[0], 1), PAD, jnp.int32)
 
   @jax.jit
   def roll(params, key):
     return play(
       jax.random.split(key, rows), model, params, problems, samples=1,
-      reply=silent, turns=(length - 2,), eos=(), temperature=1.0,
+      reply=constant_reply([]), turns=(length - 2,), eos=(), temperature=1.0,
     )
 
   return timed(roll, params, jax.random.key(2))

@@ -24,9 +24,10 @@ from benchmarks import limits
 from benchmarks.rounds import medians, timed
 from sitrain.methods import score
 from sitrain.models import decoder
-from sitrain.rollout.turns import play
+from sitrain.rollout.play import play
 from sitrain.runtime import optimizer, sharding
 from sitrain.runtime.cores import use_cores
+from sitrain.tasks.draw import constant_reply
 from sitrain.train import (
   init_state,
   make_iteration,
@@ -70,7 +71,7 @@ def make_task(prompt: int, vocabulary: int) -> Task:
 
   return Task(
     problems=problems, verify=verify,
-    reply=lambda answer, rows, turn: jnp.ones((len(answer), REPLY), jnp.int32),
+    reply=constant_reply([1] * REPLY),
     final=lambda rows, turn: jnp.zeros(rows.problem.shape, jnp.int32),
     level=lambda problems: jnp.zeros(len(problems.prompt), jnp.int32),
     levels=("all",), eos=(), turn_length=1, tokenizer=(), table=(),

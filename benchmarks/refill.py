@@ -3,7 +3,7 @@
   python -m benchmarks.refill
 
 The model of `benchmarks.decode`, prompts of 64, answers of geometric length
-(mean 128, limit 512), 64 slots: `refill.play` against `turns.play` on 64
+(mean 128, limit 512), 64 slots: `play` with slots against `play` on 64
 prompts after the other, which grows its cache and stops when all rows have
 ended. Both draw the same tokens. Prints useful tokens per second and how many
 times faster refilling is: the median over the rounds, its 95 % bootstrap
@@ -24,7 +24,8 @@ from benchmarks.decode import SIZES
 from benchmarks.peers.sitrain_decode import make_model, problems_of
 from benchmarks.rounds import compare, interleaved, shown, timed
 from sitrain.models import decoder
-from sitrain.rollout import refill, turns
+from sitrain.rollout.play import play
+from sitrain.tasks.draw import constant_reply
 from sitrain.types import PAD
 
 SLOTS, PROMPT, MEAN, LIMIT = 64, 64, 128, 512
@@ -36,7 +37,7 @@ def options(vocabulary: int, mean: int, limit: int) -> dict:
   ends = range(vocabulary - vocabulary // mean, vocabulary)
   return {
     "samples": 1, "temperature": 1.0, "eos": tuple(ends), "turns": (limit,),
-    "reply": lambda answer, rows, turn: answer,
+    "reply": constant_reply([]),
   }
 
 
@@ -56,10 +57,10 @@ def ways(count: int, model_sizes: dict, mean: int, limit: int) -> dict:
   parts = [part(first) for first in range(0, count, SLOTS)]
   rules = options(model.vocabulary, mean, limit)
   params = level(params)
-  whole = jax.jit(lambda p, keys, posed: turns.play(
+  whole = jax.jit(lambda p, keys, posed: play(
     keys, model, p, posed, **rules
   ))
-  slotted = jax.jit(lambda p, keys, posed: refill.play(
+  slotted = jax.jit(lambda p, keys, posed: play(
     keys, model, p, posed, slots=SLOTS, **rules
   ))
   return {

@@ -28,17 +28,18 @@ from benchmarks.decode import SIZES
 from benchmarks.peers.sitrain_decode import make_model, problems_of
 from benchmarks.rounds import compare, interleaved, shown, timed
 from sitrain.models import decoder
-from sitrain.rollout import game as games
-from sitrain.rollout import splice
-from sitrain.rollout.cursor import limits_of
-from sitrain.rollout.sample import draw
-from sitrain.rollout.turns import (
+from sitrain.rollout.contexts import append
+from sitrain.rollout.play import (
   cache_lengths,
   grown,
   play,
-  play_all,
+  play_on,
   prefill,
+  row_keys,
+  row_length,
 )
+from sitrain.rollout.sample import draw
+from sitrain.tasks.draw import constant_reply
 from sitrain.types import PAD
 
 REPLY = 16
@@ -51,7 +52,7 @@ CASES = {
 CASES["group"] = CASES["cache"] | {"samples": 8}
 
 
-def said(rows: int) -> jax.Array:
+def between(rows: int) -> jax.Array:
   """What every row reads between its attempts."""
   return jnp.broadcast_to(jnp.arange(REPLY, dtype=jnp.int32), (rows, REPLY))
 
@@ -63,7 +64,7 @@ def options(case: dict) -> dict:
   ends = range(size - size // mean, size) if mean else ()
   return {
     "temperature": 1.0, "eos": tuple(ends),
-    "reply": lambda answer, rows, turn: said(answer.shape[0]),
+    "reply": constant_reply(range(REPLY)),
   }
 
 
@@ -81,21 +82,21 @@ def read_again(model, case, keys, params, problems):
   first = play(
     keys, model, params, problems, samples=case["samples"], **one
   )
-  posed = splice.splice(problems, first, said(case["batch"]))
-  keys = games.row_keys(keys, case["samples"])
-  game = games.make(keys, model, params, posed, samples=1, first_turn=2, **one)
-  return play_all(game._replace(keys=keys)).tokens
+  return play_on(
+    row_keys(keys, case["samples"]), model, params, problems,
+    append(first, between(case["batch"])), samples=1, first_turn=2, **one,
+  ).tokens
 
 
 def loop_a_turn(model, case, keys, params, problems):
   """The same with a loop for each turn, on one cache that grows."""
-  params, keys = decoder.unstack(params), games.row_keys(keys, 1)
+  params, keys = decoder.unstack(params), row_keys(keys, 1)
   tokens, start = problems.prompt, jnp.zeros(case["batch"], jnp.int32)
   cache = prefill(model, params, tokens, start)
   tokens, cache = write_turn(model, case, keys, params, tokens, start, cache, 1)
   tokens, start, cache = align_right(tokens, cache)
   column = tokens.shape[1] - 1
-  tokens = jnp.concatenate([tokens, said(case["batch"])], axis=1)
+  tokens = jnp.concatenate([tokens, between(case["batch"])], axis=1)
   cache = grown(model, cache, case["batch"], tokens.shape[1] - 1)
   attend = decoder.attend_cache(start, column, REPLY, cache[0][0].shape[2])
   _, cache = model.apply(
@@ -112,7 +113,7 @@ def write_turn(model, case, keys, params, tokens, start, cache, turn):
   first, limit, rows = tokens.shape[1], case["new"], tokens.shape[0]
   ends = jnp.asarray(options(case)["eos"], jnp.int32)
   keys = jax.vmap(jax.random.fold_in, (0, None))(keys, turn)
-  heat = jnp.ones(rows)
+  temperature = jnp.ones(rows)
 
   def body(loop):
     column, tokens, done, cache = loop
@@ -125,7 +126,7 @@ def write_turn(model, case, keys, params, tokens, start, cache, turn):
     )
     logits = model.apply({"params": params}, hidden[:, 0], method="logits")
     at = jax.vmap(jax.random.fold_in, (0, None))(keys, column - first)
-    token = jnp.where(done, PAD, draw(at, logits, heat)[0])
+    token = jnp.where(done, PAD, draw(at, logits, temperature)[0])
     tokens = jax.lax.dynamic_update_slice(tokens, token[:, None], (0, column))
     return column + 1, tokens, done | jnp.isin(token, ends), cache
 
@@ -180,7 +181,8 @@ def measure(rounds: int, cases: list[str]) -> dict:
   found = {}
   for name in cases:
     ways = prepare(name, CASES[name])
-    columns = limits_of((CASES[name]["new"],) * 2, CASES[name]["prompt"], REPLY)
+    prompt, new = CASES[name]["prompt"], CASES[name]["new"]
+    columns = row_length(prompt, (new, new), REPLY)
     for way in ways.values():
       jax.block_until_ready(way())
     seconds = interleaved({w: timed(f) for w, f in ways.items()}, rounds)

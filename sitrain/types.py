@@ -8,7 +8,7 @@ tokens, V vocabulary. `*B` is `B`, or `B G` for alternatives of one problem.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 PAD, GIVEN = -1, 0  # values of `Episodes.turn`; PAD also fills token arrays
 ROOT, OFFLINE = -1, -2  # values of `Episodes.parent`
@@ -39,6 +39,17 @@ class Episodes(NamedTuple):
   problem: Int[Array, " B"]  # the row of Problems that it answers
   parent: Int[Array, " B"]  # the row it continues; ROOT: none; OFFLINE: its
   #                           first attempt is not the policy's own
+
+
+class Reply(NamedTuple):
+  """What a row reads when it has ended a turn, if that is not its last.
+
+  Where `done`, the episode ends, and `tokens` are not read. Where not, and
+  there are no tokens, the next turn begins at once.
+  """
+
+  tokens: Int[Array, "B F"]  # PAD behind them
+  done: Bool[Array, " B"]
 
 
 class Verdict(NamedTuple):
@@ -154,7 +165,7 @@ class Task(NamedTuple):
 
   problems: Callable[[Key, int], Problems]  # (key, n)
   verify: Callable[..., Verdict]  # (answer [B A], episodes, turns)
-  reply: Callable[..., Array]  # (answer [B A], episodes, turn [B]) -> [B F]
+  reply: Callable[..., Reply]  # (answer [B A], episodes, turn [B])
   final: Callable[..., Array]  # (episodes, turn) -> [B] id of the answer, or -1
   level: Callable[[Problems], Array]  # -> [P] index into `levels`
   levels: tuple[str, ...]  # names of the difficulties

@@ -10,7 +10,7 @@ import pytest
 from sitrain import train, types
 from sitrain.methods import score
 from sitrain.models import attention, decoder, logprobs
-from sitrain.rollout import game
+from sitrain.rollout import play
 from sitrain.tasks import maze
 
 PROBLEMS, ROWS, SLOTS, REST, VOCABULARY = 3, 4, 6, 9, 31
@@ -143,10 +143,10 @@ def test_long_rows_are_read_one_by_one(monkeypatch):
 
 def test_columns_are_those_of_the_rollout():
   task = maze.make(doors=2, rooms=2)
-  slots, rest = game.columns_of(task, (3, 3, 3))
+  slots, rest = play.columns_of(task, (3, 3, 3))
   problems = task.problems(jax.random.key(0), 2)
   assert slots == problems.prompt.shape[1]
-  assert rest == 3 * 3 + 2 * game.reply_width(task.reply, problems) == 11
+  assert rest == 3 * 3 + 2 * play.reply_width(task.reply, problems) == 11
 
 
 def test_a_part_of_the_batch_is_whole_problems():

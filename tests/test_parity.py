@@ -14,7 +14,8 @@ from hub_models import FAMILIES, SIZES, VOCABULARY, their_model
 
 from sitrain.models import decoder
 from sitrain.models.huggingface import families, weights
-from sitrain.rollout.turns import play
+from sitrain.rollout.play import play
+from sitrain.tasks.draw import constant_reply
 from sitrain.types import PAD, Problems
 
 torch = pytest.importorskip("torch")
@@ -90,10 +91,9 @@ def test_logits_are_those_of_the_reference_implementation(both, texts):
   compiler_options=FAST,
 )
 def greedy(keys, model, params, problems, eos):
-  silent = lambda answer, episodes, turn: jnp.full((len(turn), 1), PAD)
   return play(
-    keys, model, params, problems, samples=1, reply=silent, turns=(NEW,),
-    eos=eos, temperature=0.0,
+    keys, model, params, problems, samples=1, reply=constant_reply([]),
+    turns=(NEW,), eos=eos, temperature=0.0,
   )
 
 

@@ -13,7 +13,9 @@ from sitrain.evaluate import player
 from sitrain.methods import score
 from sitrain.models.decoder import attend_cache
 from sitrain.models.logprobs import token_scores
-from sitrain.rollout import refill, ring
+from sitrain.rollout.play import play
+from sitrain.rollout.refill import attend_ring
+from sitrain.tasks.draw import constant_reply
 from sitrain.types import Episodes, TrainState
 
 PROBLEMS, SAMPLES = 7, 3
@@ -25,12 +27,12 @@ ROWS = PROBLEMS * SAMPLES
                             "samples", "first_turn", "reply"),
 )
 def run(
-  keys, model, params, problems, heat, *, slots, turns=TURNS, eos=EOS,
+  keys, model, params, problems, temperature, *, slots, turns=TURNS, eos=EOS,
   samples=SAMPLES, reply=reply, **options,
 ):
-  return refill.play(
+  return play(
     keys, model, params, problems, slots=slots, samples=samples, reply=reply,
-    turns=turns, eos=eos, temperature=heat, **options,
+    turns=turns, eos=eos, temperature=temperature, **options,
   )
 
 
@@ -38,11 +40,11 @@ def run(
 def posed():
   """(keys, ragged problems, a temperature for each row, some of them 0)."""
   order = [i % 4 for i in range(PROBLEMS)]
-  heat = np.random.default_rng(0).choice([0, 0.7, 1], ROWS)
+  temperature = np.random.default_rng(0).choice([0, 0.7, 1], ROWS)
   return (
     jax.random.split(jax.random.key(11), PROBLEMS),
     pose([PROMPTS[i] for i in order], order, slots=6),
-    jnp.asarray(heat, jnp.float32),
+    jnp.asarray(temperature, jnp.float32),
   )
 
 
@@ -65,9 +67,12 @@ def test_the_episodes_are_those_of_all_rows_at_once(
   toy, posed, slots, limits, options
 ):
   model, params, _ = toy
-  keys, problems, heat = posed
+  keys, problems, temperature = posed
   few, all_ = (
-    run(keys, model, params, problems, heat, slots=n, turns=limits, **options)
+    run(
+      keys, model, params, problems, temperature, slots=n, turns=limits,
+      **options,
+    )
     for n in (slots, ROWS)
   )
   assert_same(few, all_)
@@ -77,12 +82,12 @@ def test_the_episodes_are_those_of_all_rows_at_once(
 
 def test_the_log_probabilities_are_token_scores(toy, posed):
   model, params, _ = toy
-  keys, problems, heat = posed
-  rows = run(keys, model, params, problems, heat, slots=4)
-  scores = jax.jit(lambda heat: token_scores(
+  keys, problems, temperature = posed
+  rows = run(keys, model, params, problems, temperature, slots=4)
+  scores = jax.jit(lambda temperature: token_scores(
     model, params, rows.tokens, rows.turn, rows.path, inputs=rows.tokens,
-    temperature=heat,
-  ))(jnp.where(heat == 0, 1.0, heat))
+    temperature=temperature,
+  ))(jnp.where(temperature == 0, 1.0, temperature))
   own = np.asarray(rows.turn) >= 1
   np.testing.assert_allclose(
     np.asarray(rows.logprob)[own], np.asarray(scores.logprob)[own], atol=1e-5
@@ -94,19 +99,19 @@ def test_local_layers_see_through_the_ring(toy, posed):
   """A local layer asks for the positions of keys, in whatever column."""
   model, params, _ = toy
   model = model.clone(local=(True, False), window=4)
-  keys, problems, heat = posed
+  keys, problems, temperature = posed
   few, all_ = (
-    run(keys, model, params, problems, heat, slots=n) for n in (1, 0)
+    run(keys, model, params, problems, temperature, slots=n) for n in (1, 0)
   )
   assert_same(few, all_)
 
 
 def test_prompts_of_one_token_and_one_slot(toy, posed):
   model, params, _ = toy
-  keys, _, heat = posed
+  keys, _, temperature = posed
   problems = pose([[i] for i in range(PROBLEMS)], range(PROBLEMS), slots=1)
   few, all_ = (
-    run(keys, model, params, problems, heat, slots=n) for n in (1, 0)
+    run(keys, model, params, problems, temperature, slots=n) for n in (1, 0)
   )
   assert_same(few, all_)
 
@@ -114,7 +119,7 @@ def test_prompts_of_one_token_and_one_slot(toy, posed):
 def test_a_ring_is_the_cache_in_another_order():
   start, birth = jnp.array([0, 2, 5]), jnp.array([3, 9, 12])
   prompt, turning, step = 6, 8, 12
-  found = ring.attend_ring(start, birth, jnp.int32(step), prompt, turning)
+  found = attend_ring(start, birth, jnp.int32(step), prompt, turning)
   for row in range(3):
     began = int(birth[row])
     want = attend_cache(start[row : row + 1], prompt + step - began, 1, 14)
@@ -137,7 +142,7 @@ def steps_of(limit, slots, stubborn):
 
   def count(answer, episodes, turn):
     jax.debug.callback(lambda: trips.append(1))
-    return jnp.full((answer.shape[0], 1), 9, jnp.int32)
+    return constant_reply([9])(answer, episodes, turn)
 
   table = np.zeros((VOCABULARY, VOCABULARY))
   table[:, EOS[0]] = 50.0
@@ -171,7 +176,7 @@ def test_inside_a_map(toy, posed):
   keys, problems, _ = posed
 
   def wave(keys):
-    return refill.play(
+    return play(
       keys, model, params, problems, slots=1, samples=1, reply=reply,
       turns=TURNS, eos=EOS, temperature=1.0,
     )

@@ -11,33 +11,37 @@ import pytest
 from sitrain.judge.verifier import truncated
 from sitrain.models.decoder import attend_rows
 from sitrain.models.logprobs import token_scores
-from sitrain.rollout import turns as turns_module
-from sitrain.rollout.game import row_keys
-from sitrain.rollout.recite import recite
+from sitrain.rollout import contexts
+from sitrain.rollout import play as play_module
+from sitrain.rollout.contexts import Segment
+from sitrain.rollout.play import cache_lengths, play, play_on, row_keys
 from sitrain.rollout.sample import draw, inverse_cdf, keep_top_k, keep_top_p
-from sitrain.rollout.splice import graft, join, splice, stack
-from sitrain.rollout.turns import cache_lengths, play
-from sitrain.types import GIVEN, OFFLINE, PAD, ROOT, Problems
+from sitrain.tasks.draw import constant_reply
+from sitrain.types import GIVEN, OFFLINE, PAD, ROOT, Episodes, Problems, Reply
 
 EOS, TURNS, SAMPLES, VOCABULARY = (3, 7), (5, 4, 6), 2, 16
 PROMPTS = [[1, 9, 4, 11, 2, 5], [8, 1, 13, 6], [12, 0, 10], [14]]
-HEAT = np.array([0, 0.7, 0, 1, 1, 0, 0.7, 1], np.float32)  # one per row
-SILENT = 3  # the answer whose second reply is empty
+TEMPERATURE = np.array([0, 0.7, 0, 1, 1, 0, 0.7, 1], np.float32)  # one per row
+ENDED, EMPTY = (3, 2), (2, 1)  # (answer, turn): the episode ends; no tokens
 
 
 def reply_list(answer, turn):
-  """What the cursor below reads: 1 to 3 tokens, or nothing."""
-  if answer == SILENT and turn == 2:
+  """What the cursor below reads: up to 3 tokens, or None: the row is done."""
+  if (answer, turn) == ENDED:
+    return None
+  if (answer, turn) == EMPTY:
     return []
   return [(answer * 3 + turn + i) % 16 for i in range(1 + (answer + turn) % 3)]
 
 
 def reply(answer, episodes, turn):
   place = jnp.arange(3)
-  said = (answer[:, :1] * 3 + turn[:, None] + place) % 16
+  tokens = (answer[:, :1] * 3 + turn[:, None] + place) % 16
   length = 1 + (answer[:, 0] + turn) % 3
-  length = jnp.where((answer[:, 0] == SILENT) & (turn == 2), 0, length)
-  return jnp.where(place < length[:, None], said, PAD).astype(jnp.int32)
+  met = lambda case: (answer[:, 0] == case[0]) & (turn == case[1])
+  length = jnp.where(met(EMPTY), 0, length)
+  tokens = jnp.where(place < length[:, None], tokens, PAD)
+  return Reply(tokens.astype(jnp.int32), met(ENDED))
 
 
 def pose(prompts, answers, *, slots):
@@ -52,12 +56,12 @@ def pose(prompts, answers, *, slots):
   static_argnames=("model", "samples", "turns", "first_turn", "reply", "eos"),
 )
 def run(
-  keys, model, params, problems, heat, *, samples=SAMPLES, turns=TURNS,
+  keys, model, params, problems, temperature, *, samples=SAMPLES, turns=TURNS,
   first_turn=1, reply=reply, eos=EOS,
 ):
   return play(
     keys, model, params, problems, samples=samples, reply=reply, turns=turns,
-    eos=eos, temperature=heat, first_turn=first_turn,
+    eos=eos, temperature=temperature, first_turn=first_turn,
   )
 
 
@@ -70,7 +74,7 @@ def keys():
 def rows(toy, keys):
   model, params, _ = toy
   problems = pose(PROMPTS, range(4), slots=6)
-  return run(keys, model, params, problems, jnp.asarray(HEAT))
+  return run(keys, model, params, problems, jnp.asarray(TEMPERATURE))
 
 
 @pytest.fixture(scope="module")
@@ -90,16 +94,16 @@ def lists(episodes):
   ]
 
 
-def slow_decode(step, prompt, answer, key, heat):
+def slow_decode(step, prompt, answer, key, temperature):
   """One row by whole forward passes; `step` maps tokens to logits."""
   tokens, marks, scores = list(prompt), [GIVEN] * len(prompt), []
   scores += [0.0] * len(prompt)
   for turn, limit in enumerate(TURNS, 1):
     for position in range(limit):
-      logits = step(tokens) / (heat or 1.0)
+      logits = step(tokens) / (temperature or 1.0)
       seed = jax.random.fold_in(jax.random.fold_in(key, turn), position)
       drawn = jnp.argmax(logits)
-      if heat:
+      if temperature:
         chance = np.cumsum(np.exp(jax.nn.log_softmax(logits), dtype=float))
         drawn = np.sum(chance <= float(jax.random.uniform(seed)) * chance[-1])
       tokens.append(int(drawn))
@@ -107,12 +111,12 @@ def slow_decode(step, prompt, answer, key, heat):
       scores.append(float(jax.nn.log_softmax(logits)[drawn]))
       if tokens[-1] in EOS:
         break
-    said = reply_list(answer, turn) if turn < len(TURNS) else []
-    if not said:
+    given = reply_list(answer, turn) if turn < len(TURNS) else None
+    if given is None:
       break
-    tokens += said
-    marks += [GIVEN] * len(said)
-    scores += [0.0] * len(said)
+    tokens += given
+    marks += [GIVEN] * len(given)
+    scores += [0.0] * len(given)
   return tokens, marks, scores
 
 
@@ -136,7 +140,7 @@ def test_slow_reference_decode(toy, rows, keys):
     problem, sample = divmod(row, SAMPLES)
     key = jax.random.fold_in(keys[problem], sample)
     tokens, marks, scores = slow_decode(
-      step, PROMPTS[problem], problem, key, float(HEAT[row])
+      step, PROMPTS[problem], problem, key, float(TEMPERATURE[row])
     )
     assert found[row] == (tokens, marks), row
     np.testing.assert_allclose(
@@ -145,20 +149,20 @@ def test_slow_reference_decode(toy, rows, keys):
   # The rows together must have met everything that the cursor decides.
   ends = [tokens[-1] in EOS for tokens, _ in found]
   assert any(ends) and not all(ends), "no end token, or nothing else"
-  assert {max(marks) for _, marks in found} == {2, 3}, "no row was silenced"
+  assert {max(marks) for _, marks in found} == {2, 3}, "no reply ended a row"
 
 
 def test_sampler_logprob_is_token_scores(toy, rows):
   model, params, _ = toy
   score = jax.jit(
-    lambda heat: token_scores(
+    lambda temperature: token_scores(
       model, params, rows.tokens, rows.turn, rows.path, inputs=rows.tokens,
-      temperature=heat,
+      temperature=temperature,
     )
   )
   # A greedy row reports its log-probability at temperature 1.
-  heat = np.where(HEAT == 0, 1.0, HEAT)
-  scores = score(jnp.asarray(heat)).logprob
+  temperature = np.where(TEMPERATURE == 0, 1.0, TEMPERATURE)
+  scores = score(jnp.asarray(temperature)).logprob
   own = np.asarray(rows.turn) >= 1
   np.testing.assert_allclose(
     np.asarray(rows.logprob)[own], np.asarray(scores)[own], atol=1e-5
@@ -166,7 +170,7 @@ def test_sampler_logprob_is_token_scores(toy, rows):
   assert np.all(np.asarray(rows.logprob)[~own] == 0)
   # And the comparison sees a temperature that is left out.
   other = np.asarray(score(jnp.ones(8)).logprob)
-  colder = own & (HEAT == np.float32(0.7))[:, None]
+  colder = own & (TEMPERATURE == np.float32(0.7))[:, None]
   assert np.max(np.abs(np.asarray(rows.logprob) - other)[colder]) > 1e-2
 
 
@@ -205,14 +209,14 @@ def test_greedy_is_the_generate_of_transformers(toy, keys):
 
 
 def test_growth_of_the_cache_changes_nothing(toy, rows, keys, monkeypatch):
-  monkeypatch.setattr(turns_module, "cache_lengths", lambda first, last: [
+  monkeypatch.setattr(play_module, "cache_lengths", lambda first, last: [
     *range(first + 3, last, 3), last
   ])
   model, params, _ = toy
   again = jax.jit(functools.partial(
     play, model=model, samples=SAMPLES, reply=reply, turns=TURNS, eos=EOS
   ))(keys, params=params, problems=pose(PROMPTS, range(4), slots=6),
-     temperature=jnp.asarray(HEAT))
+     temperature=jnp.asarray(TEMPERATURE))
   for name in ("tokens", "turn"):
     np.testing.assert_array_equal(getattr(again, name), getattr(rows, name))
   np.testing.assert_allclose(again.logprob, rows.logprob, atol=1e-5)
@@ -234,7 +238,7 @@ def test_samples_depend_on_no_other_row(toy, rows, keys):
   order = jnp.array([2, 0, 2, 1])
   moved = run(
     keys[order], model, params, jax.tree.map(lambda x: x[order], problems),
-    jnp.asarray(HEAT.reshape(4, 2)[order].reshape(-1)),
+    jnp.asarray(TEMPERATURE.reshape(4, 2)[order].reshape(-1)),
   )
   want = lists(rows)
   for place, problem in enumerate(order.tolist()):
@@ -250,7 +254,7 @@ def test_halves_fewer_samples_and_more_pads(toy, rows, keys):
   for half in (slice(0, 2), slice(2, 4)):
     part = run(
       keys[half], model, params, Problems(*(x[half] for x in wide)),
-      jnp.asarray(HEAT[::SAMPLES][half]), samples=1,
+      jnp.asarray(TEMPERATURE[::SAMPLES][half]), samples=1,
     )
     assert lists(part) == want[::SAMPLES][half]
     assert np.all(np.asarray(part.parent) == ROOT)
@@ -271,8 +275,10 @@ def crowd(chance):
   model, params = chance
   problems = pose(PROMPTS * 4, list(range(4)) * 4, slots=6)
   keys = jax.random.split(jax.random.key(11), 16)
-  heat = jnp.ones(64)
-  return problems, keys, run(keys, model, params, problems, heat, samples=4)
+  temperature = jnp.ones(64)
+  return problems, keys, run(
+    keys, model, params, problems, temperature, samples=4
+  )
 
 
 def test_rows_are_well_formed(crowd):
@@ -295,9 +301,9 @@ def test_rows_are_well_formed(crowd):
       assert not any(t in EOS for t in own[:-1])
       assert len(own) <= limit
       assert len(own) == limit or own[-1] in EOS
-    said = [reply_list(answer, k) for k in (1, 2)]
-    assert len(written) == (2 if answer == SILENT else 3)
-    want = fakes.transcribe(PROMPTS[answer], written, said)
+    replies = [reply_list(answer, k) for k in (1, 2)]
+    assert len(written) == (2 if answer == ENDED[0] else 3)
+    want = fakes.transcribe(PROMPTS[answer], written, replies)
     assert (tokens, marks) == want
 
 
@@ -312,52 +318,229 @@ def test_truncation_is_counted_per_turn(crowd):
   assert np.all(share > 0) and np.all(share < 1)
 
 
-def test_recite_writes_what_play_wrote(crowd):
-  problems, _, episodes = crowd
-  own = [
+def own_tokens(episodes):
+  """What the policy wrote in each row, turn after turn."""
+  return [
     [t for t, m in zip(tokens, marks, strict=True) if m >= 1]
     for tokens, marks in lists(episodes)
   ]
-  width = max(map(len, own))
-  solution = [row + [PAD] * (width - len(row)) for row in own]
+
+
+def posed_with(problems, solutions):
+  """The problems, one for each of the solutions."""
+  width = max(map(len, solutions))
+  rows = [row + [PAD] * (width - len(row)) for row in solutions]
+  return problems._replace(solution=jnp.asarray(rows, jnp.int32))
+
+
+given = jax.jit(
+  contexts.given, static_argnames=("reply", "turns", "eos")
+)
+
+
+def test_given_solutions_are_written_as_play_wrote_them(crowd):
+  problems, _, episodes = crowd
+  cut = np.asarray(truncated(episodes, 3, EOS))[:, :2].any(axis=1)
   asked = jax.tree.map(lambda x: jnp.repeat(x, 4, axis=0), problems)
-  asked = asked._replace(solution=jnp.asarray(solution, jnp.int32))
-  again = jax.jit(
-    functools.partial(recite, reply=reply, turns=TURNS, eos=EOS)
-  )(asked)
-  np.testing.assert_array_equal(again.tokens, episodes.tokens)
-  np.testing.assert_array_equal(again.turn, episodes.turn)
+  asked = posed_with(asked, own_tokens(episodes))
+  again = given(asked, reply=reply, turns=TURNS, eos=EOS)
+  assert again.tokens.shape == episodes.tokens.shape
+  # A turn without its end cannot be told from the next in a solution.
+  assert np.sum(cut) > 10 < np.sum(~cut)
+  for name in ("tokens", "turn", "problem", "parent"):
+    want = getattr(episodes, name)
+    want = jnp.arange(len(cut)) if name == "problem" else want
+    np.testing.assert_array_equal(getattr(again, name)[~cut], want[~cut])
   assert np.all(np.asarray(again.logprob) == 0)
-  # PAD in place of a token ends the row there.
-  short = asked._replace(solution=asked.solution[:, :2])
-  ended = jax.jit(
-    functools.partial(recite, reply=reply, turns=TURNS, eos=EOS)
-  )(short)
-  for (tokens, marks), row in zip(lists(ended), own, strict=True):
-    said = [t for t, m in zip(tokens, marks, strict=True) if m >= 1]
-    assert said == row[:2]
-
-
-def test_turns_played_apart_are_the_turns_played_together(crowd, chance):
-  model, params = chance
-  problems, keys, episodes = crowd
-  heat = jnp.ones(16)
-  options = dict(samples=1)
-  first = run(keys, model, params, problems, heat, turns=TURNS[:1], **options)
-  said = reply(problems.answer, first, jnp.ones(16, jnp.int32))
-  posed = splice(problems, first, said)
-  second = run(
-    keys, model, params, posed, heat, turns=TURNS[1:], first_turn=2, **options
+  # A row ends with its last given turn, and no reply follows that.
+  solutions = [row[:2] for row in own_tokens(episodes)]
+  short = given(
+    posed_with(asked, solutions), reply=reply, turns=TURNS, eos=EOS
   )
-  both = graft(first, second)
-  whole = lists(episodes)[::4]
-  for (tokens, marks), (want, want_marks) in zip(
-    lists(both), whole, strict=True
+  assert own_tokens(short) == solutions
+  assert all(marks[-1] >= 1 for _, marks in lists(short))
+
+
+def test_a_given_turn_beyond_its_limit_is_cut_there():
+  end, again = EOS[0], constant_reply([13])
+  solutions = [
+    [1, 2, 4, 5, 6, end, 8, 9, end],
+    [1, 2, 4, end, 8, 9, 8, 9, 8, end],
+    [1, end, 2, end, 4, end],
+    [],
+  ]
+  problems = posed_with(pose(PROMPTS, range(4), slots=6), solutions)
+  rows = given(problems, reply=again, turns=(4, 6), eos=EOS)
+  want = [
+    ([1, 2, 4, 5], [8, 9, end]), ([1, 2, 4, end], [8, 9, 8, 9, 8, end]),
+    ([1, end], [2, end]),
+  ]  # fmt: skip
+  for row, (prompt, turns) in enumerate(zip(PROMPTS, want, strict=False)):
+    assert lists(rows)[row] == fakes.transcribe(prompt, turns, [[13]])
+  assert lists(rows)[3] == (PROMPTS[3], [GIVEN])
+  cut = np.asarray(truncated(rows, 2, EOS))
+  assert cut.tolist() == [[True, False]] + [[False, False]] * 3
+  fit = contexts.fits(problems, (4, 6), EOS)
+  assert fit.tolist() == [False, True, True, True]
+  assert contexts.fits(problems, (6, 5), EOS).tolist() == [1, 0, 1, 1]
+
+
+def test_given_turns_follow_replies_as_played_ones_do():
+  end = EOS[0]
+  solutions = [[1, end, 2, end, 4, end]] * 4
+  problems = posed_with(pose(PROMPTS, range(4), slots=6), solutions)
+  rows = given(problems, reply=reply, turns=TURNS, eos=EOS)
+  for answer, prompt in enumerate(PROMPTS):
+    count = 2 if answer == ENDED[0] else 3
+    turns = [[1, end], [2, end], [4, end]][:count]
+    replies = [reply_list(answer, k) for k in (1, 2)]
+    assert lists(rows)[answer] == fakes.transcribe(prompt, turns, replies)
+
+
+def test_a_turn_that_was_not_reached_marks_no_token(crowd):
+  """A reply ends rows of one answer before their third turn."""
+  _, _, episodes = crowd
+  turn = np.asarray(episodes.turn)
+  ended = np.repeat(np.arange(16) % 4 == ENDED[0], 4)
+  assert not np.any(turn[ended] == 3)
+  assert np.all(np.any(turn[~ended] == 3, axis=1))
+  # Nothing is given either, behind the last turn.
+  for row in np.flatnonzero(ended):
+    assert lists(episodes)[row][1][-1] == 2
+
+
+run_on = jax.jit(
+  play_on,
+  static_argnames=("model", "samples", "turns", "first_turn", "reply", "eos",
+                   "slots"),
+)
+
+
+def assert_same_rows(found, want, *, problem=True):
+  names = ("tokens", "turn", "path") + ("problem",) * problem
+  for name in names:
+    np.testing.assert_array_equal(
+      getattr(found, name), getattr(want, name), err_msg=name
+    )
+  np.testing.assert_allclose(found.logprob, want.logprob, atol=1e-5)
+
+
+@pytest.mark.parametrize("slots", [0, 3])
+def test_turns_played_one_by_one_are_the_turns_played_together(
+  toy, keys, slots
+):
+  """With one sample and the same keys: turn k is a function of those."""
+  model, params, _ = toy
+  problems = pose(PROMPTS, range(4), slots=6)
+  temperature = jnp.asarray(TEMPERATURE[::2])
+  options = dict(samples=1, reply=reply, eos=EOS, temperature=temperature)
+  together = run(keys, model, params, problems, temperature, samples=1)
+  rows, live = contexts.begin(problems, 1), True
+  for k, limit in enumerate(TURNS, 1):
+    rows = run_on(
+      keys, model, params, problems, rows, turns=(limit,), first_turn=k,
+      live=live, slots=slots, **options,
+    )
+    assert np.array_equal(rows.parent, np.arange(4))
+    if k < len(TURNS):
+      number = jnp.full(4, k)
+      answered = reply(problems.answer, rows, number)
+      live = ~answered.done & live
+      rows = contexts.append_reply(rows, answered._replace(done=~live))
+  width = together.tokens.shape[1]
+  assert rows.tokens.shape[1] == width
+  assert_same_rows(rows, together)
+
+
+@pytest.mark.parametrize("slots", [0, 2])
+def test_samples_of_rows_that_hold_text(toy, rows, keys, slots):
+  """Each of 8 rows, some of them done, is continued by three samples."""
+  model, params, _ = toy
+  problems = pose(PROMPTS, range(4), slots=6)
+  first = run(
+    keys, model, params, problems, jnp.asarray(TEMPERATURE), turns=TURNS[:1]
+  )
+  answered = reply(problems.answer[first.problem], first, jnp.ones(8, int))
+  live = jnp.arange(8) != 5
+  before = contexts.append_reply(first, answered._replace(done=~live))
+  temperature = jnp.where(jnp.arange(24) % 5 == 0, 0.0, 1.3)
+  many = run_on(
+    row_keys(keys, 2), model, params, problems, before, samples=3,
+    turns=TURNS[1:], first_turn=2, reply=reply, eos=EOS, slots=slots,
+    temperature=temperature, live=live,
+  )
+  np.testing.assert_array_equal(many.parent, np.repeat(np.arange(8), 3))
+  np.testing.assert_array_equal(many.problem, np.repeat(np.arange(4), 6))
+  old = np.repeat(np.asarray(before.turn) != PAD, 3, axis=0)
+  width = old.shape[1]
+  for name in ("tokens", "turn", "logprob", "path"):
+    want = np.repeat(np.asarray(getattr(before, name)), 3, axis=0)
+    found = np.asarray(getattr(many, name))
+    np.testing.assert_array_equal(found[:, :width][old], want[old])
+  new = np.asarray(many.turn) >= 2
+  assert np.array_equal(np.any(new, axis=1), np.repeat(live, 3))
+  scores = jax.jit(lambda temperature: token_scores(
+    model, params, many.tokens, many.turn, many.path, inputs=many.tokens,
+    temperature=temperature,
+  ))(jnp.where(temperature == 0, 1.0, temperature)).logprob
+  np.testing.assert_allclose(
+    np.asarray(many.logprob)[new], np.asarray(scores)[new], atol=1e-5
+  )
+  # Samples differ, and a row by itself gets what it got among the others.
+  texts = own_tokens(many)
+  assert len({tuple(text) for text in texts}) > 12
+  one = run_on(
+    row_keys(keys, 2)[2:3], model, params, problems,
+    jax.tree.map(lambda x: x[2:3], before), samples=2, turns=TURNS[1:],
+    first_turn=2, reply=reply, eos=EOS, temperature=temperature[6:8],
+  )
+  assert lists(one) == lists(many)[6:8]
+
+
+def test_play_is_play_on_of_prompts(toy, rows, keys):
+  model, params, _ = toy
+  problems = pose(PROMPTS, range(4), slots=6)
+  again = run_on(
+    keys, model, params, problems, contexts.begin(problems, 1),
+    samples=SAMPLES, turns=TURNS, reply=reply, eos=EOS,
+    temperature=jnp.asarray(TEMPERATURE),
+  )
+  assert_same_rows(again, rows)
+  assert np.all(np.asarray(rows.parent) == ROOT)
+  assert again.parent.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_replies_without_columns(toy, keys):
+  """No turn is ever answered: the next begins at once."""
+  model, params, _ = toy
+  problems = pose(PROMPTS, range(4), slots=6)
+  rows = run(
+    keys, model, params, problems, jnp.asarray(TEMPERATURE),
+    reply=constant_reply([]),
+  )
+  assert rows.tokens.shape[1] == 6 + sum(TURNS)
+  for _, marks in lists(rows):
+    assert sorted(marks) == marks and max(marks) == 3
+
+
+def test_what_cannot_be_played_is_refused(toy, keys):
+  model, params, _ = toy
+  problems = pose(PROMPTS, range(4), slots=6)
+  options = dict(reply=reply, eos=EOS, temperature=1.0, samples=1)
+  for count, turns, slots, words in (
+    (4, (), 0, r"turns=\(\)"), (3, (4,), 0, "4 rows with 3 keys"),
+    (4, (4,), -1, "slots=-1"),
   ):
-    assert tokens == want
-    assert marks == want_marks
-  assert np.all(np.asarray(both.parent) == OFFLINE)
-  np.testing.assert_array_equal(both.problem, np.arange(16))
+    with pytest.raises(ValueError, match=words):
+      play(
+        keys[:count], model, params, problems, turns=turns, slots=slots,
+        **options,
+      )
+  bare = lambda answer, rows, turn: jnp.zeros((answer.shape[0], 1), int)
+  with pytest.raises(ValueError, match=r"returned .*, give Reply\("):
+    play(
+      keys, model, params, problems, turns=(4,), **options | {"reply": bare}
+    )
 
 
 def primitives(jaxpr, name):
@@ -398,7 +581,7 @@ def test_the_loop_stops_with_the_last_row():
 
   def count(answer, episodes, turn):
     jax.debug.callback(lambda: trips.append(1))
-    return jnp.full((answer.shape[0], 1), 9, jnp.int32)
+    return constant_reply([9])(answer, episodes, turn)
 
   problems = pose(PROMPTS, range(4), slots=6)
   keys = jax.random.split(jax.random.key(0), 4)
@@ -460,22 +643,24 @@ def test_filters_against_numpy():
   assert np.all(np.asarray(by_p(jnp.asarray(logits), 1e-6)).max(1) > -np.inf)
 
 
-@pytest.mark.parametrize("k, p, heat", [(0, 1, 1), (0, 1, 0.7), (3, 0.8, 1.3)])
-def test_draws_have_the_frequencies_they_claim(k, p, heat):
+@pytest.mark.parametrize(
+  "k, p, temperature", [(0, 1, 1), (0, 1, 0.7), (3, 0.8, 1.3)]
+)
+def test_draws_have_the_frequencies_they_claim(k, p, temperature):
   logits = np.array([1.0, -0.5, 2.0, 0.3, -2.0, 1.4], np.float32)
   count = 10_000
 
   @jax.jit
-  def sample(key, logits, heat):
+  def sample(key, logits, temperature):
     keys = jax.random.split(key, count)
     rows = jnp.broadcast_to(logits, (count, 6))
-    heat = jnp.broadcast_to(heat, count)
-    return draw(keys, rows, heat, top_k=k, top_p=float(p))
+    temperature = jnp.broadcast_to(temperature, count)
+    return draw(keys, rows, temperature, top_k=k, top_p=float(p))
 
   token, logprob = sample(
-    jax.random.key(8), jnp.asarray(logits), jnp.float32(heat)
+    jax.random.key(8), jnp.asarray(logits), jnp.float32(temperature)
   )
-  nucleus, chance = reference_filters(logits / heat, k, float(p))
+  nucleus, chance = reference_filters(logits / temperature, k, float(p))
   found = np.bincount(np.asarray(token), minlength=6) / count
   assert np.all(found[~nucleus] == 0)
   error = 5 * np.sqrt(chance * (1 - chance) / count)
@@ -564,60 +749,93 @@ def hand_made():
   return first, said
 
 
-def test_splice_is_the_episode_and_the_reply():
+def test_contexts_of_ids_and_segments():
   first, said = hand_made()
+  first = contexts.append(first, said)
+  first = contexts.append(first, jnp.asarray([[14], [15], [PAD]]), 2)
   problems = Problems(
     jnp.zeros((3, 2), jnp.int32), jnp.array([[7], [8], [9]]),
     jnp.array([[1], [2], [3]]),
   )
-  posed = splice(problems, first, said)
-  width = first.tokens.shape[1] + 2
-  for row, (prompt, turns) in enumerate(FIRST):
-    context = prompt + turns[0] + SAID[row]
-    want = [PAD] * (width - len(context)) + context
-    assert posed.prompt[row].tolist() == want
+  posed = contexts.compose(
+    problems, [5, 5], Segment(first, 2, 1), said, Segment(first, GIVEN),
+    Segment(first, jnp.array([1, 1, 2])), [6],
+  )
+  want = [
+    [5, 5, 14, 10, 4, 5, 9, 3, 6],
+    [5, 5, 15, 11, 12, 6, 1, 2, 3, 6],
+    [5, 5, 13, 7, 8, 2, 6],
+  ]
+  width = posed.prompt.shape[1]
+  assert width == 2 + 1 + 2 + 2 * first.tokens.shape[1] + 1
+  for row, tokens in zip(posed.prompt.tolist(), want, strict=True):
+    assert row == [PAD] * (width - len(tokens)) + tokens
   assert posed.answer[:, 0].tolist() == [9, 7, 9]
   assert posed.solution[:, 0].tolist() == [3, 1, 3]
+  # A turn that takes more than its columns keeps the first.
+  short = contexts.compose(problems, Segment(first, 1, 2)).prompt
+  assert short.tolist() == [[9, 3], [1, 2], [PAD, 0]]
+  two = jax.tree.map(lambda x: x[:2], first)
+  for parts, words in (
+    (([1],), r"segments of \[\] rows"),
+    ((Segment(first, 1), Segment(two, 1)), r"segments of \[2, 3\] rows"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      contexts.compose(problems, *parts)
 
 
-def test_graft_marks_both_turns():
-  first, _ = hand_made()
-  rng = np.random.default_rng(2)
-  first = first._replace(
-    logprob=jnp.where(first.turn >= 1, jnp.asarray(
-      rng.normal(size=first.tokens.shape), jnp.float32), 0)
-  )
-  rows = []
-  for (prompt, turns), said, later in zip(FIRST, SAID, LATER, strict=True):
-    context = prompt + turns[0] + said
-    tokens, marks = fakes.transcribe(context, [later], [])
-    rows.append((tokens, [2 if m == 1 else m for m in marks]))
-  second = fakes.pack(rows, length=9)
-  scores = jnp.where(second.turn == 2, -1.5, 0.0)
-  both = graft(first, second._replace(logprob=scores))
-  for row, ((prompt, turns), said) in enumerate(zip(FIRST, SAID, strict=True)):
-    want = fakes.transcribe(prompt, [turns[0], LATER[row]], [said])
-    assert lists(both)[row] == want
-    own = np.asarray(both.turn[row]) == 1
-    np.testing.assert_array_equal(
-      np.asarray(both.logprob[row])[own],
-      np.asarray(first.logprob[row])[np.asarray(first.turn[row]) == 1],
-    )
-  assert np.all(np.asarray(both.logprob)[np.asarray(both.turn) == 2] == -1.5)
-  assert both.problem.tolist() == [2, 0, 2]
-  assert both.parent.tolist() == [OFFLINE] * 3
+def test_rows_begin_with_their_prompts():
+  problems = pose(PROMPTS, range(4), slots=6)
+  rows = contexts.begin(problems, 2)
+  want = [(prompt, [GIVEN] * len(prompt)) for prompt in PROMPTS]
+  assert lists(rows) == [row for row in want for _ in range(2)]
+  assert rows.problem.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+  assert rows.parent.tolist() == [ROOT] * 8
+  np.testing.assert_array_equal(rows.turn[:, :-1] >= rows.turn[:, 1:], True)
+  right = contexts.align_right(rows)
+  np.testing.assert_array_equal(right.tokens[::2], problems.prompt)
+  again = contexts.align_left(right)
+  jax.tree.map(np.testing.assert_array_equal, again, rows)
+
+
+def rows_of(counts, start, parent):
+  """Rows of one token, numbered from `start`; `counts` of each problem."""
+  problem = np.repeat(np.arange(len(counts)), counts)
+  rows = [([start + i], [1]) for i in range(len(problem))]
+  packed = fakes.pack(rows, problem=problem, length=1 + start // 10)
+  return packed._replace(parent=jnp.asarray(parent, jnp.int32))
+
+
+def test_rows_of_a_problem_stand_side_by_side():
+  one = rows_of([2, 2, 2], 0, [ROOT, 0, OFFLINE, 2, ROOT, 4])
+  two = rows_of([1, 1, 1], 10, [OFFLINE, 0, 2])
+  both = contexts.side_by_side((one, two), 3)
+  assert both.tokens[:, 0].tolist() == [0, 1, 10, 2, 3, 11, 4, 5, 12]
+  assert both.problem.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+  # Row 3 of the first part is row 4 now, and its parent 2 is row 3.
+  assert both.parent.tolist() == [
+    ROOT, 0, OFFLINE, OFFLINE, 3, 2, ROOT, 6, 8
+  ]
+  stacked = contexts.stack(one, two)
+  assert stacked.parent.tolist() == [
+    ROOT, 0, OFFLINE, 2, ROOT, 4, OFFLINE, 6, 8
+  ]
+  assert isinstance(both, Episodes) and both.tokens.shape == (9, 2)
+  with pytest.raises(ValueError, match=r"parts of \[6, 3\] rows for 4"):
+    contexts.side_by_side((one, two), 4)
 
 
 def test_join_and_stack():
   first, said = hand_made()
   later = jnp.asarray([r + [PAD] * (3 - len(r)) for r in LATER], jnp.int32)
-  pairs = join(first, said, later)
+  pairs = contexts.join(first, said, later)
   for row, (prompt, turns) in enumerate(FIRST):
     want = fakes.transcribe(prompt, [turns[0], LATER[row]], [SAID[row]])
     assert lists(pairs)[row] == want
   assert pairs.parent.tolist() == [OFFLINE] * 3
-  whole = stack(first, pairs)
-  assert whole.tokens.shape == (6, pairs.tokens.shape[1])
-  assert lists(whole) == lists(first) + lists(pairs)
-  assert np.all(np.asarray(whole.tokens)[np.asarray(whole.turn) == PAD] == PAD)
-  assert whole.parent.tolist() == [ROOT] * 3 + [OFFLINE] * 3
+  stacked = contexts.stack(first, pairs)
+  assert stacked.tokens.shape == (6, pairs.tokens.shape[1])
+  assert lists(stacked) == lists(first) + lists(pairs)
+  pads = np.asarray(stacked.turn) == PAD
+  assert np.all(np.asarray(stacked.tokens)[pads] == PAD)
+  assert stacked.parent.tolist() == [ROOT] * 3 + [OFFLINE] * 3

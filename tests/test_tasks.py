@@ -375,7 +375,8 @@ def test_reply_is_one_instruction(make, name):
   episodes = pack([[1]] * 3, [[1]] * 3)
   turn = jnp.ones(3, jnp.int32)
   reply = task.reply(jnp.zeros((3, 2), jnp.int32), episodes, turn)
-  assert texts(task, reply) == [name] * 3
+  assert texts(task, reply.tokens) == [name] * 3
+  assert not np.any(reply.done)
   ends = "".join(task.tokenizer.decode(end) for end in task.eos)
   assert ends == {maze.make: "+-", chain.make: ";"}[make]
 

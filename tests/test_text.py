@@ -11,7 +11,7 @@ import pytest
 
 from sitrain.models import logprobs
 from sitrain.models.huggingface import tokenizer
-from sitrain.rollout.recite import recite
+from sitrain.rollout.contexts import given
 from sitrain.runtime import build
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
@@ -123,10 +123,11 @@ def test_verdicts_are_per_turn_and_cuts_are_wrong(chat):
 def test_replies_end_a_turn_that_was_cut(chat):
   task = task_of(chat)
   episodes = rows_of(chat, ("no",), ("yes/",))
-  said = task.reply(jnp.zeros((2, 1), int), episodes, jnp.array([1, 1]))
+  reply = task.reply(jnp.zeros((2, 1), int), episodes, jnp.array([1, 1]))
   again = chat.again("Again.")
-  assert fakes.strip(said[0]) == again
-  assert fakes.strip(said[1]) == [chat.eos[0], *again]
+  assert fakes.strip(reply.tokens[0]) == again
+  assert fakes.strip(reply.tokens[1]) == [chat.eos[0], *again]
+  assert not np.any(reply.done)
 
 
 @pytest.mark.parametrize("more, words", [
@@ -241,7 +242,7 @@ def test_a_sampler_that_disagrees_stops_the_run():
 def test_scores_of_parts_are_scores_of_the_whole(toy, monkeypatch):
   model, params, task = toy
   problems = task.problems(jax.random.key(3), 6)
-  episodes = recite(problems, reply=task.reply, turns=(3, 3), eos=task.eos)
+  episodes = given(problems, reply=task.reply, turns=(3, 3), eos=task.eos)
   options = dict(temperature=0.7)
   whole = logprobs.score_rows(model, params, episodes, **options)
   # So little memory that every row is a part.

@@ -14,13 +14,14 @@ from sitrain.methods import reinforce
 from sitrain.models import decoder
 from sitrain.runtime import sharding
 from sitrain.runtime.cores import use_cores
+from sitrain.tasks.draw import constant_reply
 from sitrain.train import (
   init_state,
   make_iteration,
   make_parts,
   make_train_step,
 )
-from sitrain.types import PAD, Task, Verdict
+from sitrain.types import Task, Verdict
 
 
 def make_task(case: dict) -> Task:
@@ -34,7 +35,7 @@ def make_task(case: dict) -> Task:
 
   return Task(
     problems=lambda key, count: problems_of(case, count), verify=verify,
-    reply=lambda answer, rows, turn: jnp.full((answer.shape[0], 1), PAD),
+    reply=constant_reply([]),
     final=lambda rows, turn: jnp.zeros(rows.problem.shape, jnp.int32),
     level=lambda problems: jnp.zeros(len(problems.prompt), jnp.int32),
     levels=("all",), eos=(), turn_length=1, tokenizer=(), table=(),

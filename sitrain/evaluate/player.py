@@ -11,9 +11,16 @@ from jaxtyping import Int
 
 from sitrain.judge.verifier import truncated, verify
 from sitrain.models.parameters import computed
-from sitrain.rollout.cursor import Reply
-from sitrain.rollout.refill import check_slots, play
-from sitrain.types import PAD, Episodes, Key, Params, Problems, Task
+from sitrain.rollout.play import Replier, check_slots, play
+from sitrain.types import (
+  PAD,
+  Episodes,
+  Key,
+  Params,
+  Problems,
+  Reply,
+  Task,
+)
 
 SLOTS = 64  # prompts are trimmed to a multiple of these
 
@@ -66,7 +73,7 @@ def make(
   top_k: int = 0,
   top_p: float = 1.0,
   slots: int = 0,
-  reply: Reply,
+  reply: Replier,
   spread: Callable[[Callable], Callable] = everywhere,
   jit: Callable[..., Callable],
 ) -> Player:
@@ -232,10 +239,11 @@ def _take(tree, rows):
   return jax.tree.map(lambda x: x[rows], tree)
 
 
-def replies(texts: Sequence[Sequence[int]]) -> Reply:
+def replies(texts: Sequence[Sequence[int]]) -> Replier:
   """Constant replies as token ids: `texts[k]` is read after turn k + 1.
 
-  Raises ValueError for an empty one, which would end the episode.
+  Raises ValueError for an empty one: the policy would go on as if its turn had
+  not ended.
   """
   if not texts or not all(len(text) for text in texts):
     raise ValueError(f"replies {texts}: each needs at least one token")
@@ -245,6 +253,7 @@ def replies(texts: Sequence[Sequence[int]]) -> Reply:
     row[: len(text)] = text
 
   def reply(answer, episodes, turn):
-    return jnp.asarray(table)[jnp.clip(turn - 1, 0, len(texts) - 1)]
+    tokens = jnp.asarray(table)[jnp.clip(turn - 1, 0, len(texts) - 1)]
+    return Reply(tokens, jnp.zeros(turn.shape, bool))
 
   return reply

@@ -1,18 +1,42 @@
-"""Play many rows in a few slots: a row that ends makes room for the next."""
+"""Play many rows in a few slots: a row that ends makes room for the next.
+
+The cache of a slot holds the prefix of its row in the first columns and behind
+them a ring, as long as all that a row may write. In step t every slot writes
+column t % ring of it, whenever its row began, so nothing is ever moved: what a
+row sees, and where that stands, follows from the step in which it began.
+"""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Int
 
-from sitrain.rollout import cursor as cursors
-from sitrain.rollout import game as games
-from sitrain.rollout.ring import Slots, busy, take_step
-from sitrain.rollout.turns import play_all, prefill
-from sitrain.types import PAD, Episodes, Params, Problems
+from sitrain.models.decoder import Attend
+from sitrain.rollout import contexts
+from sitrain.rollout.play import (
+  Cursor,
+  Rollout,
+  next_token,
+  prefill,
+  start_cursor,
+  unfinished,
+  write_column,
+)
+from sitrain.types import Episodes
 
 SHARE = 16  # slots are refilled when one in so many is free
+
+
+class Slots(NamedTuple):
+  """The rows that are being played; those that have ended wait here."""
+
+  step: Int[Array, ""]  # steps done
+  number: Int[Array, " N"]  # of the row in each slot; B: of none
+  birth: Int[Array, " N"]  # the step in which it began
+  rows: Episodes  # [N T]
+  cursor: Cursor
+  cache: Any
 
 
 class _Table(NamedTuple):
@@ -20,98 +44,125 @@ class _Table(NamedTuple):
 
   slots: Slots
   taken: Int[Array, ""]  # rows that have had a slot
-  first: Int[Array, ""]  # the first of the problems in `ready`
-  ready: Any  # caches of their prompts
+  first: Int[Array, ""]  # the first of the prefixes in `ready`
+  ready: Any  # caches of those prefixes
   played: Episodes  # all rows
 
 
-def play(
-  keys: Key[Array, " P"],
-  model: Any,
-  params: Params,
-  problems: Problems,
-  *,
-  slots: int,
-  **options: Any,
-) -> Episodes:
-  """The episodes of `turns.play`, of which `slots` are decoded at a time.
+def play_in_slots(rollout: Rollout, slots: int) -> Episodes:
+  """The episodes of `play.play_together`, of which `slots` are decoded at once.
 
   Rows that have ended are replaced by waiting ones inside one program, so that
   a few long rows do not hold up many short ones, and the cache is that of
   `slots` rows. When none waits, the last rows go on in half of the slots, and
-  then in an eighth. `reply` sees the rows in the slots, at any time of
-  theirs. With 0 slots, or as many as rows, all are decoded at once. Options
-  are those of `game.make`.
+  then in an eighth. `reply` sees the rows in the slots, at any time of theirs.
   """
-  game = games.make(keys, model, params, problems, **options)
-  count = game.keys.shape[0]
-  if slots == 0 or slots >= count:
-    return play_all(game)
+  count = rollout.keys.shape[0]
   sizes = [n for n in (slots // 2, slots // 8) if n]
   few = [*sizes, 0]
   table = jax.lax.while_loop(
-    lambda table: (table.taken < count) | (_busy(game, table) > few[0]),
-    lambda table: _refill(game, _decode(game, table, few[0])),
-    _begin(game, slots),
+    lambda table: (table.taken < count) | (_busy(rollout, table) > few[0]),
+    lambda table: _refill(rollout, _decode(rollout, table, few[0])),
+    _begin(rollout, slots),
   )
   for size, left in zip(sizes, few[1:], strict=True):
-    table = _decode(game, _move(game, table, size), left)
-  start = jnp.repeat(game.start, game.samples)
-  return cursors.left_align(_put_away(table), start)
+    table = _decode(rollout, _move(rollout, table, size), left)
+  return contexts.align_left(_put_away(table))
 
 
-def check_slots(slots: int) -> None:
-  """Raises ValueError for a number of slots that means nothing."""
-  if slots < 0:
-    raise ValueError(
-      f"slots={slots}: set it to how many rows are decoded at a time, or to 0 "
-      "for all of them"
-    )
-
-
-def _begin(game, slots) -> _Table:
+def _begin(rollout, slots) -> _Table:
   """All slots are free, and all rows wait."""
-  count, prompt = game.keys.shape[0], game.problems.prompt
+  count, prefix = rollout.keys.shape[0], rollout.prefix
   zero, zeros = jnp.zeros((), jnp.int32), jnp.zeros(slots, jnp.int32)
-  cursor = cursors.begin(slots, game.width)
 
   def blank(rows):
-    empty = jnp.full((rows, prompt.shape[1]), PAD, jnp.int32)
-    problem = jnp.arange(rows) // game.samples
-    return cursors.empty_rows(empty, problem, game.length)
+    empty = lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype)
+    return contexts.widen(jax.tree.map(empty, prefix), rollout.length)
 
-  batch = _batch(game, slots)
+  batch = _batch(rollout, slots)
   free = Slots(
     step=zero, number=zeros + count, birth=zeros, rows=blank(slots),
-    cursor=cursor._replace(turn=zeros + len(game.turns)),
-    cache=game.model.make_cache(slots, game.length - 1),
+    cursor=start_cursor(rollout, jnp.zeros(slots, bool)),
+    cache=rollout.model.make_cache(slots, rollout.length - 1),
   )
-  ready = game.model.make_cache(batch, prompt.shape[1] - 1)
+  ready = rollout.model.make_cache(batch, prefix.tokens.shape[1] - 1)
   return _Table(free, zero, zero - batch, ready, blank(count))
 
 
-def _batch(game, slots) -> int:
-  """Rows that are taken at once, and problems that are read for them."""
-  return min(max(1, slots // SHARE), game.start.shape[0])
+def _batch(rollout, slots) -> int:
+  """Rows that are taken at once, and prefixes that are read for them."""
+  return min(max(1, slots // SHARE), rollout.start.shape[0])
 
 
-def _busy(game, table) -> Int[Array, ""]:
-  return jnp.sum(busy(game, table.slots))
+def _busy(rollout, table) -> Int[Array, ""]:
+  return jnp.sum(unfinished(rollout, table.slots.cursor))
 
 
-def _decode(game, table, few) -> _Table:
+def _decode(rollout, table, few) -> _Table:
   """Decodes until enough slots are free for those that wait.
 
   If none waits, it decodes until at most `few` are busy.
   """
-  waiting, slots = game.keys.shape[0] - table.taken, table.slots
+  waiting, slots = rollout.keys.shape[0] - table.taken, table.slots
   count = slots.number.shape[0]
-  batch = jnp.minimum(_batch(game, count), waiting)
+  batch = jnp.minimum(_batch(rollout, count), waiting)
   enough = jnp.where(waiting > 0, batch, count - few)
   return table._replace(slots=jax.lax.while_loop(
-    lambda slots: jnp.sum(~busy(game, slots)) < enough,
-    lambda slots: take_step(game, slots), slots,
+    lambda slots: jnp.sum(~unfinished(rollout, slots.cursor)) < enough,
+    lambda slots: take_step(rollout, slots), slots,
   ))
+
+
+def take_step(rollout: Rollout, slots: Slots) -> Slots:
+  """Every slot reads its last token and writes the next."""
+  number = jnp.minimum(slots.number, rollout.keys.shape[0] - 1)
+  prefix = rollout.prefix.tokens.shape[1]
+  column, ring = prefix + slots.step - slots.birth, rollout.length - prefix
+  attend = attend_ring(
+    rollout.start[number // rollout.samples], slots.birth, slots.step,
+    prefix - 1, ring,
+  )
+  token = jnp.take_along_axis(slots.rows.tokens, column[:, None] - 1, axis=1)
+  drawn, logprob, cache = next_token(
+    rollout, number, slots.cursor, token, attend, slots.cache,
+    prefix - 1 + slots.step % ring,
+  )
+  here = jnp.arange(rollout.length) == column[:, None]
+  rows, cursor = write_column(
+    rollout, number, slots.rows, slots.cursor, drawn, logprob,
+    lambda old, new: jnp.where(here, new[:, None], old),
+  )
+  return slots._replace(
+    step=slots.step + 1, rows=rows, cursor=cursor, cache=cache
+  )
+
+
+def attend_ring(
+  start: Int[Array, " B"],
+  birth: Int[Array, " B"],
+  step: Int[Array, ""],
+  prefix: int,
+  ring: int,
+) -> Attend:
+  """Attention of one token to `prefix` columns and a ring behind them.
+
+  `start [B]` is the column of a row's first token, and birth % ring that of the
+  ring which it wrote first, `birth [B]` being the step of that. The token
+  stands at column step % ring.
+  """
+  at = jnp.arange(prefix, dtype=jnp.int32)
+  turned = jnp.arange(ring, dtype=jnp.int32) - birth[:, None]
+  key = jnp.concatenate(
+    [jnp.broadcast_to(at, (start.shape[0], prefix)), prefix + turned % ring],
+    axis=1,
+  )
+  query = prefix + (step - birth)[:, None]
+  visible = (key >= start[:, None]) & (key <= query)
+  return Attend(
+    jnp.maximum(query - start[:, None], 0),
+    jnp.maximum(key - start[:, None], 0),
+    visible[:, None],
+  )
 
 
 def _put_away(table) -> Episodes:
@@ -121,35 +172,36 @@ def _put_away(table) -> Episodes:
   return jax.tree.map(put, table.played, slots.rows)
 
 
-def _move(game, table, size) -> _Table:
+def _move(rollout, table, size) -> _Table:
   """The busy rows in `size` slots."""
   slots, played = table.slots, _put_away(table)
-  keep = jnp.argsort(~busy(game, slots), stable=True)[:size]
+  done = ~unfinished(rollout, slots.cursor)
+  keep = jnp.argsort(done, stable=True)[:size]
   step, *rows = slots
   rows = jax.tree.map(lambda x: x[keep], rows)
   return table._replace(slots=Slots(step, *rows), played=played)
 
 
-def _refill(game, table) -> _Table:
+def _refill(rollout, table) -> _Table:
   """Puts rows that have ended away, and waiting ones in their place."""
   slots, played = table.slots, _put_away(table)
-  total, count = game.keys.shape[0], slots.number.shape[0]
-  batch = _batch(game, count)
-  wanted = jnp.minimum(table.taken, total - 1) // game.samples
+  total, count = rollout.keys.shape[0], slots.number.shape[0]
+  batch = _batch(rollout, count)
+  wanted = jnp.minimum(table.taken, total - 1) // rollout.samples
   first, ready = jax.lax.cond(
     wanted >= table.first + batch,
-    lambda: _prefill(game, wanted, batch),
+    lambda: _prefill(rollout, wanted, batch),
     lambda: (table.first, table.ready),
   )
   # The n-th free slot gets the n-th of the rows that wait, if that is ready.
-  free, order = ~busy(game, slots), jnp.arange(batch)
+  free, order = ~unfinished(rollout, slots.cursor), jnp.arange(batch)
   row = table.taken + order
-  stop = jnp.minimum(total, (first + batch) * game.samples)
+  stop = jnp.minimum(total, (first + batch) * rollout.samples)
   fits = (order < jnp.sum(free)) & (row < stop)
   place = jnp.argsort(~free, stable=True)[:batch]
   place = jnp.where(fits, place, count)
-  source = jnp.clip(row // game.samples - first, 0, batch - 1)
-  # Prompts are the first columns, so they are a corner of what a slot holds.
+  source = jnp.clip(row // rollout.samples - first, 0, batch - 1)
+  # Prefixes are the first columns, so they are a corner of what a slot holds.
   put = lambda old, new: old.at[(place, *map(slice, new.shape[1:]))].set(
     new[source], mode="drop"
   )
@@ -158,17 +210,17 @@ def _refill(game, table) -> _Table:
     cache=jax.tree.map(put, slots.cache, ready),
   )
   new = jnp.zeros(count, bool).at[place].set(True, mode="drop")
-  slots = _start(game, slots, new)
+  slots = _start(rollout, slots, new)
   return _Table(slots, table.taken + jnp.sum(fits), first, ready, played)
 
 
-def _start(game, slots, new) -> Slots:
-  """Slots that are `new` begin with the prompts of their rows."""
-  problem = jnp.minimum(slots.number, game.keys.shape[0] - 1) // game.samples
-  rows = cursors.empty_rows(
-    game.problems.prompt[problem], problem, game.length
-  )
-  cursor = cursors.begin(new.shape[0], game.width)
+def _start(rollout, slots, new: Bool[Array, " N"]) -> Slots:
+  """Slots that are `new` begin with the prefixes of their rows."""
+  number = jnp.minimum(slots.number, rollout.keys.shape[0] - 1)
+  source = number // rollout.samples
+  rows = jax.tree.map(lambda x: x[source], rollout.prefix)
+  rows = contexts.widen(rows, rollout.length)
+  cursor = start_cursor(rollout, rollout.live[source])
   pick = lambda fresh, old: jnp.where(
     new.reshape(-1, *[1] * (old.ndim - 1)), fresh, old
   )
@@ -179,9 +231,9 @@ def _start(game, slots, new) -> Slots:
   )
 
 
-def _prefill(game, first, batch):
-  """The caches of `batch` prompts from problem `first` on, or of the last."""
-  first = jnp.minimum(first, game.start.shape[0] - batch)
+def _prefill(rollout, first, batch):
+  """The caches of `batch` prefixes from number `first` on, or of the last."""
+  first = jnp.minimum(first, rollout.start.shape[0] - batch)
   cut = lambda x: jax.lax.dynamic_slice_in_dim(x, first, batch)
-  prompt, start = cut(game.problems.prompt), cut(game.start)
-  return first, prefill(game.model, game.params, prompt, start)
+  tokens, start = cut(rollout.prefix.tokens), cut(rollout.start)
+  return first, prefill(rollout.model, rollout.params, tokens, start)

@@ -1,6 +1,6 @@
 """What tasks share whose problems are drawn from a key."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.tasks import characters
 from sitrain.tasks.attempt import attempt, judge_turns
-from sitrain.types import Episodes, Key, Problems, Task, Verdict
+from sitrain.types import Episodes, Key, Problems, Reply, Task, Verdict
 
 
 def task_of(
@@ -42,7 +42,7 @@ def task_of(
   return Task(
     problems=lambda key, n: draw(key, n, problem, size=size),
     verify=verify,
-    reply=constant_reply(again),
+    reply=constant_reply([again]),
     final=lambda episodes, turn: final(attempt(episodes, turn, length + 1)),
     level=level,
     levels=levels,
@@ -82,13 +82,15 @@ def below(
   return jnp.floor(chance * n).astype(jnp.int32)
 
 
-def constant_reply(token: int) -> Callable[..., Int[Array, "B F"]]:
-  """The reply of one token to every turn: the instruction to try again."""
+def constant_reply(ids: Sequence[int]) -> Callable[..., Reply]:
+  """The same reply to every turn: the instruction to try again, or nothing."""
 
   def reply(
     answer: Int[Array, "B A"], episodes: Episodes, turn: Int[Array, " B"]
-  ) -> Int[Array, "B F"]:
-    return jnp.full((answer.shape[0], 1), token, jnp.int32)
+  ) -> Reply:
+    tokens = jnp.asarray(ids, jnp.int32)
+    tokens = jnp.broadcast_to(tokens, (answer.shape[0], len(ids)))
+    return Reply(tokens, jnp.zeros(turn.shape, bool))
 
   return reply
 

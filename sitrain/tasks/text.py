@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from sitrain.types import PAD, Chat, Episodes, Problems, Task, Verdict
+from sitrain.types import PAD, Chat, Episodes, Problems, Reply, Task, Verdict
 
 
 class Row(NamedTuple):
@@ -226,21 +226,22 @@ def number_of(text: str) -> int:
   return zlib.crc32(text.encode()) & 0x7FFFFFFF if text else -1
 
 
-def replier(chat: Chat, message: str) -> Callable[..., Array]:
+def replier(chat: Chat, message: str) -> Callable[..., Reply]:
   """What the policy reads after a turn: `message`, in the form of the chat.
 
   A turn that was cut at its limit is ended first, so that the dialogue keeps
   its form.
   """
-  said = list(chat.again(message))
-  whole = np.array([*said, PAD], np.int32)
-  cut = np.array([chat.eos[0], *said], np.int32)
+  again = chat.again(message)
+  after_end = np.array([*again, PAD], np.int32)
+  after_cut = np.array([chat.eos[0], *again], np.int32)
 
   def reply(
     answer: Int[Array, "B A"], episodes: Episodes, turn: Int[Array, " B"]
-  ) -> Int[Array, "B F"]:
+  ) -> Reply:
     end = jnp.isin(episodes.tokens, jnp.asarray(chat.eos, jnp.int32))
     ended = jnp.any(end & (episodes.turn == turn[:, None]), axis=1)
-    return jnp.where(ended[:, None], jnp.asarray(whole), jnp.asarray(cut))
+    tokens = jnp.where(ended[:, None], after_end, after_cut)
+    return Reply(tokens, jnp.zeros(turn.shape, bool))
 
   return reply
