@@ -9,7 +9,7 @@ import loops
 import numpy as np
 import pytest
 
-from sitrain.models import logprobs
+from sitrain.models import logprobs, reading
 from sitrain.models.huggingface import tokenizer
 from sitrain.rollout.contexts import given
 from sitrain.runtime import build
@@ -246,7 +246,7 @@ def test_scores_of_parts_are_scores_of_the_whole(toy, monkeypatch):
   options = dict(temperature=0.7)
   whole = logprobs.score_rows(model, params, episodes, **options)
   # So little memory that every row is a part.
-  monkeypatch.setattr(logprobs, "ATTENTION_ELEMENTS", 1)
+  monkeypatch.setattr(reading, "ATTENTION_ELEMENTS", 1)
   parts = logprobs.score_rows(model, params, episodes, **options)
   np.testing.assert_allclose(parts.logprob, whole.logprob, atol=1e-5)
   assert np.abs(whole.logprob).max() > 0.1
