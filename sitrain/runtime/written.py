@@ -141,7 +141,8 @@ def _record(task, name, problems, rows: Episodes, verdict, b, step) -> dict:
   tokens, turn = rows.tokens[b], rows.turn[b]
   begun = np.flatnonzero(turn > GIVEN)
   end = begun[0] if len(begun) else int((turn != PAD).sum())
-  turns = [tokens[turn == k + 1].tolist() for k in range(verdict.known.shape[1])]
+  count = verdict.known.shape[1]
+  turns = [tokens[turn == k + 1].tolist() for k in range(count)]
   return {
     "step": step, "kind": name, "prompt": tokens[:end].tolist(),
     "answer": problems.answer[rows.problem[b]].tolist(), "turns": turns,
