@@ -100,7 +100,7 @@ def _most(field: str, name: str, options: dict[str, Any], size: int) -> int:
   found = next(n for n in range(min(asked, size), 0, -1) if size % n == 0)
   if found != asked:
     _LOG.warning(
-      "config.%s.%s=%d does not divide the rows of a group of devices: it is %d",
+      "config.%s.%s=%d does not divide what a group of devices has: now %d",
       field, name, asked, found,
     )
   return found
