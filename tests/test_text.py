@@ -1,6 +1,8 @@
 """Tasks of text: rows, prompts, replies, verdicts, and where they run."""
 
 import collections
+import functools
+import json
 
 import fakes
 import jax
@@ -9,6 +11,7 @@ import loops
 import numpy as np
 import pytest
 
+from sitrain.methods import imitation, single_turn
 from sitrain.models import logprobs
 from sitrain.models.huggingface import tokenizer
 from sitrain.rollout.recite import recite
@@ -16,7 +19,7 @@ from sitrain.runtime import build
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import check_gap
-from sitrain.tasks import text, word_problems
+from sitrain.tasks import gsm8k, text, word_problems
 from sitrain.tasks.rows import take_rows
 from sitrain.tasks.text import Grade, Row
 from sitrain.tasks.verifiers.grading import gsm8k_answer
@@ -118,6 +121,84 @@ def test_verdicts_are_per_turn_and_cuts_are_wrong(chat):
   assert verdict.known.tolist() == [[1, 1], [1, 0]]
   assert task.final(episodes, 1).tolist() == [text.number_of("no"), -1]
   assert task.final(episodes, 2)[0] == text.number_of("yes") >= 0
+
+
+@pytest.mark.parametrize("verifier", ["strict", "device"])
+def test_a_turn_may_end_in_any_end_token(chat, tmp_path, verifier):
+  """And what special tokens stand in it, the verifiers see as they are."""
+  more = chat.tokenizer.encode("\x01")  # a token of its own, here an end too
+  chat = chat._replace(eos=(*chat.eos, *more))
+  path = tmp_path / "a.jsonl"
+  path.write_text(json.dumps({"question": "How?", "answer": "#### 72"}))
+  task = gsm8k.make(
+    chat, source=str(path), split="", ask="{problem}", verifier=verifier
+  )
+  encode = chat.tokenizer.encode
+  says = [
+    encode("#### 72"), [*encode("#### 7"), chat.eos[0], *encode("2")],
+    encode("#### 7<|end|>2"),
+  ]
+  ends = [[chat.eos[0]], [chat.eos[1]], []]
+  rows = fakes.pack([
+    fakes.transcribe(chat.ask("x"), [says[i] + end], [])
+    for i in range(2) for end in ends
+  ])
+  answer = np.repeat(np.asarray(task.table.answer), len(rows.tokens), 0)
+  reward = task.verify(answer, rows, 1).reward[:, 0]
+  assert reward.tolist() == [1, 1, 0, 0, 0, 0]
+
+
+LONG = [
+  # Turns of 6 and 3 tokens, ends included, and of 2 and 3.
+  Row("a", (), ("12345", "67"), "all", "1"),
+  Row("b", (), ("1", "67"), "all", ""),
+]
+
+
+def test_a_given_turn_longer_than_its_limit_is_not_imitated(chat):
+  """Its rest would be trained as what follows the cut."""
+  task = task_of(chat, LONG * 3 + LONG[1:] * 9)
+  assert task.turn_length == 3
+  make = functools.partial(imitation.make, {"policy": None}, problems=2)
+  for turns, words in (
+    ((4, 6), r"turns=\(4, 6\): turn 1 of 3 of 15 given solutions has more than"
+     r" 4 tokens \(first in row 1, the longest has 6\): raise turns"),
+    ((5, 3), "turn 1 of 3 of 15"), ((4,), "turn 1 of 3"), ((6, 2), "need 3"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      make(task=task, optimizer=None, turns=turns)
+  for turns in ((6, 3), (6,), (7, 9, 3)):
+    make(task=task, optimizer=None, turns=turns)
+  # Reinforcement learning writes its own turns.
+  single_turn.make(
+    {"policy": None}, task, None, problems=2, samples=2, turns=(4,)
+  )
+
+
+def test_a_task_without_solutions_teaches_nothing(chat):
+  task = task_of(chat, [ROWS[0]._replace(solutions=())])
+  with pytest.raises(ValueError, match="no solutions to imitate"):
+    imitation.make({"policy": None}, task, None, problems=2, turns=(9,))
+
+
+def test_a_given_turn_holds_no_end_token(chat):
+  with pytest.raises(ValueError, match="row 2: a given turn holds '<|end|>'"):
+    task_of(chat, [ROWS[0], ROWS[1]._replace(solutions=("a<|end|>b",))])
+
+
+@pytest.mark.parametrize("field, value, words", [
+  ("message", 5, "row 2: message is the number 5"),
+  ("message", [{"role": "user", "content": "a"}], "a list of chat messages"),
+  ("message", "a\ud800", "half of a character"),
+  ("solutions", "yes", "row 2: solutions is text, where a list of texts"),
+  ("given", ("a", 1), "row 2: given has an element 2 that is the number 1"),
+  ("answer", 42, "row 2: answer is the number 42"),
+  ("level", 1.0, "row 2: level is the number 1.0"),
+  ("name", b"a", "row 2: name is bytes"),
+])
+def test_rows_of_other_tasks_hold_text_too(chat, field, value, words):
+  with pytest.raises(ValueError, match=words):
+    task_of(chat, [ROWS[0], ROWS[1]._replace(**{field: value})])
 
 
 def test_replies_end_a_turn_that_was_cut(chat):

@@ -15,8 +15,12 @@ def make(
   models: dict, task: Task, optimizer, *, problems: int,
   turns: tuple[int, ...],
 ) -> Method:
-  """Mean negative log-likelihood over the tokens of all given turns."""
+  """Mean negative log-likelihood over the tokens of all given turns.
+
+  Raises ValueError for a given turn that is longer than its limit.
+  """
   verbs.check_turns(task, turns)
+  verbs.check_solutions(task, turns)
 
   def generate(keys, state, problems):
     return recite(problems, reply=task.reply, turns=turns, eos=task.eos)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from sitrain.judge.verifier import verdict_metrics, verify
 from sitrain.losses.imitation import negative_log_likelihood
@@ -14,7 +15,7 @@ from sitrain.models.logprobs import token_scores, token_scores_and_kl
 from sitrain.models.roles import anchor, policy, whole
 from sitrain.rollout.refill import check_slots, play
 from sitrain.tasks.rows import take_rows
-from sitrain.types import Batch, Task, TrainState
+from sitrain.types import PAD, Batch, Task, TrainState
 
 KL_ESTIMATORS = ("exact", "k1", "k2", "k3", "none")
 
@@ -154,6 +155,33 @@ def check_turns(task: Task, turns: tuple[int, ...]) -> None:
       f"turns={tuple(turns)}: this task's answers need "
       f"{task.turn_length} tokens a turn; set every turn to at least that"
     )
+
+
+def check_solutions(task: Task, turns: tuple[int, ...]) -> None:
+  """Raises ValueError where a given turn of the table is longer than its limit.
+
+  Also where no row gives any. Cut short, it would teach the policy to stop in
+  the middle, and what is left would be taken for the next turn.
+  """
+  if task.table == ():
+    return
+  solution = np.asarray(task.table.solution)
+  if not (solution != PAD).any():
+    raise ValueError(
+      "this task gives no solutions to imitate: take another task or method"
+    )
+  end = np.isin(solution, task.eos)
+  turn = np.cumsum(end, axis=1) - end
+  for k, limit in enumerate(turns):
+    length = np.sum((turn == k) & (solution != PAD), axis=1)
+    if long := np.flatnonzero(length > limit).tolist():
+      row = task.texts.kept[long[0]] if task.texts != () else long[0]
+      raise ValueError(
+        f"turns={tuple(turns)}: turn {k + 1} of {len(long)} of {len(length)} "
+        f"given solutions has more than {limit} tokens (first in row {row + 1},"
+        f" the longest has {length.max()}): raise turns to that, or leave these"
+        " rows out"
+      )
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:

@@ -43,7 +43,8 @@ def chat_from(config: dict, maker: Callable, workdir: str) -> Chat:
   """
   options = {"path": "", "size": 0} | config.get("tokenizer", {})
   path, size = options.pop("path"), options.pop("size")
-  path = path or config["model"].get("path", "")
+  model = config["model"].get("path", "")
+  path = path or model
   if not path and not size:
     raise ConfigError(
       "config.tokenizer: this task needs one: set config.model.path, "
@@ -53,7 +54,9 @@ def chat_from(config: dict, maker: Callable, workdir: str) -> Chat:
     path = str(epath.Path(workdir) / "tokenizer")
     if not epath.Path(path).exists():
       tokenizer.train_bpe(_texts(config, maker), path, size=size)
-  return call(tokenizer.load, "tokenizer", options, path)
+  # The model's folder names the tokens that end its turns.
+  folder = weights.locate(model) if model else ""
+  return call(tokenizer.load, "tokenizer", options, path, folder)
 
 
 def _texts(config: dict, maker: Callable) -> list[str]:
