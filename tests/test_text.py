@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import loops
 import numpy as np
 import pytest
+from transformers import AutoTokenizer, GenerationConfig
 
 from sitrain.methods import imitation, single_turn
 from sitrain.models import logprobs
@@ -123,29 +124,41 @@ def test_verdicts_are_per_turn_and_cuts_are_wrong(chat):
   assert task.final(episodes, 2)[0] == text.number_of("yes") >= 0
 
 
-@pytest.mark.parametrize("verifier", ["strict", "device"])
-def test_a_turn_may_end_in_any_end_token(chat, tmp_path, verifier):
+@pytest.fixture(scope="module")
+def special(chat, tmp_path_factory):
+  """A chat with two end tokens and the special token <|im_start|>."""
+  folder = tmp_path_factory.mktemp("special")
+  tokenizer.train_bpe(["What? #### 72"] * 3, folder, size=270)
+  source = AutoTokenizer.from_pretrained(folder)
+  source.add_special_tokens({"pad_token": "<|im_start|>", "sep_token": "<|x|>"})
+  source.save_pretrained(folder)
+  ends = source.convert_tokens_to_ids([source.eos_token, "<|x|>"])
+  GenerationConfig(eos_token_id=ends).save_pretrained(folder)
+  return tokenizer.load(folder)
+
+
+@pytest.mark.parametrize("verifier", ["strict", "lenient", "device"])
+def test_a_turn_may_end_in_any_end_token(special, tmp_path, verifier):
   """And what special tokens stand in it, the verifiers see as they are."""
-  more = chat.tokenizer.encode("\x01")  # a token of its own, here an end too
-  chat = chat._replace(eos=(*chat.eos, *more))
   path = tmp_path / "a.jsonl"
   path.write_text(json.dumps({"question": "How?", "answer": "#### 72"}))
   task = gsm8k.make(
-    chat, source=str(path), split="", ask="{problem}", verifier=verifier
+    special, source=str(path), split="", ask="{problem}", verifier=verifier
   )
-  encode = chat.tokenizer.encode
-  says = [
-    encode("#### 72"), [*encode("#### 7"), chat.eos[0], *encode("2")],
-    encode("#### 7<|end|>2"),
-  ]
-  ends = [[chat.eos[0]], [chat.eos[1]], []]
+  assert len(task.eos) == 2
   rows = fakes.pack([
-    fakes.transcribe(chat.ask("x"), [says[i] + end], [])
-    for i in range(2) for end in ends
+    fakes.transcribe(
+      special.ask("x"), [special.tokenizer.encode(said) + end], []
+    )
+    for said in ("#### 72", "#### 7<|im_start|>2")
+    for end in ([task.eos[0]], [task.eos[1]], [])
   ])
-  answer = np.repeat(np.asarray(task.table.answer), len(rows.tokens), 0)
+  answer = jnp.repeat(jnp.asarray(task.table.answer), len(rows.tokens), 0)
   reward = task.verify(answer, rows, 1).reward[:, 0]
   assert reward.tolist() == [1, 1, 0, 0, 0, 0]
+  said = task.reply(answer, rows, jnp.ones(6, int))
+  begins = [row[0] == task.eos[0] for row in said.tolist()]
+  assert begins == [False, False, True] * 2  # only a cut turn is ended
 
 
 LONG = [

@@ -106,8 +106,11 @@ def policy_loss(
   `kl` is "exact" (full vocabulary, per token), "k2" or "k3" (from samples), or
   "k1" or "none" (nothing here; k1 belongs into the reward). Log-probabilities
   are taken at the temperature of the sampler. `shared` is that of
-  `token_scores`, for batches [P G T].
+  `token_scores`, for batches [P G T]. Raises ValueError for a clip that is not
+  above 0.
   """
+  if clip <= 0.0:
+    raise ValueError(f"clip={clip}: set it above 0, or inf for no clipping")
 
   def loss(params, state, batch: Batch):
     targets = batch.targets
