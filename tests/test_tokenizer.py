@@ -437,6 +437,34 @@ def test_ends_of_a_model_that_lies_elsewhere(folders, tmp_path):
   assert tokenizer.load(folders["qwen25"], tmp_path).eos == (*chat.eos, *extra)
 
 
+def test_ends_of_a_model_on_the_hub(folders, tmp_path, monkeypatch):
+  """One small file is asked for, not the model; a stand-in answers."""
+  import huggingface_hub
+  from huggingface_hub.errors import EntryNotFoundError
+
+  asked = []
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps({"eos_token_id": [7, 5]}))
+
+  def hf_hub_download(name, file, *, revision):
+    asked.append((name, file, revision))
+    if name == "owner/gone":
+      raise OSError("no such model\nanywhere")
+    if file != "config.json":
+      raise EntryNotFoundError(file)
+    return str(path)
+
+  monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+  chat = tokenizer.load(folders["qwen25"], "owner/name@main")
+  assert chat.eos[-2:] == (7, 5)
+  assert asked == [
+    ("owner/name", "generation_config.json", "main"),
+    ("owner/name", "config.json", "main"),
+  ]
+  with pytest.raises(ValueError, match="owner/gone cannot be had .*such model"):
+    tokenizer.load(folders["qwen25"], "owner/gone")
+
+
 @pytest.mark.parametrize("value", [-1, "</s>", True, [2, -1], [2.0], {"a": 1}])
 def test_ends_that_are_no_token_ids_are_refused(byte_level, tmp_path, value):
   folder = saved(tmp_path / "t", byte_level, QWEN25, **CHATML)

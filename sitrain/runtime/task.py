@@ -54,9 +54,7 @@ def chat_from(config: dict, maker: Callable, workdir: str) -> Chat:
     path = str(epath.Path(workdir) / "tokenizer")
     if not epath.Path(path).exists():
       tokenizer.train_bpe(_texts(config, maker), path, size=size)
-  # The model's folder names the tokens that end its turns.
-  folder = weights.locate(model) if model else ""
-  return call(tokenizer.load, "tokenizer", options, path, folder)
+  return call(tokenizer.load, "tokenizer", options, path, model)
 
 
 def _texts(config: dict, maker: Callable) -> list[str]:

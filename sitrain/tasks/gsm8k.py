@@ -14,7 +14,7 @@ from sitrain.tasks.wording import wording
 from sitrain.types import Chat, Task
 
 ASK = """Solve this problem step by step. Write nothing but the solution, and \
-end it with a line that holds #### and the final number, as in "#### 42".
+end it with a line that holds #### and the final number.
 
 {problem}"""
 AGAIN = """There might be an error in the solution above, because the question \

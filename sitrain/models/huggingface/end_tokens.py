@@ -16,8 +16,8 @@ FILES = ("generation_config.json", "config.json")  # the first that is there
 def of(path: Any) -> tuple[int, ...]:
   """Ids that end a turn; none where neither file is there or names one.
 
-  path: a folder of transformers, on a disk or on gs://, or a hub id. Raises
-  ValueError for what is no id.
+  path: a folder of transformers, on a disk or on gs://, or a hub id, which may
+  end in "@revision". Raises ValueError for what is no token id.
   """
   for name in FILES:
     file = _find(path, name)
@@ -30,17 +30,27 @@ def of(path: Any) -> tuple[int, ...]:
 
 
 def _find(path: Any, name: str) -> epath.Path | None:
-  """The file in a folder, or in the cache of the hub."""
+  """The file in a folder, or that one file of the hub, in its cache."""
   folder = epath.Path(path).expanduser()
   if "://" in str(path) or folder.is_dir():
     return folder / name
   import huggingface_hub
   from huggingface_hub.errors import EntryNotFoundError
 
+  model, _, revision = str(path).partition("@")
   try:
-    return epath.Path(huggingface_hub.hf_hub_download(str(path), name))
+    found = huggingface_hub.hf_hub_download(
+      model, name, revision=revision or None
+    )
   except EntryNotFoundError:
     return None
+  except Exception as error:  # noqa: BLE001 The hub raises many types.
+    why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    raise ValueError(
+      f"{name} of {path} cannot be had from the Hugging Face hub ({why}): check"
+      " the name, or copy the model here and give its folder"
+    ) from error
+  return epath.Path(found)
 
 
 def _ids(found: Any, file: epath.Path) -> tuple[int, ...]:
