@@ -14,8 +14,8 @@ import orbax.checkpoint as ocp
 import pytest
 from absl import flags
 
-from sitrain.runtime import overrides
-from sitrain.runtime.options import ConfigError
+from sitrain.runtime import build, optimizer, overrides
+from sitrain.runtime.options import ConfigError, call
 
 QUICK = "--config=configs/quickstart.py:quick"
 STEPS = {"base": 2, "stage1": 24, "stage2": 2}
@@ -457,6 +457,29 @@ def test_a_flag_may_give_an_option_that_the_config_does_not_name():
   for field in ("run.svae_every", "stge.base.steps", "stage.stage9.steps"):
     with pytest.raises(ConfigError, match=f"config.{field}: no such field"):
       parsed(f"--config.{field}=1")
+
+
+@pytest.mark.parametrize("written", ["inf", "+inf", "-inf", "1e999"])
+def test_infinity_can_be_written_on_a_command_line(written):
+  words, known = ["main", QUICK], flags.FlagValues()
+  words.append(f"{STAGE_TWO}.method.clip={written}")
+  overrides.define("", flag_values=known, sys_argv=words)
+  overrides.parse(words, known)
+  given = build.plain(known["config"].value)["stage"]["stage2"]["method"]
+
+  def echo(*, clip: float) -> float:
+    return clip
+
+  assert call(echo, "x", {"clip": given["clip"]}) == float(written)
+
+
+@pytest.mark.parametrize("value", ["nan", float("nan"), "-nan"])
+def test_an_option_is_never_nan(value):
+  options = {"learning_rate": 1.0, "steps": 1, "clip": value}
+  with pytest.raises(ConfigError, match=r"config.x.clip is not a number \(NaN"):
+    call(optimizer.make, "x", options)
+  with pytest.raises(ConfigError, match="optimizer='nan' is not known"):
+    call(optimizer.make, "x", options | {"clip": 1.0, "name": "nan"})
 
 
 def test_no_workdir(ask):

@@ -158,7 +158,9 @@ def shape_of(stage: Stage) -> Problems:
     lambda: stage.task.problems(jax.random.key(0), 1) if table == () else table
   )
   blank = lambda x: np.zeros((1, *x.shape[1:]), np.int32)
-  return Problems(*map(blank, one))
+  # How long its solutions will be is not known yet; a token stands for them.
+  solution = np.zeros((1, 1), np.int32)
+  return Problems(*map(blank, one))._replace(solution=solution)
 
 
 def read_table(workdir: Any, asked: Table) -> Problems:
