@@ -1,5 +1,6 @@
 """What several test files share: one small decoder and its task."""
 
+import collections
 import os
 
 # Programs of tests run for moments and take long to compile: half as long so.
@@ -26,11 +27,48 @@ OPTIMIZED = (
   "test_benchmarks", "test_documents", "test_plan", "test_plan_counts",
   "test_runtime_devices",
 )
+CPU = pytest.StashKey[float]()
 
 
 def pytest_collection_modifyitems(items):
   place = {name: i for i, name in enumerate(FIRST)}
   items.sort(key=lambda item: place.get(item.module.__name__, len(FIRST)))
+
+
+def _cpu_seconds():
+  """Of this process and of the children that it has waited for."""
+  now = os.times()
+  return now.user + now.system + now.children_user + now.children_system
+
+
+# Wall clocks say little where other jobs share the cores.
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+  report = yield
+  now = _cpu_seconds()
+  report.user_properties = [("cpu", now - item.session.stash.get(CPU, 0.0))]
+  item.session.stash[CPU] = now
+  return report
+
+
+def pytest_collection_finish(session):
+  session.stash[CPU] = _cpu_seconds()
+
+
+def pytest_terminal_summary(terminalreporter):
+  """CPU seconds of every file, fixtures and child processes included."""
+  spent = collections.Counter()
+  for reports in terminalreporter.stats.values():
+    for report in reports:
+      if isinstance(report, pytest.TestReport):
+        spent[report.nodeid.split("::")[0]] += dict(
+          report.user_properties
+        ).get("cpu", 0.0)
+  write = terminalreporter.write_line
+  terminalreporter.section("CPU seconds of files")
+  for name, seconds in spent.most_common(20):
+    write(f"{seconds:8.1f}  {name}")
+  write(f"{sum(spent.values()):8.1f}  {len(spent)} files")
 
 
 @pytest.fixture(scope="module", autouse=True)
