@@ -2,10 +2,17 @@
 
 import collections
 import os
+import pathlib
 
 # Programs of tests run for moments and take long to compile: half as long so.
 # `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` compiles as users do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Where SITRAIN_CACHE names a folder, programs are kept there between runs.
+os.environ.update({
+  "JAX_COMPILATION_CACHE_DIR": os.environ["SITRAIN_CACHE"],
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+  "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+} if os.environ.get("SITRAIN_CACHE") else {})
 
 import jax
 import jax.numpy as jnp
@@ -114,6 +121,9 @@ def toy():
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory, request):
   """Where the programs of all mains that tests run are kept."""
+  if kept := os.environ.get("SITRAIN_CACHE"):
+    pathlib.Path(kept).mkdir(parents=True, exist_ok=True)
+    return pathlib.Path(kept)
   folder = tmp_path_factory.getbasetemp()
   if hasattr(request.config, "workerinput"):
     folder = folder.parent  # Workers share what they compile.

@@ -357,6 +357,7 @@ def short_text():
   return config, "qwen2.5-1.5b"
 
 
+@pytest.mark.nightly
 @needs_libtpu
 @pytest.mark.parametrize("make", [quick_updates, short_text])
 def test_updates_compile_for_a_tpu(make, tmp_path):
