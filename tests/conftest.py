@@ -16,6 +16,7 @@ os.environ.update({
 
 import jax
 import jax.numpy as jnp
+import mains
 import numpy as np
 import pytest
 
@@ -129,3 +130,14 @@ def cache(tmp_path_factory, request):
     folder = folder.parent  # Workers share what they compile.
   (folder / "cache").mkdir(exist_ok=True)
   return folder / "cache"
+
+
+@pytest.fixture(scope="session")
+def ask(cache):
+  """ask(*arguments, module="sitrain.main", **environment) -> Done of a main.
+
+  It is a process of its own, without the seconds of its imports.
+  """
+  question, close = mains.serve()
+  yield lambda *given, **more: question(list(map(str, given)), cache, **more)
+  close()

@@ -15,6 +15,7 @@ SUBJECTS = {
     "sitrain/models", "sitrain/runtime/sharding.py", "sitrain/runtime/stage.py",
     "sitrain/rollout", "tests/eight_devices_collectives.py",
   ),
+  "test_configs.py": ("configs", "sitrain/curate", "sitrain/methods"),
   "test_documents.py": ("colab",),
   "test_plan.py": (
     "sitrain/models", "sitrain/runtime/plan", "sitrain/runtime/sharding.py",
@@ -27,6 +28,9 @@ SUBJECTS = {
     "benchmarks/kills.py", "sitrain/main.py", "sitrain/runtime/checkpoint.py",
     "sitrain/runtime/distributed.py", "sitrain/runtime/peers.py",
     "sitrain/runtime/signals.py", "sitrain/runtime/stage.py",
+  ),
+  "test_text_run.py": (
+    "configs/score_gsm8k.py", "configs/text.py", "sitrain/tasks/gsm8k.py",
   ),
 }
 

@@ -26,14 +26,6 @@ STAGE_TWO = "--config.stage.stage2"
 
 
 @pytest.fixture(scope="module")
-def ask(cache):
-  """ask(*arguments, **environment) -> Done, of a process of its own."""
-  question, close = mains.serve()
-  yield lambda *arguments, **more: question(list(arguments), cache, **more)
-  close()
-
-
-@pytest.fixture(scope="module")
 def finished(cache, tmp_path_factory):
   """(workdir, Done) of a whole run that logs what it compiles."""
   workdir = tmp_path_factory.mktemp("finished") / "run"

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sitrain import main
 from sitrain.configs import quickstart
 from sitrain.runtime import build, distributed, peers, signals
 from sitrain.runtime.options import ConfigError
@@ -196,23 +195,22 @@ def process(monkeypatch, store, index):
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_processes_that_differ_do_not_begin(index, monkeypatch, tmp_path):
-  """Each says so, before anything is written."""
+def test_processes_that_differ_do_not_agree(index, monkeypatch, tmp_path):
+  """Each says so, in the same words."""
   store, config = Store(), build.plain(quickstart.get_config("quick"))
   other = config | {"run": config["run"] | {"save_every": 2}}
   mine, theirs = (config, other)[index], (other, config)[index]
   workdir = str(tmp_path / "run")
   process(monkeypatch, store, index)
   facts = {
-    "workdir": workdir, "jax": main.jax.__version__,
+    "workdir": workdir, "jax": distributed.jax.__version__,
     "code": distributed.code_revision(),
     "config": distributed.config_hash({"config": theirs}, ignore=()),
   }
   store.known[f"sitrain/run/{1 - index}"] = json.dumps(["there", facts])
   with pytest.raises(ConfigError, match=r"process 1 \(.*\) has config ") as one:
-    main.train(mine, workdir)
+    distributed.check_agreement(mine, workdir=workdir)
   assert "\n" not in str(one.value)
-  assert not (tmp_path / "run").exists()
   facts["config"] = distributed.config_hash({"config": mine}, ignore=())
   store.known = {f"sitrain/run/{1 - index}": json.dumps(["there", facts])}
   same = {"workdir": workdir} | {k: facts[k] for k in ("jax", "code", "config")}

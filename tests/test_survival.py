@@ -217,6 +217,17 @@ def test_two_processes_go_on_at_an_epochs_end(cache, tmp_path):
   assert_same_arrays(again / "base" / "6", whole / "base" / "6")
 
 
+@pytest.mark.nightly
+def test_processes_that_differ_do_not_begin(cache, tmp_path):
+  second = ["--config.run.save_every=2"]
+  with pair(tmp_path / "run", cache, *RUN, second=second) as both:
+    found = ended(both, 2)
+  for done in found:
+    line = line_of(done)
+    assert "process 1 (" in line and ") has config " in line
+  assert not (tmp_path / "run").exists()
+
+
 def test_what_differs_is_named():
   facts = {"jax": "0.10.2", "code": "a (1)"}
   told = [("h0", facts), ("h1", facts), ("h2", facts | {"code": "b (2)"})]
