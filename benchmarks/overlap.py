@@ -24,7 +24,8 @@ from sitrain.configs import quickstart
 from sitrain.methods import score
 from sitrain.runtime import build, optimizer, sharding, stopping
 from sitrain.runtime.host import on_host
-from sitrain.runtime.staged import Programs, lower_staged, make_staged
+from sitrain.runtime.stage import wanted
+from sitrain.runtime.staged import lower_staged, make_staged
 from sitrain.tasks import maze
 from sitrain.train import init_state
 from sitrain.types import Stage, Verdict
@@ -59,7 +60,9 @@ def make_case(waves: int, delay: int, problems: int):
   optim = optimizer.make(learning_rate=1e-4, steps=100)
   origin = build.origin_from(config, model)
   params, other = (origin.init(jax.random.key(i)) for i in range(2))
-  state = init_state(params, optim, reference=other)
+  state = init_state(
+    {"policy": params}, optim, held={"reference": other}
+  )
   state = jax.device_put(state, sharding.replicated(mesh))
 
   def stage_of(seconds):
@@ -70,7 +73,8 @@ def make_case(waves: int, delay: int, problems: int):
     return Stage(
       name="overlap", method=method, optimizer=optim, steps=STEPS,
       steps_per_call=STEPS, parts={"waves": waves}, fused=False,
-      until=stopping.never(), window=0, start="init", anchor="init",
+      until=stopping.never(), window=0, start="init",
+      held={"reference": "init"},
       restart=True, best="", delay=delay,
     )
 
@@ -80,9 +84,9 @@ def make_case(waves: int, delay: int, problems: int):
   )
   idle = lambda state, *given: (state, {})
   lowered = lower_staged(
-    stage_of(0.0), idle, mesh, abstract, jax.random.key(0)
+    stage_of(0.0), idle, mesh, abstract, jax.random.key(0), wanted=wanted
   )
-  programs = Programs(*(program.compile() for program in lowered))
+  programs = {name: program.compile() for name, program in lowered.items()}
   return lambda seconds: make_staged(stage_of(seconds), programs, mesh), state
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from sitrain.models.logprobs import token_scores
-from sitrain.models.roles import anchor
+from sitrain.models.roles import params_of
 from sitrain.runtime import build, metrics, sharding, workdir
 from sitrain.runtime.stage import (
   compile_ahead,
@@ -41,13 +41,11 @@ def open_run(folder: str, config: dict) -> tuple[Run, Stage]:
   mesh = sharding.make_mesh(**config["mesh"])
   task = build.task_from(config)
   model = build.model_from(config, task)
-  known = build.stages_from(config, task, model, mesh)
-  run = Run(
-    workdir=folder, mesh=mesh, model=model, seed=config["seed"],
-    sink=metrics.silent(), show=lambda *_: None, save_every=1, keep=2,
-    profile=(0, 0), max_gap=math.inf,
-    origin=build.origin_from(config, model), table=(),
+  run = build.run_from(config, task, model, mesh)._replace(
+    workdir=folder, sink=metrics.silent(), show=lambda *_: None,
+    save_every=1, keep=2, profile=(0, 0), max_gap=math.inf,
   )
+  known = build.stages_from(config, task, run, folder)
   return run, next(s for s in known if s.name == STAGE.value)
 
 
@@ -56,10 +54,10 @@ def compiled_parts(run: Run, stage: Stage) -> dict:
   collect, judge, learn = parts_of(stage, run.mesh)
 
   def scored(state, episodes):
-    rows = jax.tree.map(lambda x: x[0], episodes)
+    rows = episodes
     return token_scores(
-      run.model, anchor(state), rows.tokens, rows.turn, rows.path,
-      inputs=rows.tokens, temperature=1.0,
+      run.model, params_of(state, "reference"), rows.tokens, rows.turn,
+      rows.path, inputs=rows.tokens, temperature=1.0,
     )
 
   iteration = make_iteration(collect, judge, learn)
@@ -115,7 +113,9 @@ def main(argv: list[str]) -> None:
     compile_loop(run, stage, layout(run, stage))
     compiled = time.perf_counter() - began
     reference = jax.tree.map(jnp.copy, params)
-    state = init_state(params, stage.optimizer, reference=reference)
+    state = init_state(
+      {"policy": params}, stage.optimizer, held={"reference": reference}
+    )
     found = measure(run, stage, state, ROUNDS.value)
   whole = statistics.median(found["seconds"]["whole step"])
   table = {

@@ -33,15 +33,15 @@ def base_config() -> ConfigDict:
 
 
 def stage(
-  method: dict, optimizer: dict, steps: int, start: str, anchor: str, **more
+  method: dict, optimizer: dict, steps: int, start: str, held: dict, **more
 ) -> ConfigDict:
   """One stage; `more` sets what differs from these defaults."""
   return ConfigDict({
     "method": method, "optimizer": {"name": "adamw"} | optimizer,
     "steps": steps, "steps_per_call": 20, "until": {"name": "never"},
-    "start": start, "anchor": anchor, "restart": True, "fused": True,
-    "delay": 0, "best": "", "waves": 1, "minibatches": 1, "epochs": 1,
-    "microbatches": 1, "buckets": 1,
+    "start": start, "held": held, "trained": ("policy",), "restart": True,
+    "fused": True, "delay": 0, "rounds": 1, "best": "", "waves": 1,
+    "minibatches": 1, "epochs": 1, "microbatches": 1, "buckets": 1,
   } | more)
 
 
@@ -58,7 +58,7 @@ def add_base_model(config: ConfigDict) -> None:
     "learning_rate": 4e-3, "schedule": "cosine", "warmup": 50, "b2": 0.98
   }
   add(config, "base", stage(
-    method, optimizer, 300, "init", "none", steps_per_call=50
+    method, optimizer, 300, "init", {}, steps_per_call=50
   ))
 
 
@@ -68,6 +68,7 @@ RL = {
   "share_prompts": True,
 }
 RATE = {"learning_rate": 1e-3}
+BASE = {"reference": "base/last"}  # what a stage after the base is held to
 # Of 512 rows 64 at a time: what is in work then stays in a CPU's caches.
 PARTS = {"microbatches": 8}
 CONVERGED = {
@@ -81,7 +82,7 @@ def reinforce(name: str, steps: int = 500, **options) -> ConfigDict:
   method = RL | {"name": name} | options
   best = "judge/reward_1" if name == "single_turn" else "judge/reward_2"
   return stage(
-    method, RATE, steps, "base/last", "base/last", best=best, **PARTS
+    method, RATE, steps, "base/last", BASE, best=best, **PARTS
   )
 
 
@@ -89,14 +90,14 @@ def add_score(config: ConfigDict) -> None:
   """SCoRe on top of the base: stage I until it has converged, stage II."""
   one = RL | {"name": "score.stage_one", "beta1": 0.1, "beta2": 1.0}
   add(config, "stage1", stage(
-    one, RATE, 360, "base/last", "base/last", until=CONVERGED,
+    one, RATE, 360, "base/last", BASE, until=CONVERGED,
     best="judge/reward_2", **PARTS,
   ))
   two = RL | {
     "name": "score.stage_two", "bonus": 2.0, "beta1": 0.1, "beta2": 0.05
   }
   add(config, "stage2", stage(
-    two, {"learning_rate": 5e-4}, 140, "stage1/last", "base/last",
+    two, {"learning_rate": 5e-4}, 140, "stage1/last", BASE,
     best="judge/reward_2", **PARTS,
   ))
 
@@ -108,9 +109,13 @@ def add_imitation(
   method = {
     "name": name, "problems": 2048, "samples": 8, "turns": TURNS
   } | options
+  minibatches, epochs = 32, 2
+  optimizer = {"learning_rate": 5e-4}
+  if name == "star":  # Each round restarts the optimizer, and so its schedule.
+    optimizer["steps"] = minibatches * epochs
   add(config, name, stage(
-    method, {"learning_rate": 5e-4}, rounds, "base/last", "base/last",
-    steps_per_call=1, waves=16, minibatches=32, epochs=2, **PARTS,
+    method, optimizer, rounds, "base/last", BASE, steps_per_call=1, waves=16,
+    minibatches=minibatches, epochs=epochs, **PARTS,
   ))
 
 

@@ -56,11 +56,11 @@ def add_score(
   rate = {"learning_rate": learning_rate}
   common.add(config, "stage1", common.stage(
     shared | {"name": "score.stage_one", "beta2": beta2},
-    rate, steps // 2, "init", "init", **more,
+    rate, steps // 2, "init", {"reference": "init"}, **more,
   ))
   common.add(config, "stage2", common.stage(
     shared | {"name": "score.stage_two", "beta2": 0.01, "bonus": 10.0},
-    rate, steps - steps // 2, "stage1/last", "init", **more,
+    rate, steps - steps // 2, "stage1/last", {"reference": "init"}, **more,
   ))
   config.run.save_every = 50 if not fused else 5
 

@@ -32,7 +32,7 @@ def get_config(argument: str = "") -> ConfigDict:
     "learning_rate": 2e-3, "schedule": "cosine", "warmup": 30, "b2": 0.97
   }
   common.add(config, "base", common.stage(
-    base, rate, 300, "init", "none", steps_per_call=20
+    base, rate, 300, "init", {}, steps_per_call=20
   ))
   shared = {
     "problems": 16, "samples": 8, "turns": TURNS, "beta1": 0.05,
@@ -41,7 +41,7 @@ def get_config(argument: str = "") -> ConfigDict:
   more = {"best": "judge/reward_2", "fused": False, "steps_per_call": 1}
   common.add(config, "stage1", common.stage(
     shared | {"name": "score.stage_one", "beta2": 0.5},
-    {"learning_rate": 2e-4}, 80, "base/last", "base/last", **more,
+    {"learning_rate": 2e-4}, 80, "base/last", common.BASE, **more,
   ))
   common.add(config, "stage2", common.stage(
     shared | {"name": "score.stage_two", "beta2": 0.05, "bonus": 2.0},

@@ -24,7 +24,7 @@ from absl import flags
 from etils import epath
 
 from sitrain.evaluate import run as evaluation
-from sitrain.methods.verbs import frozen_of
+from sitrain.rollout.play import columns_of
 from sitrain.runtime import (
   build,
   distributed,
@@ -46,9 +46,10 @@ from sitrain.runtime.errors import run_main
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import compile_ahead, run_stage
-from sitrain.runtime.start import Run, check_sources, order_key
+from sitrain.runtime.start import Run, check_sources
 from sitrain.runtime.storage import check_writable
 from sitrain.runtime.task import check_context, describe
+from sitrain.runtime.written import write_stage
 
 CONFIG = overrides.define(
   "The run: a file of configs/, with :arguments if it has any."
@@ -99,6 +100,7 @@ class Start(NamedTuple):
   began: float  # on the monotonic clock
   programs: list[Future]  # of the stages that are left
   took: dict[str, float]  # seconds to the first steps
+  reached: dict[str, Future]  # stages that wait for a table to be written
 
 
 def summarize(
@@ -115,18 +117,25 @@ def summarize(
   summary = workdirs.read_json(path) if path.exists() else _empty(run, digest)
   done = {row["name"] for row in summary["stages"]}
   left = [stage for stage in stages if stage.name not in done]
-  check_sources(run, left)
+  check_sources(run, [stage for stage in left if not callable(stage.frozen)])
   for stage in left:
     after = start.programs[:1]
+    if callable(stage.frozen):  # Its table is not there yet.
+      after = [*after, start.reached.setdefault(stage.name, Future())]
     start.programs.append(compile_ahead(run, stage, after=after))
+  first = summary["stages"][-1]["end"] if summary["stages"] else 0
   for stage, compiled in zip(left, start.programs):
     began = time.monotonic()
-    params, _ = run_stage(run, stage, compiled)
+    if stage.name in start.reached:
+      start.reached[stage.name].set_result(True)
+    run_one = write_stage if stage.writes else run_stage
+    params, progress = run_one(run, stage, compiled, first)
+    first = progress.first + progress.step
     summary["start"] = start.took
-    row = judge(params)
-    summary["dialogues"] = row.pop("dialogues")
+    row = judge(params) if params != () else {}
+    summary["dialogues"] = row.pop("dialogues", summary["dialogues"])
     seconds = time.monotonic() - began
-    row = {"name": stage.name, "seconds": seconds} | row
+    row = {"name": stage.name, "seconds": seconds, "end": first} | row
     summary["stages"].append(row)
     summary["seconds"] += seconds
     if jax.process_index() == 0:
@@ -181,7 +190,7 @@ def claim(workdir: str, config: dict) -> str:
 
 def train(config: dict, workdir: str) -> dict:
   """Runs a config in a workdir; returns the summary."""
-  start = Start(time.monotonic(), [], {})
+  start = Start(time.monotonic(), [], {}, {})
   facts = distributed.check_agreement(config, workdir=workdir)
   check_writable(workdir)
   jax.config.update("jax_threefry_partitionable", True)
@@ -191,24 +200,23 @@ def train(config: dict, workdir: str) -> dict:
   task = on_host(build.task_from(config, workdir))
   asked = on_host(build.task_from(config, workdir, part="evaluate"))
   model = build.model_from(config, task)
-  stages = build.stages_from(config, task, model, mesh)
+  bare = build.run_from(config, task, model, mesh)
+  stages = build.stages_from(config, task, bare, workdir)
   build.check_evaluation(config, asked)
-  for each in (task, asked):
-    check_context(config, each)
+  turns = config["evaluate"]["turns"]
+  check_context(config, "evaluate.turns", asked, columns_of(asked, turns)[1])
   digest = claim(workdir, config)
   log = logs.open_log(workdir, facts)
   if jax.process_index() == 0 and (said := describe(task)):
     print(said)
   display = progress.display()
   sink = open_sink(config, workdir)
-  run = Run(
-    workdir=workdir, mesh=mesh, model=model, seed=config["seed"], sink=sink,
+  run = bare._replace(
+    workdir=workdir, sink=sink,
     show=watched(display, logs.heartbeat(workdir, log), start),
     save_every=config["run"]["save_every"],
     keep=config["run"]["keep"], profile=config["run"]["profile_steps"],
     max_gap=config["run"]["max_sampler_gap"],
-    origin=build.origin_from(config, model),
-    table=frozen_of(task, order_key(config["seed"])),
     watchdog=logs.watchdog(log.file, factor=10.0, floor=60.0),
   )
   try:

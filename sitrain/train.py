@@ -9,9 +9,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from sitrain.curate.trim import trimmed
 from sitrain.losses.reduce import value
-from sitrain.types import Batch, Mean, Method, Metrics, Params, TrainState
+from sitrain.types import (
+  PAD,
+  Batch,
+  Episodes,
+  Mean,
+  Method,
+  Metrics,
+  Params,
+  TrainState,
+)
 
 
 def minibatches(tree: Any, count: int) -> Any:
@@ -41,15 +49,18 @@ def shuffle(key: Key[Array, ""], batch: Batch, count: int) -> Batch:
 
 
 def init_state(
-  params: Params, optimizer: Any, *, reference: Params = ()
+  params: dict[str, Params], optimizer: Any, *,
+  held: dict[str, Params] | None = None, memory: Any = (),
 ) -> TrainState:
-  """The state of a policy at step 0, with a reference policy or none.
+  """The state at step 0: roles that are trained, and roles that are held.
 
-  Where the state is donated, `reference` must not be the same arrays as
-  `params`: a copy, `jax.tree.map(jnp.copy, params)`, is enough.
+  Where the state is donated, held roles must not be the same arrays as trained
+  ones: a copy, `jax.tree.map(jnp.copy, params)`, is enough. `memory` is what
+  `method.memory(key)` returns.
   """
-  step, roles = jnp.zeros((), jnp.int32), {"policy": params}
-  return TrainState(step, (), roles, optimizer.init(roles), reference, ())
+  step = jnp.zeros((), jnp.int32)
+  opt_state = optimizer.init(params)
+  return TrainState(step, {}, params, opt_state, held or {}, memory)
 
 
 def make_train_step(
@@ -102,7 +113,7 @@ def _gradients(loss, state, parts, counts):
 
   zeros = jax.tree.map(jnp.zeros_like, state.params)
   grads, metrics = jax.lax.scan(accumulate, zeros, parts)
-  return grads, _summed(metrics)
+  return grads, jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
 
 
 def make_parts(
@@ -111,56 +122,46 @@ def make_parts(
 ) -> tuple[Callable, Callable, Callable]:
   """The three parts of an iteration; `judge` alone may run on the host.
 
-  collect(state, key) -> (problems, episodes), judge(state, key, problems,
-  episodes) -> (verdict, metrics), learn(state, key, problems, episodes,
-  verdict) -> (state, metrics). Arrays between them have a leading axis of
-  waves: parts of whole problems, generated and curated one after the other,
-  all with the parameters that the iteration started from. Problems must
-  divide by `waves`, and rows by `minibatches`. `learn` reads rows up to the
-  first of `buckets` equally spaced lengths that holds them all.
+  collect(state, key) -> (problems, rows), judge(state, key, problems, rows) ->
+  (verdicts, metrics), learn(state, key, problems, rows, verdicts) -> (state,
+  metrics). Problems are generated in `waves` parts, one after the other, all
+  with the parameters that the iteration started from; the other verbs see the
+  whole round. Problems must divide by `waves`, and rows of the batch by
+  `minibatches`. `learn` reads rows up to the first of `buckets` equally spaced
+  lengths that holds them all.
   """
 
   def collect(state, key):
     pose_key, row_key = jax.random.split(key)
     problems = method.pose(pose_key, state)
     count = problems.prompt.shape[0]
-    posed = _waves((jax.random.split(row_key, count), problems), waves)
-    episodes = _over(
+    posed = split_rows((jax.random.split(row_key, count), problems), waves)
+    rows = _over(
       lambda wave: method.generate(wave[0], state, wave[1]), posed, waves
     )
-    return _apart((posed[1], episodes))
+    return _barrier((problems, join_waves(rows, count)))
 
-  def judge(state, key, problems, episodes):
-    verdict, metrics = _over(
-      lambda wave: method.judge(wave[0], state, wave[1], wave[2]),
-      (jax.random.split(key, waves), problems, episodes), waves,
-    )
-    return _apart((verdict, _summed(metrics)))
+  def judge(state, key, problems, rows):
+    return _barrier(method.judge(key, state, problems, rows))
 
-  def learn(state, key, problems, episodes, verdict):
+  def learn(state, key, problems, rows, verdicts):
     curate_key, order_key = jax.random.split(key)
-    flat = _flat(problems, episodes, verdict)
-    state = method.refresh(state, *flat)
-    batch, metrics = _over(
-      lambda wave: method.curate(wave[0], state, *wave[1:]),
-      (jax.random.split(curate_key, waves), problems, episodes, verdict), waves,
-    )
-    batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+    state = method.refresh(state, problems, rows, verdicts)
+    batch, metrics = method.curate(curate_key, state, problems, rows, verdicts)
     state, learned = _steps(
       train_step, state, order_key, batch, minibatches, epochs
     )
-    return state, _summed(metrics) | learned
+    return state, metrics | learned
 
   return collect, judge, trimmed(learn, buckets)
 
 
-def _apart(tree):
+split_rows = minibatches  # the same rule under a name that `make_parts` hides
+
+
+def _barrier(tree):
   """Keeps XLA from fusing a part with the next one, which rounds otherwise."""
   return jax.lax.optimization_barrier(tree)
-
-
-def _waves(tree, waves):
-  return minibatches(tree, waves)
 
 
 def _over(function, tree, waves):
@@ -171,18 +172,74 @@ def _over(function, tree, waves):
   return jax.tree.map(lambda x: x[None], out)
 
 
-def _summed(metrics: Metrics) -> Metrics:
-  return jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+def join_waves(rows: Any, problems: int) -> Any:
+  """Rows [W, B / W, ...] of waves as the rows of a round, problem by problem.
+
+  Wave w holds every W-th problem from w on (`minibatches`). `problem` then
+  counts the problems of the round and `parent` its rows, as if there had been
+  one wave. Episodes and verdicts alike, of one kind or by name; arrays keep
+  their order within a problem.
+  """
+
+  def in_order(x):
+    waves, size = x.shape[:2]
+    each = problems // waves, size * waves // problems
+    x = x.reshape(waves, *each, *x.shape[2:]).swapaxes(0, 1)
+    return x.reshape(-1, *x.shape[3:])
+
+  def one(kind):
+    if not isinstance(kind, Episodes):
+      return in_order(kind)
+    waves, size = kind.problem.shape
+    wave, each = jnp.arange(waves)[:, None], size * waves // problems
+    parent, own = kind.parent, kind.parent >= 0
+    moved = (parent // each * waves + wave) * each + parent % each
+    kind = kind._replace(
+      problem=kind.problem * waves + wave,
+      parent=jnp.where(own, moved, parent),
+    )
+    return jax.tree.map(in_order, kind)
+
+  return jax.tree.map(one, rows, is_leaf=lambda x: isinstance(x, Episodes))
 
 
-def _flat(problems, episodes, verdict):
-  """The whole round without the axis of waves, problems renumbered."""
-  waves, count = problems.prompt.shape[:2]
-  first = jnp.arange(waves)[:, None] * count
-  episodes = episodes._replace(problem=episodes.problem + first)
-  return jax.tree.map(
-    lambda x: x.reshape(-1, *x.shape[2:]), (problems, episodes, verdict)
-  )
+COLUMNS = ("tokens", "turn", "logprob", "path")  # fields with an axis of them
+
+
+def trimmed(learn: Callable, buckets: int) -> Callable:
+  """`learn` on as many columns of the rows as the longest asks for.
+
+  The columns are the least that hold it of `buckets` equally spaced lengths,
+  each of which is a branch of one program. What is cut off is padding, so the
+  result is the same up to rounding. Raises ValueError for less than one.
+  """
+  if buckets < 1:
+    raise ValueError(f"buckets={buckets}: set it to at least 1")
+  is_kind = lambda x: isinstance(x, Episodes)
+  length = lambda kind, i: -(-kind.tokens.shape[-1] * i // buckets)
+
+  def cut(kind, i):
+    columns = {n: getattr(kind, n)[..., : length(kind, i)] for n in COLUMNS}
+    return kind._replace(**columns)
+
+  def bucket_of(kind):
+    column = jnp.arange(1, kind.tokens.shape[-1] + 1)
+    longest = jnp.max(jnp.where(kind.turn != PAD, column, 0))
+    ends = jnp.array([length(kind, i) for i in range(1, buckets)], jnp.int32)
+    return jnp.sum(longest > ends)
+
+  def on_columns(i, state, key, problems, rows, verdicts):
+    rows = jax.tree.map(lambda kind: cut(kind, i), rows, is_leaf=is_kind)
+    return learn(state, key, problems, rows, verdicts)
+
+  def learn_trimmed(state, key, problems, rows, verdicts):
+    kinds = jax.tree.leaves(rows, is_leaf=is_kind)
+    bucket = functools.reduce(jnp.maximum, map(bucket_of, kinds))
+    branches = [functools.partial(on_columns, i + 1) for i in range(buckets)]
+    given = state, key, problems, rows, verdicts
+    return jax.lax.switch(bucket, branches, *given)
+
+  return learn_trimmed if buckets > 1 else learn
 
 
 def _steps(train_step, state, key, batch, count, epochs):
@@ -210,22 +267,110 @@ def _of_steps(name: str, mean: Mean) -> Mean:
 
 
 def make_iteration(
-  collect: Callable, judge: Callable, learn: Callable
+  collect: Callable, judge: Callable, learn: Callable, *,
+  wanted: Callable | None = None, rounds: int = 1,
 ) -> Callable[[TrainState, Array], tuple[TrainState, Metrics]]:
   """One round of all six verbs: (state, key) -> (state, metrics).
 
   Fused when everything is traced together; staged with `jit(collect)`, a judge
   on the host and `jit(learn)`.
+
+  Dynamic sampling (Yu et al. 2025, DAPO, section 3.2): with
+  `wanted(problems, rows, verdicts) -> [P]` other problems are posed, up to
+  `rounds` times, until P wanted ones have been found; they replace those that
+  are not wanted, so that shapes stay.
   """
 
+  def draw(state, collect_key, judge_key):
+    problems, rows = collect(state, collect_key)
+    verdicts, metrics = judge(state, judge_key, problems, rows)
+    return (problems, rows, verdicts), metrics
+
+  def draw_round(state, keys, number):
+    keys = [jax.random.fold_in(key, number) for key in keys]
+    return draw(at_round(state, number, rounds), *keys)
+
   def iteration(state, key):
-    collect_key, judge_key, learn_key = jax.random.split(key, 3)
-    problems, episodes = collect(state, collect_key)
-    verdict, judged = judge(state, judge_key, problems, episodes)
-    state, learned = learn(state, learn_key, problems, episodes, verdict)
+    *keys, learn_key = jax.random.split(key, 3)
+    if wanted is None:
+      sampled, judged = draw(state, *keys)
+    else:
+      again = functools.partial(draw_round, state, keys)
+      sampled, judged = sample_until(again, wanted, rounds)
+    state, learned = learn(state, learn_key, *sampled)
     return state._replace(step=state.step + 1), judged | learned
 
   return iteration
+
+
+def at_round(state: TrainState, number: Any, rounds: int) -> TrainState:
+  """The state as `pose` sees it in a round of an iteration.
+
+  Of a table every round takes the rows of a step of its own.
+  """
+  first = state.frozen.get("first", 0)
+  return state._replace(step=first + (state.step - first) * rounds + number)
+
+
+def sample_until(
+  draw: Callable, wanted: Callable, rounds: int
+) -> tuple[tuple, Metrics]:
+  """Rounds of draw(number) -> (round, metrics) until all are wanted."""
+
+  def more(carry):
+    number, kept, _ = carry
+    return (number < rounds) & ~jnp.all(wanted(*kept))
+
+  def step(carry):
+    number, kept, metrics = carry
+    drawn, told = draw(number)
+    metrics = jax.tree.map(jnp.add, metrics, told)
+    return number + 1, merge_rounds(kept, drawn, wanted), metrics
+
+  carry = jnp.ones((), jnp.int32), *draw(0)
+  number, kept, metrics = jax.lax.while_loop(more, step, carry)
+  return kept, metrics | round_metrics(number, wanted(*kept))
+
+
+def round_metrics(number: Array, kept: Array) -> Metrics:
+  """Rounds of an iteration, and which of its problems were wanted."""
+  return {
+    "generate/rounds": Mean(jnp.float32(number), jnp.ones(())),
+    "generate/wanted": Mean(
+      jnp.sum(kept, dtype=jnp.float32), jnp.float32(kept.size)
+    ),
+  }
+
+
+def merge_rounds(kept: tuple, more: tuple, wanted: Callable) -> tuple:
+  """The first P wanted problems of two rounds of P, with their rows.
+
+  Where there are fewer, the others follow in the order in which they were
+  drawn. Each round is (problems, rows, verdicts).
+  """
+  want = jnp.concatenate([wanted(*kept), wanted(*more)])
+  count = want.size // 2
+  order = jnp.argsort(~want, stable=True)[:count]
+
+  def pick(x, y):
+    grouped = lambda x: x.reshape(count, -1, *x.shape[1:])
+    both = jnp.concatenate([grouped(x), grouped(y)])
+    return both[order].reshape(x.shape)
+
+  def renumber(kind):
+    if not isinstance(kind, Episodes):
+      return kind
+    each = kind.problem.shape[0] // count
+    problem = jnp.repeat(jnp.arange(count, dtype=jnp.int32), each)
+    parent = problem * each + kind.parent % each
+    own = kind.parent >= 0
+    parent = jnp.where(own, parent, kind.parent)
+    return kind._replace(problem=problem, parent=parent)
+
+  picked = jax.tree.map(pick, kept, more)
+  return jax.tree.map(
+    renumber, picked, is_leaf=lambda x: isinstance(x, Episodes)
+  )
 
 
 def make_loop(

@@ -53,10 +53,16 @@ class Reply(NamedTuple):
 
 
 class Verdict(NamedTuple):
-  """What the judge says of every turn."""
+  """The judge's rewards, one per turn of every row.
+
+  `known` is 0 where the verifier itself failed and where the turn was never
+  written: such a turn is masked and counts in no baseline. `parts` holds the
+  named rewards that `reward` adds up, where there is more than one.
+  """
 
   reward: Float[Array, "B K"]
-  known: Float[Array, "B K"]  # 0 where the verifier itself failed
+  known: Float[Array, "B K"]
+  parts: dict[str, Float[Array, "B K"]] = {}
 
 
 class TokenScores(NamedTuple):
@@ -71,14 +77,29 @@ class PolicyTargets(NamedTuple):
 
   advantage: Float[Array, "*B T"]
   kl_weight: Float[Array, "*B T"]  # beta of the token's turn
+  old_logprob: Float[Array, "*B T"]  # of the policy before the first update
   sampler_logprob: Float[Array, "*B T"]
   reference_logprob: Float[Array, "*B T"]  # 0 where the loss needs none
+
+
+class ValueTargets(NamedTuple):
+  """Targets of value losses."""
+
+  returns: Float[Array, "*B T"]
+  old_value: Float[Array, "*B T"]
+
+
+class PreferenceTargets(NamedTuple):
+  """Targets of pairwise losses; the chosen row of a pair comes first."""
+
+  reference_logprob: Float[Array, "*B T"]  # 0 where the loss needs none
+  label: Float[Array, " B"]  # probability that the first row is the better one
 
 
 class Weights(NamedTuple):
   """Targets of weighted likelihood losses."""
 
-  weight: Float[Array, "*B"]
+  weight: Float[Array, "*B T"]
 
 
 class Batch(NamedTuple):
@@ -103,14 +124,18 @@ Metrics = dict[str, Mean]
 
 
 class TrainState(NamedTuple):
-  """Everything that a run carries from one iteration to the next."""
+  """Everything that a run carries from one iteration to the next.
+
+  Arrays only, and no array stands in two fields: donation refuses that.
+  `models.roles.params_of` gives the parameters of a role, trained or held.
+  """
 
   step: Int[Array, ""]  # iterations over all stages
-  frozen: Any  # what no gradient reaches and no checkpoint holds, by name
-  params: Params  # by role, what is trained
+  frozen: dict[str, Any]  # what no gradient reaches and no checkpoint holds
+  params: dict[str, Params]  # by role, what is trained
   opt_state: Any
-  reference: Params  # like params["policy"], or ()
-  memory: Any  # arrays of fixed capacity, or ()
+  held: dict[str, Params]  # by role, what is kept fixed; in the compute dtype
+  memory: Any  # what the method remembers: arrays of fixed capacity, or ()
 
 
 class Tokenizer(NamedTuple):
@@ -150,17 +175,34 @@ class Task(NamedTuple):
   table: Any  # Problems, one a row of the data set, or ()
   on_host: bool
   texts: Any = ()  # tasks.text.Texts of the rows of the table, or ()
+  rewards: tuple[str, ...] = ()  # names of Verdict.parts
+
+
+Rows = Any  # Episodes, or {name: Episodes} of a method with several kinds
+Verdicts = Any  # Verdict, or {name: Verdict} with the names of the rows
+
+
+def no_memory(key: Key) -> tuple[()]:
+  """What methods without a memory remember at first."""
+  del key
+  return ()
 
 
 class Method(NamedTuple):
-  """The six verbs. `key` is one key; `keys` is one per problem."""
+  """The six verbs, and what the method remembers at first.
+
+  `key` is one key; `keys` holds one per problem. Each kind of rows has the same
+  number of rows for every problem, and those of a problem stand together.
+  """
 
   pose: Callable[..., Problems]  # (key, state)
-  generate: Callable[..., Episodes]  # (keys [P], state, problems)
-  judge: Callable[..., tuple[Verdict, Metrics]]  # (key, state, problems, eps)
-  refresh: Callable[..., TrainState]  # (state, problems, episodes, verdict)
-  curate: Callable[..., tuple[Batch, Metrics]]  # (key, state, pr, eps, verdict)
+  generate: Callable[..., Rows]  # (keys [P], state, problems)
+  judge: Callable[..., tuple[Verdicts, Metrics]]  # (key, state, problems, rows)
+  refresh: Callable[..., TrainState]  # (state, problems, rows, verdicts)
+  curate: Callable[..., tuple[Batch, Metrics]]
+  #                                   (key, state, problems, rows, verdicts)
   loss: Callable[..., tuple[dict[str, Mean], Metrics]]  # (params, state, batch)
+  memory: Callable[[Key], Any] = no_memory
 
 
 class Stage(NamedTuple):
@@ -174,13 +216,19 @@ class Stage(NamedTuple):
   parts: dict[str, int]  # waves, minibatches, epochs, microbatches, buckets
   fused: bool  # False: the judge runs on the host
   until: Callable[[dict[str, Any]], bool]  # window of metrics -> stop early
-  window: int  # how many steps of metrics `until` sees
+  window: int  # how many steps of metrics `until` and `best` see
   start: str  # "init", or "<stage>/best" or "<stage>/last"
-  anchor: str  # the reference: "none", or as `start`
+  held: dict[str, str]  # role -> where its parameters come from, as `start`
   restart: bool  # whether the optimizer starts anew
-  best: str  # the metric whose highest mean over a call is the best checkpoint
+  best: str  # the metric whose highest mean over the window is the best
+  trained: tuple[str, ...] = ("policy",)  # roles that a gradient reaches
+  task: Any = ()  # the Task that it poses
+  frozen: Any = ()  # the table of its task, see methods.verbs.frozen_of, or
+  #                   a function that reads one which a stage before it wrote
   delay: int = 0  # updates the sampler is behind, from a call's second step on
-  dtype: Any = "float32"  # of the parameters that are gathered for decoding
+  rounds: int = 1  # times that problems are posed until enough have a signal
+  writes: bool = False  # True: rows go to a table, and nothing is trained
+  dtype: Any = "float32"  # of held roles, and of what is gathered for decoding
 
 
 class Progress(NamedTuple):
@@ -192,3 +240,4 @@ class Progress(NamedTuple):
   best: float
   rows: int  # rows of the table that the stage has written
   done: bool
+  first: int = 0  # TrainState.step at which the stage began

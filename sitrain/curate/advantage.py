@@ -1,30 +1,8 @@
-"""From rewards per turn to one advantage per token."""
+"""From rewards per turn to advantages: returns, baselines and GAE."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
-
-
-def leave_one_out(
-  value: Float[Array, " B"],
-  group: Int[Array, " B"],
-  known: Float[Array, " B"],
-) -> Float[Array, " B"]:
-  """Each row's value less the mean value of the other rows of its group.
-
-  A_b = v_b - mean of v_j over j != b in the group (RLOO; Ahmadian et al. 2024).
-  `group` holds any ids in [0, B): rows of a group need not be neighbours. Rows
-  with known = 0 count in no baseline and get 0; so do rows without a partner.
-  """
-  rows = value.shape[0]
-  # Not a product: what a failed verifier left there may be NaN.
-  value = jnp.where(known > 0, value, 0.0)
-  total = jax.ops.segment_sum(value, group, rows)[group]
-  count = jax.ops.segment_sum(known, group, rows)[group]
-  others = count - known
-  paired = (others > 0) & (known > 0)
-  baseline = (total - value) / jnp.where(others > 0, others, 1.0)
-  return jnp.where(paired, value - baseline, 0.0)
+from jaxtyping import Array, Bool, Float, Int
 
 
 def progress_bonus(
@@ -40,22 +18,111 @@ def progress_bonus(
 
 
 def returns(
-  value: Float[Array, "B K"], discount: float
-) -> Float[Array, "B K"]:
-  """sum over j >= k of discount ** (j - k) * v_j, for each turn k.
+  value: Float[Array, "B K"],
+  counted: Bool[Array, "B K"],
+  written: Bool[Array, "B K"],
+  discount: float,
+) -> tuple[Float[Array, "B K"], Bool[Array, "B K"]]:
+  """sum over j >= k of discount ** (j - k) * v_j for each turn k, if known.
 
   SCoRe credits a turn with its own value alone (discount 0; Kumar et al. 2024,
   App. A.2). With a discount the progress bonus is also charged to the attempt
-  before it: r_1's weight in turn 1's return is 1 - discount * bonus. What is
-  not known (NaN) then spoils the returns of the turns before it.
+  before it: r_1's weight in turn 1's return is 1 - discount * bonus.
+
+  A turn that was never written adds nothing. One that was written and does not
+  count, for its verdict is not known, leaves the returns of the turns before it
+  unknown: they no longer count either, as the second result says.
   """
   if not discount:
-    return value
-  later, each = jnp.zeros_like(value[:, 0]), []
-  for turn in reversed(value.T):
-    later = turn + discount * later
-    each.append(later)
-  return jnp.stack(each[::-1], axis=1)
+    return value, counted
+  value = jnp.where(counted, value, 0.0)
+  later = jnp.zeros_like(value[:, 0])
+  lost = jnp.zeros_like(counted[:, 0])
+  sums, known = [], []
+  for k in reversed(range(value.shape[1])):
+    known.append(counted[:, k] & ~lost)
+    later = value[:, k] + discount * later
+    lost |= written[:, k] & ~counted[:, k]
+    sums.append(later)
+  return jnp.stack(sums[::-1], axis=1), jnp.stack(known[::-1], axis=1)
+
+
+def leave_one_out(
+  value: Float[Array, " B"],
+  group: Int[Array, " B"],
+  known: Float[Array, " B"],
+) -> Float[Array, " B"]:
+  """Each row's value less the mean value of the other rows of its group.
+
+  A_b = v_b - mean of v_j over j != b in the group (RLOO; Ahmadian et al. 2024).
+  `group` holds any ids in [0, B): rows of a group need not be neighbours. Rows
+  with known = 0 count in no baseline and get 0; so do rows without a partner.
+  """
+  value, total, count = _group_sums(value, group, known)
+  others = count - known
+  paired = (others > 0) & (known > 0)
+  baseline = (total - value) / jnp.where(others > 0, others, 1.0)
+  return jnp.where(paired, value - baseline, 0.0)
+
+
+def group_mean(
+  value: Float[Array, " B"],
+  group: Int[Array, " B"],
+  known: Float[Array, " B"],
+) -> Float[Array, " B"]:
+  """Each row's value less the mean of its group, itself included.
+
+  Liu et al. 2025 (Dr. GRPO), Eq. 2. `group` and `known` as in `leave_one_out`.
+  """
+  value, total, count = _group_sums(value, group, known)
+  mean = total / jnp.where(count > 0, count, 1.0)
+  return jnp.where(known > 0, value - mean, 0.0)
+
+
+def group_normalise(
+  value: Float[Array, " B"],
+  group: Int[Array, " B"],
+  known: Float[Array, " B"],
+) -> Float[Array, " B"]:
+  """(v_b - mean) / (std + 1e-6) of the group, std over its known rows.
+
+  Shao et al. 2024 (DeepSeekMath, GRPO), section 4.1.2. Rows of a group with
+  equal values get 0. `group` and `known` as in `leave_one_out`.
+  """
+  gap = group_mean(value, group, known)
+  _, square, count = _group_sums(jnp.square(gap), group, known)
+  std = jnp.sqrt(square / jnp.where(count > 0, count, 1.0))
+  return gap / (std + 1e-6)
+
+
+def whiten(
+  value: Float[Array, " B"],
+  group: Int[Array, " B"],
+  known: Float[Array, " B"],
+) -> Float[Array, " B"]:
+  """(v_b - mean) / (std + 1e-6) over all known rows of the round.
+
+  Hu 2025 (REINFORCE++), Eq. 6: the groups are not used.
+  """
+  return group_normalise(value, jnp.zeros_like(group), known)
+
+
+def _group_sums(value, group, known):
+  """(values with 0 where unknown, sums of their groups, counts of them)."""
+  rows = value.shape[0]
+  # Not a product: what a failed verifier left there may be NaN.
+  value = jnp.where(known > 0, value, 0.0)
+  total = jax.ops.segment_sum(value, group, rows)[group]
+  count = jax.ops.segment_sum(known, group, rows)[group]
+  return value, total, count
+
+
+ESTIMATES = {
+  "leave_one_out": leave_one_out,
+  "group_mean": group_mean,
+  "group_normalise": group_normalise,
+  "whiten": whiten,
+}
 
 
 def same_problem(
@@ -80,7 +147,7 @@ def same_outcome(
 def batch_outcome(
   problem: Int[Array, " B"], reward: Float[Array, "B K"]
 ) -> Int[Array, "B K"]:
-  """As `same_outcome`, over the problems of the whole batch (or wave)."""
+  """As `same_outcome`, over the problems of the whole round."""
   return _after(jnp.zeros_like(problem), problem, reward)
 
 
@@ -105,3 +172,52 @@ def to_tokens(
   turns = jnp.arange(1, value.shape[1] + 1)
   at = turn[:, :, None] == turns
   return jnp.sum(jnp.where(at, value[:, None, :], 0.0), axis=-1)
+
+
+def per_turn(
+  x: Float[Array, "B T"], turn: Int[Array, "B T"], turns: int
+) -> Float[Array, "B K"]:
+  """Sums over the tokens of each turn."""
+  at = turn[:, :, None] == jnp.arange(1, turns + 1)
+  return jnp.sum(jnp.where(at, x[:, :, None], 0.0), axis=1)
+
+
+def at_last_token(
+  value: Float[Array, "B K"], turn: Int[Array, "B T"]
+) -> Float[Array, "B T"]:
+  """Puts one number per turn on that turn's last token; 0 elsewhere."""
+  after = jnp.pad(turn[:, 1:], ((0, 0), (0, 1)), constant_values=-1)
+  return jnp.where(turn != after, to_tokens(value, turn), 0.0)
+
+
+def gae(
+  reward: Float[Array, "B T"],
+  value: Float[Array, "B T"],
+  mask: Float[Array, "B T"],
+  *,
+  discount: float,
+  decay: float,
+) -> Float[Array, "B T"]:
+  """Generalised advantages over the tokens under the mask, across turns.
+
+  A_t = d_t + discount * decay * A_next, d_t = r_t + discount * V_next - V_t
+  (Schulman et al. 2016, Eq. 16), where `next` is the next token under the
+  mask: prompt, replies and padding are no steps. `value` at t is that of the
+  state before token t; behind the last token it is 0. Returns are A + V.
+  """
+
+  def back(carry, column):
+    later_value, later = carry
+    r, v, m = column
+    delta = r + discount * later_value - v
+    advantage = delta + discount * decay * later
+    inside = m > 0
+    carry = (
+      jnp.where(inside, v, later_value), jnp.where(inside, advantage, later)
+    )
+    return carry, jnp.where(inside, advantage, 0.0)
+
+  zeros = jnp.zeros(reward.shape[0], jnp.float32)
+  columns = reward.T, value.T, mask.T
+  _, found = jax.lax.scan(back, (zeros, zeros), columns, reverse=True)
+  return found.T

@@ -2,7 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from sitrain.curate.select import token_mask
+from sitrain.types import Batch, Episodes, PreferenceTargets
 
 
 def partners(
@@ -13,11 +16,73 @@ def partners(
   """For each row a random other row of its group among the `wanted`.
 
   Returns the partner's row number [B], and whether there is one [B]. Each
-  eligible partner is equally likely (the largest of independent uniforms).
+  eligible partner is equally likely. Group ids lie in [0, B).
   """
   rows = wanted.shape[0]
-  eligible = (group[:, None] == group[None, :]) & wanted[None, :]
-  eligible &= ~jnp.eye(rows, dtype=bool)
-  noise = jax.random.uniform(key, (rows, rows))
-  choice = jnp.argmax(jnp.where(eligible, noise, -1.0), axis=1)
-  return choice, jnp.any(eligible, axis=1)
+  # The wanted rows of a group stand together in `order`, from `first` on.
+  order = jnp.lexsort((~wanted, group))
+  place = jnp.zeros(rows, jnp.int32).at[order].set(jnp.arange(rows))
+  first = jax.ops.segment_min(place, group, rows)[group]
+  count = jax.ops.segment_sum(wanted.astype(jnp.int32), group, rows)[group]
+  others = count - wanted
+  noise = jax.random.uniform(key, (rows,))
+  nth = jnp.minimum((noise * others).astype(jnp.int32), others - 1)
+  # A wanted row counts the others only, so it is stepped over.
+  nth += wanted & (nth >= place - first)
+  found = others > 0
+  return order[jnp.where(found, first + nth, 0)], found
+
+
+def best_and_worst(
+  value: Float[Array, " B"],
+  known: Bool[Array, " B"],
+  problem: Int[Array, " B"],
+  problems: int,
+) -> tuple[Int[Array, " P"], Int[Array, " P"], Bool[Array, " P"]]:
+  """Rows of the highest and the lowest known value of each problem.
+
+  Of equal ones the first row. Returns (best, worst, whether they differ).
+  """
+  rows = value.shape[0]
+  number = jnp.arange(rows)
+
+  def row_of(x):
+    most = jax.ops.segment_max(x, problem, problems)[problem]
+    at = jnp.where((x == most) & known, number, rows)
+    return jnp.minimum(jax.ops.segment_min(at, problem, problems), rows - 1)
+
+  best = row_of(jnp.where(known, value, -jnp.inf))
+  worst = row_of(jnp.where(known, -value, -jnp.inf))
+  differ = known[best] & known[worst] & (value[best] > value[worst])
+  own = (problem[best] == jnp.arange(problems))
+  return best, worst, differ & own
+
+
+def pair_batch(
+  chosen: Episodes,
+  rejected: Episodes,
+  reference_logprob: Float[Array, "N 2 T"],
+  *,
+  trained: Bool[Array, "N K"],
+  label: Float[Array, " N"],
+) -> Batch:
+  """Pairs as a batch [N 2 T], the chosen row first; rows of equal width."""
+  pair = lambda x, y: jnp.stack([x, y], axis=1)
+  turn = pair(chosen.turn, rejected.turn)
+  mask = pair(
+    token_mask(chosen.turn, trained), token_mask(rejected.turn, trained)
+  )
+  tokens = pair(chosen.tokens, rejected.tokens)
+  return Batch(
+    inputs=tokens,
+    tokens=tokens,
+    turn=turn,
+    path=pair(chosen.path, rejected.path),
+    mask=mask,
+    targets=PreferenceTargets(reference_logprob, label),
+  )
+
+
+def take_rows(rows: Episodes, index: Int[Array, " N"]) -> Episodes:
+  """The rows with these numbers."""
+  return jax.tree.map(lambda x: x[index], rows)

@@ -7,14 +7,36 @@ every small operation would wait for the waves that are being sampled.
 import numpy as np
 from jaxtyping import Array, Bool
 
-from sitrain.types import Episodes, Mean, Metrics, Problems, Task, Verdict
+from sitrain.types import (
+  OFFLINE,
+  Episodes,
+  Mean,
+  Metrics,
+  Problems,
+  Task,
+  Verdict,
+)
 
 
 def verify(
   task: Task, problems: Problems, episodes: Episodes, turns: int
 ) -> Verdict:
-  """One reward per turn of every episode, from the answer of its problem."""
-  return task.verify(problems.answer[episodes.problem], episodes, turns)
+  """One reward per turn of every episode, from the answer of its problem.
+
+  A turn that was never written is not known, whatever the verifier made of the
+  empty text: its row ended before it.
+  """
+  verdict = task.verify(problems.answer[episodes.problem], episodes, turns)
+  there = written(episodes, turns)
+  return verdict._replace(known=verdict.known * there)
+
+
+def written(
+  episodes: Episodes, turns: int
+) -> Bool[Array | np.ndarray, "B K"]:
+  """Whether the row has a token of each turn."""
+  number = np.arange(1, turns + 1)[:, None]
+  return (episodes.turn[:, None] == number).any(-1)
 
 
 def truncated(
@@ -26,38 +48,61 @@ def truncated(
   return inside.any(-1) & ~(inside & ends[:, None]).any(-1)
 
 
+def sampled(
+  episodes: Episodes, turns: int
+) -> Bool[Array | np.ndarray, "B K"]:
+  """Written turns that are the policy's own: not a first one of another."""
+  first = np.arange(turns) == 0
+  other = (episodes.parent == OFFLINE)[:, None] & first
+  return written(episodes, turns) & ~other
+
+
 def verdict_metrics(
   task: Task, episodes: Episodes, verdict: Verdict
 ) -> Metrics:
   """Per turn: rewards, cuts, texts without an answer, unknowns, and changes.
 
-  unknown counts what the verifier failed on; it is no part of any reward.
+  Of turns that the policy itself wrote; those of rows that ended before are
+  counted in judge/ended_k. unknown counts what the verifier failed on; it is no
+  part of any reward.
   """
   turns = verdict.reward.shape[1]
   final = [task.final(episodes, k + 1) for k in range(turns)]
-  rows = np.ones(verdict.reward.shape[0], np.float32)
+  own = sampled(episodes, turns)
   cut = truncated(episodes, turns, task.eos)
-  # A reward that is not known may be anything, and 0 times it need not be 0.
-  where = verdict.reward.__array_namespace__().where
-  right = where(verdict.known > 0, verdict.reward, np.float32(0))
+  begun = written(episodes, turns)
   metrics = {}
   for k in range(turns):
-    known = verdict.known[:, k]
-    metrics[f"judge/reward_{k + 1}"] = _mean(right[:, k], known)
-    metrics[f"generate/truncated_{k + 1}"] = _mean(cut[:, k], rows)
-    metrics[f"judge/malformed_{k + 1}"] = _mean(final[k] < 0, rows)
-    metrics[f"judge/unknown_{k + 1}"] = _mean(1 - known, rows)
+    known, there = verdict.known[:, k] * own[:, k], own[:, k]
+    metrics[f"judge/reward_{k + 1}"] = _mean(verdict.reward[:, k], known)
+    for name, part in verdict.parts.items():
+      metrics[f"judge/{name}_{k + 1}"] = _mean(part[:, k], known)
+    metrics[f"generate/truncated_{k + 1}"] = _mean(cut[:, k], there)
+    metrics[f"judge/malformed_{k + 1}"] = _mean(final[k] < 0, there)
+    metrics[f"judge/unknown_{k + 1}"] = _mean(1 - verdict.known[:, k], there)
     length = (episodes.turn == k + 1).sum(axis=1)
-    metrics[f"generate/length_{k + 1}"] = _mean(length, rows)
+    metrics[f"generate/length_{k + 1}"] = _mean(length, there)
     if k:
-      both = known * verdict.known[:, k - 1]
-      was, now = right[:, k - 1], right[:, k]
-      metrics[f"judge/corrected_{k + 1}"] = _mean((1 - was) * now, both)
-      metrics[f"judge/spoiled_{k + 1}"] = _mean(was * (1 - now), both)
-      metrics[f"judge/changed_{k + 1}"] = _mean(final[k] != final[k - 1], rows)
+      metrics[f"judge/ended_{k + 1}"] = _mean(~begun[:, k], begun[:, 0])
+      changed = final[k] != final[k - 1]
+      metrics[f"judge/changed_{k + 1}"] = _mean(changed, there)
+      metrics |= _corrections(verdict, own, k)
   return metrics
 
 
+def _corrections(verdict: Verdict, own, k: int) -> Metrics:
+  """Shares of rows that went from wrong to right, and from right to wrong."""
+  both = verdict.known[:, k] * verdict.known[:, k - 1] * own[:, k]
+  was, now = verdict.reward[:, k - 1], verdict.reward[:, k]
+  return {
+    f"judge/corrected_{k + 1}": _mean((1 - was) * now, both),
+    f"judge/spoiled_{k + 1}": _mean(was * (1 - now), both),
+  }
+
+
 def _mean(x, mask) -> Mean:
+  """Sum and count under a mask; what stands outside of it may be NaN."""
+  where = mask.__array_namespace__().where
+  x = where(mask > 0, x, np.float32(0))
   total, count = (y.sum(dtype=np.float32) for y in (x * mask, mask))
   return Mean(total, count)

@@ -4,7 +4,7 @@ from jaxtyping import Array, Float
 
 
 def negative_log_likelihood(
-  logprob: Float[Array, "*B T"], weight: Float[Array, "*B"]
+  logprob: Float[Array, "*B T"], weight: Float[Array, "*B T"]
 ) -> Float[Array, "*B T"]:
-  """-w_b log p(y_bt): weighted maximum likelihood, one weight a row."""
-  return -logprob * weight[..., None]
+  """-w_t log p(y_t): weighted maximum likelihood, one weight a token."""
+  return -logprob * weight

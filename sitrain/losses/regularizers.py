@@ -11,6 +11,8 @@ gradient of zero mean (arXiv 2510.01555), so it is not offered as one.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sitrain.losses.policy_gradient import LARGEST_GAP
+
 
 def k1(
   logprob: Float[Array, "*B T"], reference: Float[Array, "*B T"]
@@ -29,9 +31,13 @@ def k2(
 def k3(
   logprob: Float[Array, "*B T"], reference: Float[Array, "*B T"]
 ) -> Float[Array, "*B T"]:
-  """ref / pi - 1 - log(ref / pi): non-negative, for losses and for logs."""
+  """ref / pi - 1 - log(ref / pi): non-negative, for losses and for logs.
+
+  The exponent is limited: exp of 89 nat overflows float32, and its gradient
+  would be NaN even under a mask.
+  """
   gap = reference - logprob
-  return jnp.exp(gap) - 1.0 - gap
+  return jnp.exp(jnp.clip(gap, -LARGEST_GAP, LARGEST_GAP)) - 1.0 - gap
 
 
 LOSSES = {"k2": k2, "k3": k3}

@@ -6,8 +6,10 @@ Here it makes the base model: what the task's corpus shows, turn after turn.
 import jax.numpy as jnp
 
 from sitrain.curate.select import imitation_batch
+from sitrain.judge.verifier import written
+from sitrain.losses.reduce import mean
 from sitrain.methods import verbs
-from sitrain.rollout.contexts import given
+from sitrain.rollout import contexts
 from sitrain.types import Method, Task, Verdict
 
 
@@ -15,20 +17,31 @@ def make(
   models: dict, task: Task, optimizer, *, problems: int,
   turns: tuple[int, ...],
 ) -> Method:
-  """Mean negative log-likelihood over the tokens of all given turns."""
+  """Mean negative log-likelihood over the tokens of all given turns.
+
+  Rows with a given turn longer than its limit are left out, and counted in
+  judge/too_long. Raises ValueError for a task without solutions.
+  """
   verbs.check_turns(task, turns)
+  verbs.check_solutions(task)
 
   def generate(keys, state, problems):
-    return given(problems, reply=task.reply, turns=turns, eos=task.eos)
+    return contexts.given(
+      problems, reply=task.reply, turns=turns, eos=task.eos
+    )
 
   def judge(key, state, problems, episodes):
-    # Given text needs no verifier: everything is worth imitating.
-    ones = jnp.ones((episodes.tokens.shape[0], len(turns)))
-    return Verdict(ones, ones), {}
+    # Given text needs no verifier: everything that fits is worth imitating.
+    fits = contexts.fits(problems, turns, task.eos)[episodes.problem]
+    known = (written(episodes, len(turns)) & fits[:, None]).astype(jnp.float32)
+    cut = 1.0 - fits
+    return Verdict(known, known), {
+      "judge/too_long": mean(cut, jnp.ones_like(cut))
+    }
 
   def curate(key, state, problems, episodes, verdict):
-    trained = verdict.reward > 0
-    return imitation_batch(episodes, trained, verdict.reward[:, 0]), {}
+    ones = jnp.ones(episodes.tokens.shape[0])
+    return imitation_batch(episodes, verdict.known > 0, ones), {}
 
   return Method(
     pose=verbs.pose_from(task, problems),

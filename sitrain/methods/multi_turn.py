@@ -5,10 +5,11 @@ paper trains it on the second attempt's pairs alone; here both turns are
 trained, which is the stronger baseline.
 """
 
-from sitrain.methods import reinforce
+from sitrain.methods import reinforce, verbs
 from sitrain.types import Method, Task
 
 
+@verbs.forwards(reinforce.make, without=("shape", "kl_weights"))
 def make(
   models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
   beta1: float = 0.01, beta2: float = 0.01, **options,

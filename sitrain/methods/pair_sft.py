@@ -10,7 +10,6 @@ from sitrain.curate.pairs import partners
 from sitrain.curate.select import imitation_batch
 from sitrain.losses.reduce import mean
 from sitrain.methods import verbs
-from sitrain.models.roles import anchor
 from sitrain.rollout.contexts import join
 from sitrain.tasks.attempt import attempt
 from sitrain.types import Method, Task
@@ -37,7 +36,8 @@ def make(
       problems.answer[episodes.problem], episodes,
       jnp.ones_like(episodes.problem),
     )
-    keep = found & (verdict.known[:, 0] > 0) & (~right | also_correct)
+    known = verdict.known[:, 0] > 0
+    keep = found & ~reply.done & known & (~right | also_correct)
     pairs = join(episodes, reply.tokens, second)
     ones = jnp.ones(keep.shape[0])
     trained = keep[:, None] & jnp.array([False, True])
@@ -48,7 +48,7 @@ def make(
     pose=verbs.pose_from(task, problems),
     generate=verbs.play_with(
       model, task, samples=samples, turns=turns[:1], temperature=temperature,
-      slots=slots, who=anchor,
+      slots=slots, role="reference",
     ),
     judge=verbs.judge_with(task, 1),
     refresh=verbs.keep_state,

@@ -10,11 +10,12 @@ one token, less noise and a small bias for longer ones.
 
 import jax.numpy as jnp
 
-from sitrain.curate.advantage import progress_bonus, returns
+from sitrain.curate.advantage import progress_bonus
 from sitrain.methods import reinforce, verbs
 from sitrain.types import Method, Task
 
 
+@verbs.forwards(reinforce.make, without=("shape", "kl_weights"))
 def stage_one(
   models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
   beta1: float = 0.01, beta2: float = 0.1, **options,
@@ -33,10 +34,11 @@ def stage_one(
   )
 
 
+@verbs.forwards(reinforce.make, without=("shape", "kl_weights"))
 def stage_two(
   models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
   bonus: float = 10.0, beta1: float = 0.01, beta2: float = 0.01,
-  shaping: str = "bonus", discount: float = 0.0, **options,
+  shaping: str = "bonus", **options,
 ) -> Method:
   """Eq. 4: every turn rewarded, plus bonus * (r_k - r_{k-1}) on later ones.
 
@@ -55,6 +57,6 @@ def stage_two(
   }
   return reinforce.make(
     models, task, optimizer, turns=turns,
-    shape=lambda reward: returns(shapes[shaping](reward), discount),
+    shape=shapes[shaping],
     kl_weights=(beta2,) * (len(turns) - 1) + (beta1,), **options,
   )

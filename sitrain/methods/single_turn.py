@@ -3,10 +3,11 @@
 Kumar et al. 2024, Eq. 2 and Table 4 ("w/o multi-turn training").
 """
 
-from sitrain.methods import reinforce
+from sitrain.methods import reinforce, verbs
 from sitrain.types import Method, Task
 
 
+@verbs.forwards(reinforce.make, without=("shape", "kl_weights"))
 def make(
   models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
   beta1: float = 0.01, **options,

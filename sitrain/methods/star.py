@@ -23,15 +23,20 @@ def make(
   """Keeps wrong-then-right traces; `also_correct` adds right-then-right (D+).
 
   At most `per_problem` traces of a problem stay. `slots` rows are decoded at a
-  time; 0: all.
+  time; 0: all. Raises ValueError for one turn: nothing could be corrected.
   """
-  verbs.check_turns(task, turns)
+  verbs.check_turns(task, turns, least=2)
   model = models["policy"]
 
   def refresh(state, problems, episodes, verdict):
-    if state.reference == ():
-      raise ValueError("star starts from a reference: set anchor of its stage")
-    params = dict(state.params, policy=jax.tree.map(jnp.copy, state.reference))
+    if "reference" not in state.held:
+      raise ValueError("star restarts from it: set held.reference of its stage")
+    # A copy, for no array may stand in two fields, in the trained dtype.
+    restart = lambda base, own: jnp.array(base, own.dtype, copy=True)
+    policy = jax.tree.map(
+      restart, state.held["reference"], state.params["policy"]
+    )
+    params = dict(state.params, policy=policy)
     return state._replace(params=params, opt_state=optimizer.init(params))
 
   def curate(key, state, problems, episodes, verdict):

@@ -3,38 +3,58 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from sitrain.judge.verifier import verdict_metrics, verify
 from sitrain.losses.imitation import negative_log_likelihood
 from sitrain.losses.policy_gradient import policy_gradient
-from sitrain.losses.reduce import mean, per_episode
+from sitrain.losses.reduce import mean, per_episode, per_turn
 from sitrain.losses.regularizers import LOSSES, k3
 from sitrain.models.logprobs import token_scores, token_scores_and_kl
-from sitrain.models.roles import anchor, policy, whole
+from sitrain.models.roles import join_base, params_of
 from sitrain.rollout.play import check_slots, play
 from sitrain.tasks.rows import take_rows
-from sitrain.types import Batch, Task, TrainState
+from sitrain.types import PAD, Batch, Task, TrainState
 
 KL_ESTIMATORS = ("exact", "k1", "k2", "k3", "none")
+
+
+def forwards(maker: Callable, *, without: tuple[str, ...] = ()) -> Callable:
+  """Declares that a function passes its `**options` on to `maker`.
+
+  `without` names the options of `maker` that it sets itself. Configs are
+  checked against both signatures (runtime/options.py).
+  """
+
+  def declare(function: Callable) -> Callable:
+    function.forwards = maker, without
+    return function
+
+  return declare
 
 
 def pose_from(task: Task, problems: int) -> Callable:
   """Draws fresh problems of the task, or takes the next rows of its table.
 
-  Table and order are looked up in `state.frozen` under the names that
-  `frozen_of` gives them, so that they are arguments of the program.
+  Table, order and the step at which the stage began are looked up in
+  `state.frozen` under the names that `frozen_of` gives them, so that they are
+  arguments of the program.
   """
   if task.table == ():
     return lambda key, state: task.problems(key, problems)
-  return lambda key, state: take_rows(
-    state.frozen["table"], state.frozen["order"], state.step, problems
-  )
+
+  def pose(key, state):
+    frozen = state.frozen
+    step = state.step - frozen["first"]
+    return take_rows(frozen["table"], frozen["order"], step, problems)
+
+  return pose
 
 
-def frozen_of(task: Task, order: Any) -> Any:
+def frozen_of(task: Task, order: Any) -> dict[str, Any]:
   """What `pose_from` needs of a task in `TrainState.frozen`."""
-  return () if task.table == () else {"table": task.table, "order": order}
+  return {} if task.table == () else {"table": task.table, "order": order}
 
 
 def play_with(
@@ -45,19 +65,21 @@ def play_with(
   turns: tuple[int, ...],
   temperature: float,
   slots: int = 0,
-  who: Callable[[TrainState], Any] = policy,
+  role: str = "policy",
 ) -> Callable:
-  """Samples episodes of all turns with the parameters that `who` names.
+  """Samples episodes of all turns with the parameters of a role.
 
   `slots` rows are decoded at a time on each group of devices; 0: all of them.
-  Raises ValueError for fewer.
+  Raises ValueError for fewer, and for a temperature that cannot be trained on.
   """
   check_slots(slots)
+  check_temperature(temperature)
 
   def generate(keys, state, problems):
     return play(
-      keys, model, who(state), problems, slots=slots, samples=samples,
-      reply=task.reply, turns=turns, eos=task.eos, temperature=temperature,
+      keys, model, params_of(state, role), problems, slots=slots,
+      samples=samples, reply=task.reply, turns=turns, eos=task.eos,
+      temperature=temperature,
     )
 
   return generate
@@ -73,7 +95,7 @@ def judge_with(task: Task, turns: int) -> Callable:
   return judge
 
 
-def keep_state(state, problems, episodes, verdict) -> TrainState:
+def keep_state(state, problems, rows, verdicts) -> TrainState:
   """Refreshes nothing."""
   return state
 
@@ -83,7 +105,7 @@ def likelihood_loss(model: Any) -> Callable:
 
   def loss(params, state, batch: Batch):
     scores = token_scores(
-      model, whole(params["policy"], state), batch.tokens, batch.turn,
+      model, join_base(params["policy"], state), batch.tokens, batch.turn,
       batch.path,
       inputs=batch.inputs, temperature=1.0,
     )
@@ -97,8 +119,8 @@ def likelihood_loss(model: Any) -> Callable:
 
 
 def policy_loss(
-  model: Any, *, turns: int, temperature: float, clip: float, kl: str,
-  shared: tuple[int, ...] = (),
+  model: Any, *, turns: int, temperature: float, clip: float,
+  clip_high: float, max_ratio: float, kl: str, shared: tuple[int, ...] = (),
 ) -> Callable:
   """REINFORCE per turn plus the KL to the reference, as sums over tokens.
 
@@ -114,28 +136,31 @@ def policy_loss(
     options = dict(
       inputs=batch.inputs, temperature=temperature, shared=shared
     )
-    own = whole(params["policy"], state)
+    own = join_base(params["policy"], state)
     if kl == "exact":
       scores, gap = token_scores_and_kl(
-        model, own, anchor(state), *rows, **options
+        model, own, params_of(state, "reference"), *rows, **options
       )
     else:
       scores = token_scores(model, own, *rows, **options)
       gap = k3(scores.logprob, targets.reference_logprob)
-    gain = policy_gradient(
-      scores.logprob, targets.sampler_logprob, targets.advantage, clip=clip
+    objective = policy_gradient(
+      scores.logprob, targets.old_logprob, targets.advantage, clip=clip,
+      clip_high=clip_high, most=max_ratio,
     )
-    terms = {"policy": per_episode(gain, batch.mask)}
+    terms = per_turn("policy", objective, batch.mask, batch.turn, turns)
     if kl in LOSSES:
       gap = LOSSES[kl](scores.logprob, targets.reference_logprob)
     if kl in LOSSES or kl == "exact":
-      terms["kl"] = per_episode(gap * targets.kl_weight, batch.mask)
-    return terms, _per_turn(batch, scores, gap, turns, kl)
+      weighted = gap * targets.kl_weight
+      terms |= per_turn("kl", weighted, batch.mask, batch.turn, turns)
+    return terms, policy_metrics(batch, scores, gap, turns, kl)
 
   return loss
 
 
-def _per_turn(batch, scores, gap, turns, kl):
+def policy_metrics(batch, scores, gap, turns: int, kl: str) -> dict:
+  """Of every turn entropy and KL, and the gap between sampler and trainer."""
   error = jnp.abs(scores.logprob - batch.targets.sampler_logprob)
   metrics = {"generate/sampler_gap": mean(error, batch.mask)}
   for k in range(1, turns + 1):
@@ -146,13 +171,37 @@ def _per_turn(batch, scores, gap, turns, kl):
   return metrics
 
 
-def check_turns(task: Task, turns: tuple[int, ...]) -> None:
-  """Raises ValueError where a turn is too short for the task's answers."""
-  short = [t for t in turns if t < task.turn_length]
-  if short or not turns:
+def check_turns(task: Task, turns: tuple[int, ...], *, least: int = 1) -> None:
+  """Raises ValueError for too few turns, or one too short for the answers."""
+  if len(turns) < least:
+    raise ValueError(
+      f"turns={tuple(turns)}: this method needs {least} or more: give the "
+      "token limit of each"
+    )
+  if any(t < task.turn_length for t in turns):
     raise ValueError(
       f"turns={tuple(turns)}: this task's answers need "
       f"{task.turn_length} tokens a turn; set every turn to at least that"
+    )
+
+
+def check_temperature(temperature: float) -> None:
+  """Raises ValueError where samples would have no log-probability to train."""
+  if not 0.0 < temperature < float("inf"):
+    raise ValueError(
+      f"temperature={temperature}: samples to train on need one above 0, such "
+      "as 1.0; 0 (greedy) is for evaluation"
+    )
+
+
+def check_solutions(task: Task) -> None:
+  """Raises ValueError for a task that shows no solutions to imitate."""
+  draw = lambda: task.problems(jax.random.key(0), 1).solution
+  solution = task.table.solution if task.table != () else jax.jit(draw)()
+  if solution.shape[1] == 0 or not (solution != PAD).any():
+    raise ValueError(
+      "this task gives no solutions, so there is nothing to imitate: choose "
+      "another task, or a method that samples"
     )
 
 

@@ -52,14 +52,15 @@ def _split(shape, inputs):
 def join(base: Params, adapters: Params, *, scale: float) -> Params:
   """One tree for the decoder; no gradient reaches `base`.
 
-  `scale` (alpha / rank in the paper) multiplies what adapters add.
+  `scale` (alpha / rank in the paper) multiplies what adapters add. What is
+  trained beside the adapters, such as a scalar head, stands in for the base's.
   """
   scaled = {
     name: x * scale if name.endswith("_b") else x
     for name, x in adapters["layers"].items()
   }
   base = jax.lax.stop_gradient(base)
-  return {**base, "layers": {**base["layers"], **scaled}}
+  return {**base, **adapters, "layers": {**base["layers"], **scaled}}
 
 
 def merge(base: Params, adapters: Params, *, scale: float) -> Params:
@@ -76,4 +77,4 @@ def merge(base: Params, adapters: Params, *, scale: float) -> Params:
     added = a.reshape(count, -1, rank) @ b.reshape(count, rank, -1)
     whole = weight.astype(jnp.float32) + scale * added.reshape(weight.shape)
     layers[name] = whole.astype(weight.dtype)
-  return {**base, "layers": layers}
+  return {**base, **adapters, "layers": layers}

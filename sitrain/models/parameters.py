@@ -15,6 +15,7 @@ from sitrain.types import Key, Params
 PARTITION_RULES = (
   (r"(^|/)(embed|head)$", P("tensor", "fsdp")),
   (r"norm$", P()),
+  (r"(^|/)value_head$", P()),  # see heads.py
   (r"(^|/)layers/(query|key|value)$", P(None, "fsdp", "tensor", None)),
   (r"(^|/)layers/(query|key|value)_bias$", P(None, "tensor", None)),
   (r"(^|/)layers/out$", P(None, "tensor", None, "fsdp")),
@@ -111,11 +112,15 @@ def unstack(params: Params) -> Params:
 
 
 def computed(params: Params, dtype: Any) -> Params:
-  """Everything but norms in the dtype of the computation."""
+  """All that the decoder reads in the dtype of the computation, in that dtype.
+
+  Norms and a scalar head stay in float32, as they are read.
+  """
 
   def cast(path, x):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    return x if name.endswith("norm") else x.astype(dtype)
+    kept = name.endswith(("norm", "value_head"))
+    return x if kept else x.astype(dtype)
 
   return jax.tree_util.tree_map_with_path(cast, params)
 

@@ -75,6 +75,23 @@ def _forked(model, tokens, turn, inputs, heat, shared) -> View:
   )
 
 
+def hidden_states(
+  model: decoder.Decoder,
+  params: Params,
+  inputs: Int[Array, "B T"],
+  turn: Int[Array, "B T"],
+  path: Int[Array, "B T"],
+) -> Float[Array, "B T D"]:
+  """What the decoder makes of every token, in the dtype of its computation."""
+  columns = inputs.shape[1]
+  fill = ((0, 0), (0, axes.short_of(columns, model.residual)))
+  inputs, turn = (
+    jnp.pad(x, fill, constant_values=PAD) for x in (inputs, turn)
+  )
+  attend = decoder.attend_rows(turn, jnp.pad(path, fill))
+  return model.apply({"params": params}, inputs, attend)[0][:, :columns]
+
+
 def _before(turn, path):
   """The column of the last token that each one sees, and if there is one."""
   column = jnp.arange(turn.shape[1], dtype=jnp.int32)
@@ -93,15 +110,8 @@ def _hidden(model, params, rows, before, known):
   column = jnp.arange(before.shape[1], dtype=jnp.int32)
   # The last column is before no other, so the model does not read it.
   read = max(column.size - 1, 1)
-  fill = axes.short_of(read, model.residual)
-  turn, path, inputs = (
-    jnp.pad(x[:, :read], ((0, 0), (0, fill)), constant_values=value)
-    for x, value in zip(rows, (PAD, 0, PAD))
-  )
-  hidden, _ = model.apply(
-    {"params": params}, inputs, decoder.attend_rows(turn, path)
-  )
-  hidden = hidden[:, :read]
+  turn, path, inputs = (x[:, :read] for x in rows)
+  hidden = hidden_states(model, params, inputs, turn, path)
   return jax.lax.cond(
     jnp.all((before == column - 1) | ~known),
     lambda h: jnp.concatenate([h[:, :1], h], axis=1)[:, : column.size],

@@ -1,7 +1,8 @@
-"""The parameters of a role as the decoder takes them: whole.
+"""The parameters of a role as the decoder takes them.
 
-Where adapters are trained, `state.frozen["base"]` holds what they adapt, and
-the policy and its reference share it.
+A role is trained (`state.params`) or held fixed (`state.held`). Where adapters
+are trained, `state.frozen["base"]` holds what they adapt, and a role whose tree
+has no embeddings of its own is adapters of that base.
 """
 
 from typing import Any
@@ -11,42 +12,38 @@ from sitrain.models.parameters import computed
 from sitrain.types import Params, TrainState
 
 
-def whole(params: Params, state: TrainState) -> Params:
-  """Parameters of a role, joined to the frozen base where they adapt one."""
-  if "base" not in state.frozen:
+def join_base(params: Params, state: TrainState) -> Params:
+  """Parameters of a role, joined to the frozen base where they adapt it."""
+  if "base" not in state.frozen or "layers" not in params or "embed" in params:
     return params
   return lora.join(state.frozen["base"], params, scale=state.frozen["scale"])
 
 
-def policy(state: TrainState) -> Params:
-  """Parameters of the policy."""
-  return whole(state.params["policy"], state)
+def params_of(state: TrainState, role: str) -> Params:
+  """The parameters of a trained or held role, as the decoder takes them.
 
-
-def anchor(state: TrainState) -> Params:
-  """Parameters of the reference policy; the base where adapters have no other.
-
-  Raises ValueError where the stage has none.
+  Raises ValueError where the stage has no such role.
   """
-  if state.reference != ():
-    return whole(state.reference, state)
-  if "base" in state.frozen:
-    return state.frozen["base"]
-  raise ValueError("this method needs a reference: set anchor of its stage")
+  known = {**state.held, **state.params}
+  if role not in known:
+    raise ValueError(
+      f"this method needs the role {role!r}: set held.{role} of its stage to "
+      "'init', '<stage>/last' or '<stage>/best'"
+    )
+  return join_base(known[role], state)
 
 
 def for_sampling(state: TrainState, dtype: Any) -> TrainState:
-  """The state as samplers read it: roles whole, and in the dtype of the model.
+  """The state as samplers read it: adapters joined, in the compute dtype.
 
-  Without the optimizer. So it holds what is to be gathered before decoding.
+  Without the optimizer, the table and the base. So it holds what is to be
+  gathered before decoding; what a rollout does not read is never gathered.
   """
-  adapted = "base" in state.frozen
-  known = adapted or state.reference != ()
-  roles = {"policy": computed(policy(state), dtype)}
-  frozen = state.frozen
-  if adapted:
-    frozen = {k: frozen[k] for k in frozen if k not in ("base", "scale")}
+  ready = lambda roles: {
+    role: computed(params_of(state, role), dtype) for role in roles
+  }
+  inner = ("base", "scale")
   return state._replace(
-    frozen=frozen, params=dict(state.params) | roles, opt_state=(),
-    reference=computed(anchor(state), dtype) if known else (),
+    frozen={k: x for k, x in state.frozen.items() if k not in inner},
+    params=ready(state.params), opt_state=(), held=ready(state.held),
   )

@@ -1,30 +1,106 @@
-"""Whether the rows of a stage can be dealt out to a mesh."""
+"""How many rows an iteration makes, and how they are split over a mesh."""
 
+import logging
+from typing import Any, NamedTuple
+
+import jax
 from jax.sharding import AbstractMesh, Mesh
 
-from sitrain.runtime.options import ConfigError, dealt
+from sitrain.runtime.host import shapes_only
+from sitrain.runtime.options import ConfigError
 from sitrain.runtime.sharding import groups
+from sitrain.types import Episodes, Method, TrainState
+
+_LOG = logging.getLogger("sitrain")
 
 
-def check_rows(field: str, options: dict, mesh: Mesh | AbstractMesh) -> None:
-  """Problems and rows must divide by waves, mesh, minibatches, microbatches."""
-  method, waves = options["method"], options["waves"]
-  problems = method.get("problems", 0)
-  name = f"config.{field}.method.problems"
-  if waves < 1 or problems % waves:
-    raise ConfigError(f"{name}={problems} does not divide by waves={waves}")
-  each_wave = waves * groups(mesh)
-  if problems % each_wave:
-    below = problems // each_wave * each_wave
-    fitting = f"{below} or " * (below > 0) + f"{below + each_wave}"
-    by = f"waves={waves} times " * (waves > 1)
+class Counts(NamedTuple):
+  """What one iteration of a method makes, by the shapes of its verbs."""
+
+  problems: int
+  rows: int  # episodes, of all kinds
+  units: int  # leading size of the batch: rows, pairs, or groups of rows
+  columns: int  # behind the prompt: steps of the decoding loops at the most
+
+
+def count(method: Method, state: TrainState) -> Counts:
+  """Traces all verbs but the loss; `state` may be shapes alone.
+
+  Raises ValueError where a verb does, and for rows that do not come in equal
+  numbers for every problem.
+  """
+
+  def one_round(key, state):
+    problems = method.pose(key, state)
+    keys = jax.random.split(key, problems.prompt.shape[0])
+    rows = method.generate(keys, state, problems)
+    verdicts, _ = method.judge(key, state, problems, rows)
+    state = method.refresh(state, problems, rows, verdicts)
+    return problems, rows, method.curate(key, state, problems, rows, verdicts)
+
+  key = jax.random.key(0, impl="threefry2x32")
+  with shapes_only():
+    problems, rows, (batch, _) = jax.eval_shape(one_round, key, state)
+  posed, slots = problems.prompt.shape
+  kinds = jax.tree.leaves(rows, is_leaf=lambda x: isinstance(x, Episodes))
+  for kind in kinds:
+    if kind.problem.shape[0] % posed:
+      raise ValueError(
+        f"generate makes {kind.problem.shape[0]} rows of {posed} problems: make"
+        " the same number for each"
+      )
+  return Counts(
+    problems=posed,
+    rows=sum(kind.problem.shape[0] for kind in kinds),
+    units=jax.tree.leaves(batch)[0].shape[0],
+    columns=sum(max(kind.tokens.shape[1] - slots, 0) for kind in kinds),
+  )
+
+
+def fit(
+  field: str, options: dict, counts: Counts, mesh: Mesh | AbstractMesh
+) -> dict[str, int]:
+  """Waves and microbatches of a stage that its rows and the mesh divide by.
+
+  They are at most those of `options`: fewer change memory and no result. Raises
+  ConfigError where even one of each does not divide.
+  """
+  problems, name = counts.problems, f"config.{field}.method.problems"
+  split = groups(mesh)
+  if min(options[n] for n in ("waves", "minibatches", "microbatches")) < 1:
     raise ConfigError(
-      f"{name}={problems} does not divide by {by}config.mesh.data * "
-      f"config.mesh.fsdp = {each_wave}: set it to {fitting}"
+      f"config.{field}.waves, minibatches and microbatches must be >= 1"
     )
-  parts = options["minibatches"] * options["microbatches"] * groups(mesh)
-  if problems * (each := dealt(method)) % parts:
+  if problems % split:
+    below = problems // split * split
+    fitting = f"{below} or " * (below > 0) + f"{below + split}"
     raise ConfigError(
-      f"{name}={problems} makes {problems * each} rows (or groups that share a "
-      f"prompt), not divisible by minibatches * microbatches * mesh = {parts}"
+      f"{name}={problems} does not divide by config.mesh.data * "
+      f"config.mesh.fsdp = {split}: set it to {fitting}"
     )
+  steps = options["minibatches"] * split
+  if counts.units % steps:
+    raise ConfigError(
+      f"{name}={problems} makes {counts.units} rows (pairs, or groups that "
+      f"share a prompt), not divisible by minibatches * config.mesh.data * "
+      f"config.mesh.fsdp = {options['minibatches']} * {split}: set "
+      f"config.{field}.minibatches to a divisor of {counts.units // split or 1}"
+    )
+  return {
+    "waves": _most(field, "waves", options, problems // split),
+    "microbatches": _most(
+      field, "microbatches", options, counts.units // steps
+    ),
+  }
+
+
+def _most(field: str, name: str, options: dict[str, Any], size: int) -> int:
+  """The largest divisor of `size` that is at most what is asked for."""
+  asked = options[name]
+  found = next(n for n in range(min(asked, size), 0, -1) if size % n == 0)
+  if found != asked:
+    _LOG.warning(
+      "config.%s.%s=%d does not divide what a group of devices has: now %d",
+      field, name, asked, found,
+    )
+  return found

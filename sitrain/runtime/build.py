@@ -10,17 +10,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 
 from sitrain.evaluate.run import evaluate
-from sitrain.methods.verbs import check_turns
+from sitrain.methods.verbs import check_turns, frozen_of
 from sitrain.models import decoder, lora
 from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, weights
-from sitrain.runtime import checkpoint, optimizer, stopping
-from sitrain.runtime.batches import check_rows
-from sitrain.runtime.host import check_host
+from sitrain.runtime import batches, checkpoint, optimizer, stopping, written
+from sitrain.runtime.host import HostOnly, check_host, on_host
 from sitrain.runtime.options import (
   ConfigError,
   accepted,
@@ -29,9 +29,17 @@ from sitrain.runtime.options import (
   closest,
   find,
 )
-from sitrain.runtime.start import Origin, drawn, elsewhere
-from sitrain.runtime.task import task_from
-from sitrain.types import Stage, Task
+from sitrain.runtime.start import (
+  Origin,
+  Role,
+  Run,
+  drawn,
+  elsewhere,
+  new_state,
+  order_key,
+)
+from sitrain.runtime.task import check_context, task_from
+from sitrain.types import Episodes, Stage, Task
 
 __all__ = ["task_from"]  # one place to ask for the parts of a run
 
@@ -133,8 +141,59 @@ def check_evaluation(config: dict, task: Task) -> None:
     raise ConfigError(f"config.evaluate: {error}") from error
 
 
+ROLE = {"start": "policy", "head": "", "path": ""}
+HEADS = ("", "scalar")
+
+
+def roles_from(config: dict, run: Run, task: Task) -> dict[str, Role]:
+  """The roles of config.roles, beside the policy and its reference."""
+  roles = {}
+  for name, given in config.get("roles", {}).items():
+    field = f"config.roles.{name}"
+    if name in ("policy", "reference"):
+      raise ConfigError(f"{field}: that role is always there; leave it out")
+    for key in given:
+      if key not in ROLE:
+        raise ConfigError(f"{field}.{key}: {closest(key, ROLE)}")
+    options = ROLE | given
+    if options["head"] not in HEADS:
+      raise ConfigError(
+        f"{field}.head={options['head']!r}: {closest(options['head'], HEADS)}"
+      )
+    roles[name] = _role(config, field, options, run, task)
+  return roles
+
+
+def _role(config, field, options, run, task) -> Role:
+  """A role with the policy's parameters at first, or those of a checkpoint."""
+  start, path = options["start"], options["path"]
+  if path:
+    own = config | {"model": config["model"] | {"path": path}}
+    own["model"] = {n: v for n, v in own["model"].items() if n != "lora"}
+    model = model_from(own, task)
+    return Role(model, "init", options["head"], origin_from(own, model))
+  if start not in ("policy", "init"):
+    raise ConfigError(
+      f"{field}.start={start!r}: set 'policy' or 'init', or give a path"
+    )
+  if start == "policy":
+    return Role(run.model, start, options["head"], run.origin)
+  init = functools.partial(decoder.init, run.model)
+  return Role(run.model, start, options["head"], drawn(init))
+
+
+def run_from(config: dict, task: Task, model: Decoder, mesh: Mesh) -> Run:
+  """What stages share, as far as the config and the mesh decide it."""
+  # Where it writes and shows is for the main to say.
+  run = Run(*[()] * len(Run._fields))._replace(
+    mesh=mesh, model=model, seed=config["seed"],
+    origin=origin_from(config, model),
+  )
+  return run._replace(roles=roles_from(config, run, task))
+
+
 def stages_from(
-  config: dict, task: Task, model: Decoder, mesh: Mesh
+  config: dict, task: Task, run: Run, workdir: str = ""
 ) -> list[Stage]:
   """All stages, checked before the first of them runs."""
   stages: list[Stage] = []
@@ -147,63 +206,149 @@ def stages_from(
       )
     if not re.fullmatch(r"\w+", name):
       raise ConfigError(f"config.stages: {name!r} is not a plain word")
-    given, before = config["stage"][name], [stage.name for stage in stages]
-    stages.append(_stage(name, given, task, model, mesh, before))
+    stages.append(_stage(config, name, task, run, workdir, stages))
   return stages
 
 
 STAGE = {
   "method": {}, "optimizer": {}, "steps": 0, "steps_per_call": 1,
-  "until": {"name": "never"}, "start": "init", "anchor": "none",
-  "restart": True, "fused": True, "delay": 0, "best": "", "waves": 1,
-  "minibatches": 1, "epochs": 1, "microbatches": 1, "buckets": 1,
+  "until": {"name": "never"}, "start": "init", "held": {},
+  "trained": ("policy",), "restart": True, "fused": True, "delay": 0,
+  "rounds": 1, "best": "", "waves": 1, "minibatches": 1, "epochs": 1,
+  "microbatches": 1, "buckets": 1, "task": {}, "table": {}, "writes": False,
 }
 
 
-def _stage(name, given, task, model, mesh, before) -> Stage:
-  field = f"stage.{name}"
-  for key in given:
-    if key not in STAGE:
-      raise ConfigError(f"config.{field}.{key}: {closest(key, STAGE)}")
-    check_type(f"{field}.{key}", given[key], type(STAGE[key]))
-  options = STAGE | given
-  _check_source(f"{field}.start", options["start"], STARTS, before)
-  _check_source(f"{field}.anchor", options["anchor"], ANCHORS, before)
+def _stage(config, name, task, run, workdir, before) -> Stage:
+  field, given = f"stage.{name}", config["stage"][name]
+  options = STAGE | _checked(field, given)
+  _check_sources(field, options, before)
   _check_steps(field, options)
-  check_rows(field, options, mesh)
+  task, frozen, lazy = _rows_of_stage(
+    config, field, options, task, workdir, before
+  )
   updates = options["steps"] * options["minibatches"] * options["epochs"]
-  optim = call(
+  optim = optax.set_to_zero() if options["writes"] else call(
     optimizer.make, f"{field}.optimizer",
     {"steps": updates} | options["optimizer"],
   )
   method = dict(options["method"])
   maker = find("methods", method.pop("name", ""), f"{field}.method.name")
+  models = {"policy": run.model} | {n: r.model for n, r in run.roles.items()}
+  check_host(field, options)
   until = dict(options["until"])
-  span = until.get("span", 1)
-  made = call(maker, f"{field}.method", method, {"policy": model}, task, optim)
-  check_host(field, options, made, task)
+  span = max(until.get("span", 1), stopping.BEST_SPAN // 2)
   try:
     stop = stopping.make(until.pop("name"), **until)
   except (TypeError, ValueError) as error:
     raise ConfigError(f"config.{field}.until: {error}") from error
-  return Stage(
-    name=name, method=made, optimizer=optim, steps=options["steps"],
+  stage = Stage(
+    name=name,
+    method=call(maker, f"{field}.method", method, models, task, optim),
+    optimizer=optim, steps=options["steps"],
     steps_per_call=options["steps_per_call"],
     parts={part: options[part] for part in PARTS}, fused=options["fused"],
-    until=stop, window=2 * span, start=options["start"], delay=options["delay"],
-    anchor=options["anchor"], restart=options["restart"], best=options["best"],
-    dtype=model.dtype,
+    until=stop, window=2 * span, start=options["start"],
+    held=dict(options["held"]), restart=options["restart"],
+    best=options["best"], trained=tuple(options["trained"]), frozen=frozen,
+    delay=options["delay"], rounds=options["rounds"],
+    writes=options["writes"], task=task, dtype=run.model.dtype,
   )
+  counts = count_rows(field, run, stage)
+  check_context(config, f"{field}.method.turns", task, counts.columns)
+  if options["fused"] and task.on_host and not options["writes"]:
+    _check_fused(field, run, stage)
+  parts = stage.parts | batches.fit(field, options, counts, run.mesh)
+  return stage._replace(parts=parts, frozen=lazy or frozen)
 
 
-STARTS, ANCHORS = ("init",), ("none", "init")
+def _checked(field: str, given: dict) -> dict:
+  """The settings of a stage, each of a known name and the right type."""
+  for key in given:
+    if key == "anchor":
+      raise ConfigError(
+        f"config.{field}.anchor is config.{field}.held.reference now"
+      )
+    if key not in STAGE:
+      raise ConfigError(f"config.{field}.{key}: {closest(key, STAGE)}")
+    check_type(f"{field}.{key}", given[key], type(STAGE[key]))
+  return given
 
 
-def _check_source(field: str, source: str, own: tuple, before: list) -> None:
-  """One of `own`, or "<stage>/best" or "/last" of a stage that ran before.
+def _rows_of_stage(config, field, options, task, workdir, before):
+  """(task, its table in `frozen`, what reads a written one when it is there).
+
+  A stage may have a task of its own, and rows that a stage before it wrote.
+  """
+  if options["task"]:
+    changed = config | {"task": config["task"] | options["task"]}
+    task = on_host(task_from(changed, workdir))
+  order = order_key(config["seed"], len(before))
+  if not options["table"]:
+    return task, frozen_of(task, order), None
+  asked = call(written.table_of, f"{field}.table", options["table"])
+  writers = {stage.name: stage for stage in before if stage.writes}
+  if asked.stage not in writers:
+    raise ConfigError(
+      f"config.{field}.table.stage={asked.stage!r}: name a stage before it "
+      f"that writes rows: {closest(asked.stage, writers)}"
+    )
+  shape = written.shape_of(writers[asked.stage])
+  task = task._replace(table=shape)
+  lazy = functools.cache(lambda: frozen_of(
+    task._replace(table=written.read_table(workdir, asked)), order
+  ))
+  return task, frozen_of(task, order), lazy
+
+
+def count_rows(field: str, run: Run, stage: Stage) -> batches.Counts:
+  """What an iteration of a stage makes; ConfigError where a verb fails."""
+  try:
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda key: new_state(run, stage, key), key)
+    return batches.count(stage.method, state)
+  except ValueError as error:
+    raise ConfigError(f"config.{field}: {error}") from error
+
+
+def _check_fused(field: str, run: Run, stage: Stage) -> None:
+  """Raises ConfigError where the judge of a fused stage is on the host."""
+  state = jax.eval_shape(
+    lambda key: new_state(run, stage, key), jax.random.key(0)
+  )
+  row = jnp.zeros((1, 8), jnp.int32)
+  rows = Episodes(row, row, row * 0.0, row, row[0, :1], row[0, :1])
+  one = jax.tree.map(lambda x: x[:1], stage.task.table)
+  try:
+    jax.eval_shape(stage.method.judge, jax.random.key(0), state, one, rows)
+  except HostOnly as error:
+    raise ConfigError(f"config.{field}.fused=True: {error}") from error
+
+
+def _check_sources(field: str, options: dict, before: list[Stage]) -> None:
+  """Where trained and held parameters come from, and who they are."""
+  _check_source(f"{field}.start", options["start"], before)
+  for name, source in options["held"].items():
+    _check_source(f"{field}.held.{name}", source, before)
+    if name in options["trained"]:
+      raise ConfigError(
+        f"config.{field}: the role {name!r} is in trained and in held: leave "
+        "one of them out"
+      )
+  if not options["trained"]:
+    raise ConfigError(f"config.{field}.trained is empty: name a role")
+
+
+def _check_source(field: str, source: str, before: list[Stage]) -> None:
+  """"init", or "<stage>/best" or "/last" of a stage that ran before.
 
   Or of another run: "<workdir>/<stage>/best" or "/last".
   """
+  if not isinstance(source, str) or not source:
+    raise ConfigError(
+      f"config.{field}={source!r}: say where it comes from: 'init', "
+      "'<stage>/last' or '<stage>/best'"
+    )
   if elsewhere(source):
     folder, which = source.rsplit("/", 1)
     if which not in ("best", "last") or not checkpoint.steps(folder):
@@ -212,7 +357,8 @@ def _check_source(field: str, source: str, own: tuple, before: list) -> None:
         " WORKDIR/STAGE/last or WORKDIR/STAGE/best"
       )
     return
-  known = [*own] + [f"{s}/{w}" for s in before for w in ("best", "last")]
+  saved = [stage.name for stage in before if not stage.writes]
+  known = ["init"] + [f"{s}/{w}" for s in saved for w in ("best", "last")]
   if source not in known:
     raise ConfigError(f"config.{field}={source!r}: {closest(source, known)}")
 

@@ -239,6 +239,28 @@ def check(
   raise _none_usable(folder)
 
 
+def roles(folder: Any, which: str, field: str = "params") -> set[str]:
+  """The roles of a stage's "best" or "last" checkpoint.
+
+  `field` is "params" for those that are trained, "held" for the others.
+  """
+  names = _first_record(folder, which)["arrays"]
+  return {n.split(".")[1] for n in names if n.startswith(f"{field}.")}
+
+
+def iterations(folder: Any, which: str) -> int:
+  """Iterations of all stages up to a checkpoint of a stage."""
+  progress = _first_record(folder, which)["progress"]
+  return progress["first"] + progress["step"]
+
+
+def _first_record(folder: Any, which: str) -> dict[str, Any]:
+  for path in _ranked(folder, which):
+    if snapshot.has_record(path):
+      return snapshot.layout_checked(path)
+  raise _none_usable(folder)
+
+
 def _ranked(folder: Any, which: str) -> list[epath.Path]:
   """The finished checkpoints of a stage, those first that are wanted."""
   if which not in ("best", "last"):

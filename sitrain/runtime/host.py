@@ -1,5 +1,7 @@
 """Tasks that are verified on the host, and which stages may have them."""
 
+import contextlib
+import contextvars
 from typing import Any
 
 import jax
@@ -7,41 +9,64 @@ import jax.numpy as jnp
 import numpy as np
 
 from sitrain.runtime.options import ConfigError
-from sitrain.types import Episodes, Method, Task, Verdict
+from sitrain.types import Episodes, Task, Verdict
 
 
 class HostOnly(ValueError):
-  """A verifier of the host was traced, for so many turns."""
+  """A verifier of the host was traced."""
 
-  def __init__(self, turns: int):
+  def __init__(self):
     super().__init__("the task verifies on the host: set it to False")
-    self.turns = turns
+
+
+_shapes_only = contextvars.ContextVar("shapes_only", default=False)
+
+
+@contextlib.contextmanager
+def shapes_only():
+  """Within it verifiers of the host may be traced: only their shapes count."""
+  token = _shapes_only.set(True)
+  try:
+    yield
+  finally:
+    _shapes_only.reset(token)
 
 
 def on_host(task: Task) -> Task:
   """The task with a verifier that gets NumPy arrays, where it is on the host.
 
-  To trace it raises HostOnly, a ValueError.
+  To trace it raises HostOnly, a ValueError, outside of `shapes_only`.
   """
   if not task.on_host:
     return task
 
   def verify(answer, episodes: Episodes, turns: int) -> Verdict:
-    return task.verify(*_numpy((answer, episodes), turns), turns)
+    if _traced((answer, episodes)):
+      each = jnp.zeros((answer.shape[0], turns), jnp.float32)
+      return Verdict(each, each, {name: each for name in task.rewards})
+    return task.verify(*_numpy((answer, episodes)), turns)
 
   def final(episodes: Episodes, turn: int):
-    return task.final(_numpy(episodes, turn), turn)
+    if _traced(episodes):
+      return jnp.zeros(episodes.problem.shape, jnp.int32)
+    return task.final(_numpy(episodes), turn)
 
   return task._replace(verify=verify, final=final)
 
 
-def _numpy(tree: Any, turns: int) -> Any:
-  if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree)):
-    raise HostOnly(turns)
+def _traced(tree: Any) -> bool:
+  """Whether only shapes are asked for; raises HostOnly where values are."""
+  traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree))
+  if traced and not _shapes_only.get():
+    raise HostOnly
+  return traced
+
+
+def _numpy(tree: Any) -> Any:
   return jax.tree.map(np.asarray, tree)
 
 
-def check_host(field: str, options: dict, method: Method, task: Task) -> None:
+def check_host(field: str, options: dict) -> None:
   """Raises ConfigError where the judge cannot be traced, or delayed samples.
 
   `field` is "stage.<name>", and `options` are the stage's.
@@ -58,12 +83,12 @@ def check_host(field: str, options: dict, method: Method, task: Task) -> None:
       f"config.{field}.delay=1 begins with the second step of a call: set "
       f"config.{field}.steps_per_call to 2 or more"
     )
-  if not (task.on_host and options["fused"]):
-    return
-  row = jnp.zeros((1, 8), jnp.int32)
-  episodes = Episodes(row, row, row * 0.0, row, row[0, :1], row[0, :1])
-  one = jax.tree.map(lambda x: x[:1], task.table)
-  try:
-    jax.eval_shape(method.judge, jax.random.key(0), (), one, episodes)
-  except ValueError as error:
-    raise ConfigError(f"config.{field}.fused=True: {error}") from error
+  if options["rounds"] < 1:
+    raise ConfigError(
+      f"config.{field}.rounds={options['rounds']}: set 1 or more"
+    )
+  if options["rounds"] > 1 and options["delay"]:
+    raise ConfigError(
+      f"config.{field}.rounds={options['rounds']} needs config.{field}.delay=0:"
+      " whether to pose again is known only when samples were judged"
+    )

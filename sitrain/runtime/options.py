@@ -2,9 +2,13 @@
 
 import difflib
 import importlib
+import importlib.util
 import inspect
-import math
+import pathlib
 import pkgutil
+import re
+import sys
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,8 +28,12 @@ def closest(name: str, known: Iterable[str]) -> str:
 def find(package: str, name: str, field: str) -> Callable:
   """`make` of sitrain.<package>.<name>, or the function after its dot.
 
-  Raises ConfigError that names the field where there is none.
+  `file:PATH.py` names `make` of a file of the user's, and
+  `file:PATH.py:FUNCTION` another of its functions. Raises ConfigError that
+  names the field where there is none.
   """
+  if name.startswith("file:"):
+    return _from_file(name, field)
   folder = importlib.import_module(f"sitrain.{package}").__path__
   modules = [m.name for m in pkgutil.iter_modules(folder)]
   module, _, function = name.partition(".")
@@ -42,6 +50,39 @@ def find(package: str, name: str, field: str) -> Callable:
   return getattr(found, function or "make")
 
 
+def _from_file(name: str, field: str) -> Callable:
+  """The function of file:PATH.py:FUNCTION; of one path always the same."""
+  path, _, function = name.removeprefix("file:").partition(":")
+  file = pathlib.Path(path).expanduser().resolve()
+  if not file.is_file():
+    raise ConfigError(f"config.{field}={name!r}: there is no file {file}")
+  module_name = "sitrain_file_" + re.sub(r"\W", "_", str(file))
+  module = sys.modules.get(module_name)
+  if module is None:
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+      spec.loader.exec_module(module)
+    except Exception as error:  # noqa: BLE001 It is the user's code.
+      del sys.modules[module_name]
+      line = traceback.extract_tb(error.__traceback__)[-1].lineno
+      raise ConfigError(
+        f"config.{field}={name!r}: {file.name}, line {line}, raises "
+        f"{type(error).__name__}: {error}"
+      ) from error
+  makers = [
+    n for n, value in vars(module).items()
+    if inspect.isfunction(value) and value.__module__ == module_name
+  ]
+  if (function or "make") not in makers:
+    raise ConfigError(
+      f"config.{field}={name!r}: {file.name} has no function "
+      f"{function or 'make'}: {closest(function or 'make', makers)}"
+    )
+  return getattr(module, function or "make")
+
+
 def _makes(module, name: str) -> bool:
   """Whether a name is a function of that module that makes a task or method."""
   value = getattr(module, name)
@@ -53,16 +94,17 @@ def _makes(module, name: str) -> bool:
 
 
 def accepted(function: Callable) -> dict[str, inspect.Parameter]:
-  """Options of a maker, with those that it passes on to reinforce.make."""
-  parameters = dict(inspect.signature(function).parameters)
-  kinds = [p.kind for p in parameters.values()]
+  """Options of a maker, with those that it says it forwards to another.
+
+  A maker declares that by `methods.verbs.forwards`.
+  """
   options = {
-    n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY
+    n: p for n, p in inspect.signature(function).parameters.items()
+    if p.kind is p.KEYWORD_ONLY
   }
-  if inspect.Parameter.VAR_KEYWORD in kinds:
-    shared = importlib.import_module("sitrain.methods.reinforce").make
-    fixed = ("shape", "kl_weights")
-    more = accepted(shared).items()
+  if hasattr(function, "forwards"):
+    target, fixed = function.forwards
+    more = accepted(target).items()
     options = {n: p for n, p in more if n not in fixed} | options
   return options
 
@@ -85,6 +127,13 @@ def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
     return function(*args, **options)
   except ValueError as error:
     raise ConfigError(f"config.{field}: {error}") from error
+  except Exception as error:
+    if not function.__module__.startswith("sitrain_file_"):
+      raise
+    raise ConfigError(
+      f"config.{field}: {function.__name__} of the file raises "
+      f"{type(error).__name__}: {error}"
+    ) from error
 
 
 def check_type(field: str, value: Any, wanted: Any) -> None:
@@ -99,19 +148,3 @@ def check_type(field: str, value: Any, wanted: Any) -> None:
     raise ConfigError(
       f"config.{field}={value!r} is a {type(value).__name__}: give a {name}"
     )
-
-
-def rows_of(method: dict) -> int:
-  """Rows that a problem makes, by the options of a method."""
-  return method.get("samples", 1) + method.get("offline", 0)
-
-
-def dealt(method: dict) -> int:
-  """Parts of a batch that a problem makes, which none of the splits divides.
-
-  Rows, or groups of rows where they share their prompt (methods/reinforce.py).
-  """
-  if not method.get("share_prompts", False):
-    return rows_of(method)
-  together = math.gcd(method.get("samples", 1), method.get("offline", 0))
-  return rows_of(method) // max(together, 1)

@@ -12,7 +12,8 @@ from sitrain.runtime.options import ConfigError, closest
 # Here every name is an option of a function, or refused by who reads it: a flag
 # may give one that the config file does not name.
 _OPEN = re.compile(
-  r"config\.(task|model|evaluate(\.task)?|stage\.\w+(\.(method|optimizer))?)"
+  r"config\.(task|model|evaluate(\.task)?|roles\.\w+|"
+  r"stage\.\w+(\.(method|optimizer|held|task|table))?)"
 )
 
 

@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from sitrain.runtime.sharding import ROWS, groups, shard_rows
-from sitrain.types import Metrics, Verdict
+from sitrain.types import Metrics
 
 
 def of_own_rows(judge: Callable, mesh: Mesh) -> tuple[Callable, Callable]:
@@ -42,8 +42,8 @@ def _judge_with(judge, mine, everyones) -> Callable:
   def judge_rows(key, state, problems, episodes):
     given = jax.device_get(problems), mine(episodes)
     verdict, told = jax.device_get(judge(key, state, *given))
-    floats = (np.asarray(x, np.float32) for x in verdict)
-    return everyones(Verdict(*floats)), told
+    to_float = lambda x: np.asarray(x, np.float32)
+    return everyones(jax.tree.map(to_float, verdict)), told
 
   return judge_rows
 

@@ -21,7 +21,7 @@ from jax.sharding import (
 from jaxtyping import Array
 
 from sitrain.models.axes import ROWS
-from sitrain.types import Episodes, Problems, TrainState
+from sitrain.types import Episodes, Problems, Rows, TrainState
 
 AXES = ("data", "fsdp", "tensor")
 REST = -1  # the size of an axis that takes the devices that are left
@@ -29,7 +29,9 @@ REST = -1  # the size of an axis that takes the devices that are left
 Rules = Sequence[tuple[str, PartitionSpec]]
 
 # What a method remembers, and tables, have no rules of their own.
-_MEMORY = ((r"^(memory|frozen/(table|order|scale))(/|$)", PartitionSpec()),)
+_MEMORY = (
+  (r"^(memory|frozen/(table|order|scale|first))(/|$)", PartitionSpec()),
+)
 
 
 def make_mesh(
@@ -177,14 +179,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def _shift(episodes: Episodes, problems: int, index: Array) -> Episodes:
+def _shift(rows: Any, problems: int, index: Array) -> Any:
   """Makes row numbers of group `index` count from the first group's rows."""
-  rows = episodes.parent.shape[0]
-  parent = episodes.parent
-  return episodes._replace(
-    problem=episodes.problem + index * problems,
-    parent=jnp.where(parent >= 0, parent + index * rows, parent),
-  )
+
+  def one(kind: Episodes) -> Episodes:
+    count, parent = kind.parent.shape[0], kind.parent
+    return kind._replace(
+      problem=kind.problem + index * problems,
+      parent=jnp.where(parent >= 0, parent + index * count, parent),
+    )
+
+  return jax.tree.map(one, rows, is_leaf=lambda x: isinstance(x, Episodes))
 
 
 def as_it_is(state: Any) -> Any:
@@ -193,9 +198,9 @@ def as_it_is(state: Any) -> Any:
 
 
 def by_group(
-  generate: Callable[..., Episodes], mesh: Mesh, *,
+  generate: Callable[..., Rows], mesh: Mesh, *,
   taken: Callable[[Any], Any] = as_it_is,
-) -> Callable[..., Episodes]:
+) -> Callable[..., Rows]:
   """`generate` on each group of devices by itself, on its rows.
 
   The program is manual over data and fsdp, so no collective inside the
@@ -206,26 +211,26 @@ def by_group(
   """
   if mesh.size == 1:
     return generate
-  rows, whole = PartitionSpec(ROWS), PartitionSpec()
+  by_row, everywhere = PartitionSpec(ROWS), PartitionSpec()
 
   def one_group(
     index: Array, keys: Array, state: TrainState, problems: Problems
-  ) -> Episodes:
-    episodes = generate(keys, state, problems)
-    return _shift(episodes, keys.shape[0], index[0])
+  ) -> Rows:
+    rows = generate(keys, state, problems)
+    return _shift(rows, keys.shape[0], index[0])
 
   mapped = jax.shard_map(
     one_group,
     mesh=mesh,
-    in_specs=(rows, rows, whole, rows),
-    out_specs=rows,
+    in_specs=(by_row, by_row, everywhere, by_row),
+    out_specs=by_row,
     axis_names=set(ROWS),
     check_vma=False,
   )
 
   def generate_by_group(
     keys: Array, state: TrainState, problems: Problems
-  ) -> Episodes:
+  ) -> Rows:
     if keys.shape[0] % groups(mesh):  # too few problems to share
       return generate(keys, state, problems)
     # The number of a group arrives as an argument: axis_index cannot be
@@ -237,9 +242,9 @@ def by_group(
 
 
 def by_group_for_all(
-  generate: Callable[..., Episodes], mesh: Mesh, *,
+  generate: Callable[..., Rows], mesh: Mesh, *,
   taken: Callable[[Any], Any] = as_it_is,
-) -> Callable[..., Episodes]:
+) -> Callable[..., Rows]:
   """As `by_group`, and then every device has all rows: what a host reads."""
   if mesh.size == 1:
     return generate

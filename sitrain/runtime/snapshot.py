@@ -19,7 +19,7 @@ from jaxtyping import Array, UInt32
 from sitrain.runtime import storage
 from sitrain.types import Progress
 
-LAYOUT = 1  # of a checkpoint; records without a number have the first
+LAYOUT = 2  # of a checkpoint; records without a number have the first
 _FIELDS = ("progress", "score", "arrays")
 _ARRAYS, _RECORD = "arrays", "record"
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16}
@@ -175,10 +175,16 @@ def _check_layout(path: Any, record: Any) -> None:
   )
 
 
-def check(path: Any, abstract: Any, *, fit: Callable[..., dict]) -> None:
-  """Raises as `read` does, without reading the arrays."""
+def layout_checked(path: Any) -> dict[str, Any]:
+  """The record of a checkpoint; ValueError where another version wrote it."""
   record = read_record(path)
   _check_layout(path, record)
+  return record
+
+
+def check(path: Any, abstract: Any, *, fit: Callable[..., dict]) -> None:
+  """Raises as `read` does, without reading the arrays."""
+  record = layout_checked(path)
   fit(path, record["arrays"], by_path(abstract))
 
 

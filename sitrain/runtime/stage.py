@@ -1,5 +1,6 @@
 """One stage of a run: from its start, or from where it stopped, to its end."""
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -8,10 +9,12 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from sitrain.models.roles import for_sampling, policy
+from sitrain.curate.select import with_signal
+from sitrain.models.roles import for_sampling, params_of
 from sitrain.runtime import (
   checkpoint,
   logs,
@@ -24,9 +27,10 @@ from sitrain.runtime import (
 from sitrain.runtime.compile import ahead, profile_steps
 from sitrain.runtime.distributed import meet, stop_agreed
 from sitrain.runtime.optimizer import one_of
-from sitrain.runtime.staged import Programs, lower_staged, make_staged
+from sitrain.runtime.staged import lower_staged, make_sampler, make_staged
 from sitrain.runtime.start import (
   Run,
+  began_at,
   folder,
   keys_of,
   layout,
@@ -59,6 +63,21 @@ def parts_of(stage: Stage, mesh: Any) -> tuple[Callable, Callable, Callable]:
   return make_parts(method, step, **parts)
 
 
+def wanted(problems: Any, rows: Any, verdicts: Any) -> Any:
+  """Problems [P] with a signal in every kind of rows that is judged."""
+  count = problems.prompt.shape[0]
+  if not isinstance(rows, dict):
+    return with_signal(rows, verdicts, count)
+  each = [with_signal(rows[name], verdicts[name], count) for name in rows]
+  return functools.reduce(jnp.logical_and, each)
+
+
+def iteration_of(stage: Stage, mesh: Any) -> Callable:
+  """The fused iteration of a stage, posing again where its config says so."""
+  more = {"wanted": wanted, "rounds": stage.rounds} if stage.rounds > 1 else {}
+  return make_iteration(*parts_of(stage, mesh), **more)
+
+
 def lower_stage(
   run: Run, stage: Stage, abstract: Any, key: Any
 ) -> dict[str, Any]:
@@ -67,15 +86,16 @@ def lower_stage(
   Fused: the "loop" of `steps_per_call` iterations, one jitted scan. Staged: the
   same parts, each a program, as `staged.Programs` names them.
   """
-  collect, judge, learn = parts_of(stage, run.mesh)
-  if not stage.fused:
-    apart = stage._replace(method=by_group(stage, run.mesh))
-    return lower_staged(apart, learn, run.mesh, abstract, key)._asdict()
+  if not stage.fused or stage.writes:
+    learn = parts_of(stage, run.mesh)[2]
+    grouped = stage._replace(method=by_group(stage, run.mesh))
+    return lower_staged(
+      grouped, learn, run.mesh, abstract, key, wanted=wanted
+    )
   place = jax.tree.map(lambda x: x.sharding, abstract)
-  whole = sharding.replicated(run.mesh)
-  iteration = make_iteration(collect, judge, learn)
-  loop = make_loop(iteration, stage.steps_per_call)
-  jitted = jax.jit(loop, donate_argnums=0, out_shardings=(place, whole))
+  everywhere = sharding.replicated(run.mesh)
+  loop = make_loop(iteration_of(stage, run.mesh), stage.steps_per_call)
+  jitted = jax.jit(loop, donate_argnums=0, out_shardings=(place, everywhere))
   return {"loop": jitted.lower(abstract, key)}
 
 
@@ -85,12 +105,13 @@ def compile_loop(run: Run, stage: Stage, abstract: Any) -> Callable:
   Staged, the judge stands between the programs, on the host.
   """
   lowered = lower_stage(run, stage, abstract, keys_of(run)[1])
-  if stage.fused:
+  if "loop" in lowered:
     return lowered["loop"].compile()
   begun = {name: ahead(one.compile) for name, one in lowered.items()}
-  programs = Programs(**{name: one.result() for name, one in begun.items()})
-  apart = stage._replace(method=by_group(stage, run.mesh))
-  return make_staged(apart, programs, run.mesh)
+  programs = {name: one.result() for name, one in begun.items()}
+  grouped = stage._replace(method=by_group(stage, run.mesh))
+  make = make_sampler if stage.writes else make_staged
+  return make(grouped, programs, run.mesh)
 
 
 def compile_ahead(
@@ -118,26 +139,19 @@ def compile_ahead(
 
 
 def run_stage(
-  run: Run, stage: Stage, compiled: Future
+  run: Run, stage: Stage, compiled: Future, first: int = 0
 ) -> tuple[Any, Progress]:
-  """Trains a stage to its end and returns its last policy, as decoders take it.
+  """Trains a stage to its end; returns its last policy, as decoders take it.
 
   Starts from the newest checkpoint of the stage where there is one; a stage
-  that is done is only read. `compiled` is what `compile_ahead` returned.
+  that is done is only read. `compiled` is what `compile_ahead` returned, and
+  `first` the iterations of the stages before. The policy is () of a stage that
+  trains none.
   """
   manager = checkpoint.open_manager(folder(run, stage.name), keep=run.keep)
   try:
     abstract = layout(run, stage)
-    if manager.all_steps():
-      saved = abstract._replace(frozen=())
-      state, progress = checkpoint.restore_last(manager, saved)
-      state = with_frozen(run, state, abstract)
-    else:
-      checkpoint.check_fresh(manager)
-      needed = (run.keep + 2) * array_bytes(abstract)
-      check_space(run.workdir, needed)
-      state = start_state(run, stage, abstract)
-      progress = Progress(stage.name, 0, {}, -math.inf, 0, False)
+    state, progress = begin(run, stage, manager, abstract, first)
     if not progress.done:
       path = epath.Path(run.workdir) / "metrics.jsonl"
       metrics.truncate(path, stage.name, progress.step)
@@ -149,9 +163,27 @@ def run_stage(
           state, progress = _train(run, stage, loop, manager, state, progress)
         finally:
           checkpoint.wait(manager)
-    return policy(state), progress
+    trained = "policy" in stage.trained
+    return params_of(state, "policy") if trained else (), progress
   finally:
     checkpoint.finish(manager)
+
+
+def begin(
+  run: Run, stage: Stage, manager: Any, abstract: Any, first: int
+) -> tuple[TrainState, Progress]:
+  """The stage's newest state, or its first."""
+  if manager.all_steps():
+    saved = abstract._replace(frozen={})
+    state, progress = checkpoint.restore_last(manager, saved)
+    state = with_frozen(run, stage, state, abstract, progress.first)
+    return state, progress
+  checkpoint.check_fresh(manager)
+  needed = (run.keep + 2) * array_bytes(abstract)
+  check_space(run.workdir, needed)
+  first = began_at(run, stage, first)
+  state = start_state(run, stage, abstract, first)
+  return state, Progress(stage.name, 0, {}, -math.inf, 0, False, first)
 
 
 def _train(run, stage, loop, manager, state, progress):
@@ -189,7 +221,7 @@ def _after(run, stage, progress, measured, spent) -> Progress:
   `spent` holds the seconds of the call, and those of the host before it.
   """
   rows = metrics.records(measured)
-  check_gap(rows, run.max_gap)
+  check_numbers(stage.name, progress.step, rows, run.max_gap)
   rate = tokens_written(measured) / spent["run/seconds"]
   spent = {name: value / len(rows) for name, value in spent.items()}
   for i, row in enumerate(rows):
@@ -203,17 +235,48 @@ def _after(run, stage, progress, measured, spent) -> Progress:
   window = stopping.extend(progress.window, rows, stage.window)
   if stage.best:
     one_of(f"config.stage.{stage.name}.best", stage.best, rows[0])
-  score = show.get(stage.best, float(step))
+  score = best_score(stage, window, step)
   done = step >= stage.steps or stage.until(window)
   return progress._replace(
     step=step, window=window, best=score, done=bool(done)
   )
 
 
-def check_gap(rows: list[dict[str, float]], most: float) -> None:
-  """Raises ValueError where sampler and trainer disagree beyond `most` nat."""
-  for row in rows:
+def best_score(
+  stage: Stage, window: dict[str, list[float]], step: int
+) -> float:
+  """What ranks a checkpoint: the mean of `best` over stopping.BEST_SPAN steps.
+
+  A single step of a few problems is noise.
+
+  -inf before there are so many (or all steps of a shorter stage); without a
+  metric the later one is the better.
+  """
+  if not stage.best:
+    return float(step)
+  span = min(stopping.BEST_SPAN, stage.steps)
+  values = np.array(window[stage.best][-span:])
+  known = values[~np.isnan(values)]
+  enough = len(values) == span and len(known) > 0
+  return float(known.mean()) if enough else -math.inf
+
+
+def check_numbers(stage: str, step: int, rows: list[dict], most: float) -> None:
+  """Raises ValueError for a gradient that is no number, or too wide a gap.
+
+  `rows` are the records of the steps after `step`; nothing of them has been
+  saved. The gap is between the log-probabilities of sampler and trainer, of
+  which `most` nat in the mean are allowed.
+  """
+  for i, row in enumerate(rows):
+    norm = row.get("learn/gradient_norm", 0.0)
     gap = row.get("generate/sampler_gap", 0.0)
+    if not math.isfinite(norm):
+      raise ValueError(
+        f"step {step + i + 1} of {stage}: the norm of the gradient is {norm}: "
+        f"lower config.stage.{stage}.optimizer.learning_rate; the last "
+        "checkpoint is from before it"
+      )
     if gap > most:
       raise ValueError(
         f"generate/sampler_gap: the sampler's log-probabilities are {gap:.3g} "
@@ -241,7 +304,7 @@ def save(
   calls = progress.step // stage.steps_per_call
   due = progress.done or calls % run.save_every == 0
   if due or extra:
-    state = state._replace(frozen=())  # It comes from where the run began.
+    state = state._replace(frozen={})  # It comes from where the run began.
     score = progress.best if due else -math.inf
     run.sink.flush()  # No checkpoint may be ahead of the records.
     checkpoint.save(manager, progress.step, state, progress, score)

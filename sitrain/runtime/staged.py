@@ -19,28 +19,33 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from sitrain.runtime.host import HostOnly
+from sitrain.runtime.host import shapes_only
 from sitrain.runtime.own_rows import of_own_rows
 from sitrain.runtime.sharding import replicated, shard_rows
-from sitrain.train import minibatches
+from sitrain.train import (
+  at_round,
+  join_waves,
+  merge_rounds,
+  minibatches,
+  round_metrics,
+)
 from sitrain.types import (
   Metrics,
   PolicyTargets,
   Problems,
   Stage,
   TrainState,
-  Verdict,
 )
 
 GAP, OLD_GAP = "generate/sampler_gap", "generate/delay_gap"
 
-
-class Programs(NamedTuple):
-  """What the device does in an iteration: jitted, lowered or compiled."""
-
-  pose: Any  # (state, root_key, iterations ahead) -> _Posed
-  generate: Any  # (keys, state, problems) -> episodes of a wave
-  learn: Any  # (state, key, problems, played, verdicts) -> (state, metrics)
+# What the device does in an iteration, by name:
+#   pose      (state, root_key, iterations ahead, round) -> _Posed
+#   generate  (keys, state, problems) -> rows of a wave
+#   join      (problems, rows, verdicts of waves) -> those of the round
+#   learn     (state, key, problems, rows, verdicts) -> (state, metrics)
+#   merge     (round, round) -> (round, which problems are wanted [P])
+NAMES = ("pose", "generate", "join", "learn", "merge")
 
 
 class _Posed(NamedTuple):
@@ -54,38 +59,91 @@ class _Posed(NamedTuple):
 
 
 def lower_staged(
-  stage: Stage, learn: Callable, mesh: Mesh, abstract: TrainState, key: Any
-) -> Programs:
+  stage: Stage, learn: Callable, mesh: Mesh, abstract: TrainState, key: Any, *,
+  wanted: Callable,
+) -> dict[str, Any]:
   """The programs of a stage, lowered from the shapes of its state and key.
 
-  `learn` is that of `train.make_parts`. Raises ValueError where samples of an
-  older policy are asked for and the loss does not weigh them.
+  `learn` is that of `train.make_parts`; `wanted` names problems with a signal,
+  for stages of several rounds. Raises ValueError where samples of an older
+  policy are asked for and the loss does not weigh them.
   """
   method, waves = stage.method, stage.parts["waves"]
-  whole, rows = replicated(mesh), shard_rows(mesh)
-  pose = jax.jit(functools.partial(_pose, method, waves), out_shardings=whole)
-  generate = jax.jit(method.generate, out_shardings=rows)
+  everywhere, by_row = replicated(mesh), shard_rows(mesh)
+  pose = jax.jit(functools.partial(_pose, stage), out_shardings=everywhere)
+  generate = jax.jit(method.generate, out_shardings=by_row)
   place = jax.tree.map(lambda x: x.sharding, abstract)
   learn = jax.jit(
     functools.partial(_learn, learn), donate_argnums=0,
-    out_shardings=(place, whole),
+    out_shardings=(place, everywhere),
   )
-  ahead = jax.ShapeDtypeStruct((), jnp.int32)
-  posed = _like(jax.eval_shape(pose, abstract, key, ahead), whole)
+  number = jax.ShapeDtypeStruct((), jnp.int32)
+  posing = abstract, key, number, number
+  posed = _like(jax.eval_shape(pose, *posing), everywhere)
   first = posed.row_keys[0], abstract, posed.problems[0]
-  played = _like(jax.eval_shape(generate, *first), rows)
-  judged = posed.judge_keys[0], abstract, posed.problems[0], played
-  verdict = _like(_verdict_like(method, *judged), rows)
+  if stage.writes:
+    return {"pose": pose.lower(*posing), "generate": generate.lower(*first)}
+  rows = _like(jax.eval_shape(generate, *first), by_row)
+  judged = posed.judge_keys[0], abstract, posed.problems[0], rows
+  with shapes_only():
+    verdicts, _ = jax.eval_shape(method.judge, *judged)
+  verdicts = _like(verdicts, by_row)
   if stage.delay:
-    _check_delay(stage, *judged, verdict)
-  waved = ([x] * waves for x in (played, verdict))
-  return Programs(
-    pose.lower(abstract, key, ahead), generate.lower(*first),
-    learn.lower(abstract, posed.learn_key, posed.problems, *waved),
-  )
+    _check_delay(stage, *judged, verdicts)
+  join = jax.jit(_join, out_shardings=(everywhere, by_row, by_row))
+  waved = posed.problems, [rows] * waves, [verdicts] * waves
+  out = jax.eval_shape(join, *waved)
+  sampled = tuple(map(_like, out, (everywhere, by_row, by_row)))
+  programs = {
+    "pose": pose.lower(*posing), "generate": generate.lower(*first),
+    "join": join.lower(*waved),
+    "learn": learn.lower(abstract, posed.learn_key, *sampled),
+  }
+  if stage.rounds > 1:
+    merge = jax.jit(
+      functools.partial(_merge, wanted),
+      out_shardings=((everywhere, by_row, by_row), everywhere),
+    )
+    programs["merge"] = merge.lower(sampled, sampled)
+  return programs
 
 
-def make_staged(stage: Stage, programs: Programs, mesh: Mesh) -> Callable:
+class Sampler(NamedTuple):
+  """The first verbs of a staged iteration."""
+
+  begin: Callable  # (state, root_key, iterations ahead, round) -> sampling
+  judge: Callable  # (state, sampling) -> (verdicts of waves, metrics)
+  finish: Callable  # (state, sampling) -> ((problems, rows, verdicts), metrics)
+  total: Callable  # metrics of this process -> those of all
+
+
+def make_sampler(stage: Stage, programs: dict, mesh: Mesh) -> Sampler:
+  """Poses and generates wave by wave, and judges on the host."""
+  judge, total = of_own_rows(stage.method.judge, mesh)
+
+  def begin(state, root_key, ahead, number):
+    posed = programs["pose"](
+      state, root_key, np.int32(ahead), np.int32(number)
+    )
+    then = state._replace(step=posed.step)
+    waves = zip(posed.row_keys, posed.problems)
+    return posed, [programs["generate"](k, then, wave) for k, wave in waves]
+
+  def judge_waves(state, sampling):
+    posed, played = sampling
+    waves = zip(posed.judge_keys, posed.problems, played)
+    judged = [judge(k, state, wave, rows) for k, wave, rows in waves]
+    verdicts, told = zip(*judged)
+    return list(verdicts), jax.tree.map(lambda *x: sum(x), *told)
+
+  def finish(state, sampling):
+    (posed, played), (verdicts, told) = sampling, judge_waves(state, sampling)
+    return programs["join"](posed.problems, played, verdicts), told
+
+  return Sampler(begin, judge_waves, finish, total)
+
+
+def make_staged(stage: Stage, programs: dict, mesh: Mesh) -> Callable:
   """`steps_per_call` iterations: (state, root_key) -> (state, metrics [steps]).
 
   `programs` are compiled. With a delay of 1 an iteration is sampled before the
@@ -95,59 +153,90 @@ def make_staged(stage: Stage, programs: Programs, mesh: Mesh) -> Callable:
   every token by its ratio to the policy that wrote it; that its prefix, and
   with it the KL term, is of that policy stays as it is.
   """
-  judge, total = of_own_rows(stage.method.judge, mesh)
+  sampler = make_sampler(stage, programs, mesh)
   steps, delay = stage.steps_per_call, stage.delay
 
-  def begin(state, root_key, ahead):
-    posed = programs.pose(state, root_key, np.int32(ahead))
-    then = state._replace(step=posed.step)
-    waves = zip(posed.row_keys, posed.problems)
-    return posed, [programs.generate(k, then, wave) for k, wave in waves]
-
-  def finish(state, posed, played):
-    waves = zip(posed.judge_keys, posed.problems, played)
-    judged = [judge(k, state, wave, rows) for k, wave, rows in waves]
-    verdicts, told = zip(*judged)
-    state, learned = programs.learn(
-      state, posed.learn_key, posed.problems, played, list(verdicts)
-    )
-    return state, jax.tree.map(lambda *x: sum(x), *told), learned
+  def finish(state, root_key, sampling):
+    sampled, judged = sampler.finish(state, sampling)
+    if stage.rounds > 1:
+      again = functools.partial(sampler.begin, state, root_key, 0)
+      sampled, judged, extra = _more_rounds(
+        stage, programs, sampler, state, again, sampled, judged
+      )
+    state, learned = programs["learn"](state, sampling[0].learn_key, *sampled)
+    if stage.rounds > 1:
+      learned |= extra
+    return state, judged, learned
 
   def loop(state, root_key):
     begun, rows, count = [], [], 0
     for step in range(steps):
       while count < min(step + delay + 1, steps):
-        begun.append(begin(state, root_key, count - step))
+        begun.append(sampler.begin(state, root_key, count - step, 0))
         count += 1
-      state, *told = finish(state, *begun.pop(0))
+      state, *told = finish(state, root_key, begun.pop(0))
       rows.append(told)
     judged, learned = (_stacked(jax.device_get(x)) for x in zip(*rows))
-    measured = total(judged) | learned
+    measured = sampler.total(judged) | learned
     return state, _fresh(measured) if delay and GAP in measured else measured
 
   return loop
 
 
-def _pose(method, waves, state, root_key, ahead) -> _Posed:
+def _more_rounds(stage, programs, sampler, state, again, sampled, judged):
+  """Poses again until all problems have a signal, as train.sample_until."""
+  _, kept = programs["merge"](sampled, sampled)
+  number = 1
+  while number < stage.rounds and not np.all(jax.device_get(kept)):
+    more, told = sampler.finish(state, again(number))
+    sampled, kept = programs["merge"](sampled, more)
+    judged = jax.tree.map(lambda x, y: x + y, judged, told)
+    number += 1
+  return sampled, judged, round_metrics(jnp.int32(number), kept)
+
+
+def _pose(stage, state, root_key, ahead, number) -> _Posed:
+  """The draws of train.make_iteration and train.make_parts."""
+  method, waves = stage.method, stage.parts["waves"]
   state = state._replace(step=state.step + ahead)
   key = jax.random.fold_in(root_key, state.step)
   collect_key, judge_key, learn_key = jax.random.split(key, 3)
+  posing = state
+  if stage.rounds > 1:
+    posing = at_round(state, number, stage.rounds)
+    collect_key, judge_key = (
+      jax.random.fold_in(key, number) for key in (collect_key, judge_key)
+    )
   pose_key, row_key = jax.random.split(collect_key)
-  problems = method.pose(pose_key, state)
+  problems = method.pose(pose_key, posing)
   keys = jax.random.split(row_key, problems.prompt.shape[0])
-  apart = lambda tree: [
+  each = lambda tree: [
     jax.tree.map(operator.itemgetter(i), tree) for i in range(waves)
   ]
   return _Posed(
-    state.step, *map(apart, minibatches((keys, problems), waves)),
-    apart(jax.random.split(judge_key, waves)), learn_key,
+    state.step, *map(each, minibatches((keys, problems), waves)),
+    [judge_key] * waves, learn_key,
   )
 
 
-def _learn(learn, state, key, *waved):
-  """`learn` on stacked waves, and the next step."""
+def _join(problems, rows, verdicts):
+  """Lists of waves as one round, in the order of one wave."""
   stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)
-  state, told = learn(state, key, *map(stack, waved))
+  count = sum(len(wave.prompt) for wave in problems)
+  problems = jax.tree.map(
+    lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), stack(problems)
+  )
+  return problems, *(join_waves(stack(x), count) for x in (rows, verdicts))
+
+
+def _merge(wanted, kept, more):
+  sampled = merge_rounds(kept, more, wanted)
+  return sampled, wanted(*sampled)
+
+
+def _learn(learn, state, key, problems, rows, verdicts):
+  """`learn`, and the next step."""
+  state, told = learn(state, key, problems, rows, verdicts)
   return state._replace(step=state.step + 1), told
 
 
@@ -156,16 +245,6 @@ def _like(tree, place):
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree
   )
-
-
-def _verdict_like(method, key, state, problems, episodes) -> Verdict:
-  try:
-    verdict, _ = jax.eval_shape(method.judge, key, state, problems, episodes)
-    turns = verdict.reward.shape[1]
-  except HostOnly as error:
-    turns = error.turns
-  each = jax.ShapeDtypeStruct((episodes.problem.shape[0], turns), jnp.float32)
-  return Verdict(each, each)
 
 
 def _check_delay(stage, *judged) -> None:

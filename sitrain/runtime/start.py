@@ -1,7 +1,6 @@
 """How a stage begins: the shapes of its state, and where its values lie."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from sitrain.models import decoder
+from sitrain.models import decoder, heads
+from sitrain.models.parameters import computed
 from sitrain.runtime import checkpoint, logs, metrics, sharding, snapshot
 from sitrain.train import init_state
 from sitrain.types import Stage, TrainState
 
 
 class Origin(NamedTuple):
-  """Where the parameters of a run come from; made by build.origin_from."""
+  """Where the parameters of a role come from; made by build.origin_from."""
 
   init: Callable[[Any], Any]  # key -> what is trained; traced for its shapes
   first: Callable[[Any, Any], Any]  # (key, abstract) -> its first values
@@ -25,12 +25,21 @@ class Origin(NamedTuple):
   scale: float  # of what adapters add
 
 
+class Role(NamedTuple):
+  """What config.roles says of a role beside the policy."""
+
+  model: Any
+  start: str  # "policy": what the policy is, else "init": its own origin
+  head: str  # "scalar" or ""
+  origin: Origin  # of its own parameters; the policy's where it starts from it
+
+
 class Run(NamedTuple):
   """What all stages of a run share."""
 
   workdir: Any
   mesh: Any
-  model: Any
+  model: Any  # of the policy
   seed: int
   sink: metrics.Sink
   show: Callable[..., None]  # (stage, step, steps, record, tokens_per_second)
@@ -38,8 +47,8 @@ class Run(NamedTuple):
   keep: int  # last checkpoints kept
   profile: tuple[int, int]  # steps of each stage to trace; (0, 0): none
   max_gap: float  # nat between sampler and trainer, in the mean of a step
-  origin: Origin
-  table: Any  # what methods.verbs.frozen_of gives, as NumPy arrays
+  origin: Origin  # of the policy
+  roles: dict[str, Role] = {}  # those beside policy and reference
   watchdog: logs.Watchdog = logs.ASLEEP  # is told of every fused call
 
 
@@ -48,29 +57,49 @@ def folder(run: Run, stage: str) -> epath.Path:
   return epath.Path(run.workdir) / stage
 
 
+def role_of(run: Run, name: str) -> Role:
+  """The role of that name; policy and reference are always there.
+
+  Raises ValueError for one that nothing defines.
+  """
+  policy = Role(run.model, "policy", "", run.origin)
+  known = {"policy": policy, "reference": policy} | run.roles
+  if name not in known:
+    raise ValueError(
+      f"the role {name!r} is not defined: set config.roles.{name}, such as "
+      "{'start': 'policy'}"
+    )
+  return known[name]
+
+
+def init_role(run: Run, name: str, key: Any) -> Any:
+  """Parameters of a role from nothing; traced for their shapes."""
+  role = role_of(run, name)
+  params = role.origin.init(key)
+  return heads.add(role.model, params) if role.head else params
+
+
 def new_state(run: Run, stage: Stage, key: Any) -> TrainState:
   """A state from nothing; traced for its shapes."""
-  params, reference = run.origin.init(key), ()
-  if _has_reference(run, stage):
-    cast = lambda x: jnp.array(x, run.model.dtype, copy=True)
-    reference = jax.tree.map(cast, params)
-  state = init_state(params, stage.optimizer, reference=reference)
-  return state._replace(frozen=_frozen(run, run.origin.base))
-
-
-def _has_reference(run: Run, stage: Stage) -> bool:
-  """Adapters need none to be held to what they adapt."""
-  return stage.anchor != "none" and (
-    stage.anchor != "init" or run.origin.base == ()
+  params = {name: init_role(run, name, key) for name in stage.trained}
+  held = {
+    name: computed(init_role(run, name, key), role_of(run, name).model.dtype)
+    for name in stage.held
+  }
+  state = init_state(
+    params, stage.optimizer, held=held, memory=stage.method.memory(key)
   )
+  return state._replace(frozen=_frozen(run, stage, run.origin.base, 0))
 
 
-def _frozen(run: Run, base: Any) -> Any:
-  """The table, and under adapters what they adapt."""
+def _frozen(run: Run, stage: Stage, base: Any, first: int) -> dict[str, Any]:
+  """The table, where the stage began, and what adapters adapt."""
+  table = stage.frozen() if callable(stage.frozen) else stage.frozen
+  frozen = dict(table or {})
+  frozen["first"] = np.int32(first)
   if base == ():
-    return run.table
-  scale = np.float32(run.origin.scale)
-  return dict(run.table) | {"base": base, "scale": scale}
+    return frozen
+  return frozen | {"base": base, "scale": np.float32(run.origin.scale)}
 
 
 def layout(run: Run, stage: Stage) -> Any:
@@ -84,68 +113,124 @@ def layout(run: Run, stage: Stage) -> Any:
   )
 
 
-def start_state(run: Run, stage: Stage, abstract: Any) -> TrainState:
-  """The state that a stage begins with: made, or taken from other stages."""
-  state = with_frozen(run, _started(run, stage, abstract), abstract)
-  if not _has_reference(run, stage):
-    return state
-  if stage.anchor == "init":
-    return state._replace(reference=_first(run, abstract.reference))
-  only = _of_anchor(abstract)
-  other, _ = checkpoint.restore(
-    *_source(run, stage.anchor), only, fit=snapshot.in_any_dtype
-  )
-  cast = jax.jit(
-    lambda tree: jax.tree.map(lambda x: x.astype(run.model.dtype), tree),
-    out_shardings=jax.tree.map(lambda x: x.sharding, abstract.reference),
-  )
-  return state._replace(reference=cast(other.params["policy"]))
+def start_state(
+  run: Run, stage: Stage, abstract: Any, first: int = 0
+) -> TrainState:
+  """The state that a stage begins with: made, or taken from other stages.
+
+  `first` counts the iterations of the stages before it.
+  """
+  params, opt_state = _trained(run, stage, abstract)
+  held = {
+    name: _held(run, name, source, abstract.held[name])
+    for name, source in stage.held.items()
+  }
+  place = jax.tree.map(lambda x: x.sharding, abstract)
+  key = jax.random.fold_in(keys_of(run)[0], first + 1)
+  memory = jax.jit(stage.method.memory, out_shardings=place.memory)(key)
+  step = jax.device_put(jnp.int32(first), place.step)
+  state = TrainState(step, {}, params, opt_state, held, memory)
+  return with_frozen(run, stage, state, abstract, first)
 
 
-def with_frozen(run: Run, state: TrainState, abstract: Any) -> TrainState:
+def with_frozen(
+  run: Run, stage: Stage, state: TrainState, abstract: Any, first: int
+) -> TrainState:
   """The state with what no checkpoint holds, placed as `abstract` says."""
   base = ()
   if run.origin.base != ():
     base = run.origin.read_base(abstract.frozen["base"])
   place = jax.tree.map(lambda x: x.sharding, abstract.frozen)
-  return state._replace(frozen=jax.device_put(_frozen(run, base), place))
+  frozen = jax.device_put(_frozen(run, stage, base, first), place)
+  return state._replace(frozen=frozen)
 
 
-def _started(run: Run, stage: Stage, abstract: Any) -> TrainState:
-  """Parameters and optimizer of `start`; reference and frozen are left out."""
+def _trained(run: Run, stage: Stage, abstract: Any) -> tuple[Any, Any]:
+  """Parameters and optimizer of `start`."""
   place = jax.tree.map(lambda x: x.sharding, abstract)
   init = jax.jit(stage.optimizer.init, out_shardings=place.opt_state)
   if stage.start == "init":
-    params = {"policy": _first(run, abstract.params["policy"])}
-    step = jax.device_put(jnp.zeros((), jnp.int32), place.step)
-    return TrainState(step, (), params, init(params), (), ())
-  state, _ = checkpoint.restore(
-    *_source(run, stage.start), _of_start(stage, abstract),
-    fit=snapshot.in_any_dtype,
-  )
+    params = {n: _first(run, n, x) for n, x in abstract.params.items()}
+    return params, init(params)
+  source = _source(run, stage.start)
+  params = {
+    name: _from_source(run, source, name, wanted)
+    for name, wanted in abstract.params.items()
+  }
   if stage.restart:
-    state = state._replace(opt_state=init(state.params))
-  return state
+    return params, init(params)
+  saved, _ = checkpoint.restore(
+    *source, only(opt_state=abstract.opt_state), fit=snapshot.in_any_dtype
+  )
+  return params, saved.opt_state
 
 
-def _of_start(stage: Stage, abstract: TrainState) -> TrainState:
-  """What is read of the checkpoint that a stage starts from."""
-  wanted = abstract._replace(frozen=(), reference=())
-  return wanted._replace(opt_state=()) if stage.restart else wanted
+def _held(run: Run, name: str, source: str, wanted: Any) -> Any:
+  """The parameters of a held role, in the dtypes of `wanted`."""
+  if source == "init":
+    return _first(run, name, wanted)
+  return _from_source(run, _source(run, source), name, wanted)
 
 
-def _of_anchor(abstract: TrainState) -> TrainState:
-  return abstract._replace(frozen=(), opt_state=(), reference=())
+def _first(run: Run, name: str, wanted: Any) -> Any:
+  """The parameters that a role begins with, placed as `wanted` says."""
+  role, key = role_of(run, name), keys_of(run)[0]
+  if not role.head:
+    return role.origin.first(key, wanted)
+  shapes = jax.eval_shape(role.origin.init, key)
+  place = sharding.state_shardings(decoder.PARTITION_RULES, shapes, run.mesh)
+  trunk = role.origin.first(key, sharding.abstract(shapes, place))
+  return heads.add(role.model, trunk)
+
+
+def _from_source(run: Run, source: Any, name: str, wanted: Any) -> Any:
+  """A role's parameters of a checkpoint, or the policy's where it has none.
+
+  Raises ValueError where the role does not start from the policy.
+  """
+  role = role_of(run, name)
+  saved = name if name in checkpoint.roles(*source) else "policy"
+  if saved != name and role.start != "policy":
+    raise ValueError(
+      f"{source[0]}/{source[1]} has no parameters of the role {name!r}: name a "
+      "stage that trains it, or set its config.roles start to 'policy'"
+    )
+  add_head = role.head and saved != name
+  trunk = {n: x for n, x in wanted.items() if n != heads.NAME or not add_head}
+  state, _ = checkpoint.restore(
+    *source, only(params={saved: trunk}), fit=snapshot.in_any_dtype
+  )
+  params = state.params[saved]
+  return heads.add(role.model, params) if add_head else params
+
+
+def only(**fields: Any) -> TrainState:
+  """A TrainState that names just what is to be read of a checkpoint."""
+  return TrainState(*[()] * len(TrainState._fields))._replace(**fields)
 
 
 def check_sources(run: Run, stages: Sequence[Stage]) -> None:
   """Raises ValueError where the checkpoint of another run does not fit."""
   for stage in stages:
-    parts = (stage.start, partial(_of_start, stage)), (stage.anchor, _of_anchor)
-    for name, part in parts:
-      if elsewhere(name):
-        wanted = part(layout(run, stage))
-        checkpoint.check(*_source(run, name), wanted, fit=snapshot.in_any_dtype)
+    wanted = layout(run, stage) if _foreign(stage) else None
+    if elsewhere(stage.start):
+      params = {"policy": wanted.params["policy"]}
+      _check_source(run, stage.start, params)
+    for name, source in stage.held.items():
+      if elsewhere(source):
+        saved = checkpoint.roles(*_source(run, source))
+        role = name if name in saved else "policy"
+        _check_source(run, source, {role: wanted.held[name]})
+
+
+def _foreign(stage: Stage) -> bool:
+  return any(map(elsewhere, (stage.start, *stage.held.values())))
+
+
+def _check_source(run: Run, source: str, params: dict) -> None:
+  checkpoint.check(
+    *_source(run, source), only(params=params), fit=snapshot.in_any_dtype
+  )
 
 
 def elsewhere(name: str) -> bool:
@@ -153,9 +238,15 @@ def elsewhere(name: str) -> bool:
   return name.count("/") > 1
 
 
-def _first(run: Run, abstract: Any) -> Any:
-  """The parameters that a run begins with, placed as `abstract` says."""
-  return run.origin.first(keys_of(run)[0], abstract)
+def began_at(run: Run, stage: Stage, first: int) -> int:
+  """TrainState.step of a stage's start.
+
+  It goes on counting where the run begins with another run's checkpoint, so
+  that no keys are drawn twice.
+  """
+  if first or not elsewhere(stage.start):
+    return first
+  return checkpoint.iterations(*_source(run, stage.start))
 
 
 def drawn(init: Callable[[Any], Any]) -> Origin:
@@ -181,7 +272,10 @@ def keys_of(run: Run):
   return jax.random.split(jax.random.key(run.seed, impl="threefry2x32"))
 
 
-def order_key(seed: int) -> np.ndarray:
-  """What the order of a table's rows is drawn from, as raw numbers."""
-  key = jax.random.key(seed, impl="threefry2x32")
-  return np.asarray(jax.random.key_data(jax.random.fold_in(key, 1)))
+def order_key(seed: int, stage: int = 0) -> np.ndarray:
+  """What the order of a table's rows is drawn from, as raw numbers.
+
+  Each stage, by its number, has an order of its own.
+  """
+  key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 1)
+  return np.asarray(jax.random.key_data(jax.random.fold_in(key, stage)))

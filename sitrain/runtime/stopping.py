@@ -10,6 +10,8 @@ from typing import Any
 
 from sitrain.runtime.optimizer import one_of
 
+BEST_SPAN = 20  # steps whose mean ranks a checkpoint
+
 Window = dict[str, list[float]]
 Until = Callable[[Window], bool]
 

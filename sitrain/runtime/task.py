@@ -8,7 +8,6 @@ from collections.abc import Callable
 from etils import epath
 
 from sitrain.models.huggingface import families, tokenizer, weights
-from sitrain.rollout.play import columns_of
 from sitrain.runtime.options import ConfigError, accepted, call, find
 from sitrain.tasks.text import lengths
 from sitrain.types import PAD, Chat, Task
@@ -85,10 +84,11 @@ def describe(task: Task) -> str:
   return said
 
 
-def check_context(config: dict, task: Task) -> None:
+def check_context(config: dict, field: str, task: Task, columns: int) -> None:
   """Raises ConfigError where a dialogue is longer than the model can read.
 
-  Only a checkpoint says how long that is (max_position_embeddings).
+  `columns` is what may come behind a prompt, as config.`field` says. Only a
+  checkpoint says how long dialogues may be (max_position_embeddings).
   """
   path = config["model"].get("path", "")
   if not path or task.table == ():
@@ -96,14 +96,9 @@ def check_context(config: dict, task: Task) -> None:
   known = families.text_config(weights.read_config(weights.locate(path)))
   most = known.get("max_position_embeddings", math.inf)
   prompt = lengths((task.table.prompt != PAD).sum(axis=1)).longest
-  asked = {f"stage.{name}.method": config["stage"][name]["method"]
-           for name in config["stages"]} | {"evaluate": config["evaluate"]}
-  for field, options in asked.items():
-    turns = options.get("turns", ())
-    needed = prompt + columns_of(task, turns)[1]
-    if needed > most:
-      raise ConfigError(
-        f"config.{field}.turns={tuple(turns)} and prompts of up to {prompt} "
-        f"tokens make dialogues of {needed}, and {path} reads {most}: lower "
-        "turns, or config.task.prompt_length"
-      )
+  if prompt + columns > most:
+    raise ConfigError(
+      f"config.{field} and prompts of up to {prompt} tokens make dialogues of "
+      f"{prompt + columns}, and {path} reads {most}: lower turns, or "
+      "config.task.prompt_length"
+    )

@@ -76,7 +76,9 @@ def claim(
   """
   path = epath.Path(workdir) / _CONFIG
   if path.exists():
-    field, was, now = first_difference(read_json(path), config, ignore=ignore)
+    begun = read_json(path)
+    _check_version(workdir, begun)
+    field, was, now = first_difference(begun, config, ignore=ignore)
     if field:
       fix = f", or --config.{field}={was.strip(chr(34))}"
       raise ValueError(
@@ -86,6 +88,17 @@ def claim(
   elif jax.process_index() == 0:
     write_json(path, config)
   return config_hash(config, ignore=ignore)
+
+
+def _check_version(workdir: Any, config: Any) -> None:
+  """Raises ValueError for a run of a version whose stages had an `anchor`."""
+  stages = config.get("stage", {}) if isinstance(config, dict) else {}
+  if any("anchor" in stage for stage in stages.values()):
+    raise ValueError(
+      f"{workdir} holds a run of an older version of sitrain (its stages have"
+      " an anchor, which is held.reference now): go on with that version, or"
+      " give another --workdir"
+    )
 
 
 def write_json(path: Any, value: Any) -> None:

@@ -146,10 +146,12 @@ def write(
 
   One tensor at a time is on the host. Every file appears whole, config.json
   the last. All processes must call this; only the first writes. Raises
-  ValueError where the model is not that of `config`, or the folder is taken.
+  ValueError where the model is not that of `config`, for parameters that its
+  architecture has no tensor for, and where the folder is taken.
   """
   folder, config = epath.Path(folder), families.text_config(config)
   families.check_fits(model, config)
+  _check_all_named(params, config)
   plan = _plan(config, params, np.dtype(dtype), shard_bytes)
   _check_free(folder, plan)
   main = jax.process_index() == 0
@@ -169,6 +171,17 @@ def write(
     _write_json(folder, plan, config, total, np.dtype(dtype))
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("sitrain_weights_written")
+
+
+def _check_all_named(params, config):
+  """Raises ValueError where a parameter has no tensor, or a tensor none."""
+  odd = sorted(_by_path(params).keys() ^ families.names(config).keys())
+  if odd:
+    raise ValueError(
+      f"these parameters differ from {config['architectures'][0]} in"
+      f" {', '.join(odd)}: export a policy, with its adapters merged; a scalar"
+      " head has no place there"
+    )
 
 
 def _plan(config, params, dtype, shard_bytes):

@@ -9,23 +9,21 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sitrain.methods.verbs import frozen_of
-from sitrain.rollout.play import columns_of
 from sitrain.rollout.refill import SHARE
 from sitrain.runtime import build, sharding
+from sitrain.runtime.batches import Counts
 from sitrain.runtime.host import on_host
-from sitrain.runtime.options import dealt, rows_of
 from sitrain.runtime.plan import hlo, models
 from sitrain.runtime.plan.chips import Target
 from sitrain.runtime.plan.cost import cost_of, largest, works
 from sitrain.runtime.plan.refusals import BUFFERS, held, refused
 from sitrain.runtime.stage import lower_stage
-from sitrain.runtime.staged import Programs
-from sitrain.runtime.start import Run, keys_of, layout, order_key
+from sitrain.runtime.staged import NAMES as STAGED
+from sitrain.runtime.start import Run, keys_of, layout
 from sitrain.types import Stage
 
 # Of a fused stage the first, of a staged one the others; see runtime/stage.py.
-NAMES = ("loop", *Programs._fields)
+NAMES = ("loop", *STAGED)
 
 
 class Planned(NamedTuple):
@@ -34,6 +32,7 @@ class Planned(NamedTuple):
   run: Run
   stage: Stage
   abstract: Any  # the shapes of its state, and where they are to live
+  counts: Counts
   known: dict[str, Any]
 
 
@@ -46,25 +45,22 @@ def planned(config: dict, folder: Any, target: Target, name: str) -> Planned:
   task = on_host(models.task_of(config, folder))
   model = build.model_from(config, task)
   mesh = sharding.make_mesh(**config["mesh"], devices=target.devices)
-  stages = build.stages_from(config, task, model, mesh)
+  run = build.run_from(config, task, model, mesh)
+  stages = build.stages_from(config, task, run, str(folder))
   stage = next(stage for stage in stages if stage.name == name)
-  # Of what a run has, its programs depend on these alone.
-  run = Run(*[()] * len(Run._fields))._replace(
-    mesh=mesh, model=model, seed=config["seed"],
-    origin=build.origin_from(config, model),
-    table=frozen_of(task, order_key(config["seed"])),
-  )
+  counts = build.count_rows(f"stage.{name}", run, stage)
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
     abstract = layout(run, stage)
   given = config["stage"][name]
-  return Planned(run, stage, abstract, {
+  return Planned(run, stage, abstract, counts, {
     "stage": name, "mesh": dict(mesh.shape), "chips": mesh.size,
     "parameters": _count(abstract.params), "state_bytes": held(abstract),
-    "steps": _steps(given["method"], task), "runs": _runs(stage),
-    **_refills(given, mesh),
-    "problems": given["method"]["problems"], "rows": _rows(given),
+    "steps": counts.columns, "runs": _runs(stage),
+    **_refills(given, counts, mesh),
+    "problems": counts.problems, "rows": counts.rows,
+    "per_problem": max(counts.units // counts.problems, 1),
     "microbatches": stage.parts["microbatches"],
-    "tokens": _rows(given) * _steps(given["method"], task),
+    "tokens": counts.rows * counts.columns,
   })
 
 
@@ -81,27 +77,14 @@ def _count(tree) -> int:
   return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
-def _rows(stage: dict) -> int:
-  return stage["method"]["problems"] * rows_of(stage["method"])
-
-
-def _steps(method: dict, task) -> int:
-  """Steps of the decoding loops of a rollout: all turns at their limits."""
-  turns = method.get("turns", ())
-  steps = columns_of(task, turns)[1]
-  if method.get("offline", 0):
-    steps += sum(turns)
-  return steps
-
-
-def _refills(stage: dict, mesh: Any) -> dict[str, int]:
+def _refills(stage: dict, counts: Counts, mesh: Any) -> dict[str, int]:
   """How often slots are played to their end, and prompts are read for them.
 
   All rows take all steps, so a group's slots end together.
   """
   groups = sharding.groups(mesh) * stage.get("waves", 1)
-  slots, problems = stage["method"].get("slots", 0), stage["method"]["problems"]
-  rows, problems = -(-_rows(stage) // groups), -(-problems // groups)
+  slots = stage["method"].get("slots", 0)
+  rows, problems = -(-counts.rows // groups), -(-counts.problems // groups)
   if not 0 < slots < rows:
     return {"rounds": 1, "refills": 1}
   batch = min(max(1, slots // SHARE), problems)
@@ -112,13 +95,18 @@ def _runs(stage: Stage) -> dict[str, float]:
   """How often each program runs in an iteration."""
   return {
     "loop": 1 / stage.steps_per_call, "pose": 1.0, "learn": 1.0,
-    "generate": float(stage.parts["waves"]),
+    "generate": float(stage.parts["waves"]), "join": 1.0,
+    "merge": float(stage.rounds),
   }
 
 
 def names_of(stage: Stage) -> tuple[str, ...]:
   """Names of the programs of a stage, as `lowered` has them."""
-  return NAMES[:1] if stage.fused else NAMES[1:]
+  if stage.fused and not stage.writes:
+    return NAMES[:1]
+  if stage.writes:
+    return ("pose", "generate")
+  return tuple(n for n in STAGED if n != "merge" or stage.rounds > 1)
 
 
 def _worked() -> float:
@@ -189,10 +177,12 @@ def largest_batch(
   return int(max(most, 0) // unit) * unit if np.isfinite(most) else -1
 
 
-def unit_of(stage: dict, mesh: Any) -> int:
-  """The fewest problems that waves, mesh and microbatches divide."""
+def unit_of(stage: dict, per_problem: int, mesh: Any) -> int:
+  """The fewest problems that waves, mesh and microbatches divide.
+
+  `per_problem` is how many units of the batch a problem makes.
+  """
   options = build.STAGE | stage
-  per_problem = dealt(stage["method"])
   groups = sharding.groups(mesh)
   parts = options["minibatches"] * options["microbatches"] * groups
   by_rows = parts // math.gcd(parts, per_problem)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sitrain.runtime import sharding
-from sitrain.runtime.options import ConfigError, closest, dealt, rows_of
+from sitrain.runtime.options import ConfigError, closest
 from sitrain.runtime.plan import apart, programs, refusals
 from sitrain.runtime.plan.chips import LOCAL, Target
 
@@ -98,7 +98,7 @@ def largest_batch(
   if found["programs"][0]["program"] == "state":
     return 0
   mesh = sharding.make_mesh(**config["mesh"], devices=target.devices)
-  unit = programs.unit_of(config["stage"][name], mesh)
+  unit = programs.unit_of(config["stage"][name], found["per_problem"], mesh)
   other = count // 2 if count // 2 % unit == 0 and count > 1 else 2 * count
   tell(f"{name}: once more with {other} problems, for the largest batch")
   again = plan_stage(
@@ -134,8 +134,12 @@ def candidates(
   `tensor` and `fsdp` are small, and larger microbatches gather less often.
   """
   found = []
+  alone = {"mesh": {"data": 1, "fsdp": 1, "tensor": 1}}
+  counts = programs.planned(
+    config | alone, folder, target._replace(devices=target.devices[:1]), name
+  ).counts
   for mesh in meshes(len(target.devices), target.chip.host):
-    ways = [_changed(config, name, mesh, micro) for micro in MICRO]
+    ways = [_changed(config, name, counts, mesh, micro) for micro in MICRO]
     try:
       plan = programs.planned(ways[0], folder, target, name)
     except ValueError:  # Heads or widths do not divide.
@@ -150,19 +154,19 @@ def candidates(
   return sorted(found, key=order)
 
 
-def _changed(config, name, mesh, micro) -> dict:
+def _changed(config, name, counts, mesh, micro) -> dict:
   stage = config["stage"][name]
-  method = stage["method"]
-  each = dealt(method)
+  each = max(counts.units // counts.problems, 1)
   groups, waves = mesh["data"] * mesh["fsdp"], stage.get("waves", 1)
   count = stage.get("minibatches", 1)
   unit = math.lcm(waves * groups, groups * count // math.gcd(
     groups * count, each
   ))
-  problems = -(-method["problems"] // unit) * unit
+  problems = -(-counts.problems // unit) * unit
   units = problems * each // (groups * count)  # of a group in an update
   # As many as keep a part to `micro` rows, or to one unit that has more.
-  fewest = min(-(-units * rows_of(method) // each // micro), units)
+  rows = counts.rows // counts.problems
+  fewest = min(-(-units * rows // each // micro), units)
   parts = next(n for n in range(fewest, units + 1) if units % n == 0)
   changed = programs.with_problems(config, name, problems)
   stage = changed["stage"][name] | {"microbatches": parts}

@@ -1,0 +1,101 @@
+"""The walk from a verdict to a policy-gradient batch, top to bottom."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from sitrain.curate.advantage import per_turn, returns, to_tokens
+from sitrain.curate.select import token_mask
+from sitrain.judge.verifier import written
+from sitrain.types import OFFLINE, Batch, Episodes, PolicyTargets, Verdict
+
+
+def policy_batch(
+  rows: Episodes,
+  verdict: Verdict,
+  *,
+  shape: Callable,
+  group: Callable,
+  estimate: Callable,
+  discount: float,
+  kl: str,
+  kl_weights: tuple[float, ...],
+  reference_logprob: Float[Array, "B T"],
+) -> Batch:
+  """Rewards to values, values to advantages, advantages to tokens.
+
+  Args:
+    rows: episodes of K turns.
+    verdict: their rewards.
+    shape: reward [B K] -> value [B K], each turn from its own reward and those
+      before it.
+    group: (problem [B], reward [B K]) -> ids [B K] of rows that are compared;
+      advantage.BASELINES.
+    estimate: (value [B], group [B], known [B]) -> advantage [B], for each turn
+      by itself; advantage.ESTIMATES.
+    discount: of later turns' values in a turn's return; 0: its own alone.
+    kl: the estimator; "k1" is subtracted from the values here, the others are
+      the loss's.
+    kl_weights: beta of each turn, on the sum of its tokens' KL (nat).
+    reference_logprob: of every token, where `kl` needs it.
+
+  The mask holds exactly the tokens that the policy wrote in a turn that counts,
+  the end token included, and nothing of prompt, instruction or padding.
+  """
+  turns = verdict.reward.shape[1]
+  counted = own_turns(rows, verdict.known)
+  value = jnp.where(counted, shape(verdict.reward), 0.0)
+  if kl == "k1":
+    gap = per_turn(rows.logprob - reference_logprob, rows.turn, turns)
+    value -= gap * jnp.asarray(kl_weights)
+  value, counted = returns(value, counted, written(rows, turns), discount)
+  over_turns = jax.vmap(estimate, in_axes=1, out_axes=1)
+  ids = group(rows.problem, verdict.reward)
+  advantage = over_turns(value, ids, counted.astype(jnp.float32))
+  return token_batch(
+    rows, to_tokens(advantage, rows.turn), counted, kl_weights=kl_weights,
+    reference_logprob=reference_logprob,
+  )
+
+
+def own_turns(
+  episodes: Episodes, known: Float[Array, "B K"]
+) -> Bool[Array, "B K"]:
+  """Turns that may be trained on: judged, and written by the policy itself.
+
+  A first attempt that was given to the row (OFFLINE) is context only: no
+  gradient and no KL (Kumar et al. 2024, section 5.1, "offline prompts"). After
+  a turn whose verdict is not known no later one counts: its bonus and its
+  baseline would build on that verdict.
+  """
+  first = jnp.arange(known.shape[1]) == 0
+  given = (episodes.parent == OFFLINE)[:, None] & first
+  return (jnp.cumprod(known > 0, axis=1) > 0) & ~given
+
+
+def token_batch(
+  rows: Episodes,
+  advantage: Float[Array, "B T"],
+  trained: Bool[Array, "B K"],
+  *,
+  kl_weights: tuple[float, ...],
+  reference_logprob: Float[Array, "B T"],
+) -> Batch:
+  """A policy-gradient batch of one advantage a token, for `trained` turns."""
+  beta = jnp.broadcast_to(jnp.asarray(kl_weights), trained.shape)
+  return Batch(
+    inputs=rows.tokens,
+    tokens=rows.tokens,
+    turn=rows.turn,
+    path=rows.path,
+    mask=token_mask(rows.turn, trained),
+    targets=PolicyTargets(
+      advantage=advantage,
+      kl_weight=to_tokens(beta, rows.turn),
+      old_logprob=rows.logprob,
+      sampler_logprob=rows.logprob,
+      reference_logprob=reference_logprob,
+    ),
+  )
