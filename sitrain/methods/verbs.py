@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sitrain.judge.verifier import verdict_metrics, verify
 from sitrain.losses.imitation import negative_log_likelihood
@@ -151,8 +152,11 @@ def policy_loss(
   `kl` is "exact" (full vocabulary, per token), "k2" or "k3" (from samples), or
   "k1" or "none" (nothing here; k1 belongs into the reward). Log-probabilities
   are taken at the temperature of the sampler. `shared` is that of
-  `token_scores`, for batches [P G T].
+  `token_scores`, for batches [P G T]. Raises ValueError for a clip that is not
+  above 0.
   """
+  if clip <= 0.0:
+    raise ValueError(f"clip={clip}: set it above 0, or inf for no clipping")
 
   def loss(params, state, batch: Batch):
     targets = batch.targets
@@ -292,15 +296,31 @@ def check_temperature(temperature: float) -> None:
     )
 
 
-def check_solutions(task: Task) -> None:
-  """Raises ValueError for a task that shows no solutions to imitate."""
+def check_solutions(task: Task, turns: tuple[int, ...]) -> None:
+  """Raises ValueError where a given turn of the table is longer than its limit.
+
+  Also where no row gives any. Cut short, it would teach the policy to stop in
+  the middle, and what is left would be taken for the next turn.
+  """
   draw = lambda: task.problems(jax.random.key(0), 1).solution
   solution = task.table.solution if task.table != () else jax.jit(draw)()
-  if solution.shape[1] == 0 or not (solution != PAD).any():
+  solution = np.asarray(solution)
+  if not (solution != PAD).any():
     raise ValueError(
-      "this task gives no solutions, so there is nothing to imitate: choose "
-      "another task, or a method that samples"
+      "this task gives no solutions to imitate: take another task or method"
     )
+  end = np.isin(solution, task.eos)
+  turn = np.cumsum(end, axis=1) - end
+  for k, limit in enumerate(turns):
+    length = np.sum((turn == k) & (solution != PAD), axis=1)
+    if long := np.flatnonzero(length > limit).tolist():
+      row = task.texts.kept[long[0]] if task.texts != () else long[0]
+      raise ValueError(
+        f"turns={tuple(turns)}: turn {k + 1} of {len(long)} of {len(length)} "
+        f"given solutions has more than {limit} tokens (first in row {row + 1},"
+        f" the longest has {length.max()}): raise turns to that, or leave these"
+        " rows out"
+      )
 
 
 def check_samples(samples: int, least: int = 2) -> None:

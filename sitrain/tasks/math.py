@@ -7,7 +7,7 @@ train on, and the 500 of MATH500.
 import functools
 import logging
 
-from sitrain.tasks import tables, text
+from sitrain.tasks import fields, tables, text
 from sitrain.tasks.text import Row
 from sitrain.tasks.verifiers import grading, pool
 from sitrain.tasks.wording import wording
@@ -81,11 +81,15 @@ def rows(
   A few rows of the data set have an empty answer; they are left out.
   """
   asked = wording(ask, "{problem}")
-  fields = {"problem": "problem", "answer": "answer", "level": "level"}
+  readers = {
+    "problem": fields.text, "answer": fields.text_or_number,
+    "level": fields.text_or_number,
+  }
   found = tables.read(
-    source, split=split, fields=fields, may_be_empty=("answer",)
+    source, split=split, fields={name: name for name in readers},
+    readers=readers, may_be_empty=("answer",),
   )
-  whole = [row for row in found if (row["answer"] or "").strip()]
+  whole = [row for row in found if row["answer"].strip()]
   if len(whole) < len(found):
     missing = len(found) - len(whole)
     _LOG.warning(
@@ -95,8 +99,8 @@ def rows(
   return [
     Row(
       asked.replace("{problem}", row["problem"].strip()), (), (),
-      f"level_{str(row['level']).removeprefix('Level ')}",
+      f"level_{row['level'].removeprefix('Level ')}",
       row["answer"].strip(),
     )
-    for row in whole[: limit or None]
+    for row in tables.first(whole, limit)
   ]

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sitrain.tasks import tables, text
+from sitrain.tasks import fields, tables, text
 from sitrain.tasks.text import Row
 from sitrain.tasks.verifiers import programs, sandbox
 from sitrain.tasks.wording import wording
@@ -28,10 +28,11 @@ IDS = {
   "train": (601, 974), "all": (1, 974),
 }
 EXAMPLES = (2, 3, 4)
-FIELDS = (
-  "text", "code", "task_id", "test_setup_code", "test_list",
-  "challenge_test_list",
-)
+READERS = {
+  "text": fields.text, "code": fields.python, "task_id": fields.integer,
+  "test_setup_code": fields.python, "test_list": fields.tests,
+  "challenge_test_list": fields.tests,
+}
 VERIFIERS = {
   "strict": programs.strict_program, "lenient": programs.lenient_program
 }
@@ -136,8 +137,8 @@ def table_of(source: str, split: str) -> tuple[list[dict], list[dict]]:
   if split not in IDS:
     raise ValueError(f"split={split!r}: say one of {', '.join(IDS)}")
   read = functools.partial(
-    tables.read, source, fields={name: name for name in FIELDS},
-    may_be_empty=("test_setup_code", "challenge_test_list"),
+    tables.read, source, fields={name: name for name in READERS},
+    readers=READERS, may_be_empty=("test_setup_code", "challenge_test_list"),
   )
   if source.endswith(tables.FILES):
     found = read()
@@ -178,7 +179,7 @@ def solution(row: Mapping[str, Any]) -> str:
 
 def _rows(source, split, limit, ask) -> tuple[list[Row], list[dict]]:
   table, shown = table_of(source, split)
-  table = table[: limit or None]
+  table = list(tables.first(table, limit))
   said = messages(table, shown, ask)
   found = [
     Row(

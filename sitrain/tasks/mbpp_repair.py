@@ -6,13 +6,15 @@ The prompt holds the problem, the wrong attempt as the policy's own, and the
 instruction to correct it; the policy writes one turn, the repair.
 """
 
-from sitrain.tasks import mbpp, tables, text
+from sitrain.tasks import fields, mbpp, tables, text
 from sitrain.tasks.text import Row
 from sitrain.tasks.verifiers import programs
 from sitrain.tasks.wording import wording
 from sitrain.types import Chat, Task
 
-FIELDS = {"id": "id", "texts": "texts", "statuses": "statuses"}
+READERS = {
+  "id": fields.text_or_number, "texts": fields.texts, "statuses": fields.texts
+}
 
 
 def make(
@@ -44,7 +46,7 @@ def make(
   Raises ValueError where no wrong attempt is left.
   """
   extract = mbpp.extractor(verifier)
-  table = _table(source, split, attempts, most)[: limit or None]
+  table = tables.first(_table(source, split, attempts, most), limit)
   return text.make(
     chat, _rows(table, source, split, ask), again=wording(again),
     claim=mbpp.claimer(extract),
@@ -63,14 +65,12 @@ def rows(
   limit: int = 0, ask: str = mbpp.ASK,
 ) -> list[Row]:
   """The problems and wrong attempts, with reference programs as repairs."""
-  table = _table(source, split, attempts, most)[: limit or None]
+  table = tables.first(_table(source, split, attempts, most), limit)
   return _rows(table, source, split, ask)
 
 
 def _table(source, split, attempts, most):
-  written = {
-    str(row["id"]): row for row in tables.read(attempts, fields=FIELDS)
-  }
+  written = {row["id"]: row for row in _attempts(attempts)}
   table, _ = mbpp.table_of(source, split)
   table = [row for row in table if str(row["task_id"]) in written]
   mine = [written[str(row["task_id"])] for row in table]
@@ -88,6 +88,21 @@ def _table(source, split, attempts, most):
       f"{attempts} holds no wrong program for split {split!r} of {source}: "
       "sample that split first"
     )
+  return found
+
+
+def _attempts(attempts):
+  """The samples of each problem, with a status for every text."""
+  found = tables.read(
+    attempts, fields={name: name for name in READERS}, readers=READERS
+  )
+  for number, row in enumerate(found, 1):
+    texts, statuses = len(row["texts"]), len(row["statuses"])
+    if texts != statuses:
+      raise ValueError(
+        f"row {number} of {attempts} has {texts} texts and {statuses} "
+        "statuses: sample it again"
+      )
   return found
 
 
