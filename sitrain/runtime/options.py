@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import math
 import pathlib
 import pkgutil
 import re
