@@ -89,11 +89,13 @@ class Plan(NamedTuple):
 def plan_from(config: dict) -> Plan:
   """Flags where they are given, else config.evaluate."""
   options = config["evaluate"]
-  heat = TEMPERATURE.value
-  heat = options["temperature"] if heat is None else heat
-  if heat <= 0:
+  temperature = TEMPERATURE.value
+  if temperature is None:
+    temperature = options["temperature"]
+  if temperature <= 0:
     raise ConfigError(
-      f"temperature={heat}: give one above 0, and --greedy for greedy attempts"
+      f"temperature={temperature}: give one above 0, and --greedy for greedy "
+      "attempts"
     )
   if MAX_TURNS.value < 0:
     raise ConfigError(f"--max_turns={MAX_TURNS.value}: give 0 or more")
@@ -104,7 +106,7 @@ def plan_from(config: dict) -> Plan:
   return Plan(
     turns=options["turns"],
     problems=PROBLEMS.value or options["problems"],
-    temperature=heat,
+    temperature=temperature,
     seed=options["seed"],
     budgets=budgets,
   )
