@@ -93,6 +93,16 @@ def grade_math_lenient(
   return _verified(equivalence.lenient, golds, claims, pool)
 
 
+def math_claim(text: str) -> str:
+  r"""The answer of a text as votes count it: \frac12 and 0.5 are one."""
+  return equivalence.key(final_answer(text))
+
+
+def math_claim_lenient(text: str) -> str:
+  """As `math_claim`, of what `grade_math_lenient` reads."""
+  return equivalence.key(final_answer(text) or loose_answer(text))
+
+
 def loose_answer(text: str) -> str:
   """What a text without a box says in the end, "" if nothing.
 

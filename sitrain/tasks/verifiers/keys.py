@@ -56,6 +56,8 @@ def key(record: Any) -> str:
 def _tree(tree) -> str:
   if tree in (DOTS, INFINITE, ("negate", INFINITE)):
     return str(tree)
+  if tree[0] == "name":
+    return tree[1]
   return values.fingerprint(tree)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from sitrain.tasks.verifiers import answers, foreign, sets, values
+from sitrain.tasks.verifiers import answers, expressions, foreign, sets, values
 from sitrain.tasks.verifiers.latex import TooMuch
 from sitrain.tasks.verifiers.records import (
   DOTS,
@@ -27,6 +27,7 @@ from sitrain.tasks.verifiers.records import (
 )
 
 MOST_ITEMS = 200
+PLAIN = re.compile(r"(?:\\text\{[^{}\\]*\}|[\w\s.,'-])+")
 SETS = (Many, Union, Inequality, Unequal, Number)
 
 
@@ -42,7 +43,11 @@ def worded(gold: Any, found: Any) -> bool:
 def same_words(gold: Any, gold_words: str, found: Any, text: str) -> bool:
   """Whether an answer says the words of the gold answer."""
   said = answers.words(text)
-  if said == gold_words:
+  # For a gold answer like odd, which is read as o d d; never for a number.
+  if said == gold_words and (
+    isinstance(gold, Words) or PLAIN.fullmatch(text)
+    and re.search(r"[a-z]{2}", said)
+  ):
     return True
   if isinstance(gold, Words) and isinstance(found, Number):
     # A gold answer "four" is 4; an answer "four" is no number.
@@ -321,13 +326,14 @@ def _rounds(exact: Number, about: Number, quick: bool) -> bool:
   if quick:
     raise Slow
   try:
-    one, other = values.number(exact.tree), values.exact(about.tree)
+    other, digits = values.exact(about.tree), 0
   except values.NotExact:
     return False
-  digits = 0
   while (other * 10**digits).denominator != 1 and digits < 40:
     digits += 1
-  return abs(one - values.near(other)) < values.near(Fraction(1, 10**digits))
+  if not expressions.closed(exact.tree):
+    return False
+  return values.within(exact.tree, other, Fraction(1, 10**digits))
 
 
 def _equations(gold, found, quick: bool) -> bool:

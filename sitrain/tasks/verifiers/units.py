@@ -113,7 +113,7 @@ watermelon way wheel window win woman women wood word worker zeros
 ADJECTIVES = frozenset(
   "sq square cu cubic per a an each of the in every distinct different possible"
   " total right isosceles equilateral children's adult real positive nonnegative"
-  " negative ordered whole equal more new us u.s. additional".split()
+  " negative ordered whole equal more new us u.s. additional old".split()
 )
 
 

@@ -95,7 +95,7 @@ def fingerprint(tree: Tree) -> str:
   for point in points(names(tree), count=2):
     with mpmath.workdps(DIGITS):
       value = mpmath.mpmathify(_float(_value(tree, Near(point, [0, 0]))))
-      found += [_rounded(value.real), _rounded(value.imag)]
+      found += _parts(value)
   return "~" + ",".join(found)
 
 
@@ -108,10 +108,10 @@ def number(tree: Tree) -> Any:
       return _value(tree, Near({}, [0, 0]))
 
 
-def near(value: Fraction) -> Any:
-  """A rational number in many digits."""
+def within(tree: Tree, value: Fraction, step: Fraction) -> bool:
+  """Whether a closed expression is less than a step from a number."""
   with mpmath.workdps(DIGITS):
-    return _float(value)
+    return bool(abs(_float(number(tree)) - _float(value)) < _float(step))
 
 
 def at(tree: Tree, point: Mapping[str, Fraction]) -> Any:
@@ -126,13 +126,16 @@ def shown(one: Any, other: Any) -> str:
     if not other:
       return "nothing"
     ratio = mpmath.mpmathify(_float(one)) / _float(other)
-    return f"~{_rounded(ratio.real)},{_rounded(ratio.imag)}"
+    return "~" + ",".join(_parts(ratio))
 
 
-def _rounded(value) -> str:
-  if abs(value) < mpmath.mpf(10) ** -30:
-    return "0"
-  return mpmath.nstr(value, 15)
+def _parts(value) -> list[str]:
+  """The real and the imaginary part in 15 digits, without what is noise."""
+  least = abs(value) * mpmath.mpf(10) ** -30
+  return [
+    mpmath.nstr(part, 15) if abs(part) > least else "0"
+    for part in (value.real, value.imag)
+  ]
 
 
 def points(
