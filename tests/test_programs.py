@@ -22,6 +22,14 @@ from sitrain.tasks.verifiers.programs import (
 from sitrain.tasks.verifiers.sandbox import Program
 
 ADD = "def add(a, b):\n  return a + b"
+DOC = '''def f(x):
+  """Twice.
+
+  ```python
+  f(1)
+  ```
+  """
+  return 2 * x'''
 ROW = {
   "task_id": 1, "text": "Add.", "code": ADD, "test_setup_code": "two = 2",
   "test_list": ["assert add(1, two) == 3", "assert add(0, 0) == 0"],
@@ -55,9 +63,52 @@ def walls():
   (f"```py\n{ADD}\n```".replace("\n", "\r\n"), ADD, ADD),
   (f"```bash\npip\n```\n```Python\n{ADD}\n```", ADD, ADD),
   ("```bash\npip\n```", "", "```bash\npip\n```"),
+  # The last pair counts, and what names the markers in a sentence does not.
+  (f"[BEGIN]\nx\n[BEGIN]\n{ADD}\n[DONE]", ADD, ADD),
+  (f"[BEGIN]\nx\n[DONE]\nNo:\n[BEGIN]\n{ADD}\n[DONE]", ADD, ADD),
+  (f"I use [BEGIN] and [DONE].\n[BEGIN]\n{ADD}\n[DONE]", ADD, ADD),
+  (f"[BEGIN]\n{ADD}\n[DONE]\nIt is between [BEGIN] and [DONE].", ADD, ADD),
+  (f"I write [BEGIN] and [DONE].\n```python\n{ADD}\n```", ADD, ADD),
+  (f"<think>\n[BEGIN]\nx = 1\n[DONE]\n</think>\n[BEGIN]\n{ADD}\n[DONE]",
+   ADD, ADD),
+  (f"<think>\n```python\nx\n```\n</think>\n```python\n{ADD}\n```", ADD, ADD),
+  ('[BEGIN]\nprint("[DONE]")\n[DONE]', 'print("[DONE]")', 'print("[DONE]")'),
+  (f"# [BEGIN]\n{ADD}\n# [DONE]", ADD, ADD),
+  (f"**[BEGIN]**\n{ADD}\n**[DONE]**", ADD, ADD),
+  (f"[BEGIN]\n{ADD}\n[DONE]<|im_end|>", ADD, ADD),
+  (f"[BEGIN]\n{ADD}\n```\n[DONE]", ADD, ADD),
+  (f"[BEGIN]\nHere it is:\n```python\n{ADD}\n```\n[DONE]", ADD, ADD),
+  # Fences: the first word of the info string, the length, the indentation.
+  *((f"Sure.\n```{info}\n{ADD}\n```\nBye.", ADD, ADD) for info in (
+    "python3.11", "py3", "PY", "ipython", "Python 3", 'python title="a.py"',
+    "python:a.py", "{.python}", "python linenums"
+  )),
+  (f"````python\n{ADD}\n````", ADD, ADD),
+  (f"````python\n{DOC}\n````", DOC, DOC),
+  (f"```python\n{DOC}\n```", DOC, DOC),
+  (f"[BEGIN]\n{DOC}\n[DONE]", DOC, DOC),
+  (f"[BEGIN]\n```python\n{DOC}\n```\n[DONE]", DOC, DOC),
+  (f"~~~python\n{ADD}\n~~~", ADD, ADD),
+  ("1. So:\n\n   ```python\n   def f():\n     return 1\n   ```\n",
+   "def f():\n  return 1", "def f():\n  return 1"),
+  ("- ```python\n  def f():\n    return 1\n  ```", "def f():\n  return 1",
+   "def f():\n  return 1"),
+  (f"{ADD}\n```", ADD, ADD),
+  (f"```python\n{ADD}\n```\n```markdown\nIt adds.\n```", ADD, ADD),
+  # Only for reports.
+  (f"{ADD}\n```\nThis adds.", "", ADD),
+  (f"```python\n{ADD}```", "", ADD),
+  (f"```python\n{ADD}\n``` This adds.", "", ADD),
+  (f"```python\n{ADD}\n```python\nadd(1, 2)", "", ADD),
+  (f"```txt\n{ADD}\n```", "", ADD),
+  ("> ```python\n> x = 1\n> ```", "", "x = 1"),
+  ("```python def f(): return 1 ```", "", "def f(): return 1"),
+  ("```python\ndef g():\n  return 1\n```\n```python\ndef f():\n  return g()\n```",
+   "", "def g():\n  return 1\n\ndef f():\n  return g()"),
+  ("```python\ndef f():\n  return 2\n```\n```python\ndef f():\n  return 1\n```",
+   "", "def f():\n  return 1"),
   # Not the form that was asked for: nothing for rewards.
   (f"[BEGIN]\n{ADD}", "", ADD),
-  (f"[BEGIN]\nx\n[BEGIN]\n{ADD}\n[DONE]", "", ADD),
   (f"```python\n{ADD}\n```\n```python\nadd(1, 2)\n```", "", ADD),
   (f"```python\nx\n```\n```python\n{ADD}\n```", "", ADD),
   (f"Sure.\n```python\n{ADD}", "", ADD),

@@ -25,7 +25,8 @@ question was misunderstood. Correct the error, if there is one, and rewrite \
 the whole solution. Write nothing but the solution, and close it with this \
 sentence: The final answer is \boxed{answer}.""".replace("\\\n", "")
 VERIFIERS = {
-  "strict": grading.grade_math, "lenient": grading.grade_math_lenient
+  "strict": (grading.grade_math, grading.math_claim),
+  "lenient": (grading.grade_math_lenient, grading.math_claim_lenient),
 }
 
 
@@ -64,9 +65,10 @@ def make(
     raise ValueError(f"verifier={verifier!r}: say one of {known}")
   found = rows(source=source, split=split, limit=limit, ask=ask)
   workshop = pool.make(workers=workers, seconds=seconds, memory=memory)
-  grade = functools.partial(VERIFIERS[verifier], pool=workshop)
+  verify, claim = VERIFIERS[verifier]
+  grade = functools.partial(verify, pool=workshop)
   return text.make(
-    chat, found, again=wording(again), claim=grading.final_answer,
+    chat, found, again=wording(again), claim=claim,
     grade=text.graded_by(grade, [row.answer for row in found]),
     prompt_length=prompt_length, long_prompts=long_prompts,
   )

@@ -73,7 +73,8 @@ def make(
     again: what the policy reads between two attempts.
     grade: (texts, numbers of their rows) -> grades; a text that was cut at the
       limit of its turn is never asked about, it is wrong.
-    claim: the final answer of a text, "" where there is none.
+    claim: the final answer of a text, the same for equal answers; "" where
+      there is none.
     prompt_length: tokens that a prompt may have; 0: the longest has.
     long_prompts: what happens to longer ones: "refuse" or "drop".
 

@@ -1,4 +1,4 @@
-"""Programs in a model's text: finding them, and what they are tested with.
+"""Programs that stood in a model's text, and what they are tested with.
 
 Rows are dictionaries with the fields of MBPP (`text`, `code`,
 `test_setup_code`, `test_list`, `challenge_test_list`) or HumanEval (`prompt`,
@@ -16,95 +16,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sitrain.tasks.text import Grade
-from sitrain.tasks.verifiers import sandbox
+from sitrain.tasks.verifiers import extraction, sandbox
+from sitrain.tasks.verifiers.extraction import normalised, trimmed
 from sitrain.tasks.verifiers.sandbox import Program
 
-BEGIN, DONE = "[BEGIN]", "[DONE]"
-DEFINITION = re.compile(r"^[ \t]*(?:def|class)\b", re.MULTILINE)
-PYTHON = ("", "python", "python3", "py")  # what a fence may say
 # Where the body of a HumanEval function ends, as Chen et al. (2021) cut it.
 AFTER_BODY = re.compile(r"\n(?:class\b|def\b|#|if\b|print\b|```)")
 
 Row = Mapping[str, Any]
-
-
-def strict_program(text: str) -> str:
-  """The one program of a text in the form that was asked for, else "".
-
-  That is what stands between [BEGIN], which the prompt may have said already,
-  and the first [DONE] after it; or, where there is no marker, the only fenced
-  block of Python. For rewards.
-  """
-  if DONE in text or BEGIN in text:
-    head, done, _ = text.partition(DONE)
-    # A second [BEGIN] would leave open which program is meant.
-    if not done or head.count(BEGIN) > 1:
-      return ""
-    return _unfenced(head.rpartition(BEGIN)[2])
-  blocks, _ = _fenced(text)
-  return _trimmed(blocks[0]) if len(blocks) == 1 else ""
-
-
-def lenient_program(text: str) -> str:
-  """The likeliest program of a text: the whole of it if nothing is marked.
-
-  Takes what `strict_program` takes; else what follows the last [BEGIN], the
-  last fenced block that defines something, the last fenced block, a block that
-  was never closed, and in the end the text itself. For reports.
-  """
-  found = strict_program(text)
-  if found:
-    return found
-  if BEGIN in text:
-    return _unfenced(text.rpartition(BEGIN)[2].partition(DONE)[0])
-  blocks, opened = _fenced(text)
-  defining = [b for b in blocks if DEFINITION.search(b)]
-  if blocks:
-    return _trimmed((defining or blocks)[-1])
-  return _trimmed(opened or text.partition(DONE)[0])
-
-
-def _unfenced(text: str) -> str:
-  """The fenced block in a text, or the text."""
-  blocks, _ = _fenced(text)
-  return _trimmed(blocks[0] if len(blocks) == 1 else text)
-
-
-def _fenced(text: str) -> tuple[list[str], str]:
-  """Fenced blocks of Python, and the last one if it was never closed.
-
-  Goes by lines: a pattern would take time that grows with the square.
-  """
-  blocks: list[str] = []
-  language, inside = "", None
-  for line in text.split("\n"):
-    mark = line.strip().lower()
-    if inside is None and mark.startswith("```"):
-      language, inside = mark[3:].strip(), []
-    elif inside is not None and mark == "```":
-      blocks += ["\n".join(inside)] if language in PYTHON else []
-      inside = None
-    elif inside is not None:
-      inside.append(line)
-  return blocks, "\n".join(inside or []) if language in PYTHON else ""
-
-
-def _trimmed(text: str) -> str:
-  """Without blank lines around it; the first line keeps its indentation."""
-  lines = text.replace("\r\n", "\n").rstrip().split("\n")
-  first = next((i for i, line in enumerate(lines) if line.strip()), 0)
-  return "\n".join(lines[first:])
-
-
-def normalised(program: str) -> str:
-  """A program as text that votes can be counted by: equal for layouts only.
-
-  Drops lines of comments, blank lines, space at the end of lines and common
-  indentation. Names and expressions are left alone.
-  """
-  lines = [line.rstrip() for line in program.expandtabs(4).split("\n")]
-  kept = [x for x in lines if x and not x.lstrip().startswith("#")]
-  return textwrap.dedent("\n".join(kept))
+BEGIN, DONE = extraction.BEGIN, extraction.DONE
+strict_program = extraction.strict_program
+lenient_program = extraction.lenient_program
 
 
 def mbpp_program(
@@ -156,7 +78,7 @@ def humaneval_program(row: Row, completion: str) -> Program:
 
 def _body(completion: str) -> str:
   """The body of a function, indented by four, without what follows it."""
-  body = _trimmed(completion)
+  body = trimmed(completion)
   if not body.startswith((" ", "\t")):
     # Chats lose the indentation of the first line, or of all lines.
     others = [x for x in body.split("\n")[1:] if x.strip()]
