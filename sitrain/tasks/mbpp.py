@@ -50,6 +50,7 @@ def make(
   memory: int = 512,
   workers: int = 2,
   run_programs_without_sandbox: bool = False,
+  run_tests_where_programs_can_forge_a_pass: bool = False,
   prompt_length: int = 0,
   long_prompts: str = "refuse",
 ) -> Task:
@@ -69,6 +70,8 @@ def make(
       at a time.
     run_programs_without_sandbox: runs what a model wrote with the rights of
       this user where there is no sandbox.
+    run_tests_where_programs_can_forge_a_pass: runs tests that cannot run in
+      another process than the program in its own; else their grade is unknown.
     prompt_length, long_prompts: as in text.make.
 
   Raises ValueError for unknown splits and verifiers, and without a sandbox.
@@ -81,6 +84,9 @@ def make(
       table, extract, programs.mbpp_program, seconds=seconds, memory=memory,
       workers=workers,
       run_programs_without_sandbox=run_programs_without_sandbox,
+      run_tests_where_programs_can_forge_a_pass=(
+        run_tests_where_programs_can_forge_a_pass
+      ),
     ),
     prompt_length=prompt_length, long_prompts=long_prompts,
   )
@@ -116,6 +122,7 @@ def grader(
   memory: int,
   workers: int,
   run_programs_without_sandbox: bool,
+  run_tests_where_programs_can_forge_a_pass: bool,
 ) -> Callable:
   """Grades texts by the numbers of their rows; `memory` in MiB.
 
@@ -127,6 +134,9 @@ def grader(
     programs.grade_programs, extract=extract, assemble=assemble,
     seconds=seconds, memory=memory * 2**20, workers=workers,
     run_programs_without_sandbox=run_programs_without_sandbox,
+    run_tests_where_programs_can_forge_a_pass=(
+      run_tests_where_programs_can_forge_a_pass
+    ),
   )
   return lambda texts, numbers: run(texts, [table[i] for i in numbers])
 
