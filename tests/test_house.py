@@ -21,7 +21,7 @@ HOST = (
   "tasks/tables.py",
   *(f"tasks/verifiers/{name}.py" for name in (
     "pool", "supervisor", "sandbox", "sandbox_process", "sandbox_child",
-    "bubble",
+    "bubble", "bench", "together", "program_side", "tests_side", "talking",
   )),
   *(f"models/huggingface/{name}.py" for name in (
     "download", "tensorfile", "tokenizer", "weights",

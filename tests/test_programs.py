@@ -9,15 +9,17 @@ import time
 import pytest
 
 from sitrain.tasks.verifiers import programs, sandbox
+from sitrain.tasks.verifiers.extraction import (
+  lenient_program,
+  normalised,
+  strict_program,
+)
 from sitrain.tasks.verifiers.programs import (
   grade,
   grade_programs,
   humaneval_program,
-  lenient_program,
   mbpp_program,
-  normalised,
   repair_rows,
-  strict_program,
 )
 from sitrain.tasks.verifiers.sandbox import Program
 
@@ -209,8 +211,26 @@ def test_grades(walls, monkeypatch):
 
 
 def test_what_the_sandbox_failed_on_is_unknown():
-  assert grade("sandbox").known == 0 and grade("sandbox").right == 0
+  for status in ("sandbox", "left_out"):
+    assert grade(status).known == 0 and grade(status).right == 0
   assert grade("pass") == (1.0, 1.0, "pass")
+
+
+def test_a_row_that_is_left_out_is_unknown_whatever_the_text(walls):
+  code = "class Node: pass\ndef f(x): return isinstance(x, Node)"
+  row = {**ROW, "code": code, "test_list": ["assert f(Node())"]}
+  texts = [f"{code}\n[DONE]", "def f(x): return 1 / 0\n[DONE]", "I cannot say."]
+  given = grade_programs(texts, [row] * 3, extract=strict_program,
+                         assemble=mbpp_program, **LIMITS)
+  assert given == [grade("left_out")] * 3
+  given = grade_programs(
+    texts, [row] * 3, extract=strict_program, assemble=mbpp_program,
+    run_tests_where_programs_can_forge_a_pass=True, **LIMITS
+  )
+  assert [g.status for g in given] == ["pass", "error", "none"]
+  assert programs.left_out([ROW, row], assemble=mbpp_program) == [
+    (1, "they use the class Node of the program, in line 2")
+  ]
 
 
 def test_nothing_to_run_needs_no_sandbox(monkeypatch):
@@ -261,8 +281,13 @@ def test_references_of_mbpp_pass(walls):
   given = grade_programs(
     texts, chosen, extract=strict_program, assemble=mbpp_program, **LIMITS
   )
-  failed = [r["task_id"] for r, g in zip(chosen, given) if not g.right]
-  assert len(chosen) > 50 and not failed
+  failed = [(r["task_id"], g.status) for r, g in zip(chosen, given)
+            if not g.right]
+  # Their tests make instances of a class of the program.
+  together = {(n, "left_out") for n in (367, 601, 927)}
+  assert len(chosen) > 50 and set(failed) <= together
+  found = programs.left_out(rows, assemble=mbpp_program)
+  assert [rows[i]["task_id"] for i, _ in found] == [367, 601, 927]
   # The same programs do not pass the tests of another row.
   shifted = chosen[1:10] + chosen[:1]
   given = grade_programs(

@@ -10,7 +10,7 @@ from typing import Any
 
 from sitrain.tasks import fields, tables, text
 from sitrain.tasks.text import Row
-from sitrain.tasks.verifiers import programs, sandbox
+from sitrain.tasks.verifiers import extraction, programs, sandbox
 from sitrain.tasks.wording import wording
 from sitrain.types import Chat, Task
 
@@ -34,7 +34,7 @@ READERS = {
   "challenge_test_list": fields.tests,
 }
 VERIFIERS = {
-  "strict": programs.strict_program, "lenient": programs.lenient_program
+  "strict": extraction.strict_program, "lenient": extraction.lenient_program
 }
 
 
@@ -51,6 +51,7 @@ def make(
   memory: int = 512,
   workers: int = 2,
   run_programs_without_sandbox: bool = False,
+  run_tests_where_programs_can_forge_a_pass: bool = False,
   prompt_length: int = 0,
   long_prompts: str = "refuse",
 ) -> Task:
@@ -70,6 +71,8 @@ def make(
       at a time.
     run_programs_without_sandbox: runs what a model wrote with the rights of
       this user where there is no sandbox.
+    run_tests_where_programs_can_forge_a_pass: runs tests that cannot run in
+      another process than the program in its own; else their grade is unknown.
     prompt_length, long_prompts: as in text.make.
 
   Raises ValueError for unknown splits and verifiers, and without a sandbox.
@@ -82,6 +85,9 @@ def make(
       table, extract, programs.mbpp_program, seconds=seconds, memory=memory,
       workers=workers,
       run_programs_without_sandbox=run_programs_without_sandbox,
+      run_tests_where_programs_can_forge_a_pass=(
+        run_tests_where_programs_can_forge_a_pass
+      ),
     ),
     prompt_length=prompt_length, long_prompts=long_prompts,
   )
@@ -105,7 +111,7 @@ def extractor(verifier: str) -> Callable[[str], str]:
 
 def claimer(extract: Callable[[str], str]) -> Callable[[str], str]:
   """What a text claims: its program, but for the layout."""
-  return lambda said: programs.normalised(extract(said))
+  return lambda said: extraction.normalised(extract(said))
 
 
 def grader(
@@ -117,6 +123,7 @@ def grader(
   memory: int,
   workers: int,
   run_programs_without_sandbox: bool,
+  run_tests_where_programs_can_forge_a_pass: bool,
 ) -> Callable:
   """Grades texts by the numbers of their rows; `memory` in MiB.
 
@@ -128,6 +135,9 @@ def grader(
     programs.grade_programs, extract=extract, assemble=assemble,
     seconds=seconds, memory=memory * 2**20, workers=workers,
     run_programs_without_sandbox=run_programs_without_sandbox,
+    run_tests_where_programs_can_forge_a_pass=(
+      run_tests_where_programs_can_forge_a_pass
+    ),
   )
   return lambda texts, numbers: run(texts, [table[i] for i in numbers])
 
@@ -174,7 +184,7 @@ def messages(
 def solution(row: Mapping[str, Any]) -> str:
   """The reference program in the form that is asked for."""
   code = row["code"].replace("\r\n", "\n").strip()
-  return f"{programs.BEGIN}\n{code}\n{programs.DONE}"
+  return f"{extraction.BEGIN}\n{code}\n{extraction.DONE}"
 
 
 def _rows(source, split, limit, ask) -> tuple[list[Row], list[dict]]:

@@ -8,7 +8,7 @@ instruction to correct it; the policy writes one turn, the repair.
 
 from sitrain.tasks import fields, mbpp, tables, text
 from sitrain.tasks.text import Row
-from sitrain.tasks.verifiers import programs
+from sitrain.tasks.verifiers import extraction, programs
 from sitrain.tasks.wording import wording
 from sitrain.types import Chat, Task
 
@@ -32,6 +32,7 @@ def make(
   memory: int = 512,
   workers: int = 2,
   run_programs_without_sandbox: bool = False,
+  run_tests_where_programs_can_forge_a_pass: bool = False,
   prompt_length: int = 0,
   long_prompts: str = "refuse",
 ) -> Task:
@@ -54,6 +55,9 @@ def make(
       table, extract, programs.mbpp_program, seconds=seconds, memory=memory,
       workers=workers,
       run_programs_without_sandbox=run_programs_without_sandbox,
+      run_tests_where_programs_can_forge_a_pass=(
+        run_tests_where_programs_can_forge_a_pass
+      ),
     ),
     prompt_length=prompt_length, long_prompts=long_prompts,
   )
@@ -81,7 +85,7 @@ def _table(source, split, attempts, most):
   ]
   texts = [row["texts"] for row in mine]
   found = programs.repair_rows(
-    table, texts, grades, extract=programs.lenient_program, most=most
+    table, texts, grades, extract=extraction.lenient_program, most=most
   )
   if not found:
     raise ValueError(

@@ -7,26 +7,22 @@ parser can be made to fail hard. All functions here but `grade_programs` are
 pure.
 """
 
-import ast
 import builtins
-import functools
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sitrain.tasks.text import Grade
-from sitrain.tasks.verifiers import extraction, sandbox
+from sitrain.tasks.verifiers import apart, sandbox
 from sitrain.tasks.verifiers.extraction import normalised, trimmed
 from sitrain.tasks.verifiers.sandbox import Program
 
+UNKNOWN = ("sandbox", "left_out")  # outcomes that say nothing of a program
 # Where the body of a HumanEval function ends, as Chen et al. (2021) cut it.
 AFTER_BODY = re.compile(r"\n(?:class\b|def\b|#|if\b|print\b|```)")
 
 Row = Mapping[str, Any]
-BEGIN, DONE = extraction.BEGIN, extraction.DONE
-strict_program = extraction.strict_program
-lenient_program = extraction.lenient_program
 
 
 def mbpp_program(
@@ -46,32 +42,24 @@ def mbpp_program(
       "fields that hold some"
     )
   source = "\n".join([row["test_setup_code"], *lines])
-  return Program(program, source, _own(source, row["code"]))
-
-
-@functools.lru_cache(maxsize=4096)
-def _own(tests: str, reference: str) -> tuple[str, ...]:
-  """Built-in names (`sum`) by which tests call what the reference defines."""
-  defined = {
-    node.name for node in ast.parse(reference).body
-    if isinstance(node, (ast.FunctionDef, ast.ClassDef))
-  }
-  named = {n.id for n in ast.walk(ast.parse(tests)) if isinstance(n, ast.Name)}
-  return tuple(sorted(defined & named & set(dir(builtins))))
+  return Program(program, source, *apart.meant(source, row["code"]))
 
 
 def humaneval_program(row: Row, completion: str) -> Program:
   """A completion of a row of HumanEval with its test.
 
   The completion goes on behind the stub, and is cut where the body ends; or it
-  writes the whole function again, which then replaces the stub.
+  writes the whole function again, which then replaces the stub. Functions of
+  the prompt that the test uses are run with it as the prompt has them: a
+  completion may define them anew.
   """
   name, prompt = row["entry_point"], row["prompt"]
   if re.search(rf"^(?:async )?def {re.escape(name)}\b", completion, re.M):
     code = f"{prompt.rstrip()}\n    pass\n\n{completion}\n"
   else:
     code = prompt.rstrip("\n") + "\n" + _body(completion) + "\n"
-  tests = f"{row['test']}\ncheck({name})\n"
+  helpers = apart.helpers(prompt, name, row["test"])
+  tests = f"{helpers}{row['test']}\ncheck({name})\n"
   own = (name,) if name in dir(builtins) else ()
   return Program(code, tests, own)
 
@@ -97,35 +85,52 @@ def grade_programs(
   memory: int,
   workers: int,
   run_programs_without_sandbox: bool = False,
+  run_tests_where_programs_can_forge_a_pass: bool = False,
 ) -> list[Grade]:
   """One grade for each text and its row; equal programs run once.
 
   `extract` finds the program (`strict_program`), `assemble` adds the tests
   (`mbpp_program`); the others are those of `sandbox.run`. The status is that of
   the outcome, or "none" for a text without a program, which is wrong; unknown
-  is only what the sandbox failed on.
+  is what the sandbox failed on, and what was left out because the tests cannot
+  run apart from the program.
   """
   found = [extract(text) for text in texts]
-  asked = [
-    assemble(row, program) if program.strip() else None
-    for row, program in zip(rows, found, strict=True)
-  ]
-  different = list(dict.fromkeys(p for p in asked if p is not None))
+  whole = [assemble(row, p) for row, p in zip(rows, found, strict=True)]
+  asked = [p for p, program in zip(whole, found) if program.strip()]
+  different = list(dict.fromkeys(asked))
   outcomes = sandbox.run(
     different,
     seconds=seconds,
     memory=memory,
     workers=workers,
     run_programs_without_sandbox=run_programs_without_sandbox,
+    run_tests_where_programs_can_forge_a_pass=(
+      run_tests_where_programs_can_forge_a_pass
+    ),
   )
   status = {p: outcome.status for p, outcome in zip(different, outcomes)}
-  status[None] = "none"
-  return [grade(status[program]) for program in asked]
+  no_program = dict.fromkeys(range(len(rows)), "none")
+  if not run_tests_where_programs_can_forge_a_pass:
+    left = left_out(rows, assemble=assemble)
+    no_program |= {i: "left_out" for i, _ in left}
+  return [
+    grade(status[p] if program.strip() else no_program[i])
+    for i, (p, program) in enumerate(zip(whole, found))
+  ]
+
+
+def left_out(
+  rows: Sequence[Row], *, assemble: Callable[[Row, str], Program]
+) -> list[tuple[int, str]]:
+  """(place, why) of the rows whose tests cannot run apart from the program."""
+  tests = [apart.apart(*assemble(row, "")[1:]) for row in rows]
+  return [(i, t.problem) for i, t in enumerate(tests) if t.problem]
 
 
 def grade(status: str) -> Grade:
-  """The grade of an outcome's status; only "sandbox" leaves it unknown."""
-  return Grade(float(status == "pass"), float(status != "sandbox"), status)
+  """The grade of an outcome's status; those of UNKNOWN say nothing of it."""
+  return Grade(float(status == "pass"), float(status not in UNKNOWN), status)
 
 
 def repair_rows(
