@@ -191,6 +191,8 @@ def _clock(text: str) -> Clock | None:
   if not found or not (found[2] or found[4]):
     return None
   parts = tuple(int(found[i] or 0) for i in (1, 2, 3))
+  if parts[0] > (12 if found[4] else 24):
+    return None
   return Clock(parts, f"{found[4]}m" if found[4] else "")
 
 

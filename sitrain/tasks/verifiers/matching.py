@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from sitrain.tasks.verifiers import answers, expressions, foreign, sets, values
+from sitrain.tasks.verifiers import answers, expressions, foreign, sets, units, values
 from sitrain.tasks.verifiers.latex import TooMuch
 from sitrain.tasks.verifiers.records import (
   DOTS,
@@ -124,8 +124,7 @@ def _infinite(tree) -> int:
 
 
 def _numbers(gold: Number, found: Number, quick: bool) -> bool:
-  units = {gold.unit, found.unit} - {"", "count"}
-  if len(units) > 1:
+  if units.differ(gold.unit, found.unit):
     return False
   if DOTS in (gold.tree, found.tree):
     return gold.tree == found.tree
@@ -204,7 +203,7 @@ def _ratios(gold, found, quick: bool) -> bool:
     return all(
       _equal(("multiply", a, other[0]), ("multiply", b, one[0]), quick)
       for a, b in zip(one, other)
-    ) and not _zero(one[0], quick) and not _zero(other[0], quick)
+    ) and not any(_zero(part, quick) for part in (*one, *other))
   except values.Undefined:
     return False
 
