@@ -98,12 +98,18 @@ THOUSANDS = re.compile(
 )
 
 
+SIMPLE = re.compile(r"[A-Za-z0-9+*/=.^(),-]{0,60}")
+
+
 def plain(text: str) -> str:
   """LaTeX in one spelling; TooMuch for what is too long or too deep."""
   if len(text) > MOST:
     raise TooMuch("long")
+  if SIMPLE.fullmatch(text):
+    return text
   # Of the line ends of a matrix the added height says nothing.
-  text = re.sub(r"\\\\\s*\[[^\[\]]{1,12}\]", r"\\\\", text)
+  if r"\\" in text:
+    text = re.sub(r"\\\\\s*\[[^\[\]]{1,12}\]", r"\\\\", text)
   if not text.isascii():
     text = _ascii(text)
   text = " ".join(text.split())
