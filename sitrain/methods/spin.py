@@ -28,7 +28,7 @@ def make(
   ValueError for a task without solutions.
   """
   verbs.check_turns(task, turns)
-  verbs.check_solutions(task)
+  verbs.check_solutions(task, turns)
   model = models["policy"]
   play = dict(turns=turns, temperature=temperature, slots=slots)
 
