@@ -41,6 +41,11 @@ from sitrain.types import GIVEN, Method, Progress, Verdict
 VOTES = 2
 
 
+def answer_of(judge):
+  """The row [B] that each judge read: they stand as those do."""
+  return jnp.arange(judge.problem.shape[0]) // VOTES
+
+
 def votes(models, task, optimizer, *, problems, samples, turns) -> Method:
   """Rows that answer, and rows that judge an answer in one token.
 
@@ -63,16 +68,16 @@ def votes(models, task, optimizer, *, problems, samples, turns) -> Method:
       row_keys(other, samples), model, params, asked, samples=VOTES,
       turns=(1,), **options,
     )
-    answer = judge.problem
-    judge = judge._replace(problem=solve.problem[answer], parent=answer)
-    return {"solve": solve, "judge": judge}
+    problem = solve.problem[judge.problem]
+    return {"solve": solve, "judge": judge._replace(problem=problem)}
 
   def judge(key, state, posed, rows):
     right = verify(task, posed, rows["solve"], 1)
-    each = jnp.max(jnp.where(rows["judge"].turn == 1, rows["judge"].tokens, 0), 1)
-    yes = (each % 2 == 0).astype(jnp.float32)
+    wrote = rows["judge"].turn == 1
+    token = jnp.max(jnp.where(wrote, rows["judge"].tokens, 0), axis=1)
+    yes = (token % 2 == 0).astype(jnp.float32)
     solved = yes.reshape(-1, VOTES).mean(axis=1)[:, None]
-    agrees = yes == right.reward[rows["judge"].parent, 0]
+    agrees = yes == right.reward[answer_of(rows["judge"]), 0]
     ones = jnp.ones_like(yes)[:, None]
     verdicts = {
       "solve": right._replace(reward=solved),
@@ -83,7 +88,7 @@ def votes(models, task, optimizer, *, problems, samples, turns) -> Method:
   def curate(key, state, posed, rows, verdicts):
     solve, judge = rows["solve"], rows["judge"]
     # Judges of one answer are compared with each other.
-    judge = judge._replace(problem=judge.parent + problems)
+    judge = judge._replace(problem=answer_of(judge) + problems)
     joined = contexts.stack(solve, judge)
     pair = verdicts["solve"], verdicts["judge"]
     both = jax.tree.map(lambda *x: jnp.concatenate(x), *pair)
