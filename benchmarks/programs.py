@@ -81,13 +81,15 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"unknown words on the command line: {argv[1:]}")
   sandbox.check()
   found = []
-  print("| set | programs | pass | programs/s | median ms | slowest s |")
-  print("|---|---|---|---|---|---|")
+  print("| set | programs | pass | left out | programs/s | median ms | "
+        "slowest s |")
+  print("|---|---|---|---|---|---|---|")
   for name, given in references(pathlib.Path(DATA.value)).items():
     one = measure(name, given)
     found.append(one)
     print(
       f"| {name} | {one['programs']} | {one['outcomes']['pass']} | "
+      f"{one['outcomes']['left_out']} | "
       f"{one['per_second']:.1f} | {one['median_ms']:.1f} | "
       f"{one['slowest_s']:.2f} |", flush=True,
     )

@@ -57,14 +57,14 @@ def ways(count: int, model_sizes: dict, mean: int, limit: int) -> dict:
   parts = [part(first) for first in range(0, count, SLOTS)]
   rules = options(model.vocabulary, mean, limit)
   params = level(params)
-  whole = jax.jit(lambda p, keys, posed: play(
+  together = jax.jit(lambda p, keys, posed: play(
     keys, model, p, posed, **rules
   ))
   slotted = jax.jit(lambda p, keys, posed: play(
     keys, model, p, posed, slots=SLOTS, **rules
   ))
   return {
-    "static": lambda: [whole(params, *part) for part in parts],
+    "static": lambda: [together(params, *part) for part in parts],
     "refill": partial(slotted, params, *given),
   }
 

@@ -56,8 +56,8 @@ def compiled_parts(run: Run, stage: Stage) -> dict:
   def scored(state, episodes):
     rows = episodes
     return token_scores(
-      run.model, params_of(state, "reference"), rows.tokens, rows.turn, rows.path,
-      inputs=rows.tokens, temperature=1.0,
+      run.model, params_of(state, "reference"), rows.tokens, rows.turn,
+      rows.path, inputs=rows.tokens, temperature=1.0,
     )
 
   iteration = make_iteration(collect, judge, learn)

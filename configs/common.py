@@ -40,8 +40,8 @@ def stage(
     "method": method, "optimizer": {"name": "adamw"} | optimizer,
     "steps": steps, "steps_per_call": 20, "until": {"name": "never"},
     "start": start, "held": held, "trained": ("policy",), "restart": True,
-    "fused": True, "delay": 0, "rounds": 1, "best": "", "waves": 1, "minibatches": 1, "epochs": 1,
-    "microbatches": 1, "buckets": 1,
+    "fused": True, "delay": 0, "rounds": 1, "best": "", "waves": 1,
+    "minibatches": 1, "epochs": 1, "microbatches": 1, "buckets": 1,
   } | more)
 
 

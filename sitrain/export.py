@@ -28,6 +28,7 @@ from sitrain.runtime.options import ConfigError
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
 STAGE = flags.DEFINE_string("stage", "", "Default: the last trained one.")
 WHICH = flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint.")
+ROLE = flags.DEFINE_string("role", "policy", "The role to write.")
 OUTPUT = flags.DEFINE_string("output", "", "A new folder, also on gs://.")
 DTYPE = flags.DEFINE_enum(
   "dtype", "bfloat16", ["bfloat16", "float16", "float32"], "Of the weights."
@@ -66,12 +67,13 @@ def copy_tokenizer(
 def export(workdir: epath.Path, output: epath.Path) -> str:
   """Restores, writes, and says in a line what was written."""
   config = build.plain(workdirs.read_json(workdir / "config.json"))
+  config = policy.of_role(config, ROLE.value)
   stage = policy.stage_of(config, workdir, STAGE.value)
   model, theirs = described(config, workdir)
   mesh = sharding.make_mesh(**config["mesh"])
   with jax.set_mesh(mesh):
     params = policy.of_stage(
-      config, model, mesh, workdir / stage, WHICH.value
+      config, model, mesh, workdir / stage, WHICH.value, role=ROLE.value
     )
     weights.write(output, model, params, theirs, dtype=DTYPE.value)
   files = []
@@ -79,7 +81,7 @@ def export(workdir: epath.Path, output: epath.Path) -> str:
     files = copy_tokenizer(config, workdir, output)
   tokenizer = f"tokenizer ({len(files)} files)" if files else "no tokenizer"
   return (
-    f"written: {output}: {WHICH.value} of {stage} as"
+    f"written: {output}: {ROLE.value} of {stage}, {WHICH.value}, as"
     f" {theirs['architectures'][0]} in {DTYPE.value}, {tokenizer}"
   )
 

@@ -236,7 +236,8 @@ def trimmed(learn: Callable, buckets: int) -> Callable:
     kinds = jax.tree.leaves(rows, is_leaf=is_kind)
     bucket = functools.reduce(jnp.maximum, map(bucket_of, kinds))
     branches = [functools.partial(on_columns, i + 1) for i in range(buckets)]
-    return jax.lax.switch(bucket, branches, state, key, problems, rows, verdicts)
+    given = state, key, problems, rows, verdicts
+    return jax.lax.switch(bucket, branches, *given)
 
   return learn_trimmed if buckets > 1 else learn
 

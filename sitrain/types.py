@@ -170,7 +170,9 @@ class Task(NamedTuple):
   level: Callable[[Problems], Array]  # -> [P] index into `levels`
   levels: tuple[str, ...]  # names of the difficulties
   eos: tuple[int, ...]  # tokens that end a turn
-  turn_length: int  # tokens that the longest right attempt needs, end included
+  turn_length: int  # tokens that a turn needs, end included: the longest right
+  #                   attempt where problems are drawn, half of the given turns
+  #                   where they are rows
   tokenizer: Tokenizer
   table: Any  # Problems, one a row of the data set, or ()
   on_host: bool

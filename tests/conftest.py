@@ -1,13 +1,22 @@
 """What several test files share: one small decoder and its task."""
 
+import collections
 import os
+import pathlib
 
 # Programs of tests run for moments and take long to compile: half as long so.
 # `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` compiles as users do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Where SITRAIN_CACHE names a folder, programs are kept there between runs.
+os.environ.update({
+  "JAX_COMPILATION_CACHE_DIR": os.environ["SITRAIN_CACHE"],
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+  "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+} if os.environ.get("SITRAIN_CACHE") else {})
 
 import jax
 import jax.numpy as jnp
+import mains
 import numpy as np
 import pytest
 
@@ -26,11 +35,48 @@ OPTIMIZED = (
   "test_benchmarks", "test_documents", "test_plan", "test_plan_counts",
   "test_runtime_devices",
 )
+CPU = pytest.StashKey[float]()
 
 
 def pytest_collection_modifyitems(items):
   place = {name: i for i, name in enumerate(FIRST)}
   items.sort(key=lambda item: place.get(item.module.__name__, len(FIRST)))
+
+
+def _cpu_seconds():
+  """Of this process and of the children that it has waited for."""
+  now = os.times()
+  return now.user + now.system + now.children_user + now.children_system
+
+
+# Wall clocks say little where other jobs share the cores.
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+  report = yield
+  now = _cpu_seconds()
+  report.user_properties = [("cpu", now - item.session.stash.get(CPU, 0.0))]
+  item.session.stash[CPU] = now
+  return report
+
+
+def pytest_collection_finish(session):
+  session.stash[CPU] = _cpu_seconds()
+
+
+def pytest_terminal_summary(terminalreporter):
+  """CPU seconds of every file, fixtures and child processes included."""
+  spent = collections.Counter()
+  for reports in terminalreporter.stats.values():
+    for report in reports:
+      if isinstance(report, pytest.TestReport):
+        spent[report.nodeid.split("::")[0]] += dict(
+          report.user_properties
+        ).get("cpu", 0.0)
+  write = terminalreporter.write_line
+  terminalreporter.section("CPU seconds of files")
+  for name, seconds in spent.most_common(20):
+    write(f"{seconds:8.1f}  {name}")
+  write(f"{sum(spent.values()):8.1f}  {len(spent)} files")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,8 +122,22 @@ def toy():
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory, request):
   """Where the programs of all mains that tests run are kept."""
+  if kept := os.environ.get("SITRAIN_CACHE"):
+    pathlib.Path(kept).mkdir(parents=True, exist_ok=True)
+    return pathlib.Path(kept)
   folder = tmp_path_factory.getbasetemp()
   if hasattr(request.config, "workerinput"):
     folder = folder.parent  # Workers share what they compile.
   (folder / "cache").mkdir(exist_ok=True)
   return folder / "cache"
+
+
+@pytest.fixture(scope="session")
+def ask(cache):
+  """ask(*arguments, module="sitrain.main", **environment) -> Done of a main.
+
+  It is a process of its own, without the seconds of its imports.
+  """
+  question, close = mains.serve()
+  yield lambda *given, **more: question(list(map(str, given)), cache, **more)
+  close()

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
+# The smallest run of several stages: most of its time is the compiler's, and
+# files that run the same config share its programs.
+QUICK = ("--config=configs/quickstart.py:quick", "--config.model.layers=1")
 # A user's process, but with the compiled programs of all tests.
 ONE_THREAD = (
   "--xla_cpu_multi_thread_eigen=false "
@@ -118,6 +121,7 @@ def _serve():
   # Before the forks: that is the point. No main: their flags would clash.
   import matplotlib.figure  # noqa: F401
   import ml_collections.config_flags  # noqa: F401
+  import tensorboardX  # noqa: F401  It imports torch where that is there.
 
   import sitrain.evaluate.run
   import sitrain.runtime.asked

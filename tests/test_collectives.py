@@ -119,6 +119,7 @@ def test_another_residual_stream_is_refused():
     axes.between_layers(jnp.zeros((2, 2)), "halved")
 
 
+@pytest.mark.nightly
 def test_a_tpu_gathers_weights_for_decoding_in_bfloat16(tpu):
   gathered = kinds(tpu["decode"], "all-gather")
   assert gathered and {dtype for dtype, _ in gathered} == {"bf16"}
@@ -126,6 +127,7 @@ def test_a_tpu_gathers_weights_for_decoding_in_bfloat16(tpu):
   assert "f32" in {d for d, _ in kinds(tpu["naive decode"], "all-gather")}
 
 
+@pytest.mark.nightly
 def test_a_tpu_scatters_the_sums_of_gradients(tpu):
   """Each device keeps its part over `fsdp` of what is added up."""
   scattered = kinds(tpu["update"], "reduce-scatter")

@@ -183,11 +183,14 @@ def test_a_method_without_its_reference_is_refused(tmp_path):
     stages_of(config, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["star", "pair_sft"])
+# test_main runs quickstart, and test_text_run those of texts.
+@pytest.mark.parametrize(
+  "name", ["star", pytest.param("pair_sft", marks=pytest.mark.nightly)]
+)
 def test_two_more_configs_run(name, cache, tmp_path):
   done = mains.finish(mains.start(
-    [f"--config=configs/{name}.py:quick", f"--workdir={tmp_path / 'run'}"],
-    cache,
+    [f"--config=configs/{name}.py:quick", "--config.model.layers=1",
+     f"--workdir={tmp_path / 'run'}"], cache,
   ))
   assert done.code == 0, done.err[-3000:]
   summary = json.loads((tmp_path / "run" / "summary.json").read_text())

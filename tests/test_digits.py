@@ -30,16 +30,23 @@ CASES = {
   "#### 42": "42",
   "#### 42.": "42",
   "#### $42": "42",
+  "#### $42$": "42",
   "#### $-42 dollars": "-42",
   "#### -$42": "",
   "#### 1,234": "1234",
+  "#### 1,234,": "1234",
+  "#### 1,234,567.00.": "1234567",
   "#### 42.00": "42",
+  "#### $42.00.": "42",
+  "#### 42...": "42",
+  "#### 42,.": "42",
   "#### 42.50": "42.5",
+  "#### 42.50.": "42.5",
   "#### 42.0.0": "",
   "#### 1\n#### 2": "2",
   "#### 1\n####": "",
   "#### 1\n#### ": "",
-  "#### 1 ### 2": "1",
+  "#### 1 ### 2": "",
   "##### 5": "5",
   "####5": "",
   "####  5": "",
@@ -57,9 +64,43 @@ CASES = {
   "#### 1234567890123456789": "1234567890123456789",
   "#### 1000000000": "1000000000",
   "#### 7\u0664": "7",
+  "#### 7\u200b": "7",
   "#### 12#### ": "",
   "#### 12####": "",
   "a" * 70 + "#### 8": "8",
+  # Commas that part no thousands.
+  "#### 1,5": "",
+  "#### 12,34": "",
+  "#### 1234,567": "",
+  "#### 1,,234": "",
+  "#### ,234": "",
+  "#### 1.5,000": "",
+  "#### 1,234567": "",
+  "#### 0,012": "12",
+  # Only the beginning of what is meant.
+  "#### 3/4": "",
+  "#### 1e3": "",
+  "#### 5-10": "",
+  "#### 5 + 3": "",
+  "#### 3 1/2": "",
+  "#### 5:30": "",
+  "#### 5k": "",
+  "#### 5 million": "",
+  "#### 5 Million dollars": "",
+  "#### 5 (thousand)": "",
+  "#### 5 hundredths": "",
+  "#### 5 and a half": "",
+  "#### 5 hours 30 minutes": "",
+  # The line ends, and other words change nothing.
+  "#### 5 miles": "5",
+  "#### 5 thorns": "5",
+  "#### 5 US dollars": "5",
+  "#### 5%": "5",
+  "#### 5</s>": "5",
+  "#### 5 apples.\nSo 3 million": "5",
+  "#### 5\r\n12": "5",
+  "#### 5\nmillion": "5",
+  "#### 5\u2028million": "",
 }
 
 
@@ -171,7 +212,7 @@ def test_random_ids_are_judged_as_their_text(tokenizers):
   texts = ["".join(tokens[i] for i in row) for row in rows]
   there = [gsm8k_answer(text) for text in texts]
   assert found == [text if is_integer(text) else "" for text in there]
-  assert sum(map(bool, found)) > 150
+  assert sum(map(bool, found)) > 100
 
 
 def test_all_gold_answers_of_gsm8k(tokenizers):
@@ -195,10 +236,22 @@ def test_tokens_of_any_length_are_kept_whole_in_few_places():
   rows = [[i, mark, number] for i in range(len(tokens))]
   assert written(read(rows, table)) == ["42"] * len(tokens)
   rows = [[mark, number, i] for i in range(len(tokens) - 1)]
-  # Dots behind a number make it none, a run of # is a new marker.
+  # Dots behind a number end a sentence, a run of # is a new marker.
   assert written(read(rows, table)) == [
     gsm8k_answer("#### 42" + token) for token in tokens[:-1]
   ]
+
+
+def test_words_for_powers_of_ten_are_seen_across_tokens():
+  # "million" in all ways of cutting it, and words that begin like it.
+  for word in ("million", "Million", "dozen", "milling", "mill", "billy"):
+    for cut in range(1, len(word)):
+      tokens = ["#### 5", " ", word[:cut], word[cut:], " x"]
+      table = digits.table(tokens)
+      expected = gsm8k_answer(f"#### 5 {word} x")
+      assert written(read([[0, 1, 2, 3, 4]], table)) == [expected]
+  assert gsm8k_answer("#### 5 milling x") == "5"
+  assert gsm8k_answer("#### 5 dozen x") == ""
 
 
 def test_bytes_and_text_give_the_same_table():
@@ -215,9 +268,9 @@ def test_pads_may_stand_anywhere_and_strange_ids_are_no_digits():
   table = digits.table(["####", " ", "4", "2", "x"])
   rows = [
     [PAD, 0, PAD, 1, 2, PAD, 3], [0, 1, 2, 99, 3], [99, 0, 1, 2, 3, 99, 2],
-    [PAD] * 7, [0, 1, 2, 5000, 3],
+    [PAD] * 7, [0, 1, 2, 5000, 4],
   ]
-  assert written(read(rows, table)) == ["42", "4", "42", "", "4"]
+  assert written(read(rows, table)) == ["42", "", "", "", "4"]
 
 
 def test_equal_needs_both():

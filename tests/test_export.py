@@ -1,13 +1,10 @@
 """The exporter as its users run it, and transformers reading what it wrote."""
 
 import json
-import subprocess
-import sys
 
 import hub_models
 import jax
 import jax.numpy as jnp
-import mains
 import numpy as np
 import pytest
 
@@ -22,9 +19,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 
-def run(arguments, cache):
-  started = mains.start(arguments, cache, module="sitrain.export")
-  return mains.finish(started, 200)
+EXPORT = "sitrain.export"
 
 
 def random_params(model, seed):
@@ -65,11 +60,11 @@ def scratch(tmp_path_factory):
   return workdir, model, params
 
 
-def test_a_model_from_nothing_is_one_of_transformers(scratch, cache, tmp_path):
+def test_a_model_from_nothing_is_one_of_transformers(scratch, ask, tmp_path):
   workdir, model, params = scratch
   out = tmp_path / "out"
-  done = run(
-    [f"--workdir={workdir}", f"--output={out}", "--dtype=float32"], cache
+  done = ask(
+    f"--workdir={workdir}", f"--output={out}", "--dtype=float32", module=EXPORT
   )
   assert done.code == 0, done.err
   assert "last of stage1 as LlamaForCausalLM in float32" in done.out
@@ -107,13 +102,13 @@ def started(tmp_path_factory):
   return workdir, folder, params
 
 
-def test_a_model_of_the_hub_keeps_its_form(started, cache, tmp_path):
+def test_a_model_of_the_hub_keeps_its_form(started, ask, tmp_path):
   workdir, folder, params = started
   out = tmp_path / "out"
-  done = run(
-    [f"--workdir={workdir}", f"--output={out}", "--which=best",
-     "--stage=stage2"], cache,
-  )  # fmt: skip
+  done = ask(
+    f"--workdir={workdir}", f"--output={out}", "--which=best",
+    "--stage=stage2", module=EXPORT,
+  )
   assert done.code == 0, done.err
   assert "best of stage2 as Gemma3ForCausalLM in bfloat16" in done.out
   was, now = weights.read_config(folder), weights.read_config(out)
@@ -132,20 +127,7 @@ def test_a_model_of_the_hub_keeps_its_form(started, cache, tmp_path):
   assert tokenizers[0].chat_template == tokenizers[1].chat_template
 
 
-MISTAKES = """
-import sys
-from sitrain import export
-from sitrain.runtime.errors import run_main
-for line in sys.stdin:
-  sys.argv = ["export", *line.split()]
-  try:
-    run_main(export.main)
-  except SystemExit as error:
-    print(error.code)
-"""
-
-
-def test_mistakes_are_named_in_one_line(scratch, cache, tmp_path):
+def test_mistakes_are_named_in_one_line(scratch, ask, tmp_path):
   workdir, _, _ = scratch
   (tmp_path / "taken").mkdir()
   (tmp_path / "taken" / "config.json").write_text("{}")
@@ -160,14 +142,9 @@ def test_mistakes_are_named_in_one_line(scratch, cache, tmp_path):
     f"--workdir={workdir} --output={tmp_path}/out --stage= more":
       "unknown argument 'more'",
   }  # fmt: skip
-  done = subprocess.run(
-    [sys.executable, "-c", MISTAKES], input="\n".join(asked), text=True,
-    cwd=mains.ROOT, env=mains.environment(cache), capture_output=True,
-    timeout=200, check=False,
-  )
-  assert done.stdout.split() == ["2"] * len(asked), done.stderr
-  lines = done.stderr.splitlines()
-  assert len(lines) == len(asked), done.stderr
-  for line, message in zip(lines, asked.values()):
+  for words, message in asked.items():
+    done = ask(*words.split(), module=EXPORT)
+    assert done.code == 2, done.err
+    (line,) = done.err.splitlines()
     assert line.startswith("error: ") and message in line
   assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ import pytest
 
 from sitrain import train, types
 from sitrain.methods import score
-from sitrain.models import attention, decoder, logprobs
+from sitrain.models import attention, decoder, logprobs, reading
 from sitrain.rollout import play
 from sitrain.tasks import maze
 
@@ -90,7 +90,7 @@ def test_whole_episodes_are_scored_alike(monkeypatch):
   episodes = types.Episodes(
     flat[0], flat[1], jnp.zeros(flat[0].shape), flat[2], number, number
   )
-  monkeypatch.setattr(logprobs, "ATTENTION_ELEMENTS", 1000)
+  monkeypatch.setattr(reading, "ATTENTION_ELEMENTS", 1000)
   got, want = (
     logprobs.score_rows(model, params, episodes, temperature=1.0, **options)
     for options in ({"together": ROWS, "shared": (SLOTS, REST)}, {})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from sitrain.models import decoder, logprobs
+from sitrain.models import decoder, logprobs, lora, parameters
 
 VOCABULARY, ROWS, LENGTH = 97, 3, 12
 
@@ -226,3 +226,58 @@ def test_the_default_chunk_follows_from_the_sizes(monkeypatch):
   monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", ROWS * VOCABULARY * 6)
   monkeypatch.setattr(logprobs, "CHUNK_TOKENS", 1)
   assert "length=2" in text()
+
+
+BFLOAT16 = MODEL.clone(layers=1, dtype=jnp.bfloat16)
+FAMILIES = {
+  "qwen3": BFLOAT16.clone(qk_norm=True, tied=False),
+  "llama": BFLOAT16.clone(qkv_bias=True, out_bias=True),
+  "gemma": BFLOAT16.clone(
+    layers=2, qk_norm=True, norm_plus_one=True, post_norms=True, window=4,
+    attention_cap=5.0, logit_cap=10.0, local=(True, False), embed_scale=4.0,
+    activation="gelu_tanh",
+  ),
+}
+
+
+def perturbed(tree, seed):
+  """Noise everywhere, so that no norm is a number that bfloat16 holds."""
+  draw = np.random.default_rng(seed)
+  noise = lambda x: jnp.asarray(0.2 * draw.normal(size=x.shape), x.dtype)
+  return jax.tree.map(lambda x: x + noise(x), tree)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_parameters_in_bfloat16_are_the_same_policy(name):
+  """The KL of a policy and its copy is exactly 0."""
+  model, (_, _, tokens, turn, path) = FAMILIES[name], case()
+  params = jax.jit(decoder.init, static_argnums=0)(model, jax.random.key(0))
+  params = perturbed(params, 1)
+  adapters = perturbed(lora.adapters(jax.random.key(1), model, rank=2), 2)
+  held = parameters.computed(params, jnp.bfloat16)
+  kinds = {x.dtype for x in jax.tree.leaves(held["layers"])}
+  assert kinds == {jnp.dtype("float32"), jnp.dtype("bfloat16")}
+
+  @jax.jit
+  def read(params, held):
+    scores, kl = logprobs.token_scores_and_kl(
+      model, params, held, tokens, turn, path, inputs=tokens
+    )
+    other = logprobs.token_scores(
+      model, held, tokens, turn, path, inputs=tokens
+    )
+    return scores, other, kl
+
+  join = functools.partial(lora.join, scale=jnp.float32(1.7))
+  joined = join(params, adapters)
+  for own, copy in (
+    (params, held),
+    (joined, parameters.computed(joined, jnp.bfloat16)),
+    (joined, join(held, parameters.computed(adapters, jnp.bfloat16))),
+  ):
+    scores, other, kl = read(own, copy)
+    np.testing.assert_array_equal(kl, 0.0)
+    for x, y in zip(scores, other):
+      # Two programs: the compiler may add up the float32 logits in two ways.
+      np.testing.assert_allclose(x, y, rtol=1e-6)
+    assert np.any(scores.logprob)

@@ -14,21 +14,15 @@ import orbax.checkpoint as ocp
 import pytest
 from absl import flags
 
-from sitrain.runtime import overrides
-from sitrain.runtime.options import ConfigError
+from sitrain.runtime import build, optimizer, overrides
+from sitrain.runtime.options import ConfigError, call
 
 QUICK = "--config=configs/quickstart.py:quick"
-STEPS = {"base": 2, "stage1": 24, "stage2": 2}
-RUN = [QUICK, "--config.stage.stage1.steps=24"]
+STEPS = {"base": 2, "stage1": 16, "stage2": 2}
+RUN = [
+  *mains.QUICK, "--config.stage.stage1.steps=16", "--config.run.keep=3",
+]
 STAGE_TWO = "--config.stage.stage2"
-
-
-@pytest.fixture(scope="module")
-def ask(cache):
-  """ask(*arguments, **environment) -> Done, of a process of its own."""
-  question, close = mains.serve()
-  yield lambda *arguments, **more: question(list(arguments), cache, **more)
-  close()
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +75,17 @@ def numbers(rows):
 
 
 def assert_same_run(got, want):
-  """All that two runs have computed is the same, bit for bit."""
-  assert numbers(read(got)) == numbers(read(want))
-  for stage in STEPS:
-    assert arrays(got, stage) == arrays(want, stage), stage
+  """All that two runs have computed is the same, bit for bit.
+
+  The first may be of the first stages only.
+  """
   stages = [summary(workdir)["stages"] for workdir in (got, want)]
-  assert numbers(stages[0]) == numbers(stages[1])
+  names = [row["name"] for row in stages[0]]
+  assert numbers(stages[0]) == numbers(stages[1])[:len(names)]
+  rows = [row for row in read(want) if row["stage"] in names]
+  assert names and numbers(read(got)) == numbers(rows)
+  for stage in names:
+    assert arrays(got, stage) == arrays(want, stage), stage
 
 
 def unfinished(finished, tmp_path):
@@ -147,8 +146,9 @@ def test_curves_and_report(finished):
 
 def test_checkpoints_stay_by_stage(finished):
   for stage, steps in STEPS.items():
-    assert saved(finished[0] / stage)[-2:] == [steps - 1, steps]
-    assert len(saved(finished[0] / stage)) <= 3  # and the best
+    want = list(range(max(1, steps - 2), steps + 1))
+    assert saved(finished[0] / stage)[-3:] == want
+    assert len(saved(finished[0] / stage)) <= 4  # and the best
     names = arrays(finished[0], stage)
     assert any("params" in n and "embed" in n for n in names)
     assert any("reference" in n for n in names) == (stage != "base")
@@ -162,7 +162,7 @@ def test_the_screen_shows_the_table(finished):
 
 
 def test_every_stage_compiles_its_loop_once(finished):
-  """A stage is one program, however many calls; 28 calls were made."""
+  """A stage is one program, however many calls; 20 calls were made."""
   found = re.findall(
     r"Finished XLA compilation of jit\((\w+)\)", finished[1].err
   )
@@ -216,15 +216,16 @@ def test_killed_and_interrupted_is_uninterrupted(
 
   done = ask(*arguments)
   assert done.code == 0, done.err
-  assert f"stage1 {stopped + 1}/24" in done.err
+  assert f"stage1 {stopped + 1}/16" in done.err
   assert_same_run(workdir, finished[0])
 
 
 def test_a_stage_may_end_early_and_does_so_again_when_resumed(tmp_path, ask):
   until = "--config.stage.stage1.until"
   arguments = [
-    *RUN, f"{until}.above=0", f"{until}.tolerance=inf", f"{until}.span=4",
-    "--config.run.keep=3", f"--workdir={tmp_path / 'run'}",
+    *RUN, "--config.stages=('base','stage1')", f"{until}.above=0",
+    f"{until}.tolerance=inf", f"{until}.span=4",
+    f"--workdir={tmp_path / 'run'}",
   ]
   assert ask(*arguments).code == 0
   again = tmp_path / "again"
@@ -232,54 +233,49 @@ def test_a_stage_may_end_early_and_does_so_again_when_resumed(tmp_path, ask):
   assert saved(again / "stage1")[-3:] == [6, 7, 8]
   for step in (7, 8):
     shutil.rmtree(again / "stage1" / str(step))
-  shutil.rmtree(again / "stage2")
   (again / "summary.json").unlink()
   done = ask(*arguments[:-1], f"--workdir={again}")
-  assert done.code == 0 and "stage1 7/24" in done.err
+  assert done.code == 0 and "stage1 7/16" in done.err
   assert saved(again / "stage1")[-3:] == [6, 7, 8]
   assert_same_run(again, tmp_path / "run")
   assert [r["step"] for r in read(again) if r["stage"] == "stage1"][-1] == 8
 
 
 def damage(path):
-  """Flips bytes all over the largest file of a checkpoint.
+  """Flips bytes all over the files of a checkpoint that hold its arrays.
 
   One alone may lie between the arrays, where nobody reads.
   """
-  files = [file for file in path.rglob("*") if file.is_file()]
-  file = max(files, key=lambda file: file.stat().st_size)
-  content = bytearray(file.read_bytes())
-  for place in range(len(content) // 4, len(content), 64):
-    content[place] ^= 0xFF
-  file.write_bytes(bytes(content))
+  files = [file for file in path.rglob("d/*") if file.stat().st_size > 9_999]
+  assert files
+  for file in files:
+    content = bytearray(file.read_bytes())
+    for place in range(len(content) // 4, len(content), 64):
+      content[place] ^= 0xFF
+    file.write_bytes(bytes(content))
 
 
 def warnings(done):
   return [x for x in done.err.splitlines() if x.startswith("warning: ")]
 
 
-def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
+def test_what_is_damaged_or_half_written_is_replaced_by_the_one_before(
   finished, tmp_path, ask
 ):
   workdir = unfinished(finished, tmp_path)
-  damage(workdir / "stage1" / "24")
+  half = workdir / "stage1" / "16.orbax-checkpoint-tmp-1"
+  (workdir / "stage1" / "16").rename(half)
+  damage(workdir / "stage1" / "15")
   done = ask(*RUN, f"--workdir={workdir}")
   assert done.code == 0, done.err
-  (warning,) = warnings(done)
-  assert "stage1/24 cannot be used" in warning and "24.unusable" in warning
-  assert "stage1 24/24" in done.err and "stage1 23/24" not in done.err
-  assert_same_run(workdir, finished[0])
-
-
-def test_a_half_written_checkpoint_is_removed(finished, tmp_path, ask):
-  workdir = unfinished(finished, tmp_path)
-  half = workdir / "stage1" / "24.orbax-checkpoint-tmp-1"
-  (workdir / "stage1" / "24").rename(half)
-  done = ask(*RUN, f"--workdir={workdir}")
-  assert done.code == 0, done.err
-  (warning,) = warnings(done)
-  assert "24" in warning and "was never finished" in warning
-  assert not half.exists()
+  for words in (
+    ("16", "was never finished"),
+    ("stage1/15 cannot be used", "15.unusable"),
+  ):
+    (warning,) = [x for x in warnings(done) if words[-1] in x]
+    assert words[0] in warning
+  assert len(warnings(done)) == 2 and not half.exists()
+  assert "stage1 15/16" in done.err and "stage1 14/16" not in done.err
   assert_same_run(workdir, finished[0])
 
 
@@ -313,18 +309,19 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_is_said_and_mended(finished, small_disk, ask):
   workdir = small_disk / "run"
+  arguments = [*RUN, "--config.stages=('base',)", f"--workdir={workdir}"]
   filler = small_disk / "filler"
-  filler.write_bytes(bytes(3_540_000))
-  done = ask(*RUN, f"--workdir={workdir}")
+  filler.write_bytes(bytes(3_900_000))
+  done = ask(*arguments)
   assert done.code == 1, done.err
   lines = done.err.splitlines()
   errors = [x for x in lines if x.startswith("error: ")]
   # A thread of the library that writes checkpoints may have its own say before.
   assert errors == lines[-1:] and "no space left" in errors[0].lower()
   assert "free some space" in errors[0] and "same command" in errors[0]
-  assert len(read(workdir)) < sum(STEPS.values())
+  assert not (workdir / "summary.json").exists()
   filler.unlink()
-  done = ask(*RUN, f"--workdir={workdir}")
+  done = ask(*arguments)
   assert done.code == 0, done.err
   assert_same_run(workdir, finished[0])
 
@@ -457,6 +454,29 @@ def test_a_flag_may_give_an_option_that_the_config_does_not_name():
   for field in ("run.svae_every", "stge.base.steps", "stage.stage9.steps"):
     with pytest.raises(ConfigError, match=f"config.{field}: no such field"):
       parsed(f"--config.{field}=1")
+
+
+@pytest.mark.parametrize("written", ["inf", "+inf", "-inf", "1e999"])
+def test_infinity_can_be_written_on_a_command_line(written):
+  words, known = ["main", QUICK], flags.FlagValues()
+  words.append(f"{STAGE_TWO}.method.clip={written}")
+  overrides.define("", flag_values=known, sys_argv=words)
+  overrides.parse(words, known)
+  given = build.plain(known["config"].value)["stage"]["stage2"]["method"]
+
+  def echo(*, clip: float) -> float:
+    return clip
+
+  assert call(echo, "x", {"clip": given["clip"]}) == float(written)
+
+
+@pytest.mark.parametrize("value", ["nan", float("nan"), "-nan"])
+def test_an_option_is_never_nan(value):
+  options = {"learning_rate": 1.0, "steps": 1, "clip": value}
+  with pytest.raises(ConfigError, match=r"config.x.clip is not a number \(NaN"):
+    call(optimizer.make, "x", options)
+  with pytest.raises(ConfigError, match="optimizer='nan' is not known"):
+    call(optimizer.make, "x", options | {"clip": 1.0, "name": "nan"})
 
 
 def test_no_workdir(ask):

@@ -194,6 +194,7 @@ def small(tmp_path_factory):
   return plan, whole, apart
 
 
+@pytest.mark.nightly
 def test_without_machine_code_a_program_is_the_same(small):
   _, whole, apart = small
   mine, theirs = (
@@ -204,6 +205,7 @@ def test_without_machine_code_a_program_is_the_same(small):
   assert 0 < whole.memory["code"] < 2**24
 
 
+@pytest.mark.nightly
 def test_bytes_of_the_small_program_as_by_hand(small):
   """Against a count by hand, from the shapes of the config's `_shrink`."""
   plan, _, apart = small

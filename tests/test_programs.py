@@ -9,19 +9,29 @@ import time
 import pytest
 
 from sitrain.tasks.verifiers import programs, sandbox
+from sitrain.tasks.verifiers.extraction import (
+  lenient_program,
+  normalised,
+  strict_program,
+)
 from sitrain.tasks.verifiers.programs import (
   grade,
   grade_programs,
   humaneval_program,
-  lenient_program,
   mbpp_program,
-  normalised,
   repair_rows,
-  strict_program,
 )
 from sitrain.tasks.verifiers.sandbox import Program
 
 ADD = "def add(a, b):\n  return a + b"
+DOC = '''def f(x):
+  """Twice.
+
+  ```python
+  f(1)
+  ```
+  """
+  return 2 * x'''
 ROW = {
   "task_id": 1, "text": "Add.", "code": ADD, "test_setup_code": "two = 2",
   "test_list": ["assert add(1, two) == 3", "assert add(0, 0) == 0"],
@@ -55,9 +65,52 @@ def walls():
   (f"```py\n{ADD}\n```".replace("\n", "\r\n"), ADD, ADD),
   (f"```bash\npip\n```\n```Python\n{ADD}\n```", ADD, ADD),
   ("```bash\npip\n```", "", "```bash\npip\n```"),
+  # The last pair counts, and what names the markers in a sentence does not.
+  (f"[BEGIN]\nx\n[BEGIN]\n{ADD}\n[DONE]", ADD, ADD),
+  (f"[BEGIN]\nx\n[DONE]\nNo:\n[BEGIN]\n{ADD}\n[DONE]", ADD, ADD),
+  (f"I use [BEGIN] and [DONE].\n[BEGIN]\n{ADD}\n[DONE]", ADD, ADD),
+  (f"[BEGIN]\n{ADD}\n[DONE]\nIt is between [BEGIN] and [DONE].", ADD, ADD),
+  (f"I write [BEGIN] and [DONE].\n```python\n{ADD}\n```", ADD, ADD),
+  (f"<think>\n[BEGIN]\nx = 1\n[DONE]\n</think>\n[BEGIN]\n{ADD}\n[DONE]",
+   ADD, ADD),
+  (f"<think>\n```python\nx\n```\n</think>\n```python\n{ADD}\n```", ADD, ADD),
+  ('[BEGIN]\nprint("[DONE]")\n[DONE]', 'print("[DONE]")', 'print("[DONE]")'),
+  (f"# [BEGIN]\n{ADD}\n# [DONE]", ADD, ADD),
+  (f"**[BEGIN]**\n{ADD}\n**[DONE]**", ADD, ADD),
+  (f"[BEGIN]\n{ADD}\n[DONE]<|im_end|>", ADD, ADD),
+  (f"[BEGIN]\n{ADD}\n```\n[DONE]", ADD, ADD),
+  (f"[BEGIN]\nHere it is:\n```python\n{ADD}\n```\n[DONE]", ADD, ADD),
+  # Fences: the first word of the info string, the length, the indentation.
+  *((f"Sure.\n```{info}\n{ADD}\n```\nBye.", ADD, ADD) for info in (
+    "python3.11", "py3", "PY", "ipython", "Python 3", 'python title="a.py"',
+    "python:a.py", "{.python}", "python linenums"
+  )),
+  (f"````python\n{ADD}\n````", ADD, ADD),
+  (f"````python\n{DOC}\n````", DOC, DOC),
+  (f"```python\n{DOC}\n```", DOC, DOC),
+  (f"[BEGIN]\n{DOC}\n[DONE]", DOC, DOC),
+  (f"[BEGIN]\n```python\n{DOC}\n```\n[DONE]", DOC, DOC),
+  (f"~~~python\n{ADD}\n~~~", ADD, ADD),
+  ("1. So:\n\n   ```python\n   def f():\n     return 1\n   ```\n",
+   "def f():\n  return 1", "def f():\n  return 1"),
+  ("- ```python\n  def f():\n    return 1\n  ```", "def f():\n  return 1",
+   "def f():\n  return 1"),
+  (f"{ADD}\n```", ADD, ADD),
+  (f"```python\n{ADD}\n```\n```markdown\nIt adds.\n```", ADD, ADD),
+  # Only for reports.
+  (f"{ADD}\n```\nThis adds.", "", ADD),
+  (f"```python\n{ADD}```", "", ADD),
+  (f"```python\n{ADD}\n``` This adds.", "", ADD),
+  (f"```python\n{ADD}\n```python\nadd(1, 2)", "", ADD),
+  (f"```txt\n{ADD}\n```", "", ADD),
+  ("> ```python\n> x = 1\n> ```", "", "x = 1"),
+  ("```python def f(): return 1 ```", "", "def f(): return 1"),
+  ("```python\ndef g():\n  return 1\n```\n```python\ndef f():\n  return g()\n```",
+   "", "def g():\n  return 1\n\ndef f():\n  return g()"),
+  ("```python\ndef f():\n  return 2\n```\n```python\ndef f():\n  return 1\n```",
+   "", "def f():\n  return 1"),
   # Not the form that was asked for: nothing for rewards.
   (f"[BEGIN]\n{ADD}", "", ADD),
-  (f"[BEGIN]\nx\n[BEGIN]\n{ADD}\n[DONE]", "", ADD),
   (f"```python\n{ADD}\n```\n```python\nadd(1, 2)\n```", "", ADD),
   (f"```python\nx\n```\n```python\n{ADD}\n```", "", ADD),
   (f"Sure.\n```python\n{ADD}", "", ADD),
@@ -158,8 +211,26 @@ def test_grades(walls, monkeypatch):
 
 
 def test_what_the_sandbox_failed_on_is_unknown():
-  assert grade("sandbox").known == 0 and grade("sandbox").right == 0
+  for status in ("sandbox", "left_out"):
+    assert grade(status).known == 0 and grade(status).right == 0
   assert grade("pass") == (1.0, 1.0, "pass")
+
+
+def test_a_row_that_is_left_out_is_unknown_whatever_the_text(walls):
+  code = "class Node: pass\ndef f(x): return isinstance(x, Node)"
+  row = {**ROW, "code": code, "test_list": ["assert f(Node())"]}
+  texts = [f"{code}\n[DONE]", "def f(x): return 1 / 0\n[DONE]", "I cannot say."]
+  given = grade_programs(texts, [row] * 3, extract=strict_program,
+                         assemble=mbpp_program, **LIMITS)
+  assert given == [grade("left_out")] * 3
+  given = grade_programs(
+    texts, [row] * 3, extract=strict_program, assemble=mbpp_program,
+    run_tests_where_programs_can_forge_a_pass=True, **LIMITS
+  )
+  assert [g.status for g in given] == ["pass", "error", "none"]
+  assert programs.left_out([ROW, row], assemble=mbpp_program) == [
+    (1, "they use the class Node of the program, in line 2")
+  ]
 
 
 def test_nothing_to_run_needs_no_sandbox(monkeypatch):
@@ -210,8 +281,13 @@ def test_references_of_mbpp_pass(walls):
   given = grade_programs(
     texts, chosen, extract=strict_program, assemble=mbpp_program, **LIMITS
   )
-  failed = [r["task_id"] for r, g in zip(chosen, given) if not g.right]
-  assert len(chosen) > 50 and not failed
+  failed = [(r["task_id"], g.status) for r, g in zip(chosen, given)
+            if not g.right]
+  # Their tests make instances of a class of the program.
+  together = {(n, "left_out") for n in (367, 601, 927)}
+  assert len(chosen) > 50 and set(failed) <= together
+  found = programs.left_out(rows, assemble=mbpp_program)
+  assert [rows[i]["task_id"] for i, _ in found] == [367, 601, 927]
   # The same programs do not pass the tests of another row.
   shifted = chosen[1:10] + chosen[:1]
   given = grade_programs(

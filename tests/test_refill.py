@@ -214,7 +214,8 @@ def test_a_method_plays_in_slots(toy):
     score.stage_one, {"policy": model}, task, (), problems=4, samples=2,
     turns=(task.turn_length,) * 2, offline=2,
   )
-  state = TrainState(jnp.int32(0), {}, {"policy": params}, (), params, ())
+  roles = {"policy": params}, (), {"reference": params}
+  state = TrainState(jnp.int32(0), {}, *roles, ())
   problems = task.problems(jax.random.key(0), 4)
   keys = jax.random.split(jax.random.key(1), 4)
   few, all_ = (

@@ -737,7 +737,7 @@ def test_greedy_ignores_the_key_and_scores_at_temperature_one():
 
 
 FIRST = [([4, 5], [[9, 3]]), ([6], [[1, 2, 3]]), ([7, 8, 2], [[0]])]
-SAID = [[10], [11, 12], [13]]
+REPLIES = [[10], [11, 12], [13]]
 LATER = [[1, 3], [2], [14, 15, 3]]
 
 
@@ -745,20 +745,21 @@ def hand_made():
   first = fakes.pack(
     [fakes.transcribe(p, t, []) for p, t in FIRST], problem=[2, 0, 2]
   )
-  said = jnp.asarray([row + [PAD] * (2 - len(row)) for row in SAID], jnp.int32)
-  return first, said
+  replies = [row + [PAD] * (2 - len(row)) for row in REPLIES]
+  replies = jnp.asarray(replies, jnp.int32)
+  return first, replies
 
 
 def test_contexts_of_ids_and_segments():
-  first, said = hand_made()
-  first = contexts.append(first, said)
+  first, replies = hand_made()
+  first = contexts.append(first, replies)
   first = contexts.append(first, jnp.asarray([[14], [15], [PAD]]), 2)
   problems = Problems(
     jnp.zeros((3, 2), jnp.int32), jnp.array([[7], [8], [9]]),
     jnp.array([[1], [2], [3]]),
   )
   posed = contexts.compose(
-    problems, [5, 5], Segment(first, 2, 1), said, Segment(first, GIVEN),
+    problems, [5, 5], Segment(first, 2, 1), replies, Segment(first, GIVEN),
     Segment(first, jnp.array([1, 1, 2])), [6],
   )
   want = [
@@ -826,11 +827,11 @@ def test_rows_of_a_problem_stand_side_by_side():
 
 
 def test_join_and_stack():
-  first, said = hand_made()
+  first, replies = hand_made()
   later = jnp.asarray([r + [PAD] * (3 - len(r)) for r in LATER], jnp.int32)
-  pairs = contexts.join(first, said, later)
+  pairs = contexts.join(first, replies, later)
   for row, (prompt, turns) in enumerate(FIRST):
-    want = fakes.transcribe(prompt, [turns[0], LATER[row]], [SAID[row]])
+    want = fakes.transcribe(prompt, [turns[0], LATER[row]], [REPLIES[row]])
     assert lists(pairs)[row] == want
   assert pairs.parent.tolist() == [OFFLINE] * 3
   stacked = contexts.stack(first, pairs)

@@ -3,14 +3,11 @@
 import json
 import os
 import pathlib
-import subprocess
-import sys
 from itertools import combinations
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
-import mains
 import numpy as np
 import pytest
 
@@ -388,22 +385,22 @@ def test_another_task_keeps_how_answers_are_verified():
   assert same["source"] == "b.jsonl"
 
 
-def run(arguments, cache):
-  return mains.finish(mains.start(arguments, cache, module="sitrain.sample"))
+SAMPLE = "sitrain.sample"
 
 
 @pytest.mark.skipif(
   not DATA, reason="SITRAIN_DATA names no folder with gsm8k_test.jsonl"
 )
-def test_real_rows_as_a_user_samples_them(folder, cache, tmp_path):
+def test_real_rows_as_a_user_samples_them(folder, ask, tmp_path):
   output = tmp_path / "gsm8k.jsonl"
-  done = run([
+  done = ask(
     "--config=configs/score_gsm8k.py", f"--config.model.path={folder}",
     "--config.model.dtype=float32", "--config.evaluate.turns=(240, 240)",
     "--config.task.prompt_length=0", "--config.task.limit=8",
     f"--source={pathlib.Path(DATA) / 'gsm8k_test.jsonl'}", "--split=",
     "--samples=2", "--turns=2", "--batch=16", f"--output={output}",
-  ], cache)  # fmt: skip
+    module=SAMPLE,
+  )  # fmt: skip
   assert done.code == 0, done.err[-3000:]
   rows = lines(output)
   assert [row["gold"] for row in rows[:3]] == ["18", "3", "70000"]
@@ -417,21 +414,7 @@ def test_real_rows_as_a_user_samples_them(folder, cache, tmp_path):
     assert word in done.out
 
 
-MISTAKES = """
-import os, sys
-from sitrain import sample
-from sitrain.runtime.errors import run_main
-for line in sys.stdin.read().splitlines():
-  child = os.fork()
-  if not child:
-    sys.argv = ["sample", *line.split()]
-    run_main(sample.main)
-    os._exit(0)
-  print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-def test_mistakes_are_named_in_one_line(folder, cache, tmp_path):
+def test_mistakes_are_named_in_one_line(folder, ask, tmp_path):
   words = "--config=configs/word_problems.py:quick"
   score = f"--config=configs/score_gsm8k.py --config.model.path={folder}"
   asked_for = {
@@ -446,15 +429,10 @@ def test_mistakes_are_named_in_one_line(folder, cache, tmp_path):
     f"{score} --output={tmp_path}/x.jsonl --turns=0": "--turns=0",
     f"{score} more": "unknown argument 'more'",
   }  # fmt: skip
-  done = subprocess.run(
-    [sys.executable, "-c", MISTAKES], input="\n".join(asked_for), text=True,
-    cwd=mains.ROOT, env=mains.environment(cache), capture_output=True,
-    timeout=200, check=False,
-  )
-  assert done.stdout.split() == ["2"] * len(asked_for), done.stderr
-  said = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
-  assert len(said) == len(asked_for), done.stderr
-  for line, message in zip(said, asked_for.values()):
+  for given, message in asked_for.items():
+    done = ask(*given.split(), module=SAMPLE)
+    assert done.code == 2, done.err
+    (line,) = [x for x in done.err.splitlines() if x.startswith("error: ")]
     assert message in line
   assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Nothing gets out of the sandbox, nothing stays behind, no pass is forged.
+"""Nothing gets out of the sandbox, and nothing stays behind.
 
 Every dangerous program here is bounded in itself (20 forks, 2 GB asked for,
 100 MB written), and runs only after harmless ones have shown that its user and
@@ -18,7 +18,7 @@ import time
 
 import pytest
 
-from sitrain.tasks.verifiers import bubble, guard, sandbox, sandbox_child
+from sitrain.tasks.verifiers import bubble, sandbox
 from sitrain.tasks.verifiers.sandbox import Program
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -249,7 +249,7 @@ def test_no_network(clean):
     hidden.bind(f"\0sitrain-{os.getpid()}")
     hidden.listen()
     code = f"""
-      import socket
+      import os, socket
       def f():
         reached = []
         for kind, place in (
@@ -263,12 +263,34 @@ def test_no_network(clean):
               s.connect(place)
               reached.append(place)
             except OSError: pass
-        return reached + [n for _, n in socket.if_nameindex() if n != "lo"]
+        names = os.listdir("/sys/class/net") if os.path.exists("/sys") else []
+        return reached + names
     """
     assert run_one(code).status == "pass"
     with pytest.raises(TimeoutError):
       server.accept()
     hidden.close()
+
+
+def test_sockets_are_of_two_families_only(clean):
+  # Made and closed, never connected: AF_VSOCK is in no network namespace.
+  code = """
+    import socket
+    def f():
+      made = []
+      for family in range(64):
+        for make in (socket.socket, socket.socketpair):
+          for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW):
+            try: ends = make(family, kind)
+            except OSError: continue
+            for end in ends if type(ends) is tuple else [ends]: end.close()
+            made.append(family)
+      return sorted(set(made))
+  """
+  if not bubble.call_filter():
+    pytest.skip("no filter of system calls for this machine")
+  done = run_one(code, "x = f()\nassert x == [1, 2], x")
+  assert done.status == "pass", done
 
 
 def test_no_environment_and_no_files_of_ours(clean, monkeypatch, tmp_path):
@@ -392,118 +414,6 @@ def test_no_child_is_left_in_the_background(clean):
   assert time.monotonic() - began < 20
 
 
-# ---- what a pass is worth
-
-FORGERIES = {
-  "exit": "import sys; sys.exit(0)",
-  "_exit": "import os; os._exit(0)",
-  "exit when asked": "import os\ndef f(x): os._exit(0)",
-  "SystemExit when asked": "def f(x): raise SystemExit(0)",
-  "printing": "print('pass' * 9)\nimport sys, os\nsys.stdout.flush()\n"
-  "os.write(1, b'pass')\ndef f(x): sys.exit()",
-  "at exit": "import atexit, os\natexit.register(lambda: print('pass'))\n"
-  "def f(x): raise KeyboardInterrupt",
-  "equals all": "class A:\n  def __eq__(self, o): return True\n"
-  "  __ne__ = __lt__ = __gt__ = __le__ = __ge__ = __contains__ = __eq__\n"
-  "def f(x): return A()",
-  "equals all, inside": "class A:\n  def __eq__(self, o): return True\n"
-  "  def __hash__(self): return 0\ndef f(x): return [{0: (A(),)}]",
-  "a list that equals all": "class A(list):\n"
-  "  def __eq__(self, o): return True\ndef f(x): return A()",
-  "an int that equals all": "class A(int):\n"
-  "  def __eq__(self, o): return True\ndef f(x): return A(7)",
-  "a lying class": "class M(type):\n"
-  "  __eq__ = property(lambda c: object.__eq__)\n"
-  "  def __getattribute__(c, n): return object.__eq__\n"
-  "class A(metaclass=M):\n  def __eq__(self, o): return True\n"
-  "def f(x): return A()",
-  "mock.ANY": "from unittest.mock import ANY\ndef f(x): return ANY",
-  "AssertionError": "import builtins\nclass E(Exception): pass\n"
-  "builtins.AssertionError = AssertionError = E\ndef f(x): return 9",
-  "built-in functions": "import builtins\n"
-  "builtins.abs = builtins.len = builtins.type = lambda *a: 0\n"
-  "builtins.issubclass = lambda *a: False\n"
-  "builtins.isinstance = lambda *a: False\ndef f(x): return 9",
-  "__builtins__": "b = __builtins__\nb = b if type(b) is dict else vars(b)\n"
-  "b['abs'] = lambda x: 0\n"
-  "def f(x): return 9",
-  "names of built-in functions": "abs = len = set = lambda *a: 0\n"
-  "def f(x): return 9",
-  "exec": "import builtins\nbuiltins.exec = builtins.compile = print\n"
-  "def f(x): return 9",
-  "the module before": "import __main__\n"
-  "__main__.run = __main__.report = lambda *a: None\ndef f(x): return 9",
-  "__plain__": "__plain__ = lambda x: True\ndef f(x): return 9",
-  "a fork": "import os\nos.fork()\ndef f(x): return 9",
-  "a trace": "import sys\ndef t(*a): return t\nsys.settrace(t)\n"
-  "sys.setprofile(t)\ndef f(x): return 9",
-  "a kill": "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
-  "a crash": "import sys\nsys.setrecursionlimit(10**6)\nclass A:\n"
-  "  def __repr__(self): return repr(self)\ndef f(x): return repr(A())",
-}
-
-
-@pytest.fixture(scope="module")
-def forged(walls):
-  """The outcome of every forgery, with tests of three kinds."""
-  tests = {
-    "equal": "assert f(1) == [{0: (2,)}]",
-    "near": "assert abs(f(1) - 2) < 1e-6",
-    "set": "assert set(f(1)) == set([1])\nassert len(f(1)) == 1",
-  }
-  programs = [Program(c, t) for c in FORGERIES.values() for t in tests.values()]
-  names = [(n, kind) for n in FORGERIES for kind in tests]
-  return dict(zip(names, sandbox.run(programs, workers=2)))
-
-
-@pytest.mark.parametrize("kind", ["equal", "near", "set"])
-@pytest.mark.parametrize("name", FORGERIES)
-def test_a_pass_is_not_forged(forged, name, kind):
-  assert forged[name, kind].status in ("fail", "error"), forged[name, kind]
-
-
-def test_what_is_honest_still_passes(walls):
-  code = """
-    import collections, fractions, decimal, datetime, itertools
-    Point = collections.namedtuple("Point", "x y")
-    class Mine: pass
-    mine = Mine()
-    def f():
-      return [collections.Counter("aab"), fractions.Fraction(1, 2), 1.5, 2j,
-              collections.OrderedDict(a=1), collections.defaultdict(int, a=1),
-              collections.deque([1]), decimal.Decimal("1.5"), Point(1, 2),
-              datetime.date(2020, 1, 2), range(3), b"x", mine, None, {1: {2}}]
-    def sum(a, b): return a + b
-  """
-  tests = textwrap.dedent("""
-    x = f()
-    assert x[0] == {"a": 2, "b": 1} and x[0] == collections.Counter("aab")
-    assert x[1] == 0.5 and 0.4 < x[1] < 0.6 and x[8] == (1, 2)
-    assert x == f() and x[12] is mine and 1.5 in x and not x[14] != {1: {2}}
-    assert f"{x[2] == 1.5}" == "True"
-    assert (lambda a: a == 1)(1) and [a for a in x[10] if a > 0] == [1, 2]
-    assert sum(1, 2) == 3
-  """)
-  done = sandbox.run([Program(textwrap.dedent(code), tests, ("sum",))])[0]
-  assert done.status == "pass", done
-
-
-def test_marks_stand_around_both_sides():
-  marked = guard.guarded("assert f(1) == 'ä' < (g(2)) and\\\n  [x] != y")
-  assert marked == (
-    "assert __plain__(f(1)) == 'ä' < (__plain__(g(2))) and\\\n"
-    "  __plain__([x]) != __plain__(y)"
-  )
-  with pytest.raises(ValueError, match="tests of a program are no Python"):
-    guard.guarded("assert f(")
-
-
-def test_a_loop_of_containers_is_looked_at_once():
-  loop = [1]
-  loop.append(loop)
-  assert sandbox_child.plain(loop) is loop
-
-
 # ---- running several, and being ended
 
 
@@ -587,7 +497,8 @@ def test_another_user_has_a_sandbox_too(walls):
     copied = place / "sitrain/tasks/verifiers"
     copied.mkdir(parents=True)
     for name in ("", "sandbox", "sandbox_child", "sandbox_process", "guard",
-                 "bubble"):
+                 "bubble", "apart", "bench", "crossing", "program_side",
+                 "talking", "tests_side", "together"):
       source = ROOT / "sitrain/tasks/verifiers" / f"{name or '__init__'}.py"
       (copied / source.name).write_text(source.read_text())
     for path in (place, *place.rglob("*")):

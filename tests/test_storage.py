@@ -20,8 +20,7 @@ from sitrain.runtime import checkpoint
 
 TESTS = Path(__file__).parent
 ONE = (
-  "--config=configs/quickstart.py:quick", "--config.stage.stage1.steps=8",
-  "--config.run.save_every=2",
+  *mains.QUICK, "--config.stage.stage1.steps=8", "--config.run.save_every=2",
 )
 RUN = (*ONE, "--config.stages=('base','stage1')")
 STAGE = (*ONE, "--config.stages=('stage1',)")
@@ -274,7 +273,7 @@ def test_a_bucket_without_permission_is_left_alone(ask, bucket):
 
 def test_a_bucket_that_is_full_keeps_the_last_checkpoint(ask, bucket):
   arguments = [
-    "--config=configs/quickstart.py:quick", "--config.stages=('base',)",
+    *mains.QUICK, "--config.stages=('base',)",
     "--workdir=gs://bucket/full",
   ]
   bucket.faults(gcs.fault("POST.*full/base/2/arrays", "quota"))

@@ -1,6 +1,8 @@
 """Tasks of text: rows, prompts, replies, verdicts, and where they run."""
 
 import collections
+import functools
+import json
 
 import fakes
 import jax
@@ -8,15 +10,17 @@ import jax.numpy as jnp
 import loops
 import numpy as np
 import pytest
+from transformers import AutoTokenizer, GenerationConfig
 
-from sitrain.models import logprobs
+from sitrain.methods import imitation, single_turn
+from sitrain.models import logprobs, reading
 from sitrain.models.huggingface import tokenizer
 from sitrain.rollout.contexts import given
 from sitrain.runtime import build
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import check_gap
-from sitrain.tasks import text, word_problems
+from sitrain.tasks import gsm8k, text, word_problems
 from sitrain.tasks.rows import take_rows
 from sitrain.tasks.text import Grade, Row
 from sitrain.tasks.verifiers.grading import gsm8k_answer
@@ -118,6 +122,96 @@ def test_verdicts_are_per_turn_and_cuts_are_wrong(chat):
   assert verdict.known.tolist() == [[1, 1], [1, 0]]
   assert task.final(episodes, 1).tolist() == [text.number_of("no"), -1]
   assert task.final(episodes, 2)[0] == text.number_of("yes") >= 0
+
+
+@pytest.fixture(scope="module")
+def special(chat, tmp_path_factory):
+  """A chat with two end tokens and the special token <|im_start|>."""
+  folder = tmp_path_factory.mktemp("special")
+  tokenizer.train_bpe(["What? #### 72"] * 3, folder, size=270)
+  source = AutoTokenizer.from_pretrained(folder)
+  source.add_special_tokens({"pad_token": "<|im_start|>", "sep_token": "<|x|>"})
+  source.save_pretrained(folder)
+  ends = source.convert_tokens_to_ids([source.eos_token, "<|x|>"])
+  GenerationConfig(eos_token_id=ends).save_pretrained(folder)
+  return tokenizer.load(folder)
+
+
+@pytest.mark.parametrize("verifier", ["strict", "lenient", "device"])
+def test_a_turn_may_end_in_any_end_token(special, tmp_path, verifier):
+  """And what special tokens stand in it, the verifiers see as they are."""
+  path = tmp_path / "a.jsonl"
+  path.write_text(json.dumps({"question": "How?", "answer": "#### 72"}))
+  task = gsm8k.make(
+    special, source=str(path), split="", ask="{problem}", verifier=verifier
+  )
+  assert len(task.eos) == 2
+  rows = fakes.pack([
+    fakes.transcribe(
+      special.ask("x"), [special.tokenizer.encode(said) + end], []
+    )
+    for said in ("#### 72", "#### 7<|im_start|>2")
+    for end in ([task.eos[0]], [task.eos[1]], [])
+  ])
+  answer = jnp.repeat(jnp.asarray(task.table.answer), len(rows.tokens), 0)
+  reward = task.verify(answer, rows, 1).reward[:, 0]
+  assert reward.tolist() == [1, 1, 0, 0, 0, 0]
+  said = task.reply(answer, rows, jnp.ones(6, int))
+  begins = [row[0] == task.eos[0] for row in said.tolist()]
+  assert begins == [False, False, True] * 2  # only a cut turn is ended
+
+
+LONG = [
+  # Turns of 6 and 3 tokens, ends included, and of 2 and 3.
+  Row("a", (), ("12345", "67"), "all", "1"),
+  Row("b", (), ("1", "67"), "all", ""),
+]
+
+
+def test_a_given_turn_longer_than_its_limit_is_not_imitated(chat):
+  """Its rest would be trained as what follows the cut."""
+  task = task_of(chat, LONG * 3 + LONG[1:] * 9)
+  assert task.turn_length == 3
+  make = functools.partial(imitation.make, {"policy": None}, problems=2)
+  for turns, words in (
+    ((4, 6), r"turns=\(4, 6\): turn 1 of 3 of 15 given solutions has more than"
+     r" 4 tokens \(first in row 1, the longest has 6\): raise turns"),
+    ((5, 3), "turn 1 of 3 of 15"), ((4,), "turn 1 of 3"), ((6, 2), "need 3"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      make(task=task, optimizer=None, turns=turns)
+  for turns in ((6, 3), (6,), (7, 9, 3)):
+    make(task=task, optimizer=None, turns=turns)
+  # Reinforcement learning writes its own turns.
+  single_turn.make(
+    {"policy": None}, task, None, problems=2, samples=2, turns=(4,)
+  )
+
+
+def test_a_task_without_solutions_teaches_nothing(chat):
+  task = task_of(chat, [ROWS[0]._replace(solutions=())])
+  with pytest.raises(ValueError, match="no solutions to imitate"):
+    imitation.make({"policy": None}, task, None, problems=2, turns=(9,))
+
+
+def test_a_given_turn_holds_no_end_token(chat):
+  with pytest.raises(ValueError, match="row 2: a given turn holds '<|end|>'"):
+    task_of(chat, [ROWS[0], ROWS[1]._replace(solutions=("a<|end|>b",))])
+
+
+@pytest.mark.parametrize("field, value, words", [
+  ("message", 5, "row 2: message is the number 5"),
+  ("message", [{"role": "user", "content": "a"}], "a list of chat messages"),
+  ("message", "a\ud800", "half of a character"),
+  ("solutions", "yes", "row 2: solutions is text, where a list of texts"),
+  ("given", ("a", 1), "row 2: given has an element 2 that is the number 1"),
+  ("answer", 42, "row 2: answer is the number 42"),
+  ("level", 1.0, "row 2: level is the number 1.0"),
+  ("name", b"a", "row 2: name is bytes"),
+])
+def test_rows_of_other_tasks_hold_text_too(chat, field, value, words):
+  with pytest.raises(ValueError, match=words):
+    task_of(chat, [ROWS[0], ROWS[1]._replace(**{field: value})])
 
 
 def test_replies_end_a_turn_that_was_cut(chat):
@@ -246,7 +340,7 @@ def test_scores_of_parts_are_scores_of_the_whole(toy, monkeypatch):
   options = dict(temperature=0.7)
   whole = logprobs.score_rows(model, params, episodes, **options)
   # So little memory that every row is a part.
-  monkeypatch.setattr(logprobs, "ATTENTION_ELEMENTS", 1)
+  monkeypatch.setattr(reading, "ATTENTION_ELEMENTS", 1)
   parts = logprobs.score_rows(model, params, episodes, **options)
   np.testing.assert_allclose(parts.logprob, whole.logprob, atol=1e-5)
   assert np.abs(whole.logprob).max() > 0.1

@@ -10,7 +10,6 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-import mains
 import numpy as np
 import pytest
 import qwen
@@ -29,6 +28,8 @@ SMALL = {
   "steps": 2, "steps_per_call": 1, "method.problems": 4, "method.samples": 2,
   "microbatches": 2, "waves": 2,
 }
+# The whole model of a staged run is trained with MBPP too.
+NIGHTLY = ("gsm8k",)
 SOURCES = {
   "gsm8k": ("gsm8k_train.jsonl", "gsm8k_test.jsonl", (192, 192)),
   "gsm8k:adapters": ("gsm8k_train.jsonl", "gsm8k_test.jsonl", (192, 192)),
@@ -94,12 +95,13 @@ def our_logits(folder, tokens):
 
 
 @needs_data
-@pytest.mark.parametrize("name", SOURCES)
-def test_real_rows_through_both_stages_and_out(name, model, cache, tmp_path):
+@pytest.mark.parametrize("name", [
+  pytest.param(name, marks=[pytest.mark.nightly] * (name in NIGHTLY))
+  for name in SOURCES
+])
+def test_real_rows_through_both_stages_and_out(name, model, ask, tmp_path):
   workdir, output = tmp_path / "run", tmp_path / "model"
-  done = mains.finish(
-    mains.start(arguments(name, model, workdir), cache), 600
-  )
+  done = ask(*arguments(name, model, workdir))
   assert done.code == 0, done.err[-3000:]
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   rows = [json.loads(line) for line in lines]
@@ -109,10 +111,10 @@ def test_real_rows_through_both_stages_and_out(name, model, cache, tmp_path):
     assert row["judge/unknown_1"] == row["judge/unknown_2"] == 0
     assert {"judge/malformed_1", "generate/truncated_2"} <= row.keys()
     assert row["learn/gradient_norm"] >= 0
-  exported = mains.finish(mains.start(
-    [f"--workdir={workdir}", f"--output={output}", "--dtype=float32"], cache,
+  exported = ask(
+    f"--workdir={workdir}", f"--output={output}", "--dtype=float32",
     module="sitrain.export",
-  ))
+  )
   assert exported.code == 0, exported.err[-3000:]
   tokenizer = transformers.AutoTokenizer.from_pretrained(output)
   said = tokenizer.encode("Natalia sold 48 clips in April.")

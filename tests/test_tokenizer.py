@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+  AutoTokenizer,
+  GenerationConfig,
+  PreTrainedTokenizerFast,
+)
 
 from sitrain.models.huggingface import tokenizer
 from sitrain.types import PAD
@@ -301,6 +305,24 @@ BROKEN = {
     "{% endfor %}"
   ),
   "fails for 1 message": "{% for m in messages %}",
+  r"fails for 1 message\(s\).*modulo by zero": (
+    "{% for m in messages %}{{ m.content }}<|x|>{{ 1 // (2 - 2) }}{% endfor %}"
+  ),
+  r"fails for 1 message\(s\).*(unpack|iterable)": (
+    "{% for a, b in [1] %}{% endfor %}"
+  ),
+  # What the policy reads between two attempts is another one from turn 3 on.
+  "writes turn 2 of 3 in another way": (
+    "{% for m in messages %}{{ m.content }}<|x|>"
+    "{% if loop.index == 4 %}{{ 'Last chance.' }}{% endif %}{% endfor %}"
+  ),
+  "writes turn 1 of 3 in another way": (
+    "{% for m in messages[-3:] %}{{ m.content }}<|x|>{% endfor %}"
+  ),
+  "writes turn 4 of 5 in another way": (
+    "{% for m in messages %}{{ m.content if loop.index < 9 else '...' }}<|x|>"
+    "{% endfor %}"
+  ),
   r"fails for 1 message\(s\).*No assistant": (
     "{{ raise_exception('No assistant\nhere') }}"
   ),
@@ -345,6 +367,136 @@ def test_a_template_can_come_from_a_file(folders, tmp_path):
     tokenizer.load(folders["qwen25"], template=str(tmp_path / "none.jinja"))
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_byte_order_mark_is_no_part_of_a_template(
+  byte_level, folders, tmp_path, mark
+):
+  """Some editors write one, in a file as in the tokenizer's own template."""
+  file = tmp_path / "form.jinja"
+  file.write_bytes((mark + CHATML_TURNS).encode())
+  plain = tokenizer.load(folders["qwen3"], reasoning="keep").ask("How?")
+  own = saved(tmp_path / "own", byte_level, mark + CHATML_TURNS, **CHATML)
+  given = tokenizer.load(folders["qwen25"], template=str(file))
+  assert given.ask("How?") == tokenizer.load(own).ask("How?") == plain
+  file.write_bytes(CHATML_TURNS.encode("utf-16"))
+  with pytest.raises(ValueError, match="form.jinja is no UTF-8 .*save it as"):
+    tokenizer.load(folders["qwen25"], template=str(file))
+
+
+# Ends of turns.
+
+FAMILIES_ENDS = {
+  "qwen25": ["<|im_end|>", "<|endoftext|>"],
+  "llama3": ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"],
+  "gemma": ["<eos>", "<end_of_turn>"],
+  "llama2": ["</s>"],
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES_ENDS)
+def test_every_end_token_of_a_model_ends_a_turn(byte_level, tmp_path, name):
+  template, tokens = FORMS[name]
+  tokens = {**tokens, "more": [*tokens["more"], "<|eom_id|>"]}
+  folder = saved(tmp_path / "t", byte_level, template, **tokens)
+  source = AutoTokenizer.from_pretrained(folder)
+  ids = source.convert_tokens_to_ids(FAMILIES_ENDS[name])
+  before = tokenizer.load(folder).eos
+  GenerationConfig(eos_token_id=ids).save_pretrained(folder)
+  theirs = GenerationConfig.from_pretrained(folder).eos_token_id
+  chat = tokenizer.load(folder)
+  assert set(theirs) <= set(chat.eos) and len(set(chat.eos)) == len(chat.eos)
+  assert chat.eos[0] == before[0]  # what the template writes comes first
+  GenerationConfig(eos_token_id=ids[0]).save_pretrained(folder)
+  assert set(tokenizer.load(folder).eos) == {*before, ids[0]}
+
+
+def test_ends_of_config_json_count_where_there_is_no_other_file(
+  byte_level, tmp_path
+):
+  folder = saved(tmp_path / "t", byte_level, QWEN25, **CHATML)
+  ends = lambda: tokenizer.load(folder).eos
+  before = ends()
+  extra = tokenizer.load(folder).tokenizer.encode("<|im_start|>")
+  for settings, found in (
+    ({}, ()), ({"eos_token_id": None}, ()), ({"eos_token_id": []}, ()),
+    ({"eos_token_id": extra[0]}, extra), ({"eos_token_id": extra * 2}, extra),
+    ({"text_config": {"eos_token_id": extra}}, extra),
+  ):
+    (folder / "config.json").write_text(
+      json.dumps({"model_type": "qwen2", **settings})
+    )
+    assert ends() == (*before, *found)
+  GenerationConfig(eos_token_id=before[1]).save_pretrained(folder)
+  assert ends() == before
+
+
+def test_ends_of_a_model_that_lies_elsewhere(folders, tmp_path):
+  chat = tokenizer.load(folders["qwen25"])
+  extra = chat.tokenizer.encode("<|im_start|>")
+  GenerationConfig(eos_token_id=extra).save_pretrained(tmp_path)
+  assert tokenizer.load(folders["qwen25"], tmp_path).eos == (*chat.eos, *extra)
+
+
+def test_ends_of_a_model_on_the_hub(folders, tmp_path, monkeypatch):
+  """One small file is asked for, not the model; a stand-in answers."""
+  import huggingface_hub
+  from huggingface_hub.errors import EntryNotFoundError
+
+  asked = []
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps({"eos_token_id": [7, 5]}))
+
+  def hf_hub_download(name, file, *, revision):
+    asked.append((name, file, revision))
+    if name == "owner/gone":
+      raise OSError("no such model\nanywhere")
+    if file != "config.json":
+      raise EntryNotFoundError(file)
+    return str(path)
+
+  monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+  chat = tokenizer.load(folders["qwen25"], "owner/name@main")
+  assert chat.eos[-2:] == (7, 5)
+  assert asked == [
+    ("owner/name", "generation_config.json", "main"),
+    ("owner/name", "config.json", "main"),
+  ]
+  with pytest.raises(ValueError, match="owner/gone cannot be had .*such model"):
+    tokenizer.load(folders["qwen25"], "owner/gone")
+
+
+@pytest.mark.parametrize("value", [-1, "</s>", True, [2, -1], [2.0], {"a": 1}])
+def test_ends_that_are_no_token_ids_are_refused(byte_level, tmp_path, value):
+  folder = saved(tmp_path / "t", byte_level, QWEN25, **CHATML)
+  path = folder / "generation_config.json"
+  path.write_text(json.dumps({"eos_token_id": value}))
+  match = "eos_token_id=.* of .*generation_config.json is no token id"
+  with pytest.raises(ValueError, match=match):
+    tokenizer.load(folder)
+
+
+def test_an_end_that_is_ordinary_text_is_warned_of(
+  byte_level, tmp_path, caplog
+):
+  folder = saved(tmp_path / "t", byte_level, QWEN25, **CHATML)
+  letter = tokenizer.load(folder).tokenizer.encode("7")
+  assert not caplog.records
+  GenerationConfig(eos_token_id=letter).save_pretrained(folder)
+  assert tokenizer.load(folder).eos[-1:] == tuple(letter)
+  assert "reads as '7': every turn ends where that is written" in caplog.text
+
+
+def test_special_tokens_are_read_as_they_are_spelled(byte_level, tmp_path):
+  """A verifier would take 7<|im_start|>2 for 72, and see no mark at all."""
+  mark = {**CHATML, "more": [*CHATML["more"], "####"]}
+  chat = tokenizer.load(saved(tmp_path, byte_level, QWEN25, **mark))
+  for text in ("7<|im_start|>2", "It is so.\n#### 42", "####"):
+    ids = chat.tokenizer.encode(text)
+    assert chat.tokenizer.decode(ids) == text
+  one = [chat.tokenizer.encode(x)[0] for x in ("7", "<|im_start|>", "2")]
+  assert chat.tokenizer.decode([*one, PAD]) == "7<|im_start|>2"
+
+
 def test_what_a_tokenizer_lacks_is_named(byte_level, tmp_path):
   bare = tokenizers.Tokenizer.from_str(byte_level.to_str())
   saved(tmp_path / "endless", bare, QWEN25, more=CHATML["more"])
@@ -381,7 +533,7 @@ def test_the_plain_form(byte_level, tmp_path, begins):
 def test_decode_leaves_out_what_is_no_text(folders):
   chat = tokenizer.load(folders["qwen25"])
   ids = chat.tokenizer.encode("Blue, 42.")
-  row = np.array([PAD, PAD, *ids, chat.eos[0], PAD], np.int32)
+  row = np.array([PAD, PAD, *ids, PAD], np.int32)
   assert chat.tokenizer.decode(row) == "Blue, 42."
   assert chat.tokenizer.decode([]) == ""
   beyond = [*ids, chat.tokenizer.size, chat.tokenizer.size + 9, *ids]

@@ -107,6 +107,22 @@ def whiten(
   return group_normalise(value, jnp.zeros_like(group), known)
 
 
+def whiten_tokens(
+  advantage: Float[Array, "B T"], mask: Float[Array, "B T"]
+) -> Float[Array, "B T"]:
+  """(A - mean) / (std + 1e-6) over all tokens under the mask; 0 elsewhere.
+
+  The normalisation of PPO's and REINFORCE++'s implementations, here over the
+  whole round whatever its minibatches are. Every token counts alike, so long
+  answers weigh more in the mean than short ones.
+  """
+  count = jnp.maximum(jnp.sum(mask > 0), 1)
+  over = lambda x: jnp.sum(jnp.where(mask > 0, x, 0.0)) / count
+  gap = advantage - over(advantage)
+  std = jnp.sqrt(over(jnp.square(gap)))
+  return jnp.where(mask > 0, gap / (std + 1e-6), 0.0)
+
+
 def _group_sums(value, group, known):
   """(values with 0 where unknown, sums of their groups, counts of them)."""
   rows = value.shape[0]

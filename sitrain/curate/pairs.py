@@ -1,11 +1,14 @@
 """Rows of one problem, paired."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from sitrain.curate.select import token_mask
-from sitrain.types import Batch, Episodes, PreferenceTargets
+from sitrain.models.logprobs import score_rows
+from sitrain.types import Batch, Episodes, Params, PreferenceTargets
 
 
 def partners(
@@ -81,6 +84,31 @@ def pair_batch(
     mask=mask,
     targets=PreferenceTargets(reference_logprob, label),
   )
+
+
+def score_pairs(
+  model: Any,
+  params: Params,
+  chosen: Episodes,
+  rejected: Episodes,
+  *,
+  temperature: float,
+) -> Float[Array, "N 2 T"]:
+  """Log-probabilities of pairs under a model, as `pair_batch` takes them."""
+  scores = [
+    score_rows(model, params, rows, temperature=temperature).logprob
+    for rows in (chosen, rejected)
+  ]
+  return jnp.stack(scores, axis=1)
+
+
+def differ(first: Episodes, second: Episodes) -> Bool[Array, " N"]:
+  """Whether the texts of two rows, or the turns that wrote them, differ.
+
+  Equal rows make a pair without a gradient, which would still count in means.
+  """
+  text = first.tokens != second.tokens
+  return jnp.any(text | (first.turn != second.turn), axis=1)
 
 
 def take_rows(rows: Episodes, index: Int[Array, " N"]) -> Episodes:

@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from sitrain.curate.advantage import per_turn, returns, to_tokens
+from sitrain.curate.advantage import (
+  at_last_token,
+  gae,
+  per_turn,
+  returns,
+  to_tokens,
+  whiten_tokens,
+)
 from sitrain.curate.select import token_mask
 from sitrain.judge.verifier import written
 from sitrain.types import OFFLINE, Batch, Episodes, PolicyTargets, Verdict
@@ -73,6 +80,58 @@ def own_turns(
   first = jnp.arange(known.shape[1]) == 0
   given = (episodes.parent == OFFLINE)[:, None] & first
   return (jnp.cumprod(known > 0, axis=1) > 0) & ~given
+
+
+def gae_batch(
+  rows: Episodes,
+  verdict: Verdict,
+  value: Float[Array, "B T"],
+  *,
+  discount: float,
+  decay: float,
+  kl_weight: float,
+  reference_logprob: Float[Array, "B T"],
+) -> tuple[Batch, Float[Array, "B T"]]:
+  """Rewards of tokens to advantages of tokens, whitened over the round.
+
+  As `policy_batch`, where every token is a step of its own: generalised
+  advantages with the critic's `value` before each token. With a value of 0 and
+  discount = decay = 1 they are the reward to come. Returns the batch, and the
+  returns that a critic is to learn, of the tokens under the batch's mask.
+  """
+  reward, counted = token_rewards(
+    rows, verdict, kl_weight=kl_weight, reference_logprob=reference_logprob
+  )
+  mask = token_mask(rows.turn, counted)
+  gain = gae(reward, value, mask, discount=discount, decay=decay)
+  batch = token_batch(
+    rows, whiten_tokens(gain, mask), counted,
+    kl_weights=(kl_weight,) * counted.shape[1],
+    reference_logprob=reference_logprob,
+  )
+  return batch, jnp.where(mask > 0, gain + value, 0.0)
+
+
+def token_rewards(
+  rows: Episodes,
+  verdict: Verdict,
+  *,
+  kl_weight: float,
+  reference_logprob: Float[Array, "B T"],
+) -> tuple[Float[Array, "B T"], Bool[Array, "B K"]]:
+  """A reward for every token, and the turns that may be trained on them.
+
+  r_t = r_k on the last token of turn k and 0 before it, less kl_weight times
+  log pi - log ref of the token (k1; Ouyang et al. 2022, Eq. 2). What is made of
+  them sums over later turns too, so a turn does not count where a later one was
+  written and has no known reward.
+  """
+  turns = verdict.reward.shape[1]
+  reward = jnp.where(verdict.known > 0, verdict.reward, 0.0)
+  counted = own_turns(rows, verdict.known)
+  _, counted = returns(reward, counted, written(rows, turns), 1.0)
+  gap = jnp.where(rows.turn > 0, rows.logprob - reference_logprob, 0.0)
+  return at_last_token(reward, rows.turn) - kl_weight * gap, counted
 
 
 def token_batch(

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sitrain.evaluate import pictures, player, run, studies, tables
-from sitrain.runtime import build, checkpoint, distributed, policy, sharding
+from sitrain.runtime import build, distributed, policy, sharding
 from sitrain.runtime import compile as compiling
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import run_main
@@ -34,6 +34,7 @@ from sitrain.types import Task
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
 STAGE = flags.DEFINE_list("stage", [], "Stages to evaluate; default: all.")
 WHICH = flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint.")
+ROLE = flags.DEFINE_string("role", "policy", "The role that answers.")
 PROBLEMS = flags.DEFINE_integer(
   "problems", None, "How many; default: config.evaluate.problems."
 )
@@ -88,11 +89,13 @@ class Plan(NamedTuple):
 def plan_from(config: dict) -> Plan:
   """Flags where they are given, else config.evaluate."""
   options = config["evaluate"]
-  heat = TEMPERATURE.value
-  heat = options["temperature"] if heat is None else heat
-  if heat <= 0:
+  temperature = TEMPERATURE.value
+  if temperature is None:
+    temperature = options["temperature"]
+  if temperature <= 0:
     raise ConfigError(
-      f"temperature={heat}: give one above 0, and --greedy for greedy attempts"
+      f"temperature={temperature}: give one above 0, and --greedy for greedy "
+      "attempts"
     )
   if MAX_TURNS.value < 0:
     raise ConfigError(f"--max_turns={MAX_TURNS.value}: give 0 or more")
@@ -103,7 +106,7 @@ def plan_from(config: dict) -> Plan:
   return Plan(
     turns=options["turns"],
     problems=PROBLEMS.value or options["problems"],
-    temperature=heat,
+    temperature=temperature,
     seed=options["seed"],
     budgets=budgets,
   )
@@ -151,7 +154,8 @@ def stage_names(config: dict, folder: epath.Path) -> list[str]:
       known = closest(name, config["stages"])
       raise ConfigError(f"--stage={name} is not in the run: {known}")
   names = STAGE.value or [
-    name for name in config["stages"] if checkpoint.steps(folder / name)
+    name for name in config["stages"]
+    if policy.has_role(folder / name, ROLE.value)
   ]
   if not names:
     raise ConfigError(f"no stage has been trained in {folder} yet")
@@ -200,7 +204,9 @@ def evaluate_all(config: dict, folder: epath.Path, output: epath.Path) -> dict:
   key = jax.random.key(plan.seed, impl="threefry2x32")
   with jax.set_mesh(mesh), Progress(console=Console(stderr=True)) as bar:
     for name in names:
-      params = policy.of_stage(config, model, mesh, folder / name, WHICH.value)
+      params = policy.of_stage(
+        config, model, mesh, folder / name, WHICH.value, role=ROLE.value
+      )
       results = {}
       for title, study in wanted.items():
         line = bar.add_task(f"{name}: {title.replace('_', ' ')}")
@@ -229,6 +235,7 @@ def main(argv: list[str]) -> None:
   logging.getLogger("absl").setLevel(logging.WARNING)
   jax.config.update("jax_threefry_partitionable", True)
   config = build.plain(workdirs.read_json(folder / "config.json"))
+  config = policy.of_role(config, ROLE.value)
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   output = epath.Path(OUTPUT.value or folder / "evaluation.json")

@@ -23,7 +23,10 @@ def dialogue(
   texts = {"problem": task.tokenizer.decode(tokens[:start])}
   for k in range(1, int(turn.max()) + 1):
     mine = np.flatnonzero(turn == k)
-    texts[f"attempt_{k}"] = task.tokenizer.decode(tokens[mine])
+    own = tokens[mine]
+    if task.texts != () and own.size and own[-1] in task.eos:
+      own = own[:-1]  # "<|im_end|>" is no part of the text
+    texts[f"attempt_{k}"] = task.tokenizer.decode(own)
     later = np.flatnonzero(turn > k)
     if later.size:
       name = "instruction" if k == 1 else f"instruction_{k}"

@@ -22,7 +22,7 @@ class Marks(NamedTuple):
   statuses: list[str]
   right: list[int]  # 1 or 0, 0 where not known
   known: list[int]  # 0 where the verifier failed
-  finals: list[str]  # what is claimed, "" for nothing
+  finals: list[str]  # what is claimed, as votes count it; "" for nothing
 
 
 def records(

@@ -131,8 +131,8 @@ def samples_tables(summary: dict[str, Any]) -> list[Table]:
   }
   many = any(k > 1 for _, k in rows)
   titles = [f"{name}@{k}" if many else name for name, k in rows]
-  heat, n = summary["temperature"], summary["samples"]
-  how = "greedy" if heat == 0 else f"Avg@{n} at temperature {heat:g}"
+  temperature, n = summary["temperature"], summary["samples"]
+  how = f"Avg@{n} at temperature {temperature:g}" if temperature else "greedy"
   title = f"{summary['task']}: {summary['problems']} problems, {how}"
   table = _table(title, ["", *titles])
   table.caption = "in %, with 95 % intervals"

@@ -20,10 +20,11 @@ def make(
   """Mean negative log-likelihood over the tokens of all given turns.
 
   Rows with a given turn longer than its limit are left out, and counted in
-  judge/too_long. Raises ValueError for a task without solutions.
+  judge/too_long; of a table they are refused. Raises ValueError for them, and
+  for a task without solutions.
   """
   verbs.check_turns(task, turns)
-  verbs.check_solutions(task)
+  verbs.check_solutions(task, turns)
 
   def generate(keys, state, problems):
     return contexts.given(

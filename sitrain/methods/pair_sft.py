@@ -36,7 +36,8 @@ def make(
       problems.answer[episodes.problem], episodes,
       jnp.ones_like(episodes.problem),
     )
-    keep = found & ~reply.done & (verdict.known[:, 0] > 0) & (~right | also_correct)
+    known = verdict.known[:, 0] > 0
+    keep = found & ~reply.done & known & (~right | also_correct)
     pairs = join(episodes, reply.tokens, second)
     ones = jnp.ones(keep.shape[0])
     trained = keep[:, None] & jnp.array([False, True])

@@ -5,12 +5,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sitrain.judge.verifier import verdict_metrics, verify
 from sitrain.losses.imitation import negative_log_likelihood
 from sitrain.losses.policy_gradient import policy_gradient
+from sitrain.losses.preference import (
+  bradley_terry,
+  dpo_margin,
+  sequence_sum,
+)
 from sitrain.losses.reduce import mean, per_episode, per_turn
 from sitrain.losses.regularizers import LOSSES, k3
+from sitrain.losses.value import value_error
+from sitrain.models.heads import values
 from sitrain.models.logprobs import token_scores, token_scores_and_kl
 from sitrain.models.roles import join_base, params_of
 from sitrain.rollout.play import check_slots, play
@@ -100,6 +108,23 @@ def keep_state(state, problems, rows, verdicts) -> TrainState:
   return state
 
 
+def promote(state, problems, rows, verdicts) -> TrainState:
+  """Makes the policy that has just sampled the reference, in its dtypes.
+
+  A copy, for no array may stand in two fields. Raises ValueError where the
+  stage holds none.
+  """
+  if "reference" not in state.held:
+    raise ValueError(
+      "this method replaces the reference: set held.reference of its stage"
+    )
+  copy = lambda own, held: jnp.array(own, held.dtype, copy=True)
+  reference = jax.tree.map(
+    copy, state.params["policy"], state.held["reference"]
+  )
+  return state._replace(held=dict(state.held, reference=reference))
+
+
 def likelihood_loss(model: Any) -> Callable:
   """Weighted likelihood of the masked tokens, as a mean over tokens."""
 
@@ -127,8 +152,11 @@ def policy_loss(
   `kl` is "exact" (full vocabulary, per token), "k2" or "k3" (from samples), or
   "k1" or "none" (nothing here; k1 belongs into the reward). Log-probabilities
   are taken at the temperature of the sampler. `shared` is that of
-  `token_scores`, for batches [P G T].
+  `token_scores`, for batches [P G T]. Raises ValueError for a clip that is not
+  above 0.
   """
+  if clip <= 0.0:
+    raise ValueError(f"clip={clip}: set it above 0, or inf for no clipping")
 
   def loss(params, state, batch: Batch):
     targets = batch.targets
@@ -155,6 +183,80 @@ def policy_loss(
       weighted = gap * targets.kl_weight
       terms |= per_turn("kl", weighted, batch.mask, batch.turn, turns)
     return terms, policy_metrics(batch, scores, gap, turns, kl)
+
+  return loss
+
+
+def value_loss(model: Any, *, clip: float, weight: float) -> Callable:
+  """Squared error of the role "critic", as a mean over tokens, times `weight`.
+
+  Values may move by `clip` from those of the sampled round; inf: freely.
+  """
+
+  def loss(params, state, batch: Batch):
+    value = values(
+      model, join_base(params["critic"], state), batch.tokens, batch.turn,
+      batch.path,
+    )
+    targets = batch.targets
+    error = value_error(value, targets.returns, targets.old_value, clip=clip)
+    return {"value": mean(weight * error, batch.mask)}, {
+      "learn/value_error": mean(error, batch.mask)
+    }
+
+  return loss
+
+
+def join_losses(*losses: Callable) -> Callable:
+  """One loss of several, for targets that hold those of each, in their order.
+
+  Raises ValueError where two of them name a term or a metric alike.
+  """
+
+  def loss(params, state, batch: Batch):
+    terms, metrics = {}, {}
+    for one, targets in zip(losses, batch.targets, strict=True):
+      more = one(params, state, batch._replace(targets=targets))
+      if twice := terms.keys() & more[0] | metrics.keys() & more[1]:
+        raise ValueError(f"join_losses: two losses name {sorted(twice)}")
+      terms, metrics = terms | more[0], metrics | more[1]
+    return terms, metrics
+
+  return loss
+
+
+def preference_loss(
+  model: Any, *, beta: float, temperature: float, anchor: float
+) -> Callable:
+  """DPO on pairs [N 2 T], as a mean over the pairs of which both are trained.
+
+  Rafailov et al. 2023, Eq. 7, with the sums of tokens that the mask holds.
+  `anchor` weighs the likelihood of the chosen rows beside it (after Pang et al.
+  2024), here as a mean over all their tokens.
+  """
+
+  def loss(params, state, batch: Batch):
+    scores = token_scores(
+      model, join_base(params["policy"], state), batch.tokens, batch.turn,
+      batch.path, inputs=batch.inputs, temperature=temperature,
+    )
+    sums = sequence_sum(scores.logprob, batch.mask)
+    reference = sequence_sum(batch.targets.reference_logprob, batch.mask)
+    margin = dpo_margin(sums, reference, beta=beta)
+    pair = jnp.all(jnp.any(batch.mask > 0, axis=-1), axis=-1)
+    over_pairs = lambda x: mean(x, pair.astype(jnp.float32))
+    objective = over_pairs(bradley_terry(margin, batch.targets.label))
+    chosen = mean(-scores.logprob[:, 0], batch.mask[:, 0])
+    terms = {"preference": objective}
+    if anchor:
+      terms["likelihood"] = chosen._replace(total=anchor * chosen.total)
+    return terms, {
+      "learn/preference": objective,
+      "learn/margin": over_pairs(margin),
+      "learn/preferred": over_pairs((margin > 0).astype(jnp.float32)),
+      "learn/nll_chosen": chosen,
+      "learn/nll_rejected": mean(-scores.logprob[:, 1], batch.mask[:, 1]),
+    }
 
   return loss
 
@@ -194,14 +296,48 @@ def check_temperature(temperature: float) -> None:
     )
 
 
-def check_solutions(task: Task) -> None:
-  """Raises ValueError for a task that shows no solutions to imitate."""
+def check_solutions(task: Task, turns: tuple[int, ...]) -> None:
+  """Raises ValueError where a given turn of the table is longer than its limit.
+
+  Also where no row gives any. Cut short, it would teach the policy to stop in
+  the middle, and what is left would be taken for the next turn.
+  """
   draw = lambda: task.problems(jax.random.key(0), 1).solution
   solution = task.table.solution if task.table != () else jax.jit(draw)()
-  if solution.shape[1] == 0 or not (solution != PAD).any():
+  solution = np.asarray(solution)
+  if not (solution != PAD).any():
     raise ValueError(
-      "this task gives no solutions, so there is nothing to imitate: choose "
-      "another task, or a method that samples"
+      "this task gives no solutions to imitate: take another task or method"
+    )
+  end = np.isin(solution, task.eos)
+  turn = np.cumsum(end, axis=1) - end
+  for k, limit in enumerate(turns):
+    length = np.sum((turn == k) & (solution != PAD), axis=1)
+    if long := np.flatnonzero(length > limit).tolist():
+      row = task.texts.kept[long[0]] if task.texts != () else long[0]
+      raise ValueError(
+        f"turns={tuple(turns)}: turn {k + 1} of {len(long)} of {len(length)} "
+        f"given solutions has more than {limit} tokens (first in row {row + 1},"
+        f" the longest has {length.max()}): raise turns to that, or leave these"
+        " rows out"
+      )
+
+
+def check_samples(samples: int, least: int = 2) -> None:
+  """Raises ValueError where a problem's samples cannot be compared."""
+  if samples < least:
+    raise ValueError(
+      f"samples={samples}: this method compares the samples of a problem: set "
+      f"it to {least} or more"
+    )
+
+
+def check_role(models: dict, role: str, head: str = "") -> None:
+  """Raises ValueError where the run does not define a role."""
+  if role not in models:
+    raise ValueError(
+      f"this method needs the role {role!r}: set config.roles.{role} to "
+      f"{{'start': 'policy', 'head': {head!r}}}"
     )
 
 

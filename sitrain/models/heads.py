@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sitrain.models import decoder, reading
-from sitrain.types import PAD, Params
+from sitrain.types import PAD, Episodes, Params
 
 NAME = "value_head"
 
@@ -57,6 +57,14 @@ def values(
   return view.back(jnp.where(view.known, found, 0))
 
 
+def value_rows(
+  model: decoder.Decoder, params: Params, episodes: Episodes
+) -> Float[Array, "B T"]:
+  """`values` of whole episodes, part by part as in `logprobs.score_rows`."""
+  read = lambda *rows: values(model, params, *rows)
+  return reading.in_parts(model, read, episodes)
+
+
 def score(
   model: decoder.Decoder,
   params: Params,
@@ -83,4 +91,9 @@ def score(
 
 def _project(params, hidden):
   """w . h in float32; a sum, for which no float32 copy of h is made."""
+  if NAME not in params:
+    raise ValueError(
+      "a critic or reward model has no scalar head: set config.roles.NAME.head"
+      " of its role to 'scalar'"
+    )
   return jnp.sum(hidden.astype(jnp.float32) * params[NAME], axis=-1)

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sitrain.models import attention, axes, decoder, reading
+from sitrain.models import axes, decoder, reading
 from sitrain.types import Episodes, Params, TokenScores
 
 CHUNK_ELEMENTS = 2**22  # logits that a chunk holds, unless that is too thin
-ATTENTION_ELEMENTS = 2**29  # scores of a layer in a part of `score_rows`
 CHUNK_TOKENS = 512  # tokens that keep a chunk's matrix product busy
 
 
@@ -88,36 +87,17 @@ def score_rows(
 ) -> TokenScores:
   """`token_scores` of whole episodes, without a gradient, part by part.
 
-  A part has as many rows as their attention may take memory for; it takes
-  every n-th row, so that devices which hold rows share each part. `together`
-  rows in a row stay in one part and may have a prompt that is `shared`.
+  `together` rows in a row stay in one part and may have a prompt that is
+  `shared`. See `reading.in_parts`.
   """
-  rows, length = episodes.tokens.shape
-  count, read = rows // together, max(length - 1, 1)
-  held = attention.queries_held(model.attention, read) * read
-  wanted = math.ceil(rows * model.heads * held / ATTENTION_ELEMENTS)
-  # Of each part every group of devices has its share, or it would have to
-  # split the widths of layers instead.
-  groups = axes.over(axes.ROWS)
-  each = count if count % groups else count // groups
-  parts = next(n for n in range(min(wanted, each), each + 1) if each % n == 0)
 
-  def score(part):
-    tokens, turn, path = part
+  def score(tokens, turn, path):
     return token_scores(
       model, params, tokens, turn, path, inputs=tokens,
       temperature=temperature, shared=shared,
     )
 
-  split = lambda x: x.reshape(-1, parts, together, length).swapaxes(0, 1)
-  given = episodes.tokens, episodes.turn, episodes.path
-  given = jax.tree.map(split, given)
-  if parts == 1:
-    found = score(jax.tree.map(lambda x: x[0], given))
-  else:
-    found = jax.lax.map(score, given)
-    found = jax.tree.map(lambda x: x.swapaxes(0, 1), found)
-  return jax.tree.map(lambda x: x.reshape(rows, length), found)
+  return reading.in_parts(model, score, episodes, together=together)
 
 
 def _tables(params):

@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from sitrain.models.decoder import Decoder
 from sitrain.models.parameters import INPUTS, layer_shapes
@@ -49,7 +50,9 @@ def _split(shape, inputs):
   return shape[:inputs], shape[inputs:]
 
 
-def join(base: Params, adapters: Params, *, scale: float) -> Params:
+def join(
+  base: Params, adapters: Params, *, scale: float | Float[Array, ""]
+) -> Params:
   """One tree for the decoder; no gradient reaches `base`.
 
   `scale` (alpha / rank in the paper) multiplies what adapters add. What is
@@ -63,7 +66,9 @@ def join(base: Params, adapters: Params, *, scale: float) -> Params:
   return {**base, **adapters, "layers": {**base["layers"], **scaled}}
 
 
-def merge(base: Params, adapters: Params, *, scale: float) -> Params:
+def merge(
+  base: Params, adapters: Params, *, scale: float | Float[Array, ""]
+) -> Params:
   """Parameters without adapters that give the same model, for export.
 
   W + scale * A B in float32, rounded to the dtype of W.

@@ -112,10 +112,16 @@ def unstack(params: Params) -> Params:
 
 
 def computed(params: Params, dtype: Any) -> Params:
-  """All that the decoder reads in the dtype of the computation, in that dtype.
+  """Parameters in the dtype of the computation, as a role is kept or gathered.
 
-  Norms and a scalar head stay in float32, as they are read.
+  The decoder finds the very same numbers in them as in float32 parameters, so
+  that of equal parameters the KL is 0: it rounds matrices, embeddings and
+  biases to `dtype` anyway, and reads norms and a scalar head in float32, which
+  stay so. Adapters by themselves stay as they are, because `lora.join` scales
+  them before they are rounded.
   """
+  if "embed" not in params:
+    return params
 
   def cast(path, x):
     name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,5 +1,6 @@
 """How the model reads rows: each by itself, or those of a problem forked."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.models import attention, axes, decoder, forks
-from sitrain.types import PAD, Params
+from sitrain.types import PAD, Episodes, Params
+
+ATTENTION_ELEMENTS = 2**29  # scores of a layer in a part of `in_parts`
 
 
 class View(NamedTuple):
@@ -118,3 +121,35 @@ def _hidden(model, params, rows, before, known):
     lambda h: jnp.take_along_axis(h, jnp.maximum(before, 0)[..., None], 1),
     hidden,
   )
+
+
+def in_parts(
+  model: decoder.Decoder, read: Callable, episodes: Episodes, *,
+  together: int = 1,
+) -> Any:
+  """read(tokens, turn, path) of whole episodes, without a gradient, by parts.
+
+  `read` gets rows [N G T], G = `together` rows in a row, and returns arrays
+  [N G ...], which become [B ...]. A part has as many rows as their attention
+  may take memory for; it takes every n-th row, so that devices which hold rows
+  share each part.
+  """
+  rows, length = episodes.tokens.shape
+  count, columns = rows // together, max(length - 1, 1)
+  held = attention.queries_held(model.attention, columns) * columns
+  wanted = math.ceil(rows * model.heads * held / ATTENTION_ELEMENTS)
+  # Of each part every group of devices has its share, or it would have to
+  # split the widths of layers instead.
+  groups = axes.over(axes.ROWS)
+  each = count if count % groups else count // groups
+  parts = next(n for n in range(min(wanted, each), each + 1) if each % n == 0)
+  split = lambda x: x.reshape(-1, parts, together, length).swapaxes(0, 1)
+  given = episodes.tokens, episodes.turn, episodes.path
+  given = jax.tree.map(split, given)
+  if parts == 1:
+    found = read(*jax.tree.map(lambda x: x[0], given))
+  else:
+    found = jax.lax.map(lambda part: read(*part), given)
+    swap = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+    found = jax.tree.map(swap, found)
+  return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), found)

@@ -33,6 +33,16 @@ def params_of(state: TrainState, role: str) -> Params:
   return join_base(known[role], state)
 
 
+def check_trained(state: TrainState, *roles: str) -> None:
+  """Raises ValueError where a role is not among those that the stage trains."""
+  for role in roles:
+    if role not in state.params:
+      raise ValueError(
+        f"this method trains the role {role!r}: name it in trained, as in "
+        f"trained={roles}"
+      )
+
+
 def for_sampling(state: TrainState, dtype: Any) -> TrainState:
   """The state as samplers read it: adapters joined, in the compute dtype.
 

@@ -238,6 +238,11 @@ def widen(episodes: Episodes, length: int) -> Episodes:
   )
 
 
+def narrow(episodes: Episodes, length: int) -> Episodes:
+  """The first `length` columns; no text may stand behind them."""
+  return _by_column(lambda x: x[:, :length], episodes)
+
+
 def stack(*parts: Episodes) -> Episodes:
   """All rows of all parts, one part after the other, at the widest's width.
 

@@ -1,5 +1,7 @@
 """Draw the next token of every row from its own key."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
@@ -33,8 +35,8 @@ def keep_top_p(logits: Float[Array, "B V"], p: float) -> Float[Array, "B V"]:
 def _least_kept(mass, p):
   """The smallest x [B 1] such that masses above x do not reach p.
 
-  Floats that are not negative are ordered as the integers of their bits, so 31
-  halvings find it exactly.
+  Floats that are not negative are ordered as the integers of their bits. Those
+  have 31 bits beside the sign, so 31 halvings find it exactly.
   """
 
   def halve(_, ends):
@@ -64,13 +66,14 @@ def inverse_cdf(
   rounds less; a token of weight 0 is never chosen. Where `tensor` splits the
   vocabulary no block lies on two devices, so weights stay where they are.
   """
-  rows, parts = weight.shape[0], axes.over(("tensor",))
-  parts = parts if weight.shape[-1] % parts == 0 else 1
-  size = weight.shape[-1] // parts
-  width = 1 << ((size - 1).bit_length() + 1) // 2
-  apart = weight.reshape(rows, parts, size)
-  padded = jnp.pad(apart, ((0, 0), (0, 0), (0, -size % width)))
-  blocks = padded.reshape(rows, -1, width)
+  rows, size = weight.shape
+  parts = _parts_of_vocabulary(size)
+  size //= parts
+  width = _block_width(size)
+  padding = -size % width
+  blocks = jnp.pad(
+    weight.reshape(rows, parts, size), ((0, 0), (0, 0), (0, padding))
+  ).reshape(rows, -1, width)
   sums = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
   target = uniform * sums[:, -1]
   block = _first_above(sums, target)
@@ -78,8 +81,24 @@ def inverse_cdf(
   inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
   sums = jnp.cumsum(inside, axis=-1)
   chosen = block * width + _first_above(sums, target - before)
-  # Every part but the last may end in padding.
-  return chosen - block // (blocks.shape[1] // parts) * (-size % width)
+  # That counts the padding at the end of each part before the chosen one.
+  return chosen - block // (blocks.shape[1] // parts) * padding
+
+
+def _parts_of_vocabulary(size):
+  """Parts that the devices hold of a vocabulary; 1 where it does not divide."""
+  parts = axes.over(("tensor",))
+  return parts if size % parts == 0 else 1
+
+
+def _block_width(size):
+  """The least power of two whose square is at least `size`.
+
+  The sums over blocks and those inside of one then have about as many terms,
+  which is when both together are shortest.
+  """
+  bits = (size - 1).bit_length()  # `size` is at most 2 ** bits
+  return 2 ** math.ceil(bits / 2)
 
 
 def _first_above(sums, target):

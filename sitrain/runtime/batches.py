@@ -81,9 +81,9 @@ def fit(
   steps = options["minibatches"] * split
   if counts.units % steps:
     raise ConfigError(
-      f"{name}={problems} makes {counts.units} rows (pairs, or groups that share "
-      f"a prompt), not divisible by minibatches={options['minibatches']} times "
-      f"config.mesh.data * config.mesh.fsdp = {split}: set "
+      f"{name}={problems} makes {counts.units} rows (pairs, or groups that "
+      f"share a prompt), not divisible by minibatches * config.mesh.data * "
+      f"config.mesh.fsdp = {options['minibatches']} * {split}: set "
       f"config.{field}.minibatches to a divisor of {counts.units // split or 1}"
     )
   return {
@@ -100,7 +100,7 @@ def _most(field: str, name: str, options: dict[str, Any], size: int) -> int:
   found = next(n for n in range(min(asked, size), 0, -1) if size % n == 0)
   if found != asked:
     _LOG.warning(
-      "config.%s.%s=%d does not divide what a group of devices has: %d are used",
+      "config.%s.%s=%d does not divide what a group of devices has: now %d",
       field, name, asked, found,
     )
   return found

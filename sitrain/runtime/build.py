@@ -174,7 +174,7 @@ def _role(config, field, options, run, task) -> Role:
     return Role(model, "init", options["head"], origin_from(own, model))
   if start not in ("policy", "init"):
     raise ConfigError(
-      f"{field}.start={start!r}: set 'policy' or 'init', or path to a checkpoint"
+      f"{field}.start={start!r}: set 'policy' or 'init', or give a path"
     )
   if start == "policy":
     return Role(run.model, start, options["head"], run.origin)
@@ -243,7 +243,8 @@ def _stage(config, name, task, run, workdir, before) -> Stage:
   except (TypeError, ValueError) as error:
     raise ConfigError(f"config.{field}.until: {error}") from error
   stage = Stage(
-    name=name, method=call(maker, f"{field}.method", method, models, task, optim),
+    name=name,
+    method=call(maker, f"{field}.method", method, models, task, optim),
     optimizer=optim, steps=options["steps"],
     steps_per_call=options["steps_per_call"],
     parts={part: options[part] for part in PARTS}, fused=options["fused"],
@@ -289,8 +290,8 @@ def _rows_of_stage(config, field, options, task, workdir, before):
   writers = {stage.name: stage for stage in before if stage.writes}
   if asked.stage not in writers:
     raise ConfigError(
-      f"config.{field}.table.stage={asked.stage!r}: name a stage before it that "
-      f"writes rows: {closest(asked.stage, writers)}"
+      f"config.{field}.table.stage={asked.stage!r}: name a stage before it "
+      f"that writes rows: {closest(asked.stage, writers)}"
     )
   shape = written.shape_of(writers[asked.stage])
   task = task._replace(table=shape)

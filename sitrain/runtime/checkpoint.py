@@ -239,10 +239,13 @@ def check(
   raise _none_usable(folder)
 
 
-def roles(folder: Any, which: str) -> set[str]:
-  """The trained roles of the "best" or "last" checkpoint of a stage."""
+def roles(folder: Any, which: str, field: str = "params") -> set[str]:
+  """The roles of a stage's "best" or "last" checkpoint.
+
+  `field` is "params" for those that are trained, "held" for the others.
+  """
   names = _first_record(folder, which)["arrays"]
-  return {n.split(".")[1] for n in names if n.startswith("params.")}
+  return {n.split(".")[1] for n in names if n.startswith(f"{field}.")}
 
 
 def iterations(folder: Any, which: str) -> int:

@@ -84,7 +84,9 @@ def check_host(field: str, options: dict) -> None:
       f"config.{field}.steps_per_call to 2 or more"
     )
   if options["rounds"] < 1:
-    raise ConfigError(f"config.{field}.rounds={options['rounds']}: set 1 or more")
+    raise ConfigError(
+      f"config.{field}.rounds={options['rounds']}: set 1 or more"
+    )
   if options["rounds"] > 1 and options["delay"]:
     raise ConfigError(
       f"config.{field}.rounds={options['rounds']} needs config.{field}.delay=0:"

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import math
 import pathlib
 import pkgutil
 import re
@@ -112,11 +113,13 @@ def accepted(function: Callable) -> dict[str, inspect.Parameter]:
 def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
   """function(*args, **options); raises ConfigError that names the field."""
   known = accepted(function)
+  options = dict(options)
   for name, value in options.items():
     if name not in known:
       raise ConfigError(
         f"config.{field}.{name} is not an option: {closest(name, known)}"
       )
+    value = options[name] = _number(value, known[name].annotation)
     check_type(f"{field}.{name}", value, known[name].annotation)
   missing = [
     n for n, p in known.items() if p.default is p.empty and n not in options
@@ -136,8 +139,18 @@ def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
     ) from error
 
 
+def _number(value: Any, wanted: Any) -> Any:
+  """A number that Python has no literal for, as a command line gives it."""
+  if wanted is float and str(value).lstrip("+-") in ("inf", "nan"):
+    return float(value)
+  return value
+
+
 def check_type(field: str, value: Any, wanted: Any) -> None:
-  """Raises ConfigError where a number, word or flag has another type."""
+  """Raises ConfigError where a number, word or flag has another type.
+
+  Also where a number is NaN, which no option can mean.
+  """
   simple = {int: int, float: (int, float), str: str, bool: bool}
   kinds = simple.get(wanted, ())
   if str(wanted).startswith("tuple["):
@@ -148,3 +161,5 @@ def check_type(field: str, value: Any, wanted: Any) -> None:
     raise ConfigError(
       f"config.{field}={value!r} is a {type(value).__name__}: give a {name}"
     )
+  if isinstance(value, float) and math.isnan(value):
+    raise ConfigError(f"config.{field} is not a number (NaN): give one")

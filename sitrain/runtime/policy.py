@@ -1,4 +1,4 @@
-"""The policy of a model as it is, or of a stage of a run."""
+"""The parameters of a model as it is, or of a role of a stage of a run."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from sitrain.models import decoder, lora
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import weights
+from sitrain.models.parameters import computed
 from sitrain.runtime import build, checkpoint, sharding
 from sitrain.runtime.options import ConfigError, closest
 from sitrain.runtime.start import only
@@ -23,16 +24,48 @@ def of_model(path: str, model: Decoder, mesh: Mesh) -> Params:
   return weights.read(weights.locate(path), model, wanted)
 
 
-def of_stage(
-  config: dict, model: Decoder, mesh: Mesh, folder: epath.Path, which: str
-) -> Params:
-  """The policy of a stage's "last" or "best" checkpoint, over the mesh.
+def of_role(config: dict, role: str) -> dict:
+  """The config with the model of a role.
 
-  `folder` is that of the stage. Adapters are merged into what they adapt.
+  Raises ConfigError for one that is not defined, and for one with a scalar
+  head, which writes no text.
+  """
+  if role in ("policy", "reference"):
+    return config
+  roles = config.get("roles", {})
+  if role not in roles:
+    known = ("policy", "reference", *roles)
+    raise ConfigError(f"--role={role}: {closest(role, known)}")
+  if roles[role].get("head", ""):
+    raise ConfigError(
+      f"--role={role} has a scalar head in the place of logits: it writes no "
+      "text that could be sampled or exported"
+    )
+  path = roles[role].get("path", "")
+  if not path:
+    return config
+  model = {n: v for n, v in config["model"].items() if n != "lora"}
+  return config | {"model": model | {"path": path}}
+
+
+def of_stage(
+  config: dict, model: Decoder, mesh: Mesh, folder: epath.Path, which: str,
+  *, role: str = "policy",
+) -> Params:
+  """A role of a stage's "last" or "best" checkpoint, over the mesh.
+
+  `folder` is that of the stage, `config` that of `of_role`. Adapters are merged
+  into what they adapt. Raises ConfigError where the stage has no such role.
   """
   origin = build.origin_from(config, model)
-  wanted = only(params={"policy": _layout(origin.init, mesh)})
-  params = checkpoint.restore(folder, which, wanted)[0].params["policy"]
+  field, init = "params", origin.init
+  if role not in checkpoint.roles(folder, which):
+    field = "held"
+    init = lambda key: computed(origin.init(key), model.dtype)
+    if role not in checkpoint.roles(folder, which, field):
+      raise ConfigError(f"--role={role}: the stage {folder} does not have it")
+  wanted = only(**{field: {role: _layout(init, mesh)}})
+  params = getattr(checkpoint.restore(folder, which, wanted)[0], field)[role]
   if origin.base == ():
     return params
   base = origin.read_base(_placed(origin.base, mesh))
@@ -46,6 +79,16 @@ def _layout(init: Callable[[Any], Params], mesh: Mesh) -> Params:
 def _placed(shapes: Params, mesh: Mesh) -> Params:
   place = sharding.state_shardings(decoder.PARTITION_RULES, shapes, mesh)
   return sharding.abstract(shapes, place)
+
+
+def has_role(folder: epath.Path, role: str) -> bool:
+  """Whether a stage has a checkpoint with the role, trained or held."""
+  if not checkpoint.steps(folder):
+    return False
+  return any(
+    role in checkpoint.roles(folder, "last", field)
+    for field in ("params", "held")
+  )
 
 
 def stage_of(config: dict, folder: epath.Path, asked: str) -> str:

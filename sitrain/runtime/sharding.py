@@ -29,7 +29,9 @@ REST = -1  # the size of an axis that takes the devices that are left
 Rules = Sequence[tuple[str, PartitionSpec]]
 
 # What a method remembers, and tables, have no rules of their own.
-_MEMORY = ((r"^(memory|frozen/(table|order|scale|first))(/|$)", PartitionSpec()),)
+_MEMORY = (
+  (r"^(memory|frozen/(table|order|scale|first))(/|$)", PartitionSpec()),
+)
 
 
 def make_mesh(

@@ -257,7 +257,8 @@ def best_score(
   span = min(stopping.BEST_SPAN, stage.steps)
   values = np.array(window[stage.best][-span:])
   known = values[~np.isnan(values)]
-  return float(known.mean()) if len(values) == span and len(known) else -math.inf
+  enough = len(values) == span and len(known) > 0
+  return float(known.mean()) if enough else -math.inf
 
 
 def check_numbers(stage: str, step: int, rows: list[dict], most: float) -> None:

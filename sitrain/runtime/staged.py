@@ -249,7 +249,9 @@ def _like(tree, place):
 
 def _check_delay(stage, *judged) -> None:
   batch, _ = jax.eval_shape(stage.method.curate, *judged)
-  if not isinstance(batch.targets, PolicyTargets):
+  is_policy = lambda x: isinstance(x, PolicyTargets)
+  families = jax.tree.leaves(batch.targets, is_leaf=is_policy)
+  if not any(map(is_policy, families)):
     raise ValueError(
       f"config.stage.{stage.name}.delay=1: the loss of its method does not "
       "weigh samples of an older policy: set it to 0"

@@ -94,7 +94,8 @@ def new_state(run: Run, stage: Stage, key: Any) -> TrainState:
 
 def _frozen(run: Run, stage: Stage, base: Any, first: int) -> dict[str, Any]:
   """The table, where the stage began, and what adapters adapt."""
-  frozen = dict(stage.frozen() if callable(stage.frozen) else stage.frozen or {})
+  table = stage.frozen() if callable(stage.frozen) else stage.frozen
+  frozen = dict(table or {})
   frozen["first"] = np.int32(first)
   if base == ():
     return frozen

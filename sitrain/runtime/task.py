@@ -42,7 +42,8 @@ def chat_from(config: dict, maker: Callable, workdir: str) -> Chat:
   """
   options = {"path": "", "size": 0} | config.get("tokenizer", {})
   path, size = options.pop("path"), options.pop("size")
-  path = path or config["model"].get("path", "")
+  model = config["model"].get("path", "")
+  path = path or model
   if not path and not size:
     raise ConfigError(
       "config.tokenizer: this task needs one: set config.model.path, "
@@ -52,7 +53,7 @@ def chat_from(config: dict, maker: Callable, workdir: str) -> Chat:
     path = str(epath.Path(workdir) / "tokenizer")
     if not epath.Path(path).exists():
       tokenizer.train_bpe(_texts(config, maker), path, size=size)
-  return call(tokenizer.load, "tokenizer", options, path)
+  return call(tokenizer.load, "tokenizer", options, path, model)
 
 
 def _texts(config: dict, maker: Callable) -> list[str]:

@@ -12,6 +12,7 @@ OTHER = {"strict": "lenient", "lenient": "strict"}
 # What a config says of these holds for another task as well.
 SHARED = (
   "verifier", "workers", "seconds", "memory", "run_programs_without_sandbox",
+  "run_tests_where_programs_can_forge_a_pass",
 )
 
 

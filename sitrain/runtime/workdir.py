@@ -95,9 +95,9 @@ def _check_version(workdir: Any, config: Any) -> None:
   stages = config.get("stage", {}) if isinstance(config, dict) else {}
   if any("anchor" in stage for stage in stages.values()):
     raise ValueError(
-      f"{workdir} holds a run of an older version of sitrain (its stages have an"
-      " anchor, which is held.reference now): go on with that version, or give"
-      " another --workdir"
+      f"{workdir} holds a run of an older version of sitrain (its stages have"
+      " an anchor, which is held.reference now): go on with that version, or"
+      " give another --workdir"
     )
 
 

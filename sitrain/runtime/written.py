@@ -141,7 +141,8 @@ def _record(task, name, problems, rows: Episodes, verdict, b, step) -> dict:
   tokens, turn = rows.tokens[b], rows.turn[b]
   begun = np.flatnonzero(turn > GIVEN)
   end = begun[0] if len(begun) else int((turn != PAD).sum())
-  turns = [tokens[turn == k + 1].tolist() for k in range(verdict.known.shape[1])]
+  count = verdict.known.shape[1]
+  turns = [tokens[turn == k + 1].tolist() for k in range(count)]
   return {
     "step": step, "kind": name, "prompt": tokens[:end].tolist(),
     "answer": problems.answer[rows.problem[b]].tolist(), "turns": turns,
@@ -157,7 +158,9 @@ def shape_of(stage: Stage) -> Problems:
     lambda: stage.task.problems(jax.random.key(0), 1) if table == () else table
   )
   blank = lambda x: np.zeros((1, *x.shape[1:]), np.int32)
-  return Problems(*map(blank, one))
+  # How long its solutions will be is not known yet; a token stands for them.
+  solution = np.zeros((1, 1), np.int32)
+  return Problems(*map(blank, one))._replace(solution=solution)
 
 
 def read_table(workdir: Any, asked: Table) -> Problems:

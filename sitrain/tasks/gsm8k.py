@@ -5,15 +5,16 @@ case sampling, verifying and learning are one program.
 """
 
 import re
+from typing import Any
 
-from sitrain.tasks import tables, text
+from sitrain.tasks import fields, tables, text
 from sitrain.tasks.text import Row
 from sitrain.tasks.verifiers import digits, grading
 from sitrain.tasks.wording import wording
 from sitrain.types import Chat, Task
 
 ASK = """Solve this problem step by step. Write nothing but the solution, and \
-end it with a line that holds #### and the final number, as in "#### 42".
+end it with a line that holds #### and the final number.
 
 {problem}"""
 AGAIN = """There might be an error in the solution above, because the question \
@@ -75,13 +76,25 @@ def rows(
 ) -> list[Row]:
   """The problems, with the given solutions and the final numbers."""
   asked = wording(ask, "{problem}")
-  fields = {"problem": "question", "answer": "answer"}
-  found = tables.read(source, split=split, fields=fields)
+  found = tables.read(
+    source, split=split, fields={"problem": "question", "answer": "answer"},
+    readers={"problem": fields.text, "answer": _solution},
+  )
   return [
     Row(
       asked.replace("{problem}", row["problem"].strip()), (),
       (SUMS.sub("", row["answer"]).strip(),), "all",
       grading.gsm8k_gold(row["answer"]),
     )
-    for row in found[: limit or None]
+    for row in tables.first(found, limit)
   ]
+
+
+def _solution(value: Any) -> str:
+  """A solution that ends in its number; of a number alone, that number."""
+  said = fields.text_or_number(value)
+  if said.strip() and grading.MARK not in said:
+    said = f"{grading.MARK} {said.strip()}"
+  if said.strip():
+    grading.gsm8k_gold(said)
+  return said

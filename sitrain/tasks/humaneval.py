@@ -4,7 +4,9 @@ Chen et al. 2021. For evaluation: its tests are not shown, and no split of it
 is for training.
 """
 
-from sitrain.tasks import mbpp, tables, text
+import re
+
+from sitrain.tasks import fields, mbpp, tables, text
 from sitrain.tasks.text import Row
 from sitrain.tasks.verifiers import programs
 from sitrain.tasks.wording import wording
@@ -14,7 +16,11 @@ ASK = """Complete this Python function. Write nothing but the whole function, \
 with all imports that it needs, between [BEGIN] and [DONE].
 
 {problem}"""
-FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+READERS = {
+  "task_id": fields.text_or_number, "prompt": fields.text,
+  "entry_point": fields.text, "canonical_solution": fields.text,
+  "test": fields.python,
+}
 
 
 def make(
@@ -30,6 +36,7 @@ def make(
   memory: int = 512,
   workers: int = 2,
   run_programs_without_sandbox: bool = False,
+  run_tests_where_programs_can_forge_a_pass: bool = False,
   prompt_length: int = 0,
   long_prompts: str = "refuse",
 ) -> Task:
@@ -47,6 +54,9 @@ def make(
       table, extract, programs.humaneval_program, seconds=seconds,
       memory=memory, workers=workers,
       run_programs_without_sandbox=run_programs_without_sandbox,
+      run_tests_where_programs_can_forge_a_pass=(
+        run_tests_where_programs_can_forge_a_pass
+      ),
     ),
     prompt_length=prompt_length, long_prompts=long_prompts,
   )
@@ -63,8 +73,23 @@ def rows(
 def _table(source, split, limit):
   if source.endswith(tables.FILES):
     split = ""
-  fields = {name: name for name in FIELDS}
-  return tables.read(source, split=split, fields=fields)[: limit or None]
+  found = tables.read(
+    source, split=split, fields={name: name for name in READERS},
+    readers=READERS,
+  )
+  for number, row in enumerate(found, 1):
+    _check_names(row, f"row {number} of {source}")
+  return tables.first(found, limit)
+
+
+def _check_names(row, where):
+  """Raises ValueError where no completion could ever pass."""
+  for field, name in (("prompt", row["entry_point"]), ("test", "check")):
+    if not re.search(rf"^(?:async )?def {re.escape(name)}\b", row[field], re.M):
+      raise ValueError(
+        f"{where}: field {field!r} defines no function {name!r}: mend it, or "
+        "leave the row out"
+      )
 
 
 def _rows(table, ask):

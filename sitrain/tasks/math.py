@@ -7,7 +7,7 @@ train on, and the 500 of MATH500.
 import functools
 import logging
 
-from sitrain.tasks import tables, text
+from sitrain.tasks import fields, tables, text
 from sitrain.tasks.text import Row
 from sitrain.tasks.verifiers import grading, pool
 from sitrain.tasks.wording import wording
@@ -25,7 +25,8 @@ question was misunderstood. Correct the error, if there is one, and rewrite \
 the whole solution. Write nothing but the solution, and close it with this \
 sentence: The final answer is \boxed{answer}.""".replace("\\\n", "")
 VERIFIERS = {
-  "strict": grading.grade_math, "lenient": grading.grade_math_lenient
+  "strict": (grading.grade_math, grading.math_claim),
+  "lenient": (grading.grade_math_lenient, grading.math_claim_lenient),
 }
 
 
@@ -64,9 +65,10 @@ def make(
     raise ValueError(f"verifier={verifier!r}: say one of {known}")
   found = rows(source=source, split=split, limit=limit, ask=ask)
   workshop = pool.make(workers=workers, seconds=seconds, memory=memory)
-  grade = functools.partial(VERIFIERS[verifier], pool=workshop)
+  verify, claim = VERIFIERS[verifier]
+  grade = functools.partial(verify, pool=workshop)
   return text.make(
-    chat, found, again=wording(again), claim=grading.final_answer,
+    chat, found, again=wording(again), claim=claim,
     grade=text.graded_by(grade, [row.answer for row in found]),
     prompt_length=prompt_length, long_prompts=long_prompts,
   )
@@ -81,11 +83,15 @@ def rows(
   A few rows of the data set have an empty answer; they are left out.
   """
   asked = wording(ask, "{problem}")
-  fields = {"problem": "problem", "answer": "answer", "level": "level"}
+  readers = {
+    "problem": fields.text, "answer": fields.text_or_number,
+    "level": fields.text_or_number,
+  }
   found = tables.read(
-    source, split=split, fields=fields, may_be_empty=("answer",)
+    source, split=split, fields={name: name for name in readers},
+    readers=readers, may_be_empty=("answer",),
   )
-  whole = [row for row in found if (row["answer"] or "").strip()]
+  whole = [row for row in found if row["answer"].strip()]
   if len(whole) < len(found):
     missing = len(found) - len(whole)
     _LOG.warning(
@@ -95,8 +101,8 @@ def rows(
   return [
     Row(
       asked.replace("{problem}", row["problem"].strip()), (), (),
-      f"level_{str(row['level']).removeprefix('Level ')}",
+      f"level_{row['level'].removeprefix('Level ')}",
       row["answer"].strip(),
     )
-    for row in whole[: limit or None]
+    for row in tables.first(whole, limit)
   ]

@@ -8,9 +8,9 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sitrain.tasks import tables, text
+from sitrain.tasks import fields, tables, text
 from sitrain.tasks.text import Row
-from sitrain.tasks.verifiers import programs, sandbox
+from sitrain.tasks.verifiers import extraction, programs, sandbox
 from sitrain.tasks.wording import wording
 from sitrain.types import Chat, Task
 
@@ -28,12 +28,13 @@ IDS = {
   "train": (601, 974), "all": (1, 974),
 }
 EXAMPLES = (2, 3, 4)
-FIELDS = (
-  "text", "code", "task_id", "test_setup_code", "test_list",
-  "challenge_test_list",
-)
+READERS = {
+  "text": fields.text, "code": fields.python, "task_id": fields.integer,
+  "test_setup_code": fields.python, "test_list": fields.tests,
+  "challenge_test_list": fields.tests,
+}
 VERIFIERS = {
-  "strict": programs.strict_program, "lenient": programs.lenient_program
+  "strict": extraction.strict_program, "lenient": extraction.lenient_program
 }
 
 
@@ -50,6 +51,7 @@ def make(
   memory: int = 512,
   workers: int = 2,
   run_programs_without_sandbox: bool = False,
+  run_tests_where_programs_can_forge_a_pass: bool = False,
   prompt_length: int = 0,
   long_prompts: str = "refuse",
 ) -> Task:
@@ -69,6 +71,8 @@ def make(
       at a time.
     run_programs_without_sandbox: runs what a model wrote with the rights of
       this user where there is no sandbox.
+    run_tests_where_programs_can_forge_a_pass: runs tests that cannot run in
+      another process than the program in its own; else their grade is unknown.
     prompt_length, long_prompts: as in text.make.
 
   Raises ValueError for unknown splits and verifiers, and without a sandbox.
@@ -81,6 +85,9 @@ def make(
       table, extract, programs.mbpp_program, seconds=seconds, memory=memory,
       workers=workers,
       run_programs_without_sandbox=run_programs_without_sandbox,
+      run_tests_where_programs_can_forge_a_pass=(
+        run_tests_where_programs_can_forge_a_pass
+      ),
     ),
     prompt_length=prompt_length, long_prompts=long_prompts,
   )
@@ -104,7 +111,7 @@ def extractor(verifier: str) -> Callable[[str], str]:
 
 def claimer(extract: Callable[[str], str]) -> Callable[[str], str]:
   """What a text claims: its program, but for the layout."""
-  return lambda said: programs.normalised(extract(said))
+  return lambda said: extraction.normalised(extract(said))
 
 
 def grader(
@@ -116,6 +123,7 @@ def grader(
   memory: int,
   workers: int,
   run_programs_without_sandbox: bool,
+  run_tests_where_programs_can_forge_a_pass: bool,
 ) -> Callable:
   """Grades texts by the numbers of their rows; `memory` in MiB.
 
@@ -127,6 +135,9 @@ def grader(
     programs.grade_programs, extract=extract, assemble=assemble,
     seconds=seconds, memory=memory * 2**20, workers=workers,
     run_programs_without_sandbox=run_programs_without_sandbox,
+    run_tests_where_programs_can_forge_a_pass=(
+      run_tests_where_programs_can_forge_a_pass
+    ),
   )
   return lambda texts, numbers: run(texts, [table[i] for i in numbers])
 
@@ -136,8 +147,8 @@ def table_of(source: str, split: str) -> tuple[list[dict], list[dict]]:
   if split not in IDS:
     raise ValueError(f"split={split!r}: say one of {', '.join(IDS)}")
   read = functools.partial(
-    tables.read, source, fields={name: name for name in FIELDS},
-    may_be_empty=("test_setup_code", "challenge_test_list"),
+    tables.read, source, fields={name: name for name in READERS},
+    readers=READERS, may_be_empty=("test_setup_code", "challenge_test_list"),
   )
   if source.endswith(tables.FILES):
     found = read()
@@ -173,12 +184,12 @@ def messages(
 def solution(row: Mapping[str, Any]) -> str:
   """The reference program in the form that is asked for."""
   code = row["code"].replace("\r\n", "\n").strip()
-  return f"{programs.BEGIN}\n{code}\n{programs.DONE}"
+  return f"{extraction.BEGIN}\n{code}\n{extraction.DONE}"
 
 
 def _rows(source, split, limit, ask) -> tuple[list[Row], list[dict]]:
   table, shown = table_of(source, split)
-  table = table[: limit or None]
+  table = list(tables.first(table, limit))
   said = messages(table, shown, ask)
   found = [
     Row(

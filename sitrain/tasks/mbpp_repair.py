@@ -6,13 +6,15 @@ The prompt holds the problem, the wrong attempt as the policy's own, and the
 instruction to correct it; the policy writes one turn, the repair.
 """
 
-from sitrain.tasks import mbpp, tables, text
+from sitrain.tasks import fields, mbpp, tables, text
 from sitrain.tasks.text import Row
-from sitrain.tasks.verifiers import programs
+from sitrain.tasks.verifiers import extraction, programs
 from sitrain.tasks.wording import wording
 from sitrain.types import Chat, Task
 
-FIELDS = {"id": "id", "texts": "texts", "statuses": "statuses"}
+READERS = {
+  "id": fields.text_or_number, "texts": fields.texts, "statuses": fields.texts
+}
 
 
 def make(
@@ -30,6 +32,7 @@ def make(
   memory: int = 512,
   workers: int = 2,
   run_programs_without_sandbox: bool = False,
+  run_tests_where_programs_can_forge_a_pass: bool = False,
   prompt_length: int = 0,
   long_prompts: str = "refuse",
 ) -> Task:
@@ -44,7 +47,7 @@ def make(
   Raises ValueError where no wrong attempt is left.
   """
   extract = mbpp.extractor(verifier)
-  table = _table(source, split, attempts, most)[: limit or None]
+  table = tables.first(_table(source, split, attempts, most), limit)
   return text.make(
     chat, _rows(table, source, split, ask), again=wording(again),
     claim=mbpp.claimer(extract),
@@ -52,6 +55,9 @@ def make(
       table, extract, programs.mbpp_program, seconds=seconds, memory=memory,
       workers=workers,
       run_programs_without_sandbox=run_programs_without_sandbox,
+      run_tests_where_programs_can_forge_a_pass=(
+        run_tests_where_programs_can_forge_a_pass
+      ),
     ),
     prompt_length=prompt_length, long_prompts=long_prompts,
   )
@@ -63,14 +69,12 @@ def rows(
   limit: int = 0, ask: str = mbpp.ASK,
 ) -> list[Row]:
   """The problems and wrong attempts, with reference programs as repairs."""
-  table = _table(source, split, attempts, most)[: limit or None]
+  table = tables.first(_table(source, split, attempts, most), limit)
   return _rows(table, source, split, ask)
 
 
 def _table(source, split, attempts, most):
-  written = {
-    str(row["id"]): row for row in tables.read(attempts, fields=FIELDS)
-  }
+  written = {row["id"]: row for row in _attempts(attempts)}
   table, _ = mbpp.table_of(source, split)
   table = [row for row in table if str(row["task_id"]) in written]
   mine = [written[str(row["task_id"])] for row in table]
@@ -81,13 +85,28 @@ def _table(source, split, attempts, most):
   ]
   texts = [row["texts"] for row in mine]
   found = programs.repair_rows(
-    table, texts, grades, extract=programs.lenient_program, most=most
+    table, texts, grades, extract=extraction.lenient_program, most=most
   )
   if not found:
     raise ValueError(
       f"{attempts} holds no wrong program for split {split!r} of {source}: "
       "sample that split first"
     )
+  return found
+
+
+def _attempts(attempts):
+  """The samples of each problem, with a status for every text."""
+  found = tables.read(
+    attempts, fields={name: name for name in READERS}, readers=READERS
+  )
+  for number, row in enumerate(found, 1):
+    texts, statuses = len(row["texts"]), len(row["statuses"])
+    if texts != statuses:
+      raise ValueError(
+        f"row {number} of {attempts} has {texts} texts and {statuses} "
+        "statuses: sample it again"
+      )
   return found
 
 

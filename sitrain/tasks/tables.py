@@ -4,7 +4,11 @@ import difflib
 import json
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
+
+from sitrain.tasks.fields import Reader
+from sitrain.tasks.fields import read as read_field
 
 FILES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
 
@@ -14,6 +18,7 @@ def read(
   *,
   split: str = "",
   fields: Mapping[str, str],
+  readers: Mapping[str, Reader] = MappingProxyType({}),
   may_be_empty: Collection[str] = (),
 ) -> list[dict[str, Any]]:
   """All rows of a data set, with its fields under our names.
@@ -26,11 +31,14 @@ def read(
     split: a split of a folder or of the hub; "" where there is only one. A file
       has none.
     fields: our name of each field -> its name in the data set.
+    readers: our name of a field -> a function of fields.py that reads it; a
+      field without one is taken as it is.
     may_be_empty: those of our names whose values may be missing or empty.
 
   A .json file holds a list of objects, or an object a line, as .jsonl does.
   Raises ValueError, with the row (from 1) or line, for what cannot be read, a
-  split or field that is not there, empty values, and a table without rows.
+  split or field that is not there, values that their reader refuses, empty
+  values, and a table without rows.
   """
   if source.endswith(FILES):
     if split:
@@ -43,7 +51,7 @@ def read(
     rows = _from_hub(source, split, fields)
   name = f"{source} ({split})" if split else source
   taken = [
-    _taken(row, fields, f"row {number} of {name}")
+    _taken(row, fields, readers, f"row {number} of {name}")
     for number, row in enumerate(rows, 1)
   ]
   if not taken:
@@ -52,12 +60,21 @@ def read(
   return taken
 
 
-def _taken(
-  row: Mapping[str, Any], fields: Mapping[str, str], where: str
-) -> dict[str, Any]:
+def first(rows: Sequence[Any], limit: int) -> Sequence[Any]:
+  """The first `limit` rows, all for 0; ValueError for a limit below."""
+  if limit < 0:
+    raise ValueError(f"limit={limit}: give the number of rows, or 0 for all")
+  return rows[: limit or None]
+
+
+def _taken(row, fields, readers, where) -> dict[str, Any]:
   for theirs in fields.values():
     _check_field(theirs, row, where)
-  return {ours: row[theirs] for ours, theirs in fields.items()}
+  values = {ours: row[theirs] for ours, theirs in fields.items()}
+  return values | {
+    ours: read_field(values[ours], reader, f"{where}: field {fields[ours]!r}")
+    for ours, reader in readers.items()
+  }
 
 
 def _check_field(name: str, known: Collection[str], where: str) -> None:
@@ -156,6 +173,9 @@ def _loaded(content: bytes, name: str, line: int) -> Any:
       f"line {line or error.lineno} of {name} is no JSON ({error.msg} at "
       f"column {error.colno}): mend or remove it"
     ) from error
+  except (ValueError, RecursionError) as error:  # a huge number, deep lists
+    where = f"line {line} of {name}" if line else name
+    raise ValueError(f"{where} cannot be read ({error}): mend it") from error
 
 
 def _object(row: Any, where: str) -> dict[str, Any]:

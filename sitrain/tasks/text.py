@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from sitrain.tasks import fields
 from sitrain.types import PAD, Chat, Episodes, Problems, Reply, Task, Verdict
 
 
@@ -20,6 +21,12 @@ class Row(NamedTuple):
   level: str
   answer: str  # what the verifier compares with, or shows what was wanted
   name: str = ""  # in the data set, if it has one
+
+
+READERS = {
+  "message": fields.text, "given": fields.texts, "solutions": fields.texts,
+  "level": fields.text, "answer": fields.text, "name": fields.text,
+}
 
 
 class Grade(NamedTuple):
@@ -66,19 +73,23 @@ def make(
     again: what the policy reads between two attempts.
     grade: (texts, numbers of their rows) -> grades; a text that was cut at the
       limit of its turn is never asked about, it is wrong.
-    claim: the final answer of a text, "" where there is none.
+    claim: the final answer of a text, the same for equal answers; "" where
+      there is none.
     prompt_length: tokens that a prompt may have; 0: the longest has.
     long_prompts: what happens to longer ones: "refuse" or "drop".
 
-  Raises ValueError for no rows, an empty message, and prompts that are too
-  long.
+  Raises ValueError for no rows, a row that holds no text where text should be,
+  an empty message, a given turn with an end token inside, and prompts that are
+  too long.
   """
   if not rows:
     raise ValueError("the data set has no rows: name one with problems")
+  for number, row in enumerate(rows, 1):
+    _check_row(row, f"row {number}")
   prompts = [_prompt(chat, row, again) for row in rows]
   kept = fitting(prompts, limit=prompt_length, long_prompts=long_prompts)
   given = [
-    [[*chat.tokenizer.encode(s), chat.eos[0]] for s in rows[i].solutions]
+    [_turn(chat, said, f"row {i + 1}") for said in rows[i].solutions]
     for i in kept
   ]
   names = sorted({rows[i].level for i in kept})
@@ -99,7 +110,8 @@ def make(
     level=lambda problems: jnp.asarray(level)[problems.answer[:, 0]],
     levels=tuple(names),
     eos=chat.eos,
-    # Where most given attempts would be cut, so would the policy's.
+    # Where half of the given turns would be cut, so would the policy's. That
+    # each of them fits is asked for where they are imitated.
     turn_length=lengths(turns).median if turns else 1,
     tokenizer=chat.tokenizer,
     table=table,
@@ -120,10 +132,26 @@ def _drawn(key, n):
   raise ValueError("the problems of a text task are the rows of its table")
 
 
+def _check_row(row: Row, where: str) -> None:
+  for name, value in row._asdict().items():
+    fields.read(value, READERS[name], f"{where}: {name}")
+  if not row.message.strip():
+    raise ValueError(f"{where}: the problem is empty: leave the row out")
+
+
+def _turn(chat: Chat, said: str, where: str) -> list[int]:
+  """The tokens of a given turn and its end token, which comes once."""
+  tokens = chat.tokenizer.encode(said)
+  if ends := [token for token in tokens if token in chat.eos]:
+    raise ValueError(
+      f"{where}: a given turn holds {chat.tokenizer.decode(ends[:1])!r}, which "
+      "ends a turn: take it out of the text"
+    )
+  return [*tokens, chat.eos[0]]
+
+
 def _prompt(chat: Chat, row: Row, again: str) -> list[int]:
   """The message, and each given attempt with what follows it."""
-  if not row.message.strip():
-    raise ValueError("a problem of the data set is empty: leave its row out")
   tokens = list(chat.ask(row.message))
   for attempt in row.given:
     tokens += chat.tokenizer.encode(attempt)

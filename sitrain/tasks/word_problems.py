@@ -16,6 +16,7 @@ from sitrain.tasks import text
 from sitrain.tasks.draw import check_corpus, check_share
 from sitrain.tasks.text import Row
 from sitrain.tasks.verifiers import grading
+from sitrain.tasks.wording import wording
 from sitrain.types import Chat, Task
 
 AGAIN = "There may be an error. Correct it, if any."
@@ -75,7 +76,7 @@ def make(
   options |= dict(copied=copied, corrupted=corrupted)
   found = rows(count=count, seed=seed, **options)
   return text.make(
-    chat, found, again=again, claim=grading.gsm8k_answer,
+    chat, found, again=wording(again), claim=grading.gsm8k_answer,
     grade=text.graded_by(grading.grade_gsm8k, [row.answer for row in found]),
     prompt_length=0, long_prompts="refuse",
   )
@@ -86,6 +87,11 @@ def rows(
   mistake: float = 0.03, copied: float = 0.1, corrupted: float = 0.15,
 ) -> list[Row]:
   """The problems and given attempts of `make`."""
+  if count < 1 or seed < 0:
+    raise ValueError(
+      f"count={count} and seed={seed}: give a count of 1 at least, and a seed "
+      "of 0 at least"
+    )
   check_share("trials", trials)
   check_share("mistake", mistake)
   check_corpus(copied, corrupted)

@@ -29,6 +29,7 @@ _DAY = "{% macro strftime_now(form) %}26 Jul 2024{% endmacro %}"
 _ASKED = ("What is 6 * 7?", "Name a colour,\nplease.")
 _AGAIN = "There might be an error above. Answer again."
 _SAID = "Forty-two."
+_TURNS = 8  # of the longest dialogue that is looked at
 # Beginnings of several kinds, for a prompt might make one token with some.
 _ANSWERS = (
   _SAID, "6 * 7 = 42\n\nThe answer is 42", "The answer", "an answer", "I",
@@ -43,7 +44,12 @@ Render = Callable[[Sequence[str]], str]
 
 
 def make(
-  source: Any, tokenizer: Tokenizer, template: str, *, reasoning: str
+  source: Any,
+  tokenizer: Tokenizer,
+  template: str,
+  *,
+  reasoning: str,
+  ends: tuple[int, ...] = (),
 ) -> Chat:
   """Chat in the form of a jinja `template`.
 
@@ -54,12 +60,15 @@ def make(
     reasoning: "refuse" raises for templates that show a later turn less, or
       other, reasoning (`<think>...</think>`) than was written; "keep" takes
       them, and later turns then see all the reasoning of the earlier ones.
+    ends: more tokens that end a turn.
 
-  `eos` begins with the end token that the template writes. Special tokens that
+  `eos` begins with the end token that the template writes; the tokenizer's own
+  and `ends` follow. Special tokens that
   stand in a message as text become special tokens, as in transformers. Raises
   ValueError for a template that fails, that does not write a longer dialogue
-  as a continuation of a shorter one, in text and in token ids, that writes no
-  end token after an answer, or the beginning-of-sequence token twice.
+  as a continuation of a shorter one, in text and in token ids, that writes a
+  later turn in another way than the first, that writes no end token after an
+  answer, or the beginning-of-sequence token twice.
   """
   if reasoning not in ("refuse", "keep"):
     raise ValueError(f"reasoning={reasoning!r}: say 'refuse' or 'keep'")
@@ -67,6 +76,7 @@ def make(
     template = _DAY + template
   render = _renderer(source, template)
   _check_text(render, reasoning)
+  _check_later_turns(render)
   end = _end(source, tokenizer, _after(render, _ASKED[0], _SAID, _AGAIN)[0])
   _check_tokens(source, render, tokenizer.encode)
 
@@ -77,14 +87,12 @@ def make(
     # The end token is encoded along, for pieces depend on what is before them.
     return tokenizer.encode(_after(render, _ASKED[0], _SAID, message)[0])[1:]
 
-  eos = tuple(dict.fromkeys((end, source.eos_token_id)))
+  eos = tuple(dict.fromkeys((end, source.eos_token_id, *ends)))
   return Chat(tokenizer, eos, ask, again)
 
 
 def _renderer(source: Any, template: str) -> Render:
   """From texts, of user and assistant in turns, to the text of a prompt."""
-  import jinja2  # transformers renders with it
-
   def render(texts: Sequence[str]) -> str:
     roles = ("user", "assistant")
     dialogue = [
@@ -97,8 +105,8 @@ def _renderer(source: Any, template: str) -> Render:
         tokenize=False,
         add_generation_prompt=True,
       )
-    except (jinja2.TemplateError, TypeError) as error:
-      why = " ".join(str(error).split())
+    except Exception as error:  # a template can raise whatever Python can
+      why = " ".join(str(error).split()) or type(error).__name__
       raise ValueError(
         f"the chat template fails for {len(texts)} message(s) of user and "
         f"assistant in turns ({why}): mend it, or give another by template"
@@ -164,6 +172,28 @@ def _check_text(render: Render, reasoning: str) -> None:
       "its reasoning, for the sampled token ids are kept: accept that by "
       "reasoning='keep', or give another template as a file"
     )
+
+
+def _check_later_turns(render: Render) -> None:
+  """Raises ValueError unless every later turn is written like the second."""
+  first, prompt = _ASKED[0], render(_ASKED[:1])
+  after, _ = _after(render, first, _SAID, _AGAIN)
+  for turns in range(2, _TURNS):
+    whole = render([first, *(_SAID, _AGAIN) * turns])
+    head = prompt if whole.startswith(prompt) else _OPENED.sub("", prompt)
+    rest = whole.removeprefix(head)
+    for turn in range(1, turns + 1):
+      # A prompt's opened reasoning is left out before answers without any.
+      between = after if turn == turns else _OPENED.sub("", after)
+      said = _EMPTY.sub("", rest.lstrip())
+      found = said.removeprefix(_SAID).lstrip()
+      if not said.startswith(_SAID) or not found.startswith(between):
+        raise ValueError(
+          f"the chat template writes turn {turn} of {turns + 1} in another way "
+          f"than the first of two ({_parting(_SAID + after, said)}): give a "
+          "template, as a file, in which every turn is written alike"
+        )
+      rest = found.removeprefix(between)
 
 
 def _end(source: Any, tokenizer: Tokenizer, after: str) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from sitrain.models.huggingface import chat, spelling
+from sitrain.models.huggingface import chat, end_tokens, spelling
 from sitrain.tasks.characters import UNKNOWN
 from sitrain.types import PAD, Chat, Tokenizer
+
+_LOG = logging.getLogger("sitrain")
 
 END = "<|end|>"  # the end token of a tokenizer that `train_bpe` makes
 _BYTES = 256
@@ -23,20 +26,26 @@ _WEIGHTS = (
 _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")  # "owner/name", or a name alone
 
 
-def load(path: Any, *, template: str = "", reasoning: str = "refuse") -> Chat:
+def load(
+  path: Any, model: Any = "", *, template: str = "", reasoning: str = "refuse"
+) -> Chat:
   """Tokenizer and dialogue form of a model.
 
   Args:
     path: a folder of transformers, on a disk or on gs://, or a hub id.
+    model: likewise, where the model is in another place than its tokenizer.
     template: "" for the chat template of the tokenizer; "plain" for no chat
       form: a message and a line break, the answer and its end token, a line
       break, and so on; or the path of a jinja file.
     reasoning: see `chat.make`.
 
-  `encode` adds no special tokens; `decode` leaves them and PAD out, and writes
-  U+FFFD for ids that the tokenizer lacks, for a model may have more. `size` is
-  the highest id + 1. Raises ValueError for a path without tokenizer, without
-  an end-of-sequence token, without a chat template, and as `chat.make` does.
+  A turn ends with the end token of the template, that of the tokenizer, and
+  all that generation_config.json names (see end_tokens.py). `encode` adds no
+  special tokens; `decode` writes them as they are spelled, so that a verifier
+  sees what the policy wrote, leaves PAD out, and writes U+FFFD for ids that the
+  tokenizer lacks, for a model may have more. `size` is the highest id + 1.
+  Raises ValueError for a path without tokenizer, without an end-of-sequence
+  token, without a chat template, and as `chat.make` and `end_tokens.of` do.
   """
   source = _read(path)
   if source.eos_token_id is None:
@@ -45,11 +54,27 @@ def load(path: Any, *, template: str = "", reasoning: str = "refuse") -> Chat:
       "would end: set eos_token in its tokenizer_config.json"
     )
   try:
-    form = _template(source, path, template)
-    return chat.make(source, _texts(source), form, reasoning=reasoning)
+    ends = dict.fromkeys((*end_tokens.of(path), *end_tokens.of(model or path)))
+    _check_ends(source, path, ends)
+    form = _template(source, path, template).removeprefix("\ufeff")
+    return chat.make(
+      source, _texts(source), form, reasoning=reasoning, ends=tuple(ends)
+    )
   except ValueError as error:
     name = "" if str(path) in str(error) else f"{path}: "
     raise ValueError(f"{name}{error}") from error
+
+
+def _check_ends(source: Any, path: Any, ends: Iterable[int]) -> None:
+  """Warns of an end token that stands in ordinary text, too."""
+  special = {*source.all_special_ids, *source.added_tokens_decoder}
+  for i in ends:
+    if i not in special:
+      _LOG.warning(
+        "eos_token_id of the model names token %d, which the tokenizer of %s "
+        "reads as %r: every turn ends where that is written", i, path,
+        source.decode([i]) if i < len(source) else UNKNOWN,
+      )
 
 
 def _template(source: Any, path: Any, template: str) -> str:
@@ -63,7 +88,12 @@ def _template(source: Any, path: Any, template: str) -> str:
         f"template={template}: there is no such file: give the path of a jinja "
         "file, 'plain' for no chat form, or '' for the tokenizer's own"
       )
-    return file.read_text()
+    try:
+      return file.read_text()
+    except UnicodeDecodeError as error:
+      raise ValueError(
+        f"template={template} is no UTF-8 ({error}): save it as UTF-8"
+      ) from error
   if not source.chat_template:
     raise ValueError(
       f"the tokenizer of {path} has no chat template: use template='plain', or "
@@ -83,7 +113,7 @@ def _texts(source: Any) -> Tokenizer:
     runs = itertools.groupby(ids, key=known.__contains__)
     return "".join(
       source.decode(
-        list(run), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        list(run), skip_special_tokens=False, clean_up_tokenization_spaces=False
       )
       if is_known
       else UNKNOWN * len(list(run))

@@ -11,8 +11,8 @@ import numpy as np
 
 from sitrain.rollout.refill import SHARE
 from sitrain.runtime import build, sharding
-from sitrain.runtime.host import on_host
 from sitrain.runtime.batches import Counts
+from sitrain.runtime.host import on_host
 from sitrain.runtime.plan import hlo, models
 from sitrain.runtime.plan.chips import Target
 from sitrain.runtime.plan.cost import cost_of, largest, works

@@ -14,17 +14,21 @@ REFUSED = {
   "add_key": (248, 217), "bpf": (321, 280), "fsconfig": (431, 431),
   "fsmount": (432, 432), "fsopen": (430, 430), "fspick": (433, 433),
   "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
-  "io_uring_setup": (425, 425), "keyctl": (250, 219),
+  "io_uring_setup": (425, 425), "kcmp": (312, 272), "keyctl": (250, 219),
   "memfd_create": (319, 279), "memfd_secret": (447, 447), "mount": (165, 40),
-  "mount_setattr": (442, 442), "move_mount": (429, 429),
+  "mount_setattr": (442, 442), "move_mount": (429, 429), "msgget": (68, 186),
   "open_tree": (428, 428), "perf_event_open": (298, 241),
-  "pivot_root": (155, 41), "process_vm_readv": (310, 270),
+  "pidfd_getfd": (438, 438), "pivot_root": (155, 41),
+  "process_madvise": (440, 440), "process_vm_readv": (310, 270),
   "process_vm_writev": (311, 271), "ptrace": (101, 117),
-  "request_key": (249, 218), "setns": (308, 268), "shmget": (29, 194),
+  "request_key": (249, 218), "semget": (64, 190), "setns": (308, 268),
+  "shmget": (29, 194),
   "umount2": (166, 39), "unshare": (272, 97), "userfaultfd": (323, 282),
 }
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 CLONE, CLONE3, NEW_USER = (56, 220), 435, 0x10000000
+# Sockets are of these families only: AF_VSOCK, say, is in no network namespace.
+SOCKETS, FAMILIES = ((41, 198), (53, 199)), (1, 2)  # AF_UNIX, AF_INET
 # The first process inside. It dies with bubblewrap, and all others with it (the
 # program cannot be told to, as it is another user's); bubblewrap reaps it. With
 # its own first process bubblewrap leaves it to whoever is pid 1 outside, which
@@ -32,6 +36,7 @@ CLONE, CLONE3, NEW_USER = (56, 220), 435, 0x10000000
 FIRST = ("--", "/bin/sh", "-c", '"$@"; exit $?', "sh")
 LOAD, EQUAL, ABOVE, SHARES, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # of BPF
 ALLOW, KILL, REFUSE, UNKNOWN = 0x7FFF0000, 0x80000000, 0x50001, 0x50026
+NO_FAMILY = 0x50061  # EAFNOSUPPORT
 
 
 @functools.cache
@@ -108,7 +113,8 @@ def _files() -> list[str]:
 
 @functools.cache
 def call_filter() -> bytes:
-  """A seccomp program that refuses REFUSED; empty for an unknown machine.
+  """A seccomp program that refuses REFUSED, new user namespaces and sockets of
+  other families than FAMILIES; empty for an unknown machine.
 
   Classic BPF: instructions of 8 bytes (code, jump if true, if false, value).
   """
@@ -122,7 +128,12 @@ def call_filter() -> bytes:
     body += [(EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE)]
   # clone3 hides its flags in memory; without it, clone is called instead.
   body += [(EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, UNKNOWN)]
-  body += [(EQUAL, 0, 3, CLONE[column]), (LOAD, 0, 0, 16)]
+  # The first argument of a call stands at 16.
+  body += [(EQUAL, 0, 4, CLONE[column]), (LOAD, 0, 0, 16)]
   body += [(SHARES, 0, 1, NEW_USER), (RETURN, 0, 0, REFUSE)]
   body += [(RETURN, 0, 0, ALLOW)]
+  body += [(EQUAL, 1, 0, SOCKETS[0][column]), (EQUAL, 0, 4, SOCKETS[1][column])]
+  body += [(LOAD, 0, 0, 16)]
+  body += [(EQUAL, 2, 0, FAMILIES[0]), (EQUAL, 1, 0, FAMILIES[1])]
+  body += [(RETURN, 0, 0, NO_FAMILY), (RETURN, 0, 0, ALLOW)]
   return b"".join(struct.pack("=HBBI", *step) for step in body)

@@ -1,9 +1,11 @@
 """The strict verifier of GSM8K on the device: the number behind the last ####.
 
-It decides as `grading.gsm8k_answer` does, from token ids, so that a fused loop
+It decides as `gsm8k_numbers.strict` does, from token ids, so that a fused loop
 needs no host. What the tokens mean comes in a `Table`, an argument of jit.
 """
 
+import functools
+import os
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,15 +15,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, UInt8
 
+from sitrain.tasks.verifiers.gsm8k_numbers import SCALES
 from sitrain.types import PAD, Chat, Episodes, Task, Tokenizer, Verdict
 
 DIGIT = 1  # code of the digit 0; a place without a character has code 0
-DOT, COMMA, HASH, DOLLAR, MINUS, SPACE, OTHER = range(DIGIT + 10, DIGIT + 17)
+(DOT, COMMA, HASH, DOLLAR, MINUS, SPACE, OTHER, LINE, LETTER) = range(
+  DIGIT + 10, DIGIT + 19
+)
+# A letter of a word of SCALES has a code of its own, all others are LETTER.
+LETTERS = sorted(set("".join(SCALES)))
 CODES = {
   **{str(digit): DIGIT + digit for digit in range(10)},
   ".": DOT, ",": COMMA, "#": HASH, "$": DOLLAR, "-": MINUS, " ": SPACE,
+  "\n": LINE, "\r": LINE, "x": LETTER,
+  **{letter: LETTER + 1 + i for i, letter in enumerate(LETTERS)},
 }
 LIMB = 9  # decimal digits of an int32
+HEAD = re.compile(r"[0-9.,#$\- ]*")
 POWERS = np.array([*(10**i for i in range(LIMB)), 0], np.int32)
 
 
@@ -57,10 +67,10 @@ def strings(tokenizer: Tokenizer, size: int) -> list[str]:
 def table(tokens: Sequence[str | bytes]) -> Table:
   """Characters of the vocabulary: `tokens[i]` is what id i adds to a text.
 
-  Only digits and `.,#$- ` keep their own code. What cannot change an answer is
-  left out, so that W stays small and no token is ever cut: all but one of
-  neighbouring other characters, and of what stands between the first and the
-  last of them all but the number behind the last marker.
+  What cannot change an answer is left out, so that W stays small and no token
+  is ever cut: of a token kept are the last marker, the characters of a number
+  at its start or behind the marker, then whether a digit follows on the line
+  and its first word, if that may be part of one of SCALES.
   """
   short = [_shortened(token) for token in tokens]
   width = max(1, *(len(codes) for codes in short))
@@ -75,21 +85,45 @@ def table(tokens: Sequence[str | bytes]) -> Table:
 def _shortened(token: str | bytes) -> list[int]:
   # Bytes beyond ASCII belong to characters that are other ones in any case.
   text = token.decode("latin-1") if isinstance(token, bytes) else token
-  text = re.sub(r"[^0-9.,#$\- ]+", "x", text)
-  text = re.sub(r"#{5,}", "####", text)
-  text = re.sub(r",+", ",", text)
-  # Two of these in a row spoil a number, just as many of them do.
-  text = re.sub(r"([ .$\-])\1{2,}", r"\1\1", text)
-  return [CODES.get(character, OTHER) for character in _without_middle(text)]
+  mark = text.rfind("####")
+  start = HEAD.match(text, max(mark, 0))
+  # Three of these in a row spoil a number, just as many of them do.
+  head = re.sub(r"([ .,$\-])\1{2,}", r"\1\1", start[0])
+  head = re.sub(r"#{5,}", "####", head)
+  short = head + _rest(text[start.end():], start=not head)
+  return [CODES.get(character, OTHER) for character in short]
 
 
-def _without_middle(text: str) -> str:
-  """Without what stands between two x and cannot change an answer."""
-  first, last = text.find("x"), text.rfind("x")
-  mark = text.rfind("####", max(first, 0), max(last, 0))
-  if mark >= 0:
-    return "x" + _without_middle(text[mark:])  # nothing before it matters
-  return text[:first] + text[last:] if first < last else text
+def _rest(text: str, *, start: bool) -> str:
+  """What stands behind the characters of a number in a token, in short."""
+  if not text:
+    return ""
+  hashes = re.search(r"#*$", text)[0][-3:]
+  line = re.match(r"[^\r\n]*", text)[0]
+  end = "\n" if len(line) < len(text) else ""
+  if re.search(r"[0-9]", line):
+    return "?0" + end + hashes
+  word = re.search(r"[A-Za-z]+", line)
+  if not word:
+    return ("?" if line else "") + end + hashes
+  first = "?" if word.start() else ""
+  open_start = start and not word.start()  # it may go on a word before
+  kept = _part(word[0].lower(), open_start)
+  close = "?" if word.end() < len(line) else ""
+  return first + kept + close + end + hashes
+
+
+@functools.lru_cache(maxsize=65536)
+def _part(word: str, inside: bool) -> str:
+  """What of a word may spell one of SCALES, and "x" for what follows.
+
+  inside: it may stand behind the first letters of one, too.
+  """
+  longest = 0
+  for scale in SCALES:
+    for i in range(len(scale) if inside else 1):
+      longest = max(longest, len(os.path.commonprefix([word, scale[i:]])))
+  return word[:longest] + ("x" if len(word) > longest else "")
 
 
 def gold(numbers: Sequence[str]) -> Number:
@@ -168,32 +202,56 @@ def answers(tokens: Int[Array, "B N"], table: Table) -> Number:
   r"""The integer behind the last `####` of each row.
 
   tokens: PAD, which reads as nothing, may stand anywhere. Ids beyond the table
-  read as an unknown character. Found is what `#### \$?(-?[0-9.,]+)` matches at
-  the last marker, if it is an integer (42.00 is one) of up to 18 digits.
+  read as an unknown character. Found is what `gsm8k_numbers.strict` finds, if
+  it is an integer (42.00 is one) of up to 18 digits.
   """
   code, place = _characters(tokens, table)
   mark = _last_mark(code, place)
-
-  def at(where):
-    hit = (place == where[:, None]) & (code > 0)
-    return jnp.max(jnp.where(hit, code, 0), axis=1)
-
+  at = functools.partial(_at, code, place)
   dollar = at(mark + 2) == DOLLAR
   minus = at(mark + 2 + dollar) == MINUS
   start = mark + 2 + dollar + minus
   digit = (code >= DIGIT) & (code < DIGIT + 10)
   read = digit | (code == DOT) | (code == COMMA)
-  beyond = jnp.iinfo(jnp.int32).max
   behind = (code > 0) & (place >= start[:, None])
-  stop = jnp.min(jnp.where(behind & ~read, place, beyond), axis=1)
+  stop = _first(place, behind & ~read)
   inside = behind & (place < stop[:, None])
   begun = (mark >= 0) & (at(mark + 1) == SPACE)
   found, high, low = _value(code, place, inside, digit)
+  line = behind & (place < _first(place, behind & (code == LINE))[:, None])
+  found &= begun & ~_goes_on(code, place, line & ~inside, stop)
   sign = jnp.where(minus, -1, 1)
-  found &= begun
   return Number(
     jnp.where(found, sign * high, 0), jnp.where(found, sign * low, 0), found
   )
+
+
+def _at(code, place, where):
+  """The character at a place of each row, 0 if there is none."""
+  hit = (place == where[:, None]) & (code > 0)
+  return jnp.max(jnp.where(hit, code, 0), axis=1)
+
+
+def _first(place, which):
+  """The first place of some characters, a huge one without any."""
+  return jnp.min(
+    jnp.where(which, place, jnp.iinfo(jnp.int32).max), axis=1
+  )
+
+
+def _goes_on(code, place, rest, stop):
+  """Whether the rest of the line makes something else of the number."""
+  digit = (code >= DIGIT) & (code < DIGIT + 10)
+  touches = _at(code, place, stop) >= LETTER
+  first = _first(place, rest & (code >= LETTER))
+  word = [
+    _at(code, place, first + i) for i in range(max(map(len, SCALES)))
+  ]
+  scale = jnp.zeros_like(touches)
+  for name in SCALES:
+    same = [word[i] == CODES[letter] for i, letter in enumerate(name)]
+    scale |= jnp.all(jnp.stack(same), axis=0)
+  return jnp.any(rest & digit, axis=1) | touches | scale
 
 
 def _characters(tokens, table):
@@ -224,10 +282,12 @@ def _last_mark(code, place):
 
 def _value(code, place, inside, digit):
   """(is an integer that fits, high limb, low limb) of what is inside."""
-  dot = inside & (code == DOT)
-  beyond = jnp.iinfo(jnp.int32).max
-  point = jnp.min(jnp.where(dot, place, beyond), axis=1, keepdims=True)
   digit &= inside
+  # Stops and commas behind the last digit are the sentence's.
+  last = jnp.max(jnp.where(digit, place, -1), axis=1, keepdims=True)
+  inside &= place <= last
+  dot = inside & (code == DOT)
+  point = _first(place, dot)[:, None]
   whole = digit & (place < point)
   value = jnp.where(digit, code - DIGIT, 0)
   # The power of ten of a digit is the number of whole digits behind it.
@@ -242,4 +302,17 @@ def _value(code, place, inside, digit):
   broken = digit & ~whole | whole & (power >= 2 * LIMB)
   found = jnp.any(digit, axis=1) & (jnp.sum(dot, axis=1) <= 1)
   found &= ~jnp.any(broken & (value > 0), axis=1)
+  comma = inside & (code == COMMA)
+  found &= _grouped(comma, digit, place, point, power, upto[:, -1])
   return found, limb(LIMB), limb(0)
+
+
+def _grouped(comma, digit, place, point, power, digits):
+  """Whether there is no comma, or one before each group of three digits."""
+  count = jnp.sum(comma, axis=1)
+  good = (power % 3 == 0) & (power > 0) & (place < point)
+  # A comma stands behind a digit, so no two of them stand side by side.
+  before = jax.lax.cummax(jnp.where(digit, place, -1), axis=1)
+  good &= before == place - 1
+  all_good = ~jnp.any(comma & ~good, axis=1) & (count == (digits - 1) // 3)
+  return (count == 0) | all_good

@@ -1,7 +1,8 @@
-"""Whether two mathematical expressions in LaTeX are equal, by math-verify.
+r"""Whether two answers in LaTeX are equal.
 
-Its functions run in the processes of a pool, which bounds their time; so this
-module imports nothing that a worker does not need.
+Structure decides first (answers.py), then exact arithmetic, then many digits
+(values.py). Only what neither reads goes to math-verify. A slow comparison
+runs in the processes of a pool, which bounds its time.
 """
 
 import logging
@@ -9,105 +10,162 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from latex2sympy2_extended import NormalizationConfig
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
-from math_verify import verify as same
-from sympy import nan, zoo
+from sitrain.tasks.verifiers import answers, keys, matching
+from sitrain.tasks.verifiers.latex import TooMuch, Unreadable, plain
+from sitrain.tasks.verifiers.matching import Slow
+from sitrain.tasks.verifiers.records import Words
+from sitrain.tasks.verifiers.values import Undefined
 
 # It warns that no time limit of its own is set: the pool sets one.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
-
-def _latex(forgiving: bool, units: bool) -> LatexExtractionConfig:
-  return LatexExtractionConfig(
-    boxed_match_priority=0,
-    try_extract_without_anchor=forgiving,
-    normalization_config=NormalizationConfig(
-      basic_latex=True, units=units, malformed_operators=forgiving,
-      nits=forgiving, boxed="all", equations=False,
-    ),
-  )
-
-
-STRICT = (_latex(False, False),)
-# math-verify takes the t of 2t for tons, so its units are only asked for where
-# nothing else can be read.
-UNITS = (_latex(False, True),)
-LENIENT = (_latex(True, True), ExprExtractionConfig())
-UNIT = re.compile(
-  r"(?<=.)(\\ )*(\\(text|textrm|mathrm|mbox)\s*\{[^{}]*\})+(\^\{?\d\}?)?$"
-)
-BASE = re.compile(r"\d_\{?(\d+)")  # as in 43_5; math-verify drops it
+QUICK = 300  # characters of answers that are compared without a pool
+PROSE = re.compile(r"(?:(?<![\\{a-z])[a-z]{2,}[ ,.]+){3}")
+GROUPED = re.compile(r"(?<![\d.,\\])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
 
 def strict(pair: tuple[str, str]) -> str:
-  r"""Whether an answer equals a gold answer, both bare LaTeX without a box.
+  r"""Whether an answer equals a gold answer, both LaTeX without a box.
 
-  Only valid LaTeX is paid: malformed operators are not repaired, and an answer
-  that cannot be parsed or has no value (1/0) is wrong. A unit in \text at the
-  right counts for nothing, and 12\% equals 12 and 0.12. Gives "right", "wrong",
-  or "gold" where the gold answer itself is such. Raises what math-verify
-  raises on comparing.
+  Gives "right", "wrong", or what leaves it unknown: "gold" (the gold answer
+  cannot be read or has no value), "long", "deep", "large" (it would take too
+  much). Only valid LaTeX is paid.
   """
-  gold, answer = pair
-  bases = [BASE.findall(text) for text in pair]
-  if all(bases) and bases[0] != bases[1]:
-    return "wrong"
-  found = _parsed(_box(answer), STRICT) or _parsed(_box(answer), UNITS)
-  return _compared(_box(gold), found)
+  return compared(*pair, quick=False)
 
 
 def lenient(pair: tuple[str, str]) -> str:
-  """As `strict`, for a whole text and what math-verify finds in it.
+  """As `strict`, with malformed LaTeX repaired and roundings taken."""
+  gold, answer = pair
+  found = strict(pair)
+  if found != "wrong":
+    return found
+  repaired = repair(answer)
+  if repaired != answer:
+    found = strict((gold, repaired))
+  return found
 
-  That is the last box; without one what stands behind "answer is", else the
-  last formula or number. Malformed LaTeX is repaired.
-  """
-  gold, text = pair
-  return _compared(_box(gold), _parsed(_braced(text), LENIENT))
+
+def quickly(gold: str, answer: str) -> str:
+  """As `strict` where that takes microseconds, else ""."""
+  if max(len(gold), len(answer)) > QUICK:
+    return ""
+  try:
+    return compared(gold, answer, quick=True)
+  except Exception:  # a pool counts it; this process must go on
+    return ""
 
 
-def _compared(gold: str, answer: list) -> str:
-  # The gold answer is trusted, so it is read in the forgiving way if need be.
-  ways = (STRICT, UNITS, LENIENT)
-  expected = next(filter(None, (_known(gold, way) for way in ways)), [])
-  if not expected or _undefined(expected[0]):
+def compared(gold: str, answer: str, *, quick: bool) -> str:
+  """The status of an answer; `quick` gives "" for what is slow."""
+  try:
+    known = _gold(gold)
+  except (Unreadable, Undefined):
     return "gold"
-  if not answer or _undefined(answer[0]):
+  except (TooMuch, RecursionError) as error:
+    return _said(error)
+  try:
+    for text in _readings(answer):
+      if _same(known, text, quick):
+        return "right"
     return "wrong"
-  # The gold answer comes first: `verify` is not symmetric.
-  right = same(expected, answer, timeout_seconds=None, raise_on_error=True)
-  return "right" if right else "wrong"
+  except Slow:
+    return ""
+  except (TooMuch, RecursionError) as error:
+    return _said(error)
 
 
-def _undefined(value: Any) -> bool:
-  return bool(value.has(nan, zoo))
+def _said(error: Exception) -> str:
+  return str(error) if isinstance(error, TooMuch) else "deep"
 
 
-def _box(latex: str) -> str:
-  bare = _braced(latex.strip().rstrip(".,"))
-  return rf"\boxed{{{UNIT.sub('', bare)}}}"
+def _same(known, text: str, quick: bool) -> bool:
+  gold, gold_words, units = known
+  try:
+    found = answers.read(text, units)
+  except Unreadable:
+    found = Words("")
+  try:
+    if matching.worded(gold, found) or matching.option(gold, text):
+      return matching.same_words(gold, gold_words, found, text)
+    return matching.same(gold, found, quick)
+  except Undefined:
+    return False
 
 
-def _braced(latex: str) -> str:
-  r"""Valid LaTeX as math-verify reads it: \frac12 as \frac{1}{2}, no \!."""
-  latex = re.sub(r"(?<=\d),\\!(?=\d{3})", "", latex).replace(r"\!", "")
-  pi = r"\\pi(?![a-zA-Z])"
-  latex = re.sub(
-    rf"(\\[dt]?frac)(\s*\d|\s*{pi}|\s+[a-zA-Z](?![a-zA-Z]))", r"\1{\2}", latex
-  )
-  above = r"(\\[dt]?frac)\s*(\{[^{}]*\})"
-  latex = re.sub(rf"{above}\s*(\d|[a-zA-Z]|{pi})", r"\1\2{\3}", latex)
-  return re.sub(r"\\sqrt\s*(\d)", r"\\sqrt{\1}", latex)
+@lru_cache(maxsize=8192)
+def _gold(text: str) -> tuple[Any, str, frozenset[str]]:
+  """The gold answer's record, its words, and those that are units for it.
+
+  It is trusted: what stands behind its number is a unit, whatever it says.
+  """
+  bare = plain(text)
+  if not re.search(r"\w|\\", bare) or PROSE.search(bare):
+    raise Unreadable("prose")
+  if GROUPED.search(bare) and not _is_list(bare):
+    bare = _ungrouped(bare)
+  said = re.findall(r"\\text\{([^{}]*)\}", bare)
+  units = frozenset(
+    word for part in said for word in part.lower().split()
+  ) - answers.RESERVED
+  record = answers.read(bare, units)
+  matching.check(record)
+  return record, answers.words(bare), units
 
 
-def _parsed(text: str, config: tuple) -> list:
-  """One expression, or none."""
-  return parse(
-    text, config, fallback_mode="no_fallback", extraction_mode="any_match",
-    parsing_timeout=None,
-  )[:1]
+@lru_cache(maxsize=8192)
+def _readings(answer: str) -> tuple[str, ...]:
+  """The text of an answer, and with 8,000 as one number where that differs."""
+  bare = plain(answer)
+  other = _ungrouped(bare) if GROUPED.search(bare) else bare
+  return (bare,) if other == bare else (other, bare)
 
 
-# Every sample of a problem, in every epoch, meets the same gold answer.
-_known = lru_cache(maxsize=4096)(_parsed)
+def _is_list(text: str) -> bool:
+  """Whether 100,101 is more likely two numbers than one."""
+  found = GROUPED.fullmatch(text.strip(" .{}"))
+  groups = text.strip(" .{}").split(",")
+  if not found or len(groups[0]) < 3 or any(x[0] == "0" for x in groups[1:]):
+    return False
+  steps = {int(b) - int(a) for a, b in zip(groups, groups[1:])}
+  return len(steps) == 1 and 0 < abs(min(steps)) <= 100
+
+
+def _ungrouped(text: str) -> str:
+  """Without the commas in numbers that stand in no brackets, or in braces."""
+  depth, last, found = 0, 0, []
+  for mark in re.finditer(r"\\[{}]|[()\[\]]|" + GROUPED.pattern, text):
+    piece = mark[0]
+    if piece[0].isdigit():
+      if not depth:
+        found += [text[last:mark.start()], piece.replace(",", "")]
+        last = mark.end()
+    else:
+      depth += 1 if piece in ("(", "[", r"\{") else -1
+  return "".join([*found, text[last:]])
+
+
+def repair(answer: str) -> str:
+  r"""What is likely meant by \sqrt(2), 2^(10), sqrt(2), 3pi, 1/2x."""
+  text = re.sub(r"(?<![\\a-zA-Z])sqrt(?=[({])", r"\\sqrt", answer)
+  text = re.sub(r"(?<![\\a-zA-Z])(pi|infty)(?![a-zA-Z])", r"\\\1 ", text)
+  text = re.sub(r"(\\sqrt|\^) ?\(([^()]*)\)", r"\1{\2}", text)
+  text = re.sub(r"(?<![\\a-zA-Z])frac(?=\{)", r"\\frac", text)
+  missing = text.count("{") - text.count("}")
+  return text + "}" * missing if 0 < missing < 4 else text
+
+
+def key(answer: str) -> str:
+  """A text that is the same for equal answers, for counting votes."""
+  if not answer.strip():
+    return ""
+  if len(answer) > QUICK:
+    return answer
+  try:
+    text = _readings(answer)[0]
+    if re.fullmatch(r"[A-Za-z]{3,}", text):  # a word without \\text
+      return keys.key(Words(answers.words(text)))
+    return keys.key(answers.read(text))
+  except Exception:  # no answer may end a run; it has its own spelling
+    return " ".join(answer.split())
+

@@ -9,31 +9,21 @@ from collections.abc import Callable, Sequence
 
 from sitrain.tasks.text import Grade
 from sitrain.tasks.verifiers import equivalence
+from sitrain.tasks.verifiers.gsm8k_numbers import MARK, number, tried
+from sitrain.tasks.verifiers.gsm8k_numbers import lenient as gsm8k_last_number
+from sitrain.tasks.verifiers.gsm8k_numbers import strict as gsm8k_answer
+from sitrain.tasks.verifiers.latex import MOST, final_answer
 from sitrain.tasks.verifiers.pool import Pool
 
-MARK = "####"
-BEHIND_MARK = re.compile(r"#### \$?(-?[0-9.,]+)")
-NUMBER = re.compile(
-  r"(?:(?<![\w)])-)?\$?(?:[0-9][0-9,]*(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
+SAID = re.compile(
+  r"[Aa]nswer(?: is|:| =):? ?\s*((?:\$[^$\n]{1,300}\$|[^\n$]{1,200}?)"
+  r"(?=[.,;]?\s*(?:$|\n|\. )))"
 )
-DECIMAL = re.compile(r"(-?)([0-9]*)\.?([0-9]*)")
-SENTENCE = re.compile(r"[Ff]inal answer is:?\s*\$([^$]+)\$")
-INTEGER = re.compile(r"-?[0-9]{1,30}")
-
-
-def number(text: str) -> str:
-  """A decimal number in its shortest form, without commas; "" for others.
-
-  Equal numbers have equal forms: 1,200.50 and 1200.5, 42. and 42.00 and 42.
-  """
-  found = DECIMAL.fullmatch(text.replace(",", ""))
-  sign, whole, part = found.groups() if found else ("", "", "")
-  if not whole and not part:
-    return ""
-  whole, part = whole.lstrip("0") or "0", part.rstrip("0")
-  shortest = f"{whole}.{part}" if part else whole
-  return shortest if shortest == "0" else sign + shortest
-
+FORMULA = re.compile(
+  r"\$\$?([^$]{1,600})\$|\\\((.{1,600}?)\\\)|\\\[(.{1,600}?)\\\]", re.DOTALL
+)
+NUMBER = re.compile(r"(?:(?<![\w)])[-−])?\$?(?:[0-9][0-9,]*(?:\.[0-9]+)?"
+                    r"|(?<![0-9])\.[0-9]+)(?:/[0-9]+|%)?")
 
 def gsm8k_gold(answer: str) -> str:
   """The number behind #### of a row of GSM8K; ValueError without one."""
@@ -45,45 +35,34 @@ def gsm8k_gold(answer: str) -> str:
   return gold
 
 
-def gsm8k_answer(text: str) -> str:
-  r"""The number behind the last ####, or "": the strict verifier.
-
-  That is `#### \$?(-?[0-9.,]+)` at the last marker, commas dropped; where no
-  number stands behind it, there is no answer.
-  """
-  found = BEHIND_MARK.match(text, max(0, text.rfind(MARK)))
-  return number(found[1]) if found else ""
-
-
-def gsm8k_last_number(text: str) -> str:
-  """The last number in the text, or "": the lenient verifier."""
-  found = NUMBER.findall(text)
-  return number(found[-1].replace("$", "")) if found else ""
-
-
 def grade_gsm8k(golds: Sequence[str], texts: Sequence[str]) -> list[Grade]:
-  """Strict grades, for rewards: `gsm8k_answer` equals the gold number."""
-  return _numbers(golds, [gsm8k_answer(text) for text in texts])
+  """Strict grades, for rewards: `gsm8k_answer` equals the gold number.
+
+  Status: right, wrong, none (no digit behind the marker), gold.
+  """
+  return [
+    grade(_number(gold, gsm8k_answer(text), tried(text)))
+    for gold, text in zip(golds, texts, strict=True)
+  ]
 
 
 def grade_gsm8k_lenient(
   golds: Sequence[str], texts: Sequence[str]
 ) -> list[Grade]:
-  """Lenient grades, for reports: the last number equals the gold number."""
-  return _numbers(golds, [gsm8k_last_number(text) for text in texts])
+  """Lenient grades, for reports: `gsm8k_last_number` equals the gold number."""
+  return [
+    grade(_number(gold, gsm8k_last_number(text), False))
+    for gold, text in zip(golds, texts, strict=True)
+  ]
 
 
-def _numbers(golds, answers):
-  grades = []
-  for gold, answer in zip(golds, answers, strict=True):
-    expected = number(gold)
-    if not expected:
-      grades.append(grade("gold"))
-    elif not answer:
-      grades.append(grade("none"))
-    else:
-      grades.append(grade("right" if answer == expected else "wrong"))
-  return grades
+def _number(gold: str, answer: str, tried: bool) -> str:
+  expected = number(gold)
+  if not expected:
+    return "gold"
+  if not answer:
+    return "wrong" if tried else "none"
+  return "right" if answer == expected else "wrong"
 
 
 def grade(status: str) -> Grade:
@@ -92,39 +71,15 @@ def grade(status: str) -> Grade:
   return Grade(float(status == "right"), float(known), status)
 
 
-def final_answer(text: str) -> str:
-  r"""What a text claims in the end: LaTeX without its box, "" if nothing.
-
-  That is the last `\boxed{...}` with its braces in balance; a text without any
-  box may say "The final answer is $...$".
-  """
-  start = max(text.rfind(r"\boxed{"), text.rfind(r"\boxed {"))
-  if start >= 0:
-    return _balanced(text[text.index("{", start) + 1:]).strip()
-  said = SENTENCE.findall(text)
-  return said[-1].strip() if said else ""
-
-
-def _balanced(text: str) -> str:
-  """What stands before the brace that closes, "" if none does."""
-  depth, escaped = 1, False
-  for place, character in enumerate(text):
-    if not escaped and character in "{}":
-      depth += 1 if character == "{" else -1
-      if not depth:
-        return text[:place]
-    escaped = character == "\\" and not escaped
-  return ""
-
-
 def grade_math(
   golds: Sequence[str], texts: Sequence[str], *, pool: Pool
 ) -> list[Grade]:
   """Strict grades, for rewards: `equivalence.strict` of `final_answer`.
 
   Status: right, wrong, none (no answer), and unknown: gold (it cannot be
-  parsed), timeout, crash, error. Each distinct pair is verified once; equal
-  strings and plain integers need no process.
+  read), long, deep, large (bounds of latex.py and values.py), timeout, crash,
+  error. Each distinct pair is verified once; equal strings and rational numbers
+  need no process.
   """
   answers = [final_answer(text) for text in texts]
   return _verified(equivalence.strict, golds, answers, pool)
@@ -133,10 +88,36 @@ def grade_math(
 def grade_math_lenient(
   golds: Sequence[str], texts: Sequence[str], *, pool: Pool
 ) -> list[Grade]:
-  """Lenient grades, for reports: `equivalence.lenient` of the whole text."""
-  claims = [final_answer(text) for text in texts]
-  boxed = [rf"\boxed{{{c}}}" if c else text for c, text in zip(claims, texts)]
-  return _verified(equivalence.lenient, golds, boxed, pool)
+  """Lenient grades, for reports: `equivalence.lenient` of what a text says."""
+  claims = [final_answer(text) or loose_answer(text) for text in texts]
+  return _verified(equivalence.lenient, golds, claims, pool)
+
+
+def math_claim(text: str) -> str:
+  r"""The answer of a text as votes count it: \frac12 and 0.5 are one."""
+  return equivalence.key(final_answer(text))
+
+
+def math_claim_lenient(text: str) -> str:
+  """As `math_claim`, of what `grade_math_lenient` reads."""
+  return equivalence.key(final_answer(text) or loose_answer(text))
+
+
+def loose_answer(text: str) -> str:
+  """What a text without a box says in the end, "" if nothing.
+
+  That is what stands behind the last "answer is", else the last formula, else
+  the last number.
+  """
+  text = text[-MOST:]
+  said = SAID.findall(text)
+  if said:
+    return said[-1].strip()
+  formulas = FORMULA.findall(text)
+  if formulas:
+    return next(part for part in formulas[-1] if part).strip()
+  numbers = NUMBER.findall(text)
+  return numbers[-1].strip() if numbers else ""
 
 
 def _verified(
@@ -152,13 +133,13 @@ def _verified(
 
 
 def _at_once(gold: str, answer: str) -> str:
-  """The status where no algebra is needed, else ""."""
+  """The status where a pool is not needed, else ""."""
   if not gold.strip():
     return "gold"
   if not answer.strip():
     return "none"
-  if "".join(gold.split()) == "".join(answer.split()):
+  if len(answer) > MOST:
+    return "long"
+  if gold == answer or gold.split() == answer.split():
     return "right"
-  if INTEGER.fullmatch(gold) and INTEGER.fullmatch(answer):
-    return "right" if int(gold) == int(answer) else "wrong"
-  return ""
+  return equivalence.quickly(gold, answer)

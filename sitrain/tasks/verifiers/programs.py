@@ -1,4 +1,4 @@
-"""Programs in a model's text: finding them, and what they are tested with.
+"""Programs that stood in a model's text, and what they are tested with.
 
 Rows are dictionaries with the fields of MBPP (`text`, `code`,
 `test_setup_code`, `test_list`, `challenge_test_list`) or HumanEval (`prompt`,
@@ -7,104 +7,22 @@ parser can be made to fail hard. All functions here but `grade_programs` are
 pure.
 """
 
-import ast
 import builtins
-import functools
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sitrain.tasks.text import Grade
-from sitrain.tasks.verifiers import sandbox
+from sitrain.tasks.verifiers import apart, sandbox
+from sitrain.tasks.verifiers.extraction import normalised, trimmed
 from sitrain.tasks.verifiers.sandbox import Program
 
-BEGIN, DONE = "[BEGIN]", "[DONE]"
-DEFINITION = re.compile(r"^[ \t]*(?:def|class)\b", re.MULTILINE)
-PYTHON = ("", "python", "python3", "py")  # what a fence may say
+UNKNOWN = ("sandbox", "left_out")  # outcomes that say nothing of a program
 # Where the body of a HumanEval function ends, as Chen et al. (2021) cut it.
 AFTER_BODY = re.compile(r"\n(?:class\b|def\b|#|if\b|print\b|```)")
 
 Row = Mapping[str, Any]
-
-
-def strict_program(text: str) -> str:
-  """The one program of a text in the form that was asked for, else "".
-
-  That is what stands between [BEGIN], which the prompt may have said already,
-  and the first [DONE] after it; or, where there is no marker, the only fenced
-  block of Python. For rewards.
-  """
-  if DONE in text or BEGIN in text:
-    head, done, _ = text.partition(DONE)
-    # A second [BEGIN] would leave open which program is meant.
-    if not done or head.count(BEGIN) > 1:
-      return ""
-    return _unfenced(head.rpartition(BEGIN)[2])
-  blocks, _ = _fenced(text)
-  return _trimmed(blocks[0]) if len(blocks) == 1 else ""
-
-
-def lenient_program(text: str) -> str:
-  """The likeliest program of a text: the whole of it if nothing is marked.
-
-  Takes what `strict_program` takes; else what follows the last [BEGIN], the
-  last fenced block that defines something, the last fenced block, a block that
-  was never closed, and in the end the text itself. For reports.
-  """
-  found = strict_program(text)
-  if found:
-    return found
-  if BEGIN in text:
-    return _unfenced(text.rpartition(BEGIN)[2].partition(DONE)[0])
-  blocks, opened = _fenced(text)
-  defining = [b for b in blocks if DEFINITION.search(b)]
-  if blocks:
-    return _trimmed((defining or blocks)[-1])
-  return _trimmed(opened or text.partition(DONE)[0])
-
-
-def _unfenced(text: str) -> str:
-  """The fenced block in a text, or the text."""
-  blocks, _ = _fenced(text)
-  return _trimmed(blocks[0] if len(blocks) == 1 else text)
-
-
-def _fenced(text: str) -> tuple[list[str], str]:
-  """Fenced blocks of Python, and the last one if it was never closed.
-
-  Goes by lines: a pattern would take time that grows with the square.
-  """
-  blocks: list[str] = []
-  language, inside = "", None
-  for line in text.split("\n"):
-    mark = line.strip().lower()
-    if inside is None and mark.startswith("```"):
-      language, inside = mark[3:].strip(), []
-    elif inside is not None and mark == "```":
-      blocks += ["\n".join(inside)] if language in PYTHON else []
-      inside = None
-    elif inside is not None:
-      inside.append(line)
-  return blocks, "\n".join(inside or []) if language in PYTHON else ""
-
-
-def _trimmed(text: str) -> str:
-  """Without blank lines around it; the first line keeps its indentation."""
-  lines = text.replace("\r\n", "\n").rstrip().split("\n")
-  first = next((i for i, line in enumerate(lines) if line.strip()), 0)
-  return "\n".join(lines[first:])
-
-
-def normalised(program: str) -> str:
-  """A program as text that votes can be counted by: equal for layouts only.
-
-  Drops lines of comments, blank lines, space at the end of lines and common
-  indentation. Names and expressions are left alone.
-  """
-  lines = [line.rstrip() for line in program.expandtabs(4).split("\n")]
-  kept = [x for x in lines if x and not x.lstrip().startswith("#")]
-  return textwrap.dedent("\n".join(kept))
 
 
 def mbpp_program(
@@ -124,39 +42,31 @@ def mbpp_program(
       "fields that hold some"
     )
   source = "\n".join([row["test_setup_code"], *lines])
-  return Program(program, source, _own(source, row["code"]))
-
-
-@functools.lru_cache(maxsize=4096)
-def _own(tests: str, reference: str) -> tuple[str, ...]:
-  """Built-in names (`sum`) by which tests call what the reference defines."""
-  defined = {
-    node.name for node in ast.parse(reference).body
-    if isinstance(node, (ast.FunctionDef, ast.ClassDef))
-  }
-  named = {n.id for n in ast.walk(ast.parse(tests)) if isinstance(n, ast.Name)}
-  return tuple(sorted(defined & named & set(dir(builtins))))
+  return Program(program, source, *apart.meant(source, row["code"]))
 
 
 def humaneval_program(row: Row, completion: str) -> Program:
   """A completion of a row of HumanEval with its test.
 
   The completion goes on behind the stub, and is cut where the body ends; or it
-  writes the whole function again, which then replaces the stub.
+  writes the whole function again, which then replaces the stub. Functions of
+  the prompt that the test uses are run with it as the prompt has them: a
+  completion may define them anew.
   """
   name, prompt = row["entry_point"], row["prompt"]
   if re.search(rf"^(?:async )?def {re.escape(name)}\b", completion, re.M):
     code = f"{prompt.rstrip()}\n    pass\n\n{completion}\n"
   else:
     code = prompt.rstrip("\n") + "\n" + _body(completion) + "\n"
-  tests = f"{row['test']}\ncheck({name})\n"
+  helpers = apart.helpers(prompt, name, row["test"])
+  tests = f"{helpers}{row['test']}\ncheck({name})\n"
   own = (name,) if name in dir(builtins) else ()
   return Program(code, tests, own)
 
 
 def _body(completion: str) -> str:
   """The body of a function, indented by four, without what follows it."""
-  body = _trimmed(completion)
+  body = trimmed(completion)
   if not body.startswith((" ", "\t")):
     # Chats lose the indentation of the first line, or of all lines.
     others = [x for x in body.split("\n")[1:] if x.strip()]
@@ -175,35 +85,52 @@ def grade_programs(
   memory: int,
   workers: int,
   run_programs_without_sandbox: bool = False,
+  run_tests_where_programs_can_forge_a_pass: bool = False,
 ) -> list[Grade]:
   """One grade for each text and its row; equal programs run once.
 
   `extract` finds the program (`strict_program`), `assemble` adds the tests
   (`mbpp_program`); the others are those of `sandbox.run`. The status is that of
   the outcome, or "none" for a text without a program, which is wrong; unknown
-  is only what the sandbox failed on.
+  is what the sandbox failed on, and what was left out because the tests cannot
+  run apart from the program.
   """
   found = [extract(text) for text in texts]
-  asked = [
-    assemble(row, program) if program.strip() else None
-    for row, program in zip(rows, found, strict=True)
-  ]
-  different = list(dict.fromkeys(p for p in asked if p is not None))
+  whole = [assemble(row, p) for row, p in zip(rows, found, strict=True)]
+  asked = [p for p, program in zip(whole, found) if program.strip()]
+  different = list(dict.fromkeys(asked))
   outcomes = sandbox.run(
     different,
     seconds=seconds,
     memory=memory,
     workers=workers,
     run_programs_without_sandbox=run_programs_without_sandbox,
+    run_tests_where_programs_can_forge_a_pass=(
+      run_tests_where_programs_can_forge_a_pass
+    ),
   )
   status = {p: outcome.status for p, outcome in zip(different, outcomes)}
-  status[None] = "none"
-  return [grade(status[program]) for program in asked]
+  no_program = dict.fromkeys(range(len(rows)), "none")
+  if not run_tests_where_programs_can_forge_a_pass:
+    left = left_out(rows, assemble=assemble)
+    no_program |= {i: "left_out" for i, _ in left}
+  return [
+    grade(status[p] if program.strip() else no_program[i])
+    for i, (p, program) in enumerate(zip(whole, found))
+  ]
+
+
+def left_out(
+  rows: Sequence[Row], *, assemble: Callable[[Row, str], Program]
+) -> list[tuple[int, str]]:
+  """(place, why) of the rows whose tests cannot run apart from the program."""
+  tests = [apart.apart(*assemble(row, "")[1:]) for row in rows]
+  return [(i, t.problem) for i, t in enumerate(tests) if t.problem]
 
 
 def grade(status: str) -> Grade:
-  """The grade of an outcome's status; only "sandbox" leaves it unknown."""
-  return Grade(float(status == "pass"), float(status != "sandbox"), status)
+  """The grade of an outcome's status; those of UNKNOWN say nothing of it."""
+  return Grade(float(status == "pass"), float(status not in UNKNOWN), status)
 
 
 def repair_rows(

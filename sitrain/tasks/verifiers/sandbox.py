@@ -12,21 +12,17 @@ lies in root's home, and needs no user namespace) and the program runs under a
 user id of its own: limits on processes mean nothing for root. As another user
 the program runs in a user namespace under that user's id.
 
-What a pass is worth: every run draws two tokens. The second comes out only
-after all tests have run, and until then lies in a pipe. Leaving early,
-printing, catching every exception, replacing built-in functions, and answers
-with comparisons of their own do not pass. What remains: program and tests
-share one interpreter, so code that was written against `sandbox_child` could
-read that pipe, or the tests in the frames above it; so could patching a module
-that the tests import (`math.isclose`). A program that lists the answers of
-the tests it was shown passes them, as everywhere. The kernel is shared too:
-against programs that attack it, put the whole run in a virtual machine.
+What a pass is worth: the tests run in another process than the program, in
+another sandbox, and the two exchange plain values only (see crossing.py). The
+program is never told what its answers are compared with. Tests that cannot be
+run that way are left out: they say nothing about the program. docs/programs.md
+says what crosses, what is refused, and what is not defended against.
 """
 
 import functools
-import inspect
 import math
 import os
+import queue
 import secrets
 import shutil
 import subprocess
@@ -35,20 +31,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from sitrain.tasks.verifiers import bubble, sandbox_child
-from sitrain.tasks.verifiers.guard import guarded
-from sitrain.tasks.verifiers.sandbox_process import (
-  START_SECONDS,
-  end,
-  filled_pipe,
-  listen,
-)
+from sitrain.tasks.verifiers import bench, bubble, together
+from sitrain.tasks.verifiers.apart import apart
+from sitrain.tasks.verifiers.bench import Said
+from sitrain.tasks.verifiers.sandbox_process import START_SECONDS, filled_pipe
 
-REPORTED = ("fail", "error", "oom")  # what the child says itself
 PROCESSES = 4  # of one program, threads included
 FILES = 32  # open at once
 FILE_SIZE = 8 * 2**20  # bytes of one file
 LEAST_MEMORY = 2**26  # bytes of address space
+LEAST_FOR_TESTS = 2**28  # the same of the process of the tests
 LONGEST = 2**19  # bytes of program and tests together
 FIRST_USER, USERS = 50_000, 10_000  # user ids of programs, where root runs
 # No site packages, no files written, always UTF-8.
@@ -65,16 +57,25 @@ class Program(NamedTuple):
   code: str
   tests: str  # runs after the code, with its names
   own: tuple[str, ...] = ()  # built-in names that the tests mean as the code's
+  classes: tuple[str, ...] = ()  # names that are known to be the code's classes
 
 
 class Outcome(NamedTuple):
   """How a run ended: pass; fail: a test did not hold; error: it raised, could
-  not be read, or left early; timeout; oom: out of memory; sandbox: it could
-  not be run, which says nothing about the program."""
+  not be read, or left early; timeout; oom: out of memory. Two say nothing about
+  the program: sandbox: it could not be run; left_out: its tests cannot run in
+  another process than the program."""
 
   status: str
   message: str  # one line: the test that failed, the exception
   seconds: float  # wall clock since the interpreter was up
+
+
+class _Limits(NamedTuple):
+  seconds: float
+  memory: int
+  bare: bool  # no sandbox
+  together: bool  # tests that cannot run apart run in the program's process
 
 
 def run(
@@ -84,11 +85,14 @@ def run(
   memory: int = 2**29,
   workers: int = 2,
   run_programs_without_sandbox: bool = False,
+  run_tests_where_programs_can_forge_a_pass: bool = False,
 ) -> list[Outcome]:
   """Runs every program with its tests; outcomes in the same order.
 
   seconds: wall clock of one program; memory: bytes of address space of one
-  process; workers: programs at a time. ValueError where there is no sandbox.
+  process; workers: programs at a time. Tests that cannot run apart from the
+  program are run in its process only where that was asked for. ValueError where
+  there is no sandbox.
   """
   if not programs:
     return []
@@ -102,7 +106,10 @@ def run(
     )
   if not run_programs_without_sandbox:
     check()
-  return _run(programs, seconds, memory, workers, run_programs_without_sandbox)
+  return _run(programs, workers, _Limits(
+    seconds, memory, run_programs_without_sandbox,
+    run_tests_where_programs_can_forge_a_pass,
+  ))
 
 
 @functools.cache
@@ -115,7 +122,8 @@ def check() -> None:
     if shutil.which(tool) is None:
       raise ValueError(f"{problem} {tool} is not installed; {FIX}")
   trivial = Program("x = 1", "assert x == 1")
-  status, message, _ = _run([trivial], 10.0, 2**29, 1, False)[0]
+  limits = _Limits(10.0, 2**29, False, False)
+  status, message, _ = _run([trivial], 1, limits)[0]
   if status != "pass":
     raise ValueError(
       f"{problem} {message or status}; allow user namespaces or run as root "
@@ -123,91 +131,107 @@ def check() -> None:
     )
 
 
-def _run(programs, seconds, memory, workers, bare) -> list[Outcome]:
+def _run(programs, workers, limits: _Limits) -> list[Outcome]:
   """`run` without its checks."""
-  packed = [(p, guarded(p.tests)) for p in programs]
+  tests = [apart(p.tests, p.own, p.classes) for p in programs]
+  benches: queue.SimpleQueue = queue.SimpleQueue()
+  for _ in range(workers):
+    benches.put(None)
 
   def one(item):
     try:
-      return _run_one(*item, seconds, memory, bare)
+      return _run_one(*item, benches, limits)
     except OSError as error:
       return Outcome("sandbox", f"could not be started: {error}", 0.0)
 
+  def close(_):
+    if found := benches.get():
+      bench.close(found, group=limits.bare)
+
   # Threads only wait for processes here. On Ctrl-C no further one is started.
-  pool = ThreadPoolExecutor(workers)
-  try:
-    return list(pool.map(one, packed))
-  finally:
-    pool.shutdown(wait=True, cancel_futures=True)
+  # Twice as many as programs may run: the others start or end a sandbox.
+  with ThreadPoolExecutor(2 * workers) as pool:
+    try:
+      return list(pool.map(one, zip(programs, tests)))
+    finally:
+      # In the pool, as a sandbox ends with the thread that started it.
+      list(pool.map(close, range(workers)))
 
 
-def _run_one(program, tests, seconds, memory, bare) -> Outcome:
-  """One program in one sandbox."""
-  start, finish = (secrets.token_hex(16).encode() for _ in range(2))
-  texts = (program.code, tests, " ".join(program.own))
-  texts = [text.encode(errors="replace") for text in texts]
-  if sum(map(len, texts)) > LONGEST:
+def _run_one(program, tests, benches, limits) -> Outcome:
+  """One program with its tests."""
+  texts = (program.code, program.tests)
+  if sum(len(text.encode(errors="replace")) for text in texts) > LONGEST:
     return Outcome("error", f"longer than {LONGEST} bytes", 0.0)
-  parts = b"".join(
-    len(part).to_bytes(8, "big") + part for part in (start, *texts, finish)
-  )
-  with filled_pipe(parts) as source, filled_pipe(bubble.call_filter()) as rules:
-    process = subprocess.Popen(
-      _command(seconds, memory, rules, bare),
-      stdin=source,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      pass_fds=(rules,),
-      # Not even bubblewrap itself gets the environment of the run.
-      env={"PYTHONHASHSEED": "0"},
-      cwd="/",
-      start_new_session=True,  # Ctrl-C at the terminal is for the run only
+  if not tests.problem:
+    order = (program.code, tests.source, tests.names, tests.modules)
+    for_tests = limits._replace(
+      seconds=math.inf, memory=max(limits.memory, LEAST_FOR_TESTS)
     )
-  said, late, spent = listen(process, start, seconds)
-  code = end(process, patient=not late, group=bare)
-  return _outcome(said, start, finish, late, code, spent, program.tests)
+    said = bench.judge(
+      benches, _launcher(limits, bench.LOADER),
+      _launcher(for_tests, bench.LOADER), order, limits.seconds,
+      group=limits.bare,
+    )
+  elif limits.together:
+    said = together.judge(
+      _launcher(limits, together.child()), program.code, program.tests,
+      program.own, limits.seconds, group=limits.bare,
+    )
+  else:
+    said = Said("left_out", 0, f"not apart from it: {tests.problem}", 0.0)
+  return _outcome(said, program.tests)
 
 
-def _command(seconds, memory, rules, bare) -> list[str]:
+def _launcher(limits: _Limits, source: str):
+  """A function that starts an interpreter, in a sandbox, on `source`."""
+  def launch(**streams) -> subprocess.Popen:
+    with filled_pipe(bubble.call_filter()) as rules:
+      return subprocess.Popen(
+        _command(limits, rules, source),
+        stderr=subprocess.PIPE,
+        pass_fds=(rules,),
+        # Not even bubblewrap itself gets the environment of the run.
+        env={"PYTHONHASHSEED": "0"},
+        cwd="/",
+        start_new_session=True,  # Ctrl-C at the terminal is for the run only
+        **streams,
+      )
+
+  return launch
+
+
+def _command(limits: _Limits, rules: int, source: str) -> list[str]:
   """The command line of one sandbox, from the outside in."""
-  limits = [
-    bubble.path_of("prlimit"), f"--cpu={math.ceil(seconds) + 1}",
-    f"--as={memory}", f"--fsize={FILE_SIZE}", f"--nofile={FILES}", "--core=0",
+  words = [
+    bubble.path_of("prlimit"), f"--as={limits.memory}", f"--fsize={FILE_SIZE}",
+    f"--nofile={FILES}", "--core=0",
   ]
-  python = [bubble.python(), *PYTHON_OPTIONS, "-c", _child()]
-  if bare:
-    return [*limits, "--", *python]
+  if limits.seconds < math.inf:
+    words.append(f"--cpu={math.ceil(limits.seconds) + 1}")
+  python = [bubble.python(), *PYTHON_OPTIONS, "-c", source]
+  if limits.bare:
+    return [*words, "--", *python]
   if os.getuid() == 0:
     # Another user id every time, as processes are counted by user id.
     outside = bubble.as_root(FIRST_USER + secrets.randbelow(USERS), rules)
   else:
     outside = bubble.as_user(rules)
-  return [*outside, *limits, f"--nproc={PROCESSES}", "--", *python]
+  return [*outside, *words, f"--nproc={PROCESSES}", "--", *python]
 
 
-@functools.cache
-def _child() -> str:
-  """The source that the interpreter inside runs."""
-  return inspect.getsource(sandbox_child)
-
-
-def _outcome(said, start, finish, late, code, spent, tests) -> Outcome:
-  """What the tokens, the words and the exit status amount to."""
-  before, started, after = said.partition(start)
-  if not started:
-    words = before.decode(errors="replace").split("\n")
-    last = next((w for w in reversed(words) if w.strip()), f"status {code}")
-    if late:
-      last = f"it took more than {START_SECONDS:.0f} s"
-    return Outcome("sandbox", "did not start: " + last.strip(), spent)
-  if after == finish:
-    return Outcome("pass", "", spent)
-  if late:
+def _outcome(said: Said, tests: str) -> Outcome:
+  """The outcome, with the line of the tests where it ended."""
+  status, line, message, spent = said
+  if status == "late":
     return Outcome("timeout", "took too long", spent)
-  status, _, rest = after.decode(errors="replace").partition("\n")
-  line, _, message = rest.partition("\n")
-  if status in REPORTED and line.isdecimal():
-    lines = ["", *tests.splitlines()]
-    at = lines[int(line)].strip() if int(line) < len(lines) else ""
-    return Outcome(status, f"{message} at: {at}" if at else message, spent)
-  return Outcome("error", f"left before its tests had run ({code})", spent)
+  if status == "unstarted":
+    message = message or f"it took more than {START_SECONDS:.0f} s"
+    return Outcome("sandbox", "did not start: " + message, spent)
+  if status == "left":
+    return Outcome("error", message, spent)
+  if status == "broken":
+    return Outcome("sandbox", message, spent)
+  lines = ["", *tests.splitlines()]
+  at = lines[line].strip() if line < len(lines) else ""
+  return Outcome(status, f"{message} at: {at}" if at else message, spent)

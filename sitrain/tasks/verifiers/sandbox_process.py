@@ -1,4 +1,4 @@
-"""Talking to one sandboxed process, and ending it."""
+"""Sandboxed processes: pipes to them, what they say, and ending them."""
 
 import contextlib
 import fcntl
@@ -7,7 +7,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 KEPT = 2**16  # bytes that may come back
@@ -24,11 +24,7 @@ def filled_pipe(data: bytes) -> Iterator[int]:
   source, sink = os.pipe()
   try:
     try:
-      if len(data) > 2**16:
-        fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, 2**20)
-      os.set_blocking(sink, False)  # nobody reads yet: never wait for room
-      if os.write(sink, data) < len(data):
-        raise OSError("a pipe holds less than the program")
+      fill(sink, data)
     finally:
       os.close(sink)
     yield source
@@ -36,19 +32,42 @@ def filled_pipe(data: bytes) -> Iterator[int]:
     os.close(source)
 
 
+def fill(sink: int, data: bytes) -> None:
+  """Writes into a pipe that nobody reads yet, without waiting for room."""
+  if len(data) > 2**16:
+    fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, 2**20)
+  os.set_blocking(sink, False)
+  if os.write(sink, data) < len(data):
+    raise OSError("a pipe holds less than the program")
+  os.set_blocking(sink, True)
+
+
+@contextlib.contextmanager
+def pipes(count: int) -> Iterator[list[tuple[int, int]]]:
+  """Pipes as (source, sink), which are closed here in the end."""
+  made: list[tuple[int, int]] = []
+  try:
+    for _ in range(count):
+      made.append(os.pipe())
+    yield made
+  finally:
+    for stream in (end for pair in made for end in pair):
+      os.close(stream)
+
+
 def listen(
-  process: subprocess.Popen, start: bytes, seconds: float
+  stream: int, start: bytes, seconds: float,
+  until: Callable[[bytes], bool] = lambda said: False,
 ) -> tuple[bytes, bool, float]:
   """(what came back, whether time ran out, seconds since the start token).
 
-  Reads until the sandbox is gone, says too much, or its time is up.
+  Reads until it ends, `until` holds of it, it is too much, or its time is up.
   """
-  stream = process.stdout.fileno()
   poller = select.poll()
   poller.register(stream, select.POLLIN)
   said, began = b"", time.monotonic()
   limit, running = began + START_SECONDS, False
-  while len(said) <= KEPT:
+  while len(said) <= KEPT and not until(said):
     left = limit - time.monotonic()
     if left <= 0:
       return said, True, time.monotonic() - began
@@ -64,28 +83,53 @@ def listen(
   return said, False, time.monotonic() - began
 
 
+def last_words(process: subprocess.Popen) -> str:
+  """The last line that an ended process wrote on its stream of errors."""
+  stream = process.stderr.fileno()
+  os.set_blocking(stream, False)  # whoever holds it open may never write
+  try:
+    words = os.read(stream, KEPT).decode(errors="replace").split("\n")
+  except OSError:
+    words = []
+  return next((w.strip() for w in reversed(words) if w.strip()), "")
+
+
 def end(process: subprocess.Popen, *, patient: bool, group: bool) -> int:
   """Ends a sandbox and all in it; its exit status.
 
   patient: leave it a second to end by itself, so that its status is its own;
   group: there is no sandbox, so kill its process group.
   """
-  with process.stdout:
-    if patient:
-      with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(1.0)
-    if group:
+  if patient:
+    _wait(process, 1.0)
+  if group:
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(process.pid, signal.SIGKILL)
+  elif process.poll() is None:
+    # The program dies first, so that bubblewrap can reap it.
+    for inside in _children(process.pid):
       with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    elif process.poll() is None:
-      # The program dies first, so that bubblewrap can reap it.
-      for inside in _children(process.pid):
-        with contextlib.suppress(ProcessLookupError):
-          os.kill(inside, signal.SIGKILL)
-      with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(END_SECONDS)
-    process.kill()
-    return process.wait()
+        os.kill(inside, signal.SIGKILL)
+    _wait(process, END_SECONDS)
+  process.kill()
+  return process.wait()
+
+
+def _wait(process: subprocess.Popen, seconds: float) -> None:
+  """Waits until it has ended; `Popen.wait` would look at it now and then."""
+  try:
+    handle = os.pidfd_open(process.pid)
+  except OSError:  # an old kernel
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(seconds)
+    return
+  try:
+    poller = select.poll()
+    poller.register(handle, select.POLLIN)
+    poller.poll(seconds * 1000)
+    process.poll()
+  finally:
+    os.close(handle)
 
 
 def _children(process: int) -> list[int]:

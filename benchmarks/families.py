@@ -1,0 +1,138 @@
+"""One method of every family on a toy task, beside what it must improve on.
+
+python -m benchmarks.families --only=reinforce_pp
+python -m benchmarks.families --only=reinforce_pp,ppo --seed=1
+
+Each runs its config with the main's own loop into FOLDER and compares a number
+of one stage with that of another, its control, in the summary of the run. What
+came out is printed and stored in benchmarks/results/families/NAME.json. One
+seed shows that a method works, not how well. A base model that another run of
+the folder has trained already is taken from there, and a run that was cut goes
+on.
+"""
+
+import hashlib
+import importlib
+import json
+import logging
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import NamedTuple
+
+from absl import app, flags
+
+from sitrain import main as mains
+from sitrain.runtime.build import plain
+
+ONLY = flags.DEFINE_string("only", "", "Names, with commas; all where empty.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the run.")
+FOLDER = flags.DEFINE_string(
+  "folder", "/tmp/sitrain_families", "Where the runs are kept."
+)
+ROOT = pathlib.Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "families"
+
+
+class Family(NamedTuple):
+  """What is run, and which two numbers are compared."""
+
+  config: str  # module of configs/
+  method: str  # file of sitrain/methods/ without .py, or "" for a config alone
+  stage: str  # whose number is the result
+  metric: str = "accuracy_1"  # of a stage in summary.json
+  control: str = "base"  # the stage whose number it must exceed
+  control_is: str = "the base model, from which it starts"
+  extend: Callable = lambda config: None  # adds the control's stage to the run
+
+
+FAMILIES = {
+  "reinforce_pp": Family("reinforce_pp", "reinforce_pp", "rl"),
+  "ppo": Family("ppo", "ppo", "rl"),
+  "dpo": Family("dpo", "dpo", "dpo"),
+  "spin": Family("spin", "spin", "spin"),
+  "rft": Family("rft", "", "rft"),
+}
+
+
+def config_of(family: Family, seed: int) -> dict:
+  """The run of a family, with the stage of its control."""
+  module = importlib.import_module(f"sitrain.configs.{family.config}")
+  config = module.get_config()
+  config.seed = seed
+  family.extend(config)
+  return plain(config)
+
+
+def run(name: str, family: Family, seed: int, folder: pathlib.Path) -> dict:
+  """Runs what is left of a family's stages; returns what is stored of it."""
+  config = config_of(family, seed)
+  workdir = folder / f"{name}-{seed}"
+  shared = folder / "bases" / base_of(config)
+  take_base(shared, workdir)
+  summary = mains.train(config, str(workdir))
+  keep_base(workdir, shared)
+  rows = {row["name"]: row for row in summary["stages"]}
+  own = [row for row in summary["stages"] if row["name"] != "base"]
+  result, control = rows[family.stage], rows[family.control]
+  return {
+    "name": name, "config": f"configs/{family.config}.py",
+    "lines": lines_of(family.method), "seconds": sum(r["seconds"] for r in own),
+    "metric": f"{family.metric} of {family.stage}",
+    "result": result[family.metric], "control": control[family.metric],
+    "result_interval": result["intervals"][family.metric],
+    "control_interval": control["intervals"][family.metric],
+    "control_is": family.control_is, "seed": seed, "device": summary["device"],
+    "cores": len(os.sched_getaffinity(0)),
+  }
+
+
+def lines_of(method: str) -> int:
+  """Lines of a method file; 0 where there is none."""
+  path = ROOT / "sitrain" / "methods" / f"{method}.py"
+  return len(path.read_text().splitlines()) if method else 0
+
+
+def base_of(config: dict) -> str:
+  """A name of the base model: a hash of all that it is made of."""
+  made_of = [config[part] for part in ("task", "model", "seed")]
+  made_of.append(config["stage"].get("base", {}))
+  text = json.dumps(made_of, sort_keys=True, default=str)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def take_base(shared: pathlib.Path, workdir: pathlib.Path) -> None:
+  """Puts a base model that is there already into a new run."""
+  if shared.exists() and not (workdir / "base").exists():
+    shutil.copytree(shared, workdir / "base")
+
+
+def keep_base(workdir: pathlib.Path, shared: pathlib.Path) -> None:
+  """Keeps the base model of a run for the next."""
+  if not shared.exists() and (workdir / "base").exists():
+    shutil.copytree(workdir / "base", shared)
+
+
+def main(argv: list[str]) -> None:
+  """All families that are asked for, one after the other."""
+  names = ONLY.value.split(",") if ONLY.value else list(FAMILIES)
+  for name in names:
+    if name not in FAMILIES:
+      raise app.UsageError(
+        f"--only={name}: it is none of {', '.join(FAMILIES)}"
+      )
+  logging.getLogger("absl").setLevel(logging.WARNING)
+  RESULTS.mkdir(parents=True, exist_ok=True)
+  for name in names:
+    found = run(name, FAMILIES[name], SEED.value, pathlib.Path(FOLDER.value))
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    print(
+      "{name}: {metric} {result:.3f}, control {control:.3f} ({control_is}), "
+      "{lines} lines, {seconds:.0f} s".format(**found)
+    )
+
+
+if __name__ == "__main__":
+  app.run(main)

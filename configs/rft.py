@@ -1,0 +1,35 @@
+"""Rejection sampling fine-tuning: a stage writes samples, another learns them.
+
+python -m sitrain.main --config=configs/rft.py --workdir=/tmp/sitrain_rft
+
+Yuan et al. 2023 (arXiv:2308.01825): samples of the base that are right, at most
+four of a problem, are imitated, starting from the base. One turn of the hinted
+maze. Seed 0: from XX to YY % right.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+TURNS = common.TURNS[:1]
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Base, a table of its samples, imitation of the right ones."""
+  config = common.base_config()
+  common.add_base_model(config)
+  sampling = {
+    "name": "single_turn", "problems": 256, "samples": 8, "turns": TURNS,
+    "kl": "none",
+  }
+  common.add(config, "samples", common.stage(
+    sampling, {}, 16, "base/last", {}, steps_per_call=1, writes=True,
+  ))
+  imitation = {"name": "imitation", "problems": 256, "turns": TURNS}
+  least = 0.0 if argument == "quick" else 1.0  # An untrained model is wrong.
+  common.add(config, "rft", common.stage(
+    imitation, {"learning_rate": 1e-3, "schedule": "cosine"}, 120,
+    "base/last", {},
+    table={"stage": "samples", "least": least, "per_problem": 4},
+  ))
+  return common.finish(config, argument)

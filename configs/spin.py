@@ -1,0 +1,33 @@
+"""SPIN: given solutions against own samples, until there is no difference.
+
+python -m sitrain.main --config=configs/spin.py --workdir=/tmp/sitrain_spin
+
+Chained arithmetic whose given solutions are all right, and a base that has seen
+few of them. Seed 0: from XX to YY % right.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+TASK = {"name": "chain", "operations": (2, 3), "mistake": 0.0}
+TURNS = (4,)  # a digit for each operation, and the end
+BASE_STEPS = 100
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """A base that is trained too little, then rounds of SPIN."""
+  config = common.base_config()
+  config.task = ConfigDict(TASK)
+  config.evaluate.turns = 2 * TURNS
+  common.add_base_model(config)
+  config.stage.base.steps = BASE_STEPS
+  config.stage.base.method.turns = TURNS
+  method = {
+    "name": "spin", "problems": 512, "turns": TURNS, "beta": 0.1, "anchor": 0.2
+  }
+  common.add(config, "spin", common.stage(
+    method, {"learning_rate": 1e-3}, 40, "base/last", common.BASE,
+    steps_per_call=5, best="judge/reward_1", minibatches=8, microbatches=2,
+  ))
+  return common.finish(config, argument)

@@ -1,0 +1,203 @@
+"""Whether tests can run in another process than the program, and with what.
+
+Reads the tests' text, which comes from the data set and never from a model.
+"""
+
+import ast
+import builtins
+import collections
+import decimal
+import fractions
+import functools
+import symtable
+import sys
+from typing import NamedTuple
+
+# With these, tests could find names that stand nowhere in their text.
+LOOKUPS = {"eval", "exec", "globals", "locals", "vars", "__import__"}
+INSIDE = {"program", "__main__", "inspect", "gc"}  # modules that show a program
+CROSSING = (
+  int, float, complex, str, bytes, bytearray, list, dict, set, frozenset, range,
+  collections.Counter, collections.OrderedDict, collections.deque,
+  fractions.Fraction, decimal.Decimal, Exception, type(x for x in ()),
+  type(lambda: 0),
+)
+ATTRIBUTES = {name for kind in CROSSING for name in dir(kind)} | {
+  "year", "month", "day", "hour", "minute", "second", "days", "seconds", "date",
+  "total_seconds", "isoformat", "strftime", "weekday",  # of datetime
+}
+
+
+class Tests(NamedTuple):
+  """Tests as they are run."""
+
+  source: str  # with marks at calls whose value is not used
+  names: tuple[str, ...]  # of the program, that they use
+  modules: tuple[str, ...]  # of the library, that they use without an import
+  problem: str  # why they cannot run in a process of their own, or ""
+
+
+@functools.lru_cache(maxsize=4096)
+def apart(
+  tests: str, own: tuple[str, ...] = (), classes: tuple[str, ...] = ()
+) -> Tests:
+  """How tests run apart from the program.
+
+  own: built-in names that they mean as the program's. classes: names that are
+  known to be classes of the program. ValueError where the tests are no Python.
+  """
+  try:
+    tree = ast.parse(tests)
+    free = _free(symtable.symtable(tests, "tests", "exec"))
+  except (SyntaxError, ValueError) as error:
+    raise ValueError(f"the tests of a program are no Python: {error}") from None
+  free -= set(dir(builtins)) - set(own)
+  modules = {name for name in free if _is_module(name, tree)}
+  names = tuple(sorted(free - modules))
+  problem = _problem(tree, set(names), set(classes), modules)
+  return Tests(_marked(tests, tree), names, tuple(sorted(modules)), problem)
+
+
+def _free(table) -> set[str]:
+  """Global names that are used, and are not the tests' own."""
+  tables, used = [table], set()
+  for one in tables:
+    tables += one.get_children()
+    used |= {
+      s.get_name() for s in one.get_symbols()
+      if s.is_referenced() and (one is table or s.is_global())
+    }
+  return used - {
+    s.get_name() for s in table.get_symbols() if s.is_assigned()
+    or s.is_imported() or s.is_namespace()
+  }
+
+
+def _is_module(name: str, tree: ast.AST) -> bool:
+  """Whether a name is a module of the library, as in `sys.getsizeof`."""
+  if name not in sys.stdlib_module_names or name in INSIDE:
+    return False
+  uses = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == name]
+  bases = [n.value for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
+  return all(any(use is base for base in bases) for use in uses)
+
+
+def _problem(tree: ast.AST, names: set[str], classes: set[str], modules) -> str:
+  """Why the tests cannot run apart, in words; else ""."""
+  imported = _imported(tree)
+  ours, methods = _ours(tree, imported | modules), _methods(tree)
+  for node in ast.walk(tree):
+    said = ""
+    if isinstance(node, ast.Name) and node.id in names & classes:
+      said = f"they use the class {node.id} of the program"
+    elif isinstance(node, ast.Name) and node.id in LOOKUPS:
+      said = f"they look names up by {node.id}"
+    elif isinstance(node, ast.Attribute) and not (
+      node.attr in methods or _base(node) in ours or
+      isinstance(node.ctx, ast.Load) and node.attr in ATTRIBUTES
+    ):
+      said = f"they use .{node.attr}, which no plain value has"
+    elif isinstance(node, ast.ExceptHandler) and names & _named(node.type):
+      said = "they catch an exception of the program's"
+    elif isinstance(node, ast.ClassDef) and names & _named(*node.bases):
+      said = "they derive from a class of the program's"
+    elif isinstance(node, (ast.Await, ast.AsyncFor, ast.AsyncWith)):
+      said = "they wait for what the program returns"
+    if said:
+      return f"{said}, in line {node.lineno}"
+  found = sorted(INSIDE & imported)
+  return f"they import {found[0]}" if found else ""
+
+
+def _imported(tree: ast.AST) -> set[str]:
+  """Modules that the tests import, and what they call them."""
+  found = set()
+  for node in ast.walk(tree):
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+      for alias in node.names:
+        found.add((alias.asname or alias.name).split(".")[0])
+        found.add((getattr(node, "module", None) or alias.name).split(".")[0])
+  return found
+
+
+def _ours(tree: ast.AST, found: set[str]) -> set[str]:
+  """Names of modules, and of what the tests get from them: `random.Random`."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Assign) and _base(node.value) in found:
+      found = found | _named(*node.targets)
+  return found | {"self"} if _methods(tree) else found
+
+
+def _methods(tree: ast.AST) -> set[str]:
+  """Names of the methods and fields of the tests' own classes."""
+  inside = [
+    node for kind in ast.walk(tree) if isinstance(kind, ast.ClassDef)
+    for node in ast.walk(kind)
+  ]
+  return {n.name for n in inside if isinstance(n, ast.FunctionDef)} | {
+    n.attr for n in inside if isinstance(n, ast.Attribute)
+    and isinstance(n.ctx, ast.Store)
+  }
+
+
+def _base(node: ast.AST) -> str:
+  """The name that a chain of attributes and calls begins with, or ""."""
+  while isinstance(node, (ast.Attribute, ast.Call)):
+    node = node.func if isinstance(node, ast.Call) else node.value
+  return node.id if isinstance(node, ast.Name) else ""
+
+
+def _named(*nodes: ast.AST | None) -> set[str]:
+  return {
+    n.id for node in nodes if node is not None for n in ast.walk(node)
+    if isinstance(n, ast.Name)
+  }
+
+
+def _marked(tests: str, tree: ast.AST) -> str:
+  """Tests in which `f(x)` as a statement of its own is `__in_place__(f)(x)`.
+
+  Lines stay where they are.
+  """
+  lines = tests.encode().splitlines(keepends=True)
+  marks = []
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+      called = node.value.func
+      if isinstance(called, ast.Name):
+        marks.append((called.lineno, called.end_col_offset, b")"))
+        marks.append((called.lineno, called.col_offset, b"__in_place__("))
+  # From the back, so that the places of earlier marks stay right.
+  for line, column, text in sorted(marks, reverse=True):
+    old = lines[line - 1]
+    lines[line - 1] = old[:column] + text + old[column:]
+  return b"".join(lines).decode()
+
+
+@functools.lru_cache(maxsize=4096)
+def meant(
+  tests: str, reference: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """Names of a reference that tests use: built-in ones (`sum`), and classes."""
+  defined = [
+    node for node in ast.parse(reference).body
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+  ]
+  named = {n.id for n in ast.walk(ast.parse(tests)) if isinstance(n, ast.Name)}
+  used = {node.name: node for node in defined if node.name in named}
+  classes = [n for n, node in used.items() if isinstance(node, ast.ClassDef)]
+  return tuple(sorted(used.keys() & set(dir(builtins)))), tuple(sorted(classes))
+
+
+@functools.lru_cache(maxsize=4096)
+def helpers(prompt: str, name: str, test: str) -> str:
+  """What a prompt defines besides the function `name`, if its test uses any."""
+  try:
+    body = ast.parse(f"{prompt.rstrip()}\n    pass\n").body
+    used = {n.id for n in ast.walk(ast.parse(test)) if isinstance(n, ast.Name)}
+  except (SyntaxError, ValueError):
+    return ""  # then no completion of it is Python either
+  others = [node for node in body if getattr(node, "name", "") != name]
+  if not used & {getattr(node, "name", "") for node in others}:
+    return ""
+  return "".join(f"{ast.unparse(node)}\n" for node in others)

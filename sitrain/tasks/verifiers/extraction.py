@@ -1,0 +1,273 @@
+"""Where the program stands in a model's text: between markers, or in a fence.
+
+A model's text is never parsed as Python here. Everything goes by lines, for a
+pattern over the text could take time that grows with its square.
+"""
+
+import re
+import textwrap
+from typing import NamedTuple
+
+BEGIN, DONE = "[BEGIN]", "[DONE]"
+DEFINITION = re.compile(r"^[ \t]*(?:async +def|def|class)\b", re.MULTILINE)
+NAME = re.compile(r"^(?:async +def|def|class) +(\w+)", re.MULTILINE)
+MARKER = re.compile(r"\[BEGIN\]|\[DONE\]")
+# Before a marker on its line may stand a comment sign or the marks of Markdown.
+LOOK = re.compile(r"[\s#*_`>]*")
+SPECIAL = re.compile(r"(?:[\s#*_`.]|<\|[^|<>\n]{1,40}\|>|</s>)*")
+FENCE = re.compile(r"([ \t]*(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?)(`{3,}|~{3,})(.*)")
+# The first word of an info string: python3.11, py, ipython, {.python}.
+PYTHON = re.compile(r"[{\s.]*(?:i?py(?:thon)?[0-9.]*)?(?![\w-])", re.IGNORECASE)
+ANY = ("", "txt", "text", "plaintext", "code", "pycon")
+THOUGHT = "</think>"
+# How a program begins that stands in no fence.
+CODE = re.compile(r"\s*(?:def|class|import|from|async def|@\w)\b")
+
+
+class Block(NamedTuple):
+  """A fenced block: its info string, its lines, and whether it was closed."""
+
+  info: str
+  text: str
+  closed: bool
+
+
+def strict_program(text: str) -> str:
+  """The one program of a text in the form that was asked for, else "".
+
+  That is what stands in the last [BEGIN] ... [DONE], of which the prompt may
+  have said [BEGIN] already; or, where there is no such pair, in the only fenced
+  block of Python. What was thought before </think> does not count. For rewards.
+  """
+  text = _said(text)
+  marked = _marked(text)
+  if marked is not None:
+    return _unfenced(marked)
+  blocks = [block for block in _fenced(text) if _is_python(block)]
+  if len(blocks) == 1 and blocks[0].closed:
+    return trimmed(blocks[0].text)
+  return _before_fence(text)
+
+
+def lenient_program(text: str) -> str:
+  """The likeliest program of a text: the whole of it if nothing is marked.
+
+  Takes what `strict_program` takes; else what follows the last [BEGIN], the
+  last fenced block that defines something, with the blocks before it whose
+  names it uses, the last fenced block, a block that was never closed, and in
+  the end the text itself. For reports.
+  """
+  found = strict_program(text)
+  if found:
+    return found
+  text = _said(text)
+  if BEGIN in text and not _fenced(text.rpartition(BEGIN)[0]):
+    return _unfenced(text.rpartition(BEGIN)[2].partition(DONE)[0])
+  blocks = _fenced(_loose(text), loose=True)
+  python = [b for b in blocks if _is_python(b)] or [
+    b for b in blocks if b.info.strip().lower() in ANY
+  ]
+  defining = [b.text for b in python if DEFINITION.search(b.text)]
+  if defining:
+    return trimmed(_with_helpers(defining))
+  before = _before_fence(text, strictly=False)
+  if before:
+    return before
+  if python:
+    return trimmed(python[-1].text)
+  return trimmed(text.partition(DONE)[0])
+
+
+def _said(text: str) -> str:
+  """The text behind a thought, with line ends of one kind."""
+  text = text.replace("\r\n", "\n")
+  rest = text.rpartition(THOUGHT)[2]
+  return rest if rest.strip() else text
+
+
+def _marked(text: str) -> str | None:
+  """What stands between the last two markers; None where there is no pair."""
+  places = [(hit.start(), hit[0]) for hit in MARKER.finditer(text)]
+  pairs = _pairs(text, places)
+  whole = [pair for pair in pairs if _own_line(text, pair[0])]
+  # A sentence may name the markers, but it spans no lines.
+  whole = whole or [x for x in pairs if "\n" in text[x[0]:x[1]].strip()]
+  if whole:
+    start, end = whole[-1]
+    return _bare(text[start + len(BEGIN):end])
+  first = next((at for at, mark in places if mark == DONE), None)
+  if first is not None and not any(
+    at < first for at, mark in places if mark == BEGIN
+  ):
+    return _bare(text[:first])
+  if pairs and not _fenced(text):
+    start, end = pairs[-1]
+    return _bare(text[start + len(BEGIN):end])
+  return None if pairs or first is None or _fenced(text) else ""
+
+
+def _pairs(text, places) -> list[tuple[int, int]]:
+  """(start of a [BEGIN], start of its [DONE]).
+
+  A [DONE] that ends its line goes before one inside of it, as in a string.
+  """
+  found: list[tuple[int, int]] = []
+  start = inside = None
+  for at, mark in places:
+    if mark == BEGIN:
+      if start is not None and inside is not None:
+        found.append((start, inside))
+      if start is None or inside is not None or _own_line(text, at):
+        start, inside = at, None
+    elif start is not None:
+      if _ends_line(text, at):
+        found.append((start, at))
+        start = inside = None
+      elif inside is None:
+        inside = at
+  if start is not None and inside is not None:
+    found.append((start, inside))
+  return found
+
+
+def _own_line(text: str, at: int) -> bool:
+  # Only near characters are looked at: a text may be one line of markers.
+  near = text[max(0, at - 100):at]
+  line = near.rpartition("\n")
+  return bool(line[1] or at <= 100) and bool(LOOK.fullmatch(line[2]))
+
+
+def _ends_line(text: str, at: int) -> bool:
+  behind = at + len(DONE)
+  near = text[behind:behind + 200].partition("\n")
+  whole = bool(near[1]) or len(text) <= behind + 200
+  return whole and bool(SPECIAL.fullmatch(near[0]))
+
+
+def _bare(text: str) -> str:
+  """Without the marks of Markdown beside the markers."""
+  head, line, rest = text.partition("\n")
+  if line and not head.strip(" \t*_`"):
+    text = line + rest
+  head, line, rest = text.rpartition("\n")
+  return head if line and not rest.strip(" \t*_`#") else text
+
+
+def _unfenced(text: str) -> str:
+  """The program in what stood between markers, which may be fenced."""
+  body = trimmed(text)
+  lines = body.split("\n")
+  if FENCE.match(lines[0]):
+    blocks = _fenced(body, loose=True)
+    defining = [b.text for b in blocks if DEFINITION.search(b.text)]
+    return trimmed(defining[-1] if defining else blocks[0].text)
+  if not DEFINITION.search(body.partition("```")[0]) and "```" in body:
+    blocks = [b for b in _fenced(body) if _is_python(b)]
+    if len(blocks) == 1:  # a sentence before the fence
+      return trimmed(blocks[0].text)
+  fences = [i for i, line in enumerate(lines) if FENCE.match(line)]
+  if fences == [len(lines) - 1]:  # the prompt had opened it
+    return trimmed("\n".join(lines[:-1]))
+  return body
+
+
+def _is_python(block: Block) -> bool:
+  return bool(PYTHON.match(block.info))
+
+
+def _fenced(text: str, *, loose: bool = False) -> list[Block]:
+  """The fenced blocks of a text; an open one is the last.
+
+  A fence is closed by one of the same sign, at least as long, and not further
+  to the right: a docstring may hold an example in a fence. loose: text behind
+  the sign is allowed, and opens another block if it names Python.
+  """
+  blocks: list[Block] = []
+  info, sign, indent, inside = "", "", 0, None
+  for line in text.split("\n"):
+    found = FENCE.match(line)
+    if inside is None:
+      if found and "`" not in found[3]:
+        info, sign, indent, inside = found[3], found[2], len(found[1]), []
+    elif found and _closes(found, sign, indent, loose):
+      blocks.append(Block(info, "\n".join(inside), True))
+      inside = None
+      if found[3].strip() and PYTHON.match(found[3]):
+        info, inside = found[3], []
+    else:
+      inside.append(_shifted(line, indent))
+  if inside is not None:
+    blocks.append(Block(info, "\n".join(inside), False))
+  return blocks
+
+
+def _closes(found: re.Match, sign: str, indent: int, loose: bool) -> bool:
+  same = found[2][0] == sign[0] and len(found[2]) >= len(sign)
+  bare = not found[1].strip() and (loose or not found[3].strip())
+  return same and bare and len(found[1]) <= indent
+
+
+def _shifted(line: str, indent: int) -> str:
+  """A line without the indentation of its fence."""
+  space = len(line) - len(line.lstrip(" \t"))
+  return line[min(indent, space):]
+
+
+def _before_fence(text: str, *, strictly: bool = True) -> str:
+  """A program before the only fence of a text, which the prompt had opened."""
+  lines = text.split("\n")
+  fences = [i for i, line in enumerate(lines) if FENCE.match(line)]
+  if len(fences) != 1 or FENCE.match(lines[fences[0]])[3].strip():
+    return ""
+  head, tail = lines[:fences[0]], lines[fences[0] + 1:]
+  body = "\n".join(head)
+  if strictly and ("".join(tail).strip() or not CODE.match(body)):
+    return ""
+  return trimmed(body) if DEFINITION.search(body) else ""
+
+
+def _loose(text: str) -> str:
+  """Fences in a quote, on the line of the code, or behind it, on their own."""
+  if re.search(r"^> ?[`~]{3}", text, re.MULTILINE):
+    text = re.sub(r"^> ?", "", text, flags=re.MULTILINE)
+  lines = []
+  for line in text.split("\n"):
+    one = re.fullmatch(r"```(\w*) +(\S.*?) *```\s*", line[:4000])
+    head = line.rstrip()
+    if one:
+      lines += [f"```{one[1]}", one[2], "```"]
+    elif head.endswith("```") and head.strip("` \t") and "#" not in head:
+      lines += [head[:-3], "```"]
+    else:
+      lines.append(line)
+  return "\n".join(lines)
+
+
+def _with_helpers(blocks: list[str]) -> str:
+  """The last block, behind those before it that define what it uses."""
+  *others, program = blocks[-20:]
+  for block in reversed(others):
+    new = set(NAME.findall(block)) - set(NAME.findall(program))
+    if new & set(re.findall(r"\w+", program)) and not (
+      set(NAME.findall(block)) - new
+    ):
+      program = f"{block}\n\n{program}"
+  return program
+
+
+def trimmed(text: str) -> str:
+  """Without blank lines around it; the first line keeps its indentation."""
+  lines = text.replace("\r\n", "\n").rstrip().split("\n")
+  first = next((i for i, line in enumerate(lines) if line.strip()), 0)
+  return "\n".join(lines[first:])
+
+
+def normalised(program: str) -> str:
+  """A program as text that votes can be counted by: equal for layouts only.
+
+  Drops lines of comments, blank lines, space at the end of lines and common
+  indentation. Names and expressions are left alone.
+  """
+  lines = [line.rstrip() for line in program.expandtabs(4).split("\n")]
+  kept = [x for x in lines if x and not x.lstrip().startswith("#")]
+  return textwrap.dedent("\n".join(kept))

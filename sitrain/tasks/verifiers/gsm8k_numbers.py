@@ -1,0 +1,135 @@
+r"""The number that a text on a problem of GSM8K ends in.
+
+`strict` wants `#### 42` and reads the whole line: what is only the beginning of
+another number (3/4, 1e3, 5 million) is none. digits.py decides the same on the
+device. `lenient` finds a number where there is no marker.
+"""
+
+import re
+from fractions import Fraction
+
+MARK = "####"
+# Behind a number: a word directly, another digit, or a word for a power of ten.
+SCALES = ("hundred", "thousand", "million", "billion", "trillion", "dozen",
+          "lakh", "crore", "and")
+BEHIND_MARK = re.compile(r"#### \$?(-?)([0-9.,]+)([^\r\n]*)")
+GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")
+DECIMAL = re.compile(r"(-?)([0-9]*)\.?([0-9]*)")
+
+
+def number(text: str) -> str:
+  """A decimal number in its shortest form, without commas; "" for others.
+
+  Equal numbers have equal forms: 1,200.50 and 1200.5, 42. and 42.00 and 42.
+  Commas stand between groups of three digits or nowhere.
+  """
+  if "," in text:
+    if not GROUPED.fullmatch(text.removeprefix("-")):
+      return ""
+    text = text.replace(",", "")
+  found = DECIMAL.fullmatch(text)
+  sign, whole, part = found.groups() if found else ("", "", "")
+  if not whole and not part:
+    return ""
+  whole, part = whole.lstrip("0") or "0", part.rstrip("0")
+  shortest = f"{whole}.{part}" if part else whole
+  return shortest if shortest == "0" else sign + shortest
+
+
+def strict(text: str) -> str:
+  r"""The number behind the last ####, or "".
+
+  That is `#### \$?-?` and a number, stops behind it dropped. The rest of its
+  line may say anything, "72 dollars.", but hold no digit, no letter that
+  touches the number, and no word of SCALES as its first.
+  """
+  found = BEHIND_MARK.match(text, max(0, text.rfind(MARK)))
+  if not found:
+    return ""
+  sign, digits, rest = found.groups()
+  if re.search(r"[0-9]", rest) or re.match(r"[A-Za-z]", rest):
+    return ""
+  word = re.search(r"[A-Za-z]+", rest)
+  if word and word[0].lower().startswith(SCALES):
+    return ""
+  return number(sign + digits.rstrip(".,"))
+
+
+def tried(text: str) -> bool:
+  """Whether a digit stands behind the last ####, if not a number."""
+  found = BEHIND_MARK.match(text, max(0, text.rfind(MARK)))
+  return bool(found) and bool(re.search(r"[0-9]", found[2]))
+
+
+_DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|,\\!|\\,|\\!| )[0-9]{3})+(?![0-9])|[0-9]+)"
+_ONE = rf"(?:{_DIGITS}(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
+FOUND = re.compile(
+  rf"(?P<sign>(?:(?<![\w)\]}}])|(?<=\\boxed\{{))[-−–] ?)?\\?\$? ?"
+  rf"(?:(?P<mixed>[0-9]+) (?P<top>[0-9]+)/(?P<bottom>[0-9]+)"
+  rf"|\\[dt]?frac\{{(?P<over>[0-9]+)\}}\{{(?P<under>[0-9]+)\}}"
+  rf"|(?P<first>{_ONE})(?: ?[eE](?P<power>[+-]?[0-9]{{1,2}})(?![0-9A-Za-z]))?"
+  rf"(?: ?/ ?(?P<second>[0-9]+(?:\.[0-9]+)?)(?![0-9/]))?)"
+  rf"(?: (?P<scale>hundred|thousand|million|billion|trillion)s?\b)?"
+)
+POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9,
+          "trillion": 12}
+SAID = re.compile(
+  r"\\boxed ?\{|####|(?:final |the )?answer(?: is|:| =)|\*\*answer:?\*\*",
+  re.IGNORECASE,
+)
+GOES_ON = re.compile(r" ?[-*+/^=×–] ?(?=[0-9])")
+MOST = 20_000  # characters at the end of a text that are searched
+
+
+def lenient(text: str) -> str:
+  """The number in the last box, behind the last ####, or behind "answer is".
+
+  Without any of them the last number of the text; "" without a number. A
+  fraction, 2e3, 3 1/2 and 5 million are one number each.
+  """
+  found = strict(text)
+  if found:
+    return found
+  text = text[-MOST:]
+  places = [hit.end() for hit in SAID.finditer(text)]
+  for place in reversed(places):
+    hit = FOUND.search(text, place, place + 200)
+    while hit and (more := GOES_ON.match(text, hit.end())):
+      hit = FOUND.search(text, more.end())  # of 2 + 3 = 5 the last
+    if hit:
+      return _shortest(hit)
+  last = ""
+  for hit in FOUND.finditer(text):
+    last = _shortest(hit) or last
+  return last
+
+
+def _shortest(hit: re.Match) -> str:
+  """A number that was found, as a decimal if it has one, else as a fraction."""
+  part = hit.groupdict()
+  try:
+    if part["mixed"]:
+      value = int(part["mixed"]) + Fraction(int(part["top"]), int(part["bottom"]))
+    elif part["over"]:
+      value = Fraction(int(part["over"]), int(part["under"]))
+    else:
+      value = Fraction(re.sub(r"[^0-9.]", "", part["first"]))
+      value *= Fraction(10) ** int(part["power"] or 0)
+      value /= Fraction(part["second"] or 1)
+    value *= 10 ** POWERS.get(part["scale"] or "", 0)
+    return decimal(-value if part["sign"] else value)
+  except (ValueError, ZeroDivisionError):  # thousands of digits are one, too
+    return ""
+
+
+def decimal(value: Fraction) -> str:
+  """The shortest decimal of a rational number, or the fraction itself."""
+  bottom, digits = value.denominator, 0
+  while digits < 60 and 10**digits % bottom:
+    digits += 1
+  if 10**digits % bottom:
+    return str(value)
+  whole = abs(value.numerator) * 10**digits // bottom
+  text = str(whole).rjust(digits + 1, "0")
+  sign = "-" if value < 0 else ""
+  return sign + number(f"{text[:len(text) - digits]}.{text[len(text) - digits:]}")

@@ -1,0 +1,208 @@
+r"""LaTeX in one spelling: what looks the same reads the same.
+
+`plain` leaves the meaning alone. It writes unicode as LaTeX, drops what only
+changes the look, and joins digits that thin spaces part in threes.
+"""
+
+import re
+import unicodedata
+
+MOST = 4000  # characters of an answer that is read
+DEPTH = 40  # braces in braces
+
+
+class Unreadable(Exception):
+  """A text that is no answer in LaTeX."""
+
+
+class TooMuch(Exception):
+  """A text whose reading or value would take too much; said in a word."""
+
+
+def _characters() -> dict[int, str]:
+  """What unicode characters are written as."""
+  found = {0xFF01 + i: chr(0x21 + i) for i in range(94)}  # full width
+  for code in range(0x660, 0x1100):
+    if unicodedata.category(chr(code)) == "Nd":
+      found[code] = str(unicodedata.decimal(chr(code)))
+  for characters, text in (
+    ("\ufeff\u200b\u200c\u200d\u2060\u00ad\u200e\u200f", ""),
+    ("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u3000\t\n\r\f\v", " "),
+    ("\u2009\u200a\u202f\u205f", r"\,"),
+    ("−–—‒‐‑﹣", "-"), ("×✕", r"\times "), ("⋅·∙•", r"\cdot "),
+    ("÷", r"\div "), ("∕⁄", "/"), ("∗", "*"), ("：∶", ":"), ("，", ","),
+    ("。", "."), ("π", r"\pi "), ("∞", r"\infty "), ("≤⩽", r"\le "),
+    ("≥⩾", r"\ge "), ("≠", r"\ne "), ("≈≃", r"\approx "), ("±", r"\pm "),
+    ("∓", r"\mp "), ("°º˚", r"^{\circ}"), ("′’", "'"), ("″", "''"),
+    ("∪", r"\cup "), ("∩", r"\cap "), ("∅⌀", r"\emptyset "), ("∈", r"\in "),
+    ("∖", r"\setminus "), ("…", r"\ldots "), ("⋯", r"\ldots "),
+    ("⟨〈", r"\langle "), ("⟩〉", r"\rangle "), ("⌊", r"\lfloor "),
+    ("⌋", r"\rfloor "), ("⌈", r"\lceil "), ("⌉", r"\rceil "), ("ℝ", r"\mathbb{R}"),
+    ("θ", r"\theta "), ("α", r"\alpha "), ("β", r"\beta "), ("γ", r"\gamma "),
+    ("λ", r"\lambda "), ("μ", r"\mu "), ("φ", r"\phi "), ("ω", r"\omega "),
+    ("σ", r"\sigma "), ("δ", r"\delta "), ("ε", r"\epsilon "),
+    ("€", r"\text{euros}"), ("£", r"\text{pounds}"), ("¥", r"\text{yen}"),
+    ("¢", r"\text{cents}"), ("元", r"\text{yuan}"), ("度", r"^{\circ}"),
+    ("∛", r"\sqrt[3]√"), ("∜", r"\sqrt[4]√"),
+  ):
+    found.update({ord(character): text for character in characters})
+  for character in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞":
+    top, bottom = unicodedata.normalize("NFKC", character).split("⁄")
+    found[ord(character)] = rf"\frac{{{top}}}{{{bottom}}}"
+  return found
+
+
+CHARACTERS = _characters()
+RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
+LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+# Only the look: dropped, or what stands in the braces behind is kept.
+LOOK = re.compile(
+  r"\\(?:displaystyle|textstyle|scriptstyle|scriptscriptstyle|limits|nolimits"
+  r"|left|right|middle|[bB]igg?[lrm]?|rm|bf|it|sf|tt|large|Large|LARGE|huge"
+  r"|Huge|small|normalsize|boldmath|nonumber|centering|notag|hfill|allowbreak"
+  r"|strut|mathstrut|phantom(?=\s*-))(?![a-zA-Z])"
+)
+ARGUMENT = re.compile(
+  r"\\(?:color|hspace|vspace|phantom|hphantom|vphantom|label|tag)\*?\s*"
+  r"\{[^{}]*\}|\\textcolor\s*\{[^{}]*\}|\\(?:color)\s*\[[^\]]*\]\{[^{}]*\}"
+)
+KEPT = re.compile(
+  r"\\(?:boxed|fbox|ensuremath|underline|smash|mathop|mathrel|mathbin"
+  r"|mathord|boldsymbol|bm|mathbf|mathit|mathsf|mathtt|pmb)(?![a-zA-Z])"
+)
+WORDS = re.compile(
+  r"\\(?:textnormal|textbf|textit|textrm|textsf|texttt|textsl|textup|emph|mbox"
+  r"|hbox|mathrm|operatorname\*?|text)\s*\{"
+)
+SAME = (  # commands that mean the same
+  (r"\\(?:dfrac|tfrac|cfrac)", r"\\frac"), (r"\\(?:dbinom|tbinom)", r"\\binom"),
+  (r"\\leq?(?:slant)?", r"\\le"), (r"\\geq?(?:slant)?", r"\\ge"),
+  (r"\\lt", "<"), (r"\\gt", ">"), (r"\\neq?", r"\\ne"),
+  (r"\\(?:l?dots[cbmio]?|cdots)", r"\\ldots"), (r"\\(?:varnothing)", r"\\emptyset"),
+  (r"\\(?:[lr]?vert|mid)", "|"), (r"\\lbrack", "["), (r"\\rbrack", "]"),
+  (r"\\lbrace", r"\\{"), (r"\\rbrace", r"\\}"), (r"\\(?:ast)", "*"),
+  (r"\\(?:degree|degrees)", r"^{\\circ}"), (r"\\colon", ":"),
+  (r"\\(?:thickapprox|simeq)", r"\\approx"), (r"\\euro", r"\\text{euros}"),
+  (r"\\pounds", r"\\text{pounds}"), (r"\\cent", r"\\text{cents}"),
+  (r"\\imath", "i"), (r"\\(?:quad|qquad|enspace|thinspace|space)", r"\\ "),
+  (r"\\(?:backslash)", r"\\setminus"), (r"\\infin", r"\\infty"),
+  (r"\\percent", r"\\%"), (r"\\(?:ge|gt)slant", r"\\ge"),
+)
+SAME = tuple(
+  (re.compile(old + r"(?![a-zA-Z])"), new) for old, new in SAME
+)
+THIN = r"(?:\\[,;:> ]|~|\{\\,\}|'|\ )"
+THOUSANDS = re.compile(
+  rf"(?<![\d.,\\])\d{{1,3}}(?:{THIN}\d{{3}})+(?![\d/])"
+  rf"|(?<![\d.])\d{{1,3}}(?:(?:\{{,\}}|,\\!|\\!)\d{{3}})+(?!\d)"
+)
+
+
+def plain(text: str) -> str:
+  """LaTeX in one spelling; TooMuch for what is too long or too deep."""
+  if len(text) > MOST:
+    raise TooMuch("long")
+  # Of the line ends of a matrix the added height says nothing.
+  text = re.sub(r"\\\\\s*\[[^\[\]]{1,12}\]", r"\\\\", text)
+  if not text.isascii():
+    text = _ascii(text)
+  text = " ".join(text.split())
+  if "\\" in text:
+    text = _commands(text)
+  text = _without_dollars(text)
+  text = THOUSANDS.sub(lambda hit: re.sub(r"\D", "", hit[0]), text)
+  text = text.replace("{,}", ",").replace(r"\!", "")
+  text = re.sub(r"(?<!\\)(\\[,;:> ])+|(?<!\\)~", " ", text).replace("{ }", " ")
+  text = " ".join(text.split())
+  _check_depth(text)
+  return text
+
+
+def _ascii(text: str) -> str:
+  text = re.sub(
+    r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda hit: f"^{{{hit[0].translate(RAISED)}}}", text
+  )
+  text = re.sub(
+    r"[₀₁₂₃₄₅₆₇₈₉]+", lambda hit: f"_{{{hit[0].translate(LOWERED)}}}", text
+  )
+  return text.translate(CHARACTERS)
+
+
+def _commands(text: str) -> str:
+  text = LOOK.sub("", ARGUMENT.sub("", text))
+  for old, new in SAME:
+    text = old.sub(new, text)
+  text = KEPT.sub("", text)
+  text = re.sub(r"\\frac ?(\d) (?=\d)", r"\\frac{\1}", text)
+  text = WORDS.sub(r"\\text{", text)
+  return re.sub(r"(\\text\{[^{}]*)\\text\{([^{}]*)\}", r"\1 \2", text)
+
+
+def _without_dollars(text: str) -> str:
+  r"""Without $ and \( \) around a formula; a dollar sign becomes \$."""
+  text = re.sub(r"\\[()]|(?<!\\)\\[\[\]]|\$\$", " ", text).strip()
+  count = len(re.findall(r"(?<!\\)\$", text))
+  if count % 2 == 0:
+    return re.sub(r"(?<!\\)\$", "", text) if count else text
+  return re.sub(r"(?<!\\)\$", r"\\$", text)
+
+
+def _check_depth(text: str) -> None:
+  depth = 0
+  for mark in re.findall(r"\\.|[{}()\[\]]", text):
+    if mark in "{([":
+      depth += 1
+    elif mark in "})]":
+      depth -= 1
+    if depth > DEPTH:
+      raise TooMuch("deep")
+  # A minus, a root or a power in a power nests without any brace.
+  if re.search(r"(?:[-+^] ?){40}|(?:\\(?:sqrt|frac) ?){40}|(?:\^\w){40}", text):
+    raise TooMuch("deep")
+
+
+def closed(text: str) -> list[tuple[int, int]]:
+  """(start, end) of all braces that close, in the order of their ends.
+
+  text[start] is the one that opens, text[end] the one that closes.
+  """
+  found, opened = [], []
+  for mark in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+    if mark[0] == "{":
+      opened.append(mark.start())
+    elif mark[0] == "}" and opened:
+      found.append((opened.pop(), mark.start()))
+  return found
+
+
+BOX = re.compile(r"\\(?:boxed|fbox)\s*$")
+SENTENCE = re.compile(r"[Ff]inal answer is:?\s*\$([^$]{1,4000})\$")
+
+
+def final_answer(text: str) -> str:
+  r"""What a text claims in the end: LaTeX without its box, "" if nothing.
+
+  That is the last `\boxed{...}` with its braces in balance, the outermost of
+  boxes in a box; a text without any box may say "The final answer is $...$".
+  """
+  last = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
+  if last >= 0:
+    return _box(text, last)
+  said = SENTENCE.findall(text)
+  return said[-1].strip() if said else ""
+
+
+def _box(text: str, last: int) -> str:
+  """What stands in the outermost box that holds the box at `last`."""
+  brace = re.compile(r"\\(?:boxed|fbox)\s*\{").match(text, last)
+  if not brace:
+    return ""
+  holding = [
+    (start, end) for start, end in closed(text)
+    if start <= brace.end() - 1 < end
+    and BOX.search(text, max(0, start - 12), start)
+  ]
+  if not holding or holding[0][0] != brace.end() - 1:
+    return ""
+  start, end = holding[-1]
+  return text[start + 1:end].strip()

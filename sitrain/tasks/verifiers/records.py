@@ -1,0 +1,110 @@
+"""What an answer can be, as data: read by answers.py, compared by equivalence.py.
+"""
+
+from typing import Any, NamedTuple
+
+from sitrain.tasks.verifiers.expressions import Tree
+
+
+class Number(NamedTuple):
+  """An expression, perhaps with a unit ("" for none) or a percent sign."""
+
+  tree: Tree
+  unit: str = ""
+  percent: bool = False
+
+
+class Words(NamedTuple):
+  """An answer in words, in small letters."""
+
+  text: str
+
+
+class Foreign(NamedTuple):
+  """An expression that only math-verify reads, as an integral."""
+
+  text: str
+
+
+class Based(NamedTuple):
+  """Digits in a base, as 43_5."""
+
+  digits: str
+  base: int
+
+
+class Clock(NamedTuple):
+  """A time of day, or what looks like one; `half` is am, pm or ""."""
+
+  parts: tuple[int, ...]
+  half: str
+
+
+class Ratio(NamedTuple):
+  """3:4 or 1:2:3."""
+
+  parts: tuple[Tree, ...]
+
+
+class Many(NamedTuple):
+  """Items between brackets: a tuple, an interval, a set; "" "" for a list."""
+
+  opens: str
+  closes: str
+  items: tuple[Any, ...]
+
+
+class Union(NamedTuple):
+  r"""Sets joined by \cup, \cap or \setminus, from the left."""
+
+  signs: tuple[str, ...]
+  sides: tuple[Any, ...]
+
+
+class Matrix(NamedTuple):
+  """Rows of expressions."""
+
+  rows: tuple[tuple[Tree, ...], ...]
+
+
+class Assigned(NamedTuple):
+  """x = 5, f(x) = 2x, AB = 7: a name and what it is."""
+
+  name: str
+  value: Any
+  equation: Tree | None  # of the sides' difference, where they have trees
+
+
+class Chain(NamedTuple):
+  r"""Values that are said to be equal: 2 + 3 = 5, 1/3 \approx 0.33."""
+
+  signs: tuple[str, ...]
+  values: tuple[Any, ...]
+
+
+class Equation(NamedTuple):
+  """An equation; the tree is left minus right."""
+
+  tree: Tree
+
+
+class Inequality(NamedTuple):
+  r"""Steps `tree < 0` or `tree \le 0`, and the set it says if there is one.
+
+  The bounds are (opens, closes, low, high) of one name.
+  """
+
+  steps: tuple[tuple[str, Tree], ...]
+  bounds: tuple[str, str, Tree, Tree] | None
+  joint: str = ""
+
+
+class Unequal(NamedTuple):
+  """x != 3; `point` is what a name differs from."""
+
+  tree: Tree
+  point: Tree | None
+
+
+INFINITE: Tree = ("constant", "infty")
+DOTS: Tree = ("name", r"\ldots")

@@ -1,0 +1,442 @@
+"""Values of expressions: exact where they are rational, else to many digits.
+
+Nothing is computed that would be huge: sizes are bounded before each step.
+Two expressions are equal where their values are, at a few points drawn for
+their names, to more digits than the numbers in them could hide.
+"""
+
+import functools
+import random
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import mpmath
+
+from sitrain.tasks.verifiers.expressions import Tree, names
+from sitrain.tasks.verifiers.latex import TooMuch
+
+BITS = 60_000  # of the numerator or denominator of an exact value
+FACTORIAL = 4000  # the largest number whose factorial is computed
+DIGITS = 50  # of values that are not rational, at the least
+MOST_DIGITS = 20_000
+POINTS = 3
+
+
+class NotExact(Exception):
+  """The value is not rational, or depends on names."""
+
+
+class Undefined(Exception):
+  """An expression without a value, as 1/0."""
+
+
+class Near(NamedTuple):
+  """How values that are not rational are computed."""
+
+  names: Mapping[str, Fraction]
+  size: list[float]  # [bits of the rational numbers, log10 of the largest]
+
+
+def exact(tree: Tree) -> Fraction:
+  """The value of an expression; NotExact, Undefined or TooMuch without one."""
+  return _value(tree, None)
+
+
+def equal(one: Tree, other: Tree) -> bool:
+  """Whether two expressions have the same value wherever they have one.
+
+  Undefined where one of them has none at all.
+  """
+  if one == other:
+    return True
+  try:
+    return exact(one) == exact(other)
+  except NotExact:
+    pass
+  free = names(one) | names(other)
+  return all(
+    _near(lambda near: (_value(one, near), _value(other, near)), point)
+    for point in points(free)
+  )
+
+
+def proportional(one: Tree, other: Tree) -> int:
+  """1 or -1 where one is a multiple of the other, by its sign; else 0.
+
+  So x - 5 and 2x - 10 give 1: equations and inequalities that say the same.
+  """
+  free = sorted(names(one) | names(other))
+  places = points(set(free), count=POINTS + 2)
+  if not free:
+    return 0
+  signs = []
+  for first, second in zip(places, places[1:]):
+    def cross(near, first=first, second=second):
+      here = near._replace(names=first), near._replace(names=second)
+      a, b = (_value(one, place) for place in here)
+      c, d = (_value(other, place) for place in here)
+      if not (a and b and c and d):
+        return (1, 1) if not (a or c) and not (b or d) else (0, 1)
+      signs.append(1 if mpmath.re(_float(a) / _float(c)) > 0 else -1)
+      return _times(a, d, near), _times(b, c, near)
+    if not _near(cross, first):
+      return 0
+  return signs[0] if signs and len(set(signs)) == 1 else 0
+
+
+def fingerprint(tree: Tree) -> str:
+  """A text that is the same for equal expressions, and short."""
+  try:
+    return str(exact(tree))
+  except NotExact:
+    pass
+  found = []
+  for point in points(names(tree), count=2):
+    with mpmath.workdps(DIGITS):
+      value = mpmath.mpmathify(_float(_value(tree, Near(point, [0, 0]))))
+      found += _parts(value)
+  return "~" + ",".join(found)
+
+
+def number(tree: Tree) -> Any:
+  """A closed expression as an exact or as a long decimal number."""
+  try:
+    return exact(tree)
+  except NotExact:
+    with mpmath.workdps(DIGITS):
+      return _value(tree, Near({}, [0, 0]))
+
+
+def within(tree: Tree, value: Fraction, step: Fraction) -> bool:
+  """Whether a closed expression is less than a step from a number."""
+  with mpmath.workdps(DIGITS):
+    return bool(abs(_float(number(tree)) - _float(value)) < _float(step))
+
+
+def at(tree: Tree, point: Mapping[str, Fraction]) -> Any:
+  """The value of a tree where its names have those of a point."""
+  with mpmath.workdps(DIGITS):
+    return _value(tree, Near(point, [0.0, 0.0]))
+
+
+def shown(one: Any, other: Any) -> str:
+  """The ratio of two values, in few digits."""
+  with mpmath.workdps(DIGITS):
+    if not other:
+      return "nothing"
+    ratio = mpmath.mpmathify(_float(one)) / _float(other)
+    return "~" + ",".join(_parts(ratio))
+
+
+def _parts(value) -> list[str]:
+  """The real and the imaginary part in 15 digits, without what is noise."""
+  least = abs(value) * mpmath.mpf(10) ** -30
+  return [
+    mpmath.nstr(part, 15) if abs(part) > least else "0"
+    for part in (value.real, value.imag)
+  ]
+
+
+def points(
+  free: set[str], *, count: int = POINTS
+) -> list[Mapping[str, Fraction]]:
+  """Values for names, the same in every process; one point where none is."""
+  if not free:
+    return [{}]
+  return [
+    {name: _drawn(name, i) for name in free} for i in range(count)
+  ]
+
+
+@functools.lru_cache(maxsize=4096)
+def _drawn(name: str, i: int) -> Fraction:
+  draw = random.Random(f"{name} {i}")
+  value = Fraction(draw.randint(101, 999), draw.randint(307, 401))
+  return value if i == 0 or draw.random() < 0.5 else -value
+
+
+def _near(pair: Callable[[Near], tuple], point: Mapping[str, Fraction]) -> bool:
+  """Whether the two values of `pair` are equal, to as many digits as it takes.
+
+  The first round also finds how large and how fine the numbers are; the second
+  one takes as many digits more.
+  """
+  digits = DIGITS
+  for _ in range(3):
+    near = Near(point, [0.0, 0.0])
+    with mpmath.workdps(digits):
+      one, other = pair(near)
+      if isinstance(one, Fraction) and isinstance(other, Fraction):
+        return one == other
+      error = abs(_float(one) - _float(other))
+      bound = mpmath.mpf(10) ** (near.size[1] + 25 - digits)
+      if not error <= bound:  # also where it is no number
+        return False
+    wanted = int(DIGITS + 0.302 * near.size[0] + near.size[1])
+    if wanted <= digits:
+      return True
+    if wanted > MOST_DIGITS:
+      raise TooMuch("large")
+    digits = wanted
+  return True
+
+
+def _float(value):
+  if isinstance(value, Fraction):
+    return mpmath.mpf(value.numerator) / value.denominator
+  return value
+
+
+def _value(tree: Tree, near: Near | None) -> Any:
+  kind = tree[0]
+  if kind == "number":
+    return tree[1]
+  if kind == "name":
+    if near is None or tree[1] not in near.names:
+      raise NotExact
+    return near.names[tree[1]]
+  if kind == "constant":
+    return _constant(tree[1], near)
+  if kind == "call":
+    return _call(tree[1], tree[2], near)
+  values = [_value(part, near) for part in tree[1:]]
+  if all(isinstance(value, Fraction) for value in values):
+    found = EXACT[kind](*values)
+    if found is not None:
+      return _bounded(found, near)
+  if near is None:
+    raise NotExact
+  return _sized(_real(NUMERIC[kind], values), near)
+
+
+def _bounded(value: Fraction, near: Near | None) -> Fraction:
+  bits = max(value.numerator.bit_length(), value.denominator.bit_length())
+  if bits > BITS:
+    raise TooMuch("large")
+  if near is not None:
+    near.size[0] = max(near.size[0], bits)
+  return value
+
+
+def _sized(value, near):
+  """A number that is one, with its size noted."""
+  if not mpmath.isfinite(value):
+    raise Undefined("no number")
+  if value:
+    near.size[1] = max(near.size[1], float(mpmath.log10(abs(value))))
+    if near.size[1] > MOST_DIGITS:
+      raise TooMuch("large")
+  return value
+
+
+def _real(function, values):
+  try:
+    return function(*(_float(value) for value in values))
+  except (ZeroDivisionError, ValueError, OverflowError) as error:
+    raise Undefined(str(error)) from None
+
+
+def _constant(name, near):
+  if name == "infty":
+    raise Undefined("infinity")
+  if near is None:
+    raise NotExact
+  return {"pi": +mpmath.pi, "e": +mpmath.e, "i": mpmath.mpc(0, 1)}[name]
+
+
+def _call(name, argument, near):
+  value = _angle(argument, near)
+  if name == "exp":
+    return _power_near(_constant("e", near), value, near)
+  if near is None:
+    known = {"sin": 0, "cos": 1, "tan": 0, "sec": 1, "arctan": 0, "arcsin": 0}
+    if value == 0 and name in known:
+      return Fraction(known[name])
+    if name == "ln" and value == 1:
+      return Fraction(0)
+    raise NotExact
+  if value and abs(_float(value)) > 10**9 and name != "ln":
+    raise TooMuch("large")
+  functions = {
+    "arcsin": mpmath.asin, "arccos": mpmath.acos, "arctan": mpmath.atan,
+    "ln": mpmath.log,
+  }
+  function = functions.get(name) or getattr(mpmath, name)
+  return _sized(_real(function, [value]), near)
+
+
+def _angle(tree, near):
+  """An argument; degrees in it are parts of a circle."""
+  value = _value(_radians(tree), near)
+  return value
+
+
+def _radians(tree):
+  if tree[0] == "degrees":
+    part = ("divide", ("constant", "pi"), ("number", Fraction(180)))
+    return ("multiply", _radians(tree[1]), part)
+  return tuple(
+    _radians(part) if isinstance(part, tuple) else part for part in tree
+  )
+
+
+def _times(one, other, near):
+  if isinstance(one, Fraction) and isinstance(other, Fraction):
+    return _bounded(one * other, near)
+  return _sized(_float(one) * _float(other), near)
+
+
+def _divide(one: Fraction, other: Fraction) -> Fraction:
+  if not other:
+    raise Undefined("a division by zero")
+  return one / other
+
+
+def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
+  """An exact power, None where it is not rational."""
+  if exponent.denominator != 1:
+    if base < 0 or exponent.denominator > 64:
+      return None
+    root = _root(Fraction(exponent.denominator), base)
+    return None if root is None else _power(root, Fraction(exponent.numerator))
+  size = max(base.numerator.bit_length(), base.denominator.bit_length())
+  if base in (0, 1, -1):
+    size = 0
+  if abs(exponent) * size > BITS:
+    raise TooMuch("large")
+  if not base and exponent < 0:
+    raise Undefined("a division by zero")
+  if not size:
+    return base ** int(exponent % 2 or 2 * (exponent != 0))
+  return base ** int(exponent)
+
+
+def _root(index: Fraction, value: Fraction) -> Fraction | None:
+  """An exact root, None where it is not rational."""
+  if index.denominator != 1 or not 0 < index <= 64:
+    return None
+  n = int(index)
+  sign = 1
+  if value < 0:
+    if n % 2 == 0:
+      return None
+    sign, value = -1, -value
+  parts = [_whole_root(x, n) for x in (value.numerator, value.denominator)]
+  return None if None in parts else sign * Fraction(*parts)
+
+
+def _whole_root(value: int, n: int) -> int | None:
+  low, high = 0, 1 << (value.bit_length() // n + 1)
+  while low < high:
+    middle = (low + high) // 2
+    if middle**n < value:
+      low = middle + 1
+    else:
+      high = middle
+  return low if low**n == value else None
+
+
+def _factorial(value: Fraction) -> Fraction | None:
+  if value.denominator != 1 or value < 0:
+    return None
+  if value > FACTORIAL:
+    raise TooMuch("large")
+  return Fraction(int(mpmath.libmp.ifac(int(value))))
+
+
+def _choose(n: Fraction, k: Fraction) -> Fraction | None:
+  if n.denominator != 1 or k.denominator != 1 or n < 0:
+    return None
+  if k < 0 or k > n:
+    return Fraction(0)
+  if min(k, n - k) > FACTORIAL or n.numerator.bit_length() > 4000:
+    raise TooMuch("large")
+  found = 1
+  for i in range(int(min(k, n - k))):
+    found = found * (int(n) - i) // (i + 1)
+    if found.bit_length() > BITS:
+      raise TooMuch("large")
+  return Fraction(found)
+
+
+def _log(base: Fraction, value: Fraction) -> Fraction | None:
+  if value <= 0 or base <= 0 or base == 1:
+    raise Undefined("no logarithm")
+  for exponent in range(200):
+    power = base**exponent
+    if power in (value, 1 / value):
+      return Fraction(exponent if power == value else -exponent)
+    if max(power, 1 / power) > max(value, 1 / value):
+      return None
+  return None
+
+
+EXACT = {
+  "add": lambda a, b: a + b,
+  "subtract": lambda a, b: a - b,
+  "multiply": lambda a, b: a * b,
+  "divide": _divide,
+  "negate": lambda a: -a,
+  "power": _power,
+  "root": _root,
+  "factorial": _factorial,
+  "choose": _choose,
+  "log": _log,
+  "absolute": abs,
+  "floor": lambda a: Fraction(a.__floor__()),
+  "ceiling": lambda a: Fraction(a.__ceil__()),
+  "degrees": lambda a: a,
+}
+
+
+def _power_near(base, exponent, near):
+  """A power to many digits; TooMuch where its own size is huge."""
+  if near is None:
+    raise NotExact
+  return _sized(_real(_long_power, [base, exponent]), near)
+
+
+def _long_power(base, exponent):
+  if not base:
+    return mpmath.mpf(0) if mpmath.re(exponent) > 0 else 1 / base
+  if abs(exponent * mpmath.log(base)) > 3 * MOST_DIGITS:
+    raise TooMuch("large")
+  return mpmath.power(base, exponent)
+
+
+def _long_root(index, value):
+  if index == int(mpmath.re(index)) and int(mpmath.re(index)) % 2:
+    if mpmath.im(value) == 0 and value < 0:
+      return -_long_power(-value, 1 / index)  # the real root
+  return _long_power(value, 1 / index)
+
+
+def _long_factorial(value):
+  if abs(value) > FACTORIAL:
+    raise TooMuch("large")
+  return mpmath.factorial(value)
+
+
+def _long_choose(n, k):
+  if max(abs(n), abs(k)) > FACTORIAL:
+    raise TooMuch("large")
+  return mpmath.binomial(n, k)
+
+
+NUMERIC = {
+  "add": lambda a, b: a + b,
+  "subtract": lambda a, b: a - b,
+  "multiply": lambda a, b: a * b,
+  "divide": lambda a, b: a / b,
+  "negate": lambda a: -a,
+  "power": _long_power,
+  "root": _long_root,
+  "factorial": _long_factorial,
+  "choose": _long_choose,
+  "log": lambda base, a: mpmath.log(a) / mpmath.log(base),
+  "absolute": abs,
+  "floor": mpmath.floor,
+  "ceiling": mpmath.ceil,
+  "degrees": lambda a: a,
+}

@@ -1,0 +1,54 @@
+"""Which tests are left to .ci/nightly, and when .ci/run runs them too.
+
+`python tests/nightly.py [PATH...]` prints the test files with tests marked
+nightly: all of them, or those whose subject is among the paths that changed.
+Every other test runs always; docs/testing.md says what is left out.
+"""
+
+import pathlib
+import sys
+
+TESTS = pathlib.Path(__file__).parent
+# What the nightly tests of a file are about: files and folders.
+SUBJECTS = {
+  "test_collectives.py": (
+    "sitrain/models", "sitrain/runtime/sharding.py", "sitrain/runtime/stage.py",
+    "sitrain/rollout", "tests/eight_devices_collectives.py",
+  ),
+  "test_configs.py": ("configs", "sitrain/curate", "sitrain/methods"),
+  "test_documents.py": ("colab",),
+  "test_plan.py": (
+    "sitrain/models", "sitrain/runtime/plan", "sitrain/runtime/sharding.py",
+    "sitrain/train.py",
+  ),
+  "test_plan_counts.py": (
+    "sitrain/models", "sitrain/runtime/plan", "sitrain/train.py",
+  ),
+  "test_survival.py": (
+    "benchmarks/kills.py", "sitrain/main.py", "sitrain/runtime/checkpoint.py",
+    "sitrain/runtime/distributed.py", "sitrain/runtime/peers.py",
+    "sitrain/runtime/signals.py", "sitrain/runtime/stage.py",
+  ),
+  "test_text_run.py": (
+    "configs/score_gsm8k.py", "configs/text.py", "sitrain/tasks/gsm8k.py",
+  ),
+}
+
+
+def touched(path: str, subjects: tuple[str, ...]) -> bool:
+  """Whether a path is one of the subjects, or lies in one."""
+  return any(path == one or path.startswith(f"{one}/") for one in subjects)
+
+
+def chosen(changed: list[str]) -> list[str]:
+  """The test files to run once these paths have changed; () means all."""
+  return [
+    f"tests/{name}" for name, subjects in SUBJECTS.items()
+    if not changed or any(
+      touched(path, (f"tests/{name}", *subjects)) for path in changed
+    )
+  ]
+
+
+if __name__ == "__main__":
+  print("\n".join(chosen(sys.argv[1:])))
