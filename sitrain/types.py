@@ -201,7 +201,9 @@ class Method(NamedTuple):
   """The six verbs, and what the method remembers at first.
 
   `key` is one key; `keys` holds one per problem. Each kind of rows has the same
-  number of rows for every problem, and those of a problem stand together.
+  number of rows for every problem, and those of a problem stand together. So
+  rows that continue rows of another kind, n of each, are to be found by place,
+  b // n; `parent` counts rows of the own kind alone, and is renumbered so.
   """
 
   pose: Callable[..., Problems]  # (key, state)

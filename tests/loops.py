@@ -11,9 +11,9 @@ from jax.sharding import AxisType
 
 from sitrain.models import decoder
 from sitrain.runtime import metrics, sharding, stopping
-from sitrain.runtime.stage import parts_of
+from sitrain.runtime.stage import iteration_of
 from sitrain.runtime.start import Run, drawn
-from sitrain.train import make_iteration, make_loop
+from sitrain.train import make_loop
 from sitrain.types import Stage
 
 PARTS = {"waves": 1, "minibatches": 1, "epochs": 1, "microbatches": 1}
@@ -33,18 +33,21 @@ def run_of(model, workdir="", mesh=None, seed=0):
     workdir=workdir, mesh=mesh or mesh_of(1), model=model, seed=seed,
     sink=metrics.silent(), show=lambda *args: None, save_every=1, keep=2,
     profile=(0, 0), max_gap=1e-3,
-    origin=drawn(functools.partial(decoder.init, model)), table=(),
+    origin=drawn(functools.partial(decoder.init, model)),
   )
 
 
+REFERENCE = {"reference": "base/last"}
+
+
 def stage_of(
-  method, optimizer, *, steps_per_call=2, anchor="base/last", **more
+  method, optimizer, *, steps_per_call=2, held=REFERENCE, **more
 ):
   """A stage of two calls from new parameters."""
   stage = Stage(
     name="one", method=method, optimizer=optimizer, steps=2 * steps_per_call,
     steps_per_call=steps_per_call, parts=PARTS, fused=True,
-    until=stopping.never(), window=0, start="init", anchor=anchor,
+    until=stopping.never(), window=0, start="init", held=held,
     restart=True, best="",
   )
   return stage._replace(**more)
@@ -52,8 +55,7 @@ def stage_of(
 
 def loop_of(stage, mesh):
   """The fused loop of a stage, not compiled."""
-  parts = parts_of(stage, mesh)
-  return make_loop(make_iteration(*parts), stage.steps_per_call)
+  return make_loop(iteration_of(stage, mesh), stage.steps_per_call)
 
 
 def copy(tree):

@@ -1,19 +1,23 @@
 """What every method keeps to, whatever it computes: one table, all contracts.
 
-Each row is compiled by the main's own functions, on mazes whose verifier is
-kind: a policy that knows nothing never leaves a maze, and without rewards all
-advantages would be 0.
+A new method is one more row of METHODS. Nothing is sampled here, so that a row
+costs a few seconds: the iteration is traced, and refresh, curate and loss work
+on a round made by NumPy. What the loop and the runtime make of a method is
+tested on one method of each structure, in test_structures.py.
 """
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
+import canned
 import jax
 import jax.numpy as jnp
 import loops
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
+from sitrain.losses.reduce import value
 from sitrain.methods import (
   imitation,
   multi_turn,
@@ -23,11 +27,11 @@ from sitrain.methods import (
   star,
 )
 from sitrain.models.decoder import Decoder
-from sitrain.runtime import checkpoint, compile, optimizer
-from sitrain.runtime.stage import compile_ahead, compile_loop, run_stage
-from sitrain.runtime.start import layout, start_state
+from sitrain.runtime import optimizer
+from sitrain.runtime.start import Role, new_state
 from sitrain.tasks import maze
-from sitrain.types import Mean, Progress, Verdict
+from sitrain.train import make_iteration, make_parts, make_train_step
+from sitrain.types import Mean, Verdict
 
 MAZE = maze.make(doors=2, rooms=2)
 TURNS, PROBLEMS, SAMPLES = (3, 3), 8, 4
@@ -37,96 +41,153 @@ MODEL = Decoder(
 )
 # Adam with a large eps is smooth: what differs by rounding stays so.
 OPTIMIZER = optimizer.make(learning_rate=0.03, steps=4, eps=1e-2)
-PROGRESS = Progress("one", 2, {}, 0.0, 0, False)
+KEY = jax.random.key(0, impl="threefry2x32")
 
 
 def kind(answer, episodes, turns):
-  """Right iff the tokens of the turn and the exit's room add up evenly."""
-  said = [
+  """Right iff the tokens of the turn and the exit's room add up evenly.
+
+  A policy that knows nothing never leaves a maze, and without rewards all
+  advantages would be 0.
+  """
+  sums = [
     jnp.sum(jnp.where(episodes.turn == k + 1, episodes.tokens, 0), axis=1)
     for k in range(turns)
   ]
-  right = (jnp.stack(said, axis=1) + answer[:, -2:-1]) % 2 == 0
+  right = (jnp.stack(sums, axis=1) + answer[:, -2:-1]) % 2 == 0
   return Verdict(right.astype(jnp.float32), jnp.ones(right.shape))
 
 
 TASK = MAZE._replace(verify=kind)
+
+
+class Row(NamedTuple):
+  """A method, its options, and the roles of its stage."""
+
+  make: Callable
+  options: dict
+  held: tuple[str, ...] = ("reference",)
+  trained: tuple[str, ...] = ("policy",)
+  heads: dict[str, str] = {}  # of roles beside policy and reference
+
+
 ROWS = {"problems": PROBLEMS, "samples": SAMPLES, "turns": TURNS}
 RL = ROWS | {"beta1": 0.2}
 RL2 = RL | {"beta2": 0.4}
-# Estimators of the KL and baselines are spread over the rows.
+# Estimators of the KL, baselines and options are spread over the rows.
 METHODS = {
-  "imitation": (imitation.make, {"problems": PROBLEMS, "turns": TURNS}),
-  "single_turn": (single_turn.make, RL | {"kl": "k1"}),
-  "multi_turn": (multi_turn.make, RL2 | {"kl": "k3"}),
-  "stage_one": (
+  "imitation": Row(
+    imitation.make, {"problems": PROBLEMS, "turns": TURNS}, held=()
+  ),
+  "single_turn": Row(single_turn.make, RL | {"kl": "k1", "clip": 0.2}),
+  "multi_turn": Row(
+    multi_turn.make, RL2 | {"kl": "k3", "estimate": "group_normalise"}
+  ),
+  "stage_one": Row(
     score.stage_one,
     RL2 | {"baseline": "same_outcome", "share_prompts": True},
   ),
-  "stage_two": (score.stage_two, RL2 | {"kl": "k2", "offline": 2}),
-  "stage_two of three turns": (
+  "stage_two": Row(score.stage_two, RL2 | {"kl": "k2", "offline": 2}),
+  "stage_two of three turns": Row(
     score.stage_two,
     RL2 | {"turns": (3, 3, 3), "kl": "none", "share_prompts": True},
+    held=(),
   ),
-  "star": (star.make, ROWS),
-  "star+": (star.make, ROWS | {"also_correct": True, "trained": (1, 2)}),
-  "pair_sft": (pair_sft.make, ROWS),
-  "pair_sft+": (pair_sft.make, ROWS | {"also_correct": True}),
+  "star": Row(star.make, ROWS),
+  "star+": Row(star.make, ROWS | {"also_correct": True, "trained": (1, 2)}),
+  "pair_sft": Row(pair_sft.make, ROWS),
+  "pair_sft+": Row(pair_sft.make, ROWS | {"also_correct": True}),
 }
-# Rows without a plus trace the same program with another constant.
-COMPILED = [name for name in METHODS if name not in ("star", "pair_sft")]
-RANDOM_PARTNERS = ("pair_sft+",)  # drawn once a wave
 
 
-@functools.cache
-def stage_of(name):
-  make, options = METHODS[name]
-  method = make({"policy": MODEL}, TASK, OPTIMIZER, **options)
-  anchor = "none" if name == "imitation" else "base/last"
-  return loops.stage_of(method, OPTIMIZER, anchor=anchor)
+def run_for(row, workdir=""):
+  """A run that defines the roles of a row."""
+  run = loops.run_of(MODEL, workdir)
+  return run._replace(roles={
+    name: Role(MODEL, "policy", head, run.origin)
+    for name, head in row.heads.items()
+  })
 
 
-@pytest.fixture(scope="module", autouse=True)
-def programs(cache):
-  """Equal programs of different rows are compiled once."""
-  names = (
-    "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+def stage_for(row, task=TASK, **more):
+  """A stage of a row's method, with all of its roles."""
+  models = dict.fromkeys(["policy", *row.heads], MODEL)
+  return loops.stage_of(
+    row.make(models, task, OPTIMIZER, **row.options), OPTIMIZER,
+    held=dict.fromkeys(row.held, "base/last"), trained=row.trained, task=task,
+    **more,
   )
-  before = {name: getattr(jax.config, name) for name in names}
-  for name, value in zip(names, (str(cache), 0.0)):
-    jax.config.update(name, value)
-  yield
-  for name in names:
-    jax.config.update(name, before[name])
-  compilation_cache.reset_cache()
+
+
+class Case(NamedTuple):
+  """A method, and what it does to a round."""
+
+  method: object
+  state: object
+  sampled: tuple  # problems, rows, verdicts
+  curate: Callable  # (state, round) -> (refreshed state, batch, metrics)
+  slope: Callable  # (state, batch) -> (objective, gradient, terms, metrics)
+  traced: tuple  # jaxpr of an iteration, and the shapes of its results
 
 
 @functools.cache
-def begun():
-  """(abstract, state) by anchor, as the main makes them."""
-  states = {}
-  for name in ("imitation", "star"):
-    stage, run = stage_of(name), loops.run_of(MODEL)
-    alone = stage._replace(anchor="none")
-    state = start_state(run, alone, layout(run, alone))
-    if stage.anchor != "none":
-      # A reference that equals the policy would have no divergence.
-      other = jax.tree.map(lambda x: 0.8 * x, state.params["policy"])
-      state = state._replace(reference=other)
-    states[stage.anchor] = layout(run, stage), state
-  return states
+def case_of(name):
+  row = METHODS[name]
+  run, stage = run_for(row), stage_for(row)
+  shapes = jax.eval_shape(lambda key: new_state(run, stage, key), KEY)
+  closed, out, sampled = traced(stage, shapes)
+  method = stage.method
+  state = canned.state_like(shapes, method.memory(KEY))
+  problems = canned.round_like(
+    sampled, posed(sampled[0].prompt.shape[0]), TASK,
+    offline=row.options.get("offline", 0),
+  )
+  return Case(
+    method, state, problems, curate_of(method), slope_of(method), (closed, out)
+  )
 
 
 @functools.cache
-def two_steps(name):
-  """(fused program of two steps, state after them, what it told)."""
-  stage, run = stage_of(name), loops.run_of(MODEL)
-  abstract, state = begun()[stage.anchor]
-  fused = compile_loop(run, stage, abstract)
-  return fused, *fused(loops.copy(state), ROOT)
+def posed(count):
+  drawn = jax.jit(lambda key: TASK.problems(key, count))(KEY)
+  return jax.tree.map(np.asarray, drawn)
 
 
-ROOT = jax.random.split(jax.random.key(0, impl="threefry2x32"))[1]
+def traced(stage, shapes):
+  """(jaxpr of an iteration, shapes of its results, and of its round)."""
+  seen = []
+  step = make_train_step(stage.optimizer, stage.method.loss)
+  collect, judge, learn = make_parts(stage.method, step)
+
+  def look(state, key, *sampled):
+    seen.append(jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), sampled
+    ))
+    return learn(state, key, *sampled)
+
+  iteration = make_iteration(collect, judge, look)
+  closed, out = jax.make_jaxpr(iteration, return_shape=True)(shapes, KEY)
+  return closed, out, seen[0]
+
+
+def curate_of(method):
+  def curate(state, sampled):
+    state = method.refresh(state, *sampled)
+    return state, *method.curate(KEY, state, *sampled)
+
+  return jax.jit(curate)
+
+
+def slope_of(method):
+  def slope(state, batch):
+    def objective(params):
+      terms, metrics = method.loss(params, state, batch)
+      return sum(value(term) for term in terms.values()), (terms, metrics)
+
+    found, gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+    return found[0], gradient, *found[1]
+
+  return jax.jit(slope)
 
 
 def avals(tree):
@@ -136,17 +197,15 @@ def avals(tree):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_state_keeps_its_kind(name):
   """Structure, shape, dtype; and no large constant in the program."""
-  stage = stage_of(name)
-  abstract, state = begun()[stage.anchor]
-  loop = loops.loop_of(stage, loops.mesh_of(1))
-  closed, out = jax.make_jaxpr(loop, return_shape=True)(abstract, ROOT)
-  assert jax.tree.structure(out[0]) == jax.tree.structure(state)
-  assert avals(out[0]) == avals(state)
+  case = case_of(name)
+  closed, (state, metrics) = case.traced
+  assert jax.tree.structure(state) == jax.tree.structure(case.state)
+  assert avals(state) == avals(case.state)
   count = len(jax.tree.leaves(state))
   assert not any(x.weak_type for x in closed.out_avals[:count])
-  for mean in out[1].values():
+  for mean in metrics.values():
     assert isinstance(mean, Mean)
-    assert mean.total.shape == mean.count.shape == (2,)
+    assert mean.total.shape == mean.count.shape == ()
   assert max(loops.constants(closed), default=0) < 1_000_000
 
 
@@ -160,108 +219,44 @@ def test_constants_are_found_where_they_stand():
   assert max(loops.constants(jax.make_jaxpr(loop)(1.0))) == table.nbytes
 
 
-@pytest.mark.parametrize("name", COMPILED)
-def test_two_and_two_steps_are_four(name, tmp_path):
-  """Two calls of one program, with and without a checkpoint between them."""
-  fused, half, _ = two_steps(name)
-  abstract, state = begun()[stage_of(name).anchor]
-  manager = checkpoint.open_manager(tmp_path)
-  checkpoint.save(manager, 2, half, PROGRESS, 0.0)
-  whole, told = fused(loops.copy(half), ROOT)
-  manager.wait_until_finished()
-  restored, progress = checkpoint.restore_last(manager, abstract)
-  checkpoint.finish(manager)
-  assert progress == PROGRESS and loops.bits(restored) == loops.bits(half)
-  again, retold = fused(restored, ROOT)
-  assert loops.bits(again) == loops.bits(whole)
-  assert loops.bits(retold) == loops.bits(told)
-  assert int(whole.step) == 4
-  assert loops.bits(half.params) != loops.bits(state.params)
-  assert np.all(told["learn/gradient_norm"].total > 0)
-  for x in jax.tree.leaves((whole.params, told)):
+@pytest.mark.parametrize("name", METHODS)
+def test_a_round_trains_every_role_and_only_under_the_mask(name):
+  """All numbers are finite, whatever stands where nothing is known."""
+  case = case_of(name)
+  state, batch, curated = case.curate(case.state, case.sampled)
+  found, gradient, terms, metrics = case.slope(state, batch)
+  for x in jax.tree.leaves((found, gradient, curated, metrics)):
     assert np.all(np.isfinite(x))
+  assert all(isinstance(term, Mean) for term in terms.values())
+  for role in case.state.params:
+    moved = jax.tree.leaves(gradient[role])
+    assert any(np.any(x != 0) for x in moved), role
+  masked = batch._replace(mask=jnp.zeros_like(batch.mask))
+  for x in jax.tree.leaves(case.slope(state, masked)[1]):
+    np.testing.assert_array_equal(x, 0)
 
 
-@pytest.mark.parametrize("name", COMPILED)
-def test_fused_is_staged(name):
-  """The same bits, and the second call of the parts compiles nothing.
-
-  What is told may differ by rounding: nothing is computed from it.
-  """
-  fused, half, told = two_steps(name)
-  stage, run = stage_of(name), loops.run_of(MODEL)
-  abstract, state = begun()[stage.anchor]
-  staged = compile_loop(run, stage._replace(fused=False), abstract)
-  got, said = staged(loops.copy(state), ROOT)
-  assert loops.bits(got) == loops.bits(half)
-  for metric in told:
-    for x, y in zip(said[metric], told[metric]):
-      np.testing.assert_allclose(x, y, rtol=1e-6, err_msg=metric)
-  counter = compile.count_compilations()
-  staged(got, ROOT)
-  assert counter.count() == 0
-  counter.close()
-
-
-@pytest.mark.parametrize("name", COMPILED)
-def test_waves_and_microbatches_change_nothing(name):
-  _, want, told = two_steps(name)
-  stage, run = stage_of(name), loops.run_of(MODEL)
-  abstract, state = begun()[stage.anchor]
-  waves = 1 if name in RANDOM_PARTNERS else 4
-  parts = loops.PARTS | {"waves": waves, "microbatches": 8}
-  split = compile_loop(run, stage._replace(parts=parts), abstract)
-  got, said = split(loops.copy(state), ROOT)
-  for x, y in zip(jax.tree.leaves(got.params), jax.tree.leaves(want.params)):
-    np.testing.assert_allclose(x, y, rtol=0, atol=1e-6)
-  for metric in told:
-    for x, y in zip(said[metric], told[metric]):
-      np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-3, err_msg=metric)
-
-
-def test_three_turns_in_stages(tmp_path):
-  """Stage I of two turns, then of three held to its result, then stage II."""
-  two, three = {"turns": (3, 3)}, {"turns": (3, 3, 3)}
-  plan = (
-    ("base", imitation.make, METHODS["imitation"][1], "init", "none"),
-    ("a", score.stage_one, RL2 | two, "base/last", "base/last"),
-    ("b", score.stage_one, RL2 | three, "a/last", "a/last"),
-    ("c", score.stage_two, RL2 | three, "b/last", "a/last"),
+@pytest.mark.parametrize("name", METHODS)
+def test_the_order_of_problems_changes_nothing(name):
+  """The same rows with the same masks, and the same gradient."""
+  case = case_of(name)
+  order = np.array([5, 2, 7, 0, 3, 6, 1, 4])
+  assert sorted(order) == list(range(PROBLEMS))
+  other = canned.reordered(case.sampled, order)
+  (state, batch, _), (_, moved, _) = (
+    case.curate(case.state, sampled) for sampled in (case.sampled, other)
   )
-  run = loops.run_of(MODEL, tmp_path)
-  policies = {}
-  for name, make, options, start, anchor in plan:
-    method = make({"policy": MODEL}, TASK, OPTIMIZER, **options)
-    stage = loops.stage_of(
-      method, OPTIMIZER, steps_per_call=1, name=name, start=start,
-      anchor=anchor, steps=1,
-    )
-    if name != "base":
-      state = start_state(run, stage, layout(run, stage))
-      before, held = (x.split("/")[0] for x in (start, anchor))
-      assert loops.bits(state.params["policy"]) == policies[before]
-      assert loops.bits(state.reference) == policies[held]
-      assert int(state.step) == len(policies)
-    params, progress = run_stage(run, stage, compile_ahead(run, stage))
-    assert progress.step == 1 and progress.done
-    policies[name] = loops.bits(params)
-  assert len({str(bits) for bits in policies.values()}) == len(plan)
+  assert units(batch) != units(moved)
+  assert sorted(units(batch)) == sorted(units(moved))
+  want, got = (case.slope(state, x)[:2] for x in (batch, moved))
+  for x, y in zip(*map(jax.tree.leaves, (got, want)), strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
-def test_a_new_policy_may_be_held_to_an_old_one(tmp_path):
-  """start says where a stage begins, and anchor alone what it is held to."""
-  method = imitation.make({"policy": MODEL}, TASK, OPTIMIZER, **METHODS[
-    "imitation"
-  ][1])
-  make = lambda name, **more: loops.stage_of(
-    method, OPTIMIZER, steps_per_call=1, name=name, steps=1, **more
-  )
-  base = make("base", anchor="none")
-  run = loops.run_of(MODEL, tmp_path)
-  params, _ = run_stage(run, base, compile_ahead(run, base))
-  anew = make("anew", anchor="base/last")
-  state = start_state(run, anew, layout(run, anew))
-  assert loops.bits(state.reference) == loops.bits(params)
-  first = start_state(run, base, layout(run, base))
-  assert loops.bits(state.params) == loops.bits(first.params)
-  assert loops.bits(first.params["policy"]) != loops.bits(params)
+def units(batch):
+  """What is trained on of every row, pair or group of a batch, as bytes."""
+  fields = batch.inputs, batch.tokens, batch.turn, batch.path, batch.mask
+  return [
+    b"".join(np.asarray(x[i]).tobytes() for x in fields)
+    for i in range(len(batch.tokens)) if np.any(batch.mask[i])
+  ]

@@ -1,0 +1,292 @@
+"""One method of each structure, compiled by the main's own functions.
+
+Fused and staged, in waves and microbatches, cut and resumed: none of it may
+change what is learned. Every method is tried without the loop in
+test_contracts.py, and eight devices in test_devices.py.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import loops
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from test_contracts import (
+  KEY,
+  METHODS,
+  MODEL,
+  OPTIMIZER,
+  PROBLEMS,
+  TASK,
+  Row,
+  avals,
+  run_for,
+  stage_for,
+)
+
+from sitrain.curate.advantage import leave_one_out, same_problem
+from sitrain.curate.policy import policy_batch
+from sitrain.judge.verifier import verdict_metrics, verify
+from sitrain.methods import imitation, score, verbs
+from sitrain.models.roles import params_of
+from sitrain.rollout import contexts
+from sitrain.rollout.play import play, row_keys
+from sitrain.runtime import checkpoint, compile
+from sitrain.runtime.stage import compile_ahead, compile_loop, run_stage
+from sitrain.runtime.start import layout, start_state
+from sitrain.types import GIVEN, Method, Progress, Verdict
+
+VOTES = 2
+
+
+def answer_of(judge):
+  """The row [B] that each judge read: they stand as those do."""
+  return jnp.arange(judge.problem.shape[0]) // VOTES
+
+
+def votes(models, task, optimizer, *, problems, samples, turns) -> Method:
+  """Rows that answer, and rows that judge an answer in one token.
+
+  An answer is worth the share of its judges that name an even token; a judge is
+  worth whether it agrees with the verifier.
+  """
+  model = models["policy"]
+  options = dict(reply=task.reply, eos=task.eos, temperature=1.0)
+
+  def generate(keys, state, posed):
+    params = params_of(state, "policy")
+    solve = play(
+      keys, model, params, posed, samples=samples, turns=turns, **options
+    )
+    asked = contexts.compose(
+      posed, contexts.Segment(solve, GIVEN), contexts.Segment(solve, 1), [11]
+    )
+    other = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**31)
+    judge = play(
+      row_keys(other, samples), model, params, asked, samples=VOTES,
+      turns=(1,), **options,
+    )
+    problem = solve.problem[judge.problem]
+    return {"solve": solve, "judge": judge._replace(problem=problem)}
+
+  def judge(key, state, posed, rows):
+    right = verify(task, posed, rows["solve"], 1)
+    wrote = rows["judge"].turn == 1
+    token = jnp.max(jnp.where(wrote, rows["judge"].tokens, 0), axis=1)
+    yes = (token % 2 == 0).astype(jnp.float32)
+    solved = yes.reshape(-1, VOTES).mean(axis=1)[:, None]
+    agrees = yes == right.reward[answer_of(rows["judge"]), 0]
+    ones = jnp.ones_like(yes)[:, None]
+    verdicts = {
+      "solve": right._replace(reward=solved),
+      "judge": Verdict(agrees.astype(jnp.float32)[:, None], ones),
+    }
+    return verdicts, verdict_metrics(task, rows["solve"], verdicts["solve"])
+
+  def curate(key, state, posed, rows, verdicts):
+    solve, judge = rows["solve"], rows["judge"]
+    # Judges of one answer are compared with each other.
+    judge = judge._replace(problem=answer_of(judge) + problems)
+    joined = contexts.stack(solve, judge)
+    pair = verdicts["solve"], verdicts["judge"]
+    both = jax.tree.map(lambda *x: jnp.concatenate(x), *pair)
+    return policy_batch(
+      joined, both, shape=lambda reward: reward, group=same_problem,
+      estimate=leave_one_out, discount=0.0, kl="none", kl_weights=(0.0,),
+      reference_logprob=jnp.zeros_like(joined.logprob),
+    ), {}
+
+  return Method(
+    pose=verbs.pose_from(task, problems), generate=generate, judge=judge,
+    refresh=verbs.keep_state, curate=curate,
+    loss=verbs.policy_loss(
+      model, turns=1, temperature=1.0, clip=0.2, clip_high=0.2, max_ratio=10.0,
+      kl="none",
+    ),
+  )
+
+
+# Policy gradient, weighted likelihood, more than two turns, several kinds of
+# rows. A method of another structure is one more line.
+STRUCTURES = {
+  "stage_two": METHODS["stage_two"],
+  "star": METHODS["star"],
+  "stage_two of three turns": METHODS["stage_two of three turns"],
+  "pair_sft+": METHODS["pair_sft+"],
+  "votes": Row(
+    votes, {"problems": PROBLEMS, "samples": 4, "turns": (3,)}, held=()
+  ),
+}
+PROGRESS = Progress("one", 2, {}, 0.0, 0, False)
+ROOT = jax.random.split(KEY)[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs(cache):
+  """Equal programs are compiled once."""
+  names = (
+    "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+  )
+  before = {name: getattr(jax.config, name) for name in names}
+  for name, value in zip(names, (str(cache), 0.0)):
+    jax.config.update(name, value)
+  yield
+  for name in names:
+    jax.config.update(name, before[name])
+  compilation_cache.reset_cache()
+
+
+@functools.cache
+def stage_of(name):
+  return stage_for(STRUCTURES[name])
+
+
+@functools.cache
+def begun(name):
+  """(shapes, state) as the main makes them, the first one of a run."""
+  run, stage = run_for(STRUCTURES[name]), stage_of(name)
+  alone = stage._replace(held=dict.fromkeys(stage.held, "init"))
+  state = start_state(run, alone, layout(run, alone))
+  # A reference that equals the policy would have no divergence.
+  held = jax.tree.map(lambda x: 0.8 * x, state.held)
+  return layout(run, stage), state._replace(held=held)
+
+
+@functools.cache
+def two_steps(name):
+  """(fused program of two steps, state after them, its metrics)."""
+  stage, run = stage_of(name), run_for(STRUCTURES[name])
+  abstract, state = begun(name)
+  fused = compile_loop(run, stage, abstract)
+  return fused, *fused(loops.copy(state), ROOT)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_a_donated_state_of_the_main_is_trained(name):
+  """Twice by one program; the first state of a run holds no array twice."""
+  stage, run = stage_of(name), run_for(STRUCTURES[name])
+  alone = stage._replace(held=dict.fromkeys(stage.held, "init"))
+  state = start_state(run, alone, layout(run, alone))
+  fused, half, metrics = two_steps(name)
+  after, _ = fused(state, ROOT)
+  assert avals(after) == avals(half) and int(after.step) == 2
+  counter = compile.count_compilations()
+  fused(after, ROOT)
+  assert counter.count() == 0
+  counter.close()
+  first = begun(name)[1]
+  assert loops.bits(half.params) != loops.bits(first.params)
+  assert np.all(metrics["learn/gradient_norm"].total > 0)
+  for x in jax.tree.leaves((half.params, metrics)):
+    assert np.all(np.isfinite(x))
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_two_and_two_steps_are_four(name, tmp_path):
+  """Two calls of one program, with and without a checkpoint between them."""
+  fused, half, _ = two_steps(name)
+  abstract, _ = begun(name)
+  manager = checkpoint.open_manager(tmp_path)
+  checkpoint.save(manager, 2, half._replace(frozen={}), PROGRESS, 0.0)
+  whole, metrics = fused(loops.copy(half), ROOT)
+  manager.wait_until_finished()
+  saved = abstract._replace(frozen={})
+  restored, progress = checkpoint.restore_last(manager, saved)
+  checkpoint.finish(manager)
+  restored = restored._replace(frozen=loops.copy(half.frozen))
+  assert progress == PROGRESS and loops.bits(restored) == loops.bits(half)
+  again, repeated = fused(restored, ROOT)
+  assert loops.bits(again) == loops.bits(whole) and int(whole.step) == 4
+  assert loops.bits(repeated) == loops.bits(metrics)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_fused_is_staged(name):
+  """The same bits, and the second call of the parts compiles nothing.
+
+  Metrics may differ by rounding: nothing is computed from them.
+  """
+  _, half, want = two_steps(name)
+  stage, run = stage_of(name), run_for(STRUCTURES[name])
+  abstract, state = begun(name)
+  staged = compile_loop(run, stage._replace(fused=False), abstract)
+  got, found = staged(loops.copy(state), ROOT)
+  assert loops.bits(got) == loops.bits(half)
+  for metric in want:
+    for x, y in zip(found[metric], want[metric]):
+      np.testing.assert_allclose(x, y, rtol=1e-6, err_msg=metric)
+  counter = compile.count_compilations()
+  staged(got, ROOT)
+  assert counter.count() == 0
+  counter.close()
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_waves_and_microbatches_change_nothing(name):
+  """Random partners included: who is drawn depends on the round alone."""
+  _, want, metrics = two_steps(name)
+  stage, run = stage_of(name), run_for(STRUCTURES[name])
+  abstract, state = begun(name)
+  parts = loops.PARTS | {"waves": 4, "microbatches": 8}
+  split = compile_loop(run, stage._replace(parts=parts), abstract)
+  got, found = split(loops.copy(state), ROOT)
+  for x, y in zip(*map(jax.tree.leaves, (got.params, want.params))):
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-6)
+  for metric in metrics:
+    for x, y in zip(found[metric], metrics[metric]):
+      np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-3, err_msg=metric)
+
+
+RL2 = {name: x for name, x in METHODS["stage_two"].options.items()
+       if name != "offline"}
+GIVEN_TURNS = METHODS["imitation"].options
+
+
+def test_three_turns_in_stages(tmp_path):
+  """Stage I of two turns, then of three held to its result, then stage II."""
+  two, three = {"turns": (3, 3)}, {"turns": (3, 3, 3)}
+  plan = (
+    ("base", imitation.make, GIVEN_TURNS, "init", {}),
+    ("a", score.stage_one, RL2 | two, "base/last", "base"),
+    ("b", score.stage_one, RL2 | three, "a/last", "a"),
+    ("c", score.stage_two, RL2 | three, "b/last", "a"),
+  )
+  run = loops.run_of(MODEL, tmp_path)
+  policies, first = {}, 0
+  for name, make, options, start, held in plan:
+    method = make({"policy": MODEL}, TASK, OPTIMIZER, **options)
+    stage = loops.stage_of(
+      method, OPTIMIZER, steps_per_call=1, name=name, start=start,
+      held=held and {"reference": f"{held}/last"}, steps=1,
+    )
+    if name != "base":
+      state = start_state(run, stage, layout(run, stage), first)
+      before = start.split("/")[0]
+      assert loops.bits(state.params["policy"]) == policies[before]
+      assert loops.bits(state.held["reference"]) == policies[held]
+      assert int(state.step) == len(policies)
+    params, progress = run_stage(run, stage, compile_ahead(run, stage), first)
+    first = progress.first + progress.step
+    assert progress.step == 1 and progress.done
+    policies[name] = loops.bits(params)
+  assert len({str(bits) for bits in policies.values()}) == len(plan)
+
+
+def test_a_new_policy_may_be_held_to_an_old_one(tmp_path):
+  """start says where a stage begins, and held alone what it is held to."""
+  method = imitation.make({"policy": MODEL}, TASK, OPTIMIZER, **GIVEN_TURNS)
+  make = lambda name, **more: loops.stage_of(
+    method, OPTIMIZER, steps_per_call=1, name=name, steps=1, **more
+  )
+  base = make("base", held={})
+  run = loops.run_of(MODEL, tmp_path)
+  params, _ = run_stage(run, base, compile_ahead(run, base))
+  anew = make("anew")
+  state = start_state(run, anew, layout(run, anew), 1)
+  assert loops.bits(state.held["reference"]) == loops.bits(params)
+  first = start_state(run, base, layout(run, base))
+  assert loops.bits(state.params) == loops.bits(first.params)
+  assert loops.bits(first.params["policy"]) != loops.bits(params)
+  assert int(state.step) == 1, "keys and problems would repeat"
