@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from sitrain.tasks.verifiers import answers, expressions, foreign, sets, units, values
+from sitrain.tasks.verifiers import (
+  answers,
+  expressions,
+  foreign,
+  sets,
+  units,
+  values,
+)
 from sitrain.tasks.verifiers.latex import TooMuch
 from sitrain.tasks.verifiers.records import (
   DOTS,
