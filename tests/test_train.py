@@ -402,7 +402,7 @@ def seldom(method):
 
   def judge(key, state, problems, episodes):
     verdict, metrics = method.judge(key, state, problems, episodes)
-    rare = problems.prompt[:, :1] + problems.prompt[:, 1:] > 8
+    rare = problems.prompt[:, :1] + problems.prompt[:, 1:] > 6
     reward = verdict.reward * rare[episodes.problem]
     return verdict._replace(reward=reward), metrics
 
