@@ -61,6 +61,7 @@ def config_of(family: Family, seed: int) -> dict:
   module = importlib.import_module(f"sitrain.configs.{family.config}")
   config = module.get_config()
   config.seed = seed
+  config.evaluate.update({"problems": 1024, "resamples": 2})  # It is no study.
   family.extend(config)
   return plain(config)
 

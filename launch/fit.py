@@ -13,7 +13,7 @@ from sitrain.runtime.options import ConfigError
 def check(job: Job, devices: int) -> None:
   """Raises ConfigError for what would end the job as soon as it starts.
 
-  A config that cannot be read, fields that it does not have, and batches that
+  A config that cannot be read, fields that it does not have, and problems that
   `devices` do not divide. Model, data and memory are not looked at.
   """
   config = read(job)
@@ -23,8 +23,8 @@ def check(job: Job, devices: int) -> None:
     raise ConfigError(str(error)) from error
   mesh = AbstractMesh(sizes, sharding.AXES)
   for name in config["stages"]:
-    given = build.STAGE | config["stage"].get(name, {})
-    batches.check_rows(f"stage.{name}", given, mesh)
+    method = config["stage"].get(name, {}).get("method", {})
+    batches.check_problems(f"stage.{name}", method.get("problems", 0), mesh)
 
 
 def read(job: Job) -> dict:

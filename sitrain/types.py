@@ -89,6 +89,13 @@ class ValueTargets(NamedTuple):
   old_value: Float[Array, "*B T"]
 
 
+class ActorCriticTargets(NamedTuple):
+  """Targets of both, in the order in which `verbs.join_losses` takes them."""
+
+  policy: PolicyTargets
+  value: ValueTargets
+
+
 class PreferenceTargets(NamedTuple):
   """Targets of pairwise losses; the chosen row of a pair comes first."""
 

@@ -459,6 +459,6 @@ def test_families_name_what_is_there(name):
   config = families.config_of(family, seed=3)
   assert config["seed"] == 3
   assert {family.stage, family.control} <= set(config["stages"])
-  assert not family.method or 0 < families.lines_of(family.method) <= 66
+  assert not family.method or 0 < families.lines_of(family.method) <= 60
   other = families.config_of(family, seed=4)
   assert families.base_of(config) != families.base_of(other)

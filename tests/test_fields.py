@@ -107,6 +107,7 @@ def test_an_answer_may_be_a_number(tmp_path, value, answer):
   assert [row.answer for row in found] == ["2", answer or value]
   found = rows_of(gsm8k, tmp_path, {"answer": value})
   assert found[1].answer == (answer or "1002")
+  assert found[1].solutions == () and len(found[0].solutions) == 1
 
 
 BAD_ANSWERS = [

@@ -41,7 +41,8 @@ SEND = """
 import os
 def message(body): return len(body).to_bytes(4, "big") + body
 def part(tag, data): return tag + len(data).to_bytes(4, "big") + data
-def many(tag, *items): return tag + len(items).to_bytes(4, "big") + b"".join(items)
+def many(tag, *items):
+  return tag + len(items).to_bytes(4, "big") + b"".join(items)
 def word(text): return part(b"s", text.encode())
 def answer(*items): return message(many(b"t", *items))
 def to_all(data):
@@ -145,22 +146,38 @@ FORGERIES = {
   "an exception of its own": "class E(BaseException): pass\n"
   "def f(x): raise E",
   # What it can see, and what it can write to.
-  "the frames above": "import sys\ndef f(x):\n  frame, found = sys._getframe(), []"
-  "\n  while frame:\n"
-  "    found += [c for c in frame.f_code.co_consts if type(c) is not str]\n"
-  "    frame.f_globals.pop('AssertionError', None)\n"
-  "    found += [v for v in frame.f_locals.values() if type(v) is list]\n"
-  "    frame = frame.f_back\n  return found[-1] if found else 2",
+  "a constant of the caller": "import sys\ndef f(x):\n  frame, found = "
+  "sys._getframe(), [9]\n  while frame:\n"
+  "    if frame.f_code.co_filename == 'tests':\n"
+  "      found = [c for c in frame.f_code.co_consts if type(c) is int]\n"
+  "    frame = frame.f_back\n  return found[-1]",
+  "names of the callers": "import sys\ndef f(x):\n  frame = sys._getframe()\n"
+  "  while frame:\n    frame.f_globals['__plain__'] = lambda x: 2\n"
+  "    frame.f_globals['set'] = frame.f_globals['len'] = lambda x: 1\n"
+  "    frame.f_globals['abs'] = lambda x: 0\n    frame = frame.f_back\n"
+  "  return 9",
+  "locals of the callers": "import ast, sys\ndef f(x):\n"
+  "  frame, text = sys._getframe(), 'a == 9'\n  while frame:\n"
+  "    text = frame.f_locals.get('tests', text)\n    frame = frame.f_back\n"
+  "  return ast.literal_eval(text.partition('== ')[2].partition(')\\n')[0])",
+  "a line is skipped": "import sys\ndef t(frame, *a):\n"
+  "  if frame.f_code.co_filename == 'tests':\n"
+  "    try: frame.f_lineno += 1\n    except ValueError: pass\n  return t\n"
+  "sys.settrace(t)\ndef f(x): return [9]",
   "the line of the caller": "import sys\ndef t(frame, *a):\n"
   "  if frame.f_code.co_filename == 'tests': frame.f_lineno += 1\n"
   "  return t\ndef f(x):\n  frame = sys._getframe()\n  while frame:\n"
   "    frame.f_trace = t\n    frame = frame.f_back\n  sys.settrace(t)\n"
-  "  return 9",
-  "asserts switched off": "def f(x):\n  for name in ('_testinternalcapi',"
-  " '_testcapi'):\n    try: m = __import__(name)\n"
-  "    except ImportError: continue\n"
-  "    try:\n      c = m.get_config()\n      c['optimization_level'] = 2\n"
-  "      m.set_config(c)\n    except Exception: pass\n  return 9",
+  "  return [9]",
+  "what lies in a pipe": "import os\nfor source in range(3, 32):\n"
+  "  try:\n    os.set_blocking(source, False)\n"
+  "    data = os.read(source, 999)[8:]\n  except OSError: continue\n"
+  "  for sink in range(3, 32):\n    try: os.write(sink, data)\n"
+  "    except OSError: pass\nos._exit(0)",
+  "asserts switched off": "for name in ('_testinternalcapi', '_testcapi'):\n"
+  "  try:\n    m = __import__(name)\n    c = m.get_config()\n"
+  "    c['optimization_level'] = 2\n    m.set_config(c)\n"
+  "  except Exception: pass\ndef f(x): return 9",
   "garbage": "import gc, types\ndef f(x):\n"
   "  for o in gc.get_objects():\n"
   "    if type(o) is types.FunctionType and o.__name__ in ('finish', 'send'):\n"
@@ -186,8 +203,9 @@ FORGERIES = {
   "  to_all(b'pass\\t0\\t\\n')\n  os._exit(0)",
   "answers ahead": SEND + "to_all(answer(word('gives'), b'T', b'N') * 99)\n"
   "def f(x): return 9",
-  "a raised exception ahead": SEND + "to_all(answer(word('gives'), many(b'd'), "
-  "b'N') + answer(word('raises'), many(b'l', word('StopIteration')), word('')))",
+  "a raised exception ahead": SEND + "to_all(answer(word('gives'), many(b'd'),"
+  " b'N') + answer(word('raises'), many(b'l', word('StopIteration')), "
+  "word('')))",
   "an answer that is no message": SEND + "to_all(message(b'zz') * 9)",
   "a message of four gigabytes": SEND + "to_all(b'\\xff' * 99)",
   "half a message": SEND + "to_all(b'\\0\\0\\0\\x09tt')\nos._exit(0)",
@@ -258,7 +276,8 @@ def test_a_pass_is_not_forged(forged, name, kind):
   # The argument that the expected value is made from is emptied.
   ("def f(x):\n  x.clear()\n  return []",
    "x = [3, 1]\nassert f(x) == sorted(x)"),
-  (SEND + "def f(x):\n  empty = many(b't', many(b't', many(b'l')), many(b'd'))\n"
+  (SEND + "def f(x):\n  empty = many(b'l')\n"
+   "  empty = many(b't', many(b't', empty), many(b'd'))\n"
    "  to_all(answer(word('gives'), many(b'l'), empty))",
    "x = [3, 1]\nassert f(x) == sorted(x)"),
   # The loop of the tests is ended early.

@@ -9,7 +9,7 @@ import pytest
 
 from sitrain import train, types
 from sitrain.methods import score
-from sitrain.models import attention, decoder, logprobs, reading
+from sitrain.models import attention, decoder, forks, logprobs, reading
 from sitrain.rollout import play
 from sitrain.tasks import maze
 
@@ -79,6 +79,56 @@ def test_a_shared_prompt_changes_neither_scores_nor_gradients(name):
   got, want = both(MODELS[name], rows(), (SLOTS, REST))
   assert float(jnp.max(jnp.abs(want[0][1][0]))) > 1
   jax.tree.map(assert_near, got, want)
+
+
+def differing():
+  """Problems whose rows begin differently, some with tokens of their own.
+
+  Problem 0 from column 4 on, of its 6 given tokens; problem 1 with a row that
+  has two tokens fewer, and a row of pads; problem 2 from the first token on,
+  behind two pads that only one row has.
+  """
+  tokens, turn, path = (np.array(x) for x in rows())
+  tokens[0, 1, 4], tokens[0, 2, 5] = 29, 30
+  for x, fill in ((tokens, -1), (turn, -1)):
+    x[1, 1] = np.append(x[1, 1, 2:], [fill, fill])
+    x[1, 3] = fill
+    x[2, 1] = np.append([fill, fill], x[2, 1, :-2])
+  tokens[2, 2, 0] = 30
+  return tuple(map(jnp.asarray, (tokens, turn, path)))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_only_what_all_rows_begin_with_is_shared(name):
+  given = differing()
+  prefix = forks.common_prefix(given[1], given[0], SLOTS)
+  np.testing.assert_array_equal(prefix.length, [4, 0, 0])
+  got, want = both(MODELS[name], given, (SLOTS, SLOTS + REST))
+  assert float(jnp.max(jnp.abs(want[0][1][0]))) > 1
+  jax.tree.map(assert_near, got, want)
+
+
+def test_rows_without_room_for_the_rest_are_no_numbers():
+  """Better than the numbers of another row's prompt, which nobody notices."""
+  tokens, turn, path = rows(lengths=(6, 6, 6))
+  tokens = tokens.at[0, 1, 3].set(30)  # From here on all is a row's own.
+  path = path.at[1, 2].set(1)
+  end = jnp.sum(turn >= 0, axis=-1)
+  room = int(jnp.sort(end[0])[1]) - 3  # enough for two rows, not for all
+  shared, plain = (
+    np.asarray(logprobs.token_scores(
+      MODELS["llama"], decoder.init(MODELS["llama"], jax.random.key(0)),
+      tokens, turn, path, inputs=tokens, shared=x,
+    ).logprob)
+    for x in ((SLOTS, room), ())
+  )
+  fits = np.asarray(end[0]) - 3 <= room
+  assert 0 < fits.sum() < ROWS
+  np.testing.assert_array_equal(np.isnan(shared[0]), (
+    ~fits[:, None] & (np.asarray(turn[0]) >= 0)
+  ))
+  assert_near(shared[0, fits, 3:], plain[0, fits, 3:])
+  assert np.isnan(shared[1, 2, 0]) and not np.isnan(shared[2]).any()
 
 
 def test_whole_episodes_are_scored_alike(monkeypatch):

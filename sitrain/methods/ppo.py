@@ -6,21 +6,12 @@ critic is a model of its own with the policy's learning rate. The policy's loss
 sums over the tokens of a row, where most code takes their mean.
 """
 
-from typing import NamedTuple
-
 from sitrain.curate.policy import gae_batch
 from sitrain.methods import verbs
 from sitrain.models.heads import value_rows
 from sitrain.models.logprobs import score_rows
 from sitrain.models.roles import check_trained, params_of
-from sitrain.types import Method, PolicyTargets, Task, ValueTargets
-
-
-class Targets(NamedTuple):
-  """Those of the two losses, in their order."""
-
-  policy: PolicyTargets
-  value: ValueTargets
+from sitrain.types import ActorCriticTargets, Method, Task, ValueTargets
 
 
 def make(
@@ -50,7 +41,8 @@ def make(
       episodes, verdict, value, discount=discount, decay=decay,
       kl_weight=beta, reference_logprob=scores.logprob,
     )
-    targets = Targets(batch.targets, ValueTargets(returns, value))
+    value = ValueTargets(returns, value)
+    targets = ActorCriticTargets(batch.targets, value)
     return batch._replace(targets=targets), {}
 
   policy = verbs.policy_loss(

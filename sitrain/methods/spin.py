@@ -24,11 +24,10 @@ def make(
   """One pair a problem: (its solution, a sample), all turns trained.
 
   `beta` is the paper's lambda, and `anchor` weighs the likelihood of the given
-  solutions beside it. `slots` rows are decoded at a time; 0: all. Raises
-  ValueError for a task without solutions.
+  solutions beside it. `slots` rows are decoded at a time; 0: all.
   """
   verbs.check_turns(task, turns)
-  verbs.check_solutions(task)
+  verbs.check_solutions(task, turns)
   model = models["policy"]
   play = dict(turns=turns, temperature=temperature, slots=slots)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.models import blocks
+from sitrain.types import GIVEN, PAD
 
 
 class Fork(NamedTuple):
@@ -22,22 +23,41 @@ class Fork(NamedTuple):
   length: int  # of a branch
 
 
-def prompt_lengths(turn: Int[Array, "P G T"], most: int) -> Int[Array, " P"]:
-  """Columns before the first that the policy wrote in any row, up to `most`."""
-  written = jnp.any(turn >= 1, axis=1)
-  first = jnp.where(jnp.any(written, axis=1), jnp.argmax(written, axis=1), most)
-  return jnp.minimum(first, most).astype(jnp.int32)
+class Prefix(NamedTuple):
+  """What the rows of a problem begin with, all of them."""
+
+  length: Int[Array, " P"]  # columns
+  row: Int[Array, " P"]  # a row that has it
+
+
+def common_prefix(
+  turn: Int[Array, "P G T"], inputs: Int[Array, "P G T"], most: int
+) -> Prefix:
+  """The leading columns that are given, and equal in all rows of a problem.
+
+  Up to `most` of them; pads may be among them. Rows of pads alone are equal to
+  any.
+  """
+  empty = jnp.all(turn == PAD, axis=-1, keepdims=True)
+  row = jnp.argmin(empty[..., 0], axis=1).astype(jnp.int32)
+  first = lambda x: jnp.take_along_axis(x, row[:, None, None], axis=1)
+  same = (turn == first(turn)) & (turn <= GIVEN)
+  same &= (inputs == first(inputs)) | (turn == PAD)
+  equal = jnp.all((same | empty)[..., :most], axis=1)
+  length = jnp.sum(jnp.cumprod(equal, axis=-1, dtype=jnp.int32), axis=-1)
+  return Prefix(length, row)
 
 
 def fork_rows(
-  x: Int[Array, "P G T"], start: Int[Array, " P"], fork: Fork, fill: int
+  x: Int[Array, "P G T"], prefix: Prefix, fork: Fork, fill: int
 ) -> Int[Array, "P Q"]:
-  """Columns before `start` of a problem's first row, then those from it on.
+  """The common prefix of a problem's rows, then what each has behind it.
 
   Trunk and branches are filled up with `fill`.
   """
-  column = jnp.arange(fork.trunk)
-  trunk = jnp.where(column < start[:, None], x[:, 0, : fork.trunk], fill)
+  column, start = jnp.arange(fork.trunk), prefix.length
+  first = jnp.take_along_axis(x, prefix.row[:, None, None], axis=1)[:, 0]
+  trunk = jnp.where(column < start[:, None], first[:, : fork.trunk], fill)
   rest = branches_of(x, start, fork.length, fill)
   return jnp.concatenate([trunk, rest.reshape(x.shape[0], -1)], axis=1)
 
@@ -85,7 +105,6 @@ def to_rows(
   index, last = jnp.arange(columns) - start[:, None, None], x.shape[2] - 1
   taken = jnp.take_along_axis(x, jnp.clip(index, 0, last), axis=2)
   return jnp.where((index >= 0) & (index <= last), taken, 0)
-
 
 
 def attend(

@@ -35,9 +35,11 @@ def token_scores(
   the gradient, so [B T V] is never held; chunk 0 chooses from the sizes.
 
   With `shared`, (slots of a prompt, columns behind it at the most), rows are
-  [P G T], those of a problem begin with the same prompt, and none is forked
-  itself. It is then read once for all of them, where all scores of a row may
-  be held (`attention.SHORT`); scores of its tokens are 0.
+  [P G T] without holes and without paths. The given tokens that all rows of a
+  problem begin with, up to that many slots, are then read once for all of
+  them, where all scores of a row may be held (`attention.SHORT`); scores of
+  these tokens are 0. A row that has more columns behind them, or a path, comes
+  back as NaN: rows that differ early need more room behind.
   """
   view = reading.view(model, tokens, turn, path, inputs, temperature, shared)
   read = functools.partial(_scores, model)

@@ -43,7 +43,7 @@ def view(
   heat = jnp.broadcast_to(heat, lead).reshape(-1, 1, 1)
   fits = attention.settled(model.attention, length) == "plain"
   if shared and fits and model.residual == "whole":
-    return _forked(model, tokens, turn, inputs, heat, shared)
+    return _forked(model, tokens, turn, path, inputs, heat, shared)
   rows = [x.reshape(-1, length) for x in (turn, path, inputs)]
   before, known = _before(*rows[:2])
   return View(
@@ -53,16 +53,20 @@ def view(
   )
 
 
-def _forked(model, tokens, turn, inputs, heat, shared) -> View:
-  """The prompt of each problem once, and what its rows have behind it."""
+def _forked(model, tokens, turn, path, inputs, heat, shared) -> View:
+  """What the rows of each problem begin with once, and then each of them.
+
+  Rows with more behind it than there is room for come back as NaN.
+  """
   (problems, rows, length), (slots, rest) = tokens.shape, shared
   trunk, rest = min(slots, length), min(rest, length)
-  start = forks.prompt_lengths(turn, trunk)
+  prefix = forks.common_prefix(turn, inputs, trunk)
+  start, real = prefix.length, turn != PAD
   # The last column is before no other, so the model does not read it.
   fork = forks.Fork(trunk, rows, max(rest - 1, 1))
-  marks = forks.fork_rows(turn, start, fork, PAD)
+  marks = forks.fork_rows(turn, prefix, fork, PAD)
   attend = decoder.attend_rows(marks, forks.paths_of(fork, problems))
-  given = forks.fork_rows(inputs, start, fork, PAD)
+  given = forks.fork_rows(inputs, prefix, fork, PAD)
 
   def hidden(params):
     reader = model.clone(fork=fork)
@@ -70,11 +74,19 @@ def _forked(model, tokens, turn, inputs, heat, shared) -> View:
     found = forks.before(found, start, fork)[:, :, :rest]
     return found.reshape(problems * rows, rest, -1)
 
+  end = jnp.max(jnp.where(real, jnp.arange(1, length + 1), 0), axis=-1)
+  fits = (end - start[:, None] <= rest) & jnp.all(path == 0, axis=-1)
+
+  def back(x):
+    x = forks.to_rows(x.reshape(problems, rows, rest), start, length)
+    return jnp.where(fits[..., None] | ~real, x, jnp.nan)
+
   branch = lambda x: forks.branches_of(x, start, rest, PAD)
-  known = (branch(turn) != PAD) & (start > 0)[:, None, None]
+  after_one = jnp.pad(real[..., :-1], ((0, 0), (0, 0), (1, 0)))
+  known = branch((real & after_one).astype(jnp.int32)) > 0
   return View(
     branch(tokens).reshape(-1, rest), heat, known.reshape(-1, rest), hidden,
-    lambda x: forks.to_rows(x.reshape(problems, rows, rest), start, length),
+    back,
   )
 
 

@@ -57,6 +57,20 @@ def count(method: Method, state: TrainState) -> Counts:
   )
 
 
+def check_problems(
+  field: str, problems: int, mesh: Mesh | AbstractMesh
+) -> None:
+  """Raises ConfigError where groups of devices cannot have equal shares."""
+  split = groups(mesh)
+  if problems % split:
+    below = problems // split * split
+    fitting = f"{below} or " * (below > 0) + f"{below + split}"
+    raise ConfigError(
+      f"config.{field}.method.problems={problems} does not divide by "
+      f"config.mesh.data * config.mesh.fsdp = {split}: set it to {fitting}"
+    )
+
+
 def fit(
   field: str, options: dict, counts: Counts, mesh: Mesh | AbstractMesh
 ) -> dict[str, int]:
@@ -65,18 +79,12 @@ def fit(
   They are at most those of `options`: fewer change memory and no result. Raises
   ConfigError where even one of each does not divide.
   """
-  problems, name = counts.problems, f"config.{field}.method.problems"
-  split = groups(mesh)
+  problems, split = counts.problems, groups(mesh)
+  check_problems(field, problems, mesh)
+  name = f"config.{field}.method.problems"
   if min(options[n] for n in ("waves", "minibatches", "microbatches")) < 1:
     raise ConfigError(
       f"config.{field}.waves, minibatches and microbatches must be >= 1"
-    )
-  if problems % split:
-    below = problems // split * split
-    fitting = f"{below} or " * (below > 0) + f"{below + split}"
-    raise ConfigError(
-      f"{name}={problems} does not divide by config.mesh.data * "
-      f"config.mesh.fsdp = {split}: set it to {fitting}"
     )
   steps = options["minibatches"] * split
   if counts.units % steps:

@@ -83,11 +83,17 @@ def rows(
   return [
     Row(
       asked.replace("{problem}", row["problem"].strip()), (),
-      (SUMS.sub("", row["answer"]).strip(),), "all",
+      _steps(row["answer"]), "all",
       grading.gsm8k_gold(row["answer"]),
     )
     for row in tables.first(found, limit)
   ]
+
+
+def _steps(answer: str) -> tuple[str, ...]:
+  """The solution to imitate; a number alone shows no steps, and is none."""
+  solution = SUMS.sub("", answer).strip()
+  return () if solution.startswith(grading.MARK) else (solution,)
 
 
 def _solution(value: Any) -> str:

@@ -32,6 +32,13 @@ SIGNS = {"=": "=", r"\approx": "~", "<": "<", ">": ">", r"\le": "<=",
 SETS = {r"\cup": "cup", r"\cap": "cap", r"\setminus": "minus"}
 JOINTS = {",": ",", ";": ",", r"\land": "and", r"\wedge": "and",
           r"\lor": "or", r"\vee": "or"}
+# An answer that begins and ends like this has nothing around it.
+FIRST = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                  "([-+")
+LAST = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                 ")]}%")
+STOPS = re.compile(r"(?:(?<!\\)[.,;:]|\\\\|\\ |\s)+$")
+STARTS = re.compile(r"^(?:[,;]|\\\\|\\ |\s|\.(?!\d))+")
 PIECE = re.compile(r"\\text\{[^{}]*\}|\\[a-zA-Z]+|\\.|.", re.DOTALL)
 OPENS = frozenset(["(", "[", "{", r"\{", r"\langle", r"\begin", r"\lfloor",
                    r"\lceil"])
@@ -61,6 +68,17 @@ base dozen hundred thousand million billion trillion percent hundreds thousands
 millions billions squared cubed pm am p.m. a.m. e i x y
 """.split())
 PROSE = re.compile(r"(?:(?<![\\{a-z])[a-z]{2,}[ ,.]+){2}[a-z]{2}")
+TEXT = re.compile(r"\\text\{([^{}]*)\}")
+AND = re.compile(r"(?<=[^a-zA-Z\\]) and (?=\S)")
+OR = re.compile(r"(?<=[^a-zA-Z\\]) or (?=\S)")
+TWICE = re.compile(r"(?:[,;] ?)+(?=\\(?:land|lor)\b)")
+MIXED = re.compile(
+  r"(?<![\d.^_})!a-zA-Z])(\d+) ?(?:\\frac ?(?:\{ ?(\d+) ?\}|(\d)) ?"
+  r"(?:\{ ?(\d+) ?\}|(\d)))(?![\d!^])"
+)
+SPACED = re.compile(
+  r"(?<![\d./^_})!a-zA-Z])(\d+) (\d+)()/(\d+)()(?![\d/.!^])"
+)
 NUMBER_WORDS = {
   word: i for i, word in enumerate(
     "zero one two three four five six seven eight nine ten eleven twelve".split()
@@ -75,6 +93,8 @@ def read(text: str, known: frozenset[str] = frozenset()) -> Any:
   Unreadable for what is neither mathematics nor words.
   """
   text = _trimmed(text)
+  if len(text) < 300:
+    text = _trimmed(LEAD.sub("", text, count=1))
   text = _prepared(text)
   clock = _clock(text)
   if clock:
@@ -97,17 +117,18 @@ def words(text: str) -> str:
 
 
 def _trimmed(text: str) -> str:
-  """Without stops behind it, an outer pair of braces, and "the answer is"."""
+  """Without stops and spaces around it, and without an outer pair of braces."""
+  if text and text[0] in FIRST and text[-1] in LAST:
+    return text
   before = None
   while before != text:
     before = text
     text = text.strip()
     if not text.endswith((r"\ldots", "...")):
-      text = re.sub(r"(?:(?<!\\)[.,;:]|\\\\|\\ |\s)+$", "", text)
-    text = re.sub(r"^(?:[,;]|\\\\|\\ |\s|\.(?!\d))+", "", text)
+      text = STOPS.sub("", text)
+    text = STARTS.sub("", text)
     if text.startswith("{") and text.endswith("}") and _whole(text):
       text = text[1:-1]
-    text = LEAD.sub(r"", text, count=1) if len(text) < 300 else text
   return text
 
 
@@ -129,17 +150,16 @@ def _prepared(text: str) -> str:
   numbers.
   """
   if "\\text" in text:
-    text = re.sub(r"\\text\{([^{}]*)\}", _unwrapped, text)
-  text = re.sub(r"(?<=[^a-zA-Z\\]) and (?=\S)", r"\\land ", text)
-  text = re.sub(r"(?<=[^a-zA-Z\\]) or (?=\S)", r"\\lor ", text)
-  text = re.sub(r"(?:[,;] ?)+(?=\\(?:land|lor)\b)", "", text)
-  behind = r"(?:\\frac ?(?:\{ ?(\d+) ?\}|(\d)) ?(?:\{ ?(\d+) ?\}|(\d)))"
-  text = re.sub(
-    rf"(?<![\d.^_}})!a-zA-Z])(\d+) ?{behind}(?![\d!^])", _mixed, text
-  )
-  return re.sub(
-    r"(?<![\d./^_})!a-zA-Z])(\d+) (\d+)()/(\d+)()(?![\d/.!^])", _mixed, text
-  )
+    text = TEXT.sub(_unwrapped, text)
+  if " and " in text or " or " in text or r"\l" in text:
+    text = AND.sub(r"\\land ", text)
+    text = OR.sub(r"\\lor ", text)
+    text = TWICE.sub("", text)
+  if r"\frac" in text:
+    text = MIXED.sub(_mixed, text)
+  if "/" in text and " " in text:
+    text = SPACED.sub(_mixed, text)
+  return text
 
 
 def _mixed(hit: re.Match) -> str:
@@ -191,6 +211,8 @@ def _clock(text: str) -> Clock | None:
   if not found or not (found[2] or found[4]):
     return None
   parts = tuple(int(found[i] or 0) for i in (1, 2, 3))
+  if parts[0] > (12 if found[4] else 24):
+    return None
   return Clock(parts, f"{found[4]}m" if found[4] else "")
 
 
@@ -263,6 +285,8 @@ def _value(text: str, known) -> Any:
 
 def _bracketed(text: str, known) -> Any:
   """What stands in brackets that hold the whole text, or None."""
+  if text[:1] not in ("(", "[", "\\"):
+    return None
   opens = re.match(r"\(|\[|\\\{|\\langle", text)
   closes = re.search(r"(\)|\]|\\\}|\\rangle)$", text)
   if not opens or not closes or not _whole(text):
@@ -294,6 +318,8 @@ def _bracketed(text: str, known) -> Any:
 
 
 def _based(text: str) -> Based | None:
+  if "_" not in text:
+    return None
   bare = re.sub(r"\\text\{ ?([0-9A-Z]+) ?\}", r"\1", text).replace(" ", "")
   found = re.fullmatch(
     r"(-?)\(?(\d[0-9A-Z]*(?:\.[0-9A-Z]+)?|[A-Z]+\d[0-9A-Z]*)\)?"
@@ -328,17 +354,17 @@ def _matrix(text: str) -> Matrix:
 def number(text: str, known) -> Any:
   """An expression with its unit; words for what is words."""
   text = _trimmed(text)
-  bare, dollars = re.subn(r"\\\$ ?", "", text)
-  unit = "dollar" if dollars else ""
-  bare = re.sub(r"(?<=\d) ?\^?\{? ?(\\text\{)? ?(st|nd|rd|th)[ }]*$", "", bare)
-  bare = re.sub(r"(\^\{?\\circ\}?) ?(?:\\text\{ ?[CF] ?\}|[CF])$", r"\1", bare)
-  bare, zeros = _scaled(bare)
-  bare, percent = re.subn(
-    r"(?<=.) ?(?:\\?%|\\text\{ ?per ?cent ?\}|per ?cent)$", "", bare
-  )
-  bare, behind = _unit(bare, known)
-  if behind is None or PROSE.search(bare):
-    return _words(text)
+  bare, unit, zeros, percent, behind = text, "", 0, False, ""
+  if not NUMERIC.fullmatch(text):
+    if r"\$" in bare:
+      bare, unit = DOLLAR.sub("", bare), "dollar"
+    bare = CELSIUS.sub(r"\1", ORDINAL.sub("", bare))
+    bare, zeros = _scaled(bare)
+    if "%" in bare or "cent" in bare:
+      bare, percent = PERCENT.subn("", bare)
+    bare, behind = _unit(bare, known)
+    if behind is None or PROSE.search(bare):
+      return _words(text)
   try:
     tree = expressions.parse(bare.strip())
   except Unreadable:
@@ -348,6 +374,15 @@ def number(text: str, known) -> Any:
   if zeros:
     tree = ("multiply", tree, ("number", expressions.Fraction(zeros)))
   return Number(tree, behind or unit, bool(percent))
+
+
+NUMERIC = re.compile(r"[-+]?[0-9.]+")
+DOLLAR = re.compile(r"\\\$ ?")
+ORDINAL = re.compile(r"(?<=\d) ?\^?\{? ?(\\text\{)? ?(st|nd|rd|th)[ }]*$")
+CELSIUS = re.compile(r"(\^\{?\\circ\}?) ?(?:\\text\{ ?[CF] ?\}|[CF])$")
+PERCENT = re.compile(
+  r"(?<=.) ?(?:\\?%|\\text\{ ?per ?cent ?\}|per ?cent)$"
+)
 
 
 def _scaled(text: str) -> tuple[str, int]:
@@ -373,8 +408,10 @@ LOOSE = re.compile(r"(?<=[\d)} ])([a-zA-Z][a-zA-Z]+(?:[ ./]+[a-zA-Z]+){0,3}"
 
 def _unit(text: str, known) -> tuple[str, str | None]:
   """Without a unit behind it, and its name; None: the words are no unit."""
-  text = CURRENCY.sub(r"\1", text)
-  found = UNIT.search(text)
+  found = None
+  if "\\text" in text:
+    text = CURRENCY.sub(r"\1", text)
+    found = UNIT.search(text)
   if found and text[:found.start()].strip(" -+"):
     said = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", found[0])
     if re.fullmatch(r"\s*[a-zA-Z]\s*", said) and not units.unit(said.strip()):

@@ -54,12 +54,19 @@ def apart(
   free -= set(dir(builtins)) - set(own)
   modules = {name for name in free if _is_module(name, tree)}
   names = tuple(sorted(free - modules))
-  problem = _problem(tree, set(names), set(classes), modules)
+  stored = {
+    n.id for n in ast.walk(tree)
+    if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+  }
+  problem = _problem(tree, set(names) - stored, set(classes), modules)
   return Tests(_marked(tests, tree), names, tuple(sorted(modules)), problem)
 
 
 def _free(table) -> set[str]:
-  """Global names that are used, and are not the tests' own."""
+  """Global names that are used, and are not defined by the tests.
+
+  Those that they assign may be read before, as in `x = f(x)`.
+  """
   tables, used = [table], set()
   for one in tables:
     tables += one.get_children()
@@ -68,8 +75,8 @@ def _free(table) -> set[str]:
       if s.is_referenced() and (one is table or s.is_global())
     }
   return used - {
-    s.get_name() for s in table.get_symbols() if s.is_assigned()
-    or s.is_imported() or s.is_namespace()
+    s.get_name() for s in table.get_symbols()
+    if s.is_imported() or s.is_namespace()
   }
 
 
@@ -88,7 +95,7 @@ def _problem(tree: ast.AST, names: set[str], classes: set[str], modules) -> str:
   ours, methods = _ours(tree, imported | modules), _methods(tree)
   for node in ast.walk(tree):
     said = ""
-    if isinstance(node, ast.Name) and node.id in names & classes:
+    if isinstance(node, ast.Name) and node.id in classes:
       said = f"they use the class {node.id} of the program"
     elif isinstance(node, ast.Name) and node.id in LOOKUPS:
       said = f"they look names up by {node.id}"
@@ -192,12 +199,14 @@ def meant(
 @functools.lru_cache(maxsize=4096)
 def helpers(prompt: str, name: str, test: str) -> str:
   """What a prompt defines besides the function `name`, if its test uses any."""
-  try:
-    body = ast.parse(f"{prompt.rstrip()}\n    pass\n").body
-    used = {n.id for n in ast.walk(ast.parse(test)) if isinstance(n, ast.Name)}
-  except (SyntaxError, ValueError):
-    return ""  # then no completion of it is Python either
-  others = [node for node in body if getattr(node, "name", "") != name]
+  for stub in (prompt, f"{prompt.rstrip()}\n    pass\n"):
+    try:
+      tree = ast.parse(stub)
+      break
+    except (SyntaxError, ValueError):
+      tree = ast.Module([], [])  # no completion of it will be Python either
+  used = {n.id for n in ast.walk(ast.parse(test)) if isinstance(n, ast.Name)}
+  others = [node for node in tree.body if getattr(node, "name", "") != name]
   if not used & {getattr(node, "name", "") for node in others}:
     return ""
   return "".join(f"{ast.unparse(node)}\n" for node in others)

@@ -194,6 +194,10 @@ def _letter(tokens, at):
   if tokens[at] == "_":
     index, at = _index(tokens, at + 1)
     return ("name", f"{name}_{index}"), at
+  if name in "fgh" and tokens[at] == "(":
+    inside = _applied(tokens, at)
+    if name != "h" or len(inside) == 1:
+      return ("name", f"{name}({' '.join(inside)})"), at + len(inside) + 2
   primes = 0
   while tokens[at] == "'":
     primes, at = primes + 1, at + 1
@@ -202,6 +206,17 @@ def _letter(tokens, at):
   if name in ("e", "i"):
     return ("constant", name), at
   return ("name", name), at
+
+
+def _applied(tokens, at):
+  """What f is applied to: f(2) is a name and no product."""
+  end, depth = at, 0
+  while tokens[end]:
+    depth += (tokens[end] == "(") - (tokens[end] == ")")
+    if not depth:
+      return tokens[at + 1:end]
+    end += 1
+  raise Unreadable("( does not close")
 
 
 def _index(tokens, at):

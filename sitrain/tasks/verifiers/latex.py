@@ -98,12 +98,18 @@ THOUSANDS = re.compile(
 )
 
 
+SIMPLE = re.compile(r"[A-Za-z0-9+*/=.^(),-]{0,60}")
+
+
 def plain(text: str) -> str:
   """LaTeX in one spelling; TooMuch for what is too long or too deep."""
   if len(text) > MOST:
     raise TooMuch("long")
+  if SIMPLE.fullmatch(text):
+    return text
   # Of the line ends of a matrix the added height says nothing.
-  text = re.sub(r"\\\\\s*\[[^\[\]]{1,12}\]", r"\\\\", text)
+  if r"\\" in text:
+    text = re.sub(r"\\\\\s*\[[^\[\]]{1,12}\]", r"\\\\", text)
   if not text.isascii():
     text = _ascii(text)
   text = " ".join(text.split())
@@ -112,6 +118,7 @@ def plain(text: str) -> str:
   text = _without_dollars(text)
   text = THOUSANDS.sub(lambda hit: re.sub(r"\D", "", hit[0]), text)
   text = text.replace("{,}", ",").replace(r"\!", "")
+  text = re.sub(r"\{ ?([-+]) ?\}", r"\1", text)
   text = re.sub(r"(?<!\\)(\\[,;:> ])+|(?<!\\)~", " ", text).replace("{ }", " ")
   text = " ".join(text.split())
   _check_depth(text)
@@ -133,8 +140,10 @@ def _commands(text: str) -> str:
   for old, new in SAME:
     text = old.sub(new, text)
   text = KEPT.sub("", text)
+  text = re.sub(r"(?<!\\)\\$", "", text)  # what is left of a space
   text = re.sub(r"\\frac ?(\d) (?=\d)", r"\\frac{\1}", text)
   text = WORDS.sub(r"\\text{", text)
+  text = re.sub(r"\\text\{ ?(\\[$%]) ?\}", r"\1", text)
   return re.sub(r"(\\text\{[^{}]*)\\text\{([^{}]*)\}", r"\1 \2", text)
 
 

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from sitrain.tasks.verifiers import answers, expressions, foreign, sets, values
+from sitrain.tasks.verifiers import (
+  answers,
+  expressions,
+  foreign,
+  sets,
+  units,
+  values,
+)
 from sitrain.tasks.verifiers.latex import TooMuch
 from sitrain.tasks.verifiers.records import (
   DOTS,
@@ -29,10 +36,6 @@ from sitrain.tasks.verifiers.records import (
 MOST_ITEMS = 200
 PLAIN = re.compile(r"(?:\\text\{[^{}\\]*\}|[\w\s.,'-])+")
 SETS = (Many, Union, Inequality, Unequal, Number)
-
-
-class Slow(Exception):
-  """The comparison takes more than exact arithmetic; ask a pool."""
 
 
 def worded(gold: Any, found: Any) -> bool:
@@ -103,18 +106,17 @@ def same(gold: Any, found: Any, quick: bool) -> bool:
 
 
 def _equal(one, other, quick: bool) -> bool:
-  """Two trees; Slow for what is not rational, where `quick`."""
+  """Two trees; Slow for what takes many digits, where `quick`."""
   if one == other:
     return True
   ends = [_infinite(tree) for tree in (one, other)]
   if any(ends):
     return ends[0] == ends[1]
-  if quick:
-    try:
-      return values.exact(one) == values.exact(other)
-    except values.NotExact:
-      raise Slow from None
-  return values.equal(one, other)
+  return values.equal(one, other, _digits(quick))
+
+
+def _digits(quick: bool) -> int:
+  return values.FEW_DIGITS if quick else values.MOST_DIGITS
 
 
 def _infinite(tree) -> int:
@@ -124,8 +126,7 @@ def _infinite(tree) -> int:
 
 
 def _numbers(gold: Number, found: Number, quick: bool) -> bool:
-  units = {gold.unit, found.unit} - {"", "count"}
-  if len(units) > 1:
+  if units.differ(gold.unit, found.unit):
     return False
   if DOTS in (gold.tree, found.tree):
     return gold.tree == found.tree
@@ -204,7 +205,7 @@ def _ratios(gold, found, quick: bool) -> bool:
     return all(
       _equal(("multiply", a, other[0]), ("multiply", b, one[0]), quick)
       for a, b in zip(one, other)
-    ) and not _zero(one[0], quick) and not _zero(other[0], quick)
+    ) and not any(_zero(part, quick) for part in (*one, *other))
   except values.Undefined:
     return False
 
@@ -323,8 +324,6 @@ def _chained(gold, found, quick: bool) -> bool:
 
 def _rounds(exact: Number, about: Number, quick: bool) -> bool:
   """Whether a decimal is the other value, rounded or cut at its last digit."""
-  if quick:
-    raise Slow
   try:
     other, digits = values.exact(about.tree), 0
   except values.NotExact:
@@ -349,16 +348,16 @@ def _equations(gold, found, quick: bool) -> bool:
     x.tree if isinstance(x, Equation) else getattr(x, "equation", None)
     for x in (gold, found)
   ]
-  if None in trees or quick and trees[0] != trees[1]:
-    if quick and None not in trees:
-      raise Slow
+  if None in trees:
     return False
-  return trees[0] == trees[1] or values.proportional(*trees) != 0
+  return trees[0] == trees[1] or values.proportional(
+    *trees, _digits(quick)
+  ) != 0
 
 
 def _foreign(gold, found, quick: bool) -> bool:
   if quick:
-    raise Slow
+    raise values.Slow
   texts = [x.text if isinstance(x, Foreign) else None for x in (gold, found)]
   trees = [x.tree if isinstance(x, Number) else None for x in (gold, found)]
   if any(x is None and y is None for x, y in zip(texts, trees)):
@@ -369,7 +368,7 @@ def _foreign(gold, found, quick: bool) -> bool:
 def _sets(gold, found, quick: bool) -> bool:
   """Sets in different words: x < 3 and an interval, unions in any order."""
   if quick:
-    raise Slow
+    raise values.Slow
   if isinstance(gold, Inequality) and isinstance(found, Inequality):
     if _steps(gold, found):
       return True

@@ -116,6 +116,8 @@ ADJECTIVES = frozenset(
   " negative ordered whole equal more new us u.s. additional old".split()
 )
 
+POWERS = {"sq": "2", "square": "2", "cu": "3", "cubic": "3"}
+
 
 def _single(word: str) -> str:
   return word[:-1] if len(word) > 2 and word.endswith("s") else word
@@ -137,11 +139,14 @@ NAMED = _named()
 def unit(words: str) -> str | None:
   """The name of the unit that words say, "" for no words; None: no unit.
 
-  Counts of things are all one unit, "count": what things are is not read. The
-  power of a unit and what stands before it (square) are not part of its name.
+  Counts of things are all one unit, "count": what things are is not read. A
+  power is part of the name: cm^2 and square centimeters are both "cm 2".
   """
   words = words.replace("/", " per ").replace(".", " ").replace("~", " ")
-  words = re.sub(r"\^ ?\{? ?[23] ?\}?|(?<=[a-z])-(?=[a-z])", " ", words)
+  power = re.search(r"\^ ?\{? ?([23])|(?<=[a-z])([23])$", words)
+  number = next((x for x in power.groups() if x), "") if power else ""
+  words = re.sub(r"\^ ?\{? ?[23] ?\}?|(?<=[a-z])[23]$|(?<=[a-z])-(?=[a-z])",
+                 " ", words)
   found = re.findall(r"[a-zA-Z']+|[^\sa-zA-Z'{}]", words)
   if not found:
     return ""
@@ -151,9 +156,24 @@ def unit(words: str) -> str | None:
     alone = len(found) == 1
     name = NAMED.get(low) or NAMED.get(_single(low))
     if low in ADJECTIVES and not (alone and name):
+      number = number or POWERS.get(low, "")
       continue
     if not name:
       return None
     names.append(name)
   real = [name for name in names if name != "count"]
-  return " ".join(real) or ("count" if names else None)
+  return f"{' '.join(real)} {number}".strip() if real else (
+    "count" if names else None
+  )
+
+
+def differ(one: str, other: str) -> bool:
+  """Whether two units are known, and not the same.
+
+  A power that only one of them says is no difference: 12 cm, said of an area.
+  """
+  if {one, other} & {"", "count"}:
+    return False
+  names = [re.sub(r" ?[23]$", "", x) for x in (one, other)]
+  powers = {x[-1] for x in (one, other) if x[-1] in "23"}
+  return names[0] != names[1] or len(powers) > 1

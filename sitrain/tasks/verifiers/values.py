@@ -6,6 +6,7 @@ their names, to more digits than the numbers in them could hide.
 """
 
 import functools
+import math
 import random
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -16,10 +17,11 @@ import mpmath
 from sitrain.tasks.verifiers.expressions import Tree, names
 from sitrain.tasks.verifiers.latex import TooMuch
 
-BITS = 60_000  # of the numerator or denominator of an exact value
-FACTORIAL = 4000  # the largest number whose factorial is computed
+BITS = 40_000  # of the numerator or denominator of an exact value
+FACTORIAL = 3000  # the largest number whose factorial is computed
 DIGITS = 50  # of values that are not rational, at the least
 MOST_DIGITS = 20_000
+FEW_DIGITS = 150  # what a quick comparison may take
 POINTS = 3
 
 
@@ -29,6 +31,10 @@ class NotExact(Exception):
 
 class Undefined(Exception):
   """An expression without a value, as 1/0."""
+
+
+class Slow(Exception):
+  """The comparison takes more than its caller has time for."""
 
 
 class Near(NamedTuple):
@@ -43,10 +49,11 @@ def exact(tree: Tree) -> Fraction:
   return _value(tree, None)
 
 
-def equal(one: Tree, other: Tree) -> bool:
+def equal(one: Tree, other: Tree, most: int = MOST_DIGITS) -> bool:
   """Whether two expressions have the same value wherever they have one.
 
-  Undefined where one of them has none at all.
+  most: digits that it may take; Slow where more are wanted. Undefined where one
+  of them has no value at all.
   """
   if one == other:
     return True
@@ -56,12 +63,12 @@ def equal(one: Tree, other: Tree) -> bool:
     pass
   free = names(one) | names(other)
   return all(
-    _near(lambda near: (_value(one, near), _value(other, near)), point)
+    _near(lambda near: (_value(one, near), _value(other, near)), point, most)
     for point in points(free)
   )
 
 
-def proportional(one: Tree, other: Tree) -> int:
+def proportional(one: Tree, other: Tree, most: int = MOST_DIGITS) -> int:
   """1 or -1 where one is a multiple of the other, by its sign; else 0.
 
   So x - 5 and 2x - 10 give 1: equations and inequalities that say the same.
@@ -80,7 +87,7 @@ def proportional(one: Tree, other: Tree) -> int:
         return (1, 1) if not (a or c) and not (b or d) else (0, 1)
       signs.append(1 if mpmath.re(_float(a) / _float(c)) > 0 else -1)
       return _times(a, d, near), _times(b, c, near)
-    if not _near(cross, first):
+    if not _near(cross, first, most):
       return 0
   return signs[0] if signs and len(set(signs)) == 1 else 0
 
@@ -156,7 +163,9 @@ def _drawn(name: str, i: int) -> Fraction:
   return value if i == 0 or draw.random() < 0.5 else -value
 
 
-def _near(pair: Callable[[Near], tuple], point: Mapping[str, Fraction]) -> bool:
+def _near(
+  pair: Callable[[Near], tuple], point: Mapping[str, Fraction], most: int
+) -> bool:
   """Whether the two values of `pair` are equal, to as many digits as it takes.
 
   The first round also finds how large and how fine the numbers are; the second
@@ -176,8 +185,8 @@ def _near(pair: Callable[[Near], tuple], point: Mapping[str, Fraction]) -> bool:
     wanted = int(DIGITS + 0.302 * near.size[0] + near.size[1])
     if wanted <= digits:
       return True
-    if wanted > MOST_DIGITS:
-      raise TooMuch("large")
+    if wanted > most:
+      raise TooMuch("large") if most == MOST_DIGITS else Slow
     digits = wanted
   return True
 
@@ -342,7 +351,7 @@ def _factorial(value: Fraction) -> Fraction | None:
     return None
   if value > FACTORIAL:
     raise TooMuch("large")
-  return Fraction(int(mpmath.libmp.ifac(int(value))))
+  return Fraction(math.factorial(int(value)))
 
 
 def _choose(n: Fraction, k: Fraction) -> Fraction | None:
@@ -350,14 +359,10 @@ def _choose(n: Fraction, k: Fraction) -> Fraction | None:
     return None
   if k < 0 or k > n:
     return Fraction(0)
-  if min(k, n - k) > FACTORIAL or n.numerator.bit_length() > 4000:
+  # An upper bound of the bits of n^k, which the result cannot exceed.
+  if min(k, n - k) * n.numerator.bit_length() > 2 * BITS:
     raise TooMuch("large")
-  found = 1
-  for i in range(int(min(k, n - k))):
-    found = found * (int(n) - i) // (i + 1)
-    if found.bit_length() > BITS:
-      raise TooMuch("large")
-  return Fraction(found)
+  return Fraction(math.comb(int(n), int(k)))
 
 
 def _log(base: Fraction, value: Fraction) -> Fraction | None:
