@@ -28,10 +28,10 @@ def make_state():
   w = jax.random.normal(jax.random.key(0), (WIDTH, WIDTH))
   return TrainState(
     step=jnp.int32(3),
-    frozen=(),
+    frozen={},
     params={"policy": {"w": w}},
     opt_state=({"w": w + 1.0},),
-    reference=(),
+    held={},
     memory={"ids": jnp.arange(6)},
   )
 
@@ -111,16 +111,21 @@ def check_sizes():
       raise AssertionError(f"{sizes} should not fit 8 devices")
   mesh = sharding.make_mesh(-1, 2, 2)
   assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
-  stage = lambda waves, n: build.STAGE | {
-    "waves": waves, "method": {"problems": n}
-  }
-  batches.check_rows("stage.one", stage(1, 8), mesh)
-  for waves, problems, fitting in ((1, 6, "4 or 8"), (2, 12, "8 or 16")):
+  counts = lambda n: batches.Counts(n, 2 * n, 2 * n, 9)
+  fit = lambda n, **more: batches.fit(
+    "stage.one", build.STAGE | more, counts(n), mesh
+  )
+  assert fit(8) == {"waves": 1, "microbatches": 1}
+  # At most as many as asked for, and a divisor of what a group has.
+  assert fit(12, waves=2, microbatches=4) == {"waves": 1, "microbatches": 3}
+  for problems, more, fitting in (
+    (6, {}, "method.problems=6 does not divide .* = 4: set it to 4 or 8"),
+    (8, {"minibatches": 3}, "method.problems=8 makes 16 rows.*minibatches=3"),
+  ):
     try:
-      batches.check_rows("stage.one", stage(waves, problems), mesh)
+      fit(problems, **more)
     except ConfigError as error:
-      assert f"method.problems={problems} " in str(error)
-      assert fitting in str(error)
+      assert re.search(fitting, str(error)), error
     else:
       raise AssertionError(f"{problems} rows do not split in 4")
 

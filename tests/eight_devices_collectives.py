@@ -71,7 +71,7 @@ def state_of(model):
   trained = jax.tree.map(lambda x: x + 0.1, trained)
   frozen = {"base": base, "scale": np.float32(0.3)}
   return TrainState(
-    jnp.int32(0), frozen, {"policy": trained}, {"mu": base}, (), ()
+    jnp.int32(0), frozen, {"policy": trained}, {"mu": base}, {}, ()
   )
 
 

@@ -15,7 +15,7 @@ import two_processes_judge
 from sitrain.methods import score
 from sitrain.models.decoder import Decoder
 from sitrain.runtime import optimizer, sharding
-from sitrain.runtime.stage import compile_loop
+from sitrain.runtime.stage import compile_loop, parts_of
 from sitrain.runtime.start import layout, start_state
 from sitrain.tasks import maze
 from sitrain.types import Verdict
@@ -64,13 +64,13 @@ def make_stage():
 
 def begin(run, stage):
   """The state on the run's mesh, with a reference of its own."""
-  alone = stage._replace(anchor="none")
+  alone = stage._replace(held={"reference": "init"})
   state = start_state(run, alone, layout(run, alone))
-  place = jax.tree.map(lambda x: x.sharding, layout(run, stage).reference)
+  place = jax.tree.map(lambda x: x.sharding, layout(run, stage).held)
   make = jax.jit(
     lambda tree: jax.tree.map(lambda x: 0.8 * x, tree), out_shardings=place
   )
-  return state._replace(reference=make(state.params["policy"]))
+  return state._replace(held=make(state.held))
 
 
 def computations(text):
@@ -140,7 +140,7 @@ def crossing(lines, mesh):
 
 def compiled_parts(stage, mesh, state, with_learn):
   """(collect, learn or (), what collect returns), compiled."""
-  collect, judge, learn = loops.parts_of(stage, mesh)
+  collect, judge, learn = parts_of(stage, mesh)
   collect = jax.jit(collect).lower(state, ROOT).compile()
   problems, episodes = collect(state, ROOT)
   if not with_learn:

@@ -40,7 +40,7 @@ CASES = {
 
 def state_of(step):
   w = jax.random.normal(jax.random.key(0), (64, 32)) + step
-  return TrainState(jnp.int32(step), (), {"policy": {"w": w}}, (), (), ())
+  return TrainState(jnp.int32(step), {}, {"policy": {"w": w}}, (), {}, ())
 
 
 def save(step):

@@ -15,7 +15,6 @@ import pytest
 import qwen
 
 from sitrain.judge.verifier import verdict_metrics
-from sitrain.methods.verbs import frozen_of
 from sitrain.runtime import build
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
@@ -81,9 +80,9 @@ def at_home(config, hub):
 def stages_of(config, workdir):
   task = on_host(build.task_from(config, str(workdir)))
   model = build.model_from(config, task)
-  mesh = loops.mesh_of(1)
+  run = build.run_from(config, task, model, loops.mesh_of(1))
   build.check_evaluation(config, task)
-  return model, task, build.stages_from(config, task, model, mesh)
+  return run, task, build.stages_from(config, task, run, str(workdir))
 
 
 def one_call(stage, task, mesh, abstract):
@@ -93,18 +92,15 @@ def one_call(stage, task, mesh, abstract):
     return jax.eval_shape(loops.loop_of(stage, mesh), abstract, key)
   collect, _, learn = parts_of(stage, mesh)
   problems, episodes = jax.eval_shape(collect, abstract, key)
-  turns = len(QUICK_TURNS)
-  reward = jnp.zeros((*episodes.problem.shape, turns))
-  verdict = Verdict(reward, reward)
+  reward = jnp.zeros((*episodes.problem.shape, len(QUICK_TURNS)))
+  verdict = Verdict(reward, reward, {name: reward for name in task.rewards})
   state, told = jax.eval_shape(
     learn, abstract, key, problems, episodes, verdict
   )
   # What the judge tells; its verifier, on the host, cannot be traced.
   silent = task._replace(final=lambda episodes, turn: episodes.problem)
-  first = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), episodes)
   judged = jax.eval_shape(
-    lambda e, v: verdict_metrics(silent, e, v), first,
-    jax.tree.map(lambda x: x[0], verdict),
+    lambda e, v: verdict_metrics(silent, e, v), episodes, verdict
   )
   return state, told | judged
 
@@ -146,10 +142,7 @@ def test_every_config_builds(path, hub, tmp_path):
 def test_quick_stages_trace(path, tmp_path):
   """Shapes fit all the way through one call, and small is small."""
   config = config_of(path, "quick")
-  model, task, stages = stages_of(config, tmp_path)
-  run = loops.run_of(model)._replace(
-    table=frozen_of(task, np.zeros(2, np.uint32))
-  )
+  run, task, stages = stages_of(config, tmp_path)
   for stage in stages:
     known = json.dumps([config["task"], config["stage"][stage.name]])
     if known in traced:
@@ -178,8 +171,11 @@ def test_unknown_arguments_are_refused(path):
 
 def test_a_method_without_its_reference_is_refused(tmp_path):
   config = config_of(FOLDER / "star.py", "quick")
-  config["stage"]["star"]["anchor"] = "nowhere/last"
-  with pytest.raises(ConfigError, match="config.stage.star.anchor"):
+  config["stage"]["star"]["held"]["reference"] = "nowhere/last"
+  with pytest.raises(ConfigError, match="config.stage.star.held.reference"):
+    stages_of(config, tmp_path)
+  config["stage"]["star"]["held"] = {}
+  with pytest.raises(ConfigError, match="config.stage.star: star restarts"):
     stages_of(config, tmp_path)
 
 
@@ -207,8 +203,9 @@ def test_dialogues_that_the_model_cannot_read_are_refused(hub):
   task = build.task_from(config)
   said = describe(task)
   assert said.startswith("64 problems; prompts of ") and "given" in said
-  with pytest.raises(ConfigError, match="turns=.*reads 4096"):
-    check_context(config, task)
-  for options in (*config["stage"].values(), {"method": config["evaluate"]}):
-    options["method"]["turns"] = (512, 512)
-  check_context(config, task)
+  field = "evaluate.turns"
+  with pytest.raises(ConfigError, match="evaluate.turns .*reads 4096"):
+    check_context(config, field, task, 4096)
+  check_context(config, field, task, 1024)
+  with pytest.raises(ConfigError, match="stage.base.method.turns .*4096"):
+    stages_of(config, hub.parent)

@@ -30,7 +30,7 @@ def random_params(model, seed):
 
 
 def save(folder, params, score):
-  state = TrainState(jnp.int32(1), (), {"policy": params}, (), (), ())
+  state = TrainState(jnp.int32(1), {}, {"policy": params}, (), {}, ())
   manager = checkpoint.open_manager(folder)
   for step, (value, mark) in enumerate(zip(params, score), 1):
     state = state._replace(params={"policy": value})

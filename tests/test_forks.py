@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from sitrain import train, types
@@ -208,14 +209,15 @@ def test_a_part_of_the_batch_is_whole_problems():
     turns=(3, 3), share_prompts=True,
   )
   params = decoder.init(model, jax.random.key(0))
-  state = train.TrainState(0, (), {"policy": params}, (), params, ())
+  state = train.init_state(
+    {"policy": params}, optax.sgd(0.1), held={"reference": params}
+  )
   collect, judge, _ = train.make_parts(method, lambda state, batch: (state, {}))
   key = jax.random.key(1)
   problems, episodes = collect(state, key)
   verdict, _ = judge(state, key, problems, episodes)
-  one = jax.tree.map(lambda x: x[0], (problems, episodes, verdict))
-  batch, _ = method.curate(key, state, *one)
+  batch, _ = method.curate(key, state, problems, episodes, verdict)
   assert batch.tokens.shape[:2] == (3 * PROBLEMS, 2)
-  slots = problems.prompt.shape[2]
+  slots = problems.prompt.shape[1]
   for tokens in (batch.tokens, batch.inputs):
     np.testing.assert_array_equal(tokens[:, 0, :slots], tokens[:, 1, :slots])

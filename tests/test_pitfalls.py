@@ -13,12 +13,20 @@ import numpy as np
 import optax
 import pytest
 
-from sitrain.curate import policy_batch as batches
+from sitrain.curate import policy as batches
+from sitrain.curate.advantage import to_tokens
 from sitrain.losses import reduce
-from sitrain.methods import reinforce, score, verbs
+from sitrain.methods import (
+  imitation,
+  reinforce,
+  score,
+  single_turn,
+  star,
+  verbs,
+)
 from sitrain.models.logprobs import token_scores
-from sitrain.train import make_parts, make_train_step
-from sitrain.types import GIVEN, PAD, TrainState, Verdict
+from sitrain.train import init_state, make_parts, make_train_step
+from sitrain.types import GIVEN, OFFLINE, PAD, Verdict
 
 VOCABULARY, EOS, AGAIN, TURNS = 6, 3, 4, (3, 3)
 PROBLEMS, SAMPLES, PROMPT = 16, 16, [0, 1]
@@ -62,8 +70,7 @@ def state():
   policy, reference = (
     fakes.tabled(x.astype(np.float32)) for x in (moved, reference)
   )
-  params = {"policy": policy}
-  return TrainState(jnp.int32(0), (), params, SGD.init(params), reference, ())
+  return init_state({"policy": policy}, SGD, held={"reference": reference})
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +82,7 @@ def collect():
 @pytest.fixture(scope="module")
 def round_of(state, collect):
   """(problems, episodes, verdict) of one round, rewards drawn by lot."""
-  posed, episodes = jax.tree.map(
-    lambda x: x[0], collect(state, jax.random.key(0))
-  )
+  posed, episodes = collect(state, jax.random.key(0))
   rows = episodes.tokens.shape[0]
   reward = jax.random.bernoulli(jax.random.key(1), 0.4, (rows, 2)) * 1.0
   return posed, episodes, Verdict(reward, jnp.ones_like(reward))
@@ -103,7 +108,7 @@ def first_turn_kl(state):
   """Exact KL of turn 1's whole sequence, by walking through the table."""
   logp, logq = (
     np.asarray(jax.nn.log_softmax(p["table"]), np.float64)
-    for p in (state.params["policy"], state.reference)
+    for p in (state.params["policy"], state.held["reference"])
   )
   divergence = np.sum(np.exp(logp) * (logp - logq), axis=1)
   alive = np.eye(VOCABULARY)[PROMPT[-1]]
@@ -141,12 +146,12 @@ def test_the_anchor_holds_the_first_attempt(kl, state, collect, monkeypatch):
     turn = args[4]
     return scores, jnp.where(turn == 1, jax.lax.stop_gradient(gap), gap)
 
-  def on_second(gap, turn, weights):
-    return jnp.roll(per_turn(gap, turn, weights), 1, axis=1)
+  def on_second(gap, turn, turns):
+    return jnp.roll(per_turn(gap, turn, turns), 1, axis=1)
 
-  exact, per_turn = verbs.token_scores_and_kl, reinforce._per_turn
+  exact, per_turn = verbs.token_scores_and_kl, batches.per_turn
   monkeypatch.setattr(verbs, "token_scores_and_kl", inert)
-  monkeypatch.setattr(reinforce, "_per_turn", on_second)
+  monkeypatch.setattr(batches, "per_turn", on_second)
   assert fails(check_anchor, stage_one(**options), state, collect)
 
 
@@ -181,28 +186,32 @@ def check_sums(method, state):
     episodes = episodes._replace(
       logprob=jnp.where(episodes.turn >= 1, logp, 0.0)
     )
-    batch = batches.policy_batch(
-      episodes, jnp.ones((2, 2)), (0.1, 0.3), jnp.ones((2, 2), bool),
-      jnp.zeros(episodes.tokens.shape),
+    batch = batches.token_batch(
+      episodes, to_tokens(jnp.ones((2, 2)), episodes.turn),
+      jnp.ones((2, 2), bool), kl_weights=(0.1, 0.3),
+      reference_logprob=jnp.zeros(episodes.tokens.shape),
     )
     terms, _ = jax.jit(method.loss)(state.params, state, batch)
     values.append({k: float(reduce.value(t)) for k, t in terms.items()})
-  for name in ("policy", "kl"):
+  for name in ("policy_1", "policy_2", "kl_1", "kl_2"):
     assert values[0][name] != 0
     np.testing.assert_allclose(values[1][name], 2 * values[0][name], rtol=1e-5)
-  # 3 + 3 and 6 + 6 tokens of advantage 1.
-  np.testing.assert_allclose(values[0]["policy"], -9.0, rtol=1e-5)
+  # 3 and 6 tokens of advantage 1 in each turn.
+  np.testing.assert_allclose(values[0]["policy_1"], -4.5, rtol=1e-5)
+  np.testing.assert_allclose(values[0]["policy_2"], -4.5, rtol=1e-5)
 
 
 def test_losses_are_sums_over_the_tokens_of_an_episode(state, monkeypatch):
   check_sums(stage_two(), state)
 
+  real = reduce.per_episode
+
   def mean_of_rows(x, mask):
     length = jnp.sum(mask, axis=-1, keepdims=True)
-    return reduce.per_episode(x / jnp.maximum(length, 1), mask)
+    return real(x / jnp.maximum(length, 1), mask)
 
   for bug in (reduce.mean, mean_of_rows):
-    monkeypatch.setattr(verbs, "per_episode", bug)
+    monkeypatch.setattr(reduce, "per_episode", bug)
     assert fails(check_sums, stage_two(), state)
 
 
@@ -221,12 +230,12 @@ def check_turns_apart(method, state, round_of):
 
 def test_no_returns_over_the_trajectory(state, round_of, monkeypatch):
   check_turns_apart(stage_two(), state, round_of)
-  real = reinforce.baselined
+  real = batches.returns
 
-  def returns(value, group, counted):
-    return real(jnp.cumsum(value[:, ::-1], axis=1)[:, ::-1], group, counted)
+  def undiscounted(value, counted, written, discount):
+    return real(value, counted, written, 1.0)
 
-  monkeypatch.setattr(reinforce, "baselined", returns)
+  monkeypatch.setattr(batches, "returns", undiscounted)
   assert fails(check_turns_apart, stage_two(), state, round_of)
 
 
@@ -244,13 +253,13 @@ def check_scale(make, state, round_of):
 
 def test_no_whitening(state, round_of, monkeypatch):
   check_scale(stage_two, state, round_of)
-  real = reinforce.baselined
+  real = reinforce.ESTIMATES["leave_one_out"]
 
-  def whitened(value, group, counted):
-    advantage = real(value, group, counted)
-    return advantage / (jnp.std(advantage, axis=0) + 1e-6)
+  def whitened(value, group, known):
+    advantage = real(value, group, known)
+    return advantage / (jnp.std(advantage) + 1e-6)
 
-  monkeypatch.setattr(reinforce, "baselined", whitened)
+  monkeypatch.setitem(reinforce.ESTIMATES, "leave_one_out", whitened)
   assert fails(check_scale, stage_two, state, round_of)
 
 
@@ -299,7 +308,7 @@ def test_the_second_attempt_is_scored_in_its_own_context(toy):
     offline=1, temperature=0.8,
   )
   other = {**params, "embed": params["embed"] * 0.9}
-  state = TrainState(jnp.int32(0), (), {"policy": params}, (), other, ())
+  state = init_state({"policy": params}, SGD, held={"reference": other})
 
   @jax.jit
   def generate(key):
@@ -344,7 +353,7 @@ def test_offline_attempts_alone_are_the_same_rows(toy):
     score.stage_two, {"policy": model}, task, SGD, turns=(3, 3), problems=4,
     offline=2,
   )
-  state = TrainState(jnp.int32(0), (), {"policy": params}, (), params, ())
+  state = init_state({"policy": params}, SGD, held={"reference": params})
   posed = task.problems(jax.random.key(0), 4)
   keys = jax.random.split(jax.random.key(1), 4)
   alone, beside = (
@@ -360,7 +369,7 @@ def test_offline_attempts_alone_are_the_same_rows(toy):
   )
   assert not np.any(batch.mask * (batch.turn == 1))
   assert np.any(batch.mask * (batch.turn == 2))
-  with pytest.raises(ValueError, match="samples=1: leave-one-out"):
+  with pytest.raises(ValueError, match="samples=1: a baseline needs"):
     make(samples=1)
 
 
@@ -368,7 +377,7 @@ def check_temperature(state, kl):
   """Policy and reference are scored at the temperature of the sampler."""
   method = stage_two(temperature=0.6, kl=kl)
   # The reference is the policy, so what it says must be the sampler's word.
-  state = state._replace(reference=state.params["policy"])
+  state = state._replace(held={"reference": state.params["policy"]})
 
   @jax.jit
   def measure(key):
@@ -416,11 +425,47 @@ def check_mask(method, state, round_of):
 
 def test_the_end_token_is_in_the_mask(state, round_of, monkeypatch):
   check_mask(stage_two(), state, round_of)
-  real = batches.written
+  real = batches.token_mask
 
   def without_last(turn, trained):
     after = jnp.concatenate([turn[:, 1:], turn[:, :1]], axis=1)
     return real(turn, trained) * (after == turn)
 
-  monkeypatch.setattr(batches, "written", without_last)
+  monkeypatch.setattr(batches, "token_mask", without_last)
   assert fails(check_mask, stage_two(), state, round_of)
+
+
+def test_offline_rows_leave_the_weight_of_turn_1_alone(state, round_of):
+  """Half of the rows have a given first attempt: the others count alone."""
+  method = stage_two(beta1=0.0, beta2=0.5)
+  posed, episodes, verdict = round_of
+  own = np.arange(PROBLEMS * SAMPLES) % SAMPLES < SAMPLES // 2
+  keep = lambda x: x[own]
+  half = jax.tree.map(keep, episodes), jax.tree.map(keep, verdict)
+  mixed = episodes._replace(parent=jnp.where(own, episodes.parent, OFFLINE))
+
+  def first_turn(*rows):
+    batch = curated(method, state, (posed, *rows))
+    terms, _ = method.loss(state.params, state, batch)
+    return {k: float(reduce.value(x)) for k, x in terms.items() if "1" in k}
+
+  alone, beside = first_turn(*half), first_turn(mixed, verdict)
+  assert set(alone) == {"policy_1", "kl_1"} and alone["kl_1"] > 0.1
+  for name, want in alone.items():
+    np.testing.assert_allclose(beside[name], want, rtol=1e-4, atol=1e-6)
+
+
+def test_what_cannot_be_trained_is_refused():
+  for bad in (0.0, -1.0, float("inf"), float("nan")):
+    with pytest.raises(ValueError, match=f"temperature={bad}: .*above 0"):
+      stage_two(temperature=bad)
+  with pytest.raises(ValueError, match="offline=1 needs a second turn"):
+    single_turn.make(
+      MODELS, NOTHING_RIGHT, SGD, **OPTIONS, offline=1
+    )
+  with pytest.raises(ValueError, match="turns=.3,.: this method needs 2"):
+    star.make(MODELS, NOTHING_RIGHT, SGD, **(OPTIONS | {"turns": (3,)}))
+  with pytest.raises(ValueError, match="gives no solutions"):
+    imitation.make(
+      MODELS, NOTHING_RIGHT, SGD, problems=PROBLEMS, turns=TURNS
+    )

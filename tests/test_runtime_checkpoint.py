@@ -33,10 +33,10 @@ def state():
   params = {"policy": {"w": w, "b": jnp.full((3,), 1e-3, jnp.bfloat16)}}
   return TrainState(
     step=jnp.int32(7),
-    frozen=(),
+    frozen={},
     params=params,
     opt_state=OPTIMIZER.init(params),
-    reference=(),
+    held={},
     memory={"ids": jnp.arange(5), "full": jnp.array([True, False])},
   )
 
@@ -99,7 +99,7 @@ def test_the_state_may_be_donated_after_save_and_after_restore(tmp_path, state):
     lambda s: jax.tree.map(lambda x: x * 0, s), donate_argnums=0
   )
   big = jnp.arange(2_000_000.0)
-  given = TrainState(jnp.int32(1), (), {"w": big + 0}, (), (), ())
+  given = TrainState(jnp.int32(1), {}, {"w": big + 0}, (), {}, ())
   manager = checkpoint.open_manager(tmp_path)
   checkpoint.save(manager, 1, given, PROGRESS, 0.0)
   overwrite(given)
@@ -184,8 +184,8 @@ def test_another_model_is_no_damage(tmp_path, state):
   other = want._replace(step=jax.ShapeDtypeStruct((2,), jnp.int32))
   with pytest.raises(ValueError, match=r"int32\[\] for step.*int32\[2\]"):
     checkpoint.restore(tmp_path, "last", other)
-  more = want._replace(reference={"w": jax.ShapeDtypeStruct((2,), jnp.int32)})
-  with pytest.raises(ValueError, match="nothing for reference.w"):
+  more = want._replace(held={"a": jax.ShapeDtypeStruct((2,), jnp.int32)})
+  with pytest.raises(ValueError, match="nothing for held.a"):
     checkpoint.restore(tmp_path, "last", more)
   assert steps_on_disk(tmp_path) == [1]
 
@@ -219,7 +219,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_one_line_and_harms_nothing(small_disk, caplog):
   folder = small_disk / "stage_1"
   w = jax.random.normal(jax.random.key(0), (100, 1000))
-  given = TrainState(jnp.int32(1), (), {"w": w}, (), (), ())
+  given = TrainState(jnp.int32(1), {}, {"w": w}, (), {}, ())
   manager = checkpoint.open_manager(folder, keep=9)
   with pytest.raises(OSError) as error:
     for step in range(1, 6):
@@ -292,7 +292,8 @@ def test_tensorstores_errors_are_told_in_a_line(error, words):
 @pytest.mark.parametrize(
   "change",
   [
-    {"layout": 2},
+    {"layout": 1},
+    {"layout": 3},
     {"progress": {"stage": "a", "step": 1}},
     {"arrays": ...},
   ],
@@ -306,7 +307,7 @@ def test_another_layout_is_refused_and_nothing_is_harmed(
   record = {k: v for k, v in record.items() if v is not ...}
   file.write_text(json.dumps(record))
   manager = checkpoint.open_manager(tmp_path)
-  words = "has (layout 2|an older layout), this version"
+  words = "has (layout 1|layout 3|an older layout), this version"
   with pytest.raises(ValueError, match=words) as info:
     checkpoint.restore_last(manager, shapes(state))
   assert "another workdir" in str(info.value) and "\n" not in str(info.value)
@@ -315,13 +316,38 @@ def test_another_layout_is_refused_and_nothing_is_harmed(
 
 
 def test_records_without_a_layout_have_the_first(tmp_path, state):
+  """Its states held one reference, so they are refused in one line."""
   fill(tmp_path, state, [0.1])
   file = tmp_path / "1" / "record" / "metadata"
   record = json.loads(file.read_text())
-  assert record.pop("layout") == snapshot.LAYOUT == 1
+  assert record.pop("layout") == snapshot.LAYOUT == 2
   file.write_text(json.dumps(record))
+  with pytest.raises(ValueError, match="has layout 1, .* reads 2: go") as info:
+    checkpoint.restore(tmp_path, "last", shapes(state))
+  assert "\n" not in str(info.value)
+
+
+def test_a_memory_of_another_shape_is_refused_in_one_line(tmp_path, state):
+  fill(tmp_path, state, [0.1])
   found, _ = checkpoint.restore(tmp_path, "last", shapes(state))
-  assert_same(found, shifted(state, 1))
+  assert_same(found.memory, state.memory)
+  ids = jax.ShapeDtypeStruct((9,), jnp.int32, sharding=state.step.sharding)
+  other = shapes(state)._replace(memory={"ids": ids})
+  with pytest.raises(ValueError) as info:
+    checkpoint.restore(tmp_path, "last", other)
+  line = str(info.value)
+  assert "int32[5] for memory.ids, this run needs int32[9]" in line
+  assert "another workdir" in line and "\n" not in line
+
+
+def test_roles_and_iterations_of_a_checkpoint_are_known(tmp_path, state):
+  params = {"policy": state.params["policy"], "critic": {"w": jnp.ones(2)}}
+  manager = checkpoint.open_manager(tmp_path)
+  progress = PROGRESS._replace(step=3, first=40)
+  checkpoint.save(manager, 3, state._replace(params=params), progress, 0.0)
+  checkpoint.finish(manager)
+  assert checkpoint.roles(tmp_path, "last") == {"policy", "critic"}
+  assert checkpoint.iterations(tmp_path, "last") == 43
 
 
 def test_numbers_are_cast_where_that_is_asked_for(tmp_path, state):

@@ -55,16 +55,16 @@ def test_rules_follow_paths_into_the_optimizer():
   params = {"policy": {"w": jnp.zeros((4, 4)), "one": jnp.zeros((1, 1))}}
   state = TrainState(
     step=jnp.int32(0),
-    frozen=(),
+    frozen={},
     params=params,
     opt_state=optimizer.make(learning_rate=0.1, steps=4).init(params),
-    reference=params["policy"],
+    held={"reference": params["policy"]},
     memory=(),
   )
   specs = sharding.match_rules(RULES, jax.eval_shape(lambda: state))
   adam = optax.tree_utils.tree_get(specs.opt_state, "mu")
   assert adam["policy"]["w"] == RULES[0][1]
-  assert specs.reference["w"] == RULES[0][1]
+  assert specs.held["reference"]["w"] == RULES[0][1]
   assert specs.params["policy"]["one"] == PartitionSpec()
   assert specs.step == PartitionSpec()
 

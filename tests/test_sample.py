@@ -348,7 +348,7 @@ def test_a_stage_of_a_run_in_two_turns(tmp_path):
   model = build.model_from(config, build.task_from(config))
   manager = checkpoint.open_manager(workdir / "stage1")
   state = TrainState(
-    jnp.int32(7), (), {"policy": random_params(model, 1)}, (), (), ()
+    jnp.int32(7), {}, {"policy": random_params(model, 1)}, (), {}, ()
   )
   progress = Progress("stage1", 7, {}, 0.5, 0, False)
   checkpoint.save(manager, 7, state, progress, 0.5)

@@ -72,7 +72,8 @@ def test_all_arms_take_the_same_steps_and_samples(
     made = build.task_from(config)
     model = build.model_from(config, made)
     if jax.device_count() == 1:
-      build.stages_from(config, made, model, mesh)
+      run = build.run_from(config, made, model, mesh)
+      build.stages_from(config, made, run)
     stage = config["stage"][name]
     options, minibatches = stage["method"], stage["minibatches"]
     samples = options["samples"] + options.get("offline", 0)

@@ -17,7 +17,7 @@ from sitrain.runtime import compile, metrics, sharding
 from sitrain.runtime import stage as stages
 from sitrain.runtime.host import check_host, on_host
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.stage import check_gap, compile_loop
+from sitrain.runtime.stage import check_numbers, compile_loop, wanted
 from sitrain.runtime.staged import GAP, OLD_GAP
 from sitrain.train import init_state, make_parts, make_train_step
 from sitrain.types import Problems, Verdict
@@ -69,12 +69,24 @@ def method_of(task=TASK):
 METHOD = method_of()
 
 
+def rarely(task):
+  """Half of the problems have no reward, so no signal."""
+
+  def verify(answer, episodes, turns):
+    verdict = task.verify(answer, episodes, turns)
+    return verdict._replace(reward=verdict.reward * (answer[:, :1] % 2 == 0))
+
+  return task._replace(verify=verify)
+
+
 def begin():
   """A state of its own, for it is donated."""
   rng = np.random.default_rng(0)
   tables = rng.normal(size=(2, VOCABULARY, VOCABULARY)).astype(np.float32)
   policy, reference = map(fakes.tabled, tables)
-  state = init_state(policy, OPTIMIZER, reference=reference)
+  state = init_state(
+    {"policy": policy}, OPTIMIZER, held={"reference": reference}
+  )
   return jax.device_put(state, sharding.replicated(MESH))
 
 
@@ -86,10 +98,11 @@ def abstract():
 
 
 @functools.cache
-def loop_of(steps, delay, waves=1):
+def loop_of(steps, delay, waves=1, rounds=1):
   stage = loops.stage_of(
-    METHOD, OPTIMIZER, steps_per_call=steps, fused=False, delay=delay,
-    parts=loops.PARTS | {"waves": waves},
+    METHOD if rounds == 1 else method_of(rarely(TASK)), OPTIMIZER,
+    steps_per_call=steps, fused=False, delay=delay,
+    parts=loops.PARTS | {"waves": waves}, rounds=rounds,
   )
   run = loops.run_of(MODEL, mesh=MESH)
   return compile_loop(run, stage, abstract())
@@ -162,7 +175,7 @@ def test_only_a_fresh_sampler_can_disagree():
   fresh, late = ([row[name] for row in rows] for name in (GAP, OLD_GAP))
   assert fresh[0] < 1e-6 and np.all(np.isnan(fresh[1:]))
   assert np.isnan(late[0]) and min(late[1:]) > 1e-3
-  check_gap(rows, 1e-3)
+  check_numbers("one", 0, rows, 1e-3)
   _, told = loop_of(3, 0)(begin(), ROOT)
   assert OLD_GAP not in told
   assert max(row[GAP] for row in metrics.records(told)) < 1e-6
@@ -188,10 +201,64 @@ def test_waves_change_nothing():
     )
 
 
+def verify_on_device(answer, episodes, turns):
+  """What `verify_rows` says, in jnp."""
+  sums = [
+    jnp.sum(jnp.where(episodes.turn == k + 1, episodes.tokens, 0), axis=1)
+    + answer[:, 0]
+    for k in range(turns)
+  ]
+  reward = (jnp.stack(sums, axis=1) % 2 == 0).astype(jnp.float32)
+  return Verdict(reward, jnp.ones_like(reward))
+
+
+@functools.cache
+def fused_rounds(rounds):
+  """The fused loop of the same task, verified on the device."""
+  final = lambda episodes, turn: jnp.sum(
+    jnp.where(episodes.turn == turn, episodes.tokens, 0), axis=1
+  )
+  task = TASK._replace(verify=verify_on_device, final=final, on_host=False)
+  stage = loops.stage_of(
+    method_of(rarely(task)), OPTIMIZER, steps_per_call=3, rounds=rounds
+  )
+  return compile_loop(loops.run_of(MODEL, mesh=MESH), stage, abstract())
+
+
+def test_rounds_are_posed_again_as_in_the_fused_loop():
+  """Kept groups, counted rounds and every bit of the state."""
+  want, metrics = fused_rounds(3)(begin(), ROOT)
+  state, found = loop_of(3, 0, rounds=3)(begin(), ROOT)
+  assert loops.bits(state) == loops.bits(want)
+  rounds = np.asarray(metrics["generate/rounds"].total)
+  assert np.all(rounds >= 1) and rounds.max() > 1 and rounds.min() < 3
+  for name in ("generate/rounds", "generate/wanted", "judge/reward_2"):
+    for x, y in zip(found[name], metrics[name]):
+      np.testing.assert_allclose(x, y, rtol=1e-6, err_msg=name)
+  rows = np.asarray(metrics["judge/reward_1"].count)
+  np.testing.assert_array_equal(rows, rounds * PROBLEMS * SAMPLES)
+  # In waves the rounds are the same.
+  waved, _ = loop_of(3, 0, waves=2, rounds=3)(begin(), ROOT)
+  for x, y in zip(*map(jax.tree.leaves, (waved.params, state.params))):
+    np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+def test_a_problem_is_wanted_for_a_signal_in_every_kind_of_rows():
+  rows = fakes.pack([([1, 5], [0, 1])] * 4, problem=[0, 0, 1, 1])
+  verdict = lambda *reward: Verdict(
+    jnp.array(reward)[:, None], jnp.ones((4, 1))
+  )
+  mixed, equal = verdict(1.0, 0.0, 0.0, 1.0), verdict(1.0, 0.0, 1.0, 1.0)
+  posed = draw(ROOT, 2)
+  assert wanted(posed, rows, mixed).tolist() == [True, True]
+  kinds, judged = {"a": rows, "b": rows}, {"a": mixed, "b": equal}
+  assert wanted(posed, kinds, judged).tolist() == [True, False]
+
+
 def test_the_judge_of_a_host_leaves_the_device_alone():
   """A small operation there would wait for all waves that are sampled."""
   problems, episodes = jax.tree.map(
-    lambda x: np.asarray(x[0]), parts()[0](begin(), ROOT)
+    np.asarray, parts()[0](begin(), ROOT)
   )
   with jax.transfer_guard_host_to_device("disallow"):
     verdict = verify(TASK, problems, episodes, 2)
@@ -211,11 +278,17 @@ def test_the_judge_of_a_host_leaves_the_device_alone():
 
 
 def test_what_cannot_be_delayed_is_refused():
-  options = {"delay": 1, "fused": True}
-  with pytest.raises(ConfigError, match="stage.a.delay=1.*fused=False"):
-    check_host("stage.a", options, METHOD, TASK)
-  with pytest.raises(ConfigError, match="stage.a.delay=2: set 0 or 1"):
-    check_host("stage.a", {"delay": 2, "fused": False}, METHOD, TASK)
+  plain = {"delay": 0, "fused": False, "steps_per_call": 2, "rounds": 1}
+  check_host("stage.a", plain)
+  for change, message in (
+    ({"delay": 1, "fused": True}, "delay=1.*fused=False"),
+    ({"delay": 2}, "delay=2: set 0 or 1"),
+    ({"delay": 1, "steps_per_call": 1}, "steps_per_call to 2 or more"),
+    ({"rounds": 0}, "rounds=0: set 1 or more"),
+    ({"rounds": 2, "delay": 1}, "rounds=2 needs .*delay=0"),
+  ):
+    with pytest.raises(ConfigError, match=f"stage.a.*{message}"):
+      check_host("stage.a", plain | change)
   method = star.make(
     {"policy": MODEL}, TASK, OPTIMIZER, problems=PROBLEMS, samples=SAMPLES,
     turns=TURNS,

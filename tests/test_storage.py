@@ -223,14 +223,14 @@ def test_a_stage_starts_from_another_runs_checkpoint(
   start = "gs://bucket/run/base/last"
   done = ask(
     *STAGE, f"--config.stage.stage1.start={start}",
-    f"--config.stage.stage1.anchor={start}", f"--workdir={tmp_path}",
+    f"--config.stage.stage1.held.reference={start}", f"--workdir={tmp_path}",
   )  # fmt: skip
   assert done.code == 0, done.err[-3000:]
   assert rows(tmp_path) == rows(local, "stage1")
   assert arrays(tmp_path, "stage1") == arrays(local, "stage1")
 
 
-NO_ANCHOR = ("--config.stage.stage1.anchor=init",)
+NO_ANCHOR = ("--config.stage.stage1.held.reference=init",)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from sitrain.rollout.contexts import given
 from sitrain.runtime import build
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.stage import check_gap
+from sitrain.runtime.stage import check_numbers
 from sitrain.tasks import gsm8k, text, word_problems
 from sitrain.tasks.rows import take_rows
 from sitrain.tasks.text import Grade, Row
@@ -299,11 +299,11 @@ def quick_config(**stage):
 
 def test_a_fused_stage_of_a_host_task_is_refused(tmp_path):
   config = quick_config(fused=True)
-  mesh = loops.mesh_of(1)
   task = on_host(build.task_from(config, str(tmp_path)))
   model = build.model_from(config, task)
+  run = build.run_from(config, task, model, loops.mesh_of(1))
   with pytest.raises(ConfigError, match="stage1.fused=True.*on the host"):
-    build.stages_from(config, task, model, mesh)
+    build.stages_from(config, task, run)
 
 
 def test_a_text_task_needs_a_tokenizer(tmp_path):
@@ -327,10 +327,18 @@ def test_tokens_of_a_turn_are_found_wherever_they_stand(chat):
 
 def test_a_sampler_that_disagrees_stops_the_run():
   rows = [{"generate/sampler_gap": 0.01}, {"generate/sampler_gap": 0.3}]
-  check_gap(rows[:1], 0.1)
-  check_gap([{"learn/nll": 1.0}], 0.1)  # nothing was sampled
+  check_numbers("a", 0, rows[:1], 0.1)
+  check_numbers("a", 0, [{"learn/nll": 1.0}], 0.1)  # nothing was sampled
   with pytest.raises(ValueError, match="0.3 nat.*config.run.max_sampler_gap"):
-    check_gap(rows, 0.1)
+    check_numbers("a", 0, rows, 0.1)
+
+
+@pytest.mark.parametrize("norm", [float("nan"), float("inf")])
+def test_a_gradient_that_is_no_number_stops_the_run(norm):
+  rows = [{"learn/gradient_norm": 1.0}, {"learn/gradient_norm": norm}]
+  check_numbers("a", 6, rows[:1], 0.1)
+  with pytest.raises(ValueError, match=f"step 8 of a: .* is {norm}: lower"):
+    check_numbers("a", 6, rows, 0.1)
 
 
 def test_scores_of_parts_are_scores_of_the_whole(toy, monkeypatch):

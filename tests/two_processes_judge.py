@@ -59,8 +59,8 @@ def judged(mesh):
     turns=TURNS,
   )
   stage = loops.stage_of(
-    method, optimizer, steps_per_call=STEPS, fused=False, anchor="init",
-    parts=loops.PARTS | {"waves": WAVES},
+    method, optimizer, steps_per_call=STEPS, fused=False,
+    held={"reference": "init"}, parts=loops.PARTS | {"waves": WAVES},
   )
   run = loops.run_of(model, mesh=mesh)
   with jax.set_mesh(mesh):
