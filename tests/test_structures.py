@@ -109,7 +109,7 @@ def votes(models, task, optimizer, *, problems, samples, turns) -> Method:
 
 
 # Policy gradient, weighted likelihood, more than two turns, several kinds of
-# rows. A method of another structure is one more line.
+# rows, a value head, pairs. A method of another structure is one more line.
 STRUCTURES = {
   "stage_two": METHODS["stage_two"],
   "star": METHODS["star"],
@@ -118,6 +118,8 @@ STRUCTURES = {
   "votes": Row(
     votes, {"problems": PROBLEMS, "samples": 4, "turns": (3,)}, held=()
   ),
+  "ppo": METHODS["ppo"],
+  "dpo": METHODS["dpo"],
 }
 PROGRESS = Progress("one", 2, {}, 0.0, 0, False)
 ROOT = jax.random.split(KEY)[1]
