@@ -89,6 +89,14 @@ def score(
   return jnp.where(last[:, 0] >= 0, _project(params, state), 0).reshape(lead)
 
 
+def score_rows(
+  model: decoder.Decoder, params: Params, episodes: Episodes
+) -> Float[Array, " B"]:
+  """`score` of whole episodes, part by part as in `logprobs.score_rows`."""
+  read = lambda *rows: score(model, params, *rows)
+  return reading.in_parts(model, read, episodes)
+
+
 def _project(params, hidden):
   """w . h in float32; a sum, for which no float32 copy of h is made."""
   if NAME not in params:
