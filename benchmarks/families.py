@@ -6,9 +6,10 @@ python -m benchmarks.families --only=reinforce_pp,ppo --seed=1
 Each runs its config with the main's own loop into FOLDER and compares a number
 of one stage with that of another, its control, in the summary of the run. What
 came out is printed and stored in benchmarks/results/families/NAME.json. One
-seed shows that a method works, not how well. A base model that another run of
-the folder has trained already is taken from there, and a run that was cut goes
-on.
+seed shows that a method works, not how well. `seconds` are those of all stages
+but the base, on the clock; `processor_seconds` those of the cores, of this call
+alone: compiling, training and evaluating. A base model that another run of the
+folder has trained is taken from there, and a run that was cut goes on.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ import logging
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -72,7 +74,9 @@ def run(name: str, family: Family, seed: int, folder: pathlib.Path) -> dict:
   workdir = folder / f"{name}-{seed}"
   shared = folder / "bases" / base_of(config)
   take_base(shared, workdir)
+  began = time.process_time()
   summary = mains.train(config, str(workdir))
+  processor = time.process_time() - began
   keep_base(workdir, shared)
   rows = {row["name"]: row for row in summary["stages"]}
   own = [row for row in summary["stages"] if row["name"] != "base"]
@@ -80,6 +84,7 @@ def run(name: str, family: Family, seed: int, folder: pathlib.Path) -> dict:
   return {
     "name": name, "config": f"configs/{family.config}.py",
     "lines": lines_of(family.method), "seconds": sum(r["seconds"] for r in own),
+    "processor_seconds": processor,
     "metric": f"{family.metric} of {family.stage}",
     "result": result[family.metric], "control": control[family.metric],
     "result_interval": result["intervals"][family.metric],
@@ -131,7 +136,8 @@ def main(argv: list[str]) -> None:
     path.write_text(json.dumps(found, indent=1) + "\n")
     print(
       "{name}: {metric} {result:.3f}, control {control:.3f} ({control_is}), "
-      "{lines} lines, {seconds:.0f} s".format(**found)
+      "{lines} lines, {seconds:.0f} s, {processor_seconds:.0f} s of cores"
+      .format(**found)
     )
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import loops
 import numpy as np
+import two_processes_judge
 
 from sitrain.methods import score
 from sitrain.models.decoder import Decoder
@@ -231,6 +232,7 @@ def main():
     # On the way too, for who waits at a terminal.
     print(json.dumps({name: found[name]}), flush=True)
   found["plain"] = plain_crossing(loops.mesh_of(8))
+  found["judged"] = two_processes_judge.judged(loops.mesh_of(2, 2, 1))
   print(json.dumps(found))
 
 

@@ -19,11 +19,15 @@ import pytest
 
 from sitrain.losses.reduce import value
 from sitrain.methods import (
+  dpo,
   imitation,
   multi_turn,
   pair_sft,
+  ppo,
+  reinforce_pp,
   score,
   single_turn,
+  spin,
   star,
 )
 from sitrain.models.decoder import Decoder
@@ -97,6 +101,13 @@ METHODS = {
   "star+": Row(star.make, ROWS | {"also_correct": True, "trained": (1, 2)}),
   "pair_sft": Row(pair_sft.make, ROWS),
   "pair_sft+": Row(pair_sft.make, ROWS | {"also_correct": True}),
+  "reinforce_pp": Row(reinforce_pp.make, ROWS | {"beta": 0.2}),
+  "ppo": Row(
+    ppo.make, ROWS | {"beta": 0.2}, trained=("policy", "critic"),
+    heads={"critic": "scalar"},
+  ),
+  "dpo": Row(dpo.make, ROWS | {"anchor": 0.1}),
+  "spin": Row(spin.make, {"problems": PROBLEMS, "turns": TURNS}),
 }
 
 

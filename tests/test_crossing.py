@@ -150,7 +150,7 @@ HONEST = {
     assert x == f() and x[12] is None and 1.5 in x and not x[13] != {1: {2}}
     assert f"{x[2] == 1.5}" == "True"
     assert (lambda a: a == 1)(1) and [a for a in x[10] if a > 0] == [1, 2]
-    assert sum(1, 2) == 3 and sum(b=1, a=2) == 3
+    assert sum(1, 2) == 3 and sum(b=1, a=2) == 3 and sum.__name__ == "sum"
     """),
   "names": ("""
     import math
@@ -271,7 +271,8 @@ def test_what_is_honest_passes(walls, name):
   ("def f(x): return f", "while True: f = f(1)", "timeout", ""),
   ("f = 1", "while True: f", "timeout", ""),
   ("f = 1", "x = [f] * 10**9", "oom", "MemoryError"),
-  ("f = 1", "import os\nos._exit(f)", "sandbox", "of the tests was ended"),
+  ("f = 1", "import signal\nsignal.raise_signal(9)", "sandbox",
+   "the process of the tests was ended"),
 ])
 def test_how_it_ends_otherwise(walls, code, tests, status, said):
   done = sandbox.run([Program(code, tests)], seconds=1.0)[0]
@@ -279,7 +280,7 @@ def test_how_it_ends_otherwise(walls, code, tests, status, said):
 
 
 def test_a_bench_that_broke_is_replaced(walls):
-  bad = Program("f = 1", "import os\nos._exit(f)")
+  bad = Program("f = 1", "import signal\nsignal.raise_signal(9)")
   late = Program("f = 1", "while True: f")
   good = Program("f = 1", "assert f == 1")
   done = sandbox.run([bad, good, late, good, bad, good, good], seconds=1.0,
@@ -320,6 +321,13 @@ def test_names_of_the_program_that_tests_use(tests, names, modules):
   ("from program import f\nassert f(1)", "they import program"),
   ("try: f(1)\nexcept Mine: pass", "they catch an exception of the program's"),
   ("class A(B): pass\nassert f(A())", "they derive from a class"),
+  ("import math\nmath.tau = 7\nassert f(1)", "they change .tau of a module"),
+  ("import io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()): f()",
+   "they share what calls do not carry, redirect_stdout, in line 2"),
+  ("import random\nrandom.seed(1)\nassert f()", "they share what calls do not"),
+  ("with open('x') as file: assert f('x')", "they share what calls do not"),
+  ("import asyncio\nassert asyncio.run(f(1)) == 1", "they import asyncio"),
+  ("assert f.__doc__ == 'x'", "they use .__doc__, which no plain value has"),
   ("async def g(): assert await f(1)", "they wait for what"),
 ])
 def test_tests_that_cannot_run_apart_are_named(tests, problem):

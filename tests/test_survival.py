@@ -103,6 +103,7 @@ def test_two_processes_write_one_run(together):
   assert beat["tokens_per_second"] > 0 and beat["time"] <= time.time()
 
 
+@pytest.mark.nightly
 def test_one_process_goes_on_where_two_were(together, cache, tmp_path):
   """Four steps of stage II are the same in one process of eight devices."""
   workdir = begun(together, tmp_path / "run", without=("stage2",))

@@ -1,4 +1,4 @@
-"""Run by test_devices.py as one of several processes that train together.
+"""Run by test_devices.py as one of two processes that train together.
 
 `python two_processes_judge.py ADDRESS COUNT NUMBER`: SCoRe's stage II on mazes
 whose verifier runs on the host, on 4 devices in all; says as JSON how many rows
@@ -45,12 +45,9 @@ def hosted(task, rows):
   return task._replace(verify=verify, final=total, on_host=True)
 
 
-def main(address, count, number):
-  if count > 1:
-    jax.distributed.initialize(address, num_processes=count, process_id=number)
-  assert jax.device_count() == 4
-  jax.config.update("jax_threefry_partitionable", True)
-  mesh, rows = sharding.make_mesh(2, 2, 1), []
+def judged(mesh):
+  """What comes out on a mesh of four devices, and the rows verified here."""
+  rows = []
   task = on_host(hosted(maze.make(doors=2, rooms=2), rows))
   model = Decoder(
     vocabulary=16, layers=1, width=16, heads=2, kv_heads=1, head_size=8,
@@ -72,10 +69,17 @@ def main(address, count, number):
     state, told = compile_loop(run, stage, abstract)(state, jax.random.key(0))
     norm = jax.jit(optax.tree.norm)(state.params)
     reward = jax.device_get(told["judge/reward_2"])
-  print(json.dumps({
+  return {
     "rows": rows, "norm": float(norm), "reward": reward.total.tolist(),
     "count": reward.count.tolist(),
-  }))
+  }
+
+
+def main(address, count, number):
+  jax.distributed.initialize(address, num_processes=count, process_id=number)
+  assert jax.device_count() == 4
+  jax.config.update("jax_threefry_partitionable", True)
+  print(json.dumps(judged(sharding.make_mesh(2, 2, 1))))
 
 
 if __name__ == "__main__":

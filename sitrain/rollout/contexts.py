@@ -42,7 +42,7 @@ def append(
   tokens: Int[Array, "B F"],
   turn: int | Int[Array, " B"] = GIVEN,
 ) -> Episodes:
-  """Puts tokens behind the text of every row: [B T] -> [B T + F].
+  """Adds tokens at the end of the text of every row: [B T] -> [B T + F].
 
   They are marked as given, or as written in `turn`, with log-probability 0.
   PAD among them takes no place.
@@ -66,7 +66,7 @@ def append(
 
 
 def append_reply(episodes: Episodes, reply: Reply) -> Episodes:
-  """Puts replies behind the text of the rows whose episodes go on."""
+  """Adds replies at the end of the rows whose episodes go on."""
   return append(episodes, jnp.where(reply.done[:, None], PAD, reply.tokens))
 
 
@@ -196,8 +196,8 @@ def align_left(episodes: Episodes) -> Episodes:
 
 def align_right(episodes: Episodes) -> Episodes:
   """Moves every row to the last column; its padding precedes it."""
-  behind = jnp.argmax(episodes.turn[:, ::-1] != PAD, axis=1)
-  return _shift(episodes, -behind)
+  padding = jnp.argmax(episodes.turn[:, ::-1] != PAD, axis=1)
+  return _shift(episodes, -padding)
 
 
 def _shift(episodes, left):
@@ -239,7 +239,7 @@ def widen(episodes: Episodes, length: int) -> Episodes:
 
 
 def narrow(episodes: Episodes, length: int) -> Episodes:
-  """The first `length` columns; no text may stand behind them."""
+  """The first `length` columns; all text must be in them."""
   return _by_column(lambda x: x[:, :length], episodes)
 
 

@@ -34,13 +34,13 @@ Replier = Callable[[Array, Episodes, Array], Reply]  # Task.reply
 
 
 class Rollout(NamedTuple):
-  """What stays as it is: P prefixes, and B = P * samples rows behind them."""
+  """What does not change: P prefixes, and how B = P * samples continue them."""
 
   model: Any
   params: Params  # as decoding wants them
   prefix: Episodes  # [P S], with their padding at the start
   start: Int[Array, " P"]  # the column of a prefix's first token
-  live: Bool[Array, " P"]  # False: nothing is to be written behind it
+  live: Bool[Array, " P"]  # False: it is not continued
   answer: Int[Array, "P A"]
   keys: Key[Array, " B"]
   temperature: Float[Array, " B"]
@@ -57,9 +57,9 @@ class Rollout(NamedTuple):
 class Cursor(NamedTuple):
   """Where each row stands."""
 
-  turn: Int[Array, " B"]  # turns ended; as many as are played: it is done
-  position: Int[Array, " B"]  # tokens written in the turn behind them
-  reply: Int[Array, "B F"]  # the reply that comes before that turn
+  turn: Int[Array, " B"]  # turns ended; the row is done when all are
+  position: Int[Array, " B"]  # tokens written in the turn after those
+  reply: Int[Array, "B F+1"]  # what is read before that turn; the last is PAD
   read: Int[Array, " B"]  # reply tokens already written
 
 
@@ -106,8 +106,7 @@ def play_on(
 
   Args:
     keys: one for each row that is continued.
-    model: the decoder.
-    params: its parameters; they are cast to its dtype here.
+    model, params: the decoder; parameters are cast to its dtype here.
     problems: those that the rows answer.
     episodes: the rows [P T], each of one path.
     samples: how often each is continued.
@@ -120,8 +119,7 @@ def play_on(
     first_turn: the number of the first turn played.
     live: which rows are continued; the others are returned as they are.
     slots: rows that are decoded at a time, see rollout/refill.py; 0: all.
-    top_k: as in `draw`.
-    top_p: as in `draw`.
+    top_k, top_p: as in `draw`.
 
   Returns rows [P * samples, T + turns and replies], from column 0 on: row b has
   parent b // samples and the problem of that. Raises ValueError for keys of
@@ -156,7 +154,7 @@ def play_on(
     length=row_length(prefix.tokens.shape[1], turns, width),
   )
   if 0 < slots < count * samples:
-    # It is made of the steps below.
+    # Imported here, as that file is made of the steps below.
     from sitrain.rollout.refill import play_in_slots
 
     return play_in_slots(rollout, slots)
@@ -179,10 +177,7 @@ def row_keys(keys: Key[Array, " P"], samples: int) -> Key[Array, " B"]:
 
 
 def reply_width(reply: Replier, problems: Problems) -> int:
-  """Columns of a reply to these problems, which may be shapes alone.
-
-  Raises ValueError where what comes back is no Reply.
-  """
+  """Columns of a reply; ValueError where what comes back is no Reply."""
 
   def first(problems):
     rows = contexts.begin(problems, 1)
@@ -202,7 +197,7 @@ def row_length(prefix: int, turns: tuple[int, ...], reply: int) -> int:
 
 
 def columns_of(task: Task, turns: tuple[int, ...]) -> tuple[int, int]:
-  """Columns of a prompt of a task, and of all that may come behind it."""
+  """Columns of a prompt of a task, and of all that may follow it."""
 
   def one():
     if task.table == ():
@@ -320,7 +315,7 @@ def start_cursor(rollout: Rollout, live: Bool[Array, " N"]) -> Cursor:
   return Cursor(
     turn=jnp.where(live, zeros, len(rollout.turns)),
     position=zeros,
-    reply=jnp.full((*live.shape, rollout.reply_width), PAD, jnp.int32),
+    reply=jnp.full((*live.shape, rollout.reply_width + 1), PAD, jnp.int32),
     read=zeros,
   )
 
@@ -369,13 +364,13 @@ def write_column(
   `put(values [N T], column [N])` writes it where each row has got to. A turn
   ends with an end token or at its limit.
   """
-  reading = unfinished(rollout, cursor) & (
-    cursor.read < jnp.sum(cursor.reply != PAD, axis=1)
-  )
-  writing = unfinished(rollout, cursor) & ~reading
-  token = jnp.where(writing, drawn, PAD)
+  live = unfinished(rollout, cursor)
+  at = cursor.read[:, None]
+  given = jnp.take_along_axis(cursor.reply, at, axis=1)[:, 0]
+  reading = live & (given != PAD)
+  writing = live & ~reading
+  token = jnp.where(reading, given, jnp.where(writing, drawn, PAD))
   mark = jnp.where(writing, cursor.turn + rollout.first_turn, PAD)
-  token = jnp.where(reading, _next_of_reply(cursor), token)
   mark = jnp.where(reading, GIVEN, mark)
   rows = rows._replace(
     tokens=put(rows.tokens, token),
@@ -395,23 +390,11 @@ def write_column(
   if len(rollout.turns) > 1:
     answer = rollout.answer[number // rollout.samples]
     last = cursor.turn + rollout.first_turn - 1
-    cursor = _hand(rollout, cursor, ended, rollout.reply(answer, rows, last))
+    reply = rollout.reply(answer, rows, last)
+    tokens = jnp.pad(reply.tokens, ((0, 0), (0, 1)), constant_values=PAD)
+    cursor = cursor._replace(
+      turn=jnp.where(ended & reply.done, len(rollout.turns), cursor.turn),
+      reply=jnp.where(ended[:, None], tokens, cursor.reply),
+      read=jnp.where(ended, 0, cursor.read),
+    )
   return rows, cursor
-
-
-def _next_of_reply(cursor):
-  """The token [B] of its reply that each row reads next."""
-  if cursor.reply.shape[1] == 0:
-    return jnp.full_like(cursor.read, PAD)
-  at = jnp.minimum(cursor.read, cursor.reply.shape[1] - 1)[:, None]
-  return jnp.take_along_axis(cursor.reply, at, axis=1)[:, 0]
-
-
-def _hand(rollout, cursor, ended, reply):
-  """Hands replies to rows that have ended a turn, or ends their episodes."""
-  stop = ended & reply.done
-  return cursor._replace(
-    turn=jnp.where(stop, len(rollout.turns), cursor.turn),
-    reply=jnp.where(ended[:, None], reply.tokens, cursor.reply),
-    read=jnp.where(ended, 0, cursor.read),
-  )

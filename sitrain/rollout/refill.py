@@ -1,7 +1,7 @@
 """Play many rows in a few slots: a row that ends makes room for the next.
 
-The cache of a slot holds the prefix of its row in the first columns and behind
-them a ring, as long as all that a row may write. In step t every slot writes
+The cache of a slot holds the prefix of its row in its first columns, and then a
+ring as long as all that a row may write. In step t every slot writes
 column t % ring of it, whenever its row began, so nothing is ever moved: what a
 row sees, and where that stands, follows from the step in which it began.
 """
@@ -144,7 +144,7 @@ def attend_ring(
   prefix: int,
   ring: int,
 ) -> Attend:
-  """Attention of one token to `prefix` columns and a ring behind them.
+  """Attention of one token to `prefix` columns and a ring after them.
 
   `start [B]` is the column of a row's first token, and birth % ring that of the
   ring which it wrote first, `birth [B]` being the step of that. The token

@@ -29,7 +29,7 @@ class Tree(NamedTuple):
   episodes: Episodes  # [P N T] and [P N]; a node's own step is turn 1
   used: Bool[Array, "P N"]
   parent: Int[Array, "P N"]  # the number of a node's parent, ROOT for none
-  depth: Int[Array, "P N"]  # steps behind the prompt
+  depth: Int[Array, "P N"]  # steps after the prompt
   done: Bool[Array, "P N"]  # its episode is over
   visits: Int[Array, "P N"]  # simulations that ended in it or went through it
   estimate: Float[Array, "P N"]  # what `evaluate` said of it
@@ -68,7 +68,7 @@ def search(
       number of the child), so its text depends on its path alone, not on when
       it was visited, and on no other problem.
     step: (keys [P], episodes [P T], live [P]) -> episodes [P T + more]: writes
-      one step, as turn 1, behind all rows that are live, as `play_on` does with
+      one step, as turn 1, after all rows that are live, as `play_on` does with
       samples=1. What it gets is marked as given. Instructions between steps
       are its own business.
     evaluate: episodes [P T] -> (value [P], done [P]): how good a row is, in any

@@ -15,16 +15,28 @@ from typing import NamedTuple
 
 # With these, tests could find names that stand nowhere in their text.
 LOOKUPS = {"eval", "exec", "globals", "locals", "vars", "__import__"}
-INSIDE = {"program", "__main__", "inspect", "gc"}  # modules that show a program
+# Modules that show a program, or share with it what is of one process.
+INSIDE = {
+  "program", "__main__", "inspect", "gc", "asyncio", "threading", "concurrent",
+  "multiprocessing", "subprocess", "os", "tempfile", "pathlib", "shutil",
+}
+# The same by name or attribute: what a program prints, files, settings.
+SHARED = {
+  "open", "input", "setattr", "delattr", "redirect_stdout", "redirect_stderr",
+  "stdout", "stderr", "stdin", "environ", "seed", "setrecursionlimit",
+  "settrace", "setprofile", "modules", "getcontext", "setcontext",
+}
 CROSSING = (
   int, float, complex, str, bytes, bytearray, list, dict, set, frozenset, range,
   collections.Counter, collections.OrderedDict, collections.deque,
   fractions.Fraction, decimal.Decimal, Exception, type(x for x in ()),
-  type(lambda: 0),
 )
-ATTRIBUTES = {name for kind in CROSSING for name in dir(kind)} | {
+ATTRIBUTES = {name for kind in CROSSING for name in dir(kind)}
+ATTRIBUTES -= {"__doc__", "__module__", "__dict__"}  # not as the program has it
+ATTRIBUTES |= {
   "year", "month", "day", "hour", "minute", "second", "days", "seconds", "date",
   "total_seconds", "isoformat", "strftime", "weekday",  # of datetime
+  "__name__",
 }
 
 
@@ -99,6 +111,13 @@ def _problem(tree: ast.AST, names: set[str], classes: set[str], modules) -> str:
       said = f"they use the class {node.id} of the program"
     elif isinstance(node, ast.Name) and node.id in LOOKUPS:
       said = f"they look names up by {node.id}"
+    elif SHARED & {getattr(node, "id", ""), getattr(node, "attr", "")}:
+      said = "they share what calls do not carry, "
+      said += getattr(node, "id", "") or node.attr
+    elif isinstance(node, ast.Attribute) and isinstance(
+      node.ctx, ast.Store
+    ) and _base(node) in imported | modules:
+      said = f"they change .{node.attr} of a module"
     elif isinstance(node, ast.Attribute) and not (
       node.attr in methods or _base(node) in ours or
       isinstance(node.ctx, ast.Load) and node.attr in ATTRIBUTES

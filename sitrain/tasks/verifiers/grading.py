@@ -41,7 +41,7 @@ def grade_gsm8k(golds: Sequence[str], texts: Sequence[str]) -> list[Grade]:
   Status: right, wrong, none (no digit behind the marker), gold.
   """
   return [
-    grade(_number(gold, gsm8k_answer(text), tried(text)))
+    _number(gold, gsm8k_answer(text), text)
     for gold, text in zip(golds, texts, strict=True)
   ]
 
@@ -51,18 +51,18 @@ def grade_gsm8k_lenient(
 ) -> list[Grade]:
   """Lenient grades, for reports: `gsm8k_last_number` equals the gold number."""
   return [
-    grade(_number(gold, gsm8k_last_number(text), False))
+    _number(gold, gsm8k_last_number(text), "")
     for gold, text in zip(golds, texts, strict=True)
   ]
 
 
-def _number(gold: str, answer: str, tried: bool) -> str:
+def _number(gold: str, answer: str, text: str) -> Grade:
   expected = number(gold)
   if not expected:
-    return "gold"
+    return grade("gold")
   if not answer:
-    return "wrong" if tried else "none"
-  return "right" if answer == expected else "wrong"
+    return grade("wrong" if tried(text) else "none")
+  return grade("right" if answer == expected else "wrong")
 
 
 def grade(status: str) -> Grade:
@@ -136,10 +136,12 @@ def _at_once(gold: str, answer: str) -> str:
   """The status where a pool is not needed, else ""."""
   if not gold.strip():
     return "gold"
+  if gold == answer:
+    return "right"
   if not answer.strip():
     return "none"
   if len(answer) > MOST:
     return "long"
-  if gold == answer or gold.split() == answer.split():
+  if gold.split() == answer.split():
     return "right"
   return equivalence.quickly(gold, answer)

@@ -13,6 +13,8 @@ MARK = "####"
 SCALES = ("hundred", "thousand", "million", "billion", "trillion", "dozen",
           "lakh", "crore", "and")
 BEHIND_MARK = re.compile(r"#### \$?(-?)([0-9.,]+)([^\r\n]*)")
+GOES_BEYOND = re.compile(r"[0-9]|^[A-Za-z]")
+WORD = re.compile(r"[A-Za-z]+")
 GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")
 DECIMAL = re.compile(r"(-?)([0-9]*)\.?([0-9]*)")
 
@@ -23,6 +25,8 @@ def number(text: str) -> str:
   Equal numbers have equal forms: 1,200.50 and 1200.5, 42. and 42.00 and 42.
   Commas stand between groups of three digits or nowhere.
   """
+  if text.isdigit() and text.isascii():
+    return text.lstrip("0") or "0"
   if "," in text:
     if not GROUPED.fullmatch(text.removeprefix("-")):
       return ""
@@ -47,11 +51,12 @@ def strict(text: str) -> str:
   if not found:
     return ""
   sign, digits, rest = found.groups()
-  if re.search(r"[0-9]", rest) or re.match(r"[A-Za-z]", rest):
-    return ""
-  word = re.search(r"[A-Za-z]+", rest)
-  if word and word[0].lower().startswith(SCALES):
-    return ""
+  if rest:
+    if GOES_BEYOND.search(rest):
+      return ""
+    word = WORD.search(rest)
+    if word and word[0].lower().startswith(SCALES):
+      return ""
   return number(sign + digits.rstrip(".,"))
 
 

@@ -43,6 +43,14 @@ LEAST_MEMORY = 2**26  # bytes of address space
 LEAST_FOR_TESTS = 2**28  # the same of the process of the tests
 LONGEST = 2**19  # bytes of program and tests together
 FIRST_USER, USERS = 50_000, 10_000  # user ids of programs, where root runs
+# What an interpreter inside begins with: the limits that it is under from then
+# on, as its arguments. A program to set them would take as long to start.
+LIMITS = """
+import resource, sys
+while len(sys.argv) > 1:
+  name, _, number = sys.argv.pop().partition("=")
+  resource.setrlimit(getattr(resource, "RLIMIT_" + name), (int(number),) * 2)
+"""
 # No site packages, no files written, always UTF-8.
 PYTHON_OPTIONS = ("-s", "-S", "-P", "-B", "-X", "utf8")
 FIX = (
@@ -118,7 +126,7 @@ def check() -> None:
   problem = "programs cannot be run in a sandbox here:"
   if sys.platform != "linux":
     raise ValueError(f"{problem} it needs Linux; {FIX}")
-  for tool in ("bwrap", "prlimit", "setpriv"):
+  for tool in ("bwrap", "setpriv"):
     if shutil.which(tool) is None:
       raise ValueError(f"{problem} {tool} is not installed; {FIX}")
   trivial = Program("x = 1", "assert x == 1")
@@ -203,21 +211,19 @@ def _launcher(limits: _Limits, source: str):
 
 def _command(limits: _Limits, rules: int, source: str) -> list[str]:
   """The command line of one sandbox, from the outside in."""
-  words = [
-    bubble.path_of("prlimit"), f"--as={limits.memory}", f"--fsize={FILE_SIZE}",
-    f"--nofile={FILES}", "--core=0",
-  ]
+  words = [f"AS={limits.memory}", f"FSIZE={FILE_SIZE}", f"NOFILE={FILES}"]
+  words.append("CORE=0")
   if limits.seconds < math.inf:
-    words.append(f"--cpu={math.ceil(limits.seconds) + 1}")
-  python = [bubble.python(), *PYTHON_OPTIONS, "-c", source]
+    words.append(f"CPU={math.ceil(limits.seconds) + 1}")
+  python = [bubble.python(), *PYTHON_OPTIONS, "-c", LIMITS + source, *words]
   if limits.bare:
-    return [*words, "--", *python]
+    return python
   if os.getuid() == 0:
     # Another user id every time, as processes are counted by user id.
     outside = bubble.as_root(FIRST_USER + secrets.randbelow(USERS), rules)
   else:
     outside = bubble.as_user(rules)
-  return [*outside, *words, f"--nproc={PROCESSES}", "--", *python]
+  return [*outside, *python, f"NPROC={PROCESSES}"]
 
 
 def _outcome(said: Said, tests: str) -> Outcome:

@@ -85,7 +85,9 @@ def _judge(control, source, sink, code, tests, names, modules, seconds):
       control.sendall(b"started\n")
     space = {name: __import__(name) for name in modules}
     found = value_of(answer_to(program))
-    space.update((name, found[name]) for name in names if name in found)
+    for name in names:
+      if name in found:
+        space[name] = _named(found[name], name)
     # A module, so that what the tests define has one.
     module = sys.modules["tests"] = type(sys)("tests")
     vars(module).update(space, __in_place__=_in_place)
@@ -94,6 +96,13 @@ def _judge(control, source, sink, code, tests, names, modules, seconds):
     reserve.clear()
     finish(*_report(error))
   finish("pass")
+
+
+def _named(value, name):
+  """The value; a function of the program's has the name that tests use."""
+  if type(value) is type(_named):
+    value.__name__ = value.__qualname__ = name
+  return value
 
 
 def _in_place(function):
