@@ -9,7 +9,7 @@ import pytest
 
 from sitrain import train, types
 from sitrain.methods import score
-from sitrain.models import attention, decoder, forks, logprobs
+from sitrain.models import attention, decoder, logprobs, reading
 from sitrain.rollout import game
 from sitrain.tasks import maze
 
@@ -101,7 +101,7 @@ def differing():
 @pytest.mark.parametrize("name", ["llama", "gemma"])
 def test_only_what_all_rows_begin_with_is_shared(name):
   given = differing()
-  prefix = forks.common_prefix(given[1], given[0], SLOTS)
+  prefix = reading.common_prefix(given[1], given[0], SLOTS)
   np.testing.assert_array_equal(prefix.length, [4, 0, 0])
   got, want = both(MODELS[name], given, (SLOTS, SLOTS + REST))
   assert float(jnp.max(jnp.abs(want[0][1][0]))) > 1

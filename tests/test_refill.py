@@ -11,7 +11,7 @@ from test_rollout import EOS, PROMPTS, TURNS, VOCABULARY, pose, reply
 
 from sitrain.evaluate import player
 from sitrain.methods import score
-from sitrain.models.decoder import attend_cache
+from sitrain.models.decoder import sees_cache
 from sitrain.models.logprobs import token_scores
 from sitrain.rollout import refill, ring
 from sitrain.types import Episodes, TrainState
@@ -117,7 +117,7 @@ def test_a_ring_is_the_cache_in_another_order():
   found = ring.attend_ring(start, birth, jnp.int32(step), prompt, turning)
   for row in range(3):
     began = int(birth[row])
-    want = attend_cache(start[row : row + 1], prompt + step - began, 1, 14)
+    want = sees_cache(start[row : row + 1], prompt + step - began, 1, 14)
     column = list(range(prompt))
     column += [prompt + (at - began) % turning for at in range(turning)]
     assert sorted(column) == list(range(14))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sitrain.judge.verifier import truncated
-from sitrain.models.decoder import attend_rows
+from sitrain.models.decoder import sees_rows
 from sitrain.models.logprobs import token_scores
 from sitrain.rollout import turns as turns_module
 from sitrain.rollout.game import row_keys
@@ -123,7 +123,7 @@ def test_slow_reference_decode(toy, rows, keys):
   @jax.jit
   def forward(tokens, last):
     turn = jnp.where(jnp.arange(length) > last, PAD, GIVEN)[None]
-    attend = attend_rows(turn, jnp.zeros_like(turn))
+    attend = sees_rows(turn, jnp.zeros_like(turn))
     hidden, _ = model.apply({"params": params}, tokens[None], attend)
     return model.apply({"params": params}, hidden[0, last], method="logits")
 

@@ -286,10 +286,10 @@ def mazes():
 
 
 def first_call():
-  from sitrain.models.decoder import attend_rows
+  from sitrain.models.decoder import sees_rows
 
   token = jnp.zeros((1, 1), jnp.int32)
-  return token, attend_rows(token, token)
+  return token, sees_rows(token, token)
 
 
 def check_staged(state, root, parts, fused, rtol=0.0):
