@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from sitrain.models.decoder import attend_cache
+from sitrain.models.decoder import sees_cache
 from sitrain.rollout import cursor as cursors
 from sitrain.rollout import game as games
 from sitrain.rollout.cursor import Cursor
@@ -37,7 +37,7 @@ def prefill(
   cache = model.make_cache(prompt.shape[0], width)
   if not width:
     return cache
-  attend = attend_cache(start, 0, width, width)
+  attend = sees_cache(start, 0, width, width)
   return model.apply({"params": params}, prompt[:, :width], attend, cache, 0)[1]
 
 
@@ -129,7 +129,7 @@ def _take_step(game, start, shared, behind, size, loop) -> _Loop:
   """
   at, number = loop.column - 1, jnp.arange(start.shape[0])
   token = jax.lax.dynamic_slice_in_dim(loop.rows.tokens, at, 1, axis=1)
-  attend = attend_cache(start, at, 1, behind + size)
+  attend = sees_cache(start, at, 1, behind + size)
   cache = tuple(map(operator.add, loop.cache, shared))
   drawn, logprob, cache = games.next_token(
     game, number, loop.cursor, token, attend, cache, at - behind
