@@ -89,7 +89,7 @@ def our_logits(folder, tokens):
   params = weights.read(weights.locate(str(folder)), model, shapes)
   tokens = jnp.asarray(tokens)
   turn = jnp.ones_like(tokens)
-  attend = decoder.attend_rows(turn, jnp.zeros_like(turn))
+  attend = decoder.sees_rows(turn, jnp.zeros_like(turn))
   hidden, _ = model.apply({"params": params}, tokens, attend)
   return model.apply({"params": params}, hidden, method="logits")
 
