@@ -86,13 +86,18 @@ def reinforce(name: str, steps: int = 500, **options) -> ConfigDict:
   )
 
 
-def add_score(config: ConfigDict) -> None:
-  """SCoRe on top of the base: stage I until it has converged, stage II."""
+def add_stage_one(config: ConfigDict) -> None:
+  """SCoRe's stage I on top of the base, until it has converged."""
   one = RL | {"name": "score.stage_one", "beta1": 0.1, "beta2": 1.0}
   add(config, "stage1", stage(
     one, RATE, 360, "base/last", BASE, until=CONVERGED,
     best="judge/reward_2", **PARTS,
   ))
+
+
+def add_score(config: ConfigDict) -> None:
+  """SCoRe on top of the base: stage I until it has converged, stage II."""
+  add_stage_one(config)
   two = RL | {
     "name": "score.stage_two", "bonus": 2.0, "beta1": 0.1, "beta2": 0.05
   }

@@ -13,11 +13,13 @@ import mains
 import numpy as np
 import pytest
 import qwen
+from jax.sharding import AbstractMesh
 
 from sitrain.judge.verifier import verdict_metrics
-from sitrain.runtime import build
+from sitrain.runtime import batches, build
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.sharding import AXES
 from sitrain.runtime.stage import parts_of
 from sitrain.runtime.start import layout
 from sitrain.runtime.task import check_context, describe
@@ -177,6 +179,30 @@ def test_a_method_without_its_reference_is_refused(tmp_path):
   config["stage"]["star"]["held"] = {}
   with pytest.raises(ConfigError, match="config.stage.star: star restarts"):
     stages_of(config, tmp_path)
+
+
+@pytest.mark.parametrize("groups", [1, 8, 16, 64])
+def test_parts_of_score_math_fit_any_number_of_groups(groups):
+  """64 problems of 8 samples: fewer waves and microbatches change no result."""
+  config = config_of(FOLDER / "score_math.py", "")
+  mesh = AbstractMesh((groups, 1, 1), AXES)
+  for name in ("stage1", "stage2"):
+    asked = build.STAGE | config["stage"][name]
+    problems = asked["method"]["problems"]
+    rows = problems * asked["method"]["samples"]
+    counts = batches.Counts(problems, rows, rows, 0)
+    found = batches.fit(f"stage.{name}", asked, counts, mesh)
+    for part, size in (("waves", problems), ("microbatches", rows)):
+      assert 1 <= found[part] <= asked[part]
+      assert size // groups % found[part] == 0
+
+
+def test_the_schedule_of_star_ends_with_every_round():
+  """Each round restarts the optimizer, so a schedule over all never ends."""
+  stage = config_of(FOLDER / "star.py", "")["stage"]["star"]
+  assert stage["steps"] > 1
+  updates = stage["minibatches"] * stage["epochs"]
+  assert stage["optimizer"]["steps"] == updates
 
 
 # test_main runs quickstart, and test_text_run those of texts.

@@ -30,9 +30,10 @@ from sitrain.methods import (
   spin,
   star,
 )
+from sitrain.models import decoder, lora
 from sitrain.models.decoder import Decoder
 from sitrain.runtime import optimizer
-from sitrain.runtime.start import Role, new_state
+from sitrain.runtime.start import Role, drawn, new_state
 from sitrain.tasks import maze
 from sitrain.train import make_iteration, make_parts, make_train_step
 from sitrain.types import Mean, Verdict
@@ -262,6 +263,31 @@ def test_the_order_of_problems_changes_nothing(name):
   want, got = (case.slope(state, x)[:2] for x in (batch, moved))
   for x, y in zip(*map(jax.tree.leaves, (got, want)), strict=True):
     np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_star_restarts_from_a_reference_of_another_dtype(rank):
+  """In bfloat16, and where adapters are trained: the state keeps its kind."""
+  model = MODEL.clone(dtype=jnp.bfloat16)
+  run = run_for(METHODS["star"])
+  origin = run.origin
+  if rank:
+    init = functools.partial(decoder.init, model)
+    base = jax.eval_shape(init, KEY)
+    origin = drawn(functools.partial(lora.adapters, model=model, rank=rank))
+    origin = origin._replace(base=base, scale=1.0)
+  run = run._replace(model=model, origin=origin)
+  method = star.make({"policy": model}, TASK, OPTIMIZER, **ROWS)
+  stage = loops.stage_of(method, OPTIMIZER, task=TASK, dtype=model.dtype)
+  shapes = jax.eval_shape(lambda key: new_state(run, stage, key), KEY)
+  held = {x.dtype for x in jax.tree.leaves(shapes.held)}
+  assert jnp.dtype("bfloat16") in held
+  assert {x.dtype for x in jax.tree.leaves(shapes.params)} == {
+    jnp.dtype("float32")
+  }
+  _, (state, _), _ = traced(stage, shapes)
+  assert jax.tree.structure(state) == jax.tree.structure(shapes)
+  assert avals(state) == avals(shapes)
 
 
 def units(batch):

@@ -261,6 +261,9 @@ def test_what_is_honest_passes(walls, name):
   ("import no_such_module", "assert f(1) == 1", "error", "no_such_module"),
   ("def f(x):\n  import no_such_module", "assert f(1) == 1", "error",
    "no_such_module"),
+  ("def f(x):\n  a = x\n  for i in range(90): a = [a]\n  return a\n"
+   "def g(x): return 'x' * (2**23 - 99)\ndef h(x): return 0",
+   "assert h([f(1), [g(1)] * 3]) == 1", "fail", "AssertionError at: assert h"),
   ("def f(x): return x", "assert f(object())", "left_out",
    "they hand over an instance of object"),
   ("x = 1\nimport math as f", "assert f(1) == 1", "error",

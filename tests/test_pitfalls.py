@@ -26,7 +26,7 @@ from sitrain.methods import (
 )
 from sitrain.models.logprobs import token_scores
 from sitrain.train import init_state, make_parts, make_train_step
-from sitrain.types import GIVEN, OFFLINE, PAD, Verdict
+from sitrain.types import GIVEN, OFFLINE, PAD, Problems, Verdict
 
 VOCABULARY, EOS, AGAIN, TURNS = 6, 3, 4, (3, 3)
 PROBLEMS, SAMPLES, PROMPT = 16, 16, [0, 1]
@@ -453,6 +453,32 @@ def test_offline_rows_leave_the_weight_of_turn_1_alone(state, round_of):
   assert set(alone) == {"policy_1", "kl_1"} and alone["kl_1"] > 0.1
   for name, want in alone.items():
     np.testing.assert_allclose(beside[name], want, rtol=1e-4, atol=1e-6)
+
+
+def test_a_given_turn_longer_than_its_limit_is_left_out_and_counted():
+  """Cut, it would teach to go on where an attempt should have ended."""
+  long = [2, 2, 2, 2, EOS, 5, EOS]
+  solutions = [long, [2, EOS, 5, 5, EOS, PAD, PAD]]
+  task = NOTHING_RIGHT._replace(problems=lambda key, n: Problems(
+    jnp.tile(jnp.array(PROMPT), (n, 1)), jnp.zeros((n, 1), jnp.int32),
+    jnp.array(solutions),
+  ))
+  method = imitation.make(MODELS, task, SGD, problems=2, turns=(3, 3))
+  key, empty = jax.random.key(0), jnp.zeros(0)
+
+  @jax.jit
+  def batch_of(key):
+    posed = method.pose(key, empty)
+    rows = method.generate(jax.random.split(key, 2), empty, posed)
+    verdict, metrics = method.judge(key, empty, posed, rows)
+    return method.curate(key, empty, posed, rows, verdict)[0], metrics
+
+  batch, metrics = batch_of(key)
+  assert not np.any(batch.mask[0]), "garbage is trained"
+  written = np.asarray(batch.tokens[1])[np.asarray(batch.mask[1]) > 0]
+  assert written.tolist() == [2, EOS, 5, 5, EOS]
+  long = metrics["judge/too_long"]
+  assert (float(long.total), float(long.count)) == (1.0, 2.0)
 
 
 def test_what_cannot_be_trained_is_refused():

@@ -13,6 +13,7 @@ import pytest
 from transformers import AutoTokenizer, GenerationConfig
 
 from sitrain.methods import imitation, single_turn
+from sitrain.methods.verbs import frozen_of, pose_from
 from sitrain.models import logprobs, reading
 from sitrain.models.huggingface import tokenizer
 from sitrain.rollout.contexts import given
@@ -20,12 +21,13 @@ from sitrain.runtime import build
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import check_numbers
+from sitrain.runtime.start import order_key
 from sitrain.tasks import gsm8k, text, word_problems
 from sitrain.tasks.rows import take_rows
 from sitrain.tasks.text import Grade, Row
 from sitrain.tasks.verifiers.grading import gsm8k_answer
 from sitrain.tasks.wording import wording
-from sitrain.types import PAD, Problems
+from sitrain.types import PAD, Problems, TrainState
 
 KEY = jnp.array([0, 7], jnp.uint32)
 
@@ -47,6 +49,24 @@ def test_rows_of_an_epoch_come_once_in_any_stride():
   assert len(set(map(tuple, epochs))) == 3
   other = take(table, KEY + 1, 0, 7).prompt[:, 0].tolist()
   assert other != epochs[0] and sorted(other) == list(range(7))
+
+
+def test_stages_of_other_sizes_take_each_row_once_an_epoch():
+  """A stage counts from its own first step, in an order of its own."""
+  size, seen = 12, []
+  posed = fakes.task(None, again=[1], eos=(3,), prompt=[1])
+  task = posed._replace(table=table_of(size))
+  for number, (first, count) in enumerate([(0, 3), (5, 4), (7, 6)]):
+    frozen = frozen_of(task, order_key(0, number)) | {"first": first}
+    state = TrainState(jnp.int32(0), frozen, {}, (), {}, ())
+    pose = jax.jit(pose_from(task, count))
+    rows = [
+      pose(KEY, state._replace(step=jnp.int32(first + i))).prompt[:, 0].tolist()
+      for i in range(size // count)
+    ]
+    assert sorted(sum(rows, [])) == list(range(size))
+    seen.append(sum(rows, []))
+  assert len(set(map(tuple, seen))) == 3
 
 
 def test_a_table_without_rows_is_refused():

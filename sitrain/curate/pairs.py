@@ -8,7 +8,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sitrain.curate.select import token_mask
 from sitrain.models.logprobs import score_rows
-from sitrain.types import Batch, Episodes, Params, PreferenceTargets
+from sitrain.types import (
+  Batch,
+  Episodes,
+  Params,
+  PreferenceTargets,
+  Verdict,
+)
 
 
 def partners(
@@ -114,3 +120,25 @@ def differ(first: Episodes, second: Episodes) -> Bool[Array, " N"]:
 def take_rows(rows: Episodes, index: Int[Array, " N"]) -> Episodes:
   """The rows with these numbers."""
   return jax.tree.map(lambda x: x[index], rows)
+
+
+def best_pairs(
+  rows: Episodes, verdict: Verdict, problems: int
+) -> tuple[Batch, Float[Array, " P"]]:
+  """One pair [P 2 T] a problem: its best and its worst row by the last reward.
+
+  For losses without a reference. Returns (batch, 1 where the rewards differ);
+  the mask of other pairs is 0.
+  """
+  known = jnp.all(verdict.known > 0, axis=1)
+  best, worst, found = best_and_worst(
+    verdict.reward[:, -1], known, rows.problem, problems
+  )
+  both = [take_rows(rows, row) for row in (best, worst)]
+  trained = (problems, verdict.known.shape[1])
+  batch = pair_batch(
+    *both, jnp.zeros((problems, 2, rows.tokens.shape[1])),
+    trained=jnp.broadcast_to(found[:, None], trained),
+    label=jnp.ones(problems),
+  )
+  return batch, found.astype(jnp.float32)

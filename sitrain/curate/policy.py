@@ -16,7 +16,14 @@ from sitrain.curate.advantage import (
 )
 from sitrain.curate.select import token_mask
 from sitrain.judge.verifier import written
-from sitrain.types import OFFLINE, Batch, Episodes, PolicyTargets, Verdict
+from sitrain.types import (
+  OFFLINE,
+  PAD,
+  Batch,
+  Episodes,
+  PolicyTargets,
+  Verdict,
+)
 
 
 def policy_batch(
@@ -158,3 +165,30 @@ def token_batch(
       reference_logprob=reference_logprob,
     ),
   )
+
+
+def append_rows(
+  batch: Batch,
+  rows: Episodes,
+  advantage: Float[Array, " C"],
+  trained: Bool[Array, " C"],
+  turns: int,
+) -> Batch:
+  """The batch and other rows behind it, with one advantage for each of them.
+
+  For rows of earlier rounds: their sampler is the policy of that time, and no
+  KL is asked of them. `rows` are as wide as those of the batch, or wider.
+  """
+  fill = rows.tokens.shape[1] - batch.tokens.shape[1]
+  every = lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], turns))
+  pad = lambda x: jnp.pad(
+    x, ((0, 0), (0, fill)),
+    constant_values=0 if jnp.issubdtype(x.dtype, jnp.floating) else PAD,
+  )
+  batch = jax.tree.map(pad, batch)
+  batch = batch._replace(path=jnp.maximum(batch.path, 0))
+  more = token_batch(
+    rows, to_tokens(every(advantage), rows.turn), every(trained),
+    kl_weights=(0.0,) * turns, reference_logprob=jnp.zeros_like(rows.logprob),
+  )
+  return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), batch, more)

@@ -23,7 +23,7 @@ from sitrain.models.logprobs import token_scores, token_scores_and_kl
 from sitrain.models.roles import join_base, params_of
 from sitrain.rollout.play import check_slots, play
 from sitrain.tasks.rows import take_rows
-from sitrain.types import PAD, Batch, Task, TrainState
+from sitrain.types import PAD, Batch, Mean, Task, TrainState
 
 KL_ESTIMATORS = ("exact", "k1", "k2", "k3", "none")
 
@@ -271,6 +271,12 @@ def policy_metrics(batch, scores, gap, turns: int, kl: str) -> dict:
     if kl != "none":
       metrics[f"learn/kl_{k}"] = per_episode(gap, mask)
   return metrics
+
+
+def share(chosen: Any) -> Mean:
+  """How many of the rows are chosen, as a metric."""
+  chosen = chosen.astype(jnp.float32)
+  return mean(chosen, jnp.ones_like(chosen))
 
 
 def check_turns(task: Task, turns: tuple[int, ...], *, least: int = 1) -> None:

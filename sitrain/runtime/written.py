@@ -5,6 +5,7 @@ and becomes one file in the end. A row holds token ids, so nothing is decoded
 and encoded again, and its text for people.
 """
 
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -71,13 +72,13 @@ def write_stage(
   """
   path = path_of(run.workdir, stage.name)
   _check_new(path, run, stage)
-  done = _parts_done(path)
-  finished = path.exists()
-  count = len(parts.read(path))
+  rows = parts.read(path)
+  # A run may go on with more steps than it was begun with.
+  done = 1 + max((row["step"] for row in rows), default=-1)
+  finished = path.exists() and done >= stage.steps
   first = began_at(run, stage, first)
   progress = Progress(
-    stage.name, stage.steps if finished else done, {}, float("nan"), count,
-    finished, first,
+    stage.name, done, {}, float("nan"), len(rows), finished, first
   )
   if finished:
     return (), progress
@@ -99,10 +100,7 @@ def _write_rows(run, stage, sampler, state, progress, path) -> Progress:
     posed, played = sampling = sampler.begin(now, key, 0, 0)
     verdicts, told = sampler.judge(now, sampling)
     waves = jax.device_get(_everywhere((posed.problems, played, verdicts)))
-    rows = [
-      row for wave in zip(*waves)
-      for row in records(stage.task, *wave, step=progress.step)
-    ]
+    rows = records(stage.task, list(zip(*waves)), step=progress.step)
     rows = [{"row": progress.rows + i} | row for i, row in enumerate(rows)]
     if jax.process_index() == 0:
       parts.add(path, rows)
@@ -125,16 +123,21 @@ def _everywhere(tree: Any) -> Any:
   return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def records(
-  task: Any, problems: Problems, rows: Any, verdicts: Any, *, step: int
-) -> list[dict]:
-  """Rows of a wave as JSON: ids of the prompt and of every turn, rewards."""
-  kinds = rows if isinstance(rows, dict) else {"": rows}
-  judged = verdicts if isinstance(verdicts, dict) else {"": verdicts}
-  return [
-    _record(task, name, problems, kind, judged[name], b, step)
-    for name, kind in kinds.items() for b in range(len(kind.problem))
-  ]
+def records(task: Any, waves: list[tuple], *, step: int) -> list[dict]:
+  """Rows of a round as JSON: ids of the prompt and of every turn, rewards.
+
+  `waves` holds (problems, rows, verdicts) of each; the rows stand kind by kind
+  and problem by problem, in the order of one wave (train.join_waves).
+  """
+  found = []
+  for w, (problems, rows, verdicts) in enumerate(waves):
+    kinds = rows if isinstance(rows, dict) else {"": rows}
+    judged = verdicts if isinstance(verdicts, dict) else {"": verdicts}
+    for i, (name, kind) in enumerate(kinds.items()):
+      for b, problem in enumerate(kind.problem):
+        row = _record(task, name, problems, kind, judged[name], b, step)
+        found.append(((i, int(problem) * len(waves) + w), row))
+  return [row for _, row in sorted(found, key=operator.itemgetter(0))]
 
 
 def _record(task, name, problems, rows: Episodes, verdict, b, step) -> dict:
@@ -195,14 +198,6 @@ def _padded(rows: list[list[int]], *, left: bool) -> np.ndarray:
   fill = lambda row: [PAD] * (width - len(row))
   whole = [fill(row) + row if left else row + fill(row) for row in rows]
   return np.asarray(whole, np.int32)
-
-
-def _parts_done(path: epath.Path) -> int:
-  """Iterations that have been written whole: each is one part."""
-  inside = parts.folder_of(path)
-  if not inside.exists():
-    return 0
-  return sum(p.name.endswith(".jsonl") for p in inside.iterdir())
 
 
 def _check_new(path: epath.Path, run: Run, stage: Stage) -> None:

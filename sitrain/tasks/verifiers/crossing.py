@@ -18,8 +18,8 @@ import sys
 # originals, as a function takes its builtins from its module.
 __builtins__ = vars(builtins).copy()
 
-LARGEST = 2**23  # bytes of one message
-DEEPEST = 100  # values inside each other
+LARGEST = 2**23  # bytes of a message that a program sends
+DEEPEST = 100  # values inside each other in it
 CONSTANTS = {b"N": None, b"T": True, b"F": False}
 TYPES = {kind.__name__: kind for kind in (
   bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set,
@@ -60,35 +60,38 @@ class Refused(ValueError):
 
 def encode(value, peer=None):
   """A plain value as bytes; Refused for what has no plain value."""
-  out = bytearray()
-  _put(out, value, peer, 0)
-  return out
+  room, deepest = peer.gives if peer else (LARGEST, DEEPEST)
+  writer = Namespace(
+    out=bytearray(), peer=peer, room=room, deepest=deepest
+  )
+  _put(writer, value, 0)
+  return writer.out
 
 
-def _put(out, value, peer, depth):
+def _put(writer, value, depth):
   """Writes a value. A subclass of a built-in type counts as that type, by the
   methods of the built-in type: none of its own is called."""
-  if depth > DEEPEST:
-    raise Refused(f"a value that is nested deeper than {DEEPEST}")
-  _check_size(out, 0)
+  if depth > writer.deepest:
+    raise Refused(f"a value that is nested deeper than {writer.deepest}")
+  _check_size(writer, 0)
   kind = type(value)
   if value is None or kind is bool:
-    out += b"N" if value is None else b"T" if value else b"F"
+    writer.out += b"N" if value is None else b"T" if value else b"F"
   elif issubclass(kind, int):
     size = int.bit_length(value) // 8 + 1
-    _put_part(out, b"i", int.to_bytes(value, size, "big", signed=True))
+    _put_part(writer, b"i", int.to_bytes(value, size, "big", signed=True))
   elif issubclass(kind, float):
-    _put_part(out, b"f", float.hex(value).encode())
+    _put_part(writer, b"f", float.hex(value).encode())
   elif issubclass(kind, str):
-    _put_part(out, b"s", str.encode(value, "utf-8", "surrogatepass"))
+    _put_part(writer, b"s", str.encode(value, "utf-8", "surrogatepass"))
   elif issubclass(kind, (bytes, bytearray)):
     tag = b"b" if issubclass(kind, bytes) else b"B"
-    _put_part(out, tag, memoryview(value).tobytes())
+    _put_part(writer, tag, memoryview(value).tobytes())
   else:
-    _put_items(out, value, peer, depth)
+    _put_items(writer, value, depth)
 
 
-def _put_items(out, value, peer, depth):
+def _put_items(writer, value, depth):
   """Writes a value that holds others, or stays on this side."""
   kind = type(value)
   name = (kind.__module__, kind.__qualname__)
@@ -110,35 +113,36 @@ def _put_items(out, value, peer, depth):
   elif kind is range:
     tag, items = b"r", (value.start, value.stop, value.step)
   elif kind is type and TYPES.get(value.__name__) is value:
-    return _put_part(out, b"k", value.__name__.encode())
+    return _put_part(writer, b"k", value.__name__.encode())
   elif any((b.__module__, b.__qualname__) in HOLDERS for b in kind.__mro__):
-    return _put(out, value.data, peer, depth + 1)
-  elif peer and (hasattr(kind, "__next__") or callable(value)):
+    return _put(writer, value.data, depth + 1)
+  elif writer.peer and (hasattr(kind, "__next__") or callable(value)):
     tag = b"g" if hasattr(kind, "__next__") else b"h"
-    peer.kept.append(value)
-    return _put_part(out, tag, str(len(peer.kept) - 1).encode())
+    writer.peer.kept.append(value)
+    return _put_part(writer, tag, str(len(writer.peer.kept) - 1).encode())
   else:
     raise Refused(f"an instance of {kind.__name__}, which is no plain value")
   if hasattr(items, "__length_hint__"):
-    _check_size(out, items.__length_hint__())
+    _check_size(writer, items.__length_hint__())
+  out = writer.out
   out += tag
   place = len(out)
   out += bytes(4)
   count = 0
   for item in items:
-    _put(out, item, peer, depth + 1)
+    _put(writer, item, depth + 1)
     count += 1
   out[place:place + 4] = count.to_bytes(4, "big")
 
 
-def _check_size(out, more):
-  if len(out) + more > LARGEST:
-    raise Refused(f"a value of more than {LARGEST} bytes")
+def _check_size(writer, more):
+  if len(writer.out) + more > writer.room:
+    raise Refused(f"a value of more than {writer.room} bytes")
 
 
-def _put_part(out, tag, data):
-  _check_size(out, len(data))
-  out += tag + len(data).to_bytes(4, "big") + data
+def _put_part(writer, tag, data):
+  _check_size(writer, len(data))
+  writer.out += tag + len(data).to_bytes(4, "big") + data
 
 
 def decode(data, peer=None):
@@ -146,7 +150,8 @@ def decode(data, peer=None):
 
   Values of exact built-in types alone; peer: asked where functions are called.
   """
-  reader = Namespace(data=data, at=0, peer=peer)
+  _, deepest = peer.takes if peer else (LARGEST, DEEPEST)
+  reader = Namespace(data=data, at=0, peer=peer, deepest=deepest)
   try:
     value = _take(reader, 0)
   except (KeyError, TypeError, OverflowError, ArithmeticError, RecursionError,
@@ -167,7 +172,7 @@ def _bytes(reader, size):
 
 def _take(reader, depth):
   """Reads one value."""
-  if depth > DEEPEST:
+  if depth > reader.deepest:
     raise ValueError("a message that is nested too deep")
   tag = _bytes(reader, 1)
   if tag in CONSTANTS:

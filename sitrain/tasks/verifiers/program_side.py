@@ -10,7 +10,15 @@ import posix
 import sys
 
 from sitrain.tasks.verifiers.crossing import Refused, encode
-from sitrain.tasks.verifiers.talking import done, peer, receive, send, tell
+from sitrain.tasks.verifiers.talking import (
+  PROGRAM,
+  TESTS,
+  done,
+  peer,
+  receive,
+  send,
+  tell,
+)
 
 __builtins__ = vars(builtins).copy()  # as in crossing.py
 
@@ -46,7 +54,7 @@ def main():
     del sys.modules[name]
   tests = peer(
     source, sink, lost=lambda why: posix._exit(1), refuse=lambda error: None,
-    serve=serve,
+    serve=serve, takes=TESTS, gives=PROGRAM,
   )
   send(tests, "hello")
   while True:

@@ -12,6 +12,7 @@ import builtins
 import posix
 
 from sitrain.tasks.verifiers.crossing import (
+  DEEPEST,
   LARGEST,
   Namespace,
   Refused,
@@ -25,18 +26,23 @@ ANSWERS = ("gives", "raises", "refuses", "stops")
 # A test that maps or sums over calls would take these for the end of its loop.
 ENDS = (StopIteration, StopAsyncIteration)
 LONGEST_TEXT = 2000
+PROGRAM = (LARGEST, DEEPEST)
+# More, so that tests can hand on whatever a program has sent.
+TESTS = (4 * LARGEST, DEEPEST + 50)
 
 
-def peer(source, sink, *, lost, refuse, serve):
+def peer(source, sink, *, lost, refuse, serve, takes, gives):
   """The other process, as this side sees it.
 
   source, sink: descriptors. lost(why): ends this process, called when the other
   is gone or sends what is no message. refuse(error): called where a value does
   not cross, before `Refused` is raised. serve(peer, request): the answer to
-  requests besides calls.
+  requests besides calls. takes, gives: (bytes, depth) of messages from and to
+  it; those of PROGRAM are of what a program sends, those of TESTS of the rest.
   """
   made = Namespace(
-    source=source, sink=sink, kept=[], lost=lost, refuse=refuse, serve=serve
+    source=source, sink=sink, kept=[], lost=lost, refuse=refuse, serve=serve,
+    takes=takes, gives=gives,
   )
   made.function = lambda number: _function(made, number)
   made.items = lambda number: _items(made, number)
@@ -62,7 +68,7 @@ def send(peer, *message):
 def receive(peer):
   """The next message, a tuple that begins with its kind."""
   size = int.from_bytes(_read(peer, 4), "big")
-  if size > 2 * LARGEST:
+  if size > peer.takes[0] + 64:  # the last value's tag and length
     peer.lost("sent a message that is too long")
   try:
     message = decode(_read(peer, size), peer)

@@ -17,6 +17,8 @@ import sys
 
 from sitrain.tasks.verifiers.crossing import decode
 from sitrain.tasks.verifiers.talking import (
+  PROGRAM,
+  TESTS,
   answer_to,
   peer,
   receive,
@@ -78,6 +80,7 @@ def _judge(control, source, sink, code, tests, names, modules, seconds):
     source, sink, lost=lambda why: finish("left", 0, why),
     refuse=lambda error: finish("left_out", 0, f"they hand over {error}"),
     serve=lambda *_: finish("left", 0, "asked for what nobody has"),
+    takes=PROGRAM, gives=TESTS,
   )
   try:
     send(program, "run", code, names)  # read when the program's side is up

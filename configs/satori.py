@@ -1,0 +1,29 @@
+"""Restarts behind old attempts: single turns, and yet a second one is learned.
+
+python -m sitrain.main --config=configs/satori.py --workdir=/tmp/sitrain_satori
+
+The hinted maze: half of the problems begin behind an attempt of the base and
+the instruction to try again, so RL of one turn also trains what is evaluated as
+the second attempt.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Base, then RL with restarts."""
+  config = common.base_config()
+  common.add_base_model(config)
+  method = common.RL | {
+    "name": "satori", "turns": common.TURNS[:1], "restarts": 32, "dropped": 0,
+    "beta": 0.1,
+  }
+  common.add(config, "satori", common.stage(
+    method, common.RATE, 300, "base/last", common.BASE, best="judge/reward_1",
+    **common.PARTS,
+  ))
+  if argument == "quick":
+    config.stage.satori.method.restarts = 4
+  return common.finish(config, argument)

@@ -1,0 +1,27 @@
+"""SSR-Zero: the policy's own second looks are all that pays its attempts.
+
+python -m sitrain.main --config=configs/ssr_zero.py --workdir=/tmp/sitrain_ssr
+
+The hinted maze. Stage I of SCoRe has made second attempts that stay with right
+answers and leave wrong ones; then no verifier is asked any more.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Base, stage I, then self-rewarding."""
+  config = common.base_config()
+  common.add_base_model(config)
+  common.add_stage_one(config)
+  method = {
+    "name": "ssr_zero", "problems": 64, "samples": 8, "turns": common.TURNS,
+    "votes": 4, "beta": 0.1,
+  }
+  common.add(config, "ssr", common.stage(
+    method, {"learning_rate": 5e-4}, 120, "stage1/last",
+    {"reference": "stage1/last"}, best="judge/vote", **common.PARTS,
+  ))
+  return common.finish(config, argument)

@@ -1,0 +1,52 @@
+"""GRPO: samples of a problem are compared, in units of their deviation.
+
+Shao et al. 2024 (arXiv:2402.03300), Eq. 3 and section 4.1.2, with outcome
+rewards. The loss sums over the tokens of a turn, where the paper takes their
+mean. The reward is the verifier's or that of a held reward model.
+"""
+
+import jax.numpy as jnp
+
+from sitrain.losses.reduce import mean
+from sitrain.methods import reinforce, verbs
+from sitrain.models import heads
+from sitrain.models.roles import params_of
+from sitrain.types import Method, Task
+
+
+@verbs.forwards(
+  reinforce.make, without=("shape", "kl_weights", "kl", "estimate")
+)
+def make(
+  models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
+  beta: float = 0.04, clip: float = 0.2, reward_role: str = "", **options,
+) -> Method:
+  """`beta` weighs the KL (k3), `clip` limits the importance ratio.
+
+  `reward_role` names a role with a scalar head that scores whole rows: the last
+  turn gets its score, and the verifier's rewards are only reported. "": the
+  verifier's.
+  """
+  method = reinforce.make(
+    models, task, optimizer, turns=turns, shape=lambda reward: reward,
+    kl_weights=(beta,) * len(turns), kl="k3", estimate="group_normalise",
+    clip=clip, **options,
+  )
+  if not reward_role:
+    return method
+  verbs.check_role(models, reward_role, head="scalar")
+
+  def curate(key, state, problems, episodes, verdict):
+    score = heads.score_rows(
+      models[reward_role], params_of(state, reward_role), episodes
+    )
+    last = jnp.arange(len(turns)) == len(turns) - 1
+    scored = verdict._replace(reward=jnp.where(last, score[:, None], 0.0))
+    batch, metrics = method.curate(key, state, problems, episodes, scored)
+    right = (verdict.reward[:, -1] > 0) * verdict.known[:, -1]
+    return batch, metrics | {
+      "curate/score_right": mean(score, right),
+      "curate/score_wrong": mean(score, verdict.known[:, -1] - right),
+    }
+
+  return method._replace(curate=curate)

@@ -1,0 +1,62 @@
+"""SPEAR's self-imitation: good rows of earlier rounds are trained on again.
+
+2025 (arXiv:2509.22601): rows with an advantage above 0 go to a buffer; their
+advantage is worked out anew as reward less the median of recent group means,
+and those that are still above 0 join the batch, with a weight that rises by a
+cosine. Here they join the round's own batch, where the paper has a step of
+their own; its tool reward, filters and covariance clipping are left out.
+"""
+
+import jax.numpy as jnp
+
+from sitrain.curate import buffer as buffers
+from sitrain.curate.advantage import group_mean
+from sitrain.curate.policy import append_rows
+from sitrain.methods import reinforce, verbs
+from sitrain.rollout.play import columns_of
+from sitrain.types import Method, Task
+
+
+@verbs.forwards(reinforce.make, without=(
+  "shape", "kl_weights", "kl", "estimate", "offline", "share_prompts"
+))
+def make(
+  models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
+  problems: int, capacity: int = 256, age: int = 5, history: int = 1024,
+  warmup: int = 100, clip: float = 0.2, clip_high: float = 0.28, **options,
+) -> Method:
+  """Keeps `capacity` rows for `age` iterations; `history` group means.
+
+  `warmup` is the iterations until replayed rows have their full weight.
+  """
+  method = reinforce.make(
+    models, task, optimizer, turns=turns, problems=problems,
+    shape=lambda reward: reward, kl_weights=(0.0,) * len(turns), kl="none",
+    estimate="group_mean", clip=clip, clip_high=clip_high, **options,
+  )
+
+  def refresh(state, problems, rows, verdict):
+    reward, known = verdict.reward[:, -1], verdict.known[:, -1]
+    good = group_mean(reward, rows.problem, known) > 0
+    memory = buffers.push(state.memory, rows, reward, good, state.step)
+    count = problems.prompt.shape[0]
+    return state._replace(
+      memory=buffers.remember_means(memory, reward, known, rows.problem, count)
+    )
+
+  def curate(key, state, problems, rows, verdict):
+    batch, metrics = method.curate(key, state, problems, rows, verdict)
+    memory, since = state.memory, state.step - state.memory.step
+    gain = memory.reward - jnp.nanmedian(memory.history)
+    # What this round has put there is in the batch already.
+    replayed = (memory.step >= 0) & (since >= 1) & (since <= age) & (gain > 0)
+    rise = jnp.minimum(state.step - state.frozen.get("first", 0), warmup)
+    weight = 0.5 * (1 - jnp.cos(jnp.pi * rise / warmup))
+    batch = append_rows(batch, memory.rows, weight * gain, replayed, len(turns))
+    return batch, metrics | {"curate/replayed": verbs.share(replayed)}
+
+  slots, rest = columns_of(task, turns)
+  return method._replace(
+    refresh=refresh, curate=curate,
+    memory=lambda key: buffers.empty(capacity, slots + rest, history),
+  )
