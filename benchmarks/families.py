@@ -21,11 +21,12 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import app, flags
 
 from sitrain import main as mains
+from sitrain.configs import common
 from sitrain.runtime.build import plain
 
 ONLY = flags.DEFINE_string("only", "", "Names, with commas; all where empty.")
@@ -46,14 +47,30 @@ class Family(NamedTuple):
   metric: str = "accuracy_1"  # of a stage in summary.json
   control: str = "base"  # the stage whose number it must exceed
   control_is: str = "the base model, from which it starts"
-  extend: Callable = lambda config: None  # adds the control's stage to the run
+  extend: Callable = lambda config: None  # adds stages to compare with
+  others: tuple[str, ...] = ()  # stages whose numbers are stored as well
+
+
+def continue_imitation(config: Any) -> None:
+  """As many given solutions as SPIN sees, in as many gradient steps."""
+  spin = config.stage.spin
+  steps = spin.steps * spin.minibatches
+  method = {
+    "name": "imitation", "turns": spin.method.turns,
+    "problems": spin.method.problems // spin.minibatches,
+  }
+  common.add(config, "sft", common.stage(
+    method, spin.optimizer.to_dict(), steps, "base/last", {},
+  ))
 
 
 FAMILIES = {
   "reinforce_pp": Family("reinforce_pp", "reinforce_pp", "rl"),
   "ppo": Family("ppo", "ppo", "rl"),
   "dpo": Family("dpo", "dpo", "dpo"),
-  "spin": Family("spin", "spin", "spin"),
+  "spin": Family(
+    "spin", "spin", "spin", extend=continue_imitation, others=("sft",)
+  ),
   "rft": Family("rft", "", "rft"),
 }
 
@@ -79,7 +96,10 @@ def run(name: str, family: Family, seed: int, folder: pathlib.Path) -> dict:
   processor = time.process_time() - began
   keep_base(workdir, shared)
   rows = {row["name"]: row for row in summary["stages"]}
-  own = [row for row in summary["stages"] if row["name"] != "base"]
+  own = [
+    row for row in summary["stages"]
+    if row["name"] not in ("base", *family.others)
+  ]
   result, control = rows[family.stage], rows[family.control]
   return {
     "name": name, "config": f"configs/{family.config}.py",
@@ -87,6 +107,7 @@ def run(name: str, family: Family, seed: int, folder: pathlib.Path) -> dict:
     "processor_seconds": processor,
     "metric": f"{family.metric} of {family.stage}",
     "result": result[family.metric], "control": control[family.metric],
+    "others": {name: rows[name][family.metric] for name in family.others},
     "result_interval": result["intervals"][family.metric],
     "control_interval": control["intervals"][family.metric],
     "control_is": family.control_is, "seed": seed, "device": summary["device"],
