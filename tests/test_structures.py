@@ -108,25 +108,13 @@ def votes(models, task, optimizer, *, problems, samples, turns) -> Method:
   )
 
 
-<<<<<<< HEAD
 # Policy gradient, weighted likelihood, more than two turns, pairs, a value head,
 # several kinds of rows. A method of another structure is one more name.
 LIKE = ("stage_two", "star", "stage_two of three turns", "dpo", "ppo")
 STRUCTURES = {name: METHODS[name] for name in LIKE} | {
-=======
-# Policy gradient, weighted likelihood, more than two turns, several kinds of
-# rows, a value head, pairs. A method of another structure is one more line.
-STRUCTURES = {
-  "stage_two": METHODS["stage_two"],
-  "star": METHODS["star"],
-  "stage_two of three turns": METHODS["stage_two of three turns"],
-  "pair_sft+": METHODS["pair_sft+"],
->>>>>>> p1
   "votes": Row(
     votes, {"problems": PROBLEMS, "samples": 4, "turns": (3,)}, held=()
   ),
-  "ppo": METHODS["ppo"],
-  "dpo": METHODS["dpo"],
 }
 RANDOM = "pair_sft+"  # Partners are drawn.
 ROWS = STRUCTURES | {RANDOM: METHODS[RANDOM]}
