@@ -108,19 +108,16 @@ def votes(models, task, optimizer, *, problems, samples, turns) -> Method:
   )
 
 
-# Policy gradient, weighted likelihood, more than two turns, several kinds of
-# rows, a value head, pairs. A method of another structure is one more line.
-STRUCTURES = {
-  "stage_two": METHODS["stage_two"],
-  "star": METHODS["star"],
-  "stage_two of three turns": METHODS["stage_two of three turns"],
-  "pair_sft+": METHODS["pair_sft+"],
+# Policy gradient, weighted likelihood, more than two turns, pairs, a value head,
+# several kinds of rows. A method of another structure is one more name.
+LIKE = ("stage_two", "star", "stage_two of three turns", "dpo", "ppo")
+STRUCTURES = {name: METHODS[name] for name in LIKE} | {
   "votes": Row(
     votes, {"problems": PROBLEMS, "samples": 4, "turns": (3,)}, held=()
   ),
-  "ppo": METHODS["ppo"],
-  "dpo": METHODS["dpo"],
 }
+RANDOM = "pair_sft+"  # Partners are drawn.
+ROWS = STRUCTURES | {RANDOM: METHODS[RANDOM]}
 PROGRESS = Progress("one", 2, {}, 0.0, 0, False)
 ROOT = jax.random.split(KEY)[1]
 
@@ -142,13 +139,13 @@ def programs(cache):
 
 @functools.cache
 def stage_of(name):
-  return stage_for(STRUCTURES[name])
+  return stage_for(ROWS[name])
 
 
 @functools.cache
 def begun(name):
   """(shapes, state) as the main makes them, the first one of a run."""
-  run, stage = run_for(STRUCTURES[name]), stage_of(name)
+  run, stage = run_for(ROWS[name]), stage_of(name)
   alone = stage._replace(held=dict.fromkeys(stage.held, "init"))
   state = start_state(run, alone, layout(run, alone))
   # A reference that equals the policy would have no divergence.
@@ -159,7 +156,7 @@ def begun(name):
 @functools.cache
 def two_steps(name):
   """(fused program of two steps, state after them, its metrics)."""
-  stage, run = stage_of(name), run_for(STRUCTURES[name])
+  stage, run = stage_of(name), run_for(ROWS[name])
   abstract, state = begun(name)
   fused = compile_loop(run, stage, abstract)
   return fused, *fused(loops.copy(state), ROOT)
@@ -168,7 +165,7 @@ def two_steps(name):
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_a_donated_state_of_the_main_is_trained(name):
   """Twice by one program; the first state of a run holds no array twice."""
-  stage, run = stage_of(name), run_for(STRUCTURES[name])
+  stage, run = stage_of(name), run_for(ROWS[name])
   alone = stage._replace(held=dict.fromkeys(stage.held, "init"))
   state = start_state(run, alone, layout(run, alone))
   fused, half, metrics = two_steps(name)
@@ -211,7 +208,7 @@ def test_fused_is_staged(name):
   Metrics may differ by rounding: nothing is computed from them.
   """
   _, half, want = two_steps(name)
-  stage, run = stage_of(name), run_for(STRUCTURES[name])
+  stage, run = stage_of(name), run_for(ROWS[name])
   abstract, state = begun(name)
   staged = compile_loop(run, stage._replace(fused=False), abstract)
   got, found = staged(loops.copy(state), ROOT)
@@ -225,11 +222,11 @@ def test_fused_is_staged(name):
   counter.close()
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("name", ROWS)
 def test_waves_and_microbatches_change_nothing(name):
   """Random partners included: who is drawn depends on the round alone."""
   _, want, metrics = two_steps(name)
-  stage, run = stage_of(name), run_for(STRUCTURES[name])
+  stage, run = stage_of(name), run_for(ROWS[name])
   abstract, state = begun(name)
   parts = loops.PARTS | {"waves": 4, "microbatches": 8}
   split = compile_loop(run, stage._replace(parts=parts), abstract)

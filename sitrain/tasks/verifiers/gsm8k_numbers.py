@@ -9,9 +9,10 @@ import re
 from fractions import Fraction
 
 MARK = "####"
-# Behind a number: a word directly, another digit, or a word for a power of ten.
-SCALES = ("hundred", "thousand", "million", "billion", "trillion", "dozen",
-          "lakh", "crore", "and")
+# How words begin that make another number of the one before them: million, and
+# a half. Six letters at most, for digits.py packs them into an integer.
+SCALES = ("hundre", "thousa", "millio", "billio", "trilli", "dozen", "lakh",
+          "crore", "and")
 BEHIND_MARK = re.compile(r"#### \$?(-?)([0-9.,]+)([^\r\n]*)")
 GOES_BEYOND = re.compile(r"[0-9]|^[A-Za-z]")
 WORD = re.compile(r"[A-Za-z]+")
@@ -45,7 +46,7 @@ def strict(text: str) -> str:
 
   That is `#### \$?-?` and a number, stops behind it dropped. The rest of its
   line may say anything, "72 dollars.", but hold no digit, no letter that
-  touches the number, and no word of SCALES as its first.
+  touches the number, and no word of SCALES (million) as its first.
   """
   found = BEHIND_MARK.match(text, max(0, text.rfind(MARK)))
   if not found:
