@@ -2,7 +2,7 @@
 
 python -m sitrain.main --config=configs/reinforce_pp.py --workdir=/tmp/rpp
 
-One turn of the hinted maze. Seed 0: from 49 to 75 % right, which is as far as a
+One turn of the hinted maze. Seed 0: from 50 to 75 % right, which is as far as a
 first attempt gets.
 """
 
