@@ -329,7 +329,7 @@ def test_the_second_attempt_is_scored_in_its_own_context(toy):
   def check(*args, who=params, marks=2):
     own = np.asarray(turn == marks)
     if marks == 1:
-      own = own & (np.arange(12) >= 8)[:, None]
+      own = own & (np.asarray(episodes.parent) == OFFLINE)[:, None]
     assert own.any(axis=1).sum() >= 4
     gap = np.asarray(score_all(who, *args) - episodes.logprob)[own]
     assert np.max(np.abs(gap)) < 1e-5
@@ -360,8 +360,11 @@ def test_offline_attempts_alone_are_the_same_rows(toy):
     jax.jit(make(samples=n).generate)(keys, state, posed) for n in (0, 2)
   )
   assert alone.tokens.shape[0] == 8 and beside.tokens.shape[0] == 16
-  np.testing.assert_array_equal(alone.tokens, beside.tokens[8:])
-  np.testing.assert_array_equal(alone.problem, beside.problem[8:])
+  # Beside own ones, the rows of a problem stand together.
+  given = np.flatnonzero(beside.parent == OFFLINE)
+  assert given.tolist() == [4 * p + s for p in range(4) for s in (2, 3)]
+  np.testing.assert_array_equal(alone.tokens, beside.tokens[given])
+  np.testing.assert_array_equal(alone.problem, beside.problem[given])
   batch, _ = make(samples=0).curate(
     keys[0], state, posed, alone, task.verify(
       posed.answer[alone.problem], alone, 2

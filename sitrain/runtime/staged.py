@@ -51,7 +51,7 @@ NAMES = ("pose", "generate", "join", "learn", "merge")
 class _Posed(NamedTuple):
   """The draws of an iteration before its samples; lists have one a wave."""
 
-  step: Array
+  step: Array  # as `pose` sees it, see train.at_round
   row_keys: list[Array]
   problems: list[Problems]
   judge_keys: list[Array]
@@ -131,8 +131,9 @@ def make_sampler(stage: Stage, programs: dict, mesh: Mesh) -> Sampler:
 
   def judge_waves(state, sampling):
     posed, played = sampling
+    then = state._replace(step=posed.step)
     waves = zip(posed.judge_keys, posed.problems, played)
-    judged = [judge(k, state, wave, rows) for k, wave, rows in waves]
+    judged = [judge(k, then, wave, rows) for k, wave, rows in waves]
     verdicts, told = zip(*judged)
     return list(verdicts), jax.tree.map(lambda *x: sum(x), *told)
 
@@ -214,7 +215,7 @@ def _pose(stage, state, root_key, ahead, number) -> _Posed:
     jax.tree.map(operator.itemgetter(i), tree) for i in range(waves)
   ]
   return _Posed(
-    state.step, *map(each, minibatches((keys, problems), waves)),
+    posing.step, *map(each, minibatches((keys, problems), waves)),
     [judge_key] * waves, learn_key,
   )
 
