@@ -5,7 +5,6 @@ needs no host. What the tokens mean comes in a `Table`, an argument of jit.
 """
 
 import functools
-import os
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -123,7 +122,8 @@ def _part(word: str, inside: bool) -> str:
   longest = 0
   for scale in SCALES:
     for i in range(len(scale) if inside else 1):
-      longest = max(longest, len(os.path.commonprefix([word, scale[i:]])))
+      same = [a == b for a, b in zip(word, scale[i:])] + [False]
+      longest = max(longest, same.index(False))
   return word[:longest] + ("x" if len(word) > longest else "")
 
 

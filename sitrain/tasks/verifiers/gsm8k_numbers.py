@@ -67,7 +67,8 @@ def tried(text: str) -> bool:
   return bool(found) and bool(re.search(r"[0-9]", found[2]))
 
 
-_DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|,\\!|\\,|\\!| )[0-9]{3})+(?![0-9])|[0-9]+)"
+_THIN = r"(?:,|\{,\}|,\\!|\\,|\\!| )"
+_DIGITS = rf"(?:[0-9]{{1,3}}(?:{_THIN}[0-9]{{3}})+(?![0-9])|[0-9]+)"
 _ONE = rf"(?:{_DIGITS}(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
 FOUND = re.compile(
   rf"(?P<sign>(?:(?<![\w)\]}}])|(?<=\\boxed\{{))[-−–] ?)?\\?\$? ?"
@@ -115,7 +116,8 @@ def _shortest(hit: re.Match) -> str:
   part = hit.groupdict()
   try:
     if part["mixed"]:
-      value = int(part["mixed"]) + Fraction(int(part["top"]), int(part["bottom"]))
+      more = Fraction(int(part["top"]), int(part["bottom"]))
+      value = int(part["mixed"]) + more
     elif part["over"]:
       value = Fraction(int(part["over"]), int(part["under"]))
     else:
@@ -137,5 +139,5 @@ def decimal(value: Fraction) -> str:
     return str(value)
   whole = abs(value.numerator) * 10**digits // bottom
   text = str(whole).rjust(digits + 1, "0")
-  sign = "-" if value < 0 else ""
-  return sign + number(f"{text[:len(text) - digits]}.{text[len(text) - digits:]}")
+  sign, point = "-" if value < 0 else "", len(text) - digits
+  return sign + number(f"{text[:point]}.{text[point:]}")
