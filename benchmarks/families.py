@@ -49,6 +49,7 @@ class Family(NamedTuple):
   control_is: str = "the base model, from which it starts"
   extend: Callable = lambda config: None  # adds stages to compare with
   others: tuple[str, ...] = ()  # stages whose numbers are stored as well
+  numbers: tuple[str, ...] = ()  # more of them, of the result and its control
 
 
 def continue_imitation(config: Any) -> None:
@@ -72,6 +73,12 @@ FAMILIES = {
     "spin", "spin", "spin", extend=continue_imitation, others=("sft",)
   ),
   "rft": Family("rft", "", "rft"),
+  "mcts_dpo": Family("mcts_dpo", "mcts_dpo", "mcts_dpo"),
+  "spiral": Family(
+    "spiral", "spiral", "spiral", control_is="the base model, which imitates "
+    "random legal games; share of games won against random legal moves",
+    numbers=("malformed_5",),
+  ),
 }
 
 
@@ -110,6 +117,9 @@ def run(name: str, family: Family, seed: int, folder: pathlib.Path) -> dict:
     "others": {name: rows[name][family.metric] for name in family.others},
     "result_interval": result["intervals"][family.metric],
     "control_interval": control["intervals"][family.metric],
+    "numbers": {
+      x: {"result": result[x], "control": control[x]} for x in family.numbers
+    },
     "control_is": family.control_is, "seed": seed, "device": summary["device"],
     "cores": len(os.sched_getaffinity(0)),
   }

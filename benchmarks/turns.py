@@ -82,9 +82,13 @@ def read_again(model, case, keys, params, problems):
   first = play(
     keys, model, params, problems, samples=case["samples"], **one
   )
+  # The one sample of a row draws what the one sample of its prompt does; of
+  # several, only the first turns are the same.
+  if case["samples"] > 1:
+    keys = row_keys(keys, case["samples"])
   return play_on(
-    row_keys(keys, case["samples"]), model, params, problems,
-    append(first, between(case["batch"])), samples=1, first_turn=2, **one,
+    keys, model, params, problems, append(first, between(case["batch"])),
+    samples=1, first_turn=2, **one,
   ).tokens
 
 

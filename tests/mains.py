@@ -122,6 +122,7 @@ def _serve():
   import matplotlib.figure  # noqa: F401
   import ml_collections.config_flags  # noqa: F401
   import tensorboardX  # noqa: F401  It imports torch where that is there.
+  from transformers import AutoTokenizer  # noqa: F401
 
   import sitrain.evaluate.run
   import sitrain.runtime.asked

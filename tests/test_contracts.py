@@ -21,6 +21,7 @@ from sitrain.losses.reduce import value
 from sitrain.methods import (
   dpo,
   imitation,
+  mcts_dpo,
   multi_turn,
   pair_sft,
   ppo,
@@ -28,6 +29,7 @@ from sitrain.methods import (
   score,
   single_turn,
   spin,
+  spiral,
   star,
 )
 from sitrain.models import decoder, lora
@@ -109,6 +111,10 @@ METHODS = {
   ),
   "dpo": Row(dpo.make, ROWS | {"anchor": 0.1}),
   "spin": Row(spin.make, {"problems": PROBLEMS, "turns": TURNS}),
+  "spiral": Row(spiral.make, ROWS, held=()),
+  "mcts_dpo": Row(
+    mcts_dpo.make, {"problems": PROBLEMS, "turns": TURNS[:1], "nodes": 3}
+  ),
 }
 
 
@@ -152,7 +158,7 @@ def case_of(name):
   state = canned.state_like(shapes, method.memory(KEY))
   problems = canned.round_like(
     sampled, posed(sampled[0].prompt.shape[0]), TASK,
-    offline=row.options.get("offline", 0),
+    offline=row.options.get("offline", 0), tree="nodes" in row.options,
   )
   return Case(
     method, state, problems, curate_of(method), slope_of(method), (closed, out)

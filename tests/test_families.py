@@ -257,7 +257,9 @@ def test_dpo_at_the_reference_is_log_two():
   terms, metrics = preference()(at, state, batch)
   found = terms["preference"]
   np.testing.assert_allclose(found.total / found.count, np.log(2), rtol=1e-5)
-  assert found.count == 2 and metrics["learn/preferred"].total == 0
+  preferred = metrics["learn/preferred"]
+  np.testing.assert_allclose(preferred.total / preferred.count, 0.5, rtol=1e-5)
+  assert found.count == 2
   slope = jax.grad(
     lambda p: preference()(p, state, batch)[0]["preference"].total
   )(at)
@@ -267,7 +269,7 @@ def test_dpo_at_the_reference_is_log_two():
   )
   assert after["learn/margin"].total > 0.01
   assert after["learn/preference"].total < before["learn/preference"].total
-  assert after["learn/preferred"].total == 2
+  assert after["learn/preferred"].total > 1
 
 
 def test_dpo_against_numpy():

@@ -1,0 +1,28 @@
+"""SPIRAL: tic-tac-toe against itself, from a model of random legal games.
+
+python -m sitrain.main --config=configs/spiral.py --workdir=/tmp/sitrain_spiral
+
+Evaluated against random legal moves, in either seat: accuracy is the share of
+games that are won, malformed_5 that of games lost by an invalid move.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+MOVES = (1,) * 9  # of both seats, a token each
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Imitation of random games, then self-play."""
+  config = common.base_config()
+  config.task = ConfigDict({"name": "tic_tac_toe", "opponent": "self"})
+  config.evaluate.turns = MOVES[:5]
+  config.evaluate.task = ConfigDict({"opponent": "random"})
+  common.add_base_model(config)
+  config.stage.base.method.turns = MOVES
+  method = {"name": "spiral", "problems": 256, "turns": MOVES}
+  common.add(config, "spiral", common.stage(
+    method, common.RATE, 200, "base/last", {}, best="",
+  ))
+  return common.finish(config, argument)
