@@ -461,10 +461,11 @@ def test_offline_rows_leave_the_weight_of_turn_1_alone(state, round_of):
 def test_a_given_turn_longer_than_its_limit_is_left_out_and_counted():
   """Cut, it would teach to go on where an attempt should have ended."""
   long = [2, 2, 2, 2, EOS, 5, EOS]
-  solutions = [long, [2, EOS, 5, 5, EOS, PAD, PAD]]
+  # Of problems that are drawn, one is looked at when the method is made.
+  solutions = [[2, EOS, 5, 5, EOS, PAD, PAD], long]
   task = NOTHING_RIGHT._replace(problems=lambda key, n: Problems(
     jnp.tile(jnp.array(PROMPT), (n, 1)), jnp.zeros((n, 1), jnp.int32),
-    jnp.array(solutions),
+    jnp.array(solutions)[:n],
   ))
   method = imitation.make(MODELS, task, SGD, problems=2, turns=(3, 3))
   key, empty = jax.random.key(0), jnp.zeros(0)
@@ -477,8 +478,8 @@ def test_a_given_turn_longer_than_its_limit_is_left_out_and_counted():
     return method.curate(key, empty, posed, rows, verdict)[0], metrics
 
   batch, metrics = batch_of(key)
-  assert not np.any(batch.mask[0]), "garbage is trained"
-  written = np.asarray(batch.tokens[1])[np.asarray(batch.mask[1]) > 0]
+  assert not np.any(batch.mask[1]), "garbage is trained"
+  written = np.asarray(batch.tokens[0])[np.asarray(batch.mask[0]) > 0]
   assert written.tolist() == [2, EOS, 5, 5, EOS]
   long = metrics["judge/too_long"]
   assert (float(long.total), float(long.count)) == (1.0, 2.0)
