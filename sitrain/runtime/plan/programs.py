@@ -106,7 +106,7 @@ def names_of(stage: Stage) -> tuple[str, ...]:
     return NAMES[:1]
   if stage.writes:
     return ("pose", "generate")
-  return tuple(n for n in STAGED if n != "merge" or stage.rounds > 1)
+  return tuple(n for n in STAGED if n not in ("wanted", "merge") or stage.rounds > 1)
 
 
 def _worked() -> float:
