@@ -21,8 +21,8 @@ def get_config(argument: str = "") -> ConfigDict:
   config.evaluate.task = ConfigDict({"opponent": "random"})
   common.add_base_model(config)
   config.stage.base.method.turns = MOVES
-  method = {"name": "spiral", "problems": 256, "turns": MOVES}
+  method = {"name": "spiral", "problems": 512, "turns": MOVES, "beta": 0.05}
   common.add(config, "spiral", common.stage(
-    method, common.RATE, 200, "base/last", {}, best="",
+    method, {"learning_rate": 3e-4}, 200, "base/last", common.BASE,
   ))
   return common.finish(config, argument)

@@ -43,8 +43,8 @@ def round_like(shapes, problems, task, *, offline=0, tree=False):
 
   In every problem one first attempt is right, so that who chooses one at random
   has no choice. Of each problem the last `offline` rows have a first attempt of
-  another. One verdict is not known, and its reward is NaN. In a `tree` the first
-  row of a problem is the parent of its others.
+  another. One verdict is not known, and its reward is NaN. In a `tree` the
+  first row of a problem is the parent of its others.
   """
   _, rows, verdicts = shapes
   if not isinstance(rows, dict):

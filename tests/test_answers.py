@@ -3,6 +3,8 @@
 Each row is a gold answer and an answer, as they stand in a box.
 """
 
+import pathlib
+
 import pytest
 
 from sitrain.tasks.verifiers import equivalence, grading
@@ -478,7 +480,7 @@ def test_what_is_right_strictly_is_right_leniently(pool):
     assert [row for row in zip(golds, answers, found) if not row[2].right] == []
 
 
-def test_malformed_latex_is_repaired_for_reports_only():
+def test_malformed_latex_is_repaired_for_reports_only(pool):
   for gold, answer in (
     (r"\sqrt{2}", r"\sqrt(2)"), ("2^{10}", "2^(10)"),
     (r"4\sqrt{2}", "4sqrt(2)"),
@@ -486,6 +488,10 @@ def test_malformed_latex_is_repaired_for_reports_only():
   ):
     assert equivalence.strict((gold, answer)) in ("wrong", "gold")
     assert equivalence.lenient((gold, answer)) == "right"
+    assert equivalence.quickly_lenient(gold, answer) in ("", "right")
+  text = r"\boxed{\sqrt(16)}"
+  (grade,) = grading.grade_math_lenient(["4"], [text], pool=pool)
+  assert grade.status == "right"
   assert equivalence.lenient(("4", r"4\sqrt(2)")) == "wrong"
 
 
@@ -578,3 +584,32 @@ def test_votes_count_answers_and_not_spellings():
   claim = grading.math_claim
   assert claim(r"\boxed{\frac12}") == claim(r"so \boxed{0.5}.") != ""
   assert claim("no box") == ""
+
+
+def documented(heading):
+  """Rows of a table of docs/answers.md, without the reasons."""
+  page = pathlib.Path(__file__).parent.parent / "docs" / "answers.md"
+  part = page.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+  rows = [line for line in part.split("\n") if line.startswith("| `")]
+  cells = [row.strip("| ").split(" | ") for row in rows]
+  return [[x.strip(" `") for x in row[:4]] for row in cells]
+
+
+def test_the_page_says_what_is_paid(pool):
+  rows = documented("MATH")
+  golds, answers, *expected = zip(*rows)
+  texts = [rf"So it is \boxed{{{answer}}}." for answer in answers]
+  assert len(rows) > 50
+  for grade, wanted in zip(
+    (grading.grade_math, grading.grade_math_lenient), expected
+  ):
+    found = [x.status for x in grade(golds, texts, pool=pool)]
+    assert [x for x in zip(rows, found, wanted) if x[1] != x[2]] == []
+  rows = documented("GSM8K")
+  golds, texts, *expected = zip(*rows)
+  assert len(rows) > 12
+  for grade, wanted in zip(
+    (grading.grade_gsm8k, grading.grade_gsm8k_lenient), expected
+  ):
+    found = [x.status for x in grade(golds, texts)]
+    assert [x for x in zip(rows, found, wanted) if x[1] != x[2]] == []

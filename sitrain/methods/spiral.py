@@ -2,8 +2,8 @@
 
 Liu et al. 2025 (arXiv:2506.24119): every turn gets the final reward of its seat
 less that seat's baseline, a moving average (role-conditioned advantage). Here a
-baseline moves once an iteration, by the mean over its games, and the gradient
-is REINFORCE's; the paper moves it with every game, and uses PPO's loss.
+baseline moves once an iteration, by the mean over its games, not by each game,
+and the gradient is REINFORCE's where the paper has PPO's.
 """
 
 import math
@@ -19,32 +19,32 @@ SEATS = 2
 
 
 def make(
-  models: dict, task: Task, optimizer, *, problems: int,
-  turns: tuple[int, ...], samples: int = 1, rate: float = 0.05,
-  temperature: float = 1.0, max_ratio: float = 10.0, slots: int = 0,
+  models: dict, task: Task, optimizer, *, problems: int, turns: tuple[int, ...],
+  samples: int = 1, rate: float = 0.05, beta: float = 0.0,
+  temperature: float = 1.0, slots: int = 0,
 ) -> Method:
   """Turn k is of seat (k - 1) % 2, and its reward what the seat got in the end.
 
-  `rate` is that of the moving averages, `slots` as in reinforce.make.
+  `rate` is that of the moving averages, `beta` weighs the exact KL to the
+  reference (the paper has none), `slots` is as in reinforce.make.
   """
   verbs.check_turns(task, turns, least=SEATS)
   model = models["policy"]
   rows = dict(samples=samples, turns=turns, temperature=temperature)
 
-  def advantage(memory, verdict):
-    reward, known = verdict.reward, verdict.known
-    return role_advantage(reward, known, memory["read"], rate=rate)
+  def advantage(baseline, verdict):
+    return role_advantage(verdict.reward, verdict.known, baseline, rate=rate)
 
   def refresh(state, problems, episodes, verdict):
-    memory = {"read": state.memory["next"]}  # before this round's games
-    memory["next"] = advantage(memory, verdict)[1]
+    read = state.memory["next"]  # before this round's games
+    memory = {"read": read, "next": advantage(read, verdict)[1]}
     return state._replace(memory=memory)
 
   def curate(key, state, problems, episodes, verdict):
-    gain, _ = advantage(state.memory, verdict)
+    gain, _ = advantage(state.memory["read"], verdict)
     return token_batch(
       episodes, to_tokens(gain, episodes.turn),
-      own_turns(episodes, verdict.known), kl_weights=(0.0,) * len(turns),
+      own_turns(episodes, verdict.known), kl_weights=(beta,) * len(turns),
       reference_logprob=jnp.zeros_like(episodes.logprob),
     ), {}
 
@@ -54,7 +54,7 @@ def make(
     judge=verbs.judge_with(task, len(turns)), refresh=refresh, curate=curate,
     loss=verbs.policy_loss(
       model, turns=len(turns), temperature=temperature, clip=math.inf,
-      clip_high=math.inf, max_ratio=max_ratio, kl="none",
+      clip_high=math.inf, max_ratio=10.0, kl="exact" if beta else "none",
     ),
     memory=lambda key: {x: jnp.zeros(SEATS) for x in ("read", "next")},
   )

@@ -63,6 +63,13 @@ def quickly(gold: str, answer: str) -> str:
     return ""
 
 
+def quickly_lenient(gold: str, answer: str) -> str:
+  """As `lenient`, likewise."""
+  found = quickly(gold, answer)
+  repaired = repair(answer) if found == "wrong" else answer
+  return found if repaired == answer else quickly(gold, repaired)
+
+
 def _simple(text: str) -> Fraction:
   sign, decimal, top, bottom = SIMPLE.fullmatch(text).groups()
   value = Fraction(decimal) if decimal else Fraction(int(top), int(bottom))
