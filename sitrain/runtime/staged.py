@@ -44,8 +44,9 @@ GAP, OLD_GAP = "generate/sampler_gap", "generate/delay_gap"
 #   generate  (keys, state, problems) -> rows of a wave
 #   join      (problems, rows, verdicts of waves) -> those of the round
 #   learn     (state, key, problems, rows, verdicts) -> (state, metrics)
+#   wanted    (problems, rows, verdicts) -> which problems are wanted [P]
 #   merge     (round, round) -> (round, which problems are wanted [P])
-NAMES = ("pose", "generate", "join", "learn", "merge")
+NAMES = ("pose", "generate", "join", "learn", "wanted", "merge")
 
 
 class _Posed(NamedTuple):
@@ -105,6 +106,9 @@ def lower_staged(
       out_shardings=((everywhere, by_row, by_row), everywhere),
     )
     programs["merge"] = merge.lower(sampled, sampled)
+    programs["wanted"] = jax.jit(wanted, out_shardings=everywhere).lower(
+      *sampled
+    )
   return programs
 
 
@@ -186,7 +190,7 @@ def make_staged(stage: Stage, programs: dict, mesh: Mesh) -> Callable:
 
 def _more_rounds(stage, programs, sampler, state, again, sampled, judged):
   """Poses again until all problems have a signal, as train.sample_until."""
-  _, kept = programs["merge"](sampled, sampled)
+  kept = programs["wanted"](*sampled)
   number = 1
   while number < stage.rounds and not np.all(jax.device_get(kept)):
     more, told = sampler.finish(state, again(number))
