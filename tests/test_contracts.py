@@ -287,7 +287,8 @@ def test_star_restarts_from_a_reference_of_another_dtype(rank):
   stage = loops.stage_of(method, OPTIMIZER, task=TASK, dtype=model.dtype)
   shapes = jax.eval_shape(lambda key: new_state(run, stage, key), KEY)
   held = {x.dtype for x in jax.tree.leaves(shapes.held)}
-  assert jnp.dtype("bfloat16") in held
+  # Adapters are scaled before they are rounded, so they stay as they are.
+  assert (jnp.dtype("bfloat16") in held) == (rank == 0)
   assert {x.dtype for x in jax.tree.leaves(shapes.params)} == {
     jnp.dtype("float32")
   }
