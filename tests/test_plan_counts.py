@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import quickstart
-from sitrain.runtime import build, sharding
+from sitrain.runtime import batches, build, sharding
 from sitrain.runtime.plan import apart as plan_apart
 from sitrain.runtime.plan import chips as plan_chips
 from sitrain.runtime.plan import cost as plan_cost
@@ -172,9 +172,11 @@ def test_slots_take_their_steps_in_every_round():
 ])
 def test_rounds_of_slots(slots, samples, found):
   # 64 problems in 8 waves on one device: 8 problems each.
-  method = {"slots": slots, "samples": samples, "problems": 64}
+  rows = 64 * samples
+  counts = batches.Counts(64, rows, rows, 0)
+  given = {"method": {"slots": slots}, "waves": 8}
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  made = plan_programs._refills({"method": method, "waves": 8}, mesh)
+  made = plan_programs._refills(given, counts, mesh)
   assert (made["rounds"], made["refills"]) == found
 
 

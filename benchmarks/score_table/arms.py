@@ -45,8 +45,8 @@ def _reinforce(name: str, **options) -> Callable:
       given["beta2"] = setting["beta"]
     best = "judge/reward_1" if name == "single_turn" else "judge/reward_2"
     return common.stage(
-      given | options, {"learning_rate": setting["rate"]}, steps, start, base,
-      best=best, **common.PARTS,
+      given | options, {"learning_rate": setting["rate"]}, steps, start,
+      {"reference": base}, best=best, **common.PARTS,
     )
 
   return stage
@@ -76,7 +76,8 @@ def _imitate(name: str, rounds: int, **options) -> Callable:
     origin = start if name == "star" else base
     return common.stage(
       given | options, {"learning_rate": setting["rate"]}, rounds, start,
-      origin, steps_per_call=1, waves=each, minibatches=each, **common.PARTS,
+      {"reference": origin}, steps_per_call=1, waves=each, minibatches=each,
+      **common.PARTS,
     )
 
   return stage

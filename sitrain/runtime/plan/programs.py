@@ -92,11 +92,12 @@ def _refills(stage: dict, counts: Counts, mesh: Any) -> dict[str, int]:
 
 
 def _runs(stage: Stage) -> dict[str, float]:
-  """How often each program runs in an iteration."""
+  """How often each program runs in an iteration, at the most."""
+  rounds = float(stage.rounds)
   return {
-    "loop": 1 / stage.steps_per_call, "pose": 1.0, "learn": 1.0,
-    "generate": float(stage.parts["waves"]), "join": 1.0,
-    "merge": float(stage.rounds),
+    "loop": 1 / stage.steps_per_call, "pose": rounds, "learn": 1.0,
+    "generate": rounds * stage.parts["waves"], "join": rounds, "wanted": 1.0,
+    "merge": rounds - 1,
   }
 
 
