@@ -20,14 +20,20 @@ import pytest
 from sitrain.losses.reduce import value
 from sitrain.methods import (
   dpo,
+  grpo,
   imitation,
   multi_turn,
   pair_sft,
   ppo,
   reinforce_pp,
+  reward_model,
+  satori,
   score,
+  sec,
   single_turn,
+  spear,
   spin,
+  ssr_zero,
   star,
 )
 from sitrain.models import decoder, lora
@@ -109,6 +115,22 @@ METHODS = {
   ),
   "dpo": Row(dpo.make, ROWS | {"anchor": 0.1}),
   "spin": Row(spin.make, {"problems": PROBLEMS, "turns": TURNS}),
+  "reward_model": Row(
+    reward_model.make, ROWS, held=("policy",), trained=("reward_model",),
+    heads={"reward_model": "scalar"},
+  ),
+  "grpo": Row(grpo.make, ROWS | {"beta": 0.2}),
+  "grpo of a reward model": Row(
+    grpo.make, ROWS | {"beta": 0.2, "reward_role": "reward_model"},
+    held=("reference", "reward_model"), heads={"reward_model": "scalar"},
+  ),
+  "sec": Row(sec.make, ROWS | {"beta": 0.2}),
+  "spear": Row(spear.make, ROWS | {"capacity": 40}, held=()),
+  "satori": Row(
+    satori.make,
+    ROWS | {"restarts": 4, "beta": 0.2, "share_prompts": True},
+  ),
+  "ssr_zero": Row(ssr_zero.make, ROWS | {"beta": 0.2}),
 }
 
 
@@ -150,19 +172,13 @@ def case_of(name):
   closed, out, sampled = traced(stage, shapes)
   method = stage.method
   state = canned.state_like(shapes, method.memory(KEY))
+  posed = jax.tree.map(np.asarray, jax.jit(method.pose)(KEY, state))
   problems = canned.round_like(
-    sampled, posed(sampled[0].prompt.shape[0]), TASK,
-    offline=row.options.get("offline", 0),
+    sampled, posed, TASK, offline=row.options.get("offline", 0)
   )
   return Case(
     method, state, problems, curate_of(method), slope_of(method), (closed, out)
   )
-
-
-@functools.cache
-def posed(count):
-  drawn = jax.jit(lambda key: TASK.problems(key, count))(KEY)
-  return jax.tree.map(np.asarray, drawn)
 
 
 def traced(stage, shapes):
