@@ -12,6 +12,7 @@ alone: compiling, training and evaluating. A base model that another run of the
 folder has trained is taken from there, and a run that was cut goes on.
 """
 
+import copy
 import hashlib
 import importlib
 import json
@@ -26,6 +27,7 @@ from typing import NamedTuple
 from absl import app, flags
 
 from sitrain import main as mains
+from sitrain.configs import common
 from sitrain.runtime.build import plain
 
 ONLY = flags.DEFINE_string("only", "", "Names, with commas; all where empty.")
@@ -49,12 +51,30 @@ class Family(NamedTuple):
   extend: Callable = lambda config: None  # adds the control's stage to the run
 
 
+def add_uniform(config) -> None:
+  """SEC's stage without its bandit."""
+  stage = copy.deepcopy(config.stage.sec)
+  stage.method.name = "grpo"
+  common.add(config, "uniform", stage)
+
+
 FAMILIES = {
   "reinforce_pp": Family("reinforce_pp", "reinforce_pp", "rl"),
   "ppo": Family("ppo", "ppo", "rl"),
   "dpo": Family("dpo", "dpo", "dpo"),
   "spin": Family("spin", "spin", "spin"),
   "rft": Family("rft", "", "rft"),
+  "reward_model": Family("reward_model", "reward_model", "grpo"),
+  "sec": Family(
+    "sec", "sec", "sec", control="uniform", extend=add_uniform,
+    control_is="the same GRPO on problems drawn uniformly",
+  ),
+  "spear": Family("spear", "spear", "spear"),
+  "satori": Family("satori", "satori", "satori", metric="accuracy_2"),
+  "ssr_zero": Family(
+    "ssr_zero", "ssr_zero", "ssr", control="stage1",
+    control_is="SCoRe's stage I, from which it starts",
+  ),
 }
 
 
