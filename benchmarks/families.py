@@ -22,7 +22,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import app, flags
 
@@ -48,11 +48,26 @@ class Family(NamedTuple):
   metric: str = "accuracy_1"  # of a stage in summary.json
   control: str = "base"  # the stage whose number it must exceed
   control_is: str = "the base model, from which it starts"
-  extend: Callable = lambda config: None  # adds the control's stage to the run
+  extend: Callable = lambda config: None  # adds stages to compare with
+  others: tuple[str, ...] = ()  # stages whose numbers are stored as well
+  numbers: tuple[str, ...] = ()  # more of them, of the result and its control
 
 
-def add_uniform(config) -> None:
-  """SEC's stage without its bandit."""
+def continue_imitation(config: Any) -> None:
+  """As many given solutions as SPIN sees, in as many gradient steps."""
+  spin = config.stage.spin
+  steps = spin.steps * spin.minibatches
+  method = {
+    "name": "imitation", "turns": spin.method.turns,
+    "problems": spin.method.problems // spin.minibatches,
+  }
+  common.add(config, "sft", common.stage(
+    method, spin.optimizer.to_dict(), steps, "base/last", {},
+  ))
+
+
+def add_uniform(config: Any) -> None:
+  """SEC's stage on problems drawn uniformly: without its bandit."""
   stage = copy.deepcopy(config.stage.sec)
   stage.method.name = "grpo"
   common.add(config, "uniform", stage)
@@ -62,18 +77,26 @@ FAMILIES = {
   "reinforce_pp": Family("reinforce_pp", "reinforce_pp", "rl"),
   "ppo": Family("ppo", "ppo", "rl"),
   "dpo": Family("dpo", "dpo", "dpo"),
-  "spin": Family("spin", "spin", "spin"),
-  "rft": Family("rft", "", "rft"),
-  "reward_model": Family("reward_model", "reward_model", "grpo"),
-  "sec": Family(
-    "sec", "sec", "sec", control="uniform", extend=add_uniform,
-    control_is="the same GRPO on problems drawn uniformly",
+  "spin": Family(
+    "spin", "spin", "spin", extend=continue_imitation, others=("sft",)
   ),
+  "rft": Family("rft", "", "rft"),
+  "mcts_dpo": Family("mcts_dpo", "mcts_dpo", "mcts_dpo"),
+  "spiral": Family(
+    "spiral", "spiral", "spiral", control_is="the base model, which imitates "
+    "random legal games; share of games won against random legal moves",
+    numbers=("malformed_5",),
+  ),
+  "reward_model": Family("reward_model", "reward_model", "grpo"),
+  "sec": Family("sec", "sec", "sec", extend=add_uniform, others=("uniform",)),
   "spear": Family("spear", "spear", "spear"),
-  "satori": Family("satori", "satori", "satori", metric="accuracy_2"),
+  "satori": Family(
+    "satori", "satori", "satori", metric="accuracy_2", numbers=("accuracy_1",)
+  ),
   "ssr_zero": Family(
     "ssr_zero", "ssr_zero", "ssr", control="stage1",
     control_is="SCoRe's stage I, from which it starts",
+    numbers=("accuracy_2",),
   ),
 }
 
@@ -99,7 +122,10 @@ def run(name: str, family: Family, seed: int, folder: pathlib.Path) -> dict:
   processor = time.process_time() - began
   keep_base(workdir, shared)
   rows = {row["name"]: row for row in summary["stages"]}
-  own = [row for row in summary["stages"] if row["name"] != "base"]
+  own = [
+    row for row in summary["stages"]
+    if row["name"] not in ("base", *family.others)
+  ]
   result, control = rows[family.stage], rows[family.control]
   return {
     "name": name, "config": f"configs/{family.config}.py",
@@ -107,8 +133,12 @@ def run(name: str, family: Family, seed: int, folder: pathlib.Path) -> dict:
     "processor_seconds": processor,
     "metric": f"{family.metric} of {family.stage}",
     "result": result[family.metric], "control": control[family.metric],
+    "others": {name: rows[name][family.metric] for name in family.others},
     "result_interval": result["intervals"][family.metric],
     "control_interval": control["intervals"][family.metric],
+    "numbers": {
+      x: {"result": result[x], "control": control[x]} for x in family.numbers
+    },
     "control_is": family.control_is, "seed": seed, "device": summary["device"],
     "cores": len(os.sched_getaffinity(0)),
   }

@@ -82,9 +82,13 @@ def read_again(model, case, keys, params, problems):
   first = play(
     keys, model, params, problems, samples=case["samples"], **one
   )
+  # The one sample of a row draws what the one sample of its prompt does; of
+  # several, only the first turns are the same.
+  if case["samples"] > 1:
+    keys = row_keys(keys, case["samples"])
   return play_on(
-    row_keys(keys, case["samples"]), model, params, problems,
-    append(first, between(case["batch"])), samples=1, first_turn=2, **one,
+    keys, model, params, problems, append(first, between(case["batch"])),
+    samples=1, first_turn=2, **one,
   ).tokens
 
 
@@ -98,7 +102,7 @@ def loop_a_turn(model, case, keys, params, problems):
   column = tokens.shape[1] - 1
   tokens = jnp.concatenate([tokens, between(case["batch"])], axis=1)
   cache = grown(model, cache, case["batch"], tokens.shape[1] - 1)
-  attend = decoder.attend_cache(start, column, REPLY, cache[0][0].shape[2])
+  attend = decoder.sees_cache(start, column, REPLY, cache[0][0].shape[2])
   _, cache = model.apply(
     {"params": params}, tokens[:, column:-1], attend, cache, column
   )
@@ -118,7 +122,7 @@ def write_turn(model, case, keys, params, tokens, start, cache, turn):
   def body(loop):
     column, tokens, done, cache = loop
     last = jax.lax.dynamic_slice_in_dim(tokens, column - 1, 1, axis=1)
-    attend = decoder.attend_cache(
+    attend = decoder.sees_cache(
       start, column - 1, 1, cache[0][0].shape[2]
     )
     hidden, cache = model.apply(

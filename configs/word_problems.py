@@ -45,7 +45,7 @@ def get_config(argument: str = "") -> ConfigDict:
   ))
   common.add(config, "stage2", common.stage(
     shared | {"name": "score.stage_two", "beta2": 0.05, "bonus": 2.0},
-    {"learning_rate": 1e-4}, 40, "stage1/last", "base/last", **more,
+    {"learning_rate": 1e-4}, 40, "stage1/last", common.BASE, **more,
   ))
   config.run.save_every = 20
   return text.finish(config, argument)

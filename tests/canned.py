@@ -38,16 +38,19 @@ def state_like(shapes, memory=()):
   )
 
 
-def round_like(shapes, problems, task, *, offline=0):
+def round_like(shapes, problems, task, *, offline=0, tree=False):
   """(problems, rows, verdicts) like `shapes`, which are those of a round.
 
   In every problem one first attempt is right, so that who chooses one at random
   has no choice. Of each problem the last `offline` rows have a first attempt of
-  another. One verdict is not known, and its reward is NaN.
+  another. One verdict is not known, and its reward is NaN. In a `tree` the
+  first row of a problem is the parent of its others.
   """
   _, rows, verdicts = shapes
   if not isinstance(rows, dict):
     kind = _rows(problems, rows, verdicts, task, offline, None)
+    if tree:
+      kind = _as_children(kind)
     return problems, kind, _verdict(kind, verdicts)
   first = next(iter(rows.values())).problem.shape[0]
   kinds = {
@@ -90,6 +93,13 @@ def _rows(problems, shape, verdict, task, offline, first) -> Episodes:
     tokens, marks, np.where(marks > GIVEN, noise, np.float32(0)),
     np.zeros_like(tokens), problem, parent,
   )
+
+
+def _as_children(rows):
+  """The rows of each problem below its first one."""
+  root = np.searchsorted(rows.problem, rows.problem)
+  own = np.arange(len(root)) == root
+  return rows._replace(parent=np.where(own, ROOT, root).astype(np.int32))
 
 
 def _replies(task, problems, turns):

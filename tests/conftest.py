@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import mains
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from sitrain.models.decoder import Decoder, init
 from sitrain.tasks import maze
@@ -36,6 +37,8 @@ OPTIMIZED = (
   "test_benchmarks", "test_documents", "test_plan", "test_plan_counts",
   "test_runtime_devices",
 )
+# So they may not read programs from the disk, nor may these.
+COMPILED = (*OPTIMIZED, "test_attention", "test_forks")
 QUICKLY = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
 CPU = pytest.StashKey[float]()
 
@@ -79,6 +82,19 @@ def pytest_terminal_summary(terminalreporter):
   for name, seconds in spent.most_common(20):
     write(f"{seconds:8.1f}  {name}")
   write(f"{sum(spent.values()):8.1f}  {len(spent)} files")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(request):
+  """Compiles anew where what the compiler says is looked at."""
+  if request.module.__name__ not in COMPILED:
+    yield
+    return
+  jax.config.update("jax_enable_compilation_cache", False)
+  compilation_cache.reset_cache()
+  yield
+  jax.config.update("jax_enable_compilation_cache", True)
+  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -120,7 +120,8 @@ def check_sizes():
   assert fit(12, waves=2, microbatches=4) == {"waves": 1, "microbatches": 3}
   for problems, more, fitting in (
     (6, {}, "method.problems=6 does not divide .* = 4: set it to 4 or 8"),
-    (8, {"minibatches": 3}, "method.problems=8 makes 16 rows.*minibatches=3"),
+    (8, {"minibatches": 3},
+     r"method.problems=8 makes 16 rows.*= 3 \* 4: set .*of 4"),
   ):
     try:
       fit(problems, **more)

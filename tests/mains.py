@@ -39,6 +39,9 @@ def environment(cache, **more):
   given = {
     "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_THREAD,
     "SITRAIN_CACHE": str(cache), "NO_GCE_CHECK": "true",
+    # Mains ask for the cache; scripts look at what the compiler says, of which
+    # a stored program says less.
+    "JAX_COMPILATION_CACHE_DIR": "",
   }
   return {**os.environ, **given, **more}
 
@@ -122,6 +125,7 @@ def _serve():
   import matplotlib.figure  # noqa: F401
   import ml_collections.config_flags  # noqa: F401
   import tensorboardX  # noqa: F401  It imports torch where that is there.
+  from transformers import AutoTokenizer  # noqa: F401
 
   import sitrain.evaluate.run
   import sitrain.runtime.asked

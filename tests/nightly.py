@@ -30,7 +30,8 @@ SUBJECTS = {
     "sitrain/runtime/signals.py", "sitrain/runtime/stage.py",
   ),
   "test_text_run.py": (
-    "configs/score_gsm8k.py", "configs/text.py", "sitrain/tasks/gsm8k.py",
+    "configs/score_gsm8k.py", "configs/text.py", "sitrain/runtime/host.py",
+    "sitrain/tasks/gsm8k.py", "sitrain/tasks/text.py",
   ),
 }
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas.ops.tpu import splash_attention
 
-from sitrain.models import attention, decoder
+from sitrain.models import attention, decoder, kernels
 
 ROWS, LENGTH, HEADS, GROUPS, SIZE = 2, 22, 2, 3, 8
 
@@ -28,7 +28,7 @@ def masks():
   branch = jnp.where(column < 4, 0, 1 + (column - 4) // 6) * jnp.ones_like(
     real, jnp.int32
   )
-  see = lambda real, path: decoder.attend_rows(
+  see = lambda real, path: decoder.sees_rows(
     jnp.where(real, 1, -1), path
   ).visible
   text = see(real, branch * 0)
@@ -47,7 +47,7 @@ def value_and_grad(kind, given, visible, **options):
   @jax.jit
   def run(*given):
     def loss(*given):
-      mixed = attention.rows(*given, visible, kind=kind, **options)
+      mixed = attention.attend(*given, visible, kind=kind, **options)
       mixed = jnp.where(seen, mixed, 0)
       return jnp.sum(mixed * weight), mixed
 
@@ -107,7 +107,7 @@ def test_chunks_hold_no_square_of_the_length():
   def planned(kind, length):
     given = jax.eval_shape(lambda: heads(length))
     visible = jax.ShapeDtypeStruct((ROWS, length, length), bool)
-    mix = functools.partial(attention.rows, kind=kind, scale=1.0, cap=0.0)
+    mix = functools.partial(attention.attend, kind=kind, scale=1.0, cap=0.0)
     grad = jax.grad(lambda *x: jnp.sum(mix(*x) ** 2), (0, 1, 2))
     compiled = jax.jit(grad).lower(*given, visible).compile()
     return compiled.memory_analysis().temp_size_in_bytes
@@ -122,8 +122,8 @@ def test_auto_is_plain_while_rows_are_short():
   assert attention.settled("auto", short) == "plain"
   assert attention.settled("auto", longer) == "chunked"
   assert attention.settled("plain", longer) == "plain"
-  assert attention.queries_held("auto", short) == short
-  assert attention.queries_held("auto", longer) == attention.CHUNK
+  assert attention.queries_at_once("auto", short) == short
+  assert attention.queries_at_once("auto", longer) == attention.CHUNK
 
 
 def test_the_kernel_for_tpus_gives_the_same(monkeypatch):
@@ -135,7 +135,7 @@ def test_the_kernel_for_tpus_gives_the_same(monkeypatch):
   got = value_and_grad("splash", heads(), visible, **options)
   close(got, value_and_grad("plain", heads(), visible, **options), 2e-5)
   # A row with branches would come out wrong, so it comes out as no number.
-  mixed = attention.rows(
+  mixed = attention.attend(
     *heads(), visible.at[1].set(masks()["branches"][0]), kind="splash",
     **options,
   )
@@ -144,11 +144,11 @@ def test_the_kernel_for_tpus_gives_the_same(monkeypatch):
 
 def test_tokamax_is_called_as_it_wants(monkeypatch):
   pytest.importorskip("tokamax")
-  own = attention._tokamax
+  own = kernels._tokamax
   # Its kernels for GPUs take the same arguments as what it has for any device.
   monkeypatch.setattr(
-    attention, "_tokamax",
-    lambda scale, cap, way, *given: own(scale, cap, "xla", *given),
+    kernels, "_tokamax",
+    lambda scale, cap, _, *given: own(scale, cap, "xla", *given),
   )
   for visible in masks().values():
     got, want = (
@@ -161,7 +161,7 @@ def test_tokamax_is_called_as_it_wants(monkeypatch):
 def test_what_is_not_installed_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "tokamax", None)
   with pytest.raises(ValueError, match=r"'triton': pip install 'sitrain\["):
-    attention.rows(
+    attention.attend(
       *heads(), masks()["text"], kind="triton", scale=1.0, cap=0.0
     )
 
@@ -175,7 +175,7 @@ def test_what_is_not_installed_is_named(monkeypatch):
 def test_what_does_not_fit_is_refused(kind, options, message):
   given = heads()
   with pytest.raises(ValueError, match=message):
-    attention.rows(
+    attention.attend(
       *given, masks()["text"], kind=kind, **{"scale": 1.0, "cap": 0.0} | options
     )
 

@@ -44,11 +44,19 @@ def config_of(path, argument):
   return build.plain(runpy.run_path(str(path))["get_config"](argument))
 
 
+READS = 16384  # tokens of a dialogue, for the hub's model
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
   """The folder of a tiny model with a tokenizer, for configs that name one."""
   texts = [row.message for row in word_problems.rows(count=50)]
-  return qwen.folder(tmp_path_factory.mktemp("qwen"), texts)
+  folder = qwen.folder(tmp_path_factory.mktemp("qwen"), texts)
+  # Its tokenizer needs more tokens for a text than a model's own.
+  path = pathlib.Path(folder) / "config.json"
+  known = json.loads(path.read_text())
+  path.write_text(json.dumps(known | {"max_position_embeddings": READS}))
+  return folder
 
 
 ROWS = {
@@ -223,15 +231,16 @@ def test_two_more_configs_run(name, cache, tmp_path):
   assert all("curate/kept" in row for row in rows)
 
 
-def test_dialogues_that_the_model_cannot_read_are_refused(hub):
+def test_dialogues_that_the_model_cannot_read_are_refused(hub, tmp_path):
   config = config_of(FOLDER / "score_gsm8k.py", "")
   at_home(config, hub)
   task = build.task_from(config)
   said = describe(task)
   assert said.startswith("64 problems; prompts of ") and "given" in said
   field = "evaluate.turns"
-  with pytest.raises(ConfigError, match="evaluate.turns .*reads 4096"):
-    check_context(config, field, task, 4096)
-  check_context(config, field, task, 1024)
-  with pytest.raises(ConfigError, match="stage.base.method.turns .*4096"):
-    stages_of(config, hub.parent)
+  with pytest.raises(ConfigError, match=f"evaluate.turns .*reads {READS}"):
+    check_context(config, field, task, READS)
+  check_context(config, field, task, READS // 2)
+  config["stage"]["stage1"]["method"]["turns"] = (READS // 2,) * 2
+  with pytest.raises(ConfigError, match="stage.stage1.method.turns and"):
+    stages_of(config, tmp_path)

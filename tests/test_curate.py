@@ -1,5 +1,7 @@
 """Advantages, choices and masks against loops in Python."""
 
+import functools
+
 import fakes
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from sitrain.curate.advantage import (
   per_turn,
   progress_bonus,
   returns,
+  role_advantage,
   same_problem,
   to_tokens,
   whiten,
@@ -247,7 +250,7 @@ def test_estimates_against_numpy(name):
     own = value[known & (every | (group == group[i]))]
     want[i] = value[i] - own.mean()
     if name == "leave_one_out":
-      want[i] *= len(own) / (len(own) - 1)
+      want[i] *= len(own) / max(len(own) - 1, 1)
     if name in ("group_normalise", "whiten"):
       want[i] /= own.std() + 1e-6
   np.testing.assert_allclose(found, want, atol=2e-5)
@@ -514,3 +517,26 @@ def test_turns_keep_to_themselves():
   for k in range(2):
     want = slow_leave_one_out(value[:, k], both[:, k], known[:, k])
     np.testing.assert_allclose(found[:, k], want, atol=1e-5)
+
+
+def test_roles_have_baselines_of_their_own():
+  """Read before they move, and by the mean over rows, however many turns."""
+  reward = np.array([[1, -1, 1, 0], [-1.5, 0.5, 0, 0], [-1, 1, -1, 1]])
+  known = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1.0]])
+  reward[0, 3] = np.nan  # what stands where nothing is known
+  before = np.array([0.5, -0.25])
+  gain, after = jax.jit(functools.partial(role_advantage, rate=0.05))(
+    jnp.asarray(reward), jnp.asarray(known), jnp.asarray(before)
+  )
+  want = np.where(known > 0, reward - before[[0, 1, 0, 1]], 0)
+  np.testing.assert_allclose(gain, want, rtol=1e-6)
+  mean = np.array([(1 - 1.5 - 1) / 3, (-1 + 1) / 2])
+  np.testing.assert_allclose(after, 0.95 * before + 0.05 * mean, rtol=1e-6)
+
+
+def test_a_role_without_a_turn_keeps_its_baseline():
+  _, after = role_advantage(
+    jnp.ones((2, 2)), jnp.array([[1.0, 0.0]] * 2), jnp.array([0.0, 0.3]),
+    rate=0.5,
+  )
+  np.testing.assert_allclose(after, [0.5, 0.3])

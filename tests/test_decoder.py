@@ -70,7 +70,7 @@ def logits(model, params, tokens, attend):
 
 def whole_rows():
   turn = jnp.ones((ROWS, LENGTH), jnp.int32)
-  return decoder.attend_rows(turn, jnp.zeros_like(turn))
+  return decoder.sees_rows(turn, jnp.zeros_like(turn))
 
 
 def primitives(jaxpr):
@@ -81,10 +81,10 @@ def primitives(jaxpr):
       yield from primitives(inner)
 
 
-def test_attend_rows_by_hand():
+def test_sees_rows_by_hand():
   turn = jnp.array([[0, 1, 1, 1, 2, -1]], jnp.int32)
   path = jnp.array([[0, 1, 2, 1, 0, 0]], jnp.int32)
-  attend = decoder.attend_rows(turn, path)
+  attend = decoder.sees_rows(turn, path)
   expected = [
     [1, 0, 0, 0, 0, 0],
     [1, 1, 0, 0, 0, 0],
@@ -113,7 +113,7 @@ def test_decoding_token_by_token_is_the_full_forward(model):
   column = jnp.arange(LENGTH)
   real = column >= start[:, None]
   turn = jnp.where(real, 1, -1).astype(jnp.int32)
-  attend = decoder.attend_rows(turn, jnp.zeros_like(turn))
+  attend = decoder.sees_rows(turn, jnp.zeros_like(turn))
   tokens = jnp.where(real, tokens, -1)
   full = logits(model, params(model), tokens, attend)
   each = {"params": decoder.unstack(params(model))}
@@ -121,7 +121,7 @@ def test_decoding_token_by_token_is_the_full_forward(model):
   @functools.partial(jax.jit, static_argnums=2)
   def step(cache, column, width):
     now = jax.lax.dynamic_slice_in_dim(tokens, column, width, 1)
-    attend = decoder.attend_cache(start, column, width, LENGTH)
+    attend = decoder.sees_cache(start, column, width, LENGTH)
     hidden, cache = model.apply(each, now, attend, cache, column)
     return cache, model.apply(each, hidden, method="logits")
 
@@ -146,7 +146,7 @@ def test_rows_that_share_the_cache_of_a_prompt_are_whole_rows(model):
   )
   start = jnp.array([0, 2], jnp.int32)
   each = {"params": decoder.unstack(params(model))}
-  attend = decoder.attend_cache(start, 0, prompt, prompt)
+  attend = decoder.sees_cache(start, 0, prompt, prompt)
   _, shared = model.apply(
     each, tokens[::samples, :prompt], attend, model.make_cache(2, prompt)
   )
@@ -155,7 +155,7 @@ def test_rows_that_share_the_cache_of_a_prompt_are_whole_rows(model):
   @jax.jit
   def step(cache, column):
     now = jax.lax.dynamic_slice_in_dim(tokens, column, 1, 1)
-    attend = decoder.attend_cache(start, column, 1, LENGTH)
+    attend = decoder.sees_cache(start, column, 1, LENGTH)
     both = tuple(own + more for own, more in zip(cache, shared, strict=True))
     hidden, cache = model.apply(each, now, attend, both, column - prompt)
     return cache, model.apply(each, hidden, method="logits")
@@ -165,7 +165,7 @@ def test_rows_that_share_the_cache_of_a_prompt_are_whole_rows(model):
     cache, one = step(cache, column)
     steps.append(one)
   turn = jnp.where(jnp.arange(LENGTH) >= start[:, None], 1, -1)
-  attend = decoder.attend_rows(turn, jnp.zeros_like(turn))
+  attend = decoder.sees_rows(turn, jnp.zeros_like(turn))
   full = logits(model, params(model), jnp.where(turn > 0, tokens, -1), attend)
   np.testing.assert_allclose(
     jnp.concatenate(steps, 1), full[:, prompt:], atol=1e-5
@@ -175,7 +175,7 @@ def test_rows_that_share_the_cache_of_a_prompt_are_whole_rows(model):
 def test_a_cache_that_is_longer_than_the_text_changes_nothing():
   tokens, start = some_tokens(), jnp.zeros(ROWS, jnp.int32)
   full = logits(RICH, params(RICH), tokens, whole_rows())
-  attend = decoder.attend_cache(start, 0, LENGTH, LENGTH + 5)
+  attend = decoder.sees_cache(start, 0, LENGTH, LENGTH + 5)
   # What lies in the columns to come is never read.
   cache = jax.tree.map(lambda x: x + 7.0, RICH.make_cache(ROWS, LENGTH + 5))
   variables = {"params": params(RICH)}
@@ -259,7 +259,7 @@ def test_unknown_options_are_refused():
 def test_pads_are_never_read():
   turn = jnp.ones((ROWS, LENGTH), jnp.int32)
   turn = turn.at[0, 6:].set(-1).at[1, :3].set(-1)
-  attend = decoder.attend_rows(turn, jnp.zeros_like(turn))
+  attend = decoder.sees_rows(turn, jnp.zeros_like(turn))
   a, b = (
     logits(RICH, params(RICH), x, attend)[turn != -1]
     for x in (
@@ -274,7 +274,7 @@ def test_two_branches_in_one_row_are_two_rows():
   # trunk 0..2, branch 1 at 3..5, branch 2 at 6..8
   path = jnp.array([[0] * 3 + [1] * 3 + [2] * 3] * ROWS, jnp.int32)
   tokens, turn = some_tokens(), jnp.ones((ROWS, LENGTH), jnp.int32)
-  forked = logits(RICH, params(RICH), tokens, decoder.attend_rows(turn, path))
+  forked = logits(RICH, params(RICH), tokens, decoder.sees_rows(turn, path))
   other = jnp.concatenate([tokens[:, :3], tokens[:, 6:], tokens[:, 3:6]], 1)
   first = logits(RICH, params(RICH), tokens, whole_rows())
   second = logits(RICH, params(RICH), other, whole_rows())
@@ -286,7 +286,7 @@ def test_two_branches_in_one_row_are_two_rows():
 def test_packed_texts_do_not_see_each_other():
   path = jnp.array([[1] * 4 + [2] * 5] * ROWS, jnp.int32)
   tokens, turn = some_tokens(), jnp.ones((ROWS, LENGTH), jnp.int32)
-  packed = logits(RICH, params(RICH), tokens, decoder.attend_rows(turn, path))
+  packed = logits(RICH, params(RICH), tokens, decoder.sees_rows(turn, path))
   first = logits(RICH, params(RICH), tokens, whole_rows())
   second = logits(RICH, params(RICH), jnp.roll(tokens, -4, 1), whole_rows())
   np.testing.assert_allclose(packed[:, :4], first[:, :4], atol=1e-5)

@@ -76,7 +76,7 @@ def test_a_model_from_nothing_is_one_of_transformers(scratch, ask, tmp_path):
   @jax.jit
   def logits(params, tokens):
     turn = jnp.ones_like(tokens)
-    attend = decoder.attend_rows(turn, 0 * turn)
+    attend = decoder.sees_rows(turn, 0 * turn)
     hidden, _ = model.apply({"params": params}, tokens, attend)
     return model.apply({"params": params}, hidden, method="logits")
 

@@ -15,6 +15,7 @@ from sitrain.models import decoder, heads
 from sitrain.models.decoder import Decoder
 from sitrain.models.logprobs import score_rows
 from sitrain.models.roles import check_trained
+from sitrain.rollout import contexts
 from sitrain.tasks import maze
 from sitrain.types import (
   GIVEN,
@@ -256,7 +257,9 @@ def test_dpo_at_the_reference_is_log_two():
   terms, metrics = preference()(at, state, batch)
   found = terms["preference"]
   np.testing.assert_allclose(found.total / found.count, np.log(2), rtol=1e-5)
-  assert found.count == 2 and metrics["learn/preferred"].total == 0
+  preferred = metrics["learn/preferred"]
+  np.testing.assert_allclose(preferred.total / preferred.count, 0.5, rtol=1e-5)
+  assert found.count == 2
   slope = jax.grad(
     lambda p: preference()(p, state, batch)[0]["preference"].total
   )(at)
@@ -266,7 +269,7 @@ def test_dpo_at_the_reference_is_log_two():
   )
   assert after["learn/margin"].total > 0.01
   assert after["learn/preference"].total < before["learn/preference"].total
-  assert after["learn/preferred"].total == 2
+  assert after["learn/preferred"].total > 1
 
 
 def test_dpo_against_numpy():
@@ -330,11 +333,11 @@ def test_best_and_worst_become_pairs(played):
 
 
 def test_spin_prefers_the_solution_and_leaves_out_what_equals_it(played):
-  problems = played[0]
-  method = spin.make({"policy": MODEL}, TASK, (), problems=6, turns=TURNS)
+  problems, turns = played[0], (4, 4)  # longer than a solution needs
+  method = spin.make({"policy": MODEL}, TASK, (), problems=6, turns=turns)
   # The policy writes the solution of the first problem, and of the others not.
-  rows = spin.contexts.given(
-    problems, reply=TASK.reply, turns=TURNS, eos=TASK.eos
+  rows = contexts.given(
+    problems, reply=TASK.reply, turns=turns, eos=TASK.eos
   )
   first = jnp.argmax(rows.turn > 0, axis=1)
   column = jnp.arange(rows.tokens.shape[1]) == first[:, None]

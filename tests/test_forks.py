@@ -10,7 +10,7 @@ import pytest
 
 from sitrain import train, types
 from sitrain.methods import score
-from sitrain.models import attention, decoder, forks, logprobs, reading
+from sitrain.models import attention, decoder, logprobs, reading
 from sitrain.rollout import play
 from sitrain.tasks import maze
 
@@ -102,7 +102,7 @@ def differing():
 @pytest.mark.parametrize("name", ["llama", "gemma"])
 def test_only_what_all_rows_begin_with_is_shared(name):
   given = differing()
-  prefix = forks.common_prefix(given[1], given[0], SLOTS)
+  prefix = reading.common_prefix(given[1], given[0], SLOTS)
   np.testing.assert_array_equal(prefix.length, [4, 0, 0])
   got, want = both(MODELS[name], given, (SLOTS, SLOTS + REST))
   assert float(jnp.max(jnp.abs(want[0][1][0]))) > 1

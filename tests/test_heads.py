@@ -60,7 +60,7 @@ score = jax.jit(heads.score, static_argnums=0)
 
 @functools.partial(jax.jit, static_argnums=0)
 def hidden_of(model, params, tokens, turn):
-  attend = decoder.attend_rows(turn, 0 * turn)
+  attend = decoder.sees_rows(turn, 0 * turn)
   return model.apply({"params": params}, tokens, attend)[0]
 
 

@@ -56,7 +56,7 @@ def case():
 
 def naive(params, tokens, turn, path, temperature):
   """Log-softmax of the full logits, shifted: index t predicts token t."""
-  attend = decoder.attend_rows(turn, path)
+  attend = decoder.sees_rows(turn, path)
   hidden, _ = MODEL.apply({"params": params}, tokens, attend)
   logits = MODEL.apply({"params": params}, hidden, method="logits")
   logits = logits / jnp.asarray(temperature).reshape(-1, 1, 1)
@@ -103,24 +103,27 @@ def weighed(scores, params, reference):
 
 
 @functools.cache
-def expected(heat):
-  scores = functools.partial(naive_scores, temperature=np.array(heat))
+def expected(temperatures):
+  scores = functools.partial(
+    naive_scores, temperature=np.array(temperatures)
+  )
   params, reference, *_ = case()
   loss = functools.partial(weighed, scores)
   return jax.jit(jax.grad(loss, has_aux=True))(params, reference)
 
 
 @pytest.mark.parametrize(
-  "heat,chunk",
+  "temperatures,chunk",
   [((1.0,), 0), ((0.5, 1.0, 2.0), 0), ((0.5, 1.0, 2.0), 5), ((1.0,), 1)],
 )
-def test_scores_and_gradients_are_those_of_full_logits(heat, chunk):
-  temperature = heat[0] if len(heat) == 1 else jnp.array(heat)
+def test_scores_and_gradients_are_those_of_full_logits(temperatures, chunk):
+  one = len(temperatures) == 1
+  temperature = temperatures[0] if one else jnp.array(temperatures)
   params, reference, *_ = case()
   scores = lambda p, r: our_scores(p, r, temperature, chunk)
   loss = functools.partial(weighed, scores)
   grad, values = jax.jit(jax.grad(loss, has_aux=True))(params, reference)
-  want_grad, want = expected(heat)
+  want_grad, want = expected(temperatures)
   for x, y in zip(values, want):
     np.testing.assert_allclose(x, y, atol=2e-5)
   assert float(jnp.max(want[2])) > 0.01
@@ -137,10 +140,11 @@ def test_no_gradient_reaches_the_reference():
 
 def test_alternatives_are_rows():
   params, _, tokens, turn, path = case()
-  heat = jnp.array([0.5, 1.0, 2.0])
+  temperature = jnp.array([0.5, 1.0, 2.0])
   pairs = [jnp.stack([x, x[::-1]], 1) for x in (tokens, turn, path)]
-  flat = score(params, tokens, turn, path, inputs=tokens, temperature=heat)
-  both = score(params, *pairs, inputs=pairs[0], temperature=heat)
+  divided = dict(temperature=temperature)
+  flat = score(params, tokens, turn, path, inputs=tokens, **divided)
+  both = score(params, *pairs, inputs=pairs[0], **divided)
   assert both.logprob.shape == (ROWS, 2, LENGTH)
   np.testing.assert_allclose(both.logprob[:, 0], flat.logprob, atol=1e-5)
   np.testing.assert_allclose(both.entropy[:, 0], flat.entropy, atol=1e-5)
@@ -281,3 +285,33 @@ def test_parameters_in_bfloat16_are_the_same_policy(name):
       # Two programs: the compiler may add up the float32 logits in two ways.
       np.testing.assert_allclose(x, y, rtol=1e-6)
     assert np.any(scores.logprob)
+
+
+@pytest.mark.parametrize("attention", ["plain", "chunked"])
+def test_pads_reach_neither_scores_nor_gradients(attention):
+  """Whatever ids stand there, in rows of pads alone too."""
+  model = MODEL.clone(layers=1, attention=attention)
+  layers = jax.tree.map(lambda x: x[:1], init(0)["layers"])
+  params = init(0) | {"layers": layers}
+  _, _, tokens, turn, path = case()
+  column = jnp.arange(LENGTH)
+  turn = turn.at[2].set(-1).at[1].set(jnp.where(column < 3, -1, turn[1]))
+  weight = jnp.cos(jnp.arange(tokens.size, dtype=jnp.float32))
+
+  @jax.jit
+  @functools.partial(jax.value_and_grad, has_aux=True)
+  def read(params, tokens):
+    scores = logprobs.token_scores(
+      model, params, tokens, turn, path, inputs=tokens
+    )
+    total = scores.logprob + jnp.sin(scores.entropy)
+    return jnp.sum(total * weight.reshape(total.shape)), scores
+
+  clean, odd = (
+    read(params, jnp.where(turn < 0, other, tokens)) for other in (-1, 10**9)
+  )
+  for x, y in zip(jax.tree.leaves(clean), jax.tree.leaves(odd)):
+    assert np.all(np.isfinite(x))
+    np.testing.assert_array_equal(x, y)
+  scores = odd[0][1]
+  assert not np.any(scores.logprob[turn < 0]) and np.any(scores.logprob[0])

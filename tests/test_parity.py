@@ -65,7 +65,7 @@ def their_logits(theirs, tokens, real):
 )
 def our_logits(model, params, tokens, real):
   turn = jnp.where(real, 1, PAD).astype(jnp.int32)
-  attend = decoder.attend_rows(turn, jnp.zeros_like(turn))
+  attend = decoder.sees_rows(turn, jnp.zeros_like(turn))
   hidden, _ = model.apply({"params": params}, tokens, attend)
   return model.apply({"params": params}, hidden, method="logits")
 

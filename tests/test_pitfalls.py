@@ -329,7 +329,7 @@ def test_the_second_attempt_is_scored_in_its_own_context(toy):
   def check(*args, who=params, marks=2):
     own = np.asarray(turn == marks)
     if marks == 1:
-      own = own & (np.arange(12) >= 8)[:, None]
+      own = own & (np.asarray(episodes.parent) == OFFLINE)[:, None]
     assert own.any(axis=1).sum() >= 4
     gap = np.asarray(score_all(who, *args) - episodes.logprob)[own]
     assert np.max(np.abs(gap)) < 1e-5
@@ -360,8 +360,11 @@ def test_offline_attempts_alone_are_the_same_rows(toy):
     jax.jit(make(samples=n).generate)(keys, state, posed) for n in (0, 2)
   )
   assert alone.tokens.shape[0] == 8 and beside.tokens.shape[0] == 16
-  np.testing.assert_array_equal(alone.tokens, beside.tokens[8:])
-  np.testing.assert_array_equal(alone.problem, beside.problem[8:])
+  # Beside own ones, the rows of a problem stand together.
+  given = np.flatnonzero(beside.parent == OFFLINE)
+  assert given.tolist() == [4 * p + s for p in range(4) for s in (2, 3)]
+  np.testing.assert_array_equal(alone.tokens, beside.tokens[given])
+  np.testing.assert_array_equal(alone.problem, beside.problem[given])
   batch, _ = make(samples=0).curate(
     keys[0], state, posed, alone, task.verify(
       posed.answer[alone.problem], alone, 2
@@ -458,10 +461,11 @@ def test_offline_rows_leave_the_weight_of_turn_1_alone(state, round_of):
 def test_a_given_turn_longer_than_its_limit_is_left_out_and_counted():
   """Cut, it would teach to go on where an attempt should have ended."""
   long = [2, 2, 2, 2, EOS, 5, EOS]
-  solutions = [long, [2, EOS, 5, 5, EOS, PAD, PAD]]
+  # Of problems that are drawn, one is looked at when the method is made.
+  solutions = [[2, EOS, 5, 5, EOS, PAD, PAD], long]
   task = NOTHING_RIGHT._replace(problems=lambda key, n: Problems(
     jnp.tile(jnp.array(PROMPT), (n, 1)), jnp.zeros((n, 1), jnp.int32),
-    jnp.array(solutions),
+    jnp.array(solutions)[:n],
   ))
   method = imitation.make(MODELS, task, SGD, problems=2, turns=(3, 3))
   key, empty = jax.random.key(0), jnp.zeros(0)
@@ -474,8 +478,8 @@ def test_a_given_turn_longer_than_its_limit_is_left_out_and_counted():
     return method.curate(key, empty, posed, rows, verdict)[0], metrics
 
   batch, metrics = batch_of(key)
-  assert not np.any(batch.mask[0]), "garbage is trained"
-  written = np.asarray(batch.tokens[1])[np.asarray(batch.mask[1]) > 0]
+  assert not np.any(batch.mask[1]), "garbage is trained"
+  written = np.asarray(batch.tokens[0])[np.asarray(batch.mask[0]) > 0]
   assert written.tolist() == [2, EOS, 5, 5, EOS]
   long = metrics["judge/too_long"]
   assert (float(long.total), float(long.count)) == (1.0, 2.0)

@@ -73,7 +73,8 @@ def walls():
   (f"I write [BEGIN] and [DONE].\n```python\n{ADD}\n```", ADD, ADD),
   (f"<think>\n[BEGIN]\nx = 1\n[DONE]\n</think>\n[BEGIN]\n{ADD}\n[DONE]",
    ADD, ADD),
-  (f"<think>\n```python\nx\n```\n</think>\n```python\n{ADD}\n```", ADD, ADD),
+  (f"<think>\n```python\nx\n```\n</think>\n```python\n{ADD}\n```",
+   ADD, ADD),
   ('[BEGIN]\nprint("[DONE]")\n[DONE]', 'print("[DONE]")', 'print("[DONE]")'),
   (f"# [BEGIN]\n{ADD}\n# [DONE]", ADD, ADD),
   (f"**[BEGIN]**\n{ADD}\n**[DONE]**", ADD, ADD),
@@ -105,10 +106,11 @@ def walls():
   (f"```txt\n{ADD}\n```", "", ADD),
   ("> ```python\n> x = 1\n> ```", "", "x = 1"),
   ("```python def f(): return 1 ```", "", "def f(): return 1"),
-  ("```python\ndef g():\n  return 1\n```\n```python\ndef f():\n  return g()\n```",
-   "", "def g():\n  return 1\n\ndef f():\n  return g()"),
-  ("```python\ndef f():\n  return 2\n```\n```python\ndef f():\n  return 1\n```",
-   "", "def f():\n  return 1"),
+  ("```python\ndef g():\n  return 1\n```\n"
+   "```python\ndef f():\n  return g()\n```", "",
+   "def g():\n  return 1\n\ndef f():\n  return g()"),
+  ("```python\ndef f():\n  return 2\n```\n"
+   "```python\ndef f():\n  return 1\n```", "", "def f():\n  return 1"),
   # Not the form that was asked for: nothing for rewards.
   (f"[BEGIN]\n{ADD}", "", ADD),
   (f"```python\n{ADD}\n```\n```python\nadd(1, 2)\n```", "", ADD),

@@ -11,10 +11,10 @@ from test_rollout import EOS, PROMPTS, TURNS, VOCABULARY, pose, reply
 
 from sitrain.evaluate import player
 from sitrain.methods import score
-from sitrain.models.decoder import attend_cache
+from sitrain.models.decoder import sees_cache
 from sitrain.models.logprobs import token_scores
 from sitrain.rollout.play import play
-from sitrain.rollout.refill import attend_ring
+from sitrain.rollout.refill import sees_ring
 from sitrain.tasks.draw import constant_reply
 from sitrain.types import Episodes, TrainState
 
@@ -119,10 +119,10 @@ def test_prompts_of_one_token_and_one_slot(toy, posed):
 def test_a_ring_is_the_cache_in_another_order():
   start, birth = jnp.array([0, 2, 5]), jnp.array([3, 9, 12])
   prompt, turning, step = 6, 8, 12
-  found = attend_ring(start, birth, jnp.int32(step), prompt, turning)
+  found = sees_ring(start, birth, jnp.int32(step), prompt, turning)
   for row in range(3):
     began = int(birth[row])
-    want = attend_cache(start[row : row + 1], prompt + step - began, 1, 14)
+    want = sees_cache(start[row : row + 1], prompt + step - began, 1, 14)
     column = list(range(prompt))
     column += [prompt + (at - began) % turning for at in range(turning)]
     assert sorted(column) == list(range(14))

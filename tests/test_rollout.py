@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sitrain.judge.verifier import truncated
-from sitrain.models.decoder import attend_rows
+from sitrain.models.decoder import sees_rows
 from sitrain.models.logprobs import token_scores
 from sitrain.rollout import contexts
 from sitrain.rollout import play as play_module
@@ -127,7 +127,7 @@ def test_slow_reference_decode(toy, rows, keys):
   @jax.jit
   def forward(tokens, last):
     turn = jnp.where(jnp.arange(length) > last, PAD, GIVEN)[None]
-    attend = attend_rows(turn, jnp.zeros_like(turn))
+    attend = sees_rows(turn, jnp.zeros_like(turn))
     hidden, _ = model.apply({"params": params}, tokens[None], attend)
     return model.apply({"params": params}, hidden[0, last], method="logits")
 

@@ -39,7 +39,7 @@ def test_eight_devices_make_the_episodes_of_one_and_share_checkpoints(tmp_path):
   done = run(
     [str(Path(__file__).parent / "eight_devices.py"), str(tmp_path)],
     XLA_FLAGS="--xla_force_host_platform_device_count=8",
-    JAX_PLATFORMS="cpu",
+    JAX_PLATFORMS="cpu", JAX_COMPILATION_CACHE_DIR="",
   )
   assert done.returncode == 0, done.stderr[-3000:]
   want = jax.tree.map(

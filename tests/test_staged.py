@@ -15,7 +15,7 @@ from sitrain.judge.verifier import verdict_metrics, verify
 from sitrain.methods import score, star
 from sitrain.runtime import compile, metrics, sharding
 from sitrain.runtime import stage as stages
-from sitrain.runtime.host import check_host, on_host
+from sitrain.runtime.host import check_host, on_host, shapes_only
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import check_numbers, compile_loop, wanted
 from sitrain.runtime.staged import GAP, OLD_GAP
@@ -97,10 +97,28 @@ def abstract():
   )
 
 
+def stepped(method):
+  """Samples and verdicts that tell the step which their verbs see."""
+
+  def generate(keys, state, problems):
+    rows = method.generate(keys, state, problems)
+    later = jnp.where(rows.turn >= 1, 0.01 * state.step, 0.0)
+    return rows._replace(logprob=rows.logprob - later)
+
+  def judge(key, state, problems, rows):
+    verdict, metrics = method.judge(key, state, problems, rows)
+    later = 0.125 * (state.step % 8)  # exact, on the host and on the device
+    return verdict._replace(
+      reward=(verdict.reward * (1 + later)).astype(np.float32)
+    ), metrics
+
+  return method._replace(generate=generate, judge=judge)
+
+
 @functools.cache
 def loop_of(steps, delay, waves=1, rounds=1):
   stage = loops.stage_of(
-    METHOD if rounds == 1 else method_of(rarely(TASK)), OPTIMIZER,
+    METHOD if rounds == 1 else stepped(method_of(rarely(TASK))), OPTIMIZER,
     steps_per_call=steps, fused=False, delay=delay,
     parts=loops.PARTS | {"waves": waves}, rounds=rounds,
   )
@@ -220,7 +238,8 @@ def fused_rounds(rounds):
   )
   task = TASK._replace(verify=verify_on_device, final=final, on_host=False)
   stage = loops.stage_of(
-    method_of(rarely(task)), OPTIMIZER, steps_per_call=3, rounds=rounds
+    stepped(method_of(rarely(task))), OPTIMIZER, steps_per_call=3,
+    rounds=rounds,
   )
   return compile_loop(loops.run_of(MODEL, mesh=MESH), stage, abstract())
 
@@ -275,6 +294,34 @@ def test_the_judge_of_a_host_leaves_the_device_alone():
   on_device = jax.jit(functools.partial(verdict_metrics, silent))
   for name, mean in on_device(episodes, verdict).items():
     np.testing.assert_allclose(told[name], mean, rtol=1e-6, err_msg=name)
+
+
+def test_named_rewards_of_a_host_have_their_places():
+  """They are traced by the task's names, and told each."""
+
+  def verify_parts(answer, episodes, turns):
+    verdict = verify_rows(answer, episodes, turns)
+    form = np.full_like(verdict.reward, 0.25)
+    return Verdict(verdict.reward + form, verdict.known, {"form": form})
+
+  task = fakes.task(verify_parts, again=[AGAIN], eos=(EOS,), prompt=[[0, 0]])
+  task = on_host(
+    task._replace(final=written, on_host=True, rewards=("form",))
+  )
+  judge = method_of(task).judge
+  rows = fakes.pack(
+    [fakes.transcribe([0, 0], [[1, EOS], [2, EOS]], [[AGAIN]])] * 2,
+    problem=[0, 1],
+  )
+  given = jax.tree.map(np.asarray, (draw(ROOT, 2), rows))
+  with shapes_only():
+    shapes, _ = jax.eval_shape(judge, ROOT, (), *given)
+  verdict, metrics = judge(ROOT, (), *given)
+  assert set(shapes.parts) == set(verdict.parts) == {"form"}
+  assert verdict.reward.shape == shapes.parts["form"].shape == (2, 2)
+  for k in (1, 2):
+    form = metrics[f"judge/form_{k}"]
+    assert (float(form.total), float(form.count)) == (0.5, 2.0)
 
 
 def test_what_cannot_be_delayed_is_refused():

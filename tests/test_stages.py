@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import math
 
+import jax
 import jax.numpy as jnp
 import loops
 import numpy as np
@@ -23,6 +24,7 @@ from sitrain.runtime import (
   workdir,
   written,
 )
+from sitrain.runtime import stage as stages
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import best_score, compile_ahead, run_stage
 from sitrain.runtime.start import Role, layout, start_state
@@ -52,14 +54,18 @@ def done(loop):
 
 
 def pretended(*norms, **metrics):
-  """A loop without a program: gradient norms and metrics, step by step."""
+  """A loop without a program: gradient norms and metrics, step by step.
+
+  Each step makes the parameters a little larger.
+  """
   told = iter(zip(norms, *metrics.values()))
 
   def loop(state, key):
     norm, *rest = next(told)
     names = "learn/gradient_norm", *metrics
     one = lambda x: Mean(np.array([x], np.float32), np.ones(1, np.float32))
-    state = state._replace(step=state.step + 1)
+    params = jax.tree.map(lambda x: 1.5 * x, state.params)
+    state = state._replace(step=state.step + 1, params=params)
     return state, {n: one(x) for n, x in zip(names, (norm, *rest))}
 
   return done(loop)
@@ -107,6 +113,37 @@ def test_a_new_policy_of_a_later_stage_repeats_no_keys(tmp_path):
   assert checkpoint.iterations(tmp_path / "later", "last") == 4
 
 
+def test_start_says_where_a_stage_begins_and_held_what_it_is_held_to(
+  tmp_path
+):
+  """As in SCoRe of three turns: the base, stage I, the same again, stage II."""
+  plan = (
+    ("base", "init", ""), ("a", "base/last", "base"), ("b", "a/last", "a"),
+    ("c", "b/last", "a"), ("anew", "init", "base"),
+  )
+  run, method = loops.run_of(MODEL, tmp_path), sft()
+  policies, count = {}, 0
+  for name, start, held in plan:
+    stage = stage_of(
+      name, method, start=start, steps=1,
+      held={"reference": f"{held}/last"} if held else {},
+    )
+    state = start_state(run, stage, layout(run, stage), count)
+    begun = loops.bits(state.params["policy"])
+    policies.setdefault("init", begun)
+    assert begun == policies[start.split("/")[0]]
+    if held:
+      assert loops.bits(state.held["reference"]) == policies[held]
+    assert int(state.step) == count
+    params, progress = run_stage(run, stage, pretended(1.0), count)
+    assert progress.step == 1 and progress.done
+    count = progress.first + progress.step
+    policies[name] = loops.bits(params)
+  # Made anew, the last has done what the base has.
+  assert policies.pop("anew") == policies["base"]
+  assert len({str(bits) for bits in policies.values()}) == 5
+
+
 def remembering(size=3):
   """The method, which counts the rounds that it has seen."""
 
@@ -119,13 +156,17 @@ def remembering(size=3):
   )
 
 
-def test_memory_is_kept_and_that_of_another_shape_is_refused(tmp_path):
+def test_memory_is_kept_and_that_of_another_shape_is_refused(
+  tmp_path, monkeypatch
+):
   run = loops.run_of(MODEL, tmp_path)
-  stage = stage_of(method=remembering())
-  compiled = compile_ahead(run, stage)
-  run_stage(run, stage, compiled)
-  longer = stage._replace(steps=4)
-  _, progress = run_stage(run, longer, compiled)
+  stage = stage_of(method=remembering(), steps=4)
+  compiled, stops = compile_ahead(run, stage), iter([False, True])
+  with monkeypatch.context() as patch:
+    patch.setattr(stages, "stop_agreed", lambda: next(stops))
+    with pytest.raises(signals.Stopped, match="after step 2 of one"):
+      run_stage(run, stage, compiled)
+  _, progress = run_stage(run, stage, compiled)
   assert progress.step == 4
   saved = layout(run, stage)._replace(frozen={})
   state, _ = checkpoint.restore(tmp_path / "one", "last", saved)
@@ -263,7 +304,7 @@ def test_a_stage_may_have_a_task_of_its_own():
 @pytest.mark.parametrize("text, words", [
   ("x = 1 // 0\n", "line 1, raises ZeroDivisionError"),
   ("def make(*, rooms=1):\n  return {}['a']\n", "make of the file raises Key"),
-  ("def make(*, rooms=1):\n  raise ValueError('no')\n", "config.task: no"),
+  ("def make(*, rooms=1):\n  raise ValueError('no')\n", ": no"),
   ("def mask():\n  return 1\n", "has no function make: did you mean 'mask'"),
 ])
 def test_a_task_file_of_the_user_that_raises_is_one_line(

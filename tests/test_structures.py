@@ -16,10 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from test_contracts import (
   KEY,
   METHODS,
-  MODEL,
-  OPTIMIZER,
   PROBLEMS,
-  TASK,
   Row,
   avals,
   run_for,
@@ -29,12 +26,12 @@ from test_contracts import (
 from sitrain.curate.advantage import leave_one_out, same_problem
 from sitrain.curate.policy import policy_batch
 from sitrain.judge.verifier import verdict_metrics, verify
-from sitrain.methods import imitation, score, verbs
+from sitrain.methods import verbs
 from sitrain.models.roles import params_of
 from sitrain.rollout import contexts
 from sitrain.rollout.play import play, row_keys
 from sitrain.runtime import checkpoint, compile
-from sitrain.runtime.stage import compile_ahead, compile_loop, run_stage
+from sitrain.runtime.stage import compile_loop
 from sitrain.runtime.start import layout, start_state
 from sitrain.types import GIVEN, Method, Progress, Verdict
 
@@ -108,17 +105,16 @@ def votes(models, task, optimizer, *, problems, samples, turns) -> Method:
   )
 
 
-# Policy gradient, weighted likelihood, more than two turns, several kinds of
-# rows. A method of another structure is one more line.
-STRUCTURES = {
-  "stage_two": METHODS["stage_two"],
-  "star": METHODS["star"],
-  "stage_two of three turns": METHODS["stage_two of three turns"],
-  "pair_sft+": METHODS["pair_sft+"],
+# Policy gradient, weighted likelihood, more than two turns, pairs, values,
+# several kinds of rows. A method of another structure is one more name.
+LIKE = ("stage_two", "star", "stage_two of three turns", "dpo", "ppo")
+STRUCTURES = {name: METHODS[name] for name in LIKE} | {
   "votes": Row(
     votes, {"problems": PROBLEMS, "samples": 4, "turns": (3,)}, held=()
   ),
 }
+RANDOM = "pair_sft+"  # Partners are drawn.
+ROWS = STRUCTURES | {RANDOM: METHODS[RANDOM]}
 PROGRESS = Progress("one", 2, {}, 0.0, 0, False)
 ROOT = jax.random.split(KEY)[1]
 
@@ -140,13 +136,13 @@ def programs(cache):
 
 @functools.cache
 def stage_of(name):
-  return stage_for(STRUCTURES[name])
+  return stage_for(ROWS[name])
 
 
 @functools.cache
 def begun(name):
   """(shapes, state) as the main makes them, the first one of a run."""
-  run, stage = run_for(STRUCTURES[name]), stage_of(name)
+  run, stage = run_for(ROWS[name]), stage_of(name)
   alone = stage._replace(held=dict.fromkeys(stage.held, "init"))
   state = start_state(run, alone, layout(run, alone))
   # A reference that equals the policy would have no divergence.
@@ -157,7 +153,7 @@ def begun(name):
 @functools.cache
 def two_steps(name):
   """(fused program of two steps, state after them, its metrics)."""
-  stage, run = stage_of(name), run_for(STRUCTURES[name])
+  stage, run = stage_of(name), run_for(ROWS[name])
   abstract, state = begun(name)
   fused = compile_loop(run, stage, abstract)
   return fused, *fused(loops.copy(state), ROOT)
@@ -166,7 +162,7 @@ def two_steps(name):
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_a_donated_state_of_the_main_is_trained(name):
   """Twice by one program; the first state of a run holds no array twice."""
-  stage, run = stage_of(name), run_for(STRUCTURES[name])
+  stage, run = stage_of(name), run_for(ROWS[name])
   alone = stage._replace(held=dict.fromkeys(stage.held, "init"))
   state = start_state(run, alone, layout(run, alone))
   fused, half, metrics = two_steps(name)
@@ -209,7 +205,7 @@ def test_fused_is_staged(name):
   Metrics may differ by rounding: nothing is computed from them.
   """
   _, half, want = two_steps(name)
-  stage, run = stage_of(name), run_for(STRUCTURES[name])
+  stage, run = stage_of(name), run_for(ROWS[name])
   abstract, state = begun(name)
   staged = compile_loop(run, stage._replace(fused=False), abstract)
   got, found = staged(loops.copy(state), ROOT)
@@ -223,11 +219,11 @@ def test_fused_is_staged(name):
   counter.close()
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("name", ROWS)
 def test_waves_and_microbatches_change_nothing(name):
   """Random partners included: who is drawn depends on the round alone."""
   _, want, metrics = two_steps(name)
-  stage, run = stage_of(name), run_for(STRUCTURES[name])
+  stage, run = stage_of(name), run_for(ROWS[name])
   abstract, state = begun(name)
   parts = loops.PARTS | {"waves": 4, "microbatches": 8}
   split = compile_loop(run, stage._replace(parts=parts), abstract)
@@ -237,56 +233,3 @@ def test_waves_and_microbatches_change_nothing(name):
   for metric in metrics:
     for x, y in zip(found[metric], metrics[metric]):
       np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-3, err_msg=metric)
-
-
-RL2 = {name: x for name, x in METHODS["stage_two"].options.items()
-       if name != "offline"}
-GIVEN_TURNS = METHODS["imitation"].options
-
-
-def test_three_turns_in_stages(tmp_path):
-  """Stage I of two turns, then of three held to its result, then stage II."""
-  two, three = {"turns": (3, 3)}, {"turns": (3, 3, 3)}
-  plan = (
-    ("base", imitation.make, GIVEN_TURNS, "init", {}),
-    ("a", score.stage_one, RL2 | two, "base/last", "base"),
-    ("b", score.stage_one, RL2 | three, "a/last", "a"),
-    ("c", score.stage_two, RL2 | three, "b/last", "a"),
-  )
-  run = loops.run_of(MODEL, tmp_path)
-  policies, first = {}, 0
-  for name, make, options, start, held in plan:
-    method = make({"policy": MODEL}, TASK, OPTIMIZER, **options)
-    stage = loops.stage_of(
-      method, OPTIMIZER, steps_per_call=1, name=name, start=start,
-      held=held and {"reference": f"{held}/last"}, steps=1,
-    )
-    if name != "base":
-      state = start_state(run, stage, layout(run, stage), first)
-      before = start.split("/")[0]
-      assert loops.bits(state.params["policy"]) == policies[before]
-      assert loops.bits(state.held["reference"]) == policies[held]
-      assert int(state.step) == len(policies)
-    params, progress = run_stage(run, stage, compile_ahead(run, stage), first)
-    first = progress.first + progress.step
-    assert progress.step == 1 and progress.done
-    policies[name] = loops.bits(params)
-  assert len({str(bits) for bits in policies.values()}) == len(plan)
-
-
-def test_a_new_policy_may_be_held_to_an_old_one(tmp_path):
-  """start says where a stage begins, and held alone what it is held to."""
-  method = imitation.make({"policy": MODEL}, TASK, OPTIMIZER, **GIVEN_TURNS)
-  make = lambda name, **more: loops.stage_of(
-    method, OPTIMIZER, steps_per_call=1, name=name, steps=1, **more
-  )
-  base = make("base", held={})
-  run = loops.run_of(MODEL, tmp_path)
-  params, _ = run_stage(run, base, compile_ahead(run, base))
-  anew = make("anew")
-  state = start_state(run, anew, layout(run, anew), 1)
-  assert loops.bits(state.held["reference"]) == loops.bits(params)
-  first = start_state(run, base, layout(run, base))
-  assert loops.bits(state.params) == loops.bits(first.params)
-  assert loops.bits(first.params["policy"]) != loops.bits(params)
-  assert int(state.step) == 1, "keys and problems would repeat"

@@ -25,7 +25,11 @@ from sitrain.runtime.options import ConfigError
 
 RUN = [
   *mains.QUICK, "--config.stage.stage1.steps=24",
-  "--config.stage.stage2.steps=4", "--config.stage.stage2.steps_per_call=2",
+  "--config.stages=('base','stage1')",
+]
+MORE = [
+  *mains.QUICK, "--config.stage.stage2.steps=4",
+  "--config.stage.stage2.steps_per_call=2",
 ]
 RESTART = 75
 LONG = 900  # seconds; a stuck test is to end
@@ -81,43 +85,44 @@ def together(cache, tmp_path_factory):
   return workdir
 
 
-def begun(together, workdir, *, without=("stage1", "stage2")):
-  """A copy of a whole run in which the last stages have not begun."""
-  shutil.copytree(together, workdir)
+def begun(whole, workdir):
+  """A copy of a whole run whose last stage has not begun."""
+  shutil.copytree(whole, workdir)
   told = json.loads((workdir / "summary.json").read_text())
-  for name in without:
-    shutil.rmtree(workdir / name)
-    told["stages"].pop()
+  shutil.rmtree(workdir / told["stages"].pop()["name"])
   (workdir / "summary.json").write_text(json.dumps(told))
   return workdir
 
 
 def test_two_processes_write_one_run(together):
   rows = read(together)
-  assert [row["step"] for row in rows] == [1, 2, *range(1, 25), *range(1, 5)]
+  assert [row["step"] for row in rows] == [1, 2, *range(1, 25)]
   for i in range(2):
     log = (together / "logs" / f"host_{i}.log").read_text()
     assert "processes 2" in log and "4 x cpu" in log
   beat = json.loads((together / "heartbeat.json").read_text())
-  assert (beat["stage"], beat["step"], beat["steps"]) == ("stage2", 4, 4)
+  assert (beat["stage"], beat["step"], beat["steps"]) == ("stage1", 24, 24)
   assert beat["tokens_per_second"] > 0 and beat["time"] <= time.time()
 
 
 @pytest.mark.nightly
-def test_one_process_goes_on_where_two_were(together, cache, tmp_path):
+def test_one_process_goes_on_where_two_were(cache, tmp_path):
   """Four steps of stage II are the same in one process of eight devices."""
-  workdir = begun(together, tmp_path / "run", without=("stage2",))
+  whole = tmp_path / "whole"
+  with pair(whole, cache, *MORE) as both:
+    ended(both, 0)
+  workdir = begun(whole, tmp_path / "run")
   process = mains.start(
-    [*RUN, f"--workdir={workdir}"], cache, XLA_FLAGS=f"{DEVICES}8"
+    [*MORE, f"--workdir={workdir}"], cache, XLA_FLAGS=f"{DEVICES}8"
   )
   ended([process], 0)
-  rows = [numbers(read(run)) for run in (workdir, together)]
-  assert rows[0][:26] == rows[1][:26]
+  rows = [numbers(read(run)) for run in (workdir, whole)]
+  assert rows[0][:4] == rows[1][:4] and len(rows[0]) == 8
   for one, two in zip(*rows):
     for name in one:  # Sums over tokens: another one would show.
       if name.startswith(("judge/", "generate/length")):
         assert one[name] == two[name], name
-  one, two = (flat(run / "stage2" / "4") for run in (workdir, together))
+  one, two = (flat(run / "stage2" / "4") for run in (workdir, whole))
   assert one.keys() == two.keys() and any("params" in name for name in one)
   for name in one:
     assert np.max(np.abs(one[name] - two[name])) < 1e-5, name
@@ -180,7 +185,7 @@ def test_a_run_goes_on_bit_for_bit_after_sigterm_and_a_kill(
   with pair(workdir, cache, *RUN) as both:
     ended(both, 0)
   assert numbers(read(workdir)) == numbers(read(together))
-  for stage, step in (("base", 2), ("stage1", 24), ("stage2", 4)):
+  for stage, step in (("base", 2), ("stage1", 24)):
     saved_by = (run / stage / str(step) for run in (workdir, together))
     assert_same_arrays(*saved_by)
 

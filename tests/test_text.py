@@ -177,7 +177,7 @@ def test_a_turn_may_end_in_any_end_token(special, tmp_path, verifier):
   reward = task.verify(answer, rows, 1).reward[:, 0]
   assert reward.tolist() == [1, 1, 0, 0, 0, 0]
   said = task.reply(answer, rows, jnp.ones(6, int))
-  begins = [row[0] == task.eos[0] for row in said.tolist()]
+  begins = [row[0] == task.eos[0] for row in said.tokens.tolist()]
   assert begins == [False, False, True] * 2  # only a cut turn is ended
 
 

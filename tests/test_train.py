@@ -489,18 +489,18 @@ def test_rounds_take_other_rows_of_a_table():
 
 def test_curate_and_refresh_see_the_whole_round(small):
   """Four waves are sampled; what follows gets all rows, once."""
-  method, state, optimizer = small
+  plain, state, optimizer = small
   seen = []
 
   def refresh(state, problems, episodes, verdict):
     seen.append((len(problems.prompt), len(episodes.tokens)))
-    return method.refresh(state, problems, episodes, verdict)
+    return plain.refresh(state, problems, episodes, verdict)
 
   def curate(key, state, problems, episodes, verdict):
     seen.append((len(problems.prompt), len(verdict.reward)))
-    return method.curate(key, state, problems, episodes, verdict)
+    return plain.curate(key, state, problems, episodes, verdict)
 
-  method = method._replace(refresh=refresh, curate=curate)
+  method = plain._replace(refresh=refresh, curate=curate)
   step = make_train_step(optimizer, method.loss)
   iteration = make_iteration(*make_parts(method, step, waves=4))
   jax.eval_shape(iteration, state, jax.random.key(0))

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sitrain.curate import siblings
+from sitrain.judge.verifier import verify, verify_whole
 from sitrain.models.logprobs import token_scores
-from sitrain.rollout import contexts, tree
+from sitrain.rollout import contexts, steps, tree
 from sitrain.rollout.play import play_on
-from sitrain.types import GIVEN, PAD, ROOT
+from sitrain.types import GIVEN, PAD, ROOT, Episodes, Verdict
 
 DEPTH, WIDTH, EXPLORE, COUNT = 3, 2, 1.5, 3
 
@@ -194,3 +196,183 @@ def test_numbers_below_one_are_refused(parts):
     tree.search(
       keys, step, evaluate, problems, nodes=2, depth=1, width=0, explore=1.0
     )
+
+
+@pytest.fixture(scope="module")
+def attempts(toy):
+  """(problems, rows): nodes of a token each, with rollouts."""
+  model, params, task = toy
+  problems = task.problems(jax.random.key(3), 4)
+
+  def grown(keys):
+    return steps.grow(
+      keys, model, params, task, problems, worth, step=1,
+      limit=task.turn_length, temperature=1.0, nodes=10, depth=task.turn_length,
+      width=2, explore=1.0,
+    )
+
+  def worth(rows):
+    sums = jnp.sum(jnp.where(rows.turn > GIVEN, rows.tokens, 0), axis=1)
+    return jnp.where(sums % 2 == 0, 1.0, -0.5)
+
+  rows = jax.jit(grown)(jax.random.split(jax.random.key(4), 4))
+  return problems, jax.tree.map(np.asarray, rows)
+
+
+def test_children_continue_steps_and_not_rollouts(toy, attempts):
+  model, params, task = toy
+  problems, rows = attempts
+  slots, longer, ended = problems.prompt.shape[1], 0, 0
+  assert rows.tokens.shape == (4 * 11, slots + task.turn_length)
+  for row in range(len(rows.tokens)):
+    tokens, marks = text(rows.turn[row], rows.tokens[row])
+    parent = int(rows.parent[row])
+    if parent == ROOT:
+      assert set(marks) <= {GIVEN}
+      continue
+    before, old = text(rows.turn[parent], rows.tokens[parent])
+    prefix = [t for t, m in zip(before, old) if m < 2]
+    assert tokens[: len(prefix) + 1][:-1] == prefix
+    assert marks[: len(prefix) + 1] == [GIVEN] * len(prefix) + [1]
+    assert set(marks[len(prefix) + 1 :]) <= {2}
+    end = [t in task.eos for t in tokens[slots:]]
+    assert not any(end[:-1])
+    assert end[-1] or len(end) == task.turn_length
+    longer += marks[-1] == 2
+    ended += marks[-1] == 1 and end[-1]
+  assert longer > 8 and ended
+  scores = jax.jit(lambda rows: token_scores(
+    model, params, rows.tokens, rows.turn, rows.path, inputs=rows.tokens,
+    temperature=1.0,
+  ))(rows).logprob
+  own = rows.turn > GIVEN
+  np.testing.assert_allclose(
+    rows.logprob[own], np.asarray(scores)[own], atol=1e-5
+  )
+
+
+def test_nodes_are_judged_as_whole_attempts(toy, attempts):
+  """The steps before a node's own count, and its rollout, and no prompt."""
+  task = toy[2]
+  problems, rows = attempts
+  slots = problems.prompt.shape[1]
+  rows = rows._replace(tokens=rows.tokens.copy())
+  want = np.zeros(len(rows.tokens))
+  for row in range(0, len(want), 3):
+    b = int(rows.problem[row])
+    walk = walk_of(np.asarray(problems.answer[b]), task.turn_length)
+    there = rows.turn[row] != PAD
+    if there.sum() != slots + task.turn_length:
+      continue
+    rows.tokens[row, slots : slots + len(walk)] = walk
+    want[row] = 1
+  assert want.sum() > 2
+  verdict, _ = verify_whole(task, problems, rows)
+  written = np.any(rows.turn > GIVEN, axis=1)
+  np.testing.assert_array_equal(verdict.known[:, 0], written)
+  found = np.asarray(verdict.reward[:, 0])
+  assert np.all(found[want > 0] == 1)
+  # Without the steps before, and without the rollout, none of them is right.
+  alone = verify(task, problems, rows, 1).reward[:, 0]
+  assert not np.any(np.asarray(alone)[want > 0])
+
+
+def walk_of(answer, length):
+  """The way to the exit: from the right door along the table."""
+  doors = len(answer) - 12
+  walk = [int(answer[-2])]
+  while len(walk) < length:
+    walk.append(int(answer[doors + walk[-1]]))
+  return walk
+
+
+def slow_values(outcome, known, parent):
+  """Q and visits of every row, by walking up from each outcome."""
+  total, count = np.zeros((2, len(parent)))
+  for row, (x, there) in enumerate(zip(outcome, known)):
+    while there and row >= 0:
+      total[row], count[row] = total[row] + x, count[row] + 1
+      row = parent[row]
+  return total / np.maximum(count, 1), count
+
+
+def forest(seed, problems=5, nodes=9, width=3):
+  """Rows of random trees: parents come first, and steps are one token."""
+  rng = np.random.default_rng(seed)
+  count = problems * nodes
+  parent = np.full(count, ROOT)
+  depth = np.zeros(count, int)
+  for row in range(count):
+    first = row - row % nodes
+    open_to = [
+      p for p in range(first, row)
+      if depth[p] < 3 and np.sum(parent == p) < width
+    ]
+    if row > first:
+      parent[row] = rng.choice(open_to)
+      depth[row] = depth[parent[row]] + 1
+  used = (rng.random(count) < 0.85) | (parent == ROOT)
+  for row in range(count):  # below an unused node there is none
+    used[row] &= parent[row] == ROOT or used[max(parent[row], 0)]
+  parent = np.where(used, parent, ROOT)
+  tokens = np.where(used[:, None], rng.integers(0, 2, (count, 6)), PAD)
+  turn = np.where(used[:, None], np.array([0, 0, 0, 1, 2, 2]), PAD)
+  root = np.arange(count) % nodes == 0
+  turn[root, 3:] = PAD
+  zeros = np.zeros(tokens.shape, np.int32)
+  rows = Episodes(
+    tokens.astype(np.int32), turn, zeros * 0.0, zeros,
+    np.repeat(np.arange(problems), nodes), parent,
+  )
+  known = (used & ~root & (rng.random(count) < 0.9)).astype(np.float32)
+  reward = np.where(known > 0, rng.integers(0, 2, count), np.nan)
+  verdict = Verdict(
+    reward[:, None].astype(np.float32), known[:, None].astype(np.float32)
+  )
+  return rows, verdict
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sibling_pairs_are_those_of_a_slow_walk(seed):
+  rows, verdict = forest(seed)
+  outcome = np.where(verdict.reward[:, 0] > 0.5, 1.0, -0.5)
+  value, count = slow_values(outcome, verdict.known[:, 0] > 0, rows.parent)
+  found = siblings.tree_values(verdict, jnp.asarray(rows.parent), 3)
+  np.testing.assert_allclose(found[0], value, rtol=1e-5)
+  np.testing.assert_array_equal(found[1], count)
+  best, worst, there = map(np.asarray, jax.jit(
+    lambda rows, verdict: siblings.sibling_pairs(
+      rows, verdict, problems=5, depth=3
+    )
+  )(rows, verdict))
+  pairs, want = set(), set()
+  for b, w in zip(best[there], worst[there]):
+    pairs.add((int(b), int(w)))
+  for problem in range(5):
+    node = problem * 9
+    for _ in range(3):
+      children = [
+        row for row in range(len(value))
+        if rows.parent[row] == node and count[row]
+      ]
+      if not children:
+        break
+      high = max(children, key=lambda row: (value[row], -row))
+      low = min(children, key=lambda row: (value[row], row))
+      if value[high] > value[low] and (
+        rows.tokens[high, :4].tolist() != rows.tokens[low, :4].tolist()
+      ):
+        want.add((high, low))
+      node = max(children, key=lambda row: (count[row], value[row], -row))
+  assert pairs == want and len(pairs) > 1
+
+
+def test_steps_that_cannot_be_are_refused(toy):
+  task = toy[2]
+  with pytest.raises(ValueError, match="step=6: set the tokens"):
+    steps.depth_of(task, (5,), 6)
+  with pytest.raises(ValueError, match="grown in one turn"):
+    steps.depth_of(task, (5, 5), 1)
+  with pytest.raises(ValueError, match="verified on the host"):
+    steps.depth_of(task._replace(on_host=True), (5,), 1)
+  assert steps.depth_of(task, (5,), 2) == 3

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Bool, Int
 
-from sitrain.judge.verifier import truncated, verify
+from sitrain.judge.verifier import truncated, verify, written
 from sitrain.models.parameters import computed
 from sitrain.rollout.play import Replier, check_slots, play
 from sitrain.types import (
@@ -121,16 +121,27 @@ def _poser(task, jit):
 def make_judge(
   task: Task, turns: int
 ) -> Callable[[Problems, Episodes], Judged]:
-  """The task's verifier on every turn of every episode."""
+  """The task's verifier on every turn of every episode.
+
+  Where a reply ended an episode, what it ended with counts for later turns.
+  """
 
   def judge(problems, episodes):
     verdict = verify(task, problems, episodes, turns)
     final = [task.final(episodes, k + 1) for k in range(turns)]
     cut = truncated(episodes, turns, task.eos)
     right = verdict.reward * verdict.known
-    return Judged(right, verdict.known, jnp.stack(final, 1), cut)
+    judged = Judged(right, verdict.known, jnp.stack(final, 1), cut)
+    return _kept(judged, written(episodes, turns))
 
   return judge
+
+
+def _kept(judged: Judged, there: Bool[Array, "B K"]) -> Judged:
+  """The same with every turn that was not written as the last that was."""
+  turn = np.arange(there.shape[1])
+  last = (there[:, None] * (turn <= turn[:, None]) * turn).max(axis=2)
+  return jax.tree.map(lambda x: jnp.take_along_axis(x, last, axis=1), judged)
 
 
 def played(

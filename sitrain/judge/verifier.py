@@ -7,6 +7,7 @@ every small operation would wait for the waves that are being sampled.
 import numpy as np
 from jaxtyping import Array, Bool
 
+from sitrain.rollout import contexts
 from sitrain.types import (
   OFFLINE,
   Episodes,
@@ -29,6 +30,19 @@ def verify(
   verdict = task.verify(problems.answer[episodes.problem], episodes, turns)
   there = written(episodes, turns)
   return verdict._replace(known=verdict.known * there)
+
+
+def verify_whole(
+  task: Task, problems: Problems, episodes: Episodes
+) -> tuple[Verdict, Metrics]:
+  """Judges all that stands behind the prompt as one attempt, whoever wrote it.
+
+  So the nodes of a search tree, which hold a step, the steps before it and a
+  rollout behind it. Not known where nothing stands there.
+  """
+  whole = contexts.as_one_turn(episodes, problems)
+  verdict = verify(task, problems, whole, 1)
+  return verdict, verdict_metrics(task, whole, verdict)
 
 
 def written(

@@ -253,7 +253,8 @@ def preference_loss(
     return terms, {
       "learn/preference": objective,
       "learn/margin": over_pairs(margin),
-      "learn/preferred": over_pairs((margin > 0).astype(jnp.float32)),
+      # Not how many are above 0: at the reference that is rounding alone.
+      "learn/preferred": over_pairs(jax.nn.sigmoid(margin)),
       "learn/nll_chosen": chosen,
       "learn/nll_rejected": mean(-scores.logprob[:, 1], batch.mask[:, 1]),
     }
@@ -314,7 +315,7 @@ def check_solutions(task: Task, turns: tuple[int, ...]) -> None:
   the middle, and what is left would be taken for the next turn.
   """
   draw = lambda: task.problems(jax.random.key(0), 1).solution
-  solution = task.table.solution if task.table != () else jax.jit(draw)()
+  solution = task.table.solution if task.table != () else draw()
   solution = np.asarray(solution)
   if not (solution != PAD).any():
     raise ValueError(

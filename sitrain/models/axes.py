@@ -1,7 +1,8 @@
 """How arrays of a model lie on the axes of the mesh, where there is a mesh.
 
-Rules of parameters stand in parameters.py; here are the arrays in between.
-Axes that a shard_map has taken are left alone, and so is what does not divide.
+The partition rules of parameters are in parameters.py; this file lays out the
+activations. It leaves alone the axes that an enclosing shard_map has made
+manual, and arrays that do not divide by the size of an axis.
 """
 
 import math
@@ -16,14 +17,14 @@ ROWS = ("data", "fsdp")  # the axes that rows are split over
 
 
 def free() -> dict[str, int]:
-  """Sizes of the axes that are the compiler's here; none without a mesh."""
+  """Sizes of the axes that the compiler splits; empty without a mesh."""
   mesh = jax.sharding.get_abstract_mesh()
   types = zip(mesh.axis_names, mesh.axis_types)
   return {name: mesh.shape[name] for name, t in types if t == AxisType.Auto}
 
 
 def over(axes: tuple[str, ...]) -> int:
-  """How many devices share what is split over those of `axes` that are free."""
+  """The number of parts that the free ones of `axes` split an array into."""
   sizes = free()
   return math.prod(sizes.get(axis, 1) for axis in axes)
 
@@ -34,15 +35,15 @@ def look_up(
   """Rows of a table whose columns are split over `fsdp`, as `tokens` are.
 
   Every device reads its columns for the tokens of all of `fsdp`, and then they
-  exchange them, in `dtype`; the gradient goes the same way back. Left alone
-  the compiler would make all rows whole on every device in between.
+  exchange them, in `dtype`; the gradient goes the same way back. The compiler
+  by itself would gather all columns of all rows on every device in between.
   """
   columns, groups = over(("fsdp",)), over(ROWS)
   if columns == 1 or tokens.shape[0] % groups or table.shape[1] % columns:
     return table[tokens].astype(dtype)
-  tokens = _split(tokens, "data")
-  found = _split(table[tokens].astype(dtype), "data", None, "fsdp")
-  return _split(found, ROWS)
+  tokens = _constrain(tokens, "data")
+  found = _constrain(table[tokens].astype(dtype), "data", None, "fsdp")
+  return _constrain(found, ROWS)
 
 
 def by_rows(
@@ -60,18 +61,18 @@ def by_rows(
   uneven = any(n % part for shape in shapes for n, part in zip(shape, parts))
   if groups == 1 or uneven or rows[0].shape[0] % groups:
     return fn(tables, *rows)
-  known = jax.tree.map(lambda x: x.dtype, tables)
+  dtypes = jax.tree.map(lambda x: x.dtype, tables)
 
   def one_group(own, *rows):
     # Chunks of the gradient add up in the dtype that they would have alone.
-    return fn(jax.tree.map(lambda x, t: x[0].astype(t), own, known), *rows)
+    return fn(jax.tree.map(lambda x, t: x[0].astype(t), own, dtypes), *rows)
 
   lead = PartitionSpec(ROWS)
-  # The barrier stands between the gradients' scatter and their sum over
-  # microbatches: TPU's compiler fails at moving it out of that loop where
-  # embeddings and head are two tables.
-  apart = lambda x: jax.lax.optimization_barrier(x.astype(dtype))
-  own = jax.tree.map(lambda x: _for_each_group(apart(x)), tables)
+  # The barrier separates the scatter of the gradients from their sum over
+  # microbatches. Without it TPU's compiler fails when it moves the scatter out
+  # of that loop, where embeddings and head are two tables.
+  isolate = lambda x: jax.lax.optimization_barrier(x.astype(dtype))
+  own = jax.tree.map(lambda x: _for_each_group(isolate(x)), tables)
   return jax.shard_map(
     one_group, in_specs=lead, out_specs=lead, axis_names=set(ROWS),
     check_vma=False,
@@ -79,7 +80,7 @@ def by_rows(
 
 
 def _for_each_group(table):
-  """[V D] -> [groups V D]: every group of devices gets one, whole but for V.
+  """[V D] -> [groups V D]: every group of devices gets one, with all columns.
 
   The gradient of an all-gather is a reduce-scatter, whatever the compiler.
   """
@@ -101,7 +102,7 @@ def between_layers(x: Float[Array, "R D"], kind: str) -> Float[Array, "R D"]:
   if kind not in ("whole", "split"):
     raise ValueError(f"config.model.residual={kind!r}: not whole or split")
   alone = over(("tensor",)) == 1 or x.shape[0] % over((*ROWS, "tensor"))
-  return x if kind == "whole" or alone else _split(x, (*ROWS, "tensor"))
+  return x if kind == "whole" or alone else _constrain(x, (*ROWS, "tensor"))
 
 
 def short_of(columns: int, kind: str) -> int:
@@ -109,5 +110,5 @@ def short_of(columns: int, kind: str) -> int:
   return -columns % over(("tensor",)) if kind == "split" else 0
 
 
-def _split(x, *axes):
+def _constrain(x, *axes):
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 MASKED = -1e30  # finite, so that a query that sees nothing stays finite
 
@@ -70,7 +70,7 @@ def rope_table(
 ) -> tuple[Float[Array, "B Q 1 H"], Float[Array, "B Q 1 H"]]:
   """Cosine and sine of every position, to be shared by the layers.
 
-  The barrier keeps XLA from making them anew in every layer.
+  The barrier keeps XLA from recomputing them in every layer.
   """
   frequency = rope_frequencies(head_size, base, scaling)
   angle = (position[..., None].astype(jnp.float32) * frequency)[:, :, None]
@@ -94,24 +94,6 @@ def rotate(
 def soft_cap(x: Float[Array, "..."], cap: float) -> Float[Array, "..."]:
   """cap * tanh(x / cap); a cap of 0 caps nothing (Gemma 2, section 2)."""
   return cap * jnp.tanh(x / cap) if cap else x
-
-
-def attend(
-  query: Float[Array, "B N G Q H"],
-  key: Float[Array, "B N T H"],
-  value: Float[Array, "B N T H"],
-  visible: Bool[Array, "B Q S"],
-  cap: float,
-) -> Float[Array, "B N G Q H"]:
-  """Attention of scaled queries to the first S keys, with all scores held."""
-  seen = visible.shape[-1]
-  key, value = key[:, :, :seen], value[:, :, :seen]
-  scores = jnp.einsum(
-    "bngqh,bnth->bngqt", query, key, preferred_element_type=jnp.float32
-  )
-  scores = jnp.where(visible[:, None, None], soft_cap(scores, cap), MASKED)
-  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-  return jnp.einsum("bngqt,bnth->bngqh", weights, value)
 
 
 def project(
@@ -145,9 +127,9 @@ def gated_mlp(
 
 
 def remat(fn: Callable, policy: str, *, scanned: bool) -> Callable:
-  """`fn` with what its backward pass makes again: none, full or dots.
+  """`fn` with what its backward pass recomputes: none, full or dots.
 
-  "dots" keeps the products with weights and makes the rest again. Raises
+  "dots" keeps the products with weights and recomputes the rest. Raises
   ValueError for another policy.
   """
   if policy == "none":

@@ -1,8 +1,10 @@
 """A decoder for the families of Llama, Qwen and Gemma.
 
-Parameters are one tree whatever the execution: {"embed", "layers": name ->
-[layers, ...], "norm"} and "head" unless tied. Scanned or unrolled is an option
-of the execution. `unstack` slices the layers once, before a decoding loop.
+Parameters are one tree: {"embed", "layers": name -> [layers, ...], "norm"} and
+"head" unless tied. Whether the layers are scanned or unrolled is an option of
+the execution and changes no parameter. `unstack` slices the layers once, before
+a decoding loop. A module that attends gets the mask and the positions as an
+`Attend`, from `sees_rows` or `sees_cache`; attention.py computes with them.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sitrain.models import attention, axes, blocks, decoding, parameters
+from sitrain.models import attention, axes, blocks, parameters
 from sitrain.models.blocks import RopeScaling
 from sitrain.types import PAD, Key, Params
 
@@ -23,15 +25,15 @@ Cache = tuple  # (), or per layer (keys [B N T H], values [B N T H])
 
 
 class Attend(NamedTuple):
-  """Who sees whom, and where they stand."""
+  """Which keys each query sees, and the positions of both."""
 
   position: Int[Array, "B Q"]
   key_position: Int[Array, "B T"]
   visible: Bool[Array, "B Q T"]
 
 
-def attend_rows(turn: Int[Array, "B T"], path: Int[Array, "B T"]) -> Attend:
-  """Attention of whole rows: token i sees j <= i of its own path or trunk.
+def sees_rows(turn: Int[Array, "B T"], path: Int[Array, "B T"]) -> Attend:
+  """What tokens of rows see: token i sees j <= i of its own path or trunk.
 
   Trunk is path 0; it is seen by all paths and sees all. Pads neither see nor
   are seen. The position of a token is the number of earlier tokens it sees.
@@ -44,10 +46,10 @@ def attend_rows(turn: Int[Array, "B T"], path: Int[Array, "B T"]) -> Attend:
   return Attend(position, position, visible)
 
 
-def attend_cache(
+def sees_cache(
   start: Int[Array, " B"], column: Any, width: int, length: int
 ) -> Attend:
-  """Attention of columns column..column+width-1 to a cache of `length`.
+  """What columns column..column+width-1 see of a cache of `length` columns.
 
   `start` is the column of the first token of each row (left padding before);
   a query sees start <= key <= itself. `column` may be traced.
@@ -92,7 +94,7 @@ class Decoder(nn.Module, kw_only=True):
   remat: str = "none"  # or "full", "dots": what the backward pass recomputes
   residual: str = "whole"  # or "split" between layers: over `tensor` too
   attention: str = "auto"  # of rows without a cache; see attention.KINDS
-  fork: tuple = ()  # a forks.Fork where the rows without a cache are forked
+  fork: tuple = ()  # an attention.Fork where rows without a cache are forked
 
   @nn.compact
   def __call__(
@@ -106,8 +108,9 @@ class Decoder(nn.Module, kw_only=True):
 
     Without a cache (`()`) the keys are the tokens themselves. With one, new
     keys are written at columns column..column+Q-1 and all of it is read under
-    `attend.visible`. B / P rows share what a layer has behind its own keys and
-    values, [P N S H], which is read first and not returned. PAD is read as 0.
+    `attend.visible`. A layer's cache may have more after its own keys and
+    values: a prefix cache [P N S H], each row of which B / P rows share. It is
+    read first and not returned. PAD is read as token 0.
     """
     embed = self._read("embed", parameters.init_embed, self)
     layers = self._read("layers", parameters.init_layers, self)
@@ -115,7 +118,7 @@ class Decoder(nn.Module, kw_only=True):
     if self.is_initializing() and not self.tied:
       self.param("head", parameters.init_embed, self)
     x = axes.look_up(embed, jnp.maximum(tokens, 0), self.dtype)
-    # The residual stream is [B Q, D]: twice as fast by XLA on CPU, else equal.
+    # As [B Q, D] the residual stream is twice as fast by XLA on CPU.
     x = (x * jnp.asarray(self.embed_scale, self.dtype)).reshape(-1, self.width)
     tables = self._tables(attend)
     if self.scan and cache == () and isinstance(layers, dict):
@@ -163,13 +166,15 @@ class Decoder(nn.Module, kw_only=True):
   def _tables(self, attend):
     """(cos, sin, visible) of the global and of the local layers."""
     position, size = attend.position, self.head_size
-    far = blocks.rope_table(position, size, self.rope_base, self.rope_scaling)
-    near = blocks.rope_table(
+    everywhere = blocks.rope_table(
+      position, size, self.rope_base, self.rope_scaling
+    )
+    local = blocks.rope_table(
       position, size, self.local_rope_base, self.local_rope_scaling
     )
     distance = position[:, :, None] - attend.key_position[:, None]
-    local = attend.visible & (distance < self.window)
-    return (*far, attend.visible), (*near, local)
+    window = attend.visible & (distance < self.window)
+    return (*everywhere, attend.visible), (*local, window)
 
   @nn.nowrap
   def _scanned(self, layers, x, tables):
@@ -193,9 +198,9 @@ class Decoder(nn.Module, kw_only=True):
     block = blocks.remat(self._block, self.remat, scanned=False)
     after = []
     for i, kind in enumerate(self._kinds()):
-      mine = cache[i] if cache else ()
-      x, mine = block(layers[i], x, tables[kind], mine, column)
-      after.append(mine)
+      layer_cache = cache[i] if cache else ()
+      x, layer_cache = block(layers[i], x, tables[kind], layer_cache, column)
+      after.append(layer_cache)
     return x, tuple(after) if cache else ()
 
   @nn.nowrap
@@ -230,16 +235,22 @@ class Decoder(nn.Module, kw_only=True):
       write = jax.lax.dynamic_update_slice_in_dim
       key = write(cache[0], key.astype(cache[0].dtype), column, 2)
       value = write(cache[1], value.astype(cache[1].dtype), column, 2)
-      cache, shared = (key, value), cache[2:]
+      cache, prefix_cache = (key, value), cache[2:]
     scale = (self.attention_scalar or self.head_size) ** -0.5
     options = dict(scale=scale, cap=self.attention_cap)
     if cache and lead[1] == 1:
-      mixed = decoding.attend(query, shared + cache, visible, **options)
+      cached = prefix_cache + cache
+      mixed = attention.attend_one(query, cached, visible, **options)
+    elif self.fork and not cache:
+      mixed = attention.attend_forked(
+        query, key, value, visible, fork=self.fork, **options
+      )
     else:
-      # Kernels refuse the left pads of prompts.
-      kind = self.attention if not cache else "auto"
-      more = dict(kind=kind, local=any(self.local), fork=self.fork)
-      mixed = attention.rows(query, key, value, visible, **options, **more)
+      # Kernels refuse the left pads of prompts, which are read with a cache.
+      options |= dict(kind="auto" if cache else self.attention)
+      mixed = attention.attend(
+        query, key, value, visible, local=any(self.local), **options
+      )
     y = blocks.project(mixed.reshape(x.shape[0], -1), p, "out")
     return (y + p["out_bias"] if self.out_bias else y), cache
 
@@ -247,4 +258,4 @@ class Decoder(nn.Module, kw_only=True):
 def init(model: Decoder, key: Key) -> Params:
   """First parameters of `model`, in float32; may be jitted or eval_shaped."""
   tokens = jnp.zeros((1, 1), jnp.int32)
-  return model.init(key, tokens, attend_rows(tokens, tokens))["params"]
+  return model.init(key, tokens, sees_rows(tokens, tokens))["params"]

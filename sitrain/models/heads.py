@@ -48,13 +48,13 @@ def values(
 
   Index t speaks about token t, as in `logprobs.token_scores`: v_t = w . h with
   h the hidden state that predicts token t, made of the tokens that t sees
-  before it. 0 at pads and where nothing is seen before. `params` are whole: of
-  a role with adapters, those of `lora.join`. `shared` is that of
-  `token_scores`. No more than the hidden states [*B T D] is held.
+  before it. 0 at pads and where nothing is seen before. `params` are all that
+  the decoder needs: with adapters, those of `lora.join`. `shared` is that of
+  `token_scores`. Nothing larger than the hidden states [*B T D] is held.
   """
-  view = reading.view(model, tokens, turn, path, tokens, 1.0, shared)
-  found = _project(params, view.hidden(params))
-  return view.back(jnp.where(view.known, found, 0))
+  rows = reading.prepare(model, tokens, turn, path, tokens, 1.0, shared)
+  found = _project(params, rows.hidden(params))
+  return rows.to_rows(jnp.where(rows.scored, found, 0))
 
 
 def value_rows(
@@ -75,8 +75,8 @@ def score(
   """One number for each row, in float32: w . h of its last token.
 
   The last token is that of the last column that is no pad, so the number
-  speaks about the whole row; rows must not be forked. A row without tokens has
-  0. `params` are whole, as in `values`.
+  speaks about the complete row; rows must have no branches. A row without
+  tokens has 0. `params` as in `values`.
   """
   lead, length = tokens.shape[:-1], tokens.shape[-1]
   tokens, turn, path = (x.reshape(-1, length) for x in (tokens, turn, path))

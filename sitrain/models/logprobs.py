@@ -31,22 +31,22 @@ def token_scores(
   Index t speaks about token t: the distribution given the tokens that it sees
   before it in `inputs` (usually `tokens`). 0 at pads and where nothing is seen
   before. Logits are divided by `temperature`, a number or one per row [*B].
-  Logits are made for `chunk` tokens of every row at a time and made again for
-  the gradient, so [B T V] is never held; chunk 0 chooses from the sizes.
+  Logits are computed for `chunk` tokens of every row at a time and recomputed
+  for the gradient, so [B T V] is never held; chunk 0 chooses from the sizes.
 
-  With `shared`, (slots of a prompt, columns behind it at the most), rows are
+  With `shared`, (slots of a prompt, columns after it at the most), rows are
   [P G T] without holes and without paths. The given tokens that all rows of a
   problem begin with, up to that many slots, are then read once for all of
-  them, where all scores of a row may be held (`attention.SHORT`); scores of
-  these tokens are 0. A row that has more columns behind them, or a path, comes
-  back as NaN: rows that differ early need more room behind.
+  them, if attention is "plain" for rows of this length; the scores of these
+  tokens are 0. A row that has more columns after them, or a path, comes back
+  as NaN: rows that differ early need more columns after the prompt.
   """
-  view = reading.view(model, tokens, turn, path, inputs, temperature, shared)
-  read = functools.partial(_scores, model)
+  rows = reading.prepare(model, tokens, turn, path, inputs, temperature, shared)
+  score = functools.partial(_scores, model)
   scores = _chunked(
-    model, read, _tables(params), (view.hidden(params),), view, chunk
+    model, score, _tables(params), (rows.hidden(params),), rows, chunk
   )
-  return TokenScores(*_finish(view, scores))
+  return TokenScores(*_finish(rows, scores))
 
 
 def token_scores_and_kl(
@@ -69,12 +69,12 @@ def token_scores_and_kl(
   reaches the reference.
   """
   reference = jax.lax.stop_gradient(reference)
-  view = reading.view(model, tokens, turn, path, inputs, temperature, shared)
-  read = functools.partial(_scores_and_kl, model)
+  rows = reading.prepare(model, tokens, turn, path, inputs, temperature, shared)
+  score = functools.partial(_scores_and_kl, model)
   tables = _tables(params), _tables(reference)
-  hidden = view.hidden(params), view.hidden(reference)
-  scores = _chunked(model, read, tables, hidden, view, chunk)
-  logprob, entropy, kl = _finish(view, scores)
+  hidden = rows.hidden(params), rows.hidden(reference)
+  scores = _chunked(model, score, tables, hidden, rows, chunk)
+  logprob, entropy, kl = _finish(rows, scores)
   return TokenScores(logprob, entropy), kl
 
 
@@ -87,7 +87,7 @@ def score_rows(
   together: int = 1,
   shared: tuple[int, ...] = (),
 ) -> TokenScores:
-  """`token_scores` of whole episodes, without a gradient, part by part.
+  """`token_scores` of episodes, without a gradient, part by part.
 
   `together` rows in a row stay in one part and may have a prompt that is
   `shared`. See `reading.in_parts`.
@@ -103,30 +103,30 @@ def score_rows(
 
 
 def _tables(params):
-  """What logits are made of: the matrices that are no layer's."""
+  """The matrices that logits are made of: those outside the layers."""
   rest = {name: x for name, x in params.items() if name != "layers"}
   return {name: x for name, x in rest.items() if x.ndim == 2}
 
 
-def _scores(model, params, tokens, heat, hidden):
+def _scores(model, params, tokens, temperature, hidden):
   """(logprob, entropy) of a chunk: tokens [B C], hidden [B C D]."""
-  logp = _log_softmax(model, params, hidden, heat)
+  logp = _log_softmax(model, params, hidden, temperature)
   return _pick(logp, tokens), -jnp.sum(jnp.exp(logp) * logp, axis=-1)
 
 
-def _scores_and_kl(model, both, tokens, heat, hidden, other):
+def _scores_and_kl(model, both, tokens, temperature, hidden, other):
   """(logprob, entropy, KL) of a chunk; `both` of the policy and reference."""
   params, reference = both
-  logp = _log_softmax(model, params, hidden, heat)
-  logq = _log_softmax(model, reference, other, heat)
+  logp = _log_softmax(model, params, hidden, temperature)
+  logq = _log_softmax(model, reference, other, temperature)
   p = jnp.exp(logp)
   entropy = -jnp.sum(p * logp, axis=-1)
   return _pick(logp, tokens), entropy, jnp.sum(p * (logp - logq), axis=-1)
 
 
-def _log_softmax(model, params, hidden, heat):
+def _log_softmax(model, params, hidden, temperature):
   logits = model.apply({"params": params}, hidden, method="logits")
-  return jax.nn.log_softmax(logits / heat, axis=-1)
+  return jax.nn.log_softmax(logits / temperature, axis=-1)
 
 
 def _pick(logp, tokens):
@@ -135,33 +135,37 @@ def _pick(logp, tokens):
   return jnp.sum(jnp.where(chosen, logp, 0), axis=-1)
 
 
-def _chunked(model, read, tables, hidden, view, chunk):
-  """read(tables, tokens, heat, *hidden) over chunks of columns; [B C] each."""
-  each = functools.partial(_of_group, model, read, chunk)
-  rows = view.tokens, view.heat
-  return axes.by_rows(each, tables, model.dtype, *rows, *hidden)
+def _chunked(model, score, tables, hidden, rows, chunk):
+  """score(tables, tokens, temperature, *hidden), by chunks of columns."""
+  of_group = functools.partial(_of_group, model, score, chunk)
+  given = rows.tokens, rows.temperature, *hidden
+  return axes.by_rows(of_group, tables, model.dtype, *given)
 
 
-def _of_group(model, read, chunk, tables, tokens, heat, *hidden):
-  """`_chunked` on one group of devices; chunks are of what each one holds."""
+def _of_group(model, score, chunk, tables, tokens, temperature, *hidden):
+  """`_chunked` on one group of devices, with chunks of the rows it holds."""
   size, length = tokens.shape
   if not chunk:
     logits = size * model.vocabulary // axes.over(("tensor",))
     chunk = max(CHUNK_ELEMENTS // logits, CHUNK_TOKENS // size, 1)
   count = math.ceil(length / chunk)
   if count == 1:
-    return read(tables, tokens, heat, *hidden)
+    return score(tables, tokens, temperature, *hidden)
   chunk = math.ceil(length / count)
 
   def split(x):
-    rest = [(0, 0)] * (x.ndim - 2)
-    x = jnp.pad(x, [(0, 0), (0, count * chunk - length), *rest])
+    padding = [(0, 0), (0, count * chunk - length)]
+    x = jnp.pad(x, padding + [(0, 0)] * (x.ndim - 2))
     return x.reshape(size, count, chunk, *x.shape[2:]).swapaxes(0, 1)
 
-  body = jax.checkpoint(lambda x: read(tables, x[0], heat, *x[1:]))
+  body = jax.checkpoint(lambda x: score(tables, x[0], temperature, *x[1:]))
   parts = jax.lax.map(body, jax.tree.map(split, (tokens, *hidden)))
   return tuple(x.swapaxes(0, 1).reshape(size, -1)[:, :length] for x in parts)
 
 
-def _finish(view, scores):
-  return [view.back(jnp.where(view.known, x, 0)) for x in scores]
+def _finish(rows, scores):
+  """Scores of the rows as they were given, 0 where there is nothing to score.
+
+  A `where` and no product: what stands under the mask may be infinite.
+  """
+  return [rows.to_rows(jnp.where(rows.scored, x, 0)) for x in scores]

@@ -37,17 +37,14 @@ def adapters(
     raise ValueError(f"rank={rank} of adapters: give 1 or more")
   shapes, tree = layer_shapes(model), {}
   for name, k in zip(sorted(names), jax.random.split(key, len(names))):
-    inputs, outputs = _split(shapes[name], INPUTS[name])
+    cut = INPUTS[name]
+    inputs, outputs = shapes[name][:cut], shapes[name][cut:]
     shape = (model.layers, *inputs, rank)
     spread = math.prod(inputs) ** -0.5
     tree[f"{name}_a"] = jax.random.normal(k, shape, jnp.float32) * spread
     shape = (model.layers, rank, *outputs)
     tree[f"{name}_b"] = jnp.zeros(shape, jnp.float32)
   return {"layers": tree}
-
-
-def _split(shape, inputs):
-  return shape[:inputs], shape[inputs:]
 
 
 def join(
@@ -80,6 +77,6 @@ def merge(
     a, b = (adapters["layers"][f"{name}_{part}"] for part in "ab")
     weight, count, rank = layers[name], a.shape[0], a.shape[-1]
     added = a.reshape(count, -1, rank) @ b.reshape(count, rank, -1)
-    whole = weight.astype(jnp.float32) + scale * added.reshape(weight.shape)
-    layers[name] = whole.astype(weight.dtype)
+    merged = weight.astype(jnp.float32) + scale * added.reshape(weight.shape)
+    layers[name] = merged.astype(weight.dtype)
   return {**base, **adapters, "layers": layers}

@@ -42,7 +42,7 @@ def _libraries() -> tuple[Any, Any]:
     # Else TensorFlow would take the memory that JAX needs.
     tensorflow.config.set_visible_devices([], "GPU")
   except RuntimeError:
-    pass  # It has started already, by someone who wanted it otherwise.
+    pass  # TensorFlow has been initialised already, with other settings.
   return tensorflow, tensorflow_text
 
 

@@ -124,6 +124,19 @@ def _tokens_of(part, count):
   return pack_left(tokens)[:, : part.length] if part.length else tokens
 
 
+def as_one_turn(episodes: Episodes, problems: Problems) -> Episodes:
+  """All that stands behind the prompt as turn 1, whoever wrote it.
+
+  For verifiers, which read a turn; log-probabilities stay where they were.
+  """
+  slots = jnp.sum(problems.prompt != PAD, axis=1)[episodes.problem]
+  there = episodes.turn != PAD
+  behind = jnp.cumsum(there, axis=1) > slots[:, None]
+  return episodes._replace(
+    turn=jnp.where(there, jnp.where(behind, 1, GIVEN), PAD)
+  )
+
+
 def given(
   problems: Problems,
   *,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from sitrain.models.decoder import Attend, attend_cache, for_decoding
+from sitrain.models.decoder import Attend, for_decoding, sees_cache
 from sitrain.rollout import contexts
 from sitrain.rollout.sample import draw
 from sitrain.types import (
@@ -249,7 +249,7 @@ def play_together(rollout: Rollout) -> Episodes:
     token = jax.lax.dynamic_slice_in_dim(loop.rows.tokens, at, 1, axis=1)
     drawn, logprob, cache = next_token(
       rollout, jnp.arange(count), loop.cursor, token,
-      attend_cache(start, at, 1, prefix_width + size),
+      sees_cache(start, at, 1, prefix_width + size),
       tuple(map(operator.add, loop.cache, prefix_cache)), at - prefix_width,
     )
     rows, cursor = write_column(
@@ -285,7 +285,7 @@ def prefill(
   cache = model.make_cache(tokens.shape[0], width)
   if not width:
     return cache
-  attend = attend_cache(start, 0, width, width)
+  attend = sees_cache(start, 0, width, width)
   return model.apply({"params": params}, tokens[:, :width], attend, cache, 0)[1]
 
 

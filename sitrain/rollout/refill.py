@@ -118,7 +118,7 @@ def take_step(rollout: Rollout, slots: Slots) -> Slots:
   number = jnp.minimum(slots.number, rollout.keys.shape[0] - 1)
   prefix = rollout.prefix.tokens.shape[1]
   column, ring = prefix + slots.step - slots.birth, rollout.length - prefix
-  attend = attend_ring(
+  attend = sees_ring(
     rollout.start[number // rollout.samples], slots.birth, slots.step,
     prefix - 1, ring,
   )
@@ -137,7 +137,7 @@ def take_step(rollout: Rollout, slots: Slots) -> Slots:
   )
 
 
-def attend_ring(
+def sees_ring(
   start: Int[Array, " B"],
   birth: Int[Array, " B"],
   step: Int[Array, ""],

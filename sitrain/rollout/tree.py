@@ -26,7 +26,8 @@ class Tree(NamedTuple):
   over or it is `depth` steps deep, adds none: that number is not `used`.
   """
 
-  episodes: Episodes  # [P N T] and [P N]; a node's own step is turn 1
+  episodes: Episodes  # [P N T] and [P N]; a node's own step is turn 1, and
+  #                     turn 2 a rollout behind it, where `step` plays one
   used: Bool[Array, "P N"]
   parent: Int[Array, "P N"]  # the number of a node's parent, ROOT for none
   depth: Int[Array, "P N"]  # steps after the prompt
@@ -70,7 +71,8 @@ def search(
     step: (keys [P], episodes [P T], live [P]) -> episodes [P T + more]: writes
       one step, as turn 1, after all rows that are live, as `play_on` does with
       samples=1. What it gets is marked as given. Instructions between steps
-      are its own business.
+      are its own business. Turn 2, if it writes one, is a rollout: `evaluate`
+      sees it, and children do not continue it.
     evaluate: episodes [P T] -> (value [P], done [P]): how good a row is, in any
       unit, and whether its episode is over.
     problems: the roots.
@@ -123,9 +125,9 @@ def search(
 def _root(keys, step, evaluate, problems, depth) -> tuple[_Node, Any]:
   """The prompts, with room for `depth` steps, and what made the keys."""
   rows, live = contexts.begin(problems, 1), jnp.ones(keys.shape[0], bool)
-  columns = rows.tokens.shape[1]
-  longer = jax.eval_shape(step, keys, rows, live).tokens.shape[1]
-  rows = contexts.widen(rows, columns + depth * (longer - columns))
+  for _ in range(depth):
+    longer = jax.eval_shape(step, keys, rows, live).tokens.shape[1]
+    rows = contexts.widen(rows, longer)
   estimate, done = evaluate(rows)
   root = _Node(
     rows, jax.random.key_data(keys), jnp.zeros(keys.shape[0], jnp.int32), done,
@@ -135,9 +137,11 @@ def _root(keys, step, evaluate, problems, depth) -> tuple[_Node, Any]:
 
 
 def _given(rows: Episodes) -> Episodes:
-  """The rows as a prefix: the policy wrote nothing of them."""
+  """The rows as a prefix, without rollouts: the policy wrote nothing of it."""
+  inside = (rows.turn != PAD) & (rows.turn < 2)
   return rows._replace(
-    turn=jnp.where(rows.turn == PAD, PAD, GIVEN),
+    tokens=jnp.where(inside, rows.tokens, PAD),
+    turn=jnp.where(inside, GIVEN, PAD),
     logprob=jnp.zeros_like(rows.logprob),
   )
 
@@ -175,8 +179,9 @@ def _tree_of(found: mctx.Tree) -> Tree:
 def to_episodes(tree: Tree) -> Episodes:
   """The nodes as rows [P * N T], problem by problem, those not used as padding.
 
-  Only a node's own step is marked as written, as turn 1; roots have none. The
-  parent of a row is the row of its parent node, so that siblings share it.
+  Only a node's own step is marked as written, as turn 1, and its rollout, if it
+  has one, as turn 2; roots have neither. The parent of a row is the row of its
+  parent node, so that siblings share it.
   """
   count, nodes = tree.used.shape
   flat = lambda x: x.reshape(count * nodes, *x.shape[2:])

@@ -27,7 +27,12 @@ from sitrain.runtime import (
 from sitrain.runtime.compile import ahead, profile_steps
 from sitrain.runtime.distributed import meet, stop_agreed
 from sitrain.runtime.optimizer import one_of
-from sitrain.runtime.staged import lower_staged, make_sampler, make_staged
+from sitrain.runtime.staged import (
+  Sampler,
+  lower_staged,
+  make_sampler,
+  make_staged,
+)
 from sitrain.runtime.start import (
   Run,
   began_at,
@@ -99,10 +104,13 @@ def lower_stage(
   return {"loop": jitted.lower(abstract, key)}
 
 
-def compile_loop(run: Run, stage: Stage, abstract: Any) -> Callable:
+def compile_loop(
+  run: Run, stage: Stage, abstract: Any
+) -> Callable | Sampler:
   """The stage's iterations, `steps_per_call` of them, compiled once.
 
-  Staged, the judge stands between the programs, on the host.
+  Staged, the judge stands between the programs, on the host. Of a stage that
+  writes rows there is the sampler alone.
   """
   lowered = lower_stage(run, stage, abstract, keys_of(run)[1])
   if "loop" in lowered:

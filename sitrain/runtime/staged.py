@@ -44,14 +44,15 @@ GAP, OLD_GAP = "generate/sampler_gap", "generate/delay_gap"
 #   generate  (keys, state, problems) -> rows of a wave
 #   join      (problems, rows, verdicts of waves) -> those of the round
 #   learn     (state, key, problems, rows, verdicts) -> (state, metrics)
+#   wanted    (problems, rows, verdicts) -> which problems are wanted [P]
 #   merge     (round, round) -> (round, which problems are wanted [P])
-NAMES = ("pose", "generate", "join", "learn", "merge")
+NAMES = ("pose", "generate", "join", "learn", "wanted", "merge")
 
 
 class _Posed(NamedTuple):
   """The draws of an iteration before its samples; lists have one a wave."""
 
-  step: Array
+  step: Array  # as `pose` sees it, see train.at_round
   row_keys: list[Array]
   problems: list[Problems]
   judge_keys: list[Array]
@@ -105,6 +106,9 @@ def lower_staged(
       out_shardings=((everywhere, by_row, by_row), everywhere),
     )
     programs["merge"] = merge.lower(sampled, sampled)
+    programs["wanted"] = jax.jit(wanted, out_shardings=everywhere).lower(
+      *sampled
+    )
   return programs
 
 
@@ -131,8 +135,9 @@ def make_sampler(stage: Stage, programs: dict, mesh: Mesh) -> Sampler:
 
   def judge_waves(state, sampling):
     posed, played = sampling
+    then = state._replace(step=posed.step)
     waves = zip(posed.judge_keys, posed.problems, played)
-    judged = [judge(k, state, wave, rows) for k, wave, rows in waves]
+    judged = [judge(k, then, wave, rows) for k, wave, rows in waves]
     verdicts, told = zip(*judged)
     return list(verdicts), jax.tree.map(lambda *x: sum(x), *told)
 
@@ -185,7 +190,7 @@ def make_staged(stage: Stage, programs: dict, mesh: Mesh) -> Callable:
 
 def _more_rounds(stage, programs, sampler, state, again, sampled, judged):
   """Poses again until all problems have a signal, as train.sample_until."""
-  _, kept = programs["merge"](sampled, sampled)
+  kept = programs["wanted"](*sampled)
   number = 1
   while number < stage.rounds and not np.all(jax.device_get(kept)):
     more, told = sampler.finish(state, again(number))
@@ -214,7 +219,7 @@ def _pose(stage, state, root_key, ahead, number) -> _Posed:
     jax.tree.map(operator.itemgetter(i), tree) for i in range(waves)
   ]
   return _Posed(
-    state.step, *map(each, minibatches((keys, problems), waves)),
+    posing.step, *map(each, minibatches((keys, problems), waves)),
     [judge_key] * waves, learn_key,
   )
 

@@ -5,6 +5,7 @@ and becomes one file in the end. A row holds token ids, so nothing is decoded
 and encoded again, and its text for people.
 """
 
+import math
 import operator
 from typing import Any, NamedTuple
 
@@ -78,7 +79,7 @@ def write_stage(
   finished = path.exists() and done >= stage.steps
   first = began_at(run, stage, first)
   progress = Progress(
-    stage.name, done, {}, float("nan"), len(rows), finished, first
+    stage.name, done, {}, -math.inf, len(rows), finished, first
   )
   if finished:
     return (), progress

@@ -15,7 +15,7 @@ POSITIONS = 32768  # the length that others may reserve; no number depends on it
 
 
 def config_of(model: Decoder) -> dict[str, Any]:
-  """The config.json of the first family that can say all that `model` is.
+  """The config.json of the first family that can describe all of `model`.
 
   Options have the names of transformers 4, which 5 reads as well. Raises
   ValueError, naming the fields in the way, where there is no such family.
@@ -36,7 +36,7 @@ def config_of(model: Decoder) -> dict[str, Any]:
 
 
 def _config_as(model: Decoder, architecture: str) -> dict[str, Any]:
-  """A config.json that says of `model` what the architecture can say."""
+  """A config.json with what the architecture can describe of `model`."""
   act = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
   act = act.get(model.activation, model.activation)
   kinds = [model.local[i % len(model.local)] for i in range(model.layers)]

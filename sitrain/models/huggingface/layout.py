@@ -26,7 +26,7 @@ Ranges = tuple[tuple[int, int], ...]  # (start, stop) of every axis
 
 
 def stored_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Their shape of a parameter of one layer, given ours."""
+  """The shape of a layer's parameter in a checkpoint, given ours."""
   name = path.rpartition("/")[2]
   if inputs := INPUTS.get(name, 0):
     return math.prod(shape[inputs:]), math.prod(shape[:inputs])
@@ -34,7 +34,7 @@ def stored_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def stored(path: str, value: np.ndarray) -> np.ndarray:
-  """A parameter of one layer in their layout."""
+  """A parameter of one layer in the layout of checkpoints."""
   inputs = INPUTS.get(path.rpartition("/")[2], 0)
   axes = (*range(inputs, value.ndim), *range(inputs))
   turned = np.ascontiguousarray(value.transpose(axes))

@@ -150,7 +150,7 @@ def header_of(
 
 
 def write_whole(path: epath.Path, parts: Iterable[bytes | memoryview]) -> None:
-  """Writes a file so that a reader sees it whole or not at all."""
+  """Writes a file atomically: a reader sees all of it or nothing."""
   if "://" in str(path):  # An object appears when it is closed.
     _write(path, parts)
     return

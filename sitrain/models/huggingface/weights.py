@@ -144,10 +144,10 @@ def write(
     dtype: of the files; numbers are rounded to it.
     shard_bytes: one file holds more only if it is one tensor.
 
-  One tensor at a time is on the host. Every file appears whole, config.json
-  the last. All processes must call this; only the first writes. Raises
-  ValueError where the model is not that of `config`, for parameters that its
-  architecture has no tensor for, and where the folder is taken.
+  One tensor at a time is on the host. Every file is written atomically,
+  config.json the last. All processes must call this; only the first writes.
+  Raises ValueError where the model is not that of `config`, for parameters
+  that its architecture has no tensor for, and where the folder is taken.
   """
   folder, config = epath.Path(folder), families.text_config(config)
   families.check_fits(model, config)
@@ -215,7 +215,7 @@ def _by_path(tree):
 
 
 def _check_free(folder, plan):
-  """Raises ValueError where a folder holds other weights, or a whole model."""
+  """Raises ValueError where a folder holds other weights, or a model."""
   names = [p.name for p in folder.iterdir()] if folder.exists() else []
   other = [n for n in names if n.endswith(".safetensors") and n not in plan]
   if other or "config.json" in names or tensorfile.INDEX in names:

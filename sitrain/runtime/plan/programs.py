@@ -106,7 +106,8 @@ def names_of(stage: Stage) -> tuple[str, ...]:
     return NAMES[:1]
   if stage.writes:
     return ("pose", "generate")
-  return tuple(n for n in STAGED if n != "merge" or stage.rounds > 1)
+  again = ("wanted", "merge") if stage.rounds == 1 else ()
+  return tuple(name for name in STAGED if name not in again)
 
 
 def _worked() -> float:

@@ -8,8 +8,17 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sitrain.tasks.verifiers import expressions, relations, units
+from sitrain.tasks.verifiers import expressions, relations
 from sitrain.tasks.verifiers.latex import Unreadable
+from sitrain.tasks.verifiers.leaves import (
+  CLOSES,
+  OPENS,
+  PIECE,
+  holds_all,
+  no_number,
+  number,
+  trimmed,
+)
 from sitrain.tasks.verifiers.records import (
   DOTS,
   INFINITE,
@@ -17,57 +26,29 @@ from sitrain.tasks.verifiers.records import (
   Based,
   Clock,
   Equation,
-  Foreign,
   Inequality,
   Many,
   Matrix,
   Number,
   Ratio,
   Union,
-  Words,
 )
+from sitrain.tasks.verifiers.words import NUMBER_WORDS
 
 SIGNS = {"=": "=", r"\approx": "~", "<": "<", ">": ">", r"\le": "<=",
          r"\ge": ">=", r"\ne": "!", r"\in": "in", r"\equiv": "=", "≡": "="}
 SETS = {r"\cup": "cup", r"\cap": "cap", r"\setminus": "minus"}
 JOINTS = {",": ",", ";": ",", r"\land": "and", r"\wedge": "and",
           r"\lor": "or", r"\vee": "or"}
-# An answer that begins and ends like this has nothing around it.
-FIRST = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                  "([-+")
-LAST = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                 ")]}%")
-STOPS = re.compile(r"(?:(?<!\\)[.,;:]|\\\\|\\ |\s)+$")
-STARTS = re.compile(r"^(?:[,;]|\\\\|\\ |\s|\.(?!\d))+")
-PIECE = re.compile(r"\\text\{[^{}]*\}|\\[a-zA-Z]+|\\.|.", re.DOTALL)
-OPENS = frozenset(["(", "[", "{", r"\{", r"\langle", r"\begin", r"\lfloor",
-                   r"\lceil"])
-CLOSES = frozenset([")", "]", "}", r"\}", r"\rangle", r"\end", r"\rfloor",
-                    r"\rceil"])
-FOREIGN = re.compile(
-  r"\\(?:int|sum|prod|lim|gcd|lcm|bmod|pmod|mod|det|min|max|text\{(?:gcd|lcm"
-  r"|min|max|det)\})(?![a-zA-Z])"
-)
-SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9,
-          "trillion": 12}
-SCALE = re.compile(
-  r"(\\text\{|(?<=[\d}) ])) ?(dozen|hundred|thousand|[mbtr]+illion)s?"
-  r"(?![a-z])", re.IGNORECASE
-)
+SIGN = re.compile(r"\\(pm|mp)(?![a-zA-Z]) ?")
 LEAD = re.compile(
-  r"^(?:\\text\{ ?)?(?:(?:so|thus|therefore|hence|and|we (?:get|have|find)),? )?"
+  r"^(?:\\text\{ ?)?"
+  r"(?:(?:so|thus|therefore|hence|and|we (?:get|have|find)),? )?"
   r"(?:(?:the |our )?(?:final |correct )?(?:answer|result|solution|value)s?"
   r"(?: of [a-zA-Z]| (?:to|for) [a-z ]{1,30})? ?(?:is|are|=|:)(?: equal to)?:?"
   r" ?|answer ?:? ?|approximately |about |exactly |it is )(?:\} ?)?(?=\S)",
   re.IGNORECASE,
 )
-# What no gold answer makes a unit.
-RESERVED = frozenset("""
-and or to than less more about half halves third thirds times plus minus mod
-base dozen hundred thousand million billion trillion percent hundreds thousands
-millions billions squared cubed pm am p.m. a.m. e i x y
-""".split())
-PROSE = re.compile(r"(?:(?<![\\{a-z])[a-z]{2,}[ ,.]+){2}[a-z]{2}")
 TEXT = re.compile(r"\\text\{([^{}]*)\}")
 AND = re.compile(r"(?<=[^a-zA-Z\\]) and (?=\S)")
 OR = re.compile(r"(?<=[^a-zA-Z\\]) or (?=\S)")
@@ -79,11 +60,6 @@ MIXED = re.compile(
 SPACED = re.compile(
   r"(?<![\d./^_})!a-zA-Z])(\d+) (\d+)()/(\d+)()(?![\d/.!^])"
 )
-NUMBER_WORDS = {
-  word: i for i, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve".split()
-  )
-}
 
 
 def read(text: str, known: frozenset[str] = frozenset()) -> Any:
@@ -92,9 +68,9 @@ def read(text: str, known: frozenset[str] = frozenset()) -> Any:
   known: words that count as units here, beside those of units.py. Raises
   Unreadable for what is neither mathematics nor words.
   """
-  text = _trimmed(text)
+  text = trimmed(text)
   if len(text) < 300:
-    text = _trimmed(LEAD.sub("", text, count=1))
+    text = trimmed(LEAD.sub("", text, count=1))
   text = _prepared(text)
   clock = _clock(text)
   if clock:
@@ -104,43 +80,6 @@ def read(text: str, known: frozenset[str] = frozenset()) -> Any:
   if len(parts) > 1:
     return _listed(parts, joints, known)
   return _item(parts[0] if parts else text, known)
-
-
-def words(text: str) -> str:
-  r"""A text in small letters, without what only marks it as text."""
-  bare = re.sub(r"\\text\{([^{}]*)\}|\\[a-zA-Z]+ ?", r" \1 ", text)
-  bare = re.sub(r"[{}\\$\"“”'`*]", "", bare).lower()
-  bare = re.sub(r"\s*([,;:()])\s*", r" \1 ", bare)
-  bare = " ".join(bare.split()).strip(" .,;:!")
-  bare = re.sub(r"\s*\.\s*$", "", bare)
-  return re.sub(r"^(?:the|an?) (?=\S)", "", bare)
-
-
-def _trimmed(text: str) -> str:
-  """Without stops and spaces around it, and without an outer pair of braces."""
-  if text and text[0] in FIRST and text[-1] in LAST:
-    return text
-  before = None
-  while before != text:
-    before = text
-    text = text.strip()
-    if not text.endswith((r"\ldots", "...")):
-      text = STOPS.sub("", text)
-    text = STARTS.sub("", text)
-    if text.startswith("{") and text.endswith("}") and _whole(text):
-      text = text[1:-1]
-  return text
-
-
-def _whole(text: str) -> bool:
-  """Whether the first bracket is closed by the last character."""
-  depth = 0
-  pieces = PIECE.findall(text)
-  for i, piece in enumerate(pieces):
-    depth += (piece in OPENS) - (piece in CLOSES)
-    if not depth:
-      return i == len(pieces) - 1
-  return False
 
 
 def _prepared(text: str) -> str:
@@ -239,11 +178,12 @@ def _listed(parts: Sequence[str], joints: Sequence[str], known) -> Any:
 
 def _item(text: str, known) -> Any:
   """One answer of a list, or the only one."""
-  text = _trimmed(text)
-  if re.search(r"\\(?:pm|mp)(?![a-zA-Z])", text):
+  text = trimmed(text)
+  if SIGN.search(text):
+    upper, lower = {"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"}
     sides = [
-      re.sub(r"\\(pm|mp)(?![a-zA-Z]) ?", lambda hit: swap[hit[1]], text)
-      for swap in ({"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"})
+      SIGN.sub(lambda hit: upper[hit[1]], text),
+      SIGN.sub(lambda hit: lower[hit[1]], text),
     ]
     return Many("", "", tuple(_item(side, known) for side in sides))
   sides, signs = _split(text, SIGNS)
@@ -253,7 +193,7 @@ def _item(text: str, known) -> Any:
 
 
 def _sets(text: str, known) -> Any:
-  text = _trimmed(text)
+  text = trimmed(text)
   sides, signs = _split(text, SETS)
   if signs:
     return Union(tuple(signs), tuple(_value(side, known) for side in sides))
@@ -261,7 +201,7 @@ def _sets(text: str, known) -> Any:
 
 
 def _value(text: str, known) -> Any:
-  text = _trimmed(text)
+  text = trimmed(text)
   if text in (r"\emptyset", r"\{\}", r"\{ \}"):
     return Many("{", "}", ())
   if text in (r"\ldots", "..."):
@@ -279,7 +219,7 @@ def _value(text: str, known) -> Any:
     try:
       return Ratio(tuple(expressions.parse(part) for part in parts))
     except Unreadable:
-      return _words(text)
+      return no_number(text)
   return number(text, known)
 
 
@@ -289,7 +229,7 @@ def _bracketed(text: str, known) -> Any:
     return None
   opens = re.match(r"\(|\[|\\\{|\\langle", text)
   closes = re.search(r"(\)|\]|\\\}|\\rangle)$", text)
-  if not opens or not closes or not _whole(text):
+  if not opens or not closes or not holds_all(text):
     return None
   inside = text[opens.end():closes.start()]
   parts, _ = _split(inside, {",": ",", ";": ","})
@@ -351,85 +291,3 @@ def _matrix(text: str) -> Matrix:
   return Matrix(tuple(rows))
 
 
-def number(text: str, known) -> Any:
-  """An expression with its unit; words for what is words."""
-  text = _trimmed(text)
-  bare, unit, zeros, percent, behind = text, "", 0, False, ""
-  if not NUMERIC.fullmatch(text):
-    if r"\$" in bare:
-      bare, unit = DOLLAR.sub("", bare), "dollar"
-    bare = CELSIUS.sub(r"\1", ORDINAL.sub("", bare))
-    bare, zeros = _scaled(bare)
-    if "%" in bare or "cent" in bare:
-      bare, percent = PERCENT.subn("", bare)
-    bare, behind = _unit(bare, known)
-    if behind is None or PROSE.search(bare):
-      return _words(text)
-  try:
-    tree = expressions.parse(bare.strip())
-  except Unreadable:
-    if FOREIGN.search(bare):
-      return Foreign(bare)
-    return _words(text)
-  if zeros:
-    tree = ("multiply", tree, ("number", expressions.Fraction(zeros)))
-  return Number(tree, behind or unit, bool(percent))
-
-
-NUMERIC = re.compile(r"[-+]?[0-9.]+")
-DOLLAR = re.compile(r"\\\$ ?")
-ORDINAL = re.compile(r"(?<=\d) ?\^?\{? ?(\\text\{)? ?(st|nd|rd|th)[ }]*$")
-CELSIUS = re.compile(r"(\^\{?\\circ\}?) ?(?:\\text\{ ?[CF] ?\}|[CF])$")
-PERCENT = re.compile(
-  r"(?<=.) ?(?:\\?%|\\text\{ ?per ?cent ?\}|per ?cent)$"
-)
-
-
-def _scaled(text: str) -> tuple[str, int]:
-  """Without "million", and what it multiplies by; 0 for nothing."""
-  found = SCALE.search(text)
-  if not found or not text[:found.start()].strip():
-    return text, 0
-  word = found[2].lower()
-  if word not in SCALES and word != "dozen":
-    return text, 0
-  rest = found[1] + text[found.end():]
-  rest = re.sub(r"^\\text\{ *\}", "", rest)
-  return text[:found.start()] + rest, 12 if word == "dozen" else 10**SCALES[word]
-
-
-UNIT = re.compile(
-  r"(?:\s*/?\s*\\text\{[^{}]*\}(?: ?\^ ?(?:\{ ?[23] ?\}|[23]))?)+\s*$"
-)
-CURRENCY = re.compile(r"^(-?)\\text\{(?:euros|pounds|yen|yuan|cents|USD|Rs\.?)\}")
-LOOSE = re.compile(r"(?<=[\d)} ])([a-zA-Z][a-zA-Z]+(?:[ ./]+[a-zA-Z]+){0,3}"
-                   r"(?:\^\{?[23]\}?)?)$")
-
-
-def _unit(text: str, known) -> tuple[str, str | None]:
-  """Without a unit behind it, and its name; None: the words are no unit."""
-  found = None
-  if "\\text" in text:
-    text = CURRENCY.sub(r"\1", text)
-    found = UNIT.search(text)
-  if found and text[:found.start()].strip(" -+"):
-    said = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", found[0])
-    if re.fullmatch(r"\s*[a-zA-Z]\s*", said) and not units.unit(said.strip()):
-      return text, ""  # a letter in upright type
-    name = units.unit(" ".join(said.split()))
-    if name is None and known and set(said.lower().split()) <= known:
-      name = "count"
-    return text[:found.start()], name
-  loose = LOOSE.search(text)
-  if loose and re.match(r"[\d.\s\\{}]*[\d}]", text[:loose.start()]):
-    name = units.unit(loose[1])
-    if name:
-      return text[:loose.start()], name
-  return text, ""
-
-
-def _words(text: str) -> Words:
-  found = words(text)
-  if not re.search(r"[^\W\d_]", found):
-    raise Unreadable("neither mathematics nor words")
-  return Words(found)

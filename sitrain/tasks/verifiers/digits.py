@@ -5,7 +5,6 @@ needs no host. What the tokens mean comes in a `Table`, an argument of jit.
 """
 
 import functools
-import os
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,6 +29,7 @@ CODES = {
   "\n": LINE, "\r": LINE, "x": LETTER,
   **{letter: LETTER + 1 + i for i, letter in enumerate(LETTERS)},
 }
+BITS = 5  # of a letter among them, 0 for another one
 LIMB = 9  # decimal digits of an int32
 HEAD = re.compile(r"[0-9.,#$\- ]*")
 POWERS = np.array([*(10**i for i in range(LIMB)), 0], np.int32)
@@ -122,7 +122,8 @@ def _part(word: str, inside: bool) -> str:
   longest = 0
   for scale in SCALES:
     for i in range(len(scale) if inside else 1):
-      longest = max(longest, len(os.path.commonprefix([word, scale[i:]])))
+      same = [a == b for a, b in zip(word, scale[i:])] + [False]
+      longest = max(longest, same.index(False))
   return word[:longest] + ("x" if len(word) > longest else "")
 
 
@@ -207,51 +208,57 @@ def answers(tokens: Int[Array, "B N"], table: Table) -> Number:
   """
   code, place = _characters(tokens, table)
   mark = _last_mark(code, place)
-  at = functools.partial(_at, code, place)
-  dollar = at(mark + 2) == DOLLAR
-  minus = at(mark + 2 + dollar) == MINUS
+  near = [_near(code, place, mark) >> 6 * i & 63 for i in range(3)]
+  dollar = near[1] == DOLLAR
+  minus = jnp.where(dollar, near[2], near[1]) == MINUS
   start = mark + 2 + dollar + minus
   digit = (code >= DIGIT) & (code < DIGIT + 10)
   read = digit | (code == DOT) | (code == COMMA)
   behind = (code > 0) & (place >= start[:, None])
   stop = _first(place, behind & ~read)
   inside = behind & (place < stop[:, None])
-  begun = (mark >= 0) & (at(mark + 1) == SPACE)
   found, high, low = _value(code, place, inside, digit)
-  line = behind & (place < _first(place, behind & (code == LINE))[:, None])
-  found &= begun & ~_goes_on(code, place, line & ~inside, stop)
+  found &= (mark >= 0) & (near[0] == SPACE)
+  found &= ~_goes_on(code, place, behind & (place >= stop[:, None]), stop)
   sign = jnp.where(minus, -1, 1)
   return Number(
     jnp.where(found, sign * high, 0), jnp.where(found, sign * low, 0), found
   )
 
 
-def _at(code, place, where):
-  """The character at a place of each row, 0 if there is none."""
-  hit = (place == where[:, None]) & (code > 0)
-  return jnp.max(jnp.where(hit, code, 0), axis=1)
+def _near(code, place, mark):
+  """The three characters behind a place, six bits each."""
+  away = place - mark[:, None] - 1
+  some = (away >= 0) & (away < 3) & (code > 0)
+  value = jnp.where(some, code, 0).astype(jnp.int32)
+  return jnp.sum(value << jnp.where(some, 6 * away, 0), axis=1)
 
 
 def _first(place, which):
   """The first place of some characters, a huge one without any."""
   return jnp.min(
-    jnp.where(which, place, jnp.iinfo(jnp.int32).max), axis=1
+    jnp.where(which, place, jnp.iinfo(place.dtype).max), axis=1
   )
 
 
 def _goes_on(code, place, rest, stop):
   """Whether the rest of the line makes something else of the number."""
-  digit = (code >= DIGIT) & (code < DIGIT + 10)
-  touches = _at(code, place, stop) >= LETTER
-  first = _first(place, rest & (code >= LETTER))
-  word = [
-    _at(code, place, first + i) for i in range(max(map(len, SCALES)))
-  ]
-  scale = jnp.zeros_like(touches)
+  line = _first(place, rest & (code == LINE))
+  digit = _first(place, rest & (code < DIGIT + 10))
+  letter = _first(place, rest & (code >= LETTER))
+  away = place - letter[:, None]
+  # Another letter is 0, and so is no letter.
+  some = (code > LETTER) & (away >= 0) & (away < 6)
+  value = jnp.where(some, code - LETTER, 0).astype(jnp.int32)
+  word = jnp.sum(value << jnp.where(some, BITS * away, 0), axis=1)
+  scale = jnp.zeros_like(letter, bool)
   for name in SCALES:
-    same = [word[i] == CODES[letter] for i, letter in enumerate(name)]
-    scale |= jnp.all(jnp.stack(same), axis=0)
-  return jnp.any(rest & digit, axis=1) | touches | scale
+    packed = sum(
+      CODES[x] - LETTER << BITS * i for i, x in enumerate(name)
+    )
+    scale |= word & (1 << BITS * len(name)) - 1 == packed
+  # A letter at `stop` touches the number.
+  return (digit < line) | (letter < line) & ((letter == stop) | scale)
 
 
 def _characters(tokens, table):
@@ -266,7 +273,10 @@ def _characters(tokens, table):
   before = jnp.cumsum(count, axis=1) - count
   place = before[..., None] + jnp.arange(width)
   shape = (len(tokens), -1)
-  return codes.reshape(shape), place.reshape(shape)
+  # Narrow integers where they suffice: the passes below are many.
+  narrow = jnp.int16 if place[0].size < 2**15 else jnp.int32
+  codes, place = codes.reshape(shape), place.reshape(shape)
+  return codes.astype(jnp.int8), place.astype(narrow)
 
 
 def _last_mark(code, place):
@@ -289,7 +299,7 @@ def _value(code, place, inside, digit):
   dot = inside & (code == DOT)
   point = _first(place, dot)[:, None]
   whole = digit & (place < point)
-  value = jnp.where(digit, code - DIGIT, 0)
+  value = jnp.where(digit, code - DIGIT, 0).astype(jnp.int32)
   # The power of ten of a digit is the number of whole digits behind it.
   upto = jnp.cumsum(whole, axis=1)
   power = upto[:, -1:] - upto
@@ -299,20 +309,20 @@ def _value(code, place, inside, digit):
     ten = jnp.asarray(POWERS)[jnp.where(here, power - least, LIMB)]
     return jnp.sum(value * ten, axis=1)
 
-  broken = digit & ~whole | whole & (power >= 2 * LIMB)
-  found = jnp.any(digit, axis=1) & (jnp.sum(dot, axis=1) <= 1)
-  found &= ~jnp.any(broken & (value > 0), axis=1)
+  broken = (digit & ~whole | whole & (power >= 2 * LIMB)) & (value > 0)
+  # Commas stand before each group of three digits, or nowhere. Each has a bit
+  # of its own: as many powers of two as there are groups give all the bits only
+  # if no two are the same.
   comma = inside & (code == COMMA)
-  found &= _grouped(comma, digit, place, point, power, upto[:, -1])
+  group = power // 3
+  good = (power % 3 == 0) & (group > 0) & (group < 30) & (place < point)
+  bits = jnp.sum(
+    jnp.where(comma & good, 1 << jnp.clip(group, 0, 29), 0), axis=1
+  )
+  groups = jnp.clip((upto[:, -1] - 1) // 3, 0, 29)
+  grouped = (bits == 0) | (bits == (2 << groups) - 2)
+  # Two counts in one sum: of points, and of what must not be.
+  wrong = broken | comma & ~good
+  count = jnp.sum(jnp.where(wrong, 1 << 16, 0) + dot, axis=1)
+  found = (last[:, 0] >= 0) & (count <= 1) & grouped
   return found, limb(LIMB), limb(0)
-
-
-def _grouped(comma, digit, place, point, power, digits):
-  """Whether there is no comma, or one before each group of three digits."""
-  count = jnp.sum(comma, axis=1)
-  good = (power % 3 == 0) & (power > 0) & (place < point)
-  # A comma stands behind a digit, so no two of them stand side by side.
-  before = jax.lax.cummax(jnp.where(digit, place, -1), axis=1)
-  good &= before == place - 1
-  all_good = ~jnp.any(comma & ~good, axis=1) & (count == (digits - 1) // 3)
-  return (count == 0) | all_good

@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from sitrain.tasks.verifiers import answers, keys, matching
+from sitrain.tasks.verifiers import answers, keys, leaves, matching, words
 from sitrain.tasks.verifiers.latex import TooMuch, Unreadable, plain
 from sitrain.tasks.verifiers.records import Words
 from sitrain.tasks.verifiers.values import Slow, Undefined
@@ -63,6 +63,13 @@ def quickly(gold: str, answer: str) -> str:
     return ""
 
 
+def quickly_lenient(gold: str, answer: str) -> str:
+  """As `lenient`, likewise."""
+  found = quickly(gold, answer)
+  repaired = repair(answer) if found == "wrong" else answer
+  return found if repaired == answer else quickly(gold, repaired)
+
+
 def _simple(text: str) -> Fraction:
   sign, decimal, top, bottom = SIMPLE.fullmatch(text).groups()
   value = Fraction(decimal) if decimal else Fraction(int(top), int(bottom))
@@ -99,8 +106,8 @@ def _same(known, text: str, quick: bool) -> bool:
   except Unreadable:
     found = Words("")
   try:
-    if matching.worded(gold, found) or matching.option(gold, text):
-      return matching.same_words(gold, gold_words, found, text)
+    if words.worded(gold, found) or words.option(gold, text):
+      return words.same_words(gold, gold_words, found, text)
     return matching.same(gold, found, quick)
   except Undefined:
     return False
@@ -120,10 +127,10 @@ def _gold(text: str) -> tuple[Any, str, frozenset[str]]:
   said = re.findall(r"\\text\{([^{}]*)\}", bare)
   units = frozenset(
     word for part in said for word in part.lower().split()
-  ) - answers.RESERVED
+  ) - leaves.RESERVED
   record = answers.read(bare, units)
   matching.check(record)
-  return record, answers.words(bare), units
+  return record, words.words(bare), units
 
 
 @lru_cache(maxsize=8192)
@@ -177,7 +184,7 @@ def key(answer: str) -> str:
   try:
     text = _readings(answer)[0]
     if re.fullmatch(r"[A-Za-z]{3,}", text):  # a word without \\text
-      return keys.key(Words(answers.words(text)))
+      return keys.key(Words(words.words(text)))
     return keys.key(answers.read(text))
   except Exception:  # no answer may end a run; it has its own spelling
     return " ".join(answer.split())

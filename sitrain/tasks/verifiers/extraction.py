@@ -20,6 +20,7 @@ FENCE = re.compile(r"([ \t]*(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?)(`{3,}|~{3,})(.*)")
 PYTHON = re.compile(r"[{\s.]*(?:i?py(?:thon)?[0-9.]*)?(?![\w-])", re.IGNORECASE)
 ANY = ("", "txt", "text", "plaintext", "code", "pycon")
 THOUGHT = "</think>"
+MOST = 200_000  # characters at the end of a text that are searched
 # How a program begins that stands in no fence.
 CODE = re.compile(r"\s*(?:def|class|import|from|async def|@\w)\b")
 
@@ -80,7 +81,7 @@ def lenient_program(text: str) -> str:
 
 def _said(text: str) -> str:
   """The text behind a thought, with line ends of one kind."""
-  text = text.replace("\r\n", "\n")
+  text = text[-MOST:].replace("\r\n", "\n")
   rest = text.rpartition(THOUGHT)[2]
   return rest if rest.strip() else text
 

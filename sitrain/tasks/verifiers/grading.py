@@ -82,7 +82,8 @@ def grade_math(
   need no process.
   """
   answers = [final_answer(text) for text in texts]
-  return _verified(equivalence.strict, golds, answers, pool)
+  ways = equivalence.quickly, equivalence.strict
+  return _verified(ways, golds, answers, pool)
 
 
 def grade_math_lenient(
@@ -90,7 +91,8 @@ def grade_math_lenient(
 ) -> list[Grade]:
   """Lenient grades, for reports: `equivalence.lenient` of what a text says."""
   claims = [final_answer(text) or loose_answer(text) for text in texts]
-  return _verified(equivalence.lenient, golds, claims, pool)
+  ways = equivalence.quickly_lenient, equivalence.lenient
+  return _verified(ways, golds, claims, pool)
 
 
 def math_claim(text: str) -> str:
@@ -121,10 +123,13 @@ def loose_answer(text: str) -> str:
 
 
 def _verified(
-  function: Callable, golds: Sequence[str], answers: Sequence[str], pool: Pool
+  ways: tuple[Callable, Callable], golds: Sequence[str],
+  answers: Sequence[str], pool: Pool,
 ) -> list[Grade]:
+  """Grades by a quick way, and where it says nothing by one in the pool."""
+  quickly, function = ways
   pairs = list(zip(golds, answers, strict=True))
-  status = {pair: _at_once(*pair) for pair in pairs}
+  status = {pair: _at_once(*pair, quickly) for pair in pairs}
   asked = [pair for pair, found in status.items() if not found]
   for pair, result in zip(asked, pool.map(function, asked)):
     done = result.status == "done"
@@ -132,7 +137,7 @@ def _verified(
   return [grade(status[pair]) for pair in pairs]
 
 
-def _at_once(gold: str, answer: str) -> str:
+def _at_once(gold: str, answer: str, quickly: Callable) -> str:
   """The status where a pool is not needed, else ""."""
   if not gold.strip():
     return "gold"
@@ -144,4 +149,4 @@ def _at_once(gold: str, answer: str) -> str:
     return "long"
   if gold.split() == answer.split():
     return "right"
-  return equivalence.quickly(gold, answer)
+  return quickly(gold, answer)

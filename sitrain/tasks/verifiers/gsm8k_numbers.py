@@ -9,9 +9,10 @@ import re
 from fractions import Fraction
 
 MARK = "####"
-# Behind a number: a word directly, another digit, or a word for a power of ten.
-SCALES = ("hundred", "thousand", "million", "billion", "trillion", "dozen",
-          "lakh", "crore", "and")
+# How words begin that make another number of the one before them: million, and
+# a half. Six letters at most, for digits.py packs them into an integer.
+SCALES = ("hundre", "thousa", "millio", "billio", "trilli", "dozen", "lakh",
+          "crore", "and")
 BEHIND_MARK = re.compile(r"#### \$?(-?)([0-9.,]+)([^\r\n]*)")
 GOES_BEYOND = re.compile(r"[0-9]|^[A-Za-z]")
 WORD = re.compile(r"[A-Za-z]+")
@@ -45,7 +46,7 @@ def strict(text: str) -> str:
 
   That is `#### \$?-?` and a number, stops behind it dropped. The rest of its
   line may say anything, "72 dollars.", but hold no digit, no letter that
-  touches the number, and no word of SCALES as its first.
+  touches the number, and no word of SCALES (million) as its first.
   """
   found = BEHIND_MARK.match(text, max(0, text.rfind(MARK)))
   if not found:
@@ -66,7 +67,8 @@ def tried(text: str) -> bool:
   return bool(found) and bool(re.search(r"[0-9]", found[2]))
 
 
-_DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|,\\!|\\,|\\!| )[0-9]{3})+(?![0-9])|[0-9]+)"
+_THIN = r"(?:,|\{,\}|,\\!|\\,|\\!| )"
+_DIGITS = rf"(?:[0-9]{{1,3}}(?:{_THIN}[0-9]{{3}})+(?![0-9])|[0-9]+)"
 _ONE = rf"(?:{_DIGITS}(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
 FOUND = re.compile(
   rf"(?P<sign>(?:(?<![\w)\]}}])|(?<=\\boxed\{{))[-−–] ?)?\\?\$? ?"
@@ -114,7 +116,8 @@ def _shortest(hit: re.Match) -> str:
   part = hit.groupdict()
   try:
     if part["mixed"]:
-      value = int(part["mixed"]) + Fraction(int(part["top"]), int(part["bottom"]))
+      more = Fraction(int(part["top"]), int(part["bottom"]))
+      value = int(part["mixed"]) + more
     elif part["over"]:
       value = Fraction(int(part["over"]), int(part["under"]))
     else:
@@ -136,5 +139,5 @@ def decimal(value: Fraction) -> str:
     return str(value)
   whole = abs(value.numerator) * 10**digits // bottom
   text = str(whole).rjust(digits + 1, "0")
-  sign = "-" if value < 0 else ""
-  return sign + number(f"{text[:len(text) - digits]}.{text[len(text) - digits:]}")
+  sign, point = "-" if value < 0 else "", len(text) - digits
+  return sign + number(f"{text[:point]}.{text[point:]}")

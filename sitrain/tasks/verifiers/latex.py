@@ -11,11 +11,11 @@ MOST = 4000  # characters of an answer that is read
 DEPTH = 40  # braces in braces
 
 
-class Unreadable(Exception):
+class Unreadable(ValueError):
   """A text that is no answer in LaTeX."""
 
 
-class TooMuch(Exception):
+class TooMuch(ValueError):
   """A text whose reading or value would take too much; said in a word."""
 
 
@@ -37,7 +37,8 @@ def _characters() -> dict[int, str]:
     ("∪", r"\cup "), ("∩", r"\cap "), ("∅⌀", r"\emptyset "), ("∈", r"\in "),
     ("∖", r"\setminus "), ("…", r"\ldots "), ("⋯", r"\ldots "),
     ("⟨〈", r"\langle "), ("⟩〉", r"\rangle "), ("⌊", r"\lfloor "),
-    ("⌋", r"\rfloor "), ("⌈", r"\lceil "), ("⌉", r"\rceil "), ("ℝ", r"\mathbb{R}"),
+    ("⌋", r"\rfloor "), ("⌈", r"\lceil "), ("⌉", r"\rceil "),
+    ("ℝ", r"\mathbb{R}"),
     ("θ", r"\theta "), ("α", r"\alpha "), ("β", r"\beta "), ("γ", r"\gamma "),
     ("λ", r"\lambda "), ("μ", r"\mu "), ("φ", r"\phi "), ("ω", r"\omega "),
     ("σ", r"\sigma "), ("δ", r"\delta "), ("ε", r"\epsilon "),
@@ -78,7 +79,8 @@ SAME = (  # commands that mean the same
   (r"\\(?:dfrac|tfrac|cfrac)", r"\\frac"), (r"\\(?:dbinom|tbinom)", r"\\binom"),
   (r"\\leq?(?:slant)?", r"\\le"), (r"\\geq?(?:slant)?", r"\\ge"),
   (r"\\lt", "<"), (r"\\gt", ">"), (r"\\neq?", r"\\ne"),
-  (r"\\(?:l?dots[cbmio]?|cdots)", r"\\ldots"), (r"\\(?:varnothing)", r"\\emptyset"),
+  (r"\\(?:l?dots[cbmio]?|cdots)", r"\\ldots"),
+  (r"\\(?:varnothing)", r"\\emptyset"),
   (r"\\(?:[lr]?vert|mid)", "|"), (r"\\lbrack", "["), (r"\\rbrack", "]"),
   (r"\\lbrace", r"\\{"), (r"\\rbrace", r"\\}"), (r"\\(?:ast)", "*"),
   (r"\\(?:degree|degrees)", r"^{\\circ}"), (r"\\colon", ":"),

@@ -6,7 +6,6 @@ from fractions import Fraction
 from typing import Any
 
 from sitrain.tasks.verifiers import (
-  answers,
   expressions,
   foreign,
   sets,
@@ -34,49 +33,7 @@ from sitrain.tasks.verifiers.records import (
 )
 
 MOST_ITEMS = 200
-PLAIN = re.compile(r"(?:\\text\{[^{}\\]*\}|[\w\s.,'-])+")
 SETS = (Many, Union, Inequality, Unequal, Number)
-
-
-def worded(gold: Any, found: Any) -> bool:
-  """Whether the answers must be compared as words."""
-  return isinstance(gold, Words) or isinstance(found, Words)
-
-
-def same_words(gold: Any, gold_words: str, found: Any, text: str) -> bool:
-  """Whether an answer says the words of the gold answer."""
-  said = answers.words(text)
-  # For a gold answer like odd, which is read as o d d; never for a number.
-  if said == gold_words and (
-    isinstance(gold, Words) or PLAIN.fullmatch(text)
-    and re.search(r"[a-z]{2}", said)
-  ):
-    return True
-  if isinstance(gold, Words) and isinstance(found, Number):
-    # A gold answer "four" is 4; an answer "four" is no number.
-    spelled = answers.NUMBER_WORDS.get(gold.text)
-    return spelled is not None and found.tree == ("number", Fraction(spelled))
-  if isinstance(gold, Words) and isinstance(found, Words):
-    return _bare(gold.text) == _bare(found.text)
-  return option(gold, text)
-
-
-def _bare(text: str) -> str:
-  return re.sub(r"[^\w+-]+", " ", text).strip()
-
-
-def option(gold: Any, text: str) -> bool:
-  """Whether a text names the option that is the gold answer: "E: the fifth".
-  """
-  letter = gold.tree[1] if isinstance(gold, Number) else ""
-  if not isinstance(letter, str) or not re.fullmatch(r"[A-Z]", letter):
-    return False
-  said = re.sub(r"\\text\{([^{}]*)\}|[{}]", r" \1 ", text)
-  found = re.match(r"\s*(?:\(\s*([A-Z])\s*\)|([A-Z])\s*[:.)])\s*(.*)", said)
-  if not found or letter not in (found[1], found[2]):
-    return False
-  others = re.findall(r"(?<![A-Za-z])[B-HJ-Z](?![A-Za-z'])", found[3])
-  return set(others) <= {letter}
 
 
 def same(gold: Any, found: Any, quick: bool) -> bool:

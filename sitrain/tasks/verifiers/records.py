@@ -1,4 +1,4 @@
-"""What an answer can be, as data: read by answers.py, compared by equivalence.py.
+"""What an answer can be, as data: read by answers.py, compared in matching.py.
 """
 
 from typing import Any, NamedTuple

@@ -187,7 +187,7 @@ def _run_one(program, tests, benches, limits) -> Outcome:
       program.own, limits.seconds, group=limits.bare,
     )
   else:
-    said = Said("left_out", 0, f"not apart from it: {tests.problem}", 0.0)
+    said = Said("left_out", 0, f"tests cannot run apart: {tests.problem}", 0.0)
   return _outcome(said, program.tests)
 
 

@@ -6,7 +6,6 @@ their names, to more digits than the numbers in them could hide.
 """
 
 import functools
-import math
 import random
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -14,26 +13,21 @@ from typing import Any, NamedTuple
 
 import mpmath
 
+from sitrain.tasks.verifiers.exact import BITS, EXACT, FACTORIAL, Undefined
 from sitrain.tasks.verifiers.expressions import Tree, names
 from sitrain.tasks.verifiers.latex import TooMuch
 
-BITS = 40_000  # of the numerator or denominator of an exact value
-FACTORIAL = 3000  # the largest number whose factorial is computed
 DIGITS = 50  # of values that are not rational, at the least
 MOST_DIGITS = 20_000
 FEW_DIGITS = 150  # what a quick comparison may take
 POINTS = 3
 
 
-class NotExact(Exception):
+class NotExact(ValueError):
   """The value is not rational, or depends on names."""
 
 
-class Undefined(Exception):
-  """An expression without a value, as 1/0."""
-
-
-class Slow(Exception):
+class Slow(ValueError):
   """The comparison takes more than its caller has time for."""
 
 
@@ -242,6 +236,8 @@ def _sized(value, near):
 def _real(function, values):
   try:
     return function(*(_float(value) for value in values))
+  except TooMuch:
+    raise
   except (ZeroDivisionError, ValueError, OverflowError) as error:
     raise Undefined(str(error)) from None
 
@@ -294,105 +290,6 @@ def _times(one, other, near):
   if isinstance(one, Fraction) and isinstance(other, Fraction):
     return _bounded(one * other, near)
   return _sized(_float(one) * _float(other), near)
-
-
-def _divide(one: Fraction, other: Fraction) -> Fraction:
-  if not other:
-    raise Undefined("a division by zero")
-  return one / other
-
-
-def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
-  """An exact power, None where it is not rational."""
-  if exponent.denominator != 1:
-    if base < 0 or exponent.denominator > 64:
-      return None
-    root = _root(Fraction(exponent.denominator), base)
-    return None if root is None else _power(root, Fraction(exponent.numerator))
-  size = max(base.numerator.bit_length(), base.denominator.bit_length())
-  if base in (0, 1, -1):
-    size = 0
-  if abs(exponent) * size > BITS:
-    raise TooMuch("large")
-  if not base and exponent < 0:
-    raise Undefined("a division by zero")
-  if not size:
-    return base ** int(exponent % 2 or 2 * (exponent != 0))
-  return base ** int(exponent)
-
-
-def _root(index: Fraction, value: Fraction) -> Fraction | None:
-  """An exact root, None where it is not rational."""
-  if index.denominator != 1 or not 0 < index <= 64:
-    return None
-  n = int(index)
-  sign = 1
-  if value < 0:
-    if n % 2 == 0:
-      return None
-    sign, value = -1, -value
-  parts = [_whole_root(x, n) for x in (value.numerator, value.denominator)]
-  return None if None in parts else sign * Fraction(*parts)
-
-
-def _whole_root(value: int, n: int) -> int | None:
-  low, high = 0, 1 << (value.bit_length() // n + 1)
-  while low < high:
-    middle = (low + high) // 2
-    if middle**n < value:
-      low = middle + 1
-    else:
-      high = middle
-  return low if low**n == value else None
-
-
-def _factorial(value: Fraction) -> Fraction | None:
-  if value.denominator != 1 or value < 0:
-    return None
-  if value > FACTORIAL:
-    raise TooMuch("large")
-  return Fraction(math.factorial(int(value)))
-
-
-def _choose(n: Fraction, k: Fraction) -> Fraction | None:
-  if n.denominator != 1 or k.denominator != 1 or n < 0:
-    return None
-  if k < 0 or k > n:
-    return Fraction(0)
-  # An upper bound of the bits of n^k, which the result cannot exceed.
-  if min(k, n - k) * n.numerator.bit_length() > 2 * BITS:
-    raise TooMuch("large")
-  return Fraction(math.comb(int(n), int(k)))
-
-
-def _log(base: Fraction, value: Fraction) -> Fraction | None:
-  if value <= 0 or base <= 0 or base == 1:
-    raise Undefined("no logarithm")
-  for exponent in range(200):
-    power = base**exponent
-    if power in (value, 1 / value):
-      return Fraction(exponent if power == value else -exponent)
-    if max(power, 1 / power) > max(value, 1 / value):
-      return None
-  return None
-
-
-EXACT = {
-  "add": lambda a, b: a + b,
-  "subtract": lambda a, b: a - b,
-  "multiply": lambda a, b: a * b,
-  "divide": _divide,
-  "negate": lambda a: -a,
-  "power": _power,
-  "root": _root,
-  "factorial": _factorial,
-  "choose": _choose,
-  "log": _log,
-  "absolute": abs,
-  "floor": lambda a: Fraction(a.__floor__()),
-  "ceiling": lambda a: Fraction(a.__ceil__()),
-  "degrees": lambda a: a,
-}
 
 
 def _power_near(base, exponent, near):

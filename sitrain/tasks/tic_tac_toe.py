@@ -1,0 +1,203 @@
+"""Tic-tac-toe: two seats, a move a turn, and rewards when a game is over.
+
+Prompt: `=`. A turn is one token, the number of a square: 012 is the first line
+of the board, 345 the second, 678 the third. The text of a game is its moves
+behind `=`, whoever made them, so both seats read the same; the place of a move
+says whose it is.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from sitrain.tasks import characters
+from sitrain.tasks.attempt import attempt
+from sitrain.tasks.draw import draw
+from sitrain.types import PAD, Episodes, Problems, Reply, Task, Verdict
+
+ALPHABET = "012345678="
+SQUARES = 9
+BEGIN = ALPHABET.index("=")
+LINES = np.array([
+  (0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8),
+  (2, 4, 6),
+])
+OPPONENTS = ("self", "random")
+LEVELS = ("first", "second")  # the seat of the policy against another
+INVALID, AFTER_INVALID = -1.5, 0.5  # for who made the move, and for the other
+CHANCES = 2**20  # values of the numbers that choose the opponent's moves
+
+
+class Game(NamedTuple):
+  """A game of one row after its moves."""
+
+  owner: Int[Array, " 9"]  # of each square: the seat, 0 or 1; PAD: free
+  count: Int[Array, ""]  # moves that were made, an invalid one among them
+  over: Bool[Array, ""]
+  score: Float[Array, " 2"]  # of each seat; 0 while it goes on, and for a draw
+  valid: Bool[Array, " 9"]  # whether move k was made, and could be
+
+
+def make(*, opponent: str = "self") -> Task:
+  """Games that the policy plays against itself, or against random moves.
+
+  opponent: "self": turn k is a move of seat (k - 1) % 2, and its reward what
+  the game brings to that seat: 1 to who won, -1 to who lost, 0 for a draw and
+  where no turns are left; after an invalid move, which ends the game, -1.5 to
+  who made it and 0.5 to the other (Liu et al. 2025, SPIRAL). "random": the
+  policy has the seat that the problem says, every turn is a move of it, replies
+  are random legal moves, and the reward of every turn is 1 if it won, else 0.
+
+  `solution` is a random legal game, of both seats, `final` the square of a
+  valid move. Answer fields: the seat of the policy, then numbers that choose
+  the opponent's moves. Raises ValueError for another opponent.
+  """
+  if opponent not in OPPONENTS:
+    raise ValueError(
+      f"opponent={opponent!r}: choose one of {', '.join(OPPONENTS)}"
+    )
+  alone = opponent == "self"
+  return Task(
+    problems=lambda key, n: draw(
+      key, n, partial(_problem, alone=alone), size=1 + 2 * SQUARES
+    ),
+    verify=_verify_both if alone else _verify_one,
+    reply=_end if alone else _respond,
+    final=_final,
+    level=lambda problems: problems.answer[:, 0],
+    levels=LEVELS[:1] if alone else LEVELS,
+    eos=tuple(range(SQUARES)),
+    turn_length=1,
+    tokenizer=characters.make(ALPHABET),
+    table=(),
+    on_host=False,
+  )
+
+
+def _problem(chance: Float[Array, " size"], alone: bool) -> Problems:
+  """One problem, without the leading axis."""
+  seat = jnp.where(alone, 0, chance[0] < 0.5).astype(jnp.int32)
+  numbers = (chance[1 : 1 + SQUARES] * CHANCES).astype(jnp.int32)
+  order = jnp.argsort(chance[1 + SQUARES :]).astype(jnp.int32)
+  begin = jnp.array([PAD, BEGIN], jnp.int32)
+  # Where the policy has the second seat, the first move is in the prompt.
+  empty = play_out(jnp.full(1, PAD))
+  opened = jnp.stack([jnp.int32(BEGIN), _legal(empty, numbers[0])])
+  made = play_out(order).valid
+  return Problems(
+    prompt=jnp.where(seat == 1, opened, begin),
+    answer=jnp.concatenate([seat[None], numbers]),
+    solution=jnp.where(made, order, PAD),
+  )
+
+
+def play_out(moves: Int[Array, " N"]) -> Game:
+  """The game after these moves, PAD where there are no more.
+
+  What follows the end of a game is not looked at.
+  """
+  game = Game(
+    jnp.full(SQUARES, PAD, jnp.int32), jnp.int32(0), jnp.bool_(False),
+    jnp.zeros(2), jnp.zeros(SQUARES, bool),
+  )
+  one = lambda k, game: _move(game, k, moves[k])
+  return jax.lax.fori_loop(0, min(SQUARES, moves.shape[0]), one, game)
+
+
+def _move(
+  game: Game, k: Int[Array, ""], square: Int[Array, ""]
+) -> Game:
+  """The game after move k (from 0)."""
+  seat = k % 2
+  made = (square != PAD) & ~game.over
+  place = jnp.clip(square, 0, SQUARES - 1)
+  legal = (square == place) & (game.owner[place] == PAD)
+  valid = made & legal
+  owner = game.owner.at[place].set(jnp.where(valid, seat, game.owner[place]))
+  won = valid & jnp.any(jnp.all(owner[LINES] == seat, axis=1))
+  sign = jnp.where(jnp.arange(2) == seat, 1.0, -1.0)
+  lost = jnp.where(jnp.arange(2) == seat, INVALID, AFTER_INVALID)
+  score = jnp.where(won, sign, jnp.where(made & ~legal, lost, game.score))
+  return Game(
+    owner, game.count + made,
+    game.over | won | (made & ~legal) | (made & (k == SQUARES - 1)), score,
+    game.valid.at[k].set(valid),
+  )
+
+
+def _legal(game: Game, number: Int[Array, ""]) -> Int[Array, ""]:
+  """The free square that a number chooses."""
+  free = game.owner == PAD
+  nth = number % jnp.maximum(jnp.sum(free), 1)
+  return jnp.argmax(jnp.cumsum(free) == nth + 1).astype(jnp.int32)
+
+
+def _games(episodes: Episodes) -> Game:
+  """The games of all rows: their tokens behind `=`, wherever they stand."""
+  there = (episodes.turn != PAD).astype(jnp.int32)
+  text = attempt(episodes._replace(turn=there), 1, 1 + SQUARES)
+  return jax.vmap(play_out)(text[:, 1:])
+
+
+def _opponents(answer: Int[Array, "B A"], games: Game) -> Int[Array, " B"]:
+  """The move of the opponent in games that go on."""
+  number = jnp.take_along_axis(
+    answer[:, 1:], jnp.minimum(games.count, SQUARES - 1)[:, None], axis=1
+  )[:, 0]
+  return jax.vmap(_legal)(games, number)
+
+
+def _answered(answer: Int[Array, "B A"], episodes: Episodes) -> Game:
+  """The games after the opponent's move, where they were not over before.
+
+  It ends some of them, and then it does not stand in the row.
+  """
+  games = _games(episodes)
+  mine = games.count % 2 == answer[:, 0]
+  square = jnp.where(games.over | mine, PAD, _opponents(answer, games))
+  # Where none is made, `count` may be one past the last.
+  return jax.vmap(_move)(games, games.count, square)
+
+
+def _end(answer, episodes: Episodes, turn) -> Reply:
+  """Nothing to read: the other seat moves at once, if the game goes on."""
+  return Reply(
+    jnp.zeros((turn.shape[0], 0), jnp.int32), _games(episodes).over
+  )
+
+
+def _respond(answer, episodes: Episodes, turn) -> Reply:
+  square = _opponents(answer, _games(episodes))
+  return Reply(square[:, None], _answered(answer, episodes).over)
+
+
+def _verify_both(answer, episodes: Episodes, turns: int) -> Verdict:
+  score = _games(episodes).score
+  reward = score[:, jnp.arange(turns) % 2]
+  return Verdict(reward, jnp.ones_like(reward))
+
+
+def _verify_one(answer, episodes: Episodes, turns: int) -> Verdict:
+  score = _answered(answer, episodes).score
+  own = jnp.take_along_axis(score, answer[:, :1], axis=1)
+  won = jnp.broadcast_to((own == 1.0).astype(jnp.float32), (len(own), turns))
+  return Verdict(won, jnp.ones_like(won))
+
+
+def _final(episodes: Episodes, turn) -> Int[Array, " B"]:
+  """The square of the move of a turn if it was valid, else -1."""
+  before = jnp.sum(
+    jnp.cumsum(episodes.turn == turn, axis=1) == 0, axis=1, keepdims=True
+  )
+  column = jnp.arange(episodes.turn.shape[1])
+  earlier = (column < before) & (episodes.turn != PAD)
+  place = jnp.sum(earlier, axis=1) - 1  # `=` is no move
+  square = attempt(episodes, turn, 1)[:, 0]
+  valid = jnp.take_along_axis(
+    _games(episodes).valid, jnp.clip(place, 0, SQUARES - 1)[:, None], axis=1
+  )[:, 0]
+  return jnp.where(valid & (square != PAD), square, -1)
