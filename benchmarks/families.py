@@ -12,6 +12,7 @@ alone: compiling, training and evaluating. A base model that another run of the
 folder has trained is taken from there, and a run that was cut goes on.
 """
 
+import copy
 import hashlib
 import importlib
 import json
@@ -65,6 +66,13 @@ def continue_imitation(config: Any) -> None:
   ))
 
 
+def add_uniform(config: Any) -> None:
+  """SEC's stage on problems drawn uniformly: without its bandit."""
+  stage = copy.deepcopy(config.stage.sec)
+  stage.method.name = "grpo"
+  common.add(config, "uniform", stage)
+
+
 FAMILIES = {
   "reinforce_pp": Family("reinforce_pp", "reinforce_pp", "rl"),
   "ppo": Family("ppo", "ppo", "rl"),
@@ -78,6 +86,17 @@ FAMILIES = {
     "spiral", "spiral", "spiral", control_is="the base model, which imitates "
     "random legal games; share of games won against random legal moves",
     numbers=("malformed_5",),
+  ),
+  "reward_model": Family("reward_model", "reward_model", "grpo"),
+  "sec": Family("sec", "sec", "sec", extend=add_uniform, others=("uniform",)),
+  "spear": Family("spear", "spear", "spear"),
+  "satori": Family(
+    "satori", "satori", "satori", metric="accuracy_2", numbers=("accuracy_1",)
+  ),
+  "ssr_zero": Family(
+    "ssr_zero", "ssr_zero", "ssr", control="stage1",
+    control_is="SCoRe's stage I, from which it starts",
+    numbers=("accuracy_2",),
   ),
 }
 

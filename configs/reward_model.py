@@ -22,13 +22,18 @@ def get_config(argument: str = "") -> ConfigDict:
   common.add_base_model(config)
   rows = {"problems": 64, "samples": 8, "turns": TURNS}
   common.add(config, "rm", common.stage(
-    rows | {"name": "reward_model"}, {"learning_rate": 1e-3}, 200,
+    rows | {"name": "reward_model"}, {"learning_rate": 1e-3}, 60,
     "base/last", {"policy": "base/last"}, trained=("reward_model",),
   ))
   held = common.BASE | {"reward_model": "rm/last"}
+  # The model has seen that right walks end in "+", and hardly any that only say
+  # so. A strong KL keeps the policy to walks that it can judge.
+  paid = {
+    "name": "grpo", "beta": 0.5, "kl": "exact", "reward_role": "reward_model",
+    "share_prompts": True,
+  }
   common.add(config, "grpo", common.stage(
-    rows | {"name": "grpo", "beta": 0.1, "reward_role": "reward_model"},
-    {"learning_rate": 1e-3}, 200, "base/last", held, best="judge/reward_1",
-    **common.PARTS,
+    rows | paid, {"learning_rate": 1e-3}, 100, "base/last", held,
+    best="judge/reward_1", **common.PARTS,
   ))
   return common.finish(config, argument)

@@ -2,9 +2,12 @@
 
 python -m sitrain.main --config=configs/satori.py --workdir=/tmp/sitrain_satori
 
-The hinted maze: half of the problems begin behind an attempt of the base and
-the instruction to try again, so RL of one turn also trains what is evaluated as
-the second attempt.
+The hinted maze: half of the problems begin behind an attempt of the first
+rounds and the instruction to try again, so RL of one turn also trains what is
+evaluated as the second attempt. All of an attempt is kept (dropped=0), for its
+last token shows whether it failed. Seed 0: second attempts from 38 to 56 %
+right, first ones from 49 to 71 %; a second one still spoils more than it
+corrects.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +24,7 @@ def get_config(argument: str = "") -> ConfigDict:
     "beta": 0.1,
   }
   common.add(config, "satori", common.stage(
-    method, common.RATE, 300, "base/last", common.BASE, best="judge/reward_1",
+    method, common.RATE, 200, "base/last", common.BASE, best="judge/reward_1",
     **common.PARTS,
   ))
   if argument == "quick":

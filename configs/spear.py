@@ -2,7 +2,7 @@
 
 python -m sitrain.main --config=configs/spear.py --workdir=/tmp/sitrain_spear
 
-One turn of the hinted maze.
+One turn of the hinted maze. Seed 0: from 49 to 67 % right.
 """
 
 from ml_collections import ConfigDict
@@ -18,10 +18,10 @@ def get_config(argument: str = "") -> ConfigDict:
   common.add_base_model(config)
   method = {
     "name": "spear", "problems": 32, "samples": 8, "turns": TURNS,
-    "capacity": 256,
+    "capacity": 256, "warmup": 60,
   }
   common.add(config, "spear", common.stage(
-    method, {"learning_rate": 5e-4}, 200, "base/last", {},
+    method, {"learning_rate": 5e-4}, 120, "base/last", {},
     best="judge/reward_1", **common.PARTS,
   ))
   return common.finish(config, argument)

@@ -78,7 +78,7 @@ class PolicyTargets(NamedTuple):
   advantage: Float[Array, "*B T"]
   kl_weight: Float[Array, "*B T"]  # beta of the token's turn
   old_logprob: Float[Array, "*B T"]  # of the policy before the first update
-  sampler_logprob: Float[Array, "*B T"]
+  sampler_logprob: Float[Array, "*B T"]  # inf: of an earlier round's policy
   reference_logprob: Float[Array, "*B T"]  # 0 where the loss needs none
 
 

@@ -20,16 +20,22 @@ import pytest
 from sitrain.losses.reduce import value
 from sitrain.methods import (
   dpo,
+  grpo,
   imitation,
   mcts_dpo,
   multi_turn,
   pair_sft,
   ppo,
   reinforce_pp,
+  reward_model,
+  satori,
   score,
+  sec,
   single_turn,
+  spear,
   spin,
   spiral,
+  ssr_zero,
   star,
 )
 from sitrain.models import decoder, lora
@@ -115,6 +121,22 @@ METHODS = {
   "mcts_dpo": Row(
     mcts_dpo.make, {"problems": PROBLEMS, "turns": TURNS[:1], "nodes": 3}
   ),
+  "reward_model": Row(
+    reward_model.make, ROWS, held=("policy",), trained=("reward_model",),
+    heads={"reward_model": "scalar"},
+  ),
+  "grpo": Row(grpo.make, ROWS | {"beta": 0.2}),
+  "grpo of a reward model": Row(
+    grpo.make, ROWS | {"beta": 0.2, "reward_role": "reward_model"},
+    held=("reference", "reward_model"), heads={"reward_model": "scalar"},
+  ),
+  "sec": Row(sec.make, ROWS | {"beta": 0.2}),
+  "spear": Row(spear.make, ROWS | {"capacity": 40}, held=()),
+  "satori": Row(
+    satori.make,
+    ROWS | {"restarts": 4, "beta": 0.2, "share_prompts": True},
+  ),
+  "ssr_zero": Row(ssr_zero.make, ROWS | {"beta": 0.2}),
 }
 
 
@@ -156,19 +178,14 @@ def case_of(name):
   closed, out, sampled = traced(stage, shapes)
   method = stage.method
   state = canned.state_like(shapes, method.memory(KEY))
+  posed = jax.tree.map(np.asarray, jax.jit(method.pose)(KEY, state))
   problems = canned.round_like(
-    sampled, posed(sampled[0].prompt.shape[0]), TASK,
-    offline=row.options.get("offline", 0), tree="nodes" in row.options,
+    sampled, posed, TASK, offline=row.options.get("offline", 0),
+    tree="nodes" in row.options,
   )
   return Case(
     method, state, problems, curate_of(method), slope_of(method), (closed, out)
   )
-
-
-@functools.cache
-def posed(count):
-  drawn = jax.jit(lambda key: TASK.problems(key, count))(KEY)
-  return jax.tree.map(np.asarray, drawn)
 
 
 def traced(stage, shapes):

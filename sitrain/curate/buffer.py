@@ -40,6 +40,7 @@ def push(
   step: Int[Array, ""],
 ) -> Buffer:
   """Puts the rows to keep in front; the oldest fall out at the end."""
+  reward = jnp.where(keep, reward, 0.0)
   rows = widen(rows, buffer.rows.tokens.shape[1])
   new = jnp.where(keep, step, -1)
   steps = jnp.concatenate([new, buffer.step])
@@ -68,3 +69,17 @@ def remember_means(
   return buffer._replace(
     history=jnp.concatenate([mean, buffer.history])[:size]
   )
+
+
+def advantages(
+  buffer: Buffer, step: Int[Array, ""], age: int
+) -> tuple[Float[Array, " C"], Bool[Array, " C"]]:
+  """Rewards less the median of the history, and which rows are worth replaying.
+
+  Those that came 1 to `age` steps ago and have an advantage above 0; what has
+  come in this step is in its batch already. Other rows have 0.
+  """
+  since = step - buffer.step
+  gain = buffer.reward - jnp.nanmedian(buffer.history)
+  chosen = (buffer.step >= 0) & (since >= 1) & (since <= age) & (gain > 0)
+  return jnp.where(chosen, gain, 0.0), chosen

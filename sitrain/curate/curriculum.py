@@ -11,32 +11,34 @@ def choose(
   chance: Float[Array, " L"],
   count: int,
 ) -> Int[Array, " count"]:
-  """`count` different candidates, by level with probabilities `chance`.
+  """`count` of N candidates, whose levels are drawn with weights `chance`.
 
-  Gumbel top-k: candidate i is drawn without replacement with a weight of
-  chance[level_i] over the number of candidates of that level, so a level gets
-  its share as long as it has candidates enough.
+  Candidates of a level are taken in their order, and again from the first one
+  where there are too few. Levels without candidates are never drawn.
   """
-  levels = chance.shape[0]
-  each = jnp.bincount(level, length=levels)[level]
-  weight = jnp.log(chance[level]) - jnp.log(each)
-  noise = jax.random.gumbel(key, level.shape)
-  return jax.lax.top_k(weight + noise, count)[1]
+  each = jnp.bincount(level, length=chance.shape[0])
+  weight = jnp.where(each > 0, jnp.log(chance), -jnp.inf)
+  drawn = jax.random.categorical(key, weight, shape=(count,))
+  # How many draws of its level came before each one.
+  same = jnp.tril(drawn[:, None] == drawn, -1)
+  nth = jnp.sum(same, axis=1) % each[drawn]
+  order = jnp.argsort(level, stable=True)
+  return order[(jnp.cumsum(each) - each)[drawn] + nth]
 
 
 def update_arms(
   value: Float[Array, " L"],
-  level: Int[Array, " P"],
-  reward: Float[Array, " P"],
+  level: Int[Array, " B"],
+  reward: Float[Array, " B"],
+  known: Float[Array, " B"],
   *,
   rate: float,
 ) -> Float[Array, " L"]:
-  """Q <- (1 - rate) Q + rate * mean reward, of the levels that were posed.
+  """Q <- (1 - rate) Q + rate * mean reward of the known rows of a level.
 
-  Chen et al. 2025 (SEC). Levels that were not posed keep their value.
+  Chen et al. 2025 (SEC). Levels without a known row keep their value.
   """
-  arms = value.shape[0]
-  count = jnp.bincount(level, length=arms)
-  total = jax.ops.segment_sum(reward, level, arms)
-  mean = total / jnp.maximum(count, 1)
+  total = lambda x: jax.ops.segment_sum(x, level, value.shape[0])
+  count = total((known > 0).astype(jnp.float32))
+  mean = total(jnp.where(known > 0, reward, 0.0)) / jnp.maximum(count, 1)
   return jnp.where(count > 0, (1 - rate) * value + rate * mean, value)

@@ -176,8 +176,9 @@ def append_rows(
 ) -> Batch:
   """The batch and other rows behind it, with one advantage for each of them.
 
-  For rows of earlier rounds: their sampler is the policy of that time, and no
-  KL is asked of them. `rows` are as wide as those of the batch, or wider.
+  For rows of earlier rounds: their importance ratio is to the policy of that
+  time, they say nothing about the sampler of this round, and no KL is asked of
+  them. `rows` are as wide as those of the batch, or wider.
   """
   fill = rows.tokens.shape[1] - batch.tokens.shape[1]
   every = lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], turns))
@@ -191,4 +192,8 @@ def append_rows(
     rows, to_tokens(every(advantage), rows.turn), every(trained),
     kl_weights=(0.0,) * turns, reference_logprob=jnp.zeros_like(rows.logprob),
   )
+  targets = more.targets._replace(
+    sampler_logprob=jnp.full_like(rows.logprob, jnp.inf)
+  )
+  more = more._replace(targets=targets)
   return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), batch, more)

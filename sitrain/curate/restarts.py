@@ -1,15 +1,17 @@
 """States to begin from that are no fresh problems: a problem and an attempt.
 
 A restart is a row of Problems whose prompt holds both, and whose `solution`
-says in its one column how that attempt had ended: NEW, WRONG or RIGHT.
+says in its one column how that attempt had ended: WRONG, RIGHT, or NEW where
+there is none, or none that may be begun behind.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from sitrain.curate.pairs import best_and_worst, take_rows
 from sitrain.rollout.contexts import Segment, compose
-from sitrain.types import PAD, Episodes, Problems, Task
+from sitrain.types import PAD, Episodes, Problems, Task, Verdict
 
 NEW, WRONG, RIGHT = 0, 1, 2
 
@@ -25,36 +27,53 @@ def empty(task: Task, capacity: int, columns: int) -> Problems:
   )
 
 
-def filled(states: Problems) -> Bool[Array, ""]:
-  """Whether there are restarts."""
-  return states.solution[0, 0] != NEW
+def full(states: Problems) -> Bool[Array, ""]:
+  """Whether every place holds a restart."""
+  return jnp.all(states.solution != NEW)
 
 
 def behind_attempts(
   task: Task,
   problems: Problems,
   rows: Episodes,
-  right: Bool[Array, " B"],
+  verdict: Verdict,
   *,
   dropped: int,
   columns: int,
 ) -> Problems:
-  """A restart of each row: prompt, turn 1 without its last tokens, the reply.
+  """Two restarts [2P] a problem, behind one right and one wrong attempt.
 
-  `columns` is the width of the prompts.
+  Each is the prompt, turn 1 without its last `dropped` tokens and the reply, in
+  prompts of `columns`. An attempt is right where its reward is above 0. Of a
+  problem without one of each kind, and where a reply would end the episode,
+  they are NEW: no restarts. What the verifier failed on is of neither kind.
   """
-  reply = task.reply(
-    problems.answer[rows.problem], rows, jnp.ones_like(rows.problem)
+  reward, known = verdict.reward[:, 0], verdict.known[:, 0] > 0
+  best, worst, found = best_and_worst(
+    reward, known, rows.problem, problems.prompt.shape[0]
   )
+  found &= (reward[best] > 0) & (reward[worst] <= 0)
+  rows = take_rows(rows, jnp.concatenate([best, worst]))
+  first = jnp.ones_like(rows.problem)
+  reply = task.reply(problems.answer[rows.problem], rows, first)
   left = jnp.cumsum((rows.turn == 1)[:, ::-1], axis=1)[:, ::-1]
   gone = (rows.turn == 1) & (left <= dropped)
   short = rows._replace(turn=jnp.where(gone, PAD, rows.turn))
   states = compose(
     problems, Segment(rows, 0), Segment(short, 1), reply.tokens
   )
+  ended = jnp.repeat(jnp.array([RIGHT, WRONG]), found.shape[0])
+  fit = jnp.tile(found, 2) & ~reply.done
   return as_wide(states, columns)._replace(
-    solution=jnp.where(right, RIGHT, WRONG)[:, None].astype(jnp.int32)
+    solution=jnp.where(fit, ended, NEW)[:, None].astype(jnp.int32)
   )
+
+
+def store(states: Problems, found: Problems) -> Problems:
+  """Puts restarts that were found into the free places; those there stay."""
+  both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), states, found)
+  order = jnp.argsort(both.solution[:, 0] == NEW, stable=True)
+  return jax.tree.map(lambda x: x[order[: states.prompt.shape[0]]], both)
 
 
 def as_wide(problems: Problems, columns: int) -> Problems:
@@ -69,7 +88,7 @@ def as_wide(problems: Problems, columns: int) -> Problems:
 def mix(
   key: Key[Array, ""], new: Problems, states: Problems, count: int
 ) -> Problems:
-  """New problems, the first `count` of which give way to random restarts."""
+  """New problems; once all states are there, restarts for the first `count`."""
   total = new.prompt.shape[0]
   new = as_wide(new, states.prompt.shape[1])._replace(
     solution=jnp.full((total, 1), NEW, jnp.int32)
@@ -77,15 +96,15 @@ def mix(
   row = jax.random.randint(key, (count,), 0, states.prompt.shape[0])
   old = jax.tree.map(lambda x: x[row], states)
   replace = lambda x, y: x.at[:count].set(
-    jnp.where(filled(states), y, x[:count])
+    jnp.where(full(states), y, x[:count])
   )
   return jax.tree.map(replace, new, old)
 
 
-def transition_bonus(
-  begun: Int[Array, "B 1"], reward: Float[Array, "B K"], bonus: float
+def transition(
+  begun: Int[Array, "B 1"], reward: Float[Array, "B K"]
 ) -> Float[Array, "B K"]:
-  """+bonus where a wrong attempt is solved, -bonus where a right is lost."""
+  """1 where a wrong attempt is solved, -1 where a right one is lost, else 0."""
   solved = (begun == WRONG) & (reward > 0)
   lost = (begun == RIGHT) & (reward <= 0)
-  return bonus * (solved.astype(jnp.float32) - lost.astype(jnp.float32))
+  return solved.astype(jnp.float32) - lost.astype(jnp.float32)

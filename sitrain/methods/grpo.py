@@ -14,14 +14,13 @@ from sitrain.models.roles import params_of
 from sitrain.types import Method, Task
 
 
-@verbs.forwards(
-  reinforce.make, without=("shape", "kl_weights", "kl", "estimate")
-)
+@verbs.forwards(reinforce.make, without=("shape", "kl_weights", "estimate"))
 def make(
   models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
-  beta: float = 0.04, clip: float = 0.2, reward_role: str = "", **options,
+  beta: float = 0.04, kl: str = "k3", clip: float = 0.2,
+  reward_role: str = "", **options,
 ) -> Method:
-  """`beta` weighs the KL (k3), `clip` limits the importance ratio.
+  """`beta` weighs the KL, `clip` limits the importance ratio.
 
   `reward_role` names a role with a scalar head that scores whole rows: the last
   turn gets its score, and the verifier's rewards are only reported. "": the
@@ -29,7 +28,7 @@ def make(
   """
   method = reinforce.make(
     models, task, optimizer, turns=turns, shape=lambda reward: reward,
-    kl_weights=(beta,) * len(turns), kl="k3", estimate="group_normalise",
+    kl_weights=(beta,) * len(turns), kl=kl, estimate="group_normalise",
     clip=clip, **options,
   )
   if not reward_role:

@@ -29,7 +29,7 @@ def make(
   baseline: str = "leave_one_out", estimate: str = "leave_one_out",
   discount: float = 0.0, clip: float = math.inf, clip_high: float = -1.0,
   max_ratio: float = 10.0, offline: int = 0, slots: int = 0,
-  share_prompts: bool = False,
+  share_prompts: bool = False, prompt_columns: int = 0,
 ) -> Method:
   """REINFORCE on every turn.
 
@@ -59,6 +59,7 @@ def make(
     share_prompts: whether the update reads the prompt of a problem once for all
       its rows, where they are short (models/reading.py); a part of a batch then
       is whole problems.
+    prompt_columns: of prompts, where `pose` makes wider ones than the task.
 
   Raises ValueError for a choice that is not known, for turns that are too short
   for the task, for a lone sample, for offline attempts with one turn, for a
@@ -80,7 +81,9 @@ def make(
     generate = side_by_side(generate, given) if samples else given
   together, shared = 1, ()
   if share_prompts:
-    together, shared = math.gcd(samples, offline), columns_of(task, turns)
+    prompt, rest = columns_of(task, turns)
+    shared = max(prompt, prompt_columns), rest
+    together = math.gcd(samples, offline)
   read = dict(temperature=temperature, together=together, shared=shared)
 
   def curate(key, state, problems, episodes, verdict):

@@ -33,18 +33,17 @@ def make(
   draw = verbs.pose_from(task, problems * candidates)
 
   def pose(key, state):
-    draw_key, choice_key = jax.random.split(key)
-    posed = draw(draw_key, state)
-    chance = jax.nn.softmax(state.memory / tau)
-    index = choose(choice_key, task.level(posed), chance, problems)
+    keys = jax.random.split(key)
+    posed, chance = draw(keys[0], state), jax.nn.softmax(state.memory / tau)
+    index = choose(keys[1], task.level(posed), chance, problems)
     return jax.tree.map(lambda x: x[index], posed)
 
   def refresh(state, problems, rows, verdict):
     known = verdict.known[:, -1]
     gain = group_normalise(verdict.reward[:, -1], rows.problem, known)
     level = task.level(problems)[rows.problem]
-    memory = update_arms(state.memory, level, jnp.abs(gain), rate=rate)
-    return state._replace(memory=memory)
+    told = level, jnp.abs(gain), known
+    return state._replace(memory=update_arms(state.memory, *told, rate=rate))
 
   def curate(key, state, problems, rows, verdict):
     batch, metrics = method.curate(key, state, problems, rows, verdict)

@@ -1,10 +1,11 @@
 """SPEAR's self-imitation: good rows of earlier rounds are trained on again.
 
-2025 (arXiv:2509.22601): rows with an advantage above 0 go to a buffer; their
+arXiv:2509.22601 (2025): rows with an advantage above 0 go to a buffer; their
 advantage is worked out anew as reward less the median of recent group means,
-and those that are still above 0 join the batch, with a weight that rises by a
-cosine. Here they join the round's own batch, where the paper has a step of
-their own; its tool reward, filters and covariance clipping are left out.
+and those still above 0 are trained on, with a weight that rises by a cosine.
+Here they join every round's own batch until they are too old; there a buffer
+that is full has a step of its own and is emptied. Tool reward, filters of rows
+and groups, dual clip and covariance clipping are left out.
 """
 
 import jax.numpy as jnp
@@ -39,20 +40,16 @@ def make(
     reward, known = verdict.reward[:, -1], verdict.known[:, -1]
     good = group_mean(reward, rows.problem, known) > 0
     memory = buffers.push(state.memory, rows, reward, good, state.step)
-    count = problems.prompt.shape[0]
-    return state._replace(
-      memory=buffers.remember_means(memory, reward, known, rows.problem, count)
-    )
+    groups = rows.problem, problems.prompt.shape[0]
+    memory = buffers.remember_means(memory, reward, known, *groups)
+    return state._replace(memory=memory)
 
   def curate(key, state, problems, rows, verdict):
     batch, metrics = method.curate(key, state, problems, rows, verdict)
-    memory, since = state.memory, state.step - state.memory.step
-    gain = memory.reward - jnp.nanmedian(memory.history)
-    # What this round has put there is in the batch already.
-    replayed = (memory.step >= 0) & (since >= 1) & (since <= age) & (gain > 0)
-    rise = jnp.minimum(state.step - state.frozen.get("first", 0), warmup)
-    weight = 0.5 * (1 - jnp.cos(jnp.pi * rise / warmup))
-    batch = append_rows(batch, memory.rows, weight * gain, replayed, len(turns))
+    gain, replayed = buffers.advantages(state.memory, state.step, age)
+    done = (state.step - state.frozen.get("first", 0)) / warmup
+    gain *= 0.5 * (1 - jnp.cos(jnp.pi * jnp.minimum(done, 1.0)))
+    batch = append_rows(batch, state.memory.rows, gain, replayed, len(turns))
     return batch, metrics | {"curate/replayed": verbs.share(replayed)}
 
   slots, rest = columns_of(task, turns)

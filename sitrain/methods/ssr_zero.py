@@ -1,9 +1,8 @@
 """SSR-Zero: the policy judges its own answers, and nothing else pays them.
 
-2025 (arXiv:2505.16637): the judge is the current policy, without references or
-a reward model. There it writes a score; here it looks at an attempt again, and
-the reward is the share of its second looks that come to the same answer. Only
-the rows that solve are trained.
+arXiv:2505.16637 (2025): the policy judges what it has translated, without a
+reward model. Here it looks at an attempt again, and the share of second looks
+that agree is the reward. Attempts alone are trained, no format is rewarded.
 """
 
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ def make(
   samples: int, votes: int = 4, beta: float = 0.01, temperature: float = 1.0,
   **options,
 ) -> Method:
-  """`turns` are an attempt and a second look; `votes` looks judge a row."""
+  """`turns`: of an attempt and a second look. `votes` looks judge a row."""
   verbs.check_turns(task, turns, least=2)
   method = reinforce.make(
     models, task, optimizer, turns=turns[:1], samples=samples,
@@ -33,24 +32,25 @@ def make(
 
   def generate(keys, state, problems):
     solve = method.generate(keys, state, problems)
-    answer, first = problems.answer[solve.problem], jnp.ones_like(solve.problem)
-    reply = task.reply(answer, solve, first)
+    first = jnp.ones_like(solve.problem)
+    reply = task.reply(problems.answer[solve.problem], solve, first)
     judge = play_on(
       row_keys(keys, samples), models["policy"], params_of(state, "policy"),
       problems, append_reply(solve, reply), samples=votes, turns=turns[1:2],
-      first_turn=2, reply=task.reply, eos=task.eos, temperature=temperature,
+      first_turn=2, live=~reply.done, reply=task.reply, eos=task.eos,
+      temperature=temperature,
     )
     return {"solve": solve, "judge": judge}
 
   def judge(key, state, problems, rows):
     solve, looks = rows["solve"], rows["judge"]
-    answer = task.final(looks, 1).reshape(-1, votes)
-    same = (answer == task.final(looks, 2).reshape(-1, votes)) & (answer >= 0)
-    paid = Verdict(same.mean(axis=1, keepdims=True), written(solve, 1) * 1.0)
-    unpaid = jnp.zeros((looks.problem.shape[0], 2))
-    # What the verifier thinks of it is reported and pays nothing.
-    right = verify(task, problems, solve, 1)
-    report = verdict_metrics(task, solve, right)
+    first, second = (task.final(looks, turn) for turn in (1, 2))
+    share = lambda x: x.reshape(-1, votes).mean(1, jnp.float32, keepdims=True)
+    same = (first == second) & (first >= 0)
+    paid = Verdict(share(same), share(written(looks, 2)[:, 1]))
+    unpaid = jnp.zeros((first.shape[0], 2))
+    # The verifier is asked for the report alone, and pays nothing.
+    report = verdict_metrics(task, solve, verify(task, problems, solve, 1))
     report["judge/vote"] = mean(paid.reward, paid.known)
     return {"solve": paid, "judge": Verdict(unpaid, unpaid)}, report
 

@@ -263,9 +263,14 @@ def preference_loss(
 
 
 def policy_metrics(batch, scores, gap, turns: int, kl: str) -> dict:
-  """Of every turn entropy and KL, and the gap between sampler and trainer."""
-  error = jnp.abs(scores.logprob - batch.targets.sampler_logprob)
-  metrics = {"generate/sampler_gap": mean(error, batch.mask)}
+  """Of every turn entropy and KL, and the gap between sampler and trainer.
+
+  Rows of earlier rounds have a gap for a reason, and are left out of it.
+  """
+  sampled = batch.targets.sampler_logprob
+  own = batch.mask * (sampled != jnp.inf)
+  error = jnp.abs(scores.logprob - sampled)
+  metrics = {"generate/sampler_gap": mean(error, own)}
   for k in range(1, turns + 1):
     mask = batch.mask * (batch.turn == k)
     metrics[f"learn/entropy_{k}"] = mean(scores.entropy, mask)
