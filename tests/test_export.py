@@ -67,7 +67,7 @@ def test_a_model_from_nothing_is_one_of_transformers(scratch, ask, tmp_path):
     f"--workdir={workdir}", f"--output={out}", "--dtype=float32", module=EXPORT
   )
   assert done.code == 0, done.err
-  assert "last of stage1 as LlamaForCausalLM in float32" in done.out
+  assert "policy of stage1, last, as LlamaForCausalLM in float32" in done.out
   theirs = load(out, torch.float32)
   tokens = np.arange(24).reshape(2, 12) % model.vocabulary
   with torch.no_grad():
