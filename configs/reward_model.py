@@ -4,7 +4,10 @@ python -m sitrain.main --config=configs/reward_model.py --workdir=/tmp/rm
 
 One turn of the hinted maze: the base samples, its right and wrong samples train
 a Bradley-Terry model that begins as the base, and GRPO is paid by that model's
-score; the verifier is only asked for the report.
+score; the verifier is only asked for the report. Seed 0: from 49 to 63 % right.
+With beta=0.1, kl="k3" and 200 steps of the reward model the policy deceived it:
+scores of wrong rows reached those of right ones within 12 steps, and after 60
+no row was right.
 """
 
 from ml_collections import ConfigDict
@@ -26,8 +29,8 @@ def get_config(argument: str = "") -> ConfigDict:
     "base/last", {"policy": "base/last"}, trained=("reward_model",),
   ))
   held = common.BASE | {"reward_model": "rm/last"}
-  # The model has seen that right walks end in "+", and hardly any that only say
-  # so. A strong KL keeps the policy to walks that it can judge.
+  # A score says little about walks that the base does not write, so the KL is
+  # strong, and is that of the whole vocabulary.
   paid = {
     "name": "grpo", "beta": 0.5, "kl": "exact", "reward_role": "reward_model",
     "share_prompts": True,

@@ -5,7 +5,8 @@ python -m sitrain.main --config=configs/sec.py --workdir=/tmp/sitrain_sec
 One turn of the hinted maze, with hinted and unhinted problems as the arms. The
 bandit is paid the size of advantages, which is largest where half of the
 samples are right; so it turns to the unhinted problems, of which no more can be
-learned, as soon as the hinted ones are solved.
+learned, as the hinted ones are solved. Seed 0: from 49 to 73 % right. The same
+GRPO on problems drawn uniformly has 70 %, which one seed does not tell apart.
 """
 
 from ml_collections import ConfigDict

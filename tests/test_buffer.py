@@ -65,7 +65,7 @@ def test_means_of_groups_by_hand():
   # One verdict is not known, and one group has no known verdict.
   state = remember(state, [1, 0, 1, jnp.nan, jnp.nan], [1.0, 1, 1, 0, 0])
   np.testing.assert_array_equal(state.history, [0.5, 1, *[np.nan] * 3])
-  state = remember(state, [0, 0, 1, 0, 1], [1.0] * 5)
+  state = remember(state, [0.0, 0, 1, 0, 1], [1.0] * 5)
   np.testing.assert_array_equal(state.history, [0, 0.5, 1, 0.5, 1])
 
 

@@ -5,6 +5,7 @@ of whole rows. Pairs are judged by the task's verifier here, where the paper has
 people; a later stage holds the model and is paid by it (methods/grpo.py).
 """
 
+import jax
 import jax.numpy as jnp
 
 from sitrain.curate import pairs
@@ -45,7 +46,7 @@ def make(
     term = mean(bradley_terry(margin, batch.targets.label), pair)
     return {"preference": term}, {
       "learn/preference": term, "learn/margin": mean(margin, pair),
-      "learn/preferred": mean((margin > 0).astype(jnp.float32), pair),
+      "learn/preferred": mean(jax.nn.sigmoid(margin), pair),
     }
 
   return Method(
