@@ -271,6 +271,11 @@ F | \text{F}
 (-\infty,\infty) | \mathbb{R}
 \mathbb{R} | (-\infty, \infty)
 42 | 42_{10}
+\$18.90 | \text{\$18.90}
+\frac{1}{2} | \frac{1}{2}\text{ or }0.5
+7 | 7\text{ red balls}
+7 | 7\text{ prime numbers}
+7 | \text{7 lattice points}
 """
 WRONG = r"""
 5 | 5\text{ or }6
@@ -460,6 +465,11 @@ x<3 | y<3
 \$15 | €15
 13 | 1101_2
 23 | 43_5
+\frac{1}{2} | \frac{1}{2}\text{ or }0.3
+7 | 7\text{ red}
+7 | \text{7 or 8 days}
+7 | \text{1/7 cm}
+7 | \text{7,5 cm}
 5 | \text{5 zorks}
 5 | 5\text{ }6
 -2,1 | x_1=1, x_2=2

@@ -250,6 +250,8 @@ def _single(gold, found, quick) -> bool:
   many, one = (gold, found) if isinstance(gold, Many) else (found, gold)
   if one.tree == sets.REALS and many.opens == "(":
     return _sets(gold, found, quick)
+  if many is found and not many.opens:  # "1/2 or 0.5" is one
+    return all(same(gold, item, quick) for item in many.items)
   if len(many.items) != 1 or many.opens not in ("", "{"):
     return False
   pair = (many.items[0], one)
