@@ -466,6 +466,10 @@ x<3 | y<3
 13 | 1101_2
 23 | 43_5
 \frac{1}{2} | \frac{1}{2}\text{ or }0.3
+28\% | 28\text{ or }0.28
+5 | 5\text{ cm or }5\text{ m}
+5 | x=5, y=5
+840 | 840,840
 7 | 7\text{ red}
 7 | \text{7 or 8 days}
 7 | \text{1/7 cm}

@@ -98,10 +98,6 @@ def _numbers(gold: Number, found: Number, quick: bool) -> bool:
   return _equal(*scaled, quick)
 
 
-def _based(gold: Based, found: Based, quick: bool) -> bool:
-  return gold == found
-
-
 def _from_base(gold: Number, found: Based, quick: bool) -> bool:
   """42_10 is 42; 43_5 is not 23, for the question may have said just that."""
   value = _base_value(found) if found.base == 10 else None
@@ -250,8 +246,11 @@ def _single(gold, found, quick) -> bool:
   many, one = (gold, found) if isinstance(gold, Many) else (found, gold)
   if one.tree == sets.REALS and many.opens == "(":
     return _sets(gold, found, quick)
-  if many is found and not many.opens:  # "1/2 or 0.5" is one
-    return all(same(gold, item, quick) for item in many.items)
+  if many is found and not many.opens and len(many.items) > 1:
+    # "1/2 or 0.5" is one value in other words; 5, 5 and (for 28%) 28, 0.28 no.
+    return len(set(many.items)) == len(many.items) and all(
+      same(x, item, quick) for item in many.items for x in (gold, many.items[0])
+    )
   if len(many.items) != 1 or many.opens not in ("", "{"):
     return False
   pair = (many.items[0], one)
@@ -391,7 +390,6 @@ def check(gold: Any) -> None:
 
 PAIRS = {
   (Number, Number): _numbers,
-  (Based, Based): _based,
   (Number, Based): _from_base,
   (Based, Number): _to_base,
   (Clock, Clock): _clocks,
