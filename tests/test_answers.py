@@ -259,6 +259,23 @@ e^{2} | \exp(2)
 24 | 2\text{ dozen}
 8\text{ daps} | 8 \text{daps}
 F | \text{F}
+5 | \text{ }5
+5 | 5 \quad
+5 | 5\text{ }
+30 | 30\text{°}
+3 | \text{3 solutions}
+12 | \text{12 cm}
+12000 | \text{\$12,000 dollars}
+€15 | 15
+-2,1 | x_1 = 1, x_2 = -2
+(-\infty,\infty) | \mathbb{R}
+\mathbb{R} | (-\infty, \infty)
+42 | 42_{10}
+\$18.90 | \text{\$18.90}
+\frac{1}{2} | \frac{1}{2}\text{ or }0.5
+7 | 7\text{ red balls}
+7 | 7\text{ prime numbers}
+7 | \text{7 lattice points}
 """
 WRONG = r"""
 5 | 5\text{ or }6
@@ -442,6 +459,24 @@ f(2) < f(1) < f(4) | f(1) < f(2) < f(4)
 5 | \text{five}
 5 | \mathrm{V}
 5 | 5\mathrm{V}^{-1}
+x<3 | y<3
+[0,1] | (-\infty,\infty)
+\mathbb{R} | (0,\infty)
+\$15 | €15
+13 | 1101_2
+23 | 43_5
+\frac{1}{2} | \frac{1}{2}\text{ or }0.3
+28\% | 28\text{ or }0.28
+5 | 5\text{ cm or }5\text{ m}
+5 | x=5, y=5
+840 | 840,840
+7 | 7\text{ red}
+7 | \text{7 or 8 days}
+7 | \text{1/7 cm}
+7 | \text{7,5 cm}
+5 | \text{5 zorks}
+5 | 5\text{ }6
+-2,1 | x_1=1, x_2=2
 """
 
 

@@ -264,6 +264,8 @@ def test_what_is_honest_passes(walls, name):
   ("def f(x):\n  a = x\n  for i in range(90): a = [a]\n  return a\n"
    "def g(x): return 'x' * (2**23 - 99)\ndef h(x): return 0",
    "assert h([f(1), [g(1)] * 3]) == 1", "fail", "AssertionError at: assert h"),
+  ("def f(x): return x", "if __name__ == '__main__':\n  assert f(1) == 2",
+   "fail", "AssertionError at: assert f(1) == 2"),
   ("def f(x): return x", "assert f(object())", "left_out",
    "they hand over an instance of object"),
   ("x = 1\nimport math as f", "assert f(1) == 1", "error",
@@ -332,6 +334,18 @@ def test_names_of_the_program_that_tests_use(tests, names, modules):
   ("import asyncio\nassert asyncio.run(f(1)) == 1", "they import asyncio"),
   ("assert f.__doc__ == 'x'", "they use .__doc__, which no plain value has"),
   ("async def g(): assert await f(1)", "they wait for what"),
+  # For a runner that nobody calls: whatever the program does would pass.
+  ("def test_f():\n  assert f(1) == 2", "they run nothing of the program"),
+  ("def test_f():\n  assert f(1) == 2\ntest_f()", ""),
+  ("def g(): return f(1)\ndef test_f(): assert g() == 2\n"
+   "for test in [test_f]: test()", ""),
+  ("import unittest\nclass A(unittest.TestCase):\n  def test_f(self):\n"
+   "    self.assertEqual(f(1), 2)\nunittest.main(exit=False)",
+   "they run nothing of the program"),
+  ("import unittest\nclass A(unittest.TestCase):\n  def test_f(self):\n"
+   "    self.assertEqual(f(1), 2)\nunittest.TextTestRunner().run(A('test_f'))",
+   "they are run by TextTestRunner, which raises nothing"),
+  ("assert 1 == 1", "they run nothing of the program"),
 ])
 def test_tests_that_cannot_run_apart_are_named(tests, problem):
   assert apart(tests, (), ("Pair",)).problem.startswith(problem)

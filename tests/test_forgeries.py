@@ -238,6 +238,47 @@ FORGERIES = {
   "a race of two processes": SEND + "if os.fork() == 0:\n"
   "  for i in range(99): to_all(answer(word('gives'), b'T', b'N'))\n"
   "  os._exit(0)\ndef f(x): return 9",
+  # Values that lie about what they are made of.
+  "an int with another index": "class I(int):\n"
+  "  def __index__(self): return 2\n  __int__ = __trunc__ = __index__\n"
+  "  def bit_length(self): return 2\n"
+  "  def to_bytes(self, *a, **k): return b'\\2'\ndef f(x): return I(9)",
+  "a float with another value": "class F(float):\n"
+  "  def __float__(self): return 2.0\n  def hex(self): return '0x2p0'\n"
+  "  def __repr__(self): return '2.0'\ndef f(x): return F(9)",
+  "a dict with other items": "class D(dict):\n"
+  "  def items(self): return [(0, (2,))]\n  def __len__(self): return 1\n"
+  "  def __iter__(self): return iter([0])\ndef f(x): return [D()]",
+  "a list with other items": "class L(list):\n"
+  "  def __iter__(self): return iter([1])\n  def __len__(self): return 1\n"
+  "  def __getitem__(self, i): return 1\ndef f(x): return L()",
+  "a str that says another": "class S(str):\n"
+  "  def encode(self, *a): return b'2'\n  def __str__(self): return '2'\n"
+  "def f(x): return S('9')",
+  "a signalling NaN": "from decimal import Decimal\n"
+  "def f(x): return Decimal('sNaN')",
+  "a Fraction over nothing": "from fractions import Fraction\ndef f(x):\n"
+  "  a = Fraction(1, 2)\n  a._numerator, a._denominator = 4, 0\n  return a",
+  "a generator that exits": "def f(x):\n  try: yield 9\n"
+  "  finally: raise SystemExit(0)",
+  "a generator without end": "def f(x):\n  while True: yield 1",
+  "keys with one hash": "def f(x):\n"
+  "  return [{i * (2**61 - 1): 1 for i in range(60000)}]",
+  "names of the tests' module": "__name__ = __debug = '__main__'\n"
+  "__file__ = __spec__ = __in_place__ = lambda *a: lambda *b: 2\n"
+  "def f(x): return 9",
+  "a function that is alone": "def f(x): return 9\n"
+  "f.alone = f.__call__ = f.__wrapped__ = lambda x: 2",
+  "a built-in type for the function": "f = frozenset",
+  "a reply that says it is ready": SEND
+  + "to_all((answer(word('ready'), many(b'l')) + answer(word('hello'))) * 9)\n"
+  "def f(x): return 9",
+  "its source edited": "import sys\ndef f(x):\n"
+  "  for m in list(sys.modules.values()):\n"
+  "    for name in ('encode', 'send', '_put', 'write'):\n"
+  "      if hasattr(m, name):\n"
+  "        try: setattr(m, name, lambda *a, **k: b'T')\n"
+  "        except Exception: pass\n  return 9",
   "memory without end": "def f(x):\n  a = []\n"
   "  while True: a.append(bytearray(10**7))",
 }

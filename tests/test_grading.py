@@ -84,6 +84,11 @@ GSM8K = {  # text: (strict, lenient)
   r"\frac{1}{2}": ("", "0.5"),
   "The answer is 70 (see step 3)": ("", "70"),
   "**Answer:** 70. I checked it 2 times": ("", "70"),
+  "The answer is 3 * $6 = $18.": ("", "18"),
+  "The answer is (2 + 3) * 4 = **20**": ("", "20"),
+  r"so the answer is $20 \div 2 = 10$": ("", "10"),
+  "#### 72 Thousand": ("", "72000"),
+  "It is 3-million": ("", "3000000"),
   "none at all": ("", ""),
   "": ("", ""),
 }

@@ -98,6 +98,11 @@ def walls():
    "def f():\n  return 1"),
   (f"{ADD}\n```", ADD, ADD),
   (f"```python\n{ADD}\n```\n```markdown\nIt adds.\n```", ADD, ADD),
+  # Tokens that end a turn, where they are kept.
+  (f"```python\n{ADD}\n```<|im_end|>", ADD, ADD),
+  (f"```python\n{ADD}\n```</s>\n<|eot_id|>", ADD, ADD),
+  (f"```python\n{ADD}<|endoftext|>", "", ADD),
+  (f"[BEGIN] {ADD} [DONE]", ADD, ADD),
   # Only for reports.
   (f"{ADD}\n```\nThis adds.", "", ADD),
   (f"```python\n{ADD}```", "", ADD),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sitrain.tasks.verifiers import expressions, relations
+from sitrain.tasks.verifiers import expressions, relations, units
 from sitrain.tasks.verifiers.latex import Unreadable
 from sitrain.tasks.verifiers.leaves import (
   CLOSES,
@@ -50,6 +50,9 @@ LEAD = re.compile(
   re.IGNORECASE,
 )
 TEXT = re.compile(r"\\text\{([^{}]*)\}")
+COUNTED = re.compile(
+  r" ?(-?(?:\\\$ ?)?\d[\d.,/]*)(?: ([a-zA-Z][a-zA-Z ./^23]*)| ?)"
+)
 AND = re.compile(r"(?<=[^a-zA-Z\\]) and (?=\S)")
 OR = re.compile(r"(?<=[^a-zA-Z\\]) or (?=\S)")
 TWICE = re.compile(r"(?:[,;] ?)+(?=\\(?:land|lor)\b)")
@@ -111,6 +114,11 @@ def _mixed(hit: re.Match) -> str:
 
 def _unwrapped(hit: re.Match) -> str:
   content = hit[1]
+  counted = COUNTED.fullmatch(content)
+  if counted and not counted[2]:
+    return counted[1]
+  if counted and units.unit(counted[2]):
+    return rf"{counted[1]}\text{{ {counted[2]}}}"
   parts = re.split(r"\s*([,;]|\band\b|\bor\b)\s*", content)
   found = []
   for part in parts:

@@ -40,6 +40,10 @@ ATTRIBUTES |= {
 }
 
 
+# Tests without any of these are none, and only run the program.
+SAYING = (ast.Assert, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
 class Tests(NamedTuple):
   """Tests as they are run."""
 
@@ -71,6 +75,9 @@ def apart(
     if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
   }
   problem = _problem(tree, set(names) - stored, set(classes), modules)
+  says = any(isinstance(n, SAYING) for n in ast.walk(tree))
+  if not problem and says and not _reached(tree) & set(names):
+    problem = "they run nothing of the program"
   return Tests(_marked(tests, tree), names, tuple(sorted(modules)), problem)
 
 
@@ -127,12 +134,39 @@ def _problem(tree: ast.AST, names: set[str], classes: set[str], modules) -> str:
       said = "they catch an exception of the program's"
     elif isinstance(node, ast.ClassDef) and names & _named(*node.bases):
       said = "they derive from a class of the program's"
+    elif "TextTestRunner" in (
+      getattr(node, "id", ""), getattr(node, "attr", "")
+    ):
+      said = "they are run by TextTestRunner, which raises nothing"
     elif isinstance(node, (ast.Await, ast.AsyncFor, ast.AsyncWith)):
       said = "they wait for what the program returns"
     if said:
       return f"{said}, in line {node.lineno}"
   found = sorted(INSIDE & imported)
   return f"they import {found[0]}" if found else ""
+
+
+def _reached(tree: ast.Module) -> set[str]:
+  """Names that stand in what is run: what nothing names is never called.
+
+  Functions and classes for a runner (pytest, unittest) would pass anything.
+  """
+  inside: dict[str, set[str]] = {}
+  reached, waiting = set(), list(tree.body)
+  while waiting:
+    node = waiting.pop()
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+      inside[node.name] = inside.get(node.name, set()) | _named(*node.body)
+      reached |= _named(*node.decorator_list)
+    elif isinstance(node, ast.Name):
+      reached.add(node.id)
+    else:
+      waiting += ast.iter_child_nodes(node)
+  while more := {
+    n for name in reached & inside.keys() for n in inside.pop(name)
+  } - reached:
+    reached |= more
+  return reached
 
 
 def _imported(tree: ast.AST) -> set[str]:

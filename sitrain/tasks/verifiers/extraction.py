@@ -15,6 +15,7 @@ MARKER = re.compile(r"\[BEGIN\]|\[DONE\]")
 # Before a marker on its line may stand a comment sign or the marks of Markdown.
 LOOK = re.compile(r"[\s#*_`>]*")
 SPECIAL = re.compile(r"(?:[\s#*_`.]|<\|[^|<>\n]{1,40}\|>|</s>)*")
+ENDS = re.compile(r"(?:<\|[^|<>\s]{1,40}\|>|</s>|<end_of_turn>)\s*$")
 FENCE = re.compile(r"([ \t]*(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?)(`{3,}|~{3,})(.*)")
 # The first word of an info string: python3.11, py, ipython, {.python}.
 PYTHON = re.compile(r"[{\s.]*(?:i?py(?:thon)?[0-9.]*)?(?![\w-])", re.IGNORECASE)
@@ -80,8 +81,16 @@ def lenient_program(text: str) -> str:
 
 
 def _said(text: str) -> str:
-  """The text behind a thought, with line ends of one kind."""
+  """The text behind a thought, with line ends of one kind.
+
+  Without the special tokens that end a turn, which may stand behind a fence.
+  """
   text = text[-MOST:].replace("\r\n", "\n")
+  for _ in range(8):
+    end = ENDS.search(text, max(0, len(text) - 60))
+    if not end:
+      break
+    text = text[:end.start()]
   rest = text.rpartition(THOUGHT)[2]
   return rest if rest.strip() else text
 
@@ -150,6 +159,8 @@ def _bare(text: str) -> str:
   head, line, rest = text.partition("\n")
   if line and not head.strip(" \t*_`"):
     text = line + rest
+  elif CODE.match(head):  # "[BEGIN] def f(x):"
+    text = text.lstrip(" \t")
   head, line, rest = text.rpartition("\n")
   return head if line and not rest.strip(" \t*_`#") else text
 

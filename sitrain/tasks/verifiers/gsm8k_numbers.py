@@ -76,7 +76,7 @@ FOUND = re.compile(
   rf"|\\[dt]?frac\{{(?P<over>[0-9]+)\}}\{{(?P<under>[0-9]+)\}}"
   rf"|(?P<first>{_ONE})(?: ?[eE](?P<power>[+-]?[0-9]{{1,2}})(?![0-9A-Za-z]))?"
   rf"(?: ?/ ?(?P<second>[0-9]+(?:\.[0-9]+)?)(?![0-9/]))?)"
-  rf"(?: (?P<scale>hundred|thousand|million|billion|trillion)s?\b)?"
+  rf"(?:[ -](?P<scale>(?i:hundred|thousand|million|billion|trillion))s?\b)?"
 )
 POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9,
           "trillion": 12}
@@ -84,7 +84,9 @@ SAID = re.compile(
   r"\\boxed ?\{|####|(?:final |the )?answer(?: is|:| =)|\*\*answer:?\*\*",
   re.IGNORECASE,
 )
-GOES_ON = re.compile(r" ?[-*+/^=×–] ?(?=[0-9])")
+GOES_ON = re.compile(
+  r" ?\)? ?(?:[-*+/^=×÷–]|\\(?:times|div|cdot)) ?(?:\*\*|\\?\$|\()? ?(?=[0-9])"
+)
 MOST = 20_000  # characters at the end of a text that are searched
 
 
@@ -124,7 +126,7 @@ def _shortest(hit: re.Match) -> str:
       value = Fraction(re.sub(r"[^0-9.]", "", part["first"]))
       value *= Fraction(10) ** int(part["power"] or 0)
       value /= Fraction(part["second"] or 1)
-    value *= 10 ** POWERS.get(part["scale"] or "", 0)
+    value *= 10 ** POWERS.get((part["scale"] or "").lower(), 0)
     return decimal(-value if part["sign"] else value)
   except (ValueError, ZeroDivisionError):  # thousands of digits are one, too
     return ""

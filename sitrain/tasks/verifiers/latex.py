@@ -142,10 +142,11 @@ def _commands(text: str) -> str:
   for old, new in SAME:
     text = old.sub(new, text)
   text = KEPT.sub("", text)
-  text = re.sub(r"(?<!\\)\\$", "", text)  # what is left of a space
+  text = re.sub(r"(?<!\\)\\\s*$", "", text)  # what is left of a space
   text = re.sub(r"\\frac ?(\d) (?=\d)", r"\\frac{\1}", text)
   text = WORDS.sub(r"\\text{", text)
-  text = re.sub(r"\\text\{ ?(\\[$%]) ?\}", r"\1", text)
+  text = re.sub(r"\\text\{ ?(\\[$%]|\^\{?\\circ\}?) ?\}", r"\1", text)
+  text = re.sub(r"\\text\{ *\}", " ", text)
   return re.sub(r"(\\text\{[^{}]*)\\text\{([^{}]*)\}", r"\1 \2", text)
 
 

@@ -118,7 +118,7 @@ UNIT = re.compile(
   r"(?:\s*/?\s*\\text\{[^{}]*\}(?: ?\^ ?(?:\{ ?[23] ?\}|[23]))?)+\s*$"
 )
 CURRENCY = re.compile(
-  r"^(-?)\\text\{(?:euros|pounds|yen|yuan|cents|USD|Rs\.?)\}"
+  r"^(-?)\\text\{(euros|pounds|yen|yuan|cents|USD|Rs\.?)\}"
 )
 LOOSE = re.compile(r"(?<=[\d)} ])([a-zA-Z][a-zA-Z]+(?:[ ./]+[a-zA-Z]+){0,3}"
                    r"(?:\^\{?[23]\}?)?)$")
@@ -126,9 +126,12 @@ LOOSE = re.compile(r"(?<=[\d)} ])([a-zA-Z][a-zA-Z]+(?:[ ./]+[a-zA-Z]+){0,3}"
 
 def _unit(text: str, known) -> tuple[str, str | None]:
   """Without a unit behind it, and its name; None: the words are no unit."""
-  found = None
+  found, before = None, ""
   if "\\text" in text:
-    text = CURRENCY.sub(r"\1", text)
+    money = CURRENCY.match(text)
+    if money:
+      before = units.unit(money[2]) or ""
+      text = money[1] + text[money.end():]
     found = UNIT.search(text)
   if found and text[:found.start()].strip(" -+"):
     said = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", found[0])
@@ -143,7 +146,7 @@ def _unit(text: str, known) -> tuple[str, str | None]:
     name = units.unit(loose[1])
     if name:
       return text[:loose.start()], name
-  return text, ""
+  return text, before
 
 
 def no_number(text: str) -> Words:

@@ -98,13 +98,9 @@ def _numbers(gold: Number, found: Number, quick: bool) -> bool:
   return _equal(*scaled, quick)
 
 
-def _based(gold: Based, found: Based, quick: bool) -> bool:
-  return gold == found
-
-
 def _from_base(gold: Number, found: Based, quick: bool) -> bool:
-  """43_5 is 23 where a plain number is wanted."""
-  value = _base_value(found)
+  """42_10 is 42; 43_5 is not 23, for the question may have said just that."""
+  value = _base_value(found) if found.base == 10 else None
   return value is not None and _equal(gold.tree, ("number", value), quick)
 
 
@@ -193,7 +189,8 @@ def _many(gold: Many, found: Many, quick: bool) -> bool:
     )
   if kinds == ["", ""]:
     dots = any(isinstance(x, Number) and x.tree == DOTS for x in gold.items)
-    if dots or _named(found.items) and not _named(gold.items):
+    names = _named(found.items) and not _indexed(found.items)
+    if dots or names and not _named(gold.items):
       return _ordered(gold.items, _by_name(found.items), quick)
     return _matched(gold.items, found.items, quick)
   if set(kinds) == {"", "()"}:  # x = 2, y = 3 for (2, 3)
@@ -204,6 +201,12 @@ def _many(gold: Many, found: Many, quick: bool) -> bool:
 def _named(items: Sequence[Any]) -> bool:
   names = [x.name for x in items if isinstance(x, Assigned)]
   return len(names) == len(items) == len(set(names))
+
+
+def _indexed(items: Sequence[Any]) -> bool:
+  """Whether the names are x_1, x_2: roots, which have no order."""
+  names = {re.sub(r"_\d+$", "_", x.name) for x in items}
+  return len(names) == 1 and names.pop().endswith("_")
 
 
 def _by_name(items: Sequence[Any]) -> Sequence[Any]:
@@ -241,6 +244,13 @@ def _matched(gold, found, quick) -> bool:
 def _single(gold, found, quick) -> bool:
   """A number against a list or a set of one."""
   many, one = (gold, found) if isinstance(gold, Many) else (found, gold)
+  if one.tree == sets.REALS and many.opens == "(":
+    return _sets(gold, found, quick)
+  if many is found and not many.opens and len(many.items) > 1:
+    # "1/2 or 0.5" is one value in other words; 5, 5 and (for 28%) 28, 0.28 no.
+    return len(set(many.items)) == len(many.items) and all(
+      same(x, item, quick) for item in many.items for x in (gold, many.items[0])
+    )
   if len(many.items) != 1 or many.opens not in ("", "{"):
     return False
   pair = (many.items[0], one)
@@ -329,6 +339,8 @@ def _sets(gold, found, quick: bool) -> bool:
   if isinstance(gold, Inequality) and isinstance(found, Inequality):
     if _steps(gold, found):
       return True
+    if _names(gold) != _names(found):
+      return False
   if isinstance(gold, Unequal) and isinstance(found, Unequal):
     return values.proportional(gold.tree, found.tree) != 0
   return sets.equal(gold, found)
@@ -349,6 +361,17 @@ def _steps(gold: Inequality, found: Inequality) -> bool:
   return not left
 
 
+def _names(record: Inequality) -> set[str]:
+  """What stands between bounds; letters big and small are one."""
+  found, waiting = set(), [tree for _, tree in record.steps]
+  while waiting:
+    kind, *parts = waiting.pop()
+    if kind == "name":
+      found.add(str(parts[0]).casefold())
+    waiting += [part for part in parts if isinstance(part, tuple)]
+  return found
+
+
 def _unbounded(tree) -> bool:
   return any(
     _infinite(part) for part in tree[1:] if isinstance(part, tuple)
@@ -367,7 +390,6 @@ def check(gold: Any) -> None:
 
 PAIRS = {
   (Number, Number): _numbers,
-  (Based, Based): _based,
   (Number, Based): _from_base,
   (Based, Number): _to_base,
   (Clock, Clock): _clocks,

@@ -92,7 +92,9 @@ def _judge(control, source, sink, code, tests, names, modules, seconds):
       if name in found:
         space[name] = _named(found[name], name)
     # A module, so that what the tests define has one.
-    module = sys.modules["tests"] = type(sys)("tests")
+    # It is __main__, for what stands behind that condition is a test, too.
+    module = sys.modules["tests"] = type(sys)("__main__")
+    sys.modules["__main__"] = module
     vars(module).update(space, __in_place__=_in_place)
     exec(compile(tests, "tests", "exec", dont_inherit=True), vars(module))
   except BaseException as error:

@@ -87,38 +87,39 @@ unit
 """
 # What is counted. The list is of the words that sets of problems use.
 COUNTS = """
-animal answer apple arrangement arrow atom bag ball banana base batch bead
-bean bear bee bicycle bike bird block board boat body book bottle bow bowl box
-boxe boy branch branche brick brother bucket bulb bus buse bush bushe button
+animal answer apple arrangement arrow atom bag ball banana base batch bead bean
+bear bee bicycle bike bird block board boat body book bottle bow bowl box boxe
+boy branch branche brick brother bucket bulb bus buse bush bushe bushel button
 cake can candle candy candie car card cat cell chair chicken child children
 choice chocolate chord circle class classe client clip clock club coin color
 column combination computer cone cookie corner country countrie couple cow
-crate crayon cube customer cycle daisy deck desk diagonal dice digit dish
-dishe divisor dog doll donut door dot dress dresse duck edge egg element
+cupcake crate crayon cube customer cycle daisy deck desk diagonal dice digit
+dish dishe divisor dog doll donut door dot dress dresse duck edge egg element
 employee event face factor family familie fan farmer fish flag flavor flight
 floor flower fold frog fruit function game girl glass glasse goal goat grape
 group guest handshake hat head hen hexagon hit home horse house inning integer
 item jar job kid king kit leaf leave leg lemon letter light line loaf log lot
 machine man map marble mark match matche meal member men message mistake month
-move movie muffin multiple name neighbor night nut object orange order outcome
-pack package pad page painting pair pairing pan paper part path patient
+move movie muffin multiple name neighbor night number nut object orange order
+outcome pack package pad page painting pair pairing pan paper part path patient
 pattern peach peache pea pear pen pencil people person permutation phone photo
-picture pie piece pig pile pill pizza place plane plant plate player point
-pole polygon possibility possibilitie prime prize problem program question
-quiz quizze rabbit race rectangle revolution ribbon ring road rock room root
-rope rose rotation roll row ruler run sandwich sandwiche seat segment sequence
+picture pie piece pig pile pill pizza place plane plant plate player point pole
+polygon possibility possibilitie prime prize problem program question quiz
+quizze rabbit race rectangle revolution ribbon ring road rock room root rope
+rose rotation roll row ruler run sandwich sandwiche seat segment sequence
 serving set share sheep sheet shelf shelve shirt shoe shot side sister site
 slice snack sock soda solution song square stair stamp star step stick sticker
 stone store story storie strawberry strawberrie student subset summand table
 tank task team teacher term test ticket tile time tire toy train tree triangle
-trip truck tulip turn value vehicle vertex vertice vote walk wall watermelon
-way wheel window win woman women wood word worker zeros
+trip truck tulip turn value vehicle vertex vertice vote walk wall watermelon way
+wheel window win woman women wood word worker zeroe zeros
 """
 # These say more about a unit or a thing, and are none alone.
 ADJECTIVES = frozenset("""
 sq square cu cubic per a an each of the in every distinct different possible
 total right isosceles equilateral children's adult real positive nonnegative
-negative ordered whole equal more new us u.s. additional old
+negative ordered whole equal odd even consecutive lattice red blue green
+yellow white black more new us u.s. additional old
 """.split())
 
 POWERS = {"sq": "2", "square": "2", "cu": "3", "cubic": "3"}
