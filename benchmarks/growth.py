@@ -47,16 +47,18 @@ def small_model(attention: str) -> decoder.Decoder:
 def make_update(model: decoder.Decoder, rows: int, length: int) -> Callable:
   """A compiled update of rows of full length, as a contestant."""
   optim = optimizer.make(learning_rate=1e-5, steps=10)
-  loss = policy_loss(model, turns=1, temperature=1.0, clip=jnp.inf, kl="none")
+  loss = policy_loss(
+    model, turns=1, temperature=1.0, clip=jnp.inf, clip_high=jnp.inf,
+    max_ratio=10.0, kl="none",
+  )
   step = jax.jit(train.make_train_step(optim, loss))
   params = jax.jit(lambda key: decoder.init(model, key))(jax.random.key(0))
-  state = train.init_state(params, optim)
+  state = train.init_state({"policy": params}, optim)
   shape = rows, length
   token = jax.random.randint(jax.random.key(1), shape, 0, model.vocabulary)
   one, mark = jnp.ones(shape), jnp.ones(shape, jnp.int32)
-  batch = Batch(
-    token, token, mark, mark * 0, one, PolicyTargets(one, one, one, one)
-  )
+  targets = PolicyTargets(*[one] * len(PolicyTargets._fields))
+  batch = Batch(token, token, mark, mark * 0, one, targets)
   return timed(step, state, batch)
 
 

@@ -49,14 +49,19 @@ def temporaries(
 ) -> int:
   """Bytes that the compiled update needs beside its arguments and results."""
   optim = optimizer.make(learning_rate=1e-5, steps=10)
-  loss = policy_loss(model, turns=2, temperature=1.0, clip=jnp.inf, kl="k1")
+  loss = policy_loss(
+    model, turns=2, temperature=1.0, clip=jnp.inf, clip_high=jnp.inf,
+    max_ratio=10.0, kl="k1",
+  )
   step = train.make_train_step(optim, loss, microbatches=microbatches)
   key = jax.random.key(0)
   params = jax.eval_shape(lambda key: decoder.init(model, key), key)
-  state = jax.eval_shape(lambda p: train.init_state(p, optim), params)
+  state = jax.eval_shape(
+    lambda p: train.init_state({"policy": p}, optim), params
+  )
   number = jax.ShapeDtypeStruct((rows, length), jnp.float32)
   token = jax.ShapeDtypeStruct((rows, length), jnp.int32)
-  targets = PolicyTargets(number, number, number, number)
+  targets = PolicyTargets(*[number] * len(PolicyTargets._fields))
   batch = Batch(token, token, token, token, number, targets)
   compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
   return compiled.memory_analysis().temp_size_in_bytes

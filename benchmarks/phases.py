@@ -122,7 +122,8 @@ def compiled_step(model, params, task, rows: int, new: int, microbatches: int):
   step = make_train_step(optim, method.loss, microbatches=microbatches)
   parts = dict(zip(("collect", "judge", "learn"), make_parts(method, step)))
   reference = jax.tree.map(lambda x: x.astype(model.dtype), params)
-  state = init_state(params, optim, reference=jax.tree.map(jnp.copy, reference))
+  held = {"reference": jax.tree.map(jnp.copy, reference)}
+  state = init_state({"policy": params}, optim, held=held)
   whole = jax.jit(make_iteration(*parts.values()), donate_argnums=0)
   lowered = whole.lower(state, jax.random.key(0))
   began = time.perf_counter()

@@ -12,6 +12,7 @@ from configs import quickstart, score_math
 from sitrain.models import decoder
 from sitrain.models.huggingface import families
 from sitrain.runtime import build
+from sitrain.runtime.batches import Counts
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.plan import chips as plan_chips
 from sitrain.runtime.plan import cost as plan_cost
@@ -325,8 +326,9 @@ def test_search_ranks_what_it_compiled(ask, tmp_path):
 def test_search_keeps_rows_that_share_a_prompt_together(share, micro):
   config = build.plain(quickstart.get_config())
   config["stage"]["stage2"]["method"]["share_prompts"] = share
+  counts = Counts(problems=64, rows=512, units=64 if share else 512, columns=11)
   for mesh in plan_stages.meshes(8, 4):
-    changed = plan_stages._changed(config, "stage2", mesh, micro)
+    changed = plan_stages._changed(config, "stage2", counts, mesh, micro)
     made = changed["stage"]["stage2"]
     groups = mesh["data"] * mesh["fsdp"]
     units, odd = divmod(

@@ -61,7 +61,7 @@ def prepare(case: dict):
   )
   params, reference = (init(jax.random.key(0)) for _ in range(2))
   states = [jax.device_put(
-    init_state(params, optimizer, reference=reference),
+    init_state({"policy": params}, optimizer, held={"reference": reference}),
     sharding.replicated(mesh),
   )]
   size, key = size_of(params), jax.random.key(1)
