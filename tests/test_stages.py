@@ -265,7 +265,7 @@ SFT = {"name": "imitation", "problems": 8, "turns": (5, 5)}
   ({"rounds": 0}, "config.stage.base.rounds=0: set 1 or more"),
   ({"task": {"roms": 2}}, "config.stage.base.task.roms .*did you mean 'rooms'"),
   ({"task": {"name": "countdown"}}, "config.stage.base.task has .* tokens"),
-  ({"trained": "policy"}, "config.stage.base.trained='policy' is a str: give a"),
+  ({"trained": "policy"}, "config.stage.base.trained='policy' is a str: give"),
   ({"method": "imitation"}, "stage.base.method='imitation' is a str: give"),
   ({"method": {"name": None}}, "base.method.name=None is a NoneType: give"),
   ({"method": SFT | {"problems": 0}}, "problems=0: set it to 1 or more"),
