@@ -43,13 +43,14 @@ from sitrain.runtime import (
   workdir as workdirs,
 )
 from sitrain.runtime.errors import run_main
+from sitrain.runtime.fields import check_names
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import compile_ahead, run_stage
 from sitrain.runtime.start import Run, check_sources
 from sitrain.runtime.storage import check_writable
 from sitrain.runtime.task import check_context, describe
-from sitrain.runtime.written import write_stage
+from sitrain.runtime.written import check_new, write_stage
 
 CONFIG = overrides.define(
   "The run: a file of configs/, with :arguments if it has any."
@@ -118,6 +119,9 @@ def summarize(
   done = {row["name"] for row in summary["stages"]}
   left = [stage for stage in stages if stage.name not in done]
   check_sources(run, [stage for stage in left if not callable(stage.frozen)])
+  for stage in left:
+    if stage.writes:
+      check_new(run, stage)
   for stage in left:
     after = start.programs[:1]
     if callable(stage.frozen):  # Its table is not there yet.
@@ -191,6 +195,7 @@ def claim(workdir: str, config: dict) -> str:
 def train(config: dict, workdir: str) -> dict:
   """Runs a config in a workdir; returns the summary."""
   start = Start(time.monotonic(), [], {}, {})
+  check_names(config)
   facts = distributed.check_agreement(config, workdir=workdir)
   check_writable(workdir)
   jax.config.update("jax_threefry_partitionable", True)

@@ -19,6 +19,7 @@ from sitrain.models.roles import params_of
 from sitrain.runtime import (
   build,
   checkpoint,
+  fields,
   parts,
   signals,
   workdir,
@@ -98,6 +99,8 @@ def test_the_best_checkpoint_is_that_of_a_window():
   short = stage._replace(steps=2)
   assert best_score(short, {"judge/reward_1": [0.1, 0.3]}, 2) == 0.2
   assert best_score(stage._replace(best=""), {}, 7) == 7.0
+  with pytest.raises(ValueError, match="one.best='judge/reward_1' is not kno"):
+    best_score(stage, {"judge/reward_2": lucky}, len(lucky))
 
 
 def test_a_new_policy_of_a_later_stage_repeats_no_keys(tmp_path):
@@ -242,6 +245,9 @@ def stages_from(config, folder=""):
   return run, build.stages_from(config, task, run, str(folder))
 
 
+SFT = {"name": "imitation", "problems": 8, "turns": (5, 5)}
+
+
 @pytest.mark.parametrize("changes, words", [
   ({"held": {"judge": "init"}},
    "config.stage.base: the role 'judge' is not defined: set config.roles"),
@@ -257,7 +263,18 @@ def stages_from(config, folder=""):
   ({"table": {"stage": "base", "lest": 1}}, "did you mean 'least'"),
   ({"writes": 1}, "config.stage.base.writes=1 is a int: give a bool"),
   ({"rounds": 0}, "config.stage.base.rounds=0: set 1 or more"),
-  ({"task": {"roms": 2}}, "config.task.roms .*did you mean 'rooms'"),
+  ({"task": {"roms": 2}}, "config.stage.base.task.roms .*did you mean 'rooms'"),
+  ({"task": {"name": "countdown"}}, "config.stage.base.task has .* tokens"),
+  ({"trained": "policy"}, "config.stage.base.trained='policy' is a str: give"),
+  ({"method": "imitation"}, "stage.base.method='imitation' is a str: give"),
+  ({"method": {"name": None}}, "base.method.name=None is a NoneType: give"),
+  ({"method": SFT | {"problems": 0}}, "problems=0: set it to 1 or more"),
+  ({"method": SFT | {"turns": ("5", "5")}}, "method.turns='5' is a str: give"),
+  ({"until": {}}, "config.stage.base.until: until='' is not known"),
+  ({"epochs": 0}, "config.stage.base.epochs must be >= 1"),
+  ({"writes": True, "rounds": 2}, "config.stage.base.rounds=2: a stage that"),
+  ({"method": {"name": "grpo", "problems": 8, "samples": 2, "turns": (5,),
+    "kl": "exact"}}, "config.stage.base: .*set held.reference"),
 ])
 def test_stages_that_cannot_be_are_refused(changes, words):
   with pytest.raises(ConfigError, match=words) as info:
@@ -270,10 +287,112 @@ def test_stages_that_cannot_be_are_refused(changes, words):
   ({"critic": {"head": "linear"}}, "config.roles.critic.head='linear'"),
   ({"critic": {"start": "base"}}, "config.roles.critic.start='base': set"),
   ({"policy": {"head": ""}}, "config.roles.policy: that role is always there"),
+  ({"critic": "policy"}, "config.roles.critic='policy' is a str: give a dict"),
+  ({"critic": {"head": 3}}, "config.roles.critic.head=3 is a int: give a str"),
+  ({"a/b": {}}, "config.roles: 'a/b' is not a plain word"),
 ])
 def test_roles_that_cannot_be_are_refused(roles, words):
   with pytest.raises(ConfigError, match=words):
     stages_from(config_of() | {"roles": roles})
+
+
+def test_a_role_with_a_checkpoint_takes_no_shapes_of_the_policy(tmp_path):
+  with pytest.raises(ValueError, match="there is no folder .*none"):
+    roles = {"judge": {"path": str(tmp_path / "none")}}
+    stages_from(config_of() | {"roles": roles})
+
+
+def test_a_stage_is_named_once_and_its_table_has_rows():
+  with pytest.raises(ConfigError, match="config.stages names 'base' twice"):
+    stages_from(config_of() | {"stages": ("base", "base")})
+  config = writing()
+  config["stage"]["sft"]["table"]["per_problem"] = -1
+  with pytest.raises(ConfigError, match="sft.table: per_problem=-1: set 1"):
+    stages_from(config)
+
+
+def test_a_task_of_another_name_takes_no_options_of_the_first():
+  config = config_of(task={"name": "maze"})
+  config["task"] = {"name": "countdown", "numbers": 3}
+  _, (base,) = stages_from(config)
+  assert base.task.turn_length == 5
+  config["stage"]["base"]["task"]["numbers"] = 3
+  with pytest.raises(ConfigError, match="stage.base.task.numbers is not an"):
+    stages_from(config)
+
+
+@pytest.mark.parametrize("change, words", [
+  ({"evalute": {}}, "config.evalute is not an option: did you mean 'evaluate'"),
+  ({"seed": "0"}, "config.seed='0' is a str: give a int"),
+  ({"run": {"keeep": 1}}, "config.run.keeep is not .*did you mean 'keep'"),
+  ({"run": {"save_every": 0}}, "config.run.save_every must be >= 1"),
+  ({"mesh": {"dat": 1}}, "config.mesh.dat is not an option: did you mean 'dat"),
+])
+def test_names_that_nothing_reads_are_refused(change, words):
+  config = config_of()
+  for name, value in change.items():
+    old = config.get(name, {})
+    config[name] = old | value if isinstance(value, dict) else value
+  with pytest.raises(ConfigError, match=words):
+    fields.check_names(config)
+
+
+@pytest.mark.parametrize("change, words", [
+  ({"turns": (5,)}, "config.evaluate: turns=.* needs 2 or more"),
+  ({"problems": 0}, "config.evaluate.problems must be >= 1"),
+  ({"resamples": 1}, "config.evaluate.resamples must be >= 2"),
+])
+def test_an_evaluation_that_cannot_be_is_refused(change, words):
+  config = config_of()
+  config["evaluate"] |= change
+  with pytest.raises(ConfigError, match=words):
+    build.check_evaluation(config, build.task_from(config))
+
+
+OWN = """
+from sitrain.methods import imitation, verbs
+from sitrain.types import Verdict
+
+
+@verbs.forwards(imitation.make)
+def make(models, task, optimizer, **options):
+  method = imitation.make(models, task, optimizer, **options)
+
+  def judge(*sampled):
+    verdict, metrics = method.judge(*sampled)
+    first = verdict.reward[:, :1]
+    return {returned}
+
+  return method._replace(judge=judge)
+
+
+def nothing(models, task, optimizer, **options):
+  return None
+"""
+
+
+@pytest.mark.parametrize("returned, words", [
+  # It would be spread over the turns in silence.
+  ("verdict._replace(reward=first), metrics",
+   r"judge makes reward of shape \[8, 1\] for 8 rows: .*\[rows, turns\]"),
+  ("verdict._replace(parts={'long': first[:, 0]}), metrics",
+   r"judge makes long of shape \[8\] for 8 rows"),
+  ("Verdict(first[:4], first[:4]), metrics", r"known of shape \[4, 1\]"),
+  ("verdict", r"judge returns a verdict: return \(verdict, metrics\)"),
+  ("{'solve': verdict}, metrics", r"verdicts of \['solve'\], .* rows of"),
+])
+def test_an_own_method_must_judge_every_turn(returned, words, tmp_path):
+  file = tmp_path / "mine.py"
+  file.write_text(OWN.replace("{returned}", returned))
+  with pytest.raises(ConfigError, match="config.stage.base: .*" + words):
+    stages_from(config_of(method=SFT | {"name": f"file:{file}"}))
+
+
+def test_an_own_maker_must_make_a_method(tmp_path):
+  file = tmp_path / "mine.py"
+  file.write_text(OWN)
+  with pytest.raises(ConfigError, match="nothing makes a NoneType: return a"):
+    stages_from(config_of(method={"name": f"file:{file}:nothing"}))
 
 
 def test_roles_of_a_config_have_their_places():
@@ -303,6 +422,7 @@ def test_a_stage_may_have_a_task_of_its_own():
 
 @pytest.mark.parametrize("text, words", [
   ("x = 1 // 0\n", "line 1, raises ZeroDivisionError"),
+  ("x = 1\ndef make(:\n", "line 2, raises SyntaxError"),
   ("def make(*, rooms=1):\n  return {}['a']\n", "make of the file raises Key"),
   ("def make(*, rooms=1):\n  raise ValueError('no')\n", ": no"),
   ("def mask():\n  return 1\n", "has no function make: did you mean 'mask'"),
@@ -344,6 +464,9 @@ def test_a_run_of_the_old_layout_is_refused_in_one_line(tmp_path):
   with pytest.raises(ValueError, match="older version of sitrain") as info:
     workdir.claim(tmp_path, config)
   assert "--workdir" in str(info.value) and "\n" not in str(info.value)
+  (tmp_path / "config.json").write_text("[1]")
+  with pytest.raises(ValueError, match="is no config of a run: delete it"):
+    workdir.claim(tmp_path, config)
 
 
 def writing(**more):

@@ -88,8 +88,9 @@ def make(
 
   def curate(key, state, problems, episodes, verdict):
     reference = jnp.zeros_like(episodes.logprob)
+    if kl != "none":
+      held = params_of(state, "reference")  # Said here if it is missing.
     if kl in ("k1", "k2", "k3"):
-      held = params_of(state, "reference")
       reference = score_rows(model, held, episodes, **read).logprob
     batch = policy_batch(
       episodes, verdict, shape=shape, group=BASELINES[baseline],

@@ -47,8 +47,10 @@ def pose_from(task: Task, problems: int) -> Callable:
 
   Table, order and the step at which the stage began are looked up in
   `state.frozen` under the names that `frozen_of` gives them, so that they are
-  arguments of the program.
+  arguments of the program. Raises ValueError for no problems.
   """
+  if problems < 1:
+    raise ValueError(f"problems={problems}: set it to 1 or more")
   if task.table == ():
     return lambda key, state: task.problems(key, problems)
 

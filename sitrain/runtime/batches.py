@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh, Mesh
 from sitrain.runtime.host import shapes_only
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.sharding import groups
-from sitrain.types import Episodes, Method, TrainState
+from sitrain.types import Episodes, Method, TrainState, Verdict
 
 _LOG = logging.getLogger("sitrain")
 
@@ -26,15 +26,19 @@ class Counts(NamedTuple):
 def count(method: Method, state: TrainState) -> Counts:
   """Traces all verbs but the loss; `state` may be shapes alone.
 
-  Raises ValueError where a verb does, and for rows that do not come in equal
-  numbers for every problem.
+  Raises ValueError where a verb does, for rows that do not come in equal
+  numbers for every problem, and for rewards that are not one a row and turn.
   """
 
   def one_round(key, state):
     problems = method.pose(key, state)
     keys = jax.random.split(key, problems.prompt.shape[0])
     rows = method.generate(keys, state, problems)
-    verdicts, _ = method.judge(key, state, problems, rows)
+    judged = method.judge(key, state, problems, rows)
+    if isinstance(judged, Verdict):
+      raise ValueError("judge returns a verdict: return (verdict, metrics)")
+    verdicts, _ = judged
+    _check_verdicts(rows, verdicts)
     state = method.refresh(state, problems, rows, verdicts)
     return problems, rows, method.curate(key, state, problems, rows, verdicts)
 
@@ -55,6 +59,26 @@ def count(method: Method, state: TrainState) -> Counts:
     units=jax.tree.leaves(batch)[0].shape[0],
     columns=sum(max(kind.tokens.shape[1] - slots, 0) for kind in kinds),
   )
+
+
+def _check_verdicts(rows: Any, verdicts: Any) -> None:
+  """Raises ValueError for rewards that would be spread over rows or turns."""
+  kinds = rows if isinstance(rows, dict) else {"": rows}
+  judged = verdicts if isinstance(verdicts, dict) else {"": verdicts}
+  if kinds.keys() != judged.keys():
+    raise ValueError(
+      f"judge returns verdicts of {sorted(judged)}, and generate makes rows of"
+      f" {sorted(kinds)}: give both the same names"
+    )
+  for name, verdict in judged.items():
+    count, shape = kinds[name].tokens.shape[0], verdict.known.shape
+    fields = {"known": verdict.known, "reward": verdict.reward} | verdict.parts
+    for field, value in fields.items():
+      if value.shape != shape or len(shape) != 2 or shape[0] != count:
+        raise ValueError(
+          f"judge makes {field} of shape {list(value.shape)} for {count} rows:"
+          " reward, known and every part are [rows, turns]"
+        )
 
 
 def check_problems(

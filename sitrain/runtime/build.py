@@ -5,7 +5,6 @@ Config objects end here: below there are keyword arguments only.
 
 import functools
 import math
-import re
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, weights
 from sitrain.runtime import batches, checkpoint, optimizer, stopping, written
+from sitrain.runtime.fields import check_word
 from sitrain.runtime.host import HostOnly, check_host, on_host
 from sitrain.runtime.options import (
   ConfigError,
@@ -38,8 +38,8 @@ from sitrain.runtime.start import (
   new_state,
   order_key,
 )
-from sitrain.runtime.task import check_context, task_from
-from sitrain.types import Episodes, Stage, Task
+from sitrain.runtime.task import check_context, task_from, task_of_stage
+from sitrain.types import Episodes, Method, Stage, Task
 
 __all__ = ["task_from"]  # one place to ask for the parts of a run
 
@@ -136,9 +136,12 @@ def check_evaluation(config: dict, task: Task) -> None:
         f"config.evaluate.{name} is not an option: {closest(name, known)}"
       )
   try:
-    check_turns(task, options["turns"])
+    check_turns(task, options["turns"], least=2)
   except ValueError as error:
     raise ConfigError(f"config.evaluate: {error}") from error
+  for name, least in (("problems", 1), ("resamples", 2)):
+    if options.get(name, least) < least:
+      raise ConfigError(f"config.evaluate.{name} must be >= {least}")
 
 
 ROLE = {"start": "policy", "head": "", "path": ""}
@@ -152,9 +155,12 @@ def roles_from(config: dict, run: Run, task: Task) -> dict[str, Role]:
     field = f"config.roles.{name}"
     if name in ("policy", "reference"):
       raise ConfigError(f"{field}: that role is always there; leave it out")
+    check_word("config.roles", name)
+    check_type(f"roles.{name}", given, dict)
     for key in given:
       if key not in ROLE:
         raise ConfigError(f"{field}.{key}: {closest(key, ROLE)}")
+      check_type(f"roles.{name}.{key}", given[key], str)
     options = ROLE | given
     if options["head"] not in HEADS:
       raise ConfigError(
@@ -169,7 +175,10 @@ def _role(config, field, options, run, task) -> Role:
   start, path = options["start"], options["path"]
   if path:
     own = config | {"model": config["model"] | {"path": path}}
-    own["model"] = {n: v for n, v in own["model"].items() if n != "lora"}
+    # Its shapes are the checkpoint's own, and no adapters of the policy's.
+    own["model"] = {
+      n: v for n, v in own["model"].items() if n in ("path", *EXECUTION)
+    }
     model = model_from(own, task)
     return Role(model, "init", options["head"], origin_from(own, model))
   if start not in ("policy", "init"):
@@ -204,8 +213,9 @@ def stages_from(
       raise ConfigError(
         f"config.stages names {name!r}: {closest(name, config['stage'])}"
       )
-    if not re.fullmatch(r"\w+", name):
-      raise ConfigError(f"config.stages: {name!r} is not a plain word")
+    check_word("config.stages", name)
+    if name in [stage.name for stage in stages]:
+      raise ConfigError(f"config.stages names {name!r} twice: leave one out")
     stages.append(_stage(config, name, task, run, workdir, stages))
   return stages
 
@@ -225,7 +235,7 @@ def _stage(config, name, task, run, workdir, before) -> Stage:
   _check_sources(field, options, before)
   _check_steps(field, options)
   task, frozen, lazy = _rows_of_stage(
-    config, field, options, task, workdir, before
+    config, field, options, task, run, workdir, before
   )
   updates = options["steps"] * options["minibatches"] * options["epochs"]
   optim = optax.set_to_zero() if options["writes"] else call(
@@ -233,19 +243,26 @@ def _stage(config, name, task, run, workdir, before) -> Stage:
     {"steps": updates} | options["optimizer"],
   )
   method = dict(options["method"])
-  maker = find("methods", method.pop("name", ""), f"{field}.method.name")
+  maker_name = method.pop("name", "")
+  check_type(f"{field}.method.name", maker_name, str)
+  maker = find("methods", maker_name, f"{field}.method.name")
   models = {"policy": run.model} | {n: r.model for n, r in run.roles.items()}
   check_host(field, options)
   until = dict(options["until"])
   span = max(until.get("span", 1), stopping.BEST_SPAN // 2)
   try:
-    stop = stopping.make(until.pop("name"), **until)
+    stop = stopping.make(until.pop("name", ""), **until)
   except (TypeError, ValueError) as error:
     raise ConfigError(f"config.{field}.until: {error}") from error
+  made = call(maker, f"{field}.method", method, models, task, optim)
+  if not isinstance(made, Method):
+    raise ConfigError(
+      f"config.{field}.method.name: {maker.__name__} makes a "
+      f"{type(made).__name__}: return a sitrain.types.Method"
+    )
   stage = Stage(
     name=name,
-    method=call(maker, f"{field}.method", method, models, task, optim),
-    optimizer=optim, steps=options["steps"],
+    method=made, optimizer=optim, steps=options["steps"],
     steps_per_call=options["steps_per_call"],
     parts={part: options[part] for part in PARTS}, fused=options["fused"],
     until=stop, window=2 * span, start=options["start"],
@@ -275,14 +292,18 @@ def _checked(field: str, given: dict) -> dict:
   return given
 
 
-def _rows_of_stage(config, field, options, task, workdir, before):
+def _rows_of_stage(config, field, options, task, run, workdir, before):
   """(task, its table in `frozen`, what reads a written one when it is there).
 
   A stage may have a task of its own, and rows that a stage before it wrote.
   """
   if options["task"]:
-    changed = config | {"task": config["task"] | options["task"]}
-    task = on_host(task_from(changed, workdir))
+    task = on_host(task_of_stage(config, field, options["task"], workdir))
+    if (size := task.tokenizer.size) > run.model.vocabulary:
+      raise ConfigError(
+        f"config.{field}.task has {size} tokens, and the model"
+        f" {run.model.vocabulary}: take a task of the same tokens"
+      )
   order = order_key(config["seed"], len(before))
   if not options["table"]:
     return task, frozen_of(task, order), None
@@ -367,6 +388,8 @@ def _check_steps(field: str, options: dict) -> None:
   steps, per_call = options["steps"], options["steps_per_call"]
   if options["buckets"] < 1:
     raise ConfigError(f"config.{field}.buckets must be >= 1: 1 trims nothing")
+  if options["epochs"] < 1:
+    raise ConfigError(f"config.{field}.epochs must be >= 1: 0 trains nothing")
   if steps < 1 or per_call < 1:
     raise ConfigError(f"config.{field}.steps and steps_per_call must be >= 1")
   if steps % per_call:

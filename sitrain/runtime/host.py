@@ -87,6 +87,11 @@ def check_host(field: str, options: dict) -> None:
     raise ConfigError(
       f"config.{field}.rounds={options['rounds']}: set 1 or more"
     )
+  if options["rounds"] > 1 and options.get("writes"):
+    raise ConfigError(
+      f"config.{field}.rounds={options['rounds']}: a stage that writes keeps"
+      " all its rows: set 1"
+    )
   if options["rounds"] > 1 and options["delay"]:
     raise ConfigError(
       f"config.{field}.rounds={options['rounds']} needs config.{field}.delay=0:"

@@ -68,6 +68,8 @@ def _from_file(name: str, field: str) -> Callable:
     except Exception as error:  # noqa: BLE001 It is the user's code.
       del sys.modules[module_name]
       line = traceback.extract_tb(error.__traceback__)[-1].lineno
+      if isinstance(error, SyntaxError) and error.filename == str(file):
+        line = error.lineno
       raise ConfigError(
         f"config.{field}={name!r}: {file.name}, line {line}, raises "
         f"{type(error).__name__}: {error}"
@@ -151,7 +153,10 @@ def check_type(field: str, value: Any, wanted: Any) -> None:
 
   Also where a number is NaN, which no option can mean.
   """
-  simple = {int: int, float: (int, float), str: str, bool: bool}
+  simple = {
+    int: int, float: (int, float), str: str, bool: bool, dict: dict,
+    tuple: (tuple, list),
+  }
   kinds = simple.get(wanted, ())
   if str(wanted).startswith("tuple["):
     kinds = (tuple, list)
@@ -161,5 +166,8 @@ def check_type(field: str, value: Any, wanted: Any) -> None:
     raise ConfigError(
       f"config.{field}={value!r} is a {type(value).__name__}: give a {name}"
     )
+  if str(wanted) == "tuple[int, ...]":
+    for one in value:
+      check_type(field, one, int)
   if isinstance(value, float) and math.isnan(value):
     raise ConfigError(f"config.{field} is not a number (NaN): give one")

@@ -262,6 +262,7 @@ def best_score(
   """
   if not stage.best:
     return float(step)
+  one_of(f"config.stage.{stage.name}.best", stage.best, window)
   span = min(stopping.BEST_SPAN, stage.steps)
   values = np.array(window[stage.best][-span:])
   known = values[~np.isnan(values)]

@@ -28,6 +28,23 @@ def task_from(config: dict, workdir: str = "", *, part: str = "") -> Task:
   return call(maker, field, options, chat)
 
 
+def task_of_stage(
+  config: dict, field: str, changed: dict, workdir: str
+) -> Task:
+  """The task of config.`field`.task: config.task with other options.
+
+  One of another name takes no options of config.task. Raises ConfigError.
+  """
+  options = config["task"]
+  other = changed.get("name", options["name"]) != options["name"]
+  own = config | {"task": changed if other else options | changed}
+  try:
+    return task_from(own, workdir)
+  except ConfigError as error:
+    line = str(error).replace("config.task", f"config.{field}.task", 1)
+    raise ConfigError(line) from error
+
+
 def options_of(config: dict, part: str = "") -> dict:
   """The options of the task, with what a part of the config changes."""
   changed = config[part].get("task", {}) if part else {}

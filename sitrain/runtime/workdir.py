@@ -77,6 +77,8 @@ def claim(
   path = epath.Path(workdir) / _CONFIG
   if path.exists():
     begun = read_json(path)
+    if not isinstance(begun, dict):
+      raise ValueError(f"{path} is no config of a run: delete it")
     _check_version(workdir, begun)
     field, was, now = first_difference(begun, config, ignore=ignore)
     if field:
@@ -92,8 +94,8 @@ def claim(
 
 def _check_version(workdir: Any, config: Any) -> None:
   """Raises ValueError for a run of a version whose stages had an `anchor`."""
-  stages = config.get("stage", {}) if isinstance(config, dict) else {}
-  if any("anchor" in stage for stage in stages.values()):
+  stages = config.get("stage") or {}
+  if any("anchor" in (stage or ()) for stage in stages.values()):
     raise ValueError(
       f"{workdir} holds a run of an older version of sitrain (its stages have"
       " an anchor, which is held.reference now): go on with that version, or"

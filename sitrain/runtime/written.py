@@ -54,7 +54,11 @@ def table_of(
     kind: of its rows, where the method has more than one.
     least: the smallest known reward of a row's last turn that is kept.
     per_problem: the most rows of a problem, the first ones; 0: all.
+
+  Raises ValueError where that is below 0.
   """
+  if per_problem < 0:
+    raise ValueError(f"per_problem={per_problem}: set 1 or more, or 0 for all")
   return Table(stage, kind, least, per_problem)
 
 
@@ -72,7 +76,9 @@ def write_stage(
   Raises ConfigError where the table is there and another run wrote it.
   """
   path = path_of(run.workdir, stage.name)
-  _check_new(path, run, stage)
+  check_new(run, stage)
+  folder(run, stage.name).mkdir(parents=True, exist_ok=True)
+  parts.begin(path, {"stage": stage.name, "steps": stage.steps})
   rows = parts.read(path)
   # A run may go on with more steps than it was begun with.
   done = 1 + max((row["step"] for row in rows), default=-1)
@@ -201,8 +207,9 @@ def _padded(rows: list[list[int]], *, left: bool) -> np.ndarray:
   return np.asarray(whole, np.int32)
 
 
-def _check_new(path: epath.Path, run: Run, stage: Stage) -> None:
+def check_new(run: Run, stage: Stage) -> None:
   """Raises ConfigError where the table is there and is not this run's."""
+  path = path_of(run.workdir, stage.name)
   header = parts.header_of(path)
   there = path.exists() or parts.folder_of(path).exists()
   if there and not header.exists():
@@ -210,5 +217,3 @@ def _check_new(path: epath.Path, run: Run, stage: Stage) -> None:
       f"config.stage.{stage.name} writes {path}, which exists and which this "
       "run did not write: move it away, or give another --workdir"
     )
-  folder(run, stage.name).mkdir(parents=True, exist_ok=True)
-  parts.begin(path, {"stage": stage.name, "steps": stage.steps})
