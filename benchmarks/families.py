@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from sitrain import main as mains
 from sitrain.configs import common
 from sitrain.runtime.build import plain
 
@@ -118,6 +117,8 @@ def run(name: str, family: Family, seed: int, folder: pathlib.Path) -> dict:
   shared = folder / "bases" / base_of(config)
   take_base(shared, workdir)
   began = time.process_time()
+  from sitrain import main as mains  # Its flags clash with another main's.
+
   summary = mains.train(config, str(workdir))
   processor = time.process_time() - began
   keep_base(workdir, shared)
