@@ -110,7 +110,7 @@ def test_a_model_of_the_hub_keeps_its_form(started, ask, tmp_path):
     "--stage=stage2", module=EXPORT,
   )
   assert done.code == 0, done.err
-  assert "best of stage2 as Gemma3ForCausalLM in bfloat16" in done.out
+  assert "policy of stage2, best, as Gemma3ForCausalLM in bfloat16" in done.out
   was, now = weights.read_config(folder), weights.read_config(out)
   changed = {k for k in was | now if was.get(k) != now.get(k)}
   assert changed == {"dtype", "torch_dtype"}

@@ -112,7 +112,7 @@ def test_a_row_says_what_each_verifier_said(chat, tmp_path):
     prompt_length=60, long_prompts="drop",
   )
   task = tasks["lenient"]
-  said = ["#### 2", "It is 2.", "so #### 4", "#### 3 or 4"]
+  said = ["#### 2", "It is 2.", "so #### 4", "#### 4kg"]
   found = sampling.records(
     tasks, task.table, np.array([0, 1]), played(task, said, cut=[2]),
     samples=2, turns=1,
@@ -130,11 +130,11 @@ def test_a_row_says_what_each_verifier_said(chat, tmp_path):
   }  # fmt: skip
   # Row 1 was dropped, so the second problem is row 2.
   assert two["row"] == 2 and two["problem"] == "2+2?" and two["gold"] == "4"
-  assert two["texts"] == ["so #### 4", "#### 3 or 4"]
+  assert two["texts"] == ["so #### 4", "#### 4kg"]
   assert two["statuses"] == ["cut", "right"] and two["truncated"] == [1, 0]
   assert two["right"] == [0, 1] and two["finals"] == ["", "4"]
   assert two["also"]["strict"]["statuses"] == ["cut", "wrong"]
-  assert two["also"]["strict"]["finals"] == ["", "3"]
+  assert two["also"]["strict"]["finals"] == ["", ""]
 
 
 def test_rows_of_programs_carry_their_numbers(tmp_path, chat):
