@@ -1,7 +1,7 @@
 """One method of every family on a toy task, beside what it must improve on.
 
 python -m benchmarks.families --only=reinforce_pp
-python -m benchmarks.families --only=reinforce_pp,ppo --seed=1
+python -m benchmarks.families --only=reinforce_pp,ppo --run_seed=1
 
 Each runs its config with the main's own loop into FOLDER and compares a number
 of one stage with that of another, its control, in the summary of the run. What
@@ -30,7 +30,7 @@ from sitrain.configs import common
 from sitrain.runtime.build import plain
 
 ONLY = flags.DEFINE_string("only", "", "Names, with commas; all where empty.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the run.")
+SEED = flags.DEFINE_integer("run_seed", 0, "Of the run.")
 FOLDER = flags.DEFINE_string(
   "folder", "/tmp/sitrain_families", "Where the runs are kept."
 )
