@@ -97,7 +97,7 @@ def make(
       estimate=ESTIMATES[estimate], discount=discount, kl=kl,
       kl_weights=kl_weights, reference_logprob=reference,
     )
-    return split_rows(batch, together) if share_prompts else batch, {}
+    return group_rows(batch, together) if share_prompts else batch, {}
 
   return Method(
     pose=verbs.pose_from(task, problems),
@@ -151,6 +151,6 @@ def side_by_side(own: Callable, given: Callable) -> Callable:
   return generate
 
 
-def split_rows(batch, together: int):
+def group_rows(batch, together: int):
   """A batch [P G T] of G rows a problem, which stand one after the other."""
   return jax.tree.map(lambda x: x.reshape(-1, together, *x.shape[1:]), batch)

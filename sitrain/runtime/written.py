@@ -25,6 +25,7 @@ from sitrain.runtime.start import (
   layout,
   start_state,
 )
+from sitrain.tasks.text import padded
 from sitrain.types import (
   GIVEN,
   PAD,
@@ -194,17 +195,10 @@ def read_table(workdir: Any, asked: Table) -> Problems:
     )
   solutions = [sum(row["turns"], []) for row in kept]
   return Problems(
-    prompt=_padded([row["prompt"] for row in kept], left=True),
+    prompt=padded([row["prompt"] for row in kept], left=True, width=1),
     answer=np.asarray([row["answer"] for row in kept], np.int32),
-    solution=_padded(solutions, left=False),
+    solution=padded(solutions, left=False, width=1),
   )
-
-
-def _padded(rows: list[list[int]], *, left: bool) -> np.ndarray:
-  width = max(map(len, rows))
-  fill = lambda row: [PAD] * (width - len(row))
-  whole = [fill(row) + row if left else row + fill(row) for row in rows]
-  return np.asarray(whole, np.int32)
 
 
 def check_new(run: Run, stage: Stage) -> None:
