@@ -82,11 +82,16 @@ def _leave(error: BaseException, asked: bool, code: int) -> None:
   print(f"error: {line}", file=sys.stderr, flush=True)
   note(f"exit code {code}: {line}")
   copy_all()
-  _end(code)
+  _end(code, at_once=isinstance(error, KeyboardInterrupt))
 
 
-def _end(code: int) -> None:
-  if compiling_ahead():
+def _end(code: int, *, at_once: bool = False) -> None:
+  """Ends the process, without waiting for what others do in threads.
+
+  A save that Ctrl-C has cut off would fail while the interpreter shuts down,
+  with a traceback; the next start removes it.
+  """
+  if at_once or compiling_ahead():
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
