@@ -20,7 +20,7 @@ from absl import flags
 from etils import epath
 
 from sitrain.models.huggingface import describe, download, weights
-from sitrain.runtime import build, policy, sharding
+from sitrain.runtime import build, distributed, placing, policy
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
@@ -33,6 +33,7 @@ OUTPUT = flags.DEFINE_string("output", "", "A new folder, also on gs://.")
 DTYPE = flags.DEFINE_enum(
   "dtype", "bfloat16", ["bfloat16", "float16", "float32"], "Of the weights."
 )
+MESH = placing.define()
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
@@ -70,7 +71,7 @@ def export(workdir: epath.Path, output: epath.Path) -> str:
   config = policy.of_role(config, ROLE.value)
   stage = policy.stage_of(config, workdir, STAGE.value)
   model, theirs = described(config, workdir)
-  mesh = sharding.make_mesh(**config["mesh"])
+  mesh = placing.mesh_of(config, MESH.value)
   with jax.set_mesh(mesh):
     params = policy.of_stage(
       config, model, mesh, workdir / stage, WHICH.value, role=ROLE.value
@@ -87,7 +88,8 @@ def export(workdir: epath.Path, output: epath.Path) -> str:
 
 
 def main(argv: list[str]) -> None:
-  """Checks the flags and writes."""
+  """Checks the flags and writes; of several processes all take part."""
+  distributed.start()
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   folder, output = epath.Path(WORKDIR.value), epath.Path(OUTPUT.value)
@@ -102,7 +104,11 @@ def main(argv: list[str]) -> None:
       + ": give a new folder"
     )
   logging.getLogger("absl").setLevel(logging.WARNING)
-  print(export(folder, output))
+  told = flags.FLAGS.flag_values_dict() | {"process": 0}
+  distributed.check_agreement(told)
+  written = export(folder, output)
+  if jax.process_index() == 0:
+    print(written)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,20 @@ def check_groups(state, keys, problems):
     assert len(shard) == PROBLEMS * SAMPLES // sharding.groups(mesh)
 
 
+def check_odd_groups(state, keys, problems):
+  """Problems that do not divide are filled up, and rows are as without."""
+  few = lambda n: (keys[:n], state, jax.tree.map(lambda x: x[:n], problems))
+  for count, sizes in ((13, (2, 2, 2)), (3, (8, 1, 1))):
+    mesh = sharding.make_mesh(*sizes)
+    grouped = jax.jit(sharding.by_group(generate, mesh))
+    got, want = grouped(*few(count)), generate(*few(count))
+    for name in ("problem", "parent", "tokens"):
+      np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+    np.testing.assert_allclose(got.logprob, want.logprob, atol=1e-6)
+    inside, _ = collectives_in_loop(grouped.lower(*few(count)).compile())
+    assert not inside, inside
+
+
 def check_loop_is_local(state, keys, problems):
   mesh = sharding.make_mesh(4, 2, 1)
   placed = jax.device_put(state, sharding.state_shardings(RULES, state, mesh))
@@ -155,6 +169,7 @@ def main(folder):
   problems = Problems(prompt, prompt, prompt)
   check_sizes()
   check_groups(state, keys, problems)
+  check_odd_groups(state, keys, problems)
   check_loop_is_local(state, keys, problems)
   check_restore(state, folder)
 

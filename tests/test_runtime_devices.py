@@ -1,5 +1,6 @@
 """Meshes, rules, optimizers and compilation; 8 fake devices in a process."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,7 +14,14 @@ import pytest
 from eight_devices import RULES, make_state
 from jax.sharding import PartitionSpec
 
-from sitrain.runtime import checkpoint, compile, optimizer, sharding
+from sitrain.runtime import (
+  checkpoint,
+  compile,
+  cores,
+  optimizer,
+  placing,
+  sharding,
+)
 from sitrain.types import Progress, TrainState
 
 PROGRESS = Progress("stage_1", 3, {}, 0.5, 0, False)
@@ -105,6 +113,124 @@ def test_one_device_needs_no_groups():
   )
   assert sharding.by_group(max, mesh) is max
   assert sharding.groups(mesh) == 1
+
+
+@dataclasses.dataclass(frozen=True)  # A mesh takes a tuple for an array.
+class Device:
+  """What stands for a chip of one of several slices."""
+
+  id: int
+  slice_index: int
+  process_index: int = 0
+  device_kind: str = "fake"
+  platform: str = "fake"
+
+
+def slices(*sizes, count=2, each=4):
+  """slice_index of the devices of a mesh over `count` slices."""
+  devices = [Device(i, i % count) for i in range(count * each)]
+  mesh = sharding.make_mesh(*sizes, devices=devices)
+  return np.vectorize(lambda device: device.slice_index)(mesh.devices)
+
+
+def test_the_outer_axis_goes_over_slices():
+  found = slices(2, 2, 2)
+  assert found.shape == (2, 2, 2)
+  assert (found[0] == 0).all() and (found[1] == 1).all()
+  assert {*slices(-1, 2, 1).reshape(4, 2)[:, 0].tolist()} == {0, 1}
+  # Parameters are split over slices only where rows are not.
+  found = slices(1, 4, 2)
+  assert (found[:, :2] == 0).all() and (found[:, 2:] == 1).all()
+  with pytest.raises(ValueError, match=r"2 slices .*set config.mesh.data to a"):
+    slices(1, 1, 8)
+  assert sharding.over_slices(4, 2, 6, 1) == (2, 2, 1)
+
+
+def test_a_mesh_of_another_machine_is_made_to_fit():
+  fit = sharding.sizes_that_fit
+  assert fit(8, 2, 2, 2) == (2, 2, 2)
+  assert fit(2, 1, 8, 1) == (1, 2, 1)
+  assert fit(1, 2, 8, 4) == (1, 1, 1)
+  assert fit(6, 1, 4, 2) == (3, 1, 2)
+  assert fit(8, 2, -1, 1) == (2, 4, 1)
+  assert fit(1, 2, -1, 1) == (1, 1, 1)
+
+
+def test_the_mesh_of_a_run_is_asked_for_or_fits(caplog):
+  config = {"mesh": {"data": 1, "fsdp": 8, "tensor": 1}}
+  assert placing.sizes_of(config, [], 8) == (1, 8, 1)
+  assert caplog.text == ""
+  assert placing.sizes_of(config, [], 2) == (1, 2, 1)
+  assert "--mesh=data=1,fsdp=2,tensor=1 is used" in caplog.text
+  assert placing.sizes_of({"mesh": {"data": -1}}, [], 2) == (2, 1, 1)
+  assert placing.sizes_of(config, ["tensor=2"], 8) == (4, 1, 2)
+  for words, said in (
+    (["model=2"], "--mesh: .*fsdp"), (["data=x"], "give a number"),
+    (["data=3"], "--mesh data=3 .* does not fit the 8 device"),
+  ):
+    with pytest.raises(ValueError, match=said):
+      placing.sizes_of(config, words, 8)
+
+
+UNEVEN = """
+import sys
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from sitrain.runtime import cores, sharding
+for name in cores.PATIENCE if sys.argv[1:] else ():
+  cores.PATIENCE[name] = int(sys.argv[1])
+cores.use_cores()
+mesh = sharding.make_mesh(2)
+
+def play(steps, x):
+  stop = lambda carry: carry[0] < steps[0]
+  step = lambda carry: (carry[0] + 1, jnp.tanh(carry[1] @ carry[1]))
+  return jax.lax.while_loop(stop, step, (0, x))[1]
+
+split = P("data")
+play = jax.shard_map(
+  play, mesh=mesh, in_specs=(split, split), out_specs=split, check_vma=False
+)
+play = jax.jit(play, out_shardings=sharding.replicated(mesh))
+x = jnp.ones((512, 256))
+jax.block_until_ready(play(jnp.array([1, 10_000]), x))
+print("played")
+"""
+
+
+@pytest.mark.parametrize(
+  "limit, flags, played", [("1", "", False), ("", "=600", True)]
+)
+def test_devices_of_a_cpu_wait_for_each_other(limit, flags, played):
+  """That XLA does what it is told shows where it is told to wait a second."""
+  name = "--xla_cpu_collective_call_terminate_timeout_seconds"
+  done = run(
+    ["-c", UNEVEN, *limit.split()], JAX_NUM_CPU_DEVICES="2",
+    XLA_FLAGS=flags and name + flags, JAX_PLATFORMS="cpu",
+  )
+  assert ("played" in done.stdout) == played, done.stderr[-2000:]
+  assert ("Termination timeout" in done.stderr) != played
+
+
+def test_what_a_user_tells_xla_stays(monkeypatch):
+  name = "xla_cpu_collective_call_terminate_timeout_seconds"
+  monkeypatch.setenv("XLA_FLAGS", f"--{name}=7 --xla_cpu_x=1")
+  cores.be_patient()
+  found = os.environ["XLA_FLAGS"].split()
+  assert found[-2:] == [f"--{name}=7", "--xla_cpu_x=1"]
+  assert len(found) == 4 and all("timeout" in word for word in found[:3])
+  assert cores.PATIENCE[name] >= 24 * 3600
+  cores.be_patient()
+  assert os.environ["XLA_FLAGS"].split() == found
+  monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+  monkeypatch.setattr(
+    cores.hardware_utils, "num_available_tpu_chips_and_device_id",
+    lambda: (4, "v5e"),
+  )
+  monkeypatch.delenv("XLA_FLAGS")
+  cores.be_patient()
+  assert "XLA_FLAGS" not in os.environ
 
 
 def rates(**options):

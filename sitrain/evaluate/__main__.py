@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sitrain.evaluate import pictures, player, run, studies, tables
-from sitrain.runtime import build, distributed, policy, sharding
+from sitrain.runtime import build, distributed, placing, policy, sharding
 from sitrain.runtime import compile as compiling
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import run_main
@@ -71,6 +71,7 @@ DRAWS = flags.DEFINE_integer("draws", 1000, "Of the bootstrap.")
 OUTPUT = flags.DEFINE_string(
   "output", "", "JSON file, pictures beside it; default: workdir."
 )
+MESH = placing.define()
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 Study = Callable[..., dict[str, Any]]  # (params, *, key, tell) -> result
@@ -192,7 +193,7 @@ def save_pictures(stages: dict[str, dict[str, Any]], output: epath.Path):
 def evaluate_all(config: dict, folder: epath.Path, output: epath.Path) -> dict:
   """Every study of every stage; the JSON file grows with each stage."""
   plan, names = plan_from(config), stage_names(config, folder)
-  mesh = sharding.make_mesh(**config["mesh"])
+  mesh = placing.mesh_of(config, MESH.value)
   task = build.task_from(config, str(folder), part="evaluate")
   task = on_host(task)
   model = build.model_from(config, task)

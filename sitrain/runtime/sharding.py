@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import mesh_utils
 from jax.sharding import (
   AbstractMesh,
   AxisType,
@@ -25,6 +26,7 @@ from sitrain.types import Episodes, Problems, Rows, TrainState
 
 AXES = ("data", "fsdp", "tensor")
 REST = -1  # the size of an axis that takes the devices that are left
+_AUTO = (AxisType.Auto,) * len(AXES)
 
 Rules = Sequence[tuple[str, PartitionSpec]]
 
@@ -41,24 +43,52 @@ def make_mesh(
   """Devices as a mesh [data, fsdp, tensor]; -1 on one axis: the rest.
 
   `devices` may be of a machine that is not there; none: all of this one.
-  Raises ValueError where the sizes do not give the number of devices.
+  Raises ValueError where the sizes do not give the number of devices, or the
+  slices that these are of.
   """
   devices = list(devices) or jax.devices()
-  return jax.make_mesh(
-    mesh_sizes(len(devices), data, fsdp, tensor), AXES,
-    axis_types=(AxisType.Auto,) * len(AXES), devices=devices,
+  sizes = mesh_sizes(len(devices), data, fsdp, tensor)
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if slices == 1:
+    return jax.make_mesh(sizes, AXES, axis_types=_AUTO, devices=devices)
+  outer = over_slices(slices, *sizes)
+  inner = tuple(size // out for size, out in zip(sizes, outer))
+  placed = mesh_utils.create_hybrid_device_mesh(
+    inner, outer, devices, allow_split_physical_axes=True
   )
+  return Mesh(placed, AXES, axis_types=_AUTO)
+
+
+def over_slices(
+  slices: int, data: int, fsdp: int, tensor: int
+) -> tuple[int, ...]:
+  """How many slices each axis of a mesh goes over: data first, then fsdp.
+
+  The network between slices is slow: `data` crosses it once a step, `fsdp` in
+  every layer; `tensor` may not. Raises ValueError where that does not do.
+  """
+  by_data = math.gcd(slices, data)
+  by_fsdp = slices // by_data
+  if fsdp % by_fsdp:
+    raise ValueError(
+      f"config.mesh.data={data} * config.mesh.fsdp={fsdp} does not divide by"
+      f" the {slices} slices of TPUs or nodes of GPUs: set config.mesh.data to"
+      f" a multiple of {slices}"
+    )
+  return by_data, by_fsdp, 1
 
 
 def mesh_sizes(
-  count: int, data: int = REST, fsdp: int = 1, tensor: int = 1
+  count: int, data: int = REST, fsdp: int = 1, tensor: int = 1, *,
+  field: str = "config.mesh.",
 ) -> tuple[int, ...]:
   """The sizes of the axes of a mesh of `count` devices.
 
-  Raises ValueError where they do not multiply to it.
+  Raises ValueError, which calls an axis `field` and its name, where they do not
+  multiply to it.
   """
   sizes = [data, fsdp, tensor]
-  named = " * ".join(f"config.mesh.{n}={s}" for n, s in zip(AXES, sizes))
+  named = " * ".join(f"{field}{n}={s}" for n, s in zip(AXES, sizes))
   if sizes.count(REST) > 1 or any(s < 1 and s != REST for s in sizes):
     raise ValueError(
       f"{named}: sizes are >= 1, and only one of them may be -1 (the rest)"
@@ -72,10 +102,26 @@ def mesh_sizes(
   if not fits:
     raise ValueError(
       f"{named} does not fit the {count} device(s) found: set sizes that"
-      f" multiply to {count}, or config.mesh.data=-1 and fsdp * tensor to a"
+      f" multiply to {count}, or {field}data=-1 and fsdp * tensor to a"
       f" divisor of {count}"
     )
   return tuple(sizes)
+
+
+def sizes_that_fit(
+  count: int, data: int = REST, fsdp: int = 1, tensor: int = 1
+) -> tuple[int, ...]:
+  """The sizes, or where `count` devices have no place for them others.
+
+  Then tensor and fsdp are divisors of what they were, so that whatever divided
+  by them still does, and data takes the rest.
+  """
+  try:
+    return mesh_sizes(count, data, fsdp, tensor)
+  except ValueError:
+    tensor = math.gcd(count, max(tensor, 1))
+    fsdp = math.gcd(count // tensor, max(fsdp, 1))
+    return mesh_sizes(count, REST, fsdp, tensor)
 
 
 def path_name(path: Any) -> str:
@@ -207,7 +253,9 @@ def by_group(
   decoding loop crosses them, not even the stop flag, and weights are gathered
   once, before it; `tensor` is left to the compiler. A group gets
   `taken(state)`, which makes small what is gathered. `problem` counts the
-  problems, and `parent` the rows, of all groups together. Call it under jit.
+  problems, and `parent` the rows, of all groups together. Problems that do not
+  divide over the groups are filled up with the last one, whose rows are left
+  out of the result. Call it under jit.
   """
   if mesh.size == 1:
     return generate
@@ -231,14 +279,32 @@ def by_group(
   def generate_by_group(
     keys: Array, state: TrainState, problems: Problems
   ) -> Rows:
-    if keys.shape[0] % groups(mesh):  # too few problems to share
-      return generate(keys, state, problems)
+    count, state = keys.shape[0], taken(state)
     # The number of a group arrives as an argument: axis_index cannot be
     # lowered on every backend while another axis is automatic.
     index = jnp.arange(groups(mesh), dtype=jnp.int32)
-    return mapped(index, keys, taken(state), problems)
+    if count % len(index) == 0:
+      return mapped(index, keys, state, problems)
+    total = -(-count // len(index)) * len(index)
+    which = jnp.minimum(jnp.arange(total), count - 1)
+    filled = jax.tree.map(lambda x: x[which], (keys, problems))
+    return _first(mapped(index, filled[0], state, filled[1]), count, total)
 
   return generate_by_group
+
+
+def _first(rows: Any, count: int, total: int) -> Any:
+  """The rows of the first `count` of `total` problems, in their order."""
+
+  def one(kind: Episodes) -> Episodes:
+    # The same number of rows for every problem, wherever they are.
+    order = jnp.argsort(kind.problem >= count, stable=True)
+    kept = order[: kind.problem.shape[0] // total * count]
+    kind, place = jax.tree.map(lambda x: x[kept], kind), jnp.argsort(order)
+    parent = jnp.where(kind.parent >= 0, place[kind.parent], kind.parent)
+    return kind._replace(parent=parent.astype(kind.parent.dtype))
+
+  return jax.tree.map(one, rows, is_leaf=lambda x: isinstance(x, Episodes))
 
 
 def by_group_for_all(

@@ -1,0 +1,72 @@
+"""The flag --mesh of the mains that read what another machine has trained.
+
+  --mesh=data=2,tensor=4
+
+Without it the mesh is that of the config, where it fits the devices that are
+here; else the nearest that does, and a line says which.
+"""
+
+import logging
+from typing import Any
+
+import jax
+from absl import flags
+from jax.sharding import Mesh
+
+from sitrain.runtime import sharding
+from sitrain.runtime.options import ConfigError, closest
+
+_LOG = logging.getLogger("sitrain")
+
+
+def define() -> flags.FlagHolder:
+  """The flag --mesh."""
+  return flags.DEFINE_list(
+    "mesh", [], "Devices, as data=2,fsdp=1,tensor=4; data=-1, which is the"
+    " default, takes the rest. Without the flag: config.mesh, where it fits.",
+  )
+
+
+def mesh_of(config: dict[str, Any], asked: list[str]) -> Mesh:
+  """The mesh that the flag asks for, or that of the config as far as it fits.
+
+  Raises ConfigError for a flag that does not fit the devices.
+  """
+  return sharding.make_mesh(*sizes_of(config, asked, jax.device_count()))
+
+
+def sizes_of(
+  config: dict[str, Any], asked: list[str], count: int
+) -> tuple[int, ...]:
+  """As `mesh_of`, for `count` devices."""
+  if asked:
+    try:
+      return sharding.mesh_sizes(count, **_read(asked), field="--mesh ")
+    except ValueError as error:
+      raise ConfigError(str(error)) from error
+  sizes = sharding.sizes_that_fit(count, **config["mesh"])
+  if _unlike(config["mesh"], sizes) and jax.process_index() == 0:
+    here = ",".join(f"{n}={s}" for n, s in zip(sharding.AXES, sizes))
+    trained = ",".join(f"{n}={s}" for n, s in config["mesh"].items())
+    _LOG.warning(
+      "config.mesh %s does not fit the %d device(s) here: --mesh=%s is used",
+      trained, count, here,
+    )
+  return sizes
+
+
+def _unlike(given: dict[str, int], sizes: tuple[int, ...]) -> bool:
+  known = dict(zip(sharding.AXES, sizes))
+  return any(size not in (sharding.REST, known[n]) for n, size in given.items())
+
+
+def _read(asked: list[str]) -> dict[str, int]:
+  sizes = {}
+  for word in asked:
+    name, _, size = word.partition("=")
+    if name not in sharding.AXES:
+      raise ConfigError(f"--mesh: {closest(name, sharding.AXES)}")
+    if not size.removeprefix("-").isdigit():
+      raise ConfigError(f"--mesh={word}: give a number, as {name}=2")
+    sizes[name] = int(size)
+  return sizes
