@@ -84,7 +84,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("seed", None, "Default: config.evaluate.seed.")
 flags.DEFINE_list("ks", [], "Of pass@k and maj@k; default: 1, 2, 4, ...")
 flags.DEFINE_integer("draws", 1000, "Of the bootstrap.", lower_bound=1)
-MESH = placing.define()
+placing.define()
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
@@ -161,7 +161,7 @@ def sample(config: dict, plan: Plan) -> dict[str, Any]:
   jax.config.update("jax_threefry_partitionable", True)
   if config["run"]["compile_cache"]:
     compiling.use_cache()
-  mesh = placing.mesh_of(config, MESH.value)
+  mesh = placing.mesh_of(config, plan.mesh)
   tasks = tasks_of(config, plan.workdir, verifiers=plan.verifiers)
   build.check_evaluation(config, next(iter(tasks.values())))
   with jax.set_mesh(mesh):

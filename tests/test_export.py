@@ -52,6 +52,8 @@ def scratch(tmp_path_factory):
   """A run of the quickstart: (workdir, model, best and last of stage1)."""
   workdir = tmp_path_factory.mktemp("scratch")
   config = build.plain(quickstart.get_config("quick"))
+  # Of eight devices; who exports has one.
+  config["mesh"] = {"data": 1, "fsdp": 8, "tensor": 1}
   (workdir / "config.json").write_text(json.dumps(config))
   model = build.model_from(config, build.task_from(config))
   params = [random_params(model, seed) for seed in range(3)]
@@ -68,6 +70,7 @@ def test_a_model_from_nothing_is_one_of_transformers(scratch, ask, tmp_path):
   )
   assert done.code == 0, done.err
   assert "policy of stage1, last, as LlamaForCausalLM in float32" in done.out
+  assert "--mesh=data=1,fsdp=1,tensor=1 is used" in done.err
   theirs = load(out, torch.float32)
   tokens = np.arange(24).reshape(2, 12) % model.vocabulary
   with torch.no_grad():
@@ -134,6 +137,8 @@ def test_mistakes_are_named_in_one_line(scratch, ask, tmp_path):
   asked = {
     f"--workdir={tmp_path}": "holds no config.json: give that of a run",
     f"--workdir={workdir}": "--output= is missing: give a new folder",
+    f"--workdir={workdir} --output={tmp_path}/out --mesh=fsdp=3":
+      "--mesh fsdp=3",
     f"--workdir={workdir} --output={tmp_path}/taken": "taken is taken: give a",
     f"--workdir={workdir} --output={tmp_path}/out --stage=stage9":
       "--stage=stage9 is not in the run: did you mean",

@@ -30,6 +30,7 @@ GIVEN_FLAGS = dict(
   config=None, workdir="", stage="", which="last", output="", task="",
   source="", split=None, verifiers=[], samples=2, temperature=1.0, top_k=0,
   top_p=1.0, turns=1, problems=12, batch=12, slots=0, seed=3, ks=[], draws=50,
+  mesh=[],
 )
 
 
@@ -73,6 +74,8 @@ def config_of(folder):
   config["task"]["count"] = 24
   config["evaluate"]["turns"] = (36, 36)
   config["run"]["compile_cache"] = False
+  # Of another machine: here there may be one device.
+  config["mesh"] = {"data": 1, "fsdp": 8, "tensor": 1}
   return config
 
 

@@ -31,10 +31,11 @@ class Plan(NamedTuple):
   ks: tuple[int, ...]
   verifiers: tuple[str, ...]
   draws: int
+  mesh: tuple[str, ...]  # as --mesh has it; (): the config's, where it fits
 
 
 # They change no sample.
-FREE = ("output", "workdir", "batch", "slots", "ks", "draws")
+FREE = ("output", "workdir", "batch", "slots", "ks", "draws", "mesh")
 
 
 def plan_from(config: dict, given: Any) -> Plan:
@@ -71,6 +72,7 @@ def plan_from(config: dict, given: Any) -> Plan:
     turns=limits[: given.turns], problems=given.problems, batch=batch,
     slots=given.slots, seed=seed, ks=tuple(sorted({int(k) for k in words})),
     verifiers=tuple(given.verifiers), draws=given.draws,
+    mesh=tuple(given.mesh),
   )  # fmt: skip
 
 

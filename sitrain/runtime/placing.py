@@ -7,6 +7,7 @@ here; else the nearest that does, and a line says which.
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ def define() -> flags.FlagHolder:
   )
 
 
-def mesh_of(config: dict[str, Any], asked: list[str]) -> Mesh:
+def mesh_of(config: dict[str, Any], asked: Sequence[str]) -> Mesh:
   """The mesh that the flag asks for, or that of the config as far as it fits.
 
   Raises ConfigError for a flag that does not fit the devices.
@@ -36,7 +37,7 @@ def mesh_of(config: dict[str, Any], asked: list[str]) -> Mesh:
 
 
 def sizes_of(
-  config: dict[str, Any], asked: list[str], count: int
+  config: dict[str, Any], asked: Sequence[str], count: int
 ) -> tuple[int, ...]:
   """As `mesh_of`, for `count` devices."""
   if asked:
@@ -60,7 +61,7 @@ def _unlike(given: dict[str, int], sizes: tuple[int, ...]) -> bool:
   return any(size not in (sharding.REST, known[n]) for n, size in given.items())
 
 
-def _read(asked: list[str]) -> dict[str, int]:
+def _read(asked: Sequence[str]) -> dict[str, int]:
   sizes = {}
   for word in asked:
     name, _, size = word.partition("=")
