@@ -3,10 +3,12 @@
 test_survival.py runs real ones, and ends them.
 """
 
+import contextlib
 import json
 import threading
 import time
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -48,7 +50,8 @@ class Store:
     return self.known[key]
 
   def says(self, index, word):
-    self.known[f"{peers._KEY}{index}"] = json.dumps(word)
+    folder = peers._KEY if index else peers._FIRST
+    self.known[f"{folder}{index}"] = json.dumps(word)
 
 
 @pytest.fixture
@@ -66,10 +69,7 @@ def store(monkeypatch):
 
 
 def watch_of(lost=LOST, period=0.01):
-  now = time.monotonic()
-  return peers._Watch(
-    lost, period, [ALONE], {0: (ALONE, now)}, [0], threading.Event()
-  )
+  return peers._new(lost, 2)._replace(period=period)
 
 
 GONE = (signals.RESTART, "process 0 is gone")
@@ -171,20 +171,99 @@ def test_a_process_that_stops_is_missed(how, store, monkeypatch):
 
 def test_a_failure_of_ones_own_waits_for_the_others_words(store, monkeypatch):
   """An error may be what is seen of another's end: that is said, then."""
-  watch = watch_of(lost=0.3)
+  watch = watch_of(lost=60.0)
   monkeypatch.setattr(peers, "_WATCH", [watch])
-  # Who is heard of after the failure is not gone.
-  heard = threading.Timer(
-    0.1, lambda: watch.heard.update({0: (ALONE, time.monotonic())})
+  # Once the first has heard everybody after the failure, nobody is gone.
+  hear = lambda rounds: watch.heard.update(
+    {0: (ALONE._replace(rounds=rounds), time.monotonic())}
   )
-  heard.start()
+  hear(5)
+  later = [threading.Timer(0.1 * i, hear, [5 + i]) for i in (1, 2)]
+  for timer in later:
+    timer.start()
   began = time.monotonic()
   peers.failed()
-  assert time.monotonic() - began >= 0.1
+  assert 0.2 <= time.monotonic() - began < 30
   said = peers._Word(*json.loads(store.known[f"{peers._KEY}1"]))
   assert said.state == peers.FAILED
   peers.done()
   assert watch.over.is_set()
+
+
+def test_a_pause_between_words_is_never_a_loss():
+  for count in (2, 320, 640, 10_000):
+    assert peers._period(40.0, count) <= 40.0 / 8
+    assert peers._period(40.0, count) * peers._BUSY >= count or count > 2500
+  assert peers._period(2.0, 2) == 0.25
+
+
+class Many(NamedTuple):
+  """Processes that share a store and a clock, one after the other."""
+
+  watches: list
+  now: list  # of all
+  me: list
+  left: dict  # index -> (code, why)
+
+
+def many(monkeypatch, store, count, lost):
+  found = Many([], [0.0], [0], {})
+
+  def leave(code, why):
+    found.left[found.me[0]] = code, why
+    peers._say(found.watches[found.me[0]], peers.LEFT, code, why)
+    raise Left(code, why)
+
+  monkeypatch.setattr(peers, "_me", lambda: found.me[0])
+  monkeypatch.setattr(peers, "leave", leave)
+  monkeypatch.setattr(
+    peers, "time", SimpleNamespace(monotonic=lambda: found.now[0])
+  )
+  for found.me[0] in range(count):
+    found.watches.append(peers._new(lost, count))
+  return found
+
+
+def lives(found, seconds, but=()):
+  """All go on for so long as their threads would, but for those named."""
+  until = found.now[0] + seconds
+  while found.now[0] < until:
+    found.now[0] += found.watches[0].period
+    for index, watch in enumerate(found.watches):
+      if index in but or index in found.left:
+        continue
+      found.me[0] = index
+      with contextlib.suppress(Left):
+        peers._say(watch)
+        peers._listen(watch)
+        for other, (word, since) in watch.heard.items():
+          peers._judge(watch, other, word, found.now[0] - since)
+
+
+def test_seven_hundred_processes_live_and_miss_one(store, monkeypatch):
+  """None of a healthy job is taken for dead; of a lost one all hear."""
+  found = many(monkeypatch, store, 700, lost=40.0)
+  lives(found, 100.0)
+  assert found.left == {}
+  assert found.watches[0].said[0].rounds >= 10
+  lives(found, 60.0, but=[650])
+  assert len(found.left) == 699
+  assert {code for code, _ in found.left.values()} == {signals.RESTART}
+  assert {why[:19] for _, why in found.left.values()} == {"process 650 is gone"}
+
+
+def test_what_one_says_at_its_end_reaches_all(store, monkeypatch):
+  found = many(monkeypatch, store, 5, lost=40.0)
+  lives(found, 5.0)
+  found.me[0] = 3
+  with contextlib.suppress(Left):
+    peers.leave(1, "no disk")
+  rounds = found.watches[0].said[0].rounds
+  lives(found, 20.0)
+  assert found.watches[0].said[0].rounds == rounds
+  assert found.left.pop(3) == (1, "no disk")
+  assert set(found.left.values()) == {(1, "process 3 has left: no disk")}
+  assert len(found.left) == 4
 
 
 def process(monkeypatch, store, index):

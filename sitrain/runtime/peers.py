@@ -1,8 +1,10 @@
 """What processes tell each other outside of their programs, and who is gone.
 
-Each says every second or so that it is alive, through the store of the process
-that coordinates them. Where one is gone the others would wait in a collective
-for ever: they end instead, and say which it was.
+Each says every second or so that it is alive, through the store of the first
+process. The first hears all of them and the others hear the first alone, so
+that what the store has to do grows with their number and not with its square.
+Where one is gone the others would wait in a collective for ever: they end
+instead, and say which it was.
 """
 
 import contextlib
@@ -22,7 +24,9 @@ from sitrain.runtime import signals
 from sitrain.runtime.logs import copy_all, note
 
 ALIVE, FAILED, LEFT, DONE = "alive", "failed", "left", "done"
-_KEY = "sitrain/peers/"
+_KEY = "sitrain/peers/"  # of the others' words
+_FIRST = "sitrain/first/"  # of the first one's
+_BUSY = 500  # processes from which on each speaks less than once a second
 _TRIES = 3  # failures in a row before the coordinator counts as gone
 _PATIENCE = 2.0  # seconds in which a process may find its own words
 _COPYING = 5.0  # seconds that a log may take to reach its bucket
@@ -35,6 +39,7 @@ class _Word(NamedTuple):
   state: str
   code: int  # of the exit, where it has left
   why: str
+  rounds: int = 0  # how often the first has heard all that are alive
 
 
 class _Watch(NamedTuple):
@@ -46,6 +51,7 @@ class _Watch(NamedTuple):
   heard: dict[int, tuple[_Word, float]]  # and the others, and when it changed
   failures: list[int]  # of the store, in a row
   over: threading.Event
+  awaited: set[int]  # whom the first has not heard in this round
 
 
 _WATCH: list[_Watch] = []  # of this process, once it has joined others
@@ -54,11 +60,7 @@ _LEAVING, _SAYING = threading.Lock(), threading.Lock()
 
 def watch(lost: float) -> None:
   """Begins to tell and to look; a process silent for `lost` seconds is gone."""
-  count, now = distributed.global_state.num_processes, time.monotonic()
-  start = _Word(0, ALIVE, 0, "")
-  heard = {i: (start, now) for i in range(count) if i != _me()}
-  period = max(min(1.0, lost / 8), count / 16)
-  _WATCH.append(_Watch(lost, period, [start], heard, [0], threading.Event()))
+  _WATCH.append(_new(lost, distributed.global_state.num_processes))
   # Python's own handlers run in the main thread, which may never get there.
   libc = ctypes.CDLL(None)
   libc.signal.argtypes = ctypes.c_int, type(_explain_abort)
@@ -66,6 +68,21 @@ def watch(lost: float) -> None:
   # Two, for the store of a dead machine may not even refuse to answer.
   for work in (_talk_on, _look_on):
     threading.Thread(target=work, args=_WATCH, daemon=True).start()
+
+
+def _new(lost: float, count: int) -> _Watch:
+  """What one of `count` processes knows at first."""
+  start, now = _Word(0, ALIVE, 0, ""), time.monotonic()
+  heard = {i: (start, now) for i in (range(1, count) if _me() == 0 else [0])}
+  return _Watch(
+    lost, _period(lost, count), [start], heard, [0], threading.Event(),
+    set(heard),
+  )
+
+
+def _period(lost: float, count: int) -> float:
+  """Seconds between two words: many of them to a limit, whatever the count."""
+  return min(max(1.0, count / _BUSY), lost / 8)
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -95,17 +112,33 @@ def _say(watch: _Watch, state: str = "", code: int = 0, why: str = "") -> None:
   """The next word: as the last one, where there is no new state."""
   with _SAYING:
     last = watch.said[0]
-    now = last if not state else _Word(0, state, code, why)
+    now = last if not state else _Word(0, state, code, why, last.rounds)
     watch.said[0] = now._replace(count=last.count + 1)
-    text = json.dumps(watch.said[0])
-    _store().key_value_set(f"{_KEY}{_me()}", text, allow_overwrite=True)
+    text, folder = json.dumps(watch.said[0]), _KEY if _me() else _FIRST
+    _store().key_value_set(f"{folder}{_me()}", text, allow_overwrite=True)
 
 
 def _listen(watch: _Watch) -> None:
-  for key, text in _store().key_value_dir_get(_KEY):
+  for key, text in _store().key_value_dir_get(_FIRST if _me() else _KEY):
     index, word = int(key.rpartition("/")[2]), _Word(*json.loads(text))
     if index in watch.heard and watch.heard[index][0] != word:
       watch.heard[index] = word, time.monotonic()
+      watch.awaited.discard(index)
+  if _me() == 0:
+    _count_round(watch)
+
+
+def _count_round(watch: _Watch) -> None:
+  """One more round, where all that are alive have spoken since the last one."""
+  states = {index: word.state for index, (word, _) in watch.heard.items()}
+  if LEFT in states.values():
+    return  # This one is about to leave as well.
+  if any(states[index] == ALIVE for index in watch.awaited):
+    return
+  watch.awaited.update(states)
+  with _SAYING:
+    last = watch.said[0]
+    watch.said[0] = last._replace(rounds=last.rounds + 1)
 
 
 def _talk_on(watch: _Watch) -> None:
@@ -128,13 +161,16 @@ def _judge(watch, index, word, seconds) -> None:
   """Ends this process where another one is missing."""
   refused = index == 0 and watch.failures[0] >= _TRIES
   silent = refused or seconds > watch.lost
+  # The first one passes on what it knows of another.
+  passed_on = word.why.startswith("process ")
   # Who left when asked to may have saved, and this one may be about to finish.
   ordered = word.code == signals.RESTART and signals.in_training()
-  patient = seconds < _PATIENCE or ordered
+  patient = seconds < _PATIENCE or (ordered and not passed_on)
   if watch.over.is_set() or word.state == DONE:
     return
   if word.state == LEFT and (silent or not patient):
-    leave(word.code, f"process {index} has left: {word.why}")
+    left = "" if passed_on else f"process {index} has left: "
+    leave(word.code, left + word.why)
   if silent:
     leave(signals.RESTART, _gone(index))
 
@@ -154,14 +190,19 @@ def failed() -> None:
   """
   for watch in _WATCH:
     _quietly(watch, FAILED)
-    began = time.monotonic()
-    spoke = began + 2 * watch.period  # Who is heard after that is not gone.
-    until = began + watch.lost + 4 * watch.period
-    while time.monotonic() < until and any(
-      word.state == LEFT or (word.state == ALIVE and since < spoke)
-      for word, since in watch.heard.values()
-    ):
+    # A round that begins after this one has failed: nobody is gone then.
+    enough = _rounds(watch) + 2
+    wait = watch.lost + 6 * watch.period + 2 * _PATIENCE
+    until = time.monotonic() + wait
+    while time.monotonic() < until and _rounds(watch) < enough:
+      if _me() and watch.heard[0][0].state == DONE:
+        break
       time.sleep(watch.period / 4)
+
+
+def _rounds(watch: _Watch) -> int:
+  """How often the first process has heard all others, as far as is known."""
+  return (watch.heard[0][0] if _me() else watch.said[0]).rounds
 
 
 def done() -> None:
