@@ -12,12 +12,12 @@ import pytest
 
 from sitrain.runtime import notice
 
-AT_LAST = 60.0  # seconds after which a test that waits has failed
+AT_LAST = 20.0  # seconds after which a test that waits has failed
 
 
 @contextlib.contextmanager
-def metadata(values, broken=0):
-  """(its address, the requests so far); the first `broken` get an error.
+def metadata(values, broken=(), etag="e{}"):
+  """(its address, the requests so far); the first ones get `broken` replies.
 
   Replies at once, and not, as the real one, when a value changes.
   """
@@ -27,8 +27,11 @@ def metadata(values, broken=0):
     def do_GET(self):
       asked.append((self.path, self.headers.get("Metadata-Flavor")))
       name = self.path.split("?")[0].rsplit("/", 1)[1]
-      self.send_response(503 if len(asked) <= broken else 200)
-      self.send_header("ETag", f"e{len(asked)}")
+      if len(asked) <= len(broken):
+        self.wfile.write(broken[len(asked) - 1])
+        return
+      self.send_response(200)
+      self.send_header("ETag", etag.format(len(asked)))
       self.end_headers()
       self.wfile.write(values[name].encode())
       time.sleep(0.02)
@@ -53,15 +56,26 @@ def quiet(monkeypatch):
   monkeypatch.setattr(notice, "PAUSE", 0.01)
 
 
+HTTP = b"HTTP/1.0 "
+# An error, no HTTP at all, nothing, less than was promised, and no text.
+BROKEN = (
+  HTTP + b"503 Busy\r\n\r\n", b"banana\r\n\r\n", b"",
+  HTTP + b"200 OK\r\nContent-Length: 99\r\n\r\nFALSE",
+  HTTP + b"200 OK\r\n\r\n\xff\xfe", HTTP + b"200 OK\r\nETag: \xe9\r\n\r\n\x80",
+)
+
+
 @pytest.mark.parametrize("name, end", notice.ENDS.items())
 def test_a_notice_is_acted_on_once(name, end, quiet, monkeypatch):
   values, heard = {"preempted": "FALSE", "maintenance-event": "NONE"}, []
   came = threading.Event()
-  with metadata(values, broken=3) as (host, asked):
+  with metadata(values, broken=BROKEN) as (host, asked):
     monkeypatch.setenv("GCE_METADATA_HOST", host)
     threads = notice.watch(lambda: (heard.append(1), came.set()))
-    while len(asked) < 10:
+    until = time.monotonic() + AT_LAST
+    while len(asked) < len(BROKEN) + 7 and time.monotonic() < until:
       time.sleep(0.01)
+    assert all(thread.is_alive() for thread in threads)
     assert not heard
     values[name] = end
     assert came.wait(AT_LAST)
@@ -74,6 +88,21 @@ def test_a_notice_is_acted_on_once(name, end, quiet, monkeypatch):
   assert set(flavors) == {"Google"}
   start = f"/computeMetadata/v1/instance/{name}?wait_for_change=true"
   assert any(path.startswith(start) and "etag=e" in path for path in paths)
+
+
+def test_who_does_not_wait_is_not_asked_without_end(quiet, monkeypatch):
+  """A proxy may answer at once, again and again."""
+  monkeypatch.setattr(notice, "PAUSE", 0.5)
+  values = {"preempted": "FALSE", "maintenance-event": "NONE"}
+  with metadata(values, etag="same") as (host, asked):
+    monkeypatch.setenv("GCE_METADATA_HOST", host)
+    threads = notice.watch(lambda: None)
+    time.sleep(0.8)
+    assert 4 <= len(asked) <= 6
+    for other in values:
+      values[other] = notice.ENDS[other]
+    for thread in threads:
+      thread.join(AT_LAST)
 
 
 def test_elsewhere_nobody_is_asked(quiet, monkeypatch, tmp_path):

@@ -13,6 +13,8 @@ import time
 import urllib.request
 from collections.abc import Callable
 
+from sitrain.runtime.logs import note
+
 # Values under computeMetadata/v1/instance that mean that it ends.
 ENDS = {
   "preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE",
@@ -61,16 +63,22 @@ def watch(act: Callable[[], None] = end_process) -> list[threading.Thread]:
 
 
 def _follow(name, end, act) -> None:
-  etag = "0"  # The first request is answered at once.
+  etag, said = "0", ""  # The first request is answered at once.
   while True:
+    began, before = time.monotonic(), etag
     try:
       value, etag = _ask(name, etag)
-    except OSError:
+    except Exception as error:  # noqa: BLE001  A watcher may not die of a reply.
+      if said != str(error):  # Not the same line every ten seconds.
+        said = str(error)
+        note(f"no notice of {name}: {type(error).__name__}: {error}")
       time.sleep(PAUSE)
       continue
     if value == end:
       act()
       return
+    if etag == before and time.monotonic() - began < 1.0:
+      time.sleep(min(1.0, PAUSE))  # It was asked to wait, and did not.
 
 
 def _ask(name, etag) -> tuple[str, str]:
