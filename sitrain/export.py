@@ -7,12 +7,11 @@ the hub keeps its architecture; another is written as the architecture of
 transformers that it is.
 """
 
-import os
+import sitrain.runtime.early  # noqa: F401
 
-os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
+# isort: split
 
 import fnmatch
-import logging
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ from absl import flags
 from etils import epath
 
 from sitrain.models.huggingface import describe, download, weights
-from sitrain.runtime import build, distributed, placing, policy
+from sitrain.runtime import build, distributed, logs, placing, policy
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
@@ -103,7 +102,7 @@ def main(argv: list[str]) -> None:
       + ("taken" if OUTPUT.value else "missing")
       + ": give a new folder"
     )
-  logging.getLogger("absl").setLevel(logging.WARNING)
+  logs.quiet_libraries()
   told = flags.FLAGS.flag_values_dict() | {"process": 0}
   distributed.check_agreement(told)
   written = export(folder, output)

@@ -8,12 +8,11 @@ resumes; when all stages are done it shows their table. The workdir may be on
 gs://.
 """
 
-import os
+import sitrain.runtime.early  # noqa: F401
 
-os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
+# isort: split
 
 import functools
-import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -26,6 +25,7 @@ from etils import epath
 from sitrain.evaluate import run as evaluation
 from sitrain.rollout.play import columns_of
 from sitrain.runtime import (
+  activity,
   build,
   distributed,
   logs,
@@ -77,10 +77,11 @@ def open_sink(config: dict, workdir: str) -> metrics.Sink:
   return metrics.join(sinks)
 
 
-def evaluator(run: Run, task: Any, config: dict) -> Callable[[Any], dict]:
-  """params -> the row of a stage: accuracies, controls, intervals, dialogues.
+def evaluator(run: Run, task: Any, config: dict) -> Callable[..., dict]:
+  """(params, tell) -> the row of a stage: accuracies, controls, dialogues.
 
   Every stage is asked the same problems; the programs are compiled once.
+  `tell` gets a text, how far it is.
   """
   options = dict(config["evaluate"])
   options.pop("task", ())  # It has gone into `task`.
@@ -90,8 +91,9 @@ def evaluator(run: Run, task: Any, config: dict) -> Callable[[Any], dict]:
     spread=functools.partial(sharding.by_group_for_all, mesh=run.mesh),
   )
   key = jax.random.key(options.pop("seed"), impl="threefry2x32")
-  return lambda params: evaluation.evaluate(
-    players, params, task, key, **options
+  of = lambda tell: lambda done, total: tell(f"{done} of {total} problems")
+  return lambda params, tell: evaluation.evaluate(
+    players, params, task, key, tell=of(tell), **options
   )
 
 
@@ -105,7 +107,7 @@ class Start(NamedTuple):
 
 
 def summarize(
-  run: Run, stages: list, judge: Callable[[Any], dict], digest: str,
+  run: Run, stages: list, judge: Callable[..., dict], digest: str,
   start: Start,
 ) -> tuple[dict, bool]:
   """Runs what is left, stage by stage; summary.json grows with each.
@@ -136,7 +138,8 @@ def summarize(
     params, progress = run_one(run, stage, compiled, first)
     first = progress.first + progress.step
     summary["start"] = start.took
-    row = judge(params) if params != () else {}
+    with activity.during(f"evaluating {stage.name}") as tell:
+      row = judge(params, tell) if params != () else {}
     summary["dialogues"] = row.pop("dialogues", summary["dialogues"])
     seconds = time.monotonic() - began
     row = {"name": stage.name, "seconds": seconds, "end": first} | row
@@ -194,16 +197,29 @@ def claim(workdir: str, config: dict) -> str:
 
 def train(config: dict, workdir: str) -> dict:
   """Runs a config in a workdir; returns the summary."""
-  start = Start(time.monotonic(), [], {}, {})
   check_names(config)
   facts = distributed.check_agreement(config, workdir=workdir)
+  display = progress.display()
+  try:
+    return run_all(config, workdir, facts, display)
+  finally:
+    display.close()
+    activity.leave("heartbeat")
+
+
+def run_all(
+  config: dict, workdir: str, facts: dict, display: progress.Display
+) -> dict:
+  """As `train`, of processes that agree on `facts`."""
+  start = Start(time.monotonic(), [], {}, {})
   check_writable(workdir)
   jax.config.update("jax_threefry_partitionable", True)
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
-  task = on_host(build.task_from(config, workdir))
-  asked = on_host(build.task_from(config, workdir, part="evaluate"))
+  with activity.during("reading problems"):
+    task = on_host(build.task_from(config, workdir))
+    asked = on_host(build.task_from(config, workdir, part="evaluate"))
   model = build.model_from(config, task)
   bare = build.run_from(config, task, model, mesh)
   stages = build.stages_from(config, task, bare, workdir)
@@ -214,7 +230,6 @@ def train(config: dict, workdir: str) -> dict:
   log = logs.open_log(workdir, facts)
   if jax.process_index() == 0 and (said := describe(task)):
     print(said)
-  display = progress.display()
   sink = open_sink(config, workdir)
   run = bare._replace(
     workdir=workdir, sink=sink,
@@ -229,8 +244,8 @@ def train(config: dict, workdir: str) -> dict:
       judge = evaluator(run, asked, config)
       summary, fresh = summarize(run, stages, judge, digest, start)
   finally:
-    display.close()
     sink.close()
+  display.close()
   if jax.process_index() == 0:
     finish(summary, workdir, fresh)
   return summary
@@ -255,7 +270,7 @@ def main(argv: list[str]) -> None:
     raise ConfigError("--config is missing: say which file of configs/")
   if not WORKDIR.value:
     raise ConfigError("--workdir is missing: say where results go")
-  logging.getLogger("absl").setLevel(logging.WARNING)
+  logs.quiet_libraries()
   train(build.plain(CONFIG.value), WORKDIR.value)
 
 

@@ -12,12 +12,11 @@ config.json, or the name in config.model.path. Exit code 1 where something does
 not fit.
 """
 
-import os
+import sitrain.runtime.early  # noqa: F401
 
-os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
+# isort: split
 
 import json
-import logging
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from absl import flags
 from etils import epath
 from rich.console import Console
 
-from sitrain.runtime import build, overrides
+from sitrain.runtime import build, logs, overrides
 from sitrain.runtime.cores import use_cores
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.metrics import finite
@@ -109,7 +108,7 @@ def main(argv: list[str]) -> None:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   if CONFIG.value is None:
     raise ConfigError("--config is missing: say which file of configs/")
-  logging.getLogger("absl").setLevel(logging.WARNING)
+  logs.quiet_libraries()
   chips.check_topology(TOPOLOGY.value)
   if TOPOLOGY.value == chips.LOCAL:
     use_cores()

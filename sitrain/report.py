@@ -3,9 +3,9 @@
 python -m sitrain.report --workdir=/tmp/sitrain
 """
 
-import os
+import sitrain.runtime.early  # noqa: F401
 
-os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
+# isort: split
 
 from absl import flags
 from etils import epath

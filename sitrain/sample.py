@@ -9,12 +9,13 @@ numbers beside it as gsm8k.jsonl.json. Started again, the same command goes on
 where it stopped. The problems are those of config.evaluate.task.
 """
 
-import os
+import sitrain.runtime.early  # noqa: F401
 
-os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
+# isort: split
 
-import logging
 import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,18 +25,20 @@ from absl import flags
 from etils import epath
 from jax.experimental import multihost_utils
 from rich.console import Console
-from rich.progress import Progress
 
 from sitrain.evaluate import player as playing
 from sitrain.evaluate import samples as sampling
 from sitrain.evaluate import tables
 from sitrain.runtime import (
+  activity,
   build,
   distributed,
+  logs,
   overrides,
   parts,
   placing,
   policy,
+  progress,
   sharding,
 )
 from sitrain.runtime import compile as compiling
@@ -120,8 +123,13 @@ def missing_of(task: Any, plan: Plan, problems: int) -> np.ndarray:
   return np.asarray(missing, bool)
 
 
-def write_missing(config: dict, plan: Plan, tasks: dict, mesh: Any) -> int:
-  """Samples the problems that the output lacks; returns how many."""
+def write_missing(
+  config: dict, plan: Plan, tasks: dict, mesh: Any, show: Callable[..., None]
+) -> int:
+  """Samples the problems that the output lacks; returns how many.
+
+  `show` is the update of a display.
+  """
   task = next(iter(tasks.values()))
   model = build.model_from(config, task)
   player = make_player(model, task, plan, mesh)
@@ -145,14 +153,21 @@ def write_missing(config: dict, plan: Plan, tasks: dict, mesh: Any) -> int:
     sampling.records, tasks, posed, samples=plan.samples, turns=len(plan.turns)
   )
   first = jax.process_index() == 0
-  with Progress(console=Console(stderr=True), disable=not first) as bar:
-    line = bar.add_task("problems", total=total, completed=(~missing).sum())
-    for rows in playing.parts_of(player, posed, batch=plan.batch):
-      rows = rows[missing[rows]]
-      found = play(rows) if len(rows) else ()
-      if first and len(rows):
+  todo = playing.parts_of(player, posed, batch=plan.batch)
+  todo = [rows[missing[rows]] for rows in todo if missing[rows].any()]
+  done = total - int(missing.sum())
+  for i, rows in enumerate(todo, start=1):
+    how = "compiling, and " * (i == 1)
+    part = f"{how}sampling part {i} of {len(todo)} ({len(rows)} problems)"
+    began = time.monotonic()
+    with activity.during(part, seldom=i > 1):
+      found = play(rows)
+    rate = (found.turn > 0).sum() / (time.monotonic() - began)
+    if first:
+      with activity.during("judging", seldom=True):
         parts.add(plan.output, note(rows, found))
-      bar.advance(line, len(rows))
+    done += len(rows)
+    show("problems", done, total, {}, float(rate))
   return int(missing.sum())
 
 
@@ -162,10 +177,15 @@ def sample(config: dict, plan: Plan) -> dict[str, Any]:
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = placing.mesh_of(config, plan.mesh)
-  tasks = tasks_of(config, plan.workdir, verifiers=plan.verifiers)
-  build.check_evaluation(config, next(iter(tasks.values())))
-  with jax.set_mesh(mesh):
-    new = write_missing(config, plan, tasks, mesh)
+  display = progress.display()
+  try:
+    with activity.during("reading problems"):
+      tasks = tasks_of(config, plan.workdir, verifiers=plan.verifiers)
+    build.check_evaluation(config, next(iter(tasks.values())))
+    with jax.set_mesh(mesh):
+      new = write_missing(config, plan, tasks, mesh, display.update)
+  finally:
+    display.close()
   if jax.process_index() != 0:
     return {}
   found = parts.finish(plan.output)
@@ -212,7 +232,7 @@ def main(argv: list[str]) -> None:
     raise ConfigError(
       f"--output={given.output}: give a file whose name ends in .jsonl"
     )
-  logging.getLogger("absl").setLevel(logging.WARNING)
+  logs.quiet_libraries()
   plan = plan_from(config, given)
   distributed.check_agreement([config, *plan])
   summary = sample(config, plan)

@@ -318,43 +318,6 @@ def test_sigterm_ends_at_once_what_is_not_training(tmp_path):
   assert "exit code 75: stopped by SIGTERM" in log
 
 
-WAITING = """
-import os, signal, sys, time
-from sitrain.runtime import signals
-signals.listen(lambda code, why: os._exit(code))
-signal.signal(signal.SIGINT, lambda *_: None)  # As if it were in a compiler.
-with signals.training(lambda code, why: os._exit(3)):
-  print("training", flush=True)
-  while not signals.asked():
-    time.sleep(0.01)
-  print("asked", flush=True)
-  time.sleep(float(sys.argv[1]))
-"""
-
-
-@pytest.mark.parametrize(
-  "seconds, number, code",
-  [("0", 0, 3), ("60", signal.SIGTERM, RESTART), ("60", signal.SIGINT, 130)],
-)
-def test_a_second_signal_ends_training_too(seconds, number, code):
-  process = subprocess.Popen(
-    [sys.executable, "-c", WAITING, seconds], cwd=mains.ROOT, text=True,
-    stdout=subprocess.PIPE,
-  )
-  try:
-    assert process.stdout.readline() == "training\n"
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGTERM)  # As launchers do: it is the same one.
-    assert process.stdout.readline() == "asked\n"
-    if number:
-      time.sleep(1.2)
-      process.send_signal(number)
-    assert process.wait(50) == code
-  finally:
-    process.kill()
-    process.communicate()
-
-
 def test_a_call_that_hangs_shows_its_stacks(tmp_path):
   with open(tmp_path / "log", "a") as file:
     dog = logs.watchdog(file, factor=10.0, floor=0.05)

@@ -5,12 +5,12 @@
 Writes evaluation.json and pictures into the workdir, and shows tables.
 """
 
-import os
+import sitrain.runtime.early  # noqa: F401
 
-os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
+# isort: split
 
 import io
-import logging
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -20,10 +20,18 @@ import jax
 from absl import flags
 from etils import epath
 from rich.console import Console
-from rich.progress import Progress
 
 from sitrain.evaluate import pictures, player, run, studies, tables
-from sitrain.runtime import build, distributed, placing, policy, sharding
+from sitrain.runtime import (
+  activity,
+  build,
+  distributed,
+  logs,
+  placing,
+  policy,
+  progress,
+  sharding,
+)
 from sitrain.runtime import compile as compiling
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import run_main
@@ -190,8 +198,14 @@ def save_pictures(stages: dict[str, dict[str, Any]], output: epath.Path):
     path.write_bytes(file.getvalue())
 
 
-def evaluate_all(config: dict, folder: epath.Path, output: epath.Path) -> dict:
-  """Every study of every stage; the JSON file grows with each stage."""
+def evaluate_all(
+  config: dict, folder: epath.Path, output: epath.Path,
+  show: Callable[..., None],
+) -> dict:
+  """Every study of every stage; the JSON file grows with each stage.
+
+  `show` is the update of a display.
+  """
   plan, names = plan_from(config), stage_names(config, folder)
   mesh = placing.mesh_of(config, MESH.value)
   task = build.task_from(config, str(folder), part="evaluate")
@@ -203,24 +217,25 @@ def evaluate_all(config: dict, folder: epath.Path, output: epath.Path) -> dict:
   }
   wanted = make_studies(model, task, plan, spread)
   key = jax.random.key(plan.seed, impl="threefry2x32")
-  with jax.set_mesh(mesh), Progress(console=Console(stderr=True)) as bar:
+  with jax.set_mesh(mesh):
     for name in names:
       params = policy.of_stage(
         config, model, mesh, folder / name, WHICH.value, role=ROLE.value
       )
       results = {}
       for title, study in wanted.items():
-        line = bar.add_task(f"{name}: {title.replace('_', ' ')}")
-        tell = partial(_tell, bar, line)
-        results[title] = study(params, key=key, tell=tell)
+        what = f"{name}: {title.replace('_', ' ')}"
+        tell = partial(_tell, show, what)
+        with activity.during(what, seldom=True):
+          results[title] = study(params, key=key, tell=tell)
       found["stages"][name] = results
       if jax.process_index() == 0:
         workdirs.write_json(output, found)
   return found
 
 
-def _tell(bar, line, done, total):
-  bar.update(line, completed=done, total=total)
+def _tell(show, what, done, total):
+  show(what, done, total, {}, math.nan)
 
 
 def main(argv: list[str]) -> None:
@@ -233,7 +248,7 @@ def main(argv: list[str]) -> None:
     raise ConfigError(
       f"--workdir={WORKDIR.value} holds no config.json: give that of a run"
     )
-  logging.getLogger("absl").setLevel(logging.WARNING)
+  logs.quiet_libraries()
   jax.config.update("jax_threefry_partitionable", True)
   config = build.plain(workdirs.read_json(folder / "config.json"))
   config = policy.of_role(config, ROLE.value)
@@ -242,7 +257,11 @@ def main(argv: list[str]) -> None:
   output = epath.Path(OUTPUT.value or folder / "evaluation.json")
   told = flags.FLAGS.flag_values_dict() | {"process": 0}
   distributed.check_agreement([config, told])
-  found = evaluate_all(config, folder, output)
+  display = progress.display()
+  try:
+    found = evaluate_all(config, folder, output, display.update)
+  finally:
+    display.close()
   if jax.process_index() != 0:
     return
   save_pictures(found["stages"], output)

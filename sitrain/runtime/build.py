@@ -29,6 +29,7 @@ from sitrain.runtime.options import (
   closest,
   find,
 )
+from sitrain.runtime.reading import weights_of
 from sitrain.runtime.start import (
   Origin,
   Role,
@@ -102,7 +103,7 @@ def origin_from(config: dict, model: Decoder) -> Origin:
   path = config["model"].get("path", "")
   options = {"rank": 0} | config["model"].get("lora", {})
   init = functools.partial(decoder.init, model)
-  read = lambda abstract: weights.read(weights.locate(path), model, abstract)
+  read = functools.partial(weights_of, path, model)
   if not options["rank"]:
     origin = drawn(init)
     return origin._replace(first=lambda _, a: read(a)) if path else origin

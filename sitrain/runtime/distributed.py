@@ -173,14 +173,15 @@ def code_revision() -> str:
   return f"{found or 'no revision'} ({digest.hexdigest()[:12]})"
 
 
-def stop_agreed() -> bool:
-  """Whether any process was asked to stop: the same answer in all of them.
+def stop_agreed() -> int:
+  """The signal by which any process was asked to stop, or 0, in all of them.
 
   All have to ask at the same place, between two calls of their programs.
   """
+  mine = signals.asked()
   if jax.process_count() == 1:
-    return signals.asked()
-  return bool(np.any(multihost_utils.process_allgather(signals.asked())))
+    return mine
+  return int(np.max(multihost_utils.process_allgather(np.int32(mine))))
 
 
 def meet(name: str) -> None:

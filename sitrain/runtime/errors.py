@@ -69,9 +69,11 @@ def _parsed(arguments: list[str]) -> list[str]:
 
 def _leave(error: BaseException, asked: bool, code: int) -> None:
   line = one_line(error)
-  if signals.asked() or isinstance(error, signals.Stopped):
+  if isinstance(error, signals.Stopped):
+    code = error.code
+  elif signals.asked():
     # Whatever else came of it, the last checkpoint is whole.
-    code = signals.RESTART
+    code = signals.code_of(signals.asked())
   elif asked:
     traceback.print_exception(error)
   if _disk_full(error) or peers.several():

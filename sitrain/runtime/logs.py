@@ -2,9 +2,11 @@
 
 import faulthandler
 import logging
+import math
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
+from sitrain.runtime import activity
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.storage import is_remote
 
@@ -27,7 +30,7 @@ class Log(NamedTuple):
   copy: Callable[[], None]  # to a workdir on gs://
 
 
-_OPEN: list[Log] = []
+_OPEN: list[tuple[Log, logging.Handler]] = []  # One at the most.
 
 
 def note(text: str) -> None:
@@ -40,7 +43,7 @@ def open_log(workdir: Any, facts: dict[str, str]) -> Log:
 
   Objects on gs:// cannot be appended to: there the file lies on the host's own
   disk, and `copy` brings it into the workdir. A crash of the interpreter leaves
-  its stacks in it.
+  its stacks in it. The log of a run before it in the same process is closed.
   """
   target = epath.Path(workdir) / "logs" / f"host_{jax.process_index()}.log"
   path = _local(target)
@@ -57,15 +60,29 @@ def open_log(workdir: Any, facts: dict[str, str]) -> Log:
     if str(path) != str(target):
       target.write_text(epath.Path(path).read_text())
 
+  _close()  # What hears of crashes has a new file now.
   note(f"--- {' '.join(sys.argv)}")
   note(", ".join(f"{name} {value}" for name, value in facts.items()))
-  _OPEN.append(Log(file, copy))
-  return _OPEN[-1]
+  took = lambda one: note(f"{one.what}: {activity.seconds(one):.1f} s")
+  did = lambda one: None if one.seldom else took(one)
+  activity.follow("log", activity.IDLE._replace(did=did, say=note))
+  _OPEN.append((Log(file, copy), handler))
+  return _OPEN[-1][0]
+
+
+def _close() -> None:
+  """Closes the log that is open, if there is one."""
+  for log, handler in _OPEN:
+    quietly(log.copy)
+    for logger in (_HOST, _SAID):
+      logger.removeHandler(handler)
+    log.file.close()
+  _OPEN.clear()
 
 
 def copy_all() -> None:
-  """Brings the logs into their workdirs, where that can be done."""
-  for log in _OPEN:
+  """Brings the log into its workdir, where that can be done."""
+  for log, _ in _OPEN:
     quietly(log.copy)
 
 
@@ -93,10 +110,24 @@ def heartbeat(
   """(stage, step, steps, record, tokens_per_second) -> heartbeat.json.
 
   The first process writes it, as a whole, after each call; on gs:// at most
-  every `every` seconds. All of them note as often where they are.
+  every `every` seconds. All of them note as often where they are. Between the
+  calls it is written as often, with what the process is at and since when.
   """
   path = epath.Path(workdir) / "heartbeat.json"
-  remote, last = is_remote(path), [-every]
+  remote, last = is_remote(path), [-every, time.monotonic()]
+  # A run that goes on is where it was until its first step.
+  known = {"stage": "", "step": -1, "steps": -1, "tokens_per_second": math.nan}
+  if path.exists():
+    quietly(lambda: known.update(workdirs.read_json(path)))
+  writing = threading.Lock()
+
+  def write(now: list[activity.Activity]) -> None:
+    with writing:
+      known.update(time=time.time(), doing="", seconds=0.0)
+      for one in now:
+        known.update(doing=one.what, seconds=activity.seconds(one))
+      last[1] = time.monotonic()
+      quietly(lambda: workdirs.write_json(path, known))
 
   def beat(stage: str, step: int, steps: int, _: Any, rate: float) -> None:
     due = time.monotonic() - last[0] >= every
@@ -105,12 +136,33 @@ def heartbeat(
       note(f"{stage} {step}/{steps} {rate:.0f} tokens/s")
       quietly(log.copy)
     if jax.process_index() == 0 and (due or not remote):
-      quietly(lambda: workdirs.write_json(path, {
-        "stage": stage, "step": step, "steps": steps,
-        "tokens_per_second": rate, "time": time.time(),
-      }))  # fmt: skip
+      known.update(stage=stage, step=step, steps=steps, tokens_per_second=rate)
+      write([])
 
+  def at(now: list[activity.Activity]) -> None:
+    if now and time.monotonic() - last[1] >= every:
+      write(now)
+
+  if jax.process_index() == 0:
+    activity.follow("heartbeat", activity.IDLE._replace(at=at))
   return beat
+
+
+_LIBRARIES = (
+  # Orbax, where a save is due before the last one is written: on quick steps.
+  "Waiting for previous save to complete",
+)
+
+
+def quiet_libraries() -> None:
+  """Leaves out what libraries log that is of no use to a user."""
+  log = logging.getLogger("absl")
+  log.setLevel(logging.WARNING)
+  log.addFilter(_of_use)
+
+
+def _of_use(record: logging.LogRecord) -> bool:
+  return not record.getMessage().startswith(_LIBRARIES)
 
 
 class Watchdog(NamedTuple):

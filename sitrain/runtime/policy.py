@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 
 from sitrain.models import decoder, lora
 from sitrain.models.decoder import Decoder
-from sitrain.models.huggingface import weights
 from sitrain.models.parameters import computed
-from sitrain.runtime import build, checkpoint, sharding
+from sitrain.runtime import activity, build, checkpoint, sharding
 from sitrain.runtime.options import ConfigError, closest
+from sitrain.runtime.reading import weights_of
 from sitrain.runtime.start import only
 from sitrain.types import Params
 
@@ -21,7 +21,7 @@ from sitrain.types import Params
 def of_model(path: str, model: Decoder, mesh: Mesh) -> Params:
   """The parameters of a folder or a name of the hub, over the mesh."""
   wanted = _layout(partial(decoder.init, model), mesh)
-  return weights.read(weights.locate(path), model, wanted)
+  return weights_of(path, model, wanted)
 
 
 def of_role(config: dict, role: str) -> dict:
@@ -65,7 +65,8 @@ def of_stage(
     if role not in checkpoint.roles(folder, which, field):
       raise ConfigError(f"--role={role}: the stage {folder} does not have it")
   wanted = only(**{field: {role: _layout(init, mesh)}})
-  params = getattr(checkpoint.restore(folder, which, wanted)[0], field)[role]
+  with activity.during(f"reading the {which} checkpoint of {folder.name}"):
+    params = getattr(checkpoint.restore(folder, which, wanted)[0], field)[role]
   if origin.base == ():
     return params
   base = origin.read_base(_placed(origin.base, mesh))

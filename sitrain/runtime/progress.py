@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import (
   BarColumn,
   MofNCompleteColumn,
@@ -16,6 +17,9 @@ from rich.progress import (
   TextColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+from sitrain.runtime import activity
 
 _REWARDS = (("reward 1", "judge/reward_1"), ("reward 2", "judge/reward_2"))
 
@@ -61,16 +65,18 @@ def number(value: Any, digits: int = 3) -> str:
 def status(record: dict[str, Any], rate: float, left: float) -> str:
   """Rewards of both turns, tokens per second and time left, in one line."""
   rewards = [f"{t} {number(record[k])}" for t, k in _REWARDS if k in record]
-  speed = f"{rate:,.0f} tokens/s" if math.isfinite(rate) else "- tokens/s"
-  return "  ".join([*rewards, speed, f"{duration(left)} left"])
+  speed = [f"{rate:,.0f} tokens/s"] if math.isfinite(rate) else []
+  return "  ".join([*rewards, *speed, f"{duration(left)} left"])
 
 
 def display(*, every: float = 30.0) -> Display:
   """A live bar on a terminal, else a plain line every `every` seconds.
 
-  Processes but the first stay silent.
+  Both show what the process is at, see activity.py. Processes but the first
+  stay silent.
   """
   if jax.process_index() != 0:
+    activity.follow("screen", activity.IDLE)
     return Display(lambda *args: None, lambda text: None, lambda: None)
   if sys.stderr.isatty():
     return live(Console(stderr=True))
@@ -88,25 +94,49 @@ def _clock() -> Callable[[str, int, int], float]:
   return left
 
 
+SOON = 2.0  # seconds; what takes less is not worth a line
+
+
 def plain(say: Callable[[str], None], every: float) -> Display:
-  """A line at the start and the end of a stage, and between by time."""
-  left, last = _clock(), {"stage": "", "time": -math.inf}
+  """A line at the start and the end of a stage, and between by time.
+
+  So for what goes on: a line once it lasts, one where it lasts long, and one at
+  its end; of what is one of many only the one where it lasts long.
+  """
+  left, last = _clock(), {"stage": "", "time": time.monotonic(), "said": ()}
+
+  def tell(text: str) -> None:
+    last["time"] = time.monotonic()
+    say(text)
 
   def update(
     stage: str, step: int, steps: int, record: dict, rate: float
   ) -> None:
     remaining = left(stage, step, steps)
-    now = time.monotonic()
-    due = now - last["time"] >= every
+    due = time.monotonic() - last["time"] >= every
     if due or stage != last["stage"] or step >= steps:
-      say(f"{stage} {step}/{steps}  {status(record, rate, remaining)}")
-      last.update(stage=stage, time=now)
+      tell(f"{stage} {step}/{steps}  {status(record, rate, remaining)}")
+      last["stage"] = stage
 
-  return Display(update, say, lambda: None)
+  def at(now: list[activity.Activity]) -> None:
+    for one in now:
+      seconds, new = activity.seconds(one), last["said"] != one.began
+      if new and not one.seldom and seconds >= SOON:
+        tell(f"{one.what} ...")
+        last["said"] = one.began
+      elif time.monotonic() - last["time"] >= every:
+        tell(f"{one.what}: {duration(seconds)} so far")
+
+  def did(one: activity.Activity) -> None:
+    if not one.seldom and activity.seconds(one) >= SOON:
+      tell(f"{one.what}: {activity.seconds(one):.1f} s")
+
+  activity.follow("screen", activity.Follower(at, did, tell))
+  return Display(update, tell, functools.partial(activity.leave, "screen"))
 
 
 def live(console: Console) -> Display:
-  """A bar per stage."""
+  """A bar per stage, and below them what goes on."""
   left, bars = _clock(), {}
   bar = Progress(
     TextColumn("[bold]{task.description}"),
@@ -115,7 +145,9 @@ def live(console: Console) -> Display:
     TextColumn("{task.fields[status]}"),
     console=console,
   )
-  bar.start()
+  line = Text("", style="dim")
+  screen = Live(Group(bar, line), console=console, refresh_per_second=4)
+  screen.start()
 
   def update(
     stage: str, step: int, steps: int, record: dict, rate: float
@@ -125,8 +157,24 @@ def live(console: Console) -> Display:
     text = status(record, rate, left(stage, step, steps))
     bar.update(bars[stage], completed=step, total=steps, status=text)
 
-  say = functools.partial(bar.console.print, markup=False, highlight=False)
-  return Display(update, say, bar.stop)
+  def at(now: list[activity.Activity]) -> None:
+    line.plain = "".join(
+      f"{one.what}  {duration(activity.seconds(one))}" for one in now
+    )
+
+  def did(one: activity.Activity) -> None:
+    at(activity.now())
+    if not one.seldom and activity.seconds(one) >= SOON:
+      say(f"{one.what}: {activity.seconds(one):.1f} s")
+
+  def close() -> None:
+    activity.leave("screen")
+    line.plain = ""
+    screen.stop()
+
+  say = functools.partial(console.print, markup=False, highlight=False)
+  activity.follow("screen", activity.Follower(at, did, say))
+  return Display(update, say, close)
 
 
 def cell(row: dict[str, Any], key: str) -> str:

@@ -1,9 +1,12 @@
 """One stage of a run: from its start, or from where it stopped, to its end."""
 
+import contextlib
 import functools
 import math
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -16,8 +19,8 @@ from etils import epath
 from sitrain.curate.select import with_signal
 from sitrain.models.roles import for_sampling, params_of
 from sitrain.runtime import (
+  activity,
   checkpoint,
-  logs,
   metrics,
   peers,
   sharding,
@@ -104,6 +107,13 @@ def lower_stage(
   return {"loop": jitted.lower(abstract, key)}
 
 
+def programs(stage: Stage) -> str:
+  """How many programs `lower_stage` makes."""
+  if stage.fused and not stage.writes:
+    return "1 program"
+  return f"{2 if stage.writes else 4 + 2 * (stage.rounds > 1)} programs"
+
+
 def compile_loop(
   run: Run, stage: Stage, abstract: Any
 ) -> Callable | Sampler:
@@ -159,12 +169,15 @@ def run_stage(
   manager = checkpoint.open_manager(folder(run, stage.name), keep=run.keep)
   try:
     abstract = layout(run, stage)
-    state, progress = begin(run, stage, manager, abstract, first)
+    with activity.during(f"preparing {stage.name}"):
+      state, progress = begin(run, stage, manager, abstract, first)
     if not progress.done:
       path = epath.Path(run.workdir) / "metrics.jsonl"
       metrics.truncate(path, stage.name, progress.step)
-      logs.note(f"{stage.name} goes on after step {progress.step}")
-      loop = compiled.result()
+      if progress.step:
+        activity.say(f"{stage.name} goes on after step {progress.step}")
+      with activity.during(f"compiling {stage.name} ({programs(stage)})"):
+        loop = compiled.result()
       meet(stage.name)
       with signals.training(peers.leave):
         try:
@@ -200,13 +213,14 @@ def _train(run, stage, loop, manager, state, progress):
     epath.Path(run.workdir) / stage.name, *run.profile,
     wait=lambda: jax.block_until_ready(box["state"]),
   )
-  ended, stop = time.monotonic(), False
+  ended, stop, took = time.monotonic(), 0, deque(maxlen=101)
   while not progress.done and not stop:
     profiler.before(progress.step)
     run.watchdog.before()
     began = time.monotonic()
-    between, (state, measured) = began - ended, loop(state, key)
-    measured = jax.device_get(measured)
+    with _call(run, stage, progress, took):
+      between, (state, measured) = began - ended, loop(state, key)
+      measured = jax.device_get(measured)
     ended = time.monotonic()
     run.watchdog.after(ended - began)
     box["state"] = state
@@ -214,13 +228,29 @@ def _train(run, stage, loop, manager, state, progress):
     progress = _after(run, stage, progress, measured, spent)
     profiler.after(progress.step)
     stop = stop_agreed()
-    save(run, stage, manager, state, progress, extra=stop)
+    save(run, stage, manager, state, progress, extra=bool(stop))
   profiler.close()
   if stop:
-    raise signals.Stopped(
-      signals.stopped(f" after step {progress.step} of {stage.name}")
-    )
+    raise signals.Stopped(stop, f" after step {progress.step} of {stage.name}")
   return state, progress
+
+
+@contextlib.contextmanager
+def _call(run, stage, progress, took) -> Iterator[None]:
+  """Around a call: says where training is; `took` are the seconds of others."""
+  step, began = progress.step, time.monotonic()
+  last = min(step + stage.steps_per_call, stage.steps)
+  signals.working(signals.Working(
+    stage.name, step, last, began, statistics.median(took or [math.nan]),
+    saved=lambda: max(checkpoint.steps(folder(run, stage.name)), default=0),
+  ))  # fmt: skip
+  steps = f"step {last}" if last == step + 1 else f"steps {step + 1} to {last}"
+  with activity.during(f"{stage.name} {steps} of {stage.steps}", seldom=True):
+    yield
+  took.append(time.monotonic() - began)
+  # The first call of a process is slower than the others.
+  if len(took) == 2 and took[-1] > signals.NOTICE:
+    activity.say(signals.slow(took[-1]))
 
 
 def _after(run, stage, progress, measured, spent) -> Progress:

@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from sitrain.runtime import activity
 from sitrain.runtime.host import shapes_only
 from sitrain.runtime.own_rows import of_own_rows
 from sitrain.runtime.sharding import replicated, shard_rows
@@ -136,8 +137,13 @@ def make_sampler(stage: Stage, programs: dict, mesh: Mesh) -> Sampler:
   def judge_waves(state, sampling):
     posed, played = sampling
     then = state._replace(step=posed.step)
-    waves = zip(posed.judge_keys, posed.problems, played)
-    judged = [judge(k, then, wave, rows) for k, wave, rows in waves]
+    waves, judged = zip(posed.judge_keys, posed.problems, played), []
+    for i, (k, wave, rows) in enumerate(waves, start=1):
+      of = f"wave {i} of {len(played)}"
+      with activity.during(f"sampling {of}", seldom=True):
+        jax.block_until_ready(rows)
+      with activity.during(f"judging {of}", seldom=True):
+        judged.append(judge(k, then, wave, rows))
     verdicts, told = zip(*judged)
     return list(verdicts), jax.tree.map(lambda *x: sum(x), *told)
 
@@ -168,7 +174,8 @@ def make_staged(stage: Stage, programs: dict, mesh: Mesh) -> Callable:
       sampled, judged, extra = _more_rounds(
         stage, programs, sampler, state, again, sampled, judged
       )
-    state, learned = programs["learn"](state, sampling[0].learn_key, *sampled)
+    with activity.during("updating", seldom=True):
+      state, learned = programs["learn"](state, sampling[0].learn_key, *sampled)
     if stage.rounds > 1:
       learned |= extra
     return state, judged, learned
@@ -181,7 +188,8 @@ def make_staged(stage: Stage, programs: dict, mesh: Mesh) -> Callable:
         count += 1
       state, *told = finish(state, root_key, begun.pop(0))
       rows.append(told)
-    judged, learned = (_stacked(jax.device_get(x)) for x in zip(*rows))
+    with activity.during("updating", seldom=True):
+      judged, learned = (_stacked(jax.device_get(x)) for x in zip(*rows))
     measured = sampler.total(judged) | learned
     return state, _fresh(measured) if delay and GAP in measured else measured
 

@@ -7,6 +7,7 @@ and encoded again, and its text for people.
 
 import math
 import operator
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sitrain.runtime import logs, parts, signals
+from sitrain.runtime import activity, logs, parts, peers, signals
 from sitrain.runtime.distributed import meet, stop_agreed
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.start import (
@@ -90,10 +91,11 @@ def write_stage(
   )
   if finished:
     return (), progress
-  sampler = compiled.result()
+  with activity.during(f"compiling {stage.name}"):
+    sampler = compiled.result()
   state = start_state(run, stage, layout(run, stage), first)
   meet(stage.name)
-  with signals.training(lambda: None):
+  with signals.training(peers.leave):
     progress = _write_rows(run, stage, sampler, state, progress, path)
   if jax.process_index() == 0:
     parts.finish(path)
@@ -104,6 +106,11 @@ def write_stage(
 def _write_rows(run, stage, sampler, state, progress, path) -> Progress:
   key, first = keys_of(run)[1], progress.first
   while progress.step < stage.steps:
+    done = progress.step
+    signals.working(signals.Working(
+      stage.name, done, done + 1, time.monotonic(), math.nan,
+      saved=lambda done=done: done,
+    ))  # fmt: skip
     now = state._replace(step=np.int32(first + progress.step))
     posed, played = sampling = sampler.begin(now, key, 0, 0)
     verdicts, told = sampler.judge(now, sampling)
@@ -117,9 +124,9 @@ def _write_rows(run, stage, sampler, state, progress, path) -> Progress:
     )
     record = {n: float(m.total / m.count) for n, m in told.items() if m.count}
     run.show(stage.name, progress.step, stage.steps, record, float("nan"))
-    if stop_agreed():
+    if stop := stop_agreed():
       raise signals.Stopped(
-        signals.stopped(f" after step {progress.step} of {stage.name}")
+        stop, f" after step {progress.step} of {stage.name}"
       )
   logs.note(f"{stage.name} wrote {progress.rows} rows to {path}")
   return progress
