@@ -3,14 +3,18 @@
 import json
 import logging
 import math
+import pathlib
 import re
 import sys
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sitrain.runtime import (
+  activity,
+  logs,
   metrics,
   progress,
   report,
@@ -273,13 +277,129 @@ def test_progress_says_a_line_at_borders_and_by_time():
   assert progress.duration(math.nan) == "?"
 
 
-def test_progress_lives_on_a_terminal():
+def test_progress_lives_on_a_terminal(clock):
   console = progress.Console(record=True, width=100, force_terminal=True)
   shown = progress.live(console)
+  with activity.during("reading weights"):
+    clock[0] += 65
+    activity._tell("at", activity.now())
   shown.update("stage_1", 2, 4, {"judge/reward_1": 0.5}, 10.0)
   shown.close()
   text = console.export_text()
   assert "stage_1" in text and "2/4" in text and "reward 1 0.500" in text
+  assert "reading weights: 65.0 s" in text
+  assert "screen" not in activity._FOLLOWERS
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """Seconds, of activities and displays; no thread tells of them."""
+  now = [100.0]
+  fake = SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0])
+  for module in (activity, progress, logs):
+    monkeypatch.setattr(module, "time", fake)
+  monkeypatch.setattr(activity, "_TICKING", [None])
+  monkeypatch.setattr(activity, "_FOLLOWERS", {})
+  return now
+
+
+def ticks(clock, seconds):
+  for _ in range(seconds):
+    clock[0] += 1
+    activity._tell("at", activity.now())
+
+
+def test_what_takes_long_is_said_with_its_seconds(clock):
+  said = []
+  shown = progress.plain(said.append, every=30.0)
+  with activity.during("a moment"):
+    ticks(clock, 1)
+  with activity.during("reading weights"):
+    ticks(clock, 70)
+  with activity.during("compiling one (4 programs)"):
+    with activity.during("a moment"):
+      ticks(clock, 1)
+    ticks(clock, 3)
+  assert said == [
+    "reading weights ...", "reading weights: 0:00:32 so far",
+    "reading weights: 0:01:02 so far", "reading weights: 70.0 s",
+    "compiling one (4 programs) ...", "compiling one (4 programs): 4.0 s",
+  ]
+  # Of many waves only that nothing else was said for long.
+  del said[:]
+  for i in range(1, 5):
+    with activity.during(f"sampling wave {i} of 4", seldom=True):
+      ticks(clock, 10)
+  with activity.during("evaluating one") as tell:
+    ticks(clock, 1)
+    tell("64 of 128")
+    ticks(clock, 1)
+  assert said == [
+    "sampling wave 3 of 4: 0:00:10 so far", "evaluating one: 64 of 128 ...",
+    "evaluating one: 2.0 s",
+  ]
+  # An error is no end of what it cut off.
+  with pytest.raises(OSError), activity.during("reading"):
+    ticks(clock, 5)
+    raise OSError
+  assert said[-1] == "reading ..." and activity.now() == []
+  shown.close()
+  with activity.during("reading"):
+    ticks(clock, 5)
+  assert len(said) == 4
+
+
+def test_a_line_without_a_screen_is_said_anyhow(clock, capsys):
+  activity.say("a line")
+  assert capsys.readouterr().err == "a line\n"
+
+
+def test_the_heart_beats_before_the_first_step(clock, tmp_path):
+  path = tmp_path / "heartbeat.json"
+  log = logs.Log(None, lambda: None)
+  beat = logs.heartbeat(tmp_path, log)
+  assert not path.exists()  # A run that is done leaves it as it is.
+  with activity.during("compiling one"):
+    ticks(clock, 31)
+  found = workdir.read_json(path)
+  assert (found["stage"], found["step"], found["doing"], found["seconds"]) == (
+    "", -1, "compiling one", 30.0
+  )
+  beat("one", 7, 9, {}, 5.0)
+  assert workdir.read_json(path)["step"] == 7
+  assert workdir.read_json(path)["doing"] == ""
+  # A run that goes on is where it was.
+  logs.heartbeat(tmp_path, log)
+  with activity.during("reading"):
+    ticks(clock, 31)
+  found = workdir.read_json(path)
+  assert (found["stage"], found["step"]) == ("one", 7)
+  assert found["doing"] == "reading"
+
+
+def test_a_second_run_in_a_process_has_a_log_of_its_own(tmp_path, monkeypatch):
+  for name in ("a", "b", "c"):
+    logs.open_log(tmp_path / name, {"run": name})
+  try:
+    logs.note("only the last")
+    handlers = logging.getLogger("sitrain.host").handlers
+    assert len([h for h in handlers if h.formatter]) == 1 == len(logs._OPEN)
+    log = pathlib.Path("logs", "host_0.log")
+    texts = [(tmp_path / name / log).read_text() for name in ("a", "b", "c")]
+    assert ["only the last" in text for text in texts] == [False, False, True]
+    assert "run a" in texts[0] and "run c" not in texts[0]
+  finally:
+    logs._close()
+    activity.leave("log")
+
+
+def test_noise_of_libraries_is_left_out(caplog):
+  logs.quiet_libraries()
+  log = logging.getLogger("absl")
+  log.warning("Waiting for previous save to complete took 1.2 seconds.")
+  log.warning("what a user should know")
+  log.info("a detail")
+  assert caplog.messages == ["what a user should know"]
 
 
 def test_the_summary_shows_intervals():
