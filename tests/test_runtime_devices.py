@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -203,12 +204,16 @@ print("played")
   "limit, flags, played", [("1", "", False), ("", "=600", True)]
 )
 def test_devices_of_a_cpu_wait_for_each_other(limit, flags, played):
-  """That XLA does what it is told shows where it is told to wait a second."""
+  """That XLA does what it is told shows where it is told to wait a second.
+
+  Nor is there noise of a libtpu that finds no TPU.
+  """
   name = "--xla_cpu_collective_call_terminate_timeout_seconds"
   done = run(
     ["-c", UNEVEN, *limit.split()], JAX_NUM_CPU_DEVICES="2",
-    XLA_FLAGS=flags and name + flags, JAX_PLATFORMS="cpu",
+    XLA_FLAGS=flags and name + flags, JAX_PLATFORMS="",
   )
+  assert not played or done.stderr == ""
   assert ("played" in done.stdout) == played, done.stderr[-2000:]
   assert ("Termination timeout" in done.stderr) != played
 
@@ -231,6 +236,37 @@ def test_what_a_user_tells_xla_stays(monkeypatch):
   monkeypatch.delenv("XLA_FLAGS")
   cores.be_patient()
   assert "XLA_FLAGS" not in os.environ
+
+
+def test_a_tpu_is_looked_for_where_something_speaks_of_one(monkeypatch):
+  for name in ("JAX_FORCE_TPU_INIT", "TPU_WORKER_HOSTNAMES", "COLAB_TPU_ADDR"):
+    monkeypatch.delenv(name, raising=False)
+  found = []
+  config = SimpleNamespace(
+    jax_platforms="", update=lambda name, value: found.append((name, value))
+  )
+  monkeypatch.setattr(cores, "jax", SimpleNamespace(config=config))
+  there = {"libtpu": True}.get
+  monkeypatch.setattr(cores.importlib.util, "find_spec", there)
+  monkeypatch.setattr(cores.metadata, "entry_points", lambda group: ())
+  devices, chips = [], [0]
+  monkeypatch.setattr(cores.glob, "glob", lambda form: devices)
+  monkeypatch.setattr(
+    cores.hardware_utils, "num_available_tpu_chips_and_device_id",
+    lambda: (chips[0], ""),
+  )
+  cores.leave_out_tpu()
+  assert found.pop() == ("jax_platforms", "cpu")
+  config.jax_platforms = "tpu"
+  cores.leave_out_tpu()
+  config.jax_platforms, devices[:] = "", ["/dev/vfio/0"]
+  cores.leave_out_tpu()
+  devices[:], chips[0] = [], 4
+  cores.leave_out_tpu()
+  chips[0] = 0
+  monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "host")
+  cores.leave_out_tpu()
+  assert found == []
 
 
 def rates(**options):

@@ -1,6 +1,9 @@
 """A CPU as a mesh of its cores."""
 
+import glob
+import importlib.util
 import os
+from importlib import metadata
 
 import jax
 from jax._src import hardware_utils
@@ -27,6 +30,7 @@ def use_cores(*, share: int = 1) -> None:
   devices.
   """
   be_patient()
+  leave_out_tpu()
   given = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
   if not given and jax.config.jax_num_cpu_devices < 0:
     mine = max(1, cores() // share)
@@ -46,6 +50,23 @@ def be_patient() -> None:
   given = os.environ.get("XLA_FLAGS", "")
   ours = [f"--{n}={s}" for n, s in PATIENCE.items() if n not in given]
   os.environ["XLA_FLAGS"] = " ".join([*ours, given]).strip()
+
+
+def leave_out_tpu() -> None:
+  """Has jax not look for TPUs where libtpu is installed and none is there.
+
+  It would write pages of errors about hosts, and about the lock of whoever else
+  looks. Only where nothing speaks of another accelerator.
+  """
+  chips, _ = hardware_utils.num_available_tpu_chips_and_device_id()
+  devices = [*glob.glob("/dev/accel*"), *glob.glob("/dev/vfio/[0-9]*")]
+  hints = ("JAX_FORCE_TPU_INIT", "TPU_WORKER_HOSTNAMES", "COLAB_TPU_ADDR")
+  there = chips or devices or any(name in os.environ for name in hints)
+  others = metadata.entry_points(group="jax_plugins")
+  others = others or importlib.util.find_spec("jax_plugins")
+  if not (there or others or jax.config.jax_platforms):
+    if importlib.util.find_spec("libtpu"):
+      jax.config.update("jax_platforms", "cpu")
 
 
 def cores() -> int:
