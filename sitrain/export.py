@@ -88,7 +88,7 @@ def export(workdir: epath.Path, output: epath.Path) -> str:
 
 def main(argv: list[str]) -> None:
   """Checks the flags and writes; of several processes all take part."""
-  distributed.start()
+  distributed.start(by_core=False)
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   folder, output = epath.Path(WORKDIR.value), epath.Path(OUTPUT.value)

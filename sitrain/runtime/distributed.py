@@ -26,7 +26,7 @@ from jax._src import hardware_utils
 from jax.experimental import multihost_utils
 
 from sitrain.runtime import peers, signals
-from sitrain.runtime.cores import use_cores
+from sitrain.runtime.cores import leave_out_tpu, use_cores
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.workdir import config_hash
 
@@ -54,17 +54,20 @@ class Place(NamedTuple):
   process: int
 
 
-def start() -> None:
+def start(*, by_core: bool = True) -> None:
   """Joins the other processes, where there are any; a CPU becomes its cores.
 
-  To be called before JAX looks for devices. Raises ConfigError for flags that
-  do not fit together.
+  Not so without `by_core`: each device has a copy of what is not split. To be
+  called before JAX looks for devices. Raises ConfigError for flags that do not
+  fit together.
   """
   given = flags.FLAGS
   place = _told(given)
   alone = not place or place[0].processes == 1
   here = place and place[0].coordinator.rpartition(":")[0] in _LOCAL
-  use_cores(share=1 if alone or not here else place[0].processes)
+  leave_out_tpu()
+  if by_core:
+    use_cores(share=1 if alone or not here else place[0].processes)
   if not alone:
     _join(given, place[0]._asdict())
   elif not place and (_in_slurm() or _on_tpu()):
