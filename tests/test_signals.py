@@ -51,7 +51,7 @@ def test_who_imports_a_main_keeps_its_signals():
 
 def said(number, call, *, saved=8, began=0.0):
   where = signals.Working(
-    "one", 12, 13, time.monotonic() - began, call, lambda: saved
+    "one", 12, 13, time.monotonic() - began, call, lambda: saved + 0
   )
   signals.working(where)
   try:
@@ -70,6 +70,8 @@ def test_what_is_kept_and_when_is_said_at_once():
   line = said(signal.SIGINT, math.nan, saved=0)
   assert line.startswith("Ctrl-C: step 13 of one ends first (the first of this")
   assert line.endswith("loses 12 finished step(s), for none is saved yet")
+  # A bucket that does not answer keeps nobody waiting for the line.
+  assert said(signal.SIGINT, 1.0, saved="?").endswith("the last checkpoint")
   # A call that outlasts the notice of a machine's end, or may do so.
   for call in (600.0, math.nan):
     assert "preempted has 30 s" in said(signal.SIGTERM, call)

@@ -143,7 +143,10 @@ def _when(where: Working) -> str:
 
 def _loss(where: Working) -> str:
   """What is lost where the running call is not waited for."""
-  saved = where.saved()
+  try:
+    saved = where.saved()
+  except Exception:  # noqa: BLE001  Of a bucket, say: this is but a line.
+    return " and goes back to the last checkpoint"
   lost = f"{where.step - saved} finished step(s)"
   if not saved:
     return f" and loses {lost}, for none is saved yet"
