@@ -46,8 +46,8 @@ def hosted(task, seconds: float):
     reward = np.repeat(reward[:, None], turns, axis=1)
     return Verdict(reward, np.ones_like(reward))
 
-  def final(episodes, turn):
-    return episodes.problem + turn
+  def final(episodes, turns):
+    return episodes.problem[:, None] + np.arange(1, turns + 1)
 
   return on_host(task._replace(verify=verify, final=final, on_host=True))
 

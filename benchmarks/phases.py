@@ -72,7 +72,7 @@ def make_task(prompt: int, vocabulary: int) -> Task:
   return Task(
     problems=problems, verify=verify,
     reply=constant_reply([1] * REPLY),
-    final=lambda rows, turn: jnp.zeros(rows.problem.shape, jnp.int32),
+    final=lambda rows, turns: jnp.zeros((*rows.problem.shape, turns), int),
     level=lambda problems: jnp.zeros(len(problems.prompt), jnp.int32),
     levels=("all",), eos=(), turn_length=1, tokenizer=(), table=(),
     on_host=False,

@@ -173,7 +173,8 @@ class Task(NamedTuple):
   problems: Callable[[Key, int], Problems]  # (key, n)
   verify: Callable[..., Verdict]  # (answer [B A], episodes, turns)
   reply: Callable[..., Reply]  # (answer [B A], episodes, turn [B])
-  final: Callable[..., Array]  # (episodes, turn) -> [B] id of the answer, or -1
+  final: Callable[..., Array]  # (episodes, turns) -> [B K] ids of the answers,
+  #                              equal for equal ones, -1 where there is none
   level: Callable[[Problems], Array]  # -> [P] index into `levels`
   levels: tuple[str, ...]  # names of the difficulties
   eos: tuple[int, ...]  # tokens that end a turn

@@ -315,9 +315,25 @@ def test_given_first_attempts_are_in_no_metric_of_the_policy():
   read = lambda name: [float(x) for x in metrics[name]]
   assert read("judge/reward_1") == [2.0, 2.0]
   assert read("judge/reward_2") == [2.0, 3.0]
-  # Named rewards are told each, under the same rows.
+  # Named rewards are reported each, under the same rows.
   assert read("judge/form_1") == [1.0, 2.0]
   assert read("judge/form_2") == [1.0, 3.0]
+
+
+def test_final_answers_are_asked_for_once_and_have_a_place_a_turn():
+  rows, calls = dialogues(), []
+  verdict = Verdict(jnp.ones((3, 2)), jnp.ones((3, 2)))
+  task = fakes.task(None, again=[9], eos=(3,), prompt=[4])
+
+  def final(episodes, turns):
+    calls.append(turns)
+    return task.final(episodes, turns)
+
+  verdict_metrics(task._replace(final=final), rows, verdict)
+  assert calls == [2]
+  of_one_turn = task._replace(final=lambda episodes, turns: episodes.problem)
+  with pytest.raises(ValueError, match=r"task.final.*turns=2.*\(3,\)"):
+    verdict_metrics(of_one_turn, rows, verdict)
 
 
 def test_to_tokens_reads_the_marks():

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sitrain.curate.pairs import best_and_worst, take_rows
 from sitrain.rollout.contexts import Segment, compose
+from sitrain.tasks.rows import problem_shape
 from sitrain.types import PAD, Episodes, Problems, Task, Verdict
 
 NEW, WRONG, RIGHT = 0, 1, 2
@@ -18,11 +19,10 @@ NEW, WRONG, RIGHT = 0, 1, 2
 
 def empty(task: Task, capacity: int, columns: int) -> Problems:
   """No restarts yet: `capacity` rows of NEW, with prompts of `columns`."""
-  draw = lambda: task.problems(jax.random.key(0), 1)
-  one = jax.eval_shape(draw if task.table == () else lambda: task.table)
+  fields = problem_shape(task).answer.shape[1]
   return Problems(
     prompt=jnp.full((capacity, columns), PAD, jnp.int32),
-    answer=jnp.zeros((capacity, one.answer.shape[1]), jnp.int32),
+    answer=jnp.zeros((capacity, fields), jnp.int32),
     solution=jnp.full((capacity, 1), NEW, jnp.int32),
   )
 

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from sitrain.judge.verifier import truncated, verify, written
+from sitrain.judge.verifier import (
+  final_answers,
+  truncated,
+  verify,
+  written,
+)
 from sitrain.models.parameters import computed
 from sitrain.rollout.play import Replier, check_slots, play
 from sitrain.types import (
@@ -128,10 +133,10 @@ def make_judge(
 
   def judge(problems, episodes):
     verdict = verify(task, problems, episodes, turns)
-    final = [task.final(episodes, k + 1) for k in range(turns)]
+    final = jnp.asarray(final_answers(task, episodes, turns))
     cut = truncated(episodes, turns, task.eos)
     right = verdict.reward * verdict.known
-    judged = Judged(right, verdict.known, jnp.stack(final, 1), cut)
+    judged = Judged(right, verdict.known, final, cut)
     return _kept(judged, written(episodes, turns))
 
   return judge

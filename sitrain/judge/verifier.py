@@ -5,7 +5,7 @@ every small operation would wait for the waves that are being sampled.
 """
 
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from sitrain.rollout import contexts
 from sitrain.types import (
@@ -71,6 +71,19 @@ def sampled(
   return written(episodes, turns) & ~other
 
 
+def final_answers(
+  task: Task, episodes: Episodes, turns: int
+) -> Int[Array | np.ndarray, "B K"]:
+  """`task.final` of all turns; ValueError where its shape is another."""
+  final, rows = task.final(episodes, turns), episodes.problem.shape[0]
+  if final.shape != (rows, turns):
+    raise ValueError(
+      f"task.final(episodes, turns={turns}) returned shape {final.shape} for "
+      f"{rows} rows: return one id a turn, [rows, turns]"
+    )
+  return final
+
+
 def verdict_metrics(
   task: Task, episodes: Episodes, verdict: Verdict
 ) -> Metrics:
@@ -81,7 +94,7 @@ def verdict_metrics(
   part of any reward.
   """
   turns = verdict.reward.shape[1]
-  final = [task.final(episodes, k + 1) for k in range(turns)]
+  final = final_answers(task, episodes, turns)
   own = sampled(episodes, turns)
   cut = truncated(episodes, turns, task.eos)
   begun = written(episodes, turns)
@@ -92,13 +105,13 @@ def verdict_metrics(
     for name, part in verdict.parts.items():
       metrics[f"judge/{name}_{k + 1}"] = _mean(part[:, k], known)
     metrics[f"generate/truncated_{k + 1}"] = _mean(cut[:, k], there)
-    metrics[f"judge/malformed_{k + 1}"] = _mean(final[k] < 0, there)
+    metrics[f"judge/malformed_{k + 1}"] = _mean(final[:, k] < 0, there)
     metrics[f"judge/unknown_{k + 1}"] = _mean(1 - verdict.known[:, k], there)
     length = (episodes.turn == k + 1).sum(axis=1)
     metrics[f"generate/length_{k + 1}"] = _mean(length, there)
     if k:
       metrics[f"judge/ended_{k + 1}"] = _mean(~begun[:, k], begun[:, 0])
-      changed = final[k] != final[k - 1]
+      changed = final[:, k] != final[:, k - 1]
       metrics[f"judge/changed_{k + 1}"] = _mean(changed, there)
       metrics |= _corrections(verdict, own, k)
   return metrics

@@ -39,11 +39,15 @@ def task_of(
     of_answer = lambda walk: right(answer, walk)
     return judge_turns(of_answer, episodes, turns, length + 1)
 
+  def final_of_turns(episodes: Episodes, turns: int) -> Int[Array, "B K"]:
+    each = [attempt(episodes, k + 1, length + 1) for k in range(turns)]
+    return jnp.stack([final(walk) for walk in each], axis=1)
+
   return Task(
     problems=lambda key, n: draw(key, n, problem, size=size),
     verify=verify,
     reply=constant_reply([again]),
-    final=lambda episodes, turn: final(attempt(episodes, turn, length + 1)),
+    final=final_of_turns,
     level=level,
     levels=levels,
     eos=eos,

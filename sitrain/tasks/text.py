@@ -236,15 +236,13 @@ def _verifier(chat, grade):
 def _finder(chat, claim):
   """A number for the final answer of each row: equal for equal answers."""
 
-  def final(
-    episodes: Episodes, turn: int
-  ) -> Int[np.ndarray, " B"]:
-    rows, whole = written(episodes, turn, chat.eos)
-    texts = [
-      claim(chat.tokenizer.decode(row)) if end else ""
-      for row, end in zip(rows, whole)
-    ]
-    return np.array([number_of(text) for text in texts], np.int32)
+  def final(episodes: Episodes, turns: int) -> Int[np.ndarray, "B K"]:
+    found = np.full((len(episodes.problem), turns), -1, np.int32)
+    for k in range(turns):
+      rows, ended = written(episodes, k + 1, chat.eos)
+      for b in np.flatnonzero(ended):
+        found[b, k] = number_of(claim(chat.tokenizer.decode(rows[b])))
+    return found
 
   return final
 

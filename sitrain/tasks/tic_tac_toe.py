@@ -188,16 +188,20 @@ def _verify_one(answer, episodes: Episodes, turns: int) -> Verdict:
   return Verdict(won, jnp.ones_like(won))
 
 
-def _final(episodes: Episodes, turn) -> Int[Array, " B"]:
-  """The square of the move of a turn if it was valid, else -1."""
-  before = jnp.sum(
-    jnp.cumsum(episodes.turn == turn, axis=1) == 0, axis=1, keepdims=True
-  )
+def _final(episodes: Episodes, turns: int) -> Int[Array, "B K"]:
+  """The square of the move of every turn if it was valid, else -1."""
+  valid = _games(episodes).valid
   column = jnp.arange(episodes.turn.shape[1])
-  earlier = (column < before) & (episodes.turn != PAD)
-  place = jnp.sum(earlier, axis=1) - 1  # `=` is no move
-  square = attempt(episodes, turn, 1)[:, 0]
-  valid = jnp.take_along_axis(
-    _games(episodes).valid, jnp.clip(place, 0, SQUARES - 1)[:, None], axis=1
-  )[:, 0]
-  return jnp.where(valid & (square != PAD), square, -1)
+
+  def square_of(turn):
+    before = jnp.sum(
+      jnp.cumsum(episodes.turn == turn, axis=1) == 0, axis=1, keepdims=True
+    )
+    earlier = (column < before) & (episodes.turn != PAD)
+    place = jnp.sum(earlier, axis=1) - 1  # `=` is no move
+    square = attempt(episodes, turn, 1)[:, 0]
+    place = jnp.clip(place, 0, SQUARES - 1)[:, None]
+    own = jnp.take_along_axis(valid, place, axis=1)[:, 0]
+    return jnp.where(own & (square != PAD), square, -1)
+
+  return jax.vmap(square_of, out_axes=1)(jnp.arange(1, turns + 1))

@@ -169,10 +169,14 @@ def on_device(task: Task, chat: Chat, numbers: Sequence[str]) -> Task:
   size = chat.tokenizer.size
   characters = table(strings(chat.tokenizer, size))
 
-  def final(episodes: Episodes, turn: int) -> Int[Array, " B"]:
+  def final_of(episodes, turn):
     found = _claim(episodes, turn, chat.eos, characters)
     mixed = (found.low + found.high * 999983) & jnp.int32(2**31 - 1)
     return jnp.where(found.found, mixed, -1)
+
+  def final(episodes: Episodes, turns: int) -> Int[Array, "B K"]:
+    each = [final_of(episodes, k + 1) for k in range(turns)]
+    return jnp.stack(each, axis=1)
 
   def verify(
     answer: Int[Array, "B A"], episodes: Episodes, turns: int
