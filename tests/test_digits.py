@@ -12,7 +12,7 @@ import pytest
 from benchmarks import probes
 from benchmarks.probes import trained
 from sitrain.tasks import text
-from sitrain.tasks.text import Row, graded_by
+from sitrain.tasks.text import Row, grade_by_row
 from sitrain.tasks.verifiers import digits
 from sitrain.tasks.verifiers.grading import (
   grade_gsm8k,
@@ -294,7 +294,7 @@ def test_a_task_on_the_device_judges_as_on_the_host(tokenizers):
   rows = [Row(f"Say {gold}.", (), (), "all", gold) for gold in golds]
   host = text.make(
     chat, rows, again="Again.", claim=gsm8k_answer, prompt_length=0,
-    grade=graded_by(grade_gsm8k, golds), long_prompts="refuse",
+    grade=grade_by_row(grade_gsm8k, golds), long_prompts="refuse",
   )
   device = digits.on_device(host, chat, golds)
   assert not device.on_host

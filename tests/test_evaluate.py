@@ -17,7 +17,12 @@ from sitrain.evaluate.dialogues import KINDS
 from sitrain.evaluate.edits import BINS, edit_ratio, edit_ratios, histogram
 from sitrain.evaluate.pictures import pictures
 from sitrain.evaluate.scaling import inference_scaling
-from sitrain.evaluate.summary import Evidence, by_level, every_number, summarize
+from sitrain.evaluate.summary import (
+  Evidence,
+  all_statistics,
+  by_level,
+  summarize,
+)
 from sitrain.evaluate.votes import majority_at, pass_at, vote, vote_of_episodes
 from sitrain.runtime.metrics import finite
 
@@ -157,8 +162,8 @@ def test_unknown_problems_change_nothing_but_their_count():
     known=known.astype(float),
   )
   kept = Evidence(*(x[known] for x in evidence))
-  a = estimate(lambda w: every_number(spoiled, w, turns=(1, 2)), 60)
-  b = estimate(lambda w: every_number(kept, w, turns=(1, 2)), 40)
+  a = estimate(lambda w: all_statistics(spoiled, w, turns=(1, 2)), 60)
+  b = estimate(lambda w: all_statistics(kept, w, turns=(1, 2)), 40)
   assert a == pytest.approx(b)
   row = summarize(rng(), spoiled, turns=(1, 2), draws=10)
   assert (row["problems"], row["unknown"]) == (40, 20)

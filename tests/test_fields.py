@@ -183,8 +183,8 @@ BAD_PROGRAMS = [
   ("test_setup_code", 0, "is the number 0, where text"),
   ("test_setup_code", "import (", "is no Python that could run"),
   ("code", "def add(:", "is no Python that could run"),
-  ("task_id", "MBPP/601", "is 'MBPP/601', where a whole number"),
-  ("task_id", 601.5, "is '601.5', where a whole number"),
+  ("task_id", "MBPP/601", "is 'MBPP/601', where an integer"),
+  ("task_id", 601.5, "is '601.5', where an integer"),
   ("task_id", True, "is the truth value True"),
 ]
 
@@ -282,7 +282,7 @@ def test_wordings_hold_no_answer_that_a_model_could_copy(task):
 
 @pytest.mark.parametrize("options, words", [
   ({"count": 0}, "count=0"), ({"count": 1, "seed": -1}, "seed=-1"),
-  ({"count": 1, "trials": float("nan")}, "trials=nan is no share"),
+  ({"count": 1, "trials": float("nan")}, "trials=nan is no probability"),
 ])
 def test_word_problems_that_cannot_be_made(options, words):
   with pytest.raises(ValueError, match=words):

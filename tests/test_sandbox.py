@@ -497,8 +497,8 @@ def test_another_user_has_a_sandbox_too(walls):
     copied = place / "sitrain/tasks/verifiers"
     copied.mkdir(parents=True)
     for name in ("", "sandbox", "sandbox_child", "sandbox_process", "guard",
-                 "bubble", "apart", "bench", "crossing", "program_side",
-                 "talking", "tests_side", "together"):
+                 "bubble", "separation", "separate_process", "serialization",
+                 "program_side", "messages", "tests_side", "same_process"):
       source = ROOT / "sitrain/tasks/verifiers" / f"{name or '__init__'}.py"
       (copied / source.name).write_text(source.read_text())
     for path in (place, *place.rglob("*")):
@@ -583,7 +583,7 @@ def test_bad_options_and_long_programs(walls):
       sandbox.run([GOOD], **bad)
   with pytest.raises(ValueError, match="Python itself needs"):
     sandbox.run([GOOD], memory=2**25)
-  least = sandbox.run([GOOD], memory=sandbox.LEAST_MEMORY, seconds=10.0**7)
+  least = sandbox.run([GOOD], memory=sandbox.MIN_MEMORY, seconds=10.0**7)
   assert least[0].status == "pass"
   done = sandbox.run([Program("#" * 10**6, ""), Program("#" * 10**5, "")])
   assert [o.status for o in done] == ["error", "pass"]

@@ -102,18 +102,18 @@ def test_seeds_are_fresh_and_arms_known():
 def test_what_is_left_comes_after_what_it_starts_from(results, tmp_path):
   piece = Piece("maze", "without_bonus", "b", 200)
   line = [Piece("maze", "base", "a", 200), Piece("maze", "stage1", "b", 200)]
-  assert schedule.left([piece], tmp_path) == [*line, piece]
+  assert schedule.remaining([piece], tmp_path) == [*line, piece]
   store(line[0], 0.5, 0.4)
   # Its numbers are there, but not its parameters.
-  assert schedule.left([piece], tmp_path) == [*line, piece]
-  assert schedule.left(line[:1], tmp_path) == []
+  assert schedule.remaining([piece], tmp_path) == [*line, piece]
+  assert schedule.remaining(line[:1], tmp_path) == []
   done = tmp_path / "maze" / pieces.name_of(line[0])
   done.mkdir(parents=True)
   (done / "summary.json").write_text("{}")
-  assert schedule.left([piece], tmp_path) == [line[1], piece]
+  assert schedule.remaining([piece], tmp_path) == [line[1], piece]
   assert not schedule.may_run(piece, tmp_path)
   store(piece, 0.7, 0.9)
-  assert schedule.left([piece], tmp_path) == []
+  assert schedule.remaining([piece], tmp_path) == []
 
 
 def test_a_curve_has_gaps_where_nothing_was_sampled(tmp_path):
@@ -171,7 +171,7 @@ def test_failures_are_kept_and_nothing_starts_from_them(results, tmp_path):
   last = Piece("maze", "score", "a", 0)
   store(base, 0.5, 0.4)
   pieces.write(first, {"failed": 1})
-  assert schedule.left([first, last], tmp_path) == []
+  assert schedule.remaining([first, last], tmp_path) == []
   for seed in grid.TUNING:
     store(Piece("maze", "score", "a", seed), 0.5, 0.9)
     store(Piece("maze", "score", "b", seed), 0.5, 0.8)
@@ -245,7 +245,7 @@ def test_what_a_resample_mends_is_taken_off():
   """0.3 of 0.6 wrong ones are mended, 0.1 of them by a second try as well."""
   found = {"score": [{"row": row(0.4, 0.7), "seed": 200}]}
   control = next(c for c in table.CLAIMS if c.number == "over_resample")
-  assert table.weigh(found, control)[0] == pytest.approx(0.4)
+  assert table.estimate_claim(found, control)[0] == pytest.approx(0.4)
 
 
 def test_the_page_shows_what_is_there(results):
@@ -265,9 +265,9 @@ def test_the_page_shows_what_is_there(results):
       store(piece, 0.4, 0.7, studies=studies)
   text = page.write(TASKS).read_text()
   for name, arm in ARMS.items():
-    assert f"| {name} | {arm.says} |" in text
+    assert f"| {name} | {arm.description} |" in text
   for claim in table.CLAIMS:
-    assert claim.says in text
+    assert claim.description in text
   assert "40.0 [40.0, 40.0] | 70.0 [70.0, 70.0]" in text
   assert text.count("Self-Refine (base") == 2
   named = [line[line.index("(") + 1 : -1] for line in text.splitlines()

@@ -141,8 +141,8 @@ def test_verdicts_are_per_turn_and_cuts_are_wrong(chat):
   # The text that was cut is known to be wrong, the odd one is not.
   assert verdict.known.tolist() == [[1, 1], [1, 0]]
   final = task.final(episodes, 2)
-  assert final[:, 0].tolist() == [text.number_of("no"), -1]
-  assert final[0, 1] == text.number_of("yes") >= 0
+  assert final[:, 0].tolist() == [text.answer_id("no"), -1]
+  assert final[0, 1] == text.answer_id("yes") >= 0
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +341,7 @@ def test_tokens_of_a_turn_are_found_wherever_they_stand(chat):
     turn=np.pad(episodes.turn, ((0, 0), (2, 0)), constant_values=PAD),
   )
   for k in (1, 2):
-    rows, whole = text.written(moved, k, chat.eos)
+    rows, ended = text.turn_tokens(moved, k, chat.eos)
     said = chat.tokenizer.decode(rows[0])
     assert whole == [True] and said == ("no", "yes")[k - 1]
 

@@ -78,7 +78,7 @@ def prepare(case: dict):
 
     learner.train(batches())
 
-  step = protocol.one_at_a_time(loop)
+  step = protocol.step_by_step(loop)
 
   def run():
     step()

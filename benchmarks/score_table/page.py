@@ -1,4 +1,4 @@
-"""The page of the table: what was run, what came out, what it means."""
+"""The page of the table: the runs, their results and the findings."""
 
 import pathlib
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ def section(task: str, found: dict, letters: dict[str, str]) -> list[str]:
 
 
 def effort(task: str, found: dict) -> str:
-  """How many runs it took, and how long they ran on a core each."""
+  """The number of runs, and their core hours."""
   reported = [result for each in found.values() for result in each]
   tuned = [result for result in map(pieces.read, tuning(task)) if result]
   hours = [
@@ -104,7 +104,7 @@ def results_table(
     row = table.row_of(each)
     failed = table.failures(task, name, letters)
     seeds = f"{row['seeds']}" + (f", {failed} failed" if failed else "")
-    cells = [name, ARMS[name].says, letters[ARMS[name].chosen], seeds]
+    cells = [name, ARMS[name].description, letters[ARMS[name].chosen], seeds]
     cells += [percent(row[number]) for _, number in COLUMNS]
     cells += [f"{100 * row[n]:.1f}" for n in ("half_width", "half_width_300")]
     lines.append(_line(cells))
@@ -112,14 +112,14 @@ def results_table(
 
 
 def claims_table(found: dict) -> list[str]:
-  """The paper's claims beside what is found here."""
+  """The paper's claims and the results here."""
   heads = ["claim", "paper, points", "here, points", "seeds", "sign"]
   lines = [_line(heads), _line(["---"] * len(heads))]
   for claim in table.CLAIMS:
-    mean, low, high, seeds = table.weigh(found, claim)
+    mean, low, high, seeds = table.estimate_claim(found, claim)
     if seeds:
       lines.append(_line([
-        claim.says, claim.paper, percent((mean, low, high)), seeds,
+        claim.description, claim.paper, percent((mean, low, high)), seeds,
         table.sign(low, high),
       ]))
   return lines
