@@ -14,7 +14,7 @@ COLUMNS = (
   ("accuracy@1", "accuracy_1"), ("accuracy@2", "accuracy_2"),
   ("gain", "gain"), ("i->c", "incorrect_to_correct"),
   ("c->i", "correct_to_incorrect"), ("changed", "changed"), ("CS", "cs"),
-  ("CS less a resample's", "over_resample"),
+  ("CS minus a resample's", "over_resample"),
 )
 HEAD = """# SCoRe's table
 
@@ -22,18 +22,17 @@ HEAD = """# SCoRe's table
 python -m benchmarks.score_table --workers=2
 ```
 
-writes this page; `--task=maze --arm=score --seed=203` runs one row alone, with
-what it starts from. Every arm takes {steps} gradient steps of {rows} fresh
-episodes (stage I included), from the same base models, on the same seeds.
-Learning rate and KL ({settings} settings; imitation has {rates} rates) were
-chosen for each arm by itself on seeds {tuning} and on other problems; SCoRe's
-variants take SCoRe's. The bonus of 2, the rule that ends stage I and the
-baseline within equal outcomes are the quickstart's, which were tuned on seeds
-0-4 of the maze; no baseline was tuned so. In percent: means over seeds with
-95 % t-intervals; sampled at temperature 1 on 2,048 problems. CS is the share of
-wrong first attempts that the second mends; a resample is an independent second
-try, which never saw the first: who only tries again has nothing over it. What
-each arm is stands in `arms.py`.
+writes this page; `--task=maze --arm=score --seed=203` runs one row, with the
+runs that it starts from. Every arm takes {steps} gradient steps of {rows} fresh
+episodes (with stage I), from the same base models, on the same seeds. Learning
+rate and KL ({settings} settings; imitation has {rates} rates) were chosen for
+each arm separately on seeds {tuning} and on other problems; SCoRe's variants
+take SCoRe's. The bonus of 2, the rule that ends stage I and the baseline within
+equal outcomes are the quickstart's, which were tuned on seeds 0-4 of the maze;
+no baseline method was tuned that way. In percent: means over seeds with 95 %
+t-intervals; sampled at temperature 1 on 2,048 problems. CS is the share of
+wrong first attempts that the second corrects; a resample is an independent
+second attempt, which does not see the first. `arms.py` defines the arms.
 """
 
 

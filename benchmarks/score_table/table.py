@@ -117,7 +117,7 @@ class Claim(NamedTuple):
 
 
 CLAIMS = (
-  Claim("asked again, a base model gets worse", "-11.2", "gain", "base", ""),
+  Claim("a base model's second attempt is worse", "-11.2", "gain", "base", ""),
   Claim("STaR does not gain", "-14.2", "gain", "star", ""),
   Claim("nor with right-to-right traces", "0.4", "gain", "star_plus", ""),
   Claim("Pair-SFT gains little", "1.8", "gain", "pair_sft", ""),
@@ -125,7 +125,7 @@ CLAIMS = (
   Claim("RL on both turns does not gain", "", "gain", "multi_turn", ""),
   Claim("and changes fewer answers", "", "changed", "multi_turn", "base"),
   Claim("SCoRe gains", "4.4", "gain", "score", ""),
-  Claim("(control) and mends more than an independent second try", "",
+  Claim("(control) and corrects more than an independent attempt", "",
         "over_resample", "score", ""),
   Claim("SCoRe's turn 2 beats single-turn RL's", "5.0", "accuracy_2", "score",
         "single_turn"),
@@ -165,4 +165,4 @@ def sign(low: float, high: float) -> str:
   """Whether an interval lies above 0, below it, or around it."""
   if low > 0:
     return "above 0"
-  return "below 0" if high < 0 else "not told from 0"
+  return "below 0" if high < 0 else "not significant"
