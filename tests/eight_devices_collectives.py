@@ -136,7 +136,7 @@ def update(model, mesh, *, chunk=4, length=LENGTH):
 
 
 def said(program, text, mesh):
-  """What is told of a program: its collectives, flops and complaints."""
+  """The report of a program: its collectives, flops and complaints."""
   lines = program.as_text()
   inside = set(inside_loops(lines))
   # So libtpu spells a sum of which each device keeps a part.
@@ -188,7 +188,7 @@ def naive():
 
 
 def of_decoding(backend, dtype, mesh, by_group=stage.by_group):
-  """What is told of the program of a rollout, and itself with its input."""
+  """The report of a rollout's program, and the program with its input."""
   jitted, given, draw = decoding(model_of(backend, dtype), mesh, by_group)
   with at(mesh):
     program, text = compiled(jitted, *given)
@@ -196,7 +196,7 @@ def of_decoding(backend, dtype, mesh, by_group=stage.by_group):
 
 
 def of_update(backend, dtype, mesh):
-  """What is told of the program of a gradient."""
+  """The report of the program of a gradient."""
   jitted, given = update(model_of(backend, dtype), mesh)
   with at(mesh):
     return said(*compiled(jitted, *given), mesh)
@@ -218,7 +218,7 @@ def same(a, b):
 
 
 def of_look_up(mesh):
-  """What is told of a look-up that the compiler was seen to choose."""
+  """The report of an embedding look-up."""
   put = jax.lax.with_sharding_constraint
 
   def look_up(table, tokens):

@@ -29,7 +29,7 @@ def worker(body):
   return rounds.workers({"fake": fake(body)})
 
 
-def test_a_worker_is_asked_and_ends():
+def test_a_worker_answers_and_ends():
   body = "print(json.dumps({'seconds': 2.0, 'got': message}), flush=True)"
   with worker(body) as started:
     answer = rounds.request(started["fake"], 60, action="run", case=3)
@@ -53,14 +53,14 @@ def test_a_worker_that_fails_is_named(body, seconds, words):
   assert started["fake"].process.poll() is not None
 
 
-def test_a_worker_that_has_died_cannot_be_asked():
+def test_a_request_to_a_dead_worker_is_an_error():
   with worker("sys.exit(3)") as started:
     for _ in range(2):
       with pytest.raises(rounds.WorkerError, match="status 3"):
         rounds.request(started["fake"], 60, action="run")
 
 
-def test_serve_keeps_prints_apart_and_reports_errors():
+def test_serve_separates_prints_and_reports_errors():
   code = textwrap.dedent("""
     from benchmarks.peers import protocol
     def prepare(case):
@@ -80,7 +80,7 @@ def test_serve_keeps_prints_apart_and_reports_errors():
     assert request(action="prepare", case=2) == {"parameters": 1}
 
 
-def test_rounds_interleave_and_turn_around():
+def test_rounds_interleave_in_alternating_order():
   order = []
 
   def contestant(name, seconds):
@@ -129,7 +129,7 @@ def test_race_compares_with_the_first():
   assert found["ratios"]["b"]["median"] == 1.5
 
 
-def test_a_held_loop_takes_one_step_a_call():
+def test_step_by_step_takes_one_step_a_call():
   done = []
 
   def loop(gate):

@@ -127,7 +127,7 @@ def test_there_are_configs():
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_the_docstring_says_the_command(path):
+def test_the_docstring_has_the_command(path):
   spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from written import (
+from attempt_texts import (
   close,
   draw,
   judge,
@@ -107,7 +107,7 @@ def test_every_problem_can_be_solved(drawn):
     assert int(target) in {value for value, _ in reached}
 
 
-def test_corpus_has_the_shares_that_it_names():
+def test_corpus_has_its_probabilities():
   task = countdown.make(numbers=3, largest=9, solved=1.0)
   problems = draw(task, 4096)
   prompts, pairs = texts(task, problems.prompt), halves(task, problems)

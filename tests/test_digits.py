@@ -227,7 +227,7 @@ def test_all_gold_answers_of_gsm8k(tokenizers):
   assert bool(jnp.all(found.found & ~digits.equal(others, found)))
 
 
-def test_tokens_of_any_length_are_kept_whole_in_few_places():
+def test_tokens_of_any_length_need_few_codes():
   tokens = ["-" * 80, " " * 200, "\n" * 40, "=" * 64, "#" * 30, "." * 50,
             "a1b2c3d4e5f6g7" * 9, "é" * 20, "The answer is\n#### 42 apples"]
   table = digits.table([*tokens, "#### ", "42"])
@@ -242,7 +242,7 @@ def test_tokens_of_any_length_are_kept_whole_in_few_places():
   ]
 
 
-def test_words_for_powers_of_ten_are_seen_across_tokens():
+def test_words_for_powers_of_ten_may_span_tokens():
   # "million" in all ways of cutting it, and words that begin like it.
   for word in ("million", "Million", "dozen", "milling", "mill", "billy"):
     for cut in range(1, len(word)):
@@ -264,7 +264,7 @@ def test_bytes_and_text_give_the_same_table():
   np.testing.assert_array_equal(one, other)
 
 
-def test_pads_may_stand_anywhere_and_strange_ids_are_no_digits():
+def test_pads_and_unknown_ids_are_no_digits():
   table = digits.table(["####", " ", "4", "2", "x"])
   rows = [
     [PAD, 0, PAD, 1, 2, PAD, 3], [0, 1, 2, 99, 3], [99, 0, 1, 2, 3, 99, 2],

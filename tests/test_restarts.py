@@ -71,7 +71,7 @@ def test_a_restart_is_a_prompt_an_attempt_and_the_instruction(dropped):
     )
 
 
-def test_a_restart_is_what_stands_before_the_second_turn():
+def test_a_restart_is_the_context_of_the_second_turn():
   """So RL of one turn from restarts trains what is evaluated as turn 2."""
   reply = TASK.reply(
     PROBLEMS.answer[ROWS.problem], ROWS, jnp.ones(8, jnp.int32)
@@ -107,7 +107,7 @@ def test_states_fill_up_and_stay():
   jax.tree.map(np.testing.assert_array_equal, again, twice)
 
 
-def test_problems_give_way_to_restarts():
+def test_restarts_replace_problems():
   states = filled()
   new = jax.jit(lambda key: TASK.problems(key, 40))(jax.random.key(1))
   found = jax.jit(restarts.mix, static_argnums=3)(KEY, new, states, 30)
@@ -123,7 +123,7 @@ def test_problems_give_way_to_restarts():
     np.testing.assert_array_equal(found.solution[i], states.solution[b])
 
 
-def test_until_all_states_are_there_problems_are_new():
+def test_problems_are_new_until_all_states_exist():
   states = restarts.store(restarts.empty(TASK, 5, COLUMNS), behind())
   found = restarts.mix(KEY, PROBLEMS, states, 3)
   for b in range(4):
@@ -196,7 +196,7 @@ def test_long_prompts_are_read_once_for_all_samples():
     np.testing.assert_allclose(x, y, rtol=1e-5)
 
 
-def test_the_votes_pay_by_hand():
+def test_votes_as_rewards_by_hand():
   """The share of second looks that come to the same answer as the attempt."""
   method = ssr_zero.make(
     {"policy": MODEL}, TASK, (), turns=(3, 3), problems=2, samples=2, votes=2
@@ -240,7 +240,7 @@ def test_the_votes_pay_by_hand():
   assert verdicts["solve"].known[:, 0].tolist() == [0, 1, 1, 1]
 
 
-def test_looks_go_on_from_their_attempts():
+def test_second_attempts_continue_their_first_ones():
   """Each attempt is looked at `votes` times, with looks of their own."""
   method = ssr_zero.make(
     {"policy": MODEL}, TASK, (), turns=(3, 3), problems=4, samples=2, votes=3

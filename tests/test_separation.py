@@ -73,7 +73,7 @@ Point = collections.namedtuple("Point", "x y")
   (type("Number", (int,), {"__index__": lambda s: 9})(7), 7),
   (type("Number", (float,), {"__float__": lambda s: 9.0})(7.5), 7.5),
 ])
-def test_subclasses_and_holders_cross_as_what_they_hold(value, plain):
+def test_subclasses_and_wrappers_become_plain_values(value, plain):
   assert shape(crossed(value)) == shape(plain)
 
 
@@ -98,7 +98,7 @@ LOOP.append(LOOP)
   ([b"x" * 10**6] * 9, "more than 8388608 bytes"),
   ([0] * 10**7, "more than 8388608 bytes"),
 ])
-def test_what_does_not_cross_is_said(value, why):
+def test_refused_values_have_a_reason(value, why):
   with pytest.raises(serialization.Refused, match=why):
     serialization.encode(value)
 
@@ -249,7 +249,7 @@ HONEST = {
 
 
 @pytest.mark.parametrize("name", HONEST)
-def test_what_is_honest_passes(walls, name):
+def test_honest_programs_pass(walls, name):
   code, tests = map(textwrap.dedent, HONEST[name])
   done = sandbox.run([Program(code, tests, ("sum",))])[0]
   assert done.status == "pass", done
@@ -283,12 +283,12 @@ def test_what_is_honest_passes(walls, name):
   ("f = 1", "import signal\nsignal.raise_signal(9)", "sandbox",
    "the process of the tests was ended"),
 ])
-def test_how_it_ends_otherwise(walls, code, tests, status, said):
+def test_other_outcomes(walls, code, tests, status, said):
   done = sandbox.run([Program(code, tests)], seconds=1.0)[0]
   assert done.status == status and said in done.message, done
 
 
-def test_a_bench_that_broke_is_replaced(walls):
+def test_a_broken_sandbox_of_tests_is_replaced(walls):
   bad = Program("f = 1", "import signal\nsignal.raise_signal(9)")
   late = Program("f = 1", "while True: f")
   good = Program("f = 1", "assert f == 1")
@@ -351,7 +351,7 @@ def test_names_of_the_program_that_tests_use(tests, names, modules):
    "they are run by TextTestRunner, which raises nothing"),
   ("assert 1 == 1", "they run nothing of the program"),
 ])
-def test_tests_that_cannot_run_apart_are_named(tests, problem):
+def test_inseparable_tests_have_a_reason(tests, problem):
   assert separate(tests, (), ("Pair",)).problem.startswith(problem)
   assert bool(separate(tests, (), ("Pair",)).problem) == bool(problem)
 
@@ -366,7 +366,7 @@ def test_calls_whose_value_is_not_used_are_marked():
     separate("assert f(")
 
 
-def test_what_rows_say_of_their_programs():
+def test_names_of_references_and_helpers_of_prompts():
   reference = "class Node: pass\ndef sum(a): return 1\ndef len(x): return 2"
   names = names_of_reference("assert sum(Node())", reference)
   assert names == (("sum",), ("Node",))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from written import (
+from attempt_texts import (
   KEY,
   attempts,
   close,
@@ -198,7 +198,7 @@ def test_problem_is_a_function_of_its_own_key(name, request):
   assert len({tuple(row) for row in np.asarray(problems.prompt).tolist()}) > 999
 
 
-def test_maze_prompt_holds_disjoint_corridors_and_one_exit(mazes, small_mazes):
+def test_maze_prompt_has_disjoint_corridors_and_one_exit(mazes, small_mazes):
   for (task, problems), doors, rooms in ((mazes, 2, 4), (small_mazes, 4, 2)):
     for prompt in texts(task, problems.prompt):
       assert len(prompt) == doors + 12 and prompt.endswith("=")
@@ -241,7 +241,7 @@ def test_maze_labels_and_doors_are_uniform(mazes):
       assert close([walk[room] == label for walk in rights], 0.1)
 
 
-def test_maze_corpus_has_the_shares_that_it_names(mazes, small_mazes):
+def test_maze_corpus_has_its_probabilities(mazes, small_mazes):
   task, problems = mazes
   first, second = attempts(task, problems).T
   hinted = np.asarray(task.level(problems)) == 1
@@ -328,7 +328,7 @@ def slips(prompts, written, modulus):
   ]
 
 
-def test_chain_corpus_has_the_shares_that_it_names(chains):
+def test_chain_corpus_has_its_probabilities(chains):
   task, problems = chains
   prompts = texts(task, problems.prompt)
   first, second = attempts(task, problems).T
@@ -381,7 +381,7 @@ def test_reply_is_one_instruction(make, name):
   assert ends == {maze.make: "+-", chain.make: ";"}[make]
 
 
-def test_attempt_reads_turns_wherever_they_stand():
+def test_attempt_reads_turns_in_any_column():
   episodes = pack(
     [[9, 1, 2, 3, 8, 4, 5, 6], [9, 7, 9, 6, 5, PAD, PAD, PAD]],
     [[0, 1, 1, 0, 1, 2, 0, 2], [0, 2, 0, 2, 2, PAD, PAD, PAD]],
@@ -400,7 +400,7 @@ def test_attempt_reads_turns_wherever_they_stand():
     np.testing.assert_array_equal(read(episodes, turn, length), rows)
 
 
-def test_tokenizer_returns_what_it_was_given():
+def test_tokenizer_round_trip():
   tokenizer = characters.make("0123456789+-=?.")
   text = "47=+.-?0"
   assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -75,7 +75,7 @@ def test_rewards_and_ends_are_those_of_a_slow_game(games, shift):
   assert len(scores) == 5, "not every end of a game came up"
 
 
-def test_solutions_are_whole_legal_games():
+def test_solutions_are_complete_legal_games():
   problems = jax.jit(BOTH.problems, static_argnums=1)(jax.random.key(0), 400)
   wins = {1.0: 0, -1.0: 0, 0.0: 0}
   for row in np.asarray(problems.solution):
@@ -149,7 +149,7 @@ def test_the_other_seat_makes_random_legal_moves(small):
   assert min(np.bincount(replied, minlength=9)) > len(replied) / 20
 
 
-def test_an_episode_that_ended_keeps_what_it_ended_with(small):
+def test_an_ended_episode_keeps_its_result(small):
   """In evaluations, so that a game of fewer turns counts as well."""
   problems, rows, verdict = played(small, ONE, (1,) * 5)
   judge = player.make_judge(ONE, 5)

@@ -265,7 +265,7 @@ def test_reasoning_of_the_template_itself_has_to_be_allowed(
   assert later == start + opened
 
 
-def test_a_template_that_keeps_reasoning_needs_no_leave(folders):
+def test_a_template_that_keeps_reasoning_needs_no_option(folders):
   chat = tokenizer.load(folders["qwen25"])
   kept = tokenizer.load(folders["qwen25"], reasoning="keep")
   assert kept.ask("a") == chat.ask("a") and kept.again("a") == chat.again("a")

@@ -236,7 +236,7 @@ def test_joined_waves_count_problems_and_parents_of_the_round():
   assert bits(found) == bits(whole)
 
 
-def test_minibatches_deal_the_rows_in_turn():
+def test_split_rows_deals_the_rows_in_turn():
   x = jnp.arange(24).reshape(12, 2)
   parts = split_rows({"x": x, "y": x[:, 0]}, 3)
   assert parts["x"].shape == (3, 4, 2) and parts["y"].shape == (3, 4)
@@ -487,7 +487,7 @@ def test_rounds_take_other_rows_of_a_table():
   assert steps == [11, 12, 13, 14, 15, 16]
 
 
-def test_curate_and_refresh_see_the_whole_round(small):
+def test_curate_and_refresh_see_all_rows_of_the_round(small):
   """Four waves are sampled; what follows gets all rows, once."""
   plain, state, optimizer = small
   seen = []
