@@ -39,15 +39,15 @@ VERDICT = Verdict(
 SOLUTIONS = [RIGHT, RIGHT, NEW, NEW, WRONG, WRONG, NEW, NEW]
 
 
-def behind(dropped=0, task=TASK):
-  return restarts.behind_attempts(
+def restarts_of_rows(dropped=0, task=TASK):
+  return restarts.after_attempts(
     task, PROBLEMS, ROWS, VERDICT, dropped=dropped, columns=COLUMNS
   )
 
 
 def filled():
   """As many states as there are restarts."""
-  return restarts.store(restarts.empty(TASK, 4, COLUMNS), behind())
+  return restarts.store(restarts.empty(TASK, 4, COLUMNS), restarts_of_rows())
 
 
 def text(tokens):
@@ -76,7 +76,7 @@ def test_a_restart_is_the_context_of_the_second_turn():
   reply = TASK.reply(
     PROBLEMS.answer[ROWS.problem], ROWS, jnp.ones(8, jnp.int32)
   )
-  rows, found = append_reply(ROWS, reply), begin(behind(), 1)
+  rows, found = append_reply(ROWS, reply), begin(restarts_of_rows(), 1)
   for state, row in ((0, 0), (1, 3), (4, 1), (5, 2)):
     assert text(found.tokens[state]) == text(rows.tokens[row])
     assert set(text(found.turn[state])) == {GIVEN}
@@ -95,9 +95,9 @@ def test_an_episode_that_its_reply_ends_is_no_restart():
 def test_states_fill_up_and_stay():
   states = restarts.empty(TASK, 6, COLUMNS)
   assert not restarts.full(states)
-  once = restarts.store(states, behind())
+  once = restarts.store(states, restarts_of_rows())
   assert once.solution[:, 0].tolist() == [RIGHT] * 2 + [WRONG] * 2 + [NEW] * 2
-  other = behind()._replace(prompt=behind().prompt + 1)
+  other = restarts_of_rows()._replace(prompt=restarts_of_rows().prompt + 1)
   twice = restarts.store(once, other)
   assert restarts.full(twice)
   for x, y in zip(twice, once, strict=True):
@@ -124,7 +124,7 @@ def test_restarts_replace_problems():
 
 
 def test_problems_are_new_until_all_states_exist():
-  states = restarts.store(restarts.empty(TASK, 5, COLUMNS), behind())
+  states = restarts.store(restarts.empty(TASK, 5, COLUMNS), restarts_of_rows())
   found = restarts.mix(KEY, PROBLEMS, states, 3)
   for b in range(4):
     assert text(found.prompt[b]) == text(PROBLEMS.prompt[b])

@@ -66,7 +66,7 @@ def append(
 
 
 def append_reply(episodes: Episodes, reply: Reply) -> Episodes:
-  """Adds replies at the end of the rows whose episodes go on."""
+  """Appends replies to the rows whose episodes have not ended."""
   return append(episodes, jnp.where(reply.done[:, None], PAD, reply.tokens))
 
 
@@ -125,15 +125,15 @@ def _tokens_of(part, count):
 
 
 def as_one_turn(episodes: Episodes, problems: Problems) -> Episodes:
-  """All that stands behind the prompt as turn 1, whoever wrote it.
+  """Marks all tokens after the prompt as turn 1.
 
-  For verifiers, which read a turn; log-probabilities stay where they were.
+  For verifiers, which read a turn; log-probabilities stay unchanged.
   """
   slots = jnp.sum(problems.prompt != PAD, axis=1)[episodes.problem]
-  there = episodes.turn != PAD
-  behind = jnp.cumsum(there, axis=1) > slots[:, None]
+  text = episodes.turn != PAD
+  after = jnp.cumsum(text, axis=1) > slots[:, None]
   return episodes._replace(
-    turn=jnp.where(there, jnp.where(behind, 1, GIVEN), PAD)
+    turn=jnp.where(text, jnp.where(after, 1, GIVEN), PAD)
   )
 
 

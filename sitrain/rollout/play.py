@@ -112,7 +112,7 @@ def play_on(
     episodes: the rows [P T], each of one path.
     samples: how often each is continued.
     reply: `Task.reply`: what a row reads when a turn has ended and others
-      follow. It may be asked about any row at any time, and must not look at
+      follow. It may be called for any row at any time, and must not look at
       columns.
     turns: the token limit of each turn.
     eos: tokens that end a turn.
