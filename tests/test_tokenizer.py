@@ -223,7 +223,7 @@ def test_spliced_turns_are_the_dialogue_of_the_template(folders, name):
 def test_templates_that_drop_reasoning_have_to_be_allowed(folders, name):
   with pytest.raises(ValueError, match="reasoning='keep'") as error:
     tokenizer.load(folders[name])
-  assert "second turn sees the first one whole" in str(error.value)
+  assert "second turn reads all of the first" in str(error.value)
   assert "\n" not in str(error.value)
 
 

@@ -125,7 +125,7 @@ ARMS = {
     "multi_turn", "RL on both turns", _reinforce("multi_turn")
   ),
   "multi_turn_anchored": _main(
-    "multi_turn_anchored", "the same, turn 1 held by stage I's KL",
+    "multi_turn_anchored", "the same, with stage I's KL on turn 1",
     _reinforce("multi_turn", beta2=1.0),
   ),
   "stage1": _arm(

@@ -231,7 +231,7 @@ def main(argv: list[str]) -> None:
   folder = epath.Path(WORKDIR.value)
   if not WORKDIR.value or not (folder / "config.json").exists():
     raise ConfigError(
-      f"--workdir={WORKDIR.value} holds no config.json: give that of a run"
+      f"--workdir={WORKDIR.value} has no config.json: give the workdir of a run"
     )
   logging.getLogger("absl").setLevel(logging.WARNING)
   jax.config.update("jax_threefry_partitionable", True)

@@ -154,8 +154,8 @@ def given(
   rows, number = begin(problems, 1), _numbers_of_turns(problems.solution, eos)
   going = jnp.ones(problems.prompt.shape[0], bool)
   for turn, limit in enumerate(turns, 1):
-    mine = going[:, None] & (number == turn)
-    tokens = pack_left(jnp.where(mine, problems.solution, PAD))
+    own = going[:, None] & (number == turn)
+    tokens = pack_left(jnp.where(own, problems.solution, PAD))
     rows = append(rows, _fit(tokens, limit), turn)
     if turn < len(turns):
       answered = reply(problems.answer, rows, jnp.full(going.shape, turn))
