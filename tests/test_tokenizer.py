@@ -269,7 +269,7 @@ def test_a_template_that_keeps_reasoning_needs_no_option(folders):
   chat = tokenizer.load(folders["qwen25"])
   kept = tokenizer.load(folders["qwen25"], reasoning="keep")
   assert kept.ask("a") == chat.ask("a") and kept.again("a") == chat.again("a")
-  with pytest.raises(ValueError, match="reasoning='drop': say 'refuse'"):
+  with pytest.raises(ValueError, match="reasoning='drop': set 'refuse'"):
     tokenizer.load(folders["qwen25"], reasoning="drop")
 
 
