@@ -137,7 +137,7 @@ def test_broken_lists_are_numbered(tmp_path):
 
 def test_damaged_files_are_named(tmp_path):
   for name, match in (
-    ("a.jsonl.gz", "cannot be read"), ("a.parquet", "no whole parquet file"),
+    ("a.jsonl.gz", "cannot be read"), ("a.parquet", "no complete parquet file"),
   ):
     path = pathlib.Path(write(tmp_path, name, rows=ROWS * 50))
     whole = path.read_bytes()

@@ -342,8 +342,8 @@ def test_tokens_of_a_turn_are_found_in_any_column(chat):
   )
   for k in (1, 2):
     rows, ended = text.turn_tokens(moved, k, chat.eos)
-    said = chat.tokenizer.decode(rows[0])
-    assert whole == [True] and said == ("no", "yes")[k - 1]
+    answer = chat.tokenizer.decode(rows[0])
+    assert ended == [True] and answer == ("no", "yes")[k - 1]
 
 
 def test_a_sampler_that_disagrees_stops_the_run():

@@ -102,11 +102,11 @@ def make(
     )  # fmt: skip
 
   taken = lambda state: (computed(state[0], model.dtype), state[1])
-  judge = make_judge(task, len(turns))
+  judge, compiled = make_judge(task, len(turns)), partial(jit)
   return Player(
     pose=_poser(task, jit),
-    play=jit(spread(generate, taken=taken)),
-    judge=judge if task.on_host else jit(judge),
+    play=compiled(spread(generate, taken=taken)),
+    judge=judge if task.on_host else compiled(judge),
     samples=samples,
     turns=len(turns),
   )

@@ -121,11 +121,10 @@ def _base_value(record: Based) -> Fraction | None:
   if not 2 <= record.base <= 36 or len(record.digits) > 200:
     return None
   try:
-    digits = int(integer + part, record.base)
-    value = Fraction(digits, record.base ** len(part))
+    value = int(integer + part, record.base)
   except ValueError:
     return None
-  return sign * value
+  return Fraction(sign * value, record.base ** len(part))
 
 
 def _clocks(gold: Clock, found: Clock, quick: bool) -> bool:
