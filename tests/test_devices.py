@@ -75,7 +75,7 @@ def judged_by_two(cache):
     )
     for i in range(2)
   ]
-  return [mains.said(mains.finish(process)) for process in processes]
+  return [mains.json_of(mains.finish(process)) for process in processes]
 
 
 def test_each_of_two_processes_verifies_its_own_rows(found, cache):

@@ -193,14 +193,14 @@ def start(script, arguments, devices, cache):
   )
 
 
-def said(process):
-  return mains.said(mains.finish(process, 200))
+def report_of(process):
+  return mains.json_of(mains.finish(process, 200))
 
 
 @pytest.fixture(scope="module")
 def on_eight(wide, cache):
   """What a process of 8 fake devices says, see eight_devices_weights.py."""
-  return said(start("eight_devices_weights.py", [str(wide)], 8, cache))
+  return report_of(start("eight_devices_weights.py", [str(wide)], 8, cache))
 
 
 @pytest.mark.parametrize("mesh", ["fsdp", "all"])
@@ -221,7 +221,7 @@ def test_two_processes_read_and_write_one_model(wide, cache, tmp_path):
           [address, str(i), str(wide), str(out)], 4, cache)
     for i in range(2)
   ]
-  found = [said(process) for process in processes]
+  found = [report_of(process) for process in processes]
   assert found[0] == found[1] and found[0]["spans"] == found[0]["different"]
   was, now = tensorfile.read_headers(wide), tensorfile.read_headers(out)
   assert was.keys() == now.keys() and len(list(out.iterdir())) > 4
