@@ -56,7 +56,7 @@ def text(tokens):
 
 @pytest.mark.parametrize("dropped", [0, 1, 2])
 def test_a_restart_is_a_prompt_an_attempt_and_the_instruction(dropped):
-  found = behind(dropped)
+  found = restarts_of_rows(dropped)
   assert found.prompt.shape == (8, COLUMNS)
   assert found.solution[:, 0].tolist() == SOLUTIONS
   for state, row in ((0, 0), (1, 3), (4, 1), (5, 2)):
@@ -87,7 +87,7 @@ def test_an_episode_that_its_reply_ends_is_no_restart():
     found = TASK.reply(answer, episodes, turn)
     return found._replace(done=jnp.arange(8) == 4)
 
-  found = behind(task=TASK._replace(reply=reply))
+  found = restarts_of_rows(task=TASK._replace(reply=reply))
   want = [*SOLUTIONS[:4], NEW, *SOLUTIONS[5:]]
   assert found.solution[:, 0].tolist() == want
 
@@ -157,7 +157,7 @@ def test_rounds_are_stored_until_all_is_full():
   state = state_of(method.memory(KEY))
   first = method.refresh(state, PROBLEMS, ROWS, VERDICT)
   found = [text(x) for x in first.memory.prompt]
-  assert found == [text(x) for x in behind(1).prompt[jnp.array([0, 1, 4, 5])]]
+  assert found == [text(x) for x in restarts_of_rows(1).prompt[jnp.array([0, 1, 4, 5])]]
   other = VERDICT._replace(reward=1 - VERDICT.reward)
   again = method.refresh(first, PROBLEMS, ROWS, other)
   jax.tree.map(np.testing.assert_array_equal, again.memory, first.memory)

@@ -33,9 +33,8 @@ def make(
   search = dict(nodes=nodes, depth=depth, width=width, explore=explore)
 
   def generate(keys, state, problems):
-    def reward(rows):
-      return siblings.outcome(verify_as_one_turn(task, problems, rows)[0])
-
+    judge = lambda rows: verify_as_one_turn(task, problems, rows)[0]
+    reward = lambda rows: siblings.outcome(judge(rows))
     return steps.grow(
       keys, model, params_of(state, "policy"), task, problems, reward,
       step=step, limit=turns[0], temperature=temperature, **search,
