@@ -1,4 +1,4 @@
-"""Problems that begin behind an old attempt, and who judges itself."""
+"""Restarts after old attempts, and self-judged attempts."""
 
 import jax
 import jax.numpy as jnp
@@ -157,14 +157,15 @@ def test_rounds_are_stored_until_all_is_full():
   state = state_of(method.memory(KEY))
   first = method.refresh(state, PROBLEMS, ROWS, VERDICT)
   found = [text(x) for x in first.memory.prompt]
-  assert found == [text(x) for x in restarts_of_rows(1).prompt[jnp.array([0, 1, 4, 5])]]
+  kept = restarts_of_rows(1).prompt[jnp.array([0, 1, 4, 5])]
+  assert found == [text(x) for x in kept]
   other = VERDICT._replace(reward=1 - VERDICT.reward)
   again = method.refresh(first, PROBLEMS, ROWS, other)
   jax.tree.map(np.testing.assert_array_equal, again.memory, first.memory)
 
 
 def test_the_bonus_reaches_the_advantage():
-  """Of two samples behind a wrong attempt the right one is worth 1 + bonus."""
+  """Of two samples after a wrong attempt the right one gets 1 + bonus."""
   problems = restarts.mix(KEY, PROBLEMS, filled(), 2)
   problems = problems._replace(
     solution=jnp.array([[WRONG], [RIGHT], [NEW], [NEW]])
