@@ -83,7 +83,7 @@ def start(arguments, cache, *, module="sitrain.main", **more):
 
 
 def finish(process, seconds=300):
-  """Waits for a process, but not for ever."""
+  """Waits for a process, up to a limit."""
   try:
     out, err = process.communicate(timeout=seconds)
   except subprocess.TimeoutExpired:
@@ -92,8 +92,8 @@ def finish(process, seconds=300):
   return Done(process.returncode, out, err)
 
 
-def said(done):
-  """The JSON that a script has printed, where Gloo writes on its line too."""
+def json_of(done):
+  """The JSON that a script printed; Gloo may write on its line, too."""
   assert done.code == 0, done.err[-3000:]
   start = done.out.find('{"')
   assert start >= 0, done.out
