@@ -103,8 +103,8 @@ def main(argv: list[str]) -> None:
       + ": give a new folder"
     )
   logs.quiet_libraries()
-  told = flags.FLAGS.flag_values_dict() | {"process": 0}
-  distributed.check_agreement(told)
+  flag_values = flags.FLAGS.flag_values_dict() | {"process": 0}
+  distributed.check_agreement(flag_values)
   written = export(folder, output)
   if jax.process_index() == 0:
     print(written)

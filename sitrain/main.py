@@ -78,10 +78,10 @@ def open_sink(config: dict, workdir: str) -> metrics.Sink:
 
 
 def evaluator(run: Run, task: Any, config: dict) -> Callable[..., dict]:
-  """(params, tell) -> the row of a stage: accuracies, controls, dialogues.
+  """(params, say) -> the row of a stage: accuracies, controls, dialogues.
 
   Every stage is asked the same problems; the programs are compiled once.
-  `tell` gets a text, how far it is.
+  `say` gets a text, how far it is.
   """
   options = dict(config["evaluate"])
   options.pop("task", ())  # It has gone into `task`.
@@ -91,9 +91,9 @@ def evaluator(run: Run, task: Any, config: dict) -> Callable[..., dict]:
     spread=functools.partial(sharding.by_group_for_all, mesh=run.mesh),
   )
   key = jax.random.key(options.pop("seed"), impl="threefry2x32")
-  of = lambda tell: lambda done, total: tell(f"{done} of {total} problems")
-  return lambda params, tell: evaluation.evaluate(
-    players, params, task, key, tell=of(tell), **options
+  of = lambda say: lambda done, total: say(f"{done} of {total} problems")
+  return lambda params, say: evaluation.evaluate(
+    players, params, task, key, on_progress=of(say), **options
   )
 
 
@@ -138,8 +138,8 @@ def summarize(
     params, progress = run_one(run, stage, compiled, first)
     first = progress.first + progress.step
     summary["start"] = start.took
-    with activity.during(f"evaluating {stage.name}") as tell:
-      row = judge(params, tell) if params != () else {}
+    with activity.during(f"evaluating {stage.name}") as say:
+      row = judge(params, say) if params != () else {}
     summary["dialogues"] = row.pop("dialogues", summary["dialogues"])
     seconds = time.monotonic() - began
     row = {"name": stage.name, "seconds": seconds, "end": first} | row
