@@ -419,7 +419,7 @@ def test_places_of_models(saved, tmp_path, monkeypatch):
   monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
   assert str(weights.locate("owner/name-1.5B")) == str(saved)
   weights.locate("owner/name@v1/2")
-  assert asked == [("owner/name-1.5B", "main"), ("owner/name", "v1/2")]
+  assert asked == [("owner/name-1.5B", None), ("owner/name", "v1/2")]
   message = "owner/gone is no folder .*LocalEntryNotFound.*copy the model here"
   with pytest.raises(ValueError, match=message) as error:
     weights.locate("owner/gone")

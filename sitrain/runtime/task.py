@@ -2,7 +2,9 @@
 
 import importlib
 import inspect
+import json
 import math
+import tempfile
 from collections.abc import Callable
 
 from etils import epath
@@ -55,22 +57,45 @@ def chat_from(config: dict, maker: Callable, workdir: str) -> Chat:
   """The tokenizer of config.tokenizer, else that of config.model.path.
 
   With neither, but with config.tokenizer.size, one of that size is trained on
-  the texts of the task, once, and kept in the workdir.
+  the texts of the task, once, and kept in the workdir; for workdir "" it is
+  not kept.
   """
   options = {"path": "", "size": 0} | config.get("tokenizer", {})
   path, size = options.pop("path"), options.pop("size")
   model = config["model"].get("path", "")
   path = path or model
-  if not path and not size:
+  if path:
+    return call(tokenizer.load, "tokenizer", options, path, model)
+  if not size:
     raise ConfigError(
       "config.tokenizer: this task needs one: set config.model.path, "
       "config.tokenizer.path, or config.tokenizer.size to train it"
     )
-  if not path:
-    path = str(epath.Path(workdir) / "tokenizer")
-    if not epath.Path(path).exists():
-      tokenizer.train_bpe(_texts(config, maker), path, size=size)
-  return call(tokenizer.load, "tokenizer", options, path, model)
+  if workdir:
+    folder = _trained(config, maker, epath.Path(workdir), size)
+    return call(tokenizer.load, "tokenizer", options, folder)
+  with tempfile.TemporaryDirectory() as folder:
+    tokenizer.train_bpe(_texts(config, maker), folder, size=size)
+    return call(tokenizer.load, "tokenizer", options, folder)
+
+
+def _trained(
+  config: dict, maker: Callable, workdir: epath.Path, size: int
+) -> epath.Path:
+  """The folder of the workdir's own tokenizer; trained where it is missing.
+
+  A command that failed before it claimed the workdir may have left one behind
+  that belongs to another config.
+  """
+  folder = workdir / "tokenizer"
+  source = json.dumps({"size": size, "task": config["task"]}, sort_keys=True)
+  record = folder / "trained_on.json"
+  claimed = (workdir / "config.json").exists()
+  same = claimed or (record.exists() and record.read_text() == source)
+  if not (same and tokenizer.is_trained(folder)):
+    tokenizer.train_bpe(_texts(config, maker), folder, size=size)
+    record.write_text(source)
+  return folder
 
 
 def _texts(config: dict, maker: Callable) -> list[str]:

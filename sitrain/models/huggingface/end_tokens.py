@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from sitrain.models.huggingface.download import read_json
+from sitrain.models.huggingface.download import hub_name, read_json
 
 FILES = ("generation_config.json", "config.json")  # the first that is there
 
@@ -37,10 +37,14 @@ def _find(path: Any, name: str) -> epath.Path | None:
   import huggingface_hub
   from huggingface_hub.errors import EntryNotFoundError
 
-  model, _, revision = str(path).partition("@")
+  model = hub_name(path)
+  if not model.name:
+    raise ValueError(
+      f"there is no folder {path}: give one, or the id of a model on the hub"
+    )
   try:
     found = huggingface_hub.hf_hub_download(
-      model, name, revision=revision or None
+      model.name, name, revision=model.revision
     )
   except EntryNotFoundError:
     return None

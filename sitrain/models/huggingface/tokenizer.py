@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import logging
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,7 +10,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from sitrain.models.huggingface import chat, end_tokens, spelling
+from sitrain.models.huggingface import (
+  chat,
+  download,
+  end_tokens,
+  spelling,
+  tensorfile,
+)
 from sitrain.tasks.characters import UNKNOWN
 from sitrain.types import PAD, Chat, Tokenizer
 
@@ -23,7 +28,6 @@ _BYTES = 256
 _WEIGHTS = (
   ".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx",
 )
-_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")  # "owner/name", or a name alone
 
 
 def load(
@@ -32,7 +36,8 @@ def load(
   """Tokenizer and dialogue form of a model.
 
   Args:
-    path: a folder of transformers, on a disk or on gs://, or a hub id.
+    path: a folder of transformers, on a disk or on gs://, or a hub id, which
+      may end in "@revision".
     model: likewise, where the model is in another place than its tokenizer.
     template: "" for the chat template of the tokenizer; "plain" for no chat
       form: a message and a line break, the answer and its end token, a line
@@ -144,24 +149,16 @@ def _read(path: Any) -> Any:
 
 @contextlib.contextmanager
 def _local(path: Any) -> Iterator[str]:
-  """A folder on a disk with the tokenizer of `path`; a hub id as it is."""
-  folder = epath.Path(path).expanduser()
-  remote = "://" in str(path)
-  if folder.is_dir() and not remote:
+  """A folder on a disk with the tokenizer of `path`."""
+  folder = download.locate_tokenizer(path)
+  if "://" not in str(folder):
     yield str(folder)
-  elif folder.is_dir():
-    with tempfile.TemporaryDirectory() as copy:
-      for file in folder.iterdir():
-        if file.is_file() and file.suffix not in _WEIGHTS:
-          file.copy(epath.Path(copy) / file.name)
-      yield copy
-  elif not remote and _HUB.fullmatch(str(path)):
-    yield str(path)
-  else:
-    raise ValueError(
-      f"there is no folder {path}: give the folder of a tokenizer, or the id "
-      "of a model on the hub"
-    )
+    return
+  with tempfile.TemporaryDirectory() as copy:
+    for file in folder.iterdir():
+      if file.is_file() and file.suffix not in _WEIGHTS:
+        file.copy(epath.Path(copy) / file.name)
+    yield copy
 
 
 def train_bpe(texts: Iterable[str], folder: Any, *, size: int) -> None:
@@ -191,9 +188,14 @@ def train_bpe(texts: Iterable[str], folder: Any, *, size: int) -> None:
   with tempfile.TemporaryDirectory() as temporary:
     source.save_pretrained(temporary)
     files = sorted(epath.Path(temporary).iterdir())
-    # A run that is killed here leaves no folder that looks whole.
+    # A run that is killed here leaves no folder that looks complete.
     for file in sorted(files, key=lambda file: file.name == "tokenizer.json"):
-      file.copy(folder / file.name, overwrite=True)
+      tensorfile.write_whole(folder / file.name, [file.read_bytes()])
+
+
+def is_trained(folder: Any) -> bool:
+  """Whether `train_bpe` has come to its end in a folder."""
+  return (epath.Path(folder) / "tokenizer.json").exists()
 
 
 def _trained(texts: Iterable[str], size: int) -> Any:
