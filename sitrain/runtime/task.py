@@ -24,10 +24,25 @@ def task_from(config: dict, workdir: str = "", *, part: str = "") -> Task:
   options = options_of(config, part)
   maker = find("tasks", options.pop("name"), "task.name")
   field = f"{part}.task" if part else "task"
-  if "chat" not in inspect.signature(maker).parameters:
+  if not _takes_chat(maker):
     return call(maker, field, options)
-  chat = chat_from(config, maker, workdir)
+  chat = _chat_from(config, maker, workdir)
   return call(maker, field, options, chat)
+
+
+def reads_text(config: dict) -> bool:
+  """Whether the problems of config.task are text, which a tokenizer encodes."""
+  return _takes_chat(find("tasks", config["task"]["name"], "task.name"))
+
+
+def chat_of(config: dict, workdir: str) -> Chat:
+  """Tokenizer and dialogue form of a config whose task `reads_text`."""
+  maker = find("tasks", config["task"]["name"], "task.name")
+  return _chat_from(config, maker, workdir)
+
+
+def _takes_chat(maker: Callable) -> bool:
+  return "chat" in inspect.signature(maker).parameters
 
 
 def task_of_stage(
@@ -53,7 +68,7 @@ def options_of(config: dict, part: str = "") -> dict:
   return dict(config["task"]) | changed
 
 
-def chat_from(config: dict, maker: Callable, workdir: str) -> Chat:
+def _chat_from(config: dict, maker: Callable, workdir: str) -> Chat:
   """The tokenizer of config.tokenizer, else that of config.model.path.
 
   With neither, but with config.tokenizer.size, one of that size is trained on

@@ -4,10 +4,13 @@ transformers ends a text at every id of `eos_token_id` in
 generation_config.json; where there is no such file, in config.json.
 """
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
+from sitrain.models.huggingface import tensorfile
 from sitrain.models.huggingface.download import hub_name, read_json
 
 FILES = ("generation_config.json", "config.json")  # the first that is there
@@ -27,6 +30,18 @@ def of(path: Any) -> tuple[int, ...]:
       found = settings.get("eos_token_id", text.get("eos_token_id"))
       return _ids(found, file)
   return ()
+
+
+def write(folder: Any, ids: Sequence[int]) -> list[str]:
+  """Makes `ids` those that end a turn of a folder; names of files written."""
+  folder = epath.Path(folder)
+  if set(of(folder)) == set(ids):
+    return []
+  file = folder / FILES[0]
+  settings = read_json(file) if file.exists() else {}
+  text = json.dumps(settings | {"eos_token_id": list(ids)}, indent=2)
+  tensorfile.write_whole(file, [text.encode()])
+  return [FILES[0]]
 
 
 def _find(path: Any, name: str) -> epath.Path | None:

@@ -1,7 +1,9 @@
-"""Tokenizers of transformers: read, trained, and their tokens as bytes."""
+"""Tokenizers of transformers: read, trained, copied; their tokens as bytes."""
 
 import contextlib
+import fnmatch
 import itertools
+import json
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -220,6 +222,30 @@ def _trained(texts: Iterable[str], size: int) -> Any:
   )
   bpe.train_from_iterator(itertools.chain([first], texts), trainer)
   return bpe
+
+
+def copy(path: Any, output: Any, *, template: str = "") -> list[str]:
+  """Copies the files of a tokenizer into a folder; returns their names.
+
+  Where `template` is not "" it becomes the chat template of the copy; `path`
+  and `template` are those of `load`, and raise ValueError as they do there.
+  """
+  source, output = download.locate_tokenizer(path), epath.Path(output)
+  output.mkdir(parents=True, exist_ok=True)
+  files = {
+    file.name: file.read_bytes() for file in sorted(source.iterdir())
+    if any(fnmatch.fnmatch(file.name, f) for f in download.TOKENIZER_FILES)
+    and not (template and file.name.startswith("chat_template"))
+  }
+  if template:
+    text = _template(_read(path), path, template).removeprefix("\ufeff")
+    name = "tokenizer_config.json"  # Where versions before 4.43 look for it.
+    settings = json.loads(files.get(name, b"{}")) | {"chat_template": text}
+    files[name] = json.dumps(settings, indent=2).encode()
+    files["chat_template.jinja"] = text.encode()
+  for name, content in files.items():
+    tensorfile.write_whole(output / name, [content])
+  return list(files)
 
 
 def vocabulary(path: Any) -> list[bytes]:
