@@ -70,9 +70,7 @@ def open_sink(config: dict, workdir: str) -> metrics.Sink:
   ]
   if config["run"]["wandb"]:
     sinks.append(
-      metrics.wandb(
-        folder, project=config["run"]["wandb"], run=folder.name, config=config
-      )
+      metrics.wandb(folder, project=config["run"]["wandb"], config=config)
     )
   return metrics.join(sinks)
 
@@ -196,6 +194,7 @@ def train(config: dict, workdir: str) -> dict:
   """Runs a config in a workdir; returns the summary."""
   start = Start(time.monotonic(), [], {}, {})
   check_names(config)
+  metrics.check_installed(project=config["run"]["wandb"])
   facts = distributed.check_agreement(config, workdir=workdir)
   check_writable(workdir)
   jax.config.update("jax_threefry_partitionable", True)
