@@ -63,7 +63,7 @@ def _attempt(tasks, problem, played, k) -> dict[str, Any]:
 
   def mark(task):
     fields = _marks(task, problem, played, texts, whole, k)._asdict()
-    if not is_partial(fields["rewards"]):
+    if not is_partial(np.array(fields["rewards"])):
       fields.pop("rewards")
     return fields
 
