@@ -2,9 +2,10 @@
 
 python -m benchmarks.step_profile --workdir=/tmp/sitrain
 
-Times the compiled parts of a stage II step on the last parameters of a finished
-quickstart, interleaved, and reads the share of the host from that run's own
-records. Prints a table; --output writes it as JSON.
+Times the compiled parts of a step of a fused stage with a reference, such as
+stage II of the quickstart, on its last parameters, interleaved, and reads the
+share of the host from that run's own records. Prints a table; --output writes
+it as JSON.
 """
 
 import json
@@ -15,17 +16,15 @@ import time
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
+from etils import epath
 
 from sitrain.models.logprobs import token_scores
 from sitrain.models.roles import params_of
-from sitrain.runtime import build, metrics, sharding, workdir
-from sitrain.runtime.stage import (
-  compile_ahead,
-  compile_loop,
-  parts_of,
-  run_stage,
-)
+from sitrain.runtime import build, metrics, policy, sharding, workdir
+from sitrain.runtime.errors import run_main
+from sitrain.runtime.options import ConfigError
+from sitrain.runtime.stage import compile_loop, parts_of
 from sitrain.runtime.start import Run, layout
 from sitrain.train import init_state, make_iteration
 from sitrain.types import Stage
@@ -34,12 +33,34 @@ WORKDIR = flags.DEFINE_string("workdir", "/tmp/sitrain", "A finished run.")
 STAGE = flags.DEFINE_string("stage", "stage2", "The stage to take apart.")
 ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved rounds.")
 OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
+flags.DEFINE_bool("traceback", False, "Show where an error came from.")
+
+
+def read_config(folder: str, name: str) -> dict:
+  """The config of a run whose stage can be taken apart; else ConfigError."""
+  path = epath.Path(folder) / "config.json"
+  if not path.exists():
+    raise ConfigError(
+      f"--workdir={folder} holds no config.json: give that of a run"
+    )
+  config = build.plain(workdir.read_json(path))
+  policy.stage_of(config, epath.Path(folder), name)  # It is there and trained.
+  stage = build.STAGE | config["stage"][name]
+  if not stage["fused"] or stage["writes"]:
+    raise ConfigError(
+      f"--stage={name} is staged: its verifier runs on the host and is no part"
+      " of a compiled step; see run/seconds and run/host_seconds in"
+      " metrics.jsonl, or set --config.run.profile_steps of the run"
+    )
+  if "reference" not in stage["held"]:
+    raise ConfigError(f"--stage={name} holds no reference: give one that does")
+  return config
 
 
 def open_run(folder: str, config: dict) -> tuple[Run, Stage]:
   """The run as its main would open it, without sinks."""
   mesh = sharding.make_mesh(**config["mesh"])
-  task = build.task_from(config)
+  task = build.task_from(config, folder)
   model = build.model_from(config, task)
   run = build.run_from(config, task, model, mesh)._replace(
     workdir=folder, sink=metrics.silent(), show=lambda *_: None,
@@ -105,10 +126,13 @@ def host_share(folder: str, stage: str) -> float:
 
 def main(argv: list[str]) -> None:
   """Prints and writes the table."""
-  config = build.plain(workdir.read_json(f"{WORKDIR.value}/config.json"))
+  config = read_config(WORKDIR.value, STAGE.value)
   run, stage = open_run(WORKDIR.value, config)
   with jax.set_mesh(run.mesh):
-    params, _ = run_stage(run, stage, compile_ahead(run, stage))
+    params = policy.of_stage(
+      config, run.model, run.mesh, epath.Path(WORKDIR.value) / stage.name,
+      "last",
+    )
     began = time.perf_counter()
     compile_loop(run, stage, layout(run, stage))
     compiled = time.perf_counter() - began
@@ -137,4 +161,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  run_main(main)
