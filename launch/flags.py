@@ -12,7 +12,9 @@ from launch.jobs import Job
 from sitrain.runtime.options import ConfigError, closest
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,53}[a-z0-9])?")
-_ZONE = re.compile(r"[a-z]+(-[a-z]+)+\d+-[a-z]")
+# AI zones, such as us-south1-ai1b, have a number in their last part.
+_ZONE = re.compile(r"[a-z]+(-[a-z]+)+\d+-(ai\d+)?[a-z]")
+_DURATION = re.compile(r"(?=\d)(\d+d)?(\d+h)?(\d+m)?(\d+s)?")
 _SETS = re.compile(r"[A-Za-z_]\w*=")
 _WORKDIR = re.compile(r"gs://[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9](/.*)?")
 
@@ -137,6 +139,10 @@ def vm_from(flags: argparse.Namespace) -> Vm:
     raise ConfigError("--spot and --reserved: give one of them")
   if flags.valid_until and not flags.queued:
     raise ConfigError("--valid_until: give --queued with it")
+  if flags.valid_until and not _DURATION.fullmatch(flags.valid_until):
+    raise ConfigError(
+      f"--valid_until={flags.valid_until}: give a duration, as 6h or 1d12h30m"
+    )
   return vm._replace(
     type=flags.type, software=flags.version or software, spot=flags.spot,
     reserved=flags.reserved, queued=flags.queued,

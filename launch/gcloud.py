@@ -73,6 +73,19 @@ def describe_queued(vm: Vm) -> list[str]:
   return _tpus("queued-resources", "describe", vm.name, *_where(vm), fields)
 
 
+def list_types(vm: Vm) -> list[str]:
+  """The TPU types that the VM's zone has, a line each."""
+  return _tpus("accelerator-types", "list", *_where(vm), "--format=value(type)")
+
+
+def list_vms(vm: Vm) -> list[str]:
+  """Names of the VMs that a sweep of this name makes, a line each."""
+  return _tpus(
+    "tpu-vm", "list", *_where(vm), f"--filter=name~^{vm.name}-[0-9]+$",
+    "--format=value(name)",
+  )
+
+
 def start(vm: Vm) -> list[str]:
   """Starts a VM that was stopped."""
   return _tpus("tpu-vm", "start", vm.name, *_where(vm))

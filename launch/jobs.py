@@ -32,6 +32,7 @@ class Worker(NamedTuple):
   next: int  # up to where the log came along
   id: str  # of what was started
   revision: str  # what is installed
+  job: str = ""
 
 
 def command(job: Job) -> list[str]:
@@ -54,8 +55,17 @@ def folder(job: str) -> str:
 
 
 def make_folder(job: str) -> str:
-  """Shell that makes the job's folder."""
-  return shlex.join(["mkdir", "-p", folder(job)])
+  """Shell that makes the job's folder, which nobody else can read.
+
+  The file of secrets is there before they are copied into it, so that it never
+  has the permissions of an ordinary copy; it is empty where none are given.
+  """
+  path = shlex.quote(folder(job))
+  return (
+    f"mkdir -p {path} && chmod 700 {path} &&"
+    f" install -m 600 /dev/null {path}/environment &&"
+    f" rm -f {path}/packages.txt"
+  )
 
 
 def do(job: str, *words: str) -> str:
@@ -69,6 +79,14 @@ def ask(job: str, *words: str) -> str:
   return f"if [ -f {script} ]; then {do(job, *words)}; fi"
 
 
+def ask_all() -> str:
+  """Shell that calls the status of every job that the VM has seen."""
+  return (
+    "for script in sitrain_jobs/*/remote.sh; do"
+    ' if [ -f "$script" ]; then bash "$script" status; fi; done'
+  )
+
+
 def start(job: Job, source: Source) -> str:
   """Shell that starts the job where it does not run."""
   return do(job.name, "start", identity(job, source), *command(job))
@@ -76,7 +94,7 @@ def start(job: Job, source: Source) -> str:
 
 _LINE = re.compile(
   r"^sitrain worker=(\d+) state=(\w+) code=(\S+) size=(\d+) next=(\d+)"
-  r" id=(\S+) revision=(\S+)$", re.MULTILINE,
+  r" id=(\S+) revision=(\S+)(?: job=(\S+))?$", re.MULTILINE,
 )
 
 
@@ -85,9 +103,9 @@ def read(text: str) -> list[Worker]:
   return sorted(
     Worker(
       int(worker), state, -1 if code == "-" else int(code), int(size),
-      int(after), identity_, revision,
+      int(after), identity_, revision, job,
     )
-    for worker, state, code, size, after, identity_, revision
+    for worker, state, code, size, after, identity_, revision, job
     in _LINE.findall(text)
   )
 

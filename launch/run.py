@@ -27,15 +27,24 @@ class Tally(NamedTuple):
   at: tuple[str, int] = ("", -1)  # stage and step
 
 
-def commands(vm: Vm, job: Job, code: Source, archive: str) -> list[list[str]]:
-  """Everything between a VM that is READY and a job that runs, in order."""
+def commands(
+  vm: Vm, job: Job, code: Source, archive: str, packages: str = ""
+) -> list[list[str]]:
+  """Everything between a VM that is READY and a job that runs, in order.
+
+  `packages`: a file of the versions that are to be installed; "": the newest.
+  """
   name, folder = job.name, jobs.folder(job.name)
   secrets = [job.env_file] if job.env_file else []
   return [
     gcloud.ssh(vm, jobs.make_folder(name), worker="all"),
     source.archive(code, archive),
-    gcloud.scp(vm, [archive, str(jobs.SCRIPT)], f"{folder}/"),
+    gcloud.scp(
+      vm, [archive, str(jobs.SCRIPT), *([packages] if packages else [])],
+      f"{folder}/",
+    ),
     *(gcloud.scp(vm, [file], f"{folder}/environment") for file in secrets),
+    gcloud.ssh(vm, jobs.do(name, "check_bucket", job.workdir), worker="0"),
     gcloud.ssh(vm, jobs.do(name, "setup", code.revision), worker="all"),
     gcloud.ssh(vm, jobs.start(job, code), worker="all"),
   ]
@@ -44,15 +53,27 @@ def commands(vm: Vm, job: Job, code: Source, archive: str) -> list[list[str]]:
 def launch(act: Machine, vm: Vm, job: Job, code: Source) -> None:
   """Sends the code, installs it and starts the job on all workers."""
   act.say(f"{vm.name}: installing {code.revision[:12]}, starting {job.name}")
-  with tempfile.TemporaryDirectory() as folder:
-    archive = str(pathlib.Path(folder) / "source.tar.gz")
-    for words in commands(vm, job, code, archive):
+  with tempfile.TemporaryDirectory() as name:
+    folder = pathlib.Path(name)
+    archive, packages = str(folder / "source.tar.gz"), ""
+    if versions := versions_of(act, job):
+      packages = str(folder / "packages.txt")
+      pathlib.Path(packages).write_text(versions)
+    for words in commands(vm, job, code, archive, packages):
       machine.call(act, words)
 
 
+def versions_of(act: Machine, job: Job) -> str:
+  """What was installed where the run began, as lines name==version; or ""."""
+  found = act.execute(gcloud.read(f"{job.workdir}/packages.txt"))
+  lines = found.output.split() if found.code == 0 else []
+  return "".join(f"{line}\n" for line in lines if "==" in line)
+
+
 def look(act: Machine, vm: Vm, name: str) -> list[Worker]:
-  """How the job stands on every worker."""
-  words = gcloud.ssh(vm, jobs.ask(name, "status"), worker="all")
+  """How the job stands on every worker; "": all jobs that they have seen."""
+  asked = jobs.ask(name, "status") if name else jobs.ask_all()
+  words = gcloud.ssh(vm, asked, worker="all")
   return jobs.read(machine.call(act, words).output)
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from launch import (
   accelerators,
+  checks,
   gcloud,
   jobs,
   machine,
@@ -34,17 +35,6 @@ from launch.jobs import Job
 from launch.machine import LaunchError, Machine
 from launch.source import Source
 from sitrain.runtime.options import ConfigError
-
-
-def check_bucket(act: Machine, workdir: str) -> None:
-  """Raises ConfigError where the workdir's bucket does not exist."""
-  found = machine.call(act, gcloud.list_bucket(workdir), accept=("gone",))
-  if found.code:
-    bucket = "/".join(workdir.split("/")[:3])
-    raise ConfigError(
-      f"--workdir={workdir}: there is no such bucket: `gcloud storage buckets"
-      f" create {bucket}` makes it"
-    )
 
 
 def code_of(act: Machine, job: Job, flags: argparse.Namespace) -> Source:
@@ -75,7 +65,7 @@ def run(
   if flags.dry_run:
     screen.dry(plan(vm, job, code), sys.stdout.write)
     return 0
-  check_bucket(act, job.workdir)
+  checks.check_all(act, vm, job.workdir)
   how = "failed"
   try:
     how = runs.run(act, vm, job, code, restarts=flags.restarts)
@@ -95,6 +85,7 @@ def plan(vm: Vm, job: Job, code: Source) -> list[list[str]]:
   everywhere = gcloud.ssh(vm, jobs.ask(job.name, "status"), worker="all")
   return [
     gcloud.list_bucket(job.workdir),
+    gcloud.list_types(vm),
     gcloud.describe(vm),
     gcloud.describe_queued(vm),
     gcloud.create_queued(vm) if vm.queued else gcloud.create(vm),
@@ -122,7 +113,7 @@ def run_sweep(
       for one in mine:
         screen.dry(plan(each, one, code), sys.stdout.write)
     return 0
-  check_bucket(act, job.workdir)
+  checks.check_all(act, vm, job.workdir)
   pool = ThreadPoolExecutor(len(shares))
   try:
     futures = [pool.submit(points, act, *s, code, flags) for s in shares]
@@ -152,12 +143,22 @@ def points(
   return ends
 
 
-def show_status(act: Machine, vm: Vm, name: str) -> None:
-  """The command `status`."""
-  state = vms.find(act, vm).state
-  act.say(f"{vm.name}: {state.lower().replace('_', ' ')}")
-  if state == "READY":
-    Console().print(screen.workers_table(name, runs.look(act, vm, name)))
+def show_status(act: Machine, vm: Vm, job: str) -> None:
+  """The command `status`: the VM, or those of the sweep of that name.
+
+  `job`: one of its jobs; "": all that it has seen.
+  """
+  found = vms.find(act, vm)
+  names = vms.of_sweep(act, vm) if found.state == vms.ABSENT else []
+  for name in names or [vm.name]:
+    each = vm._replace(name=name)
+    state = vms.find(act, each).state if names else found.state
+    act.say(f"{name}: {state.lower().replace('_', ' ')}")
+    if state == "READY":
+      workers = runs.look(act, each, job)
+      for title in sorted({worker.job for worker in workers}):
+        mine = [worker for worker in workers if worker.job == title]
+        Console().print(screen.workers_table(f"{name}: {title}", mine))
 
 
 def show_logs(
@@ -177,13 +178,16 @@ def look_after(act: Machine, vm: Vm, flags: argparse.Namespace) -> None:
   if flags.dry_run:
     screen.dry(small_plan(vm, name, flags), sys.stdout.write)
   elif flags.command == "status":
-    show_status(act, vm, name)
+    show_status(act, vm, flags.job)
   elif flags.command == "logs":
+    vms.check_there(act, vm)
     show_logs(act, vm, name, flags)
   elif flags.command == "stop":
+    vms.check_there(act, vm)
     runs.halt(act, vm, name)
     act.say(f"{name}: stopped; {vm.name} is still there and costs money")
   else:
+    vms.check_there(act, vm)
     vms.delete(act, vm)
     act.say(f"{vm.name}: deleted")
 

@@ -46,6 +46,21 @@ def find(act: Machine, vm: Vm) -> Found:
   return found if granted else Found(asked, found.type)
 
 
+def of_sweep(act: Machine, vm: Vm) -> list[str]:
+  """The VMs that a sweep of the name has made, NAME-0 and so on."""
+  names = machine.call(act, gcloud.list_vms(vm)).output.split()
+  return sorted(names, key=lambda name: int(name.rpartition("-")[2]))
+
+
+def check_there(act: Machine, vm: Vm) -> None:
+  """Raises ConfigError where there are only the VMs of a sweep of the name."""
+  if find(act, vm).state == ABSENT and (names := of_sweep(act, vm)):
+    raise ConfigError(
+      f"{vm.name} is not there, but a sweep's {', '.join(names)}: give one of"
+      " them as --name"
+    )
+
+
 def delete(act: Machine, vm: Vm) -> None:
   """Deletes the VM, by its request if it has one."""
   asked, *_ = _ask(act, gcloud.describe_queued(vm))

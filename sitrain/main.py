@@ -32,6 +32,7 @@ from sitrain.runtime import (
   metrics,
   notice,
   overrides,
+  packages,
   progress,
   report,
   sharding,
@@ -210,6 +211,8 @@ def train(config: dict, workdir: str) -> dict:
   turns = config["evaluate"]["turns"]
   check_context(config, "evaluate.turns", asked, columns_of(asked, turns)[1])
   digest = claim(workdir, config)
+  if jax.process_index() == 0:
+    packages.keep(workdir, packages.installed())
   log = logs.open_log(workdir, facts)
   if jax.process_index() == 0 and (said := describe(task)):
     print(said)
