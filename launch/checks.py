@@ -8,23 +8,23 @@ import os
 
 from launch import accelerators, gcloud, machine
 from launch.gcloud import Vm
-from launch.machine import Machine
+from launch.machine import Runner
 from sitrain.runtime.options import ConfigError, closest
 
 _KEY = "~/.ssh/google_compute_engine"  # gcloud's own
 
 
-def check_all(act: Machine, vm: Vm, workdir: str) -> None:
+def check_all(runner: Runner, vm: Vm, workdir: str) -> None:
   """Raises ConfigError for what would fail once there is a VM."""
-  check_bucket(act, workdir)
-  check_zone(act, vm)
+  check_bucket(runner, workdir)
+  check_zone(runner, vm)
   if accelerators.is_multi_host(vm.type):
-    check_ssh_agent(act, vm)
+    check_ssh_agent(runner, vm)
 
 
-def check_bucket(act: Machine, workdir: str) -> None:
+def check_bucket(runner: Runner, workdir: str) -> None:
   """Raises ConfigError where the workdir's bucket does not exist."""
-  found = machine.call(act, gcloud.list_bucket(workdir), accept=("gone",))
+  found = machine.call(runner, gcloud.list_bucket(workdir), accept=("gone",))
   if found.code:
     bucket = "/".join(workdir.split("/")[:3])
     raise ConfigError(
@@ -33,15 +33,15 @@ def check_bucket(act: Machine, workdir: str) -> None:
     )
 
 
-def check_zone(act: Machine, vm: Vm) -> None:
+def check_zone(runner: Runner, vm: Vm) -> None:
   """Raises ConfigError where the zone does not have the type."""
-  types = machine.call(act, gcloud.list_types(vm)).output.split()
+  types = machine.call(runner, gcloud.list_types(vm)).output.split()
   if vm.type not in types:
     has = closest(vm.type, types) if types else "it has no TPUs"
     raise ConfigError(f"--type={vm.type} is not in --zone={vm.zone}: {has}")
 
 
-def check_ssh_agent(act: Machine, vm: Vm) -> None:
+def check_ssh_agent(runner: Runner, vm: Vm) -> None:
   """Raises ConfigError where the agent lacks the key that gcloud uses.
 
   gcloud refuses to reach several hosts without it, after they are paid for.
@@ -57,9 +57,9 @@ def check_ssh_agent(act: Machine, vm: Vm) -> None:
       f" with: `ssh-keygen -t rsa -f {name}` makes one, `ssh-add {name}` adds"
       " it to the SSH agent"
     )
-  words = act.execute(["ssh-keygen", "-lf", path]).output.split()
+  words = runner.execute(["ssh-keygen", "-lf", path]).output.split()
   fingerprint = words[1] if len(words) > 1 else path
-  agent = act.execute(["ssh-add", "-l"])
+  agent = runner.execute(["ssh-add", "-l"])
   if agent.code or fingerprint not in agent.output.split():
     start = 'eval "$(ssh-agent)" && ' if agent.code == 2 else ""
     raise ConfigError(

@@ -51,14 +51,15 @@ _FLAGS = {
                   " as --create_flag=--network=mine"),
   "ssh_flag": (list, [], "one more for gcloud's ssh and scp, as"
                " --ssh_flag=--internal-ip or --ssh_flag=--batch-size=64"),
-  "env_file": (str, "", "a file of NAME=VALUE for the job, as HF_TOKEN=..."),
+  "env_file": (str, "", "a file of NAME=VALUE for set-up and job, as"
+               " HF_TOKEN=..."),
   "job": (str, "", "of the job, where it is not the VM's, as in a sweep"),
   "restarts": (int, 0, "starts after failures without a step in between;"
                " after a preemption it is started anyway"),
   "allow_dirty": (bool, False, "send changes of tracked files, uncommitted"),
   "delete_at_end": (bool, False, "delete the VM when the job is done"),
   "dry_run": (bool, False, "print the commands, call gcloud for none"),
-  "poll": (float, 20.0, "seconds between two looks"),
+  "poll": (float, 20.0, "seconds between two polls"),
   "tries": (int, 8, "of a command that fails for a reason that may pass"),
   "backoff": (float, 5.0, "seconds after a first such failure; doubles"),
   "grid": (str, None, "config.seed=0,1,2;config.stage.rl.steps=100,200"),
@@ -85,7 +86,7 @@ COMMANDS = {
 
 
 def parser(text: str) -> argparse.ArgumentParser:
-  """The parser, with `text` above its help."""
+  """The parser, with `text` as its description."""
   top = argparse.ArgumentParser(
     prog="python -m launch.tpu", description=text, allow_abbrev=False,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -102,7 +103,7 @@ def parser(text: str) -> argparse.ArgumentParser:
 def parse(
   text: str, words: list[str]
 ) -> tuple[argparse.Namespace, tuple[str, ...]]:
-  """The flags, and those that go on to sitrain.main.
+  """The flags, and those that are passed on to sitrain.main.
 
   The latter are --config.field=value and whatever follows a --. Raises
   ConfigError, with the closest flag, for one that nobody knows.

@@ -17,7 +17,7 @@ from launch import flags as command_line
 from launch import run as runs
 from launch.gcloud import Vm
 from launch.jobs import Job, Worker
-from launch.machine import LaunchError, Machine, Result
+from launch.machine import LaunchError, Result, Runner
 from sitrain.runtime.options import ConfigError
 
 HERE = pathlib.Path(__file__).parent
@@ -252,14 +252,14 @@ def test_a_second_run_follows_a_job_that_runs_and_stop_ends_it(cloud, capfd):
   code = source.find(act, allow_dirty=False)
   vms.ensure(act, vm)
   runs.launch(act, vm, job, code)
-  assert {w.state for w in runs.look(act, vm, "score")} == {"running"}
+  assert {w.state for w in runs.worker_states(act, vm, "score")} == {"running"}
   runs.launch(act, vm, job, code)  # Starts nothing twice.
   assert len(starts(fake)) == 1
   done, _ = runs.attach(act, vm, job, code)
   assert not done and len(starts(fake)) == 1
   assert tpu.main(["stop", *PLACE]) == 0
-  assert {w.state for w in runs.look(act, vm, "score")} == {"stopped"}
-  assert runs.look(act, vm, "score")[1].code == 128 + signal.SIGTERM
+  assert {w.state for w in runs.worker_states(act, vm, "score")} == {"stopped"}
+  assert runs.worker_states(act, vm, "score")[1].code == 128 + signal.SIGTERM
   assert tpu.main(["status", *PLACE]) == 0
   assert "stopped" in capfd.readouterr().out
   assert tpu.main(["logs", *PLACE, "--worker=all", "--lines=9"]) == 0
@@ -271,7 +271,7 @@ def test_a_second_run_follows_a_job_that_runs_and_stop_ends_it(cloud, capfd):
 
 
 def acting(**fields):
-  quiet = Machine(
+  quiet = Runner(
     machine.execute, lambda _: None, lambda _: None, lambda _: None, 0.0, 3, 0.0
   )
   return quiet._replace(**fields)
@@ -349,22 +349,22 @@ def test_failures_are_not_repeated_for_ever(
 
 
 def test_only_progress_renews_the_restarts():
-  tally = runs.Tally(at=("rl", 3))
-  tally = runs.count(tally, "failed", ("rl", 9), restarts=1, code=1)
-  assert tally == runs.Tally(failures=1, at=("rl", 9))
+  counts = runs.EndCounts(at=("rl", 3))
+  counts = runs.count_end(counts, "failed", ("rl", 9), restarts=1, code=1)
+  assert counts == runs.EndCounts(failures=1, at=("rl", 9))
   # It resumed, repeated its steps and failed where it had failed before.
   with pytest.raises(LaunchError, match="exit code 1"):
-    runs.count(tally, "failed", ("rl", 9), restarts=1, code=1)
+    runs.count_end(counts, "failed", ("rl", 9), restarts=1, code=1)
   # A heartbeat that could not be read is no progress.
   with pytest.raises(LaunchError, match="exit code 1"):
-    runs.count(tally, "failed", ("", -1), restarts=1, code=1)
-  later = runs.count(tally, "failed", ("next", 0), restarts=1, code=1)
+    runs.count_end(counts, "failed", ("", -1), restarts=1, code=1)
+  later = runs.count_end(counts, "failed", ("next", 0), restarts=1, code=1)
   assert later.failures == 1
-  tally = runs.Tally()
-  for _ in range(runs.PREEMPTIONS):
-    tally = runs.count(tally, "again", ("", -1), restarts=0, code=0)
+  counts = runs.EndCounts()
+  for _ in range(runs.MAX_PREEMPTIONS):
+    counts = runs.count_end(counts, "again", ("", -1), restarts=0, code=0)
   with pytest.raises(LaunchError, match="without a step"):
-    runs.count(tally, "again", ("", -1), restarts=0, code=0)
+    runs.count_end(counts, "again", ("", -1), restarts=0, code=0)
 
 
 def test_a_queued_request_is_waited_for_and_asked_again(cloud):
@@ -689,7 +689,7 @@ def test_a_job_is_judged_by_all_of_its_workers(states, expected):
            state if isinstance(state, int) else -1, 0, 0, "-", "-")
     for i, state in enumerate(states)
   ]
-  assert jobs.verdict(workers) == expected
+  assert jobs.overall_state(workers) == expected
 
 
 def test_software_fits_the_generation():
@@ -703,7 +703,7 @@ def test_software_fits_the_generation():
 
 
 def test_a_grid_is_read_with_its_brackets_and_quotes():
-  points = sweep.points("config.seed=0,1;config.a.b=(1,2),'x;y',-3")
+  points = sweep.grid_points("config.seed=0,1;config.a.b=(1,2),'x;y',-3")
   assert len(points) == 6
   assert points[1] == {"config.seed": "0", "config.a.b": "'x;y'"}
   assert points[3] == {"config.seed": "1", "config.a.b": "(1,2)"}
@@ -712,10 +712,10 @@ def test_a_grid_is_read_with_its_brackets_and_quotes():
   assert found[3].workdir == "gs://b/w/seed=1_bonus=10"
   assert found[3].flags == ("--x", "--config.seed=1", "--config.s.bonus=10")
   with pytest.raises(ConfigError, match="FIELD=VALUE"):
-    sweep.points("seed=1")
+    sweep.grid_points("seed=1")
   with pytest.raises(ConfigError, match="same values"):
     sweep.jobs_of(job, "config.seed=0,0")
-  shares = sweep.share(Vm("v", "z"), found, 3)
+  shares = sweep.assign(Vm("v", "z"), found, 3)
   assert [(vm.name, len(mine)) for vm, mine in shares] == [
     ("v-0", 2), ("v-1", 1), ("v-2", 1)
   ]

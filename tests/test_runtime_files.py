@@ -8,13 +8,16 @@ import shutil
 import struct
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from sitrain.runtime import (
+  distributed,
   metrics,
+  packages,
   progress,
   report,
   stopping,
@@ -178,6 +181,28 @@ def test_a_missing_wandb_says_how_to_get_it(tmp_path, monkeypatch):
   with pytest.raises(ConfigError, match="pip install wandb"):
     metrics.check_installed(project="p")
   metrics.check_installed(project="")
+
+
+def test_a_run_that_goes_on_with_other_versions_says_so(tmp_path, caplog):
+  begun = {"numpy": "2.4.6", "jax": "0.10.2", "black": "1"}
+  packages.keep(tmp_path, begun)
+  path = tmp_path / "packages.txt"
+  text = "black==1\njax==0.10.2\nnumpy==2.4.6\n"
+  assert path.read_text() == text  # As pip reads it.
+  logging.getLogger("sitrain").propagate = True
+  packages.keep(tmp_path, begun | {"tool": "3"})
+  assert not caplog.records
+  packages.keep(tmp_path, {"numpy": "2.5.0", "jax": "0.11.2"})
+  (record,) = caplog.records
+  said = record.getMessage()
+  assert "jax 0.10.2, now 0.11.2; numpy 2.4.6, now 2.5.0" in said
+  assert f"pip install -r {path}" in said and path.read_text() == text
+  found = packages.installed()
+  assert found["jax"] == jax.__version__ and "sitrain" not in found
+  differs = distributed.first_difference(
+    [("a", {"jax": "1"}), ("b", {"jax": "2"})]
+  )
+  assert "process 1 (b) has jax 2, process 0 (a) has 1" in differs
 
 
 class Wandb:
