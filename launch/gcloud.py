@@ -80,11 +80,15 @@ def list_types(vm: Vm) -> list[str]:
 
 
 def list_vms(vm: Vm) -> list[str]:
-  """Names of the VMs that a sweep of this name makes, a line each."""
-  return _tpus(
-    "tpu-vm", "list", *_location(vm), f"--filter=name~^{vm.name}-[0-9]+$",
-    "--format=value(name)",
-  )
+  """Names of all VMs in the VM's zone, a line each."""
+  format_flag = "--format=value(name.basename())"
+  return _tpus("tpu-vm", "list", *_location(vm), format_flag)
+
+
+def list_queued(vm: Vm) -> list[str]:
+  """Names of all requests in the queue of the VM's zone, a line each."""
+  format_flag = "--format=value(name.basename())"
+  return _tpus("queued-resources", "list", *_location(vm), format_flag)
 
 
 def start(vm: Vm) -> list[str]:

@@ -68,6 +68,11 @@ def launch(runner: Runner, vm: Vm, job: Job, code: Source) -> None:
 def versions_of(runner: Runner, job: Job) -> str:
   """What was installed where the run began, as lines name==version; or ""."""
   found = runner.execute(gcloud.read(f"{job.workdir}/packages.txt"))
+  if found.code and "matched no objects" not in found.error:
+    runner.say(
+      f"packages.txt of the workdir was not read, so that the newest versions"
+      f" are installed: {machine.error_message(found)}"
+    )
   lines = found.output.split() if found.code == 0 else []
   return "".join(f"{line}\n" for line in lines if "==" in line)
 

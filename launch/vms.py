@@ -1,5 +1,6 @@
 """Gets a VM into the state READY, whatever state it is in."""
 
+import re
 from typing import NamedTuple
 
 from launch import gcloud, machine
@@ -47,8 +48,13 @@ def find(runner: Runner, vm: Vm) -> Found:
 
 
 def sweep_vms(runner: Runner, vm: Vm) -> list[str]:
-  """The VMs that a sweep of the name has made, NAME-0 and so on."""
-  names = machine.call(runner, gcloud.list_vms(vm)).output.split()
+  """VMs and requests of a sweep of the name: NAME-0 and so on."""
+  lists = gcloud.list_vms(vm), gcloud.list_queued(vm)
+  known = [machine.call(runner, words).output.split() for words in lists]
+  names = {
+    name for names in known for name in names
+    if re.fullmatch(rf"{re.escape(vm.name)}-\d+", name)
+  }
   return sorted(names, key=lambda name: int(name.rpartition("-")[2]))
 
 

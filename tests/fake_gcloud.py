@@ -46,7 +46,8 @@ KNOWN = {
   },
   "queued-resources describe": WIDE | {"--zone"},
   "queued-resources delete": WIDE | {"--zone", "--force", "--async"},
-  "tpu-vm list": WIDE | {"--zone", "--filter"},
+  "tpu-vm list": WIDE | {"--zone"},
+  "queued-resources list": WIDE | {"--zone"},
   "accelerator-types list": WIDE | {"--zone"},
   "storage ls": WIDE,
   "storage cat": WIDE,
@@ -137,8 +138,7 @@ def step(things, name, command):
 def tpu_vm(world, command, rest, flags):
   verb, vms = command.split()[1], world["vms"]
   if verb == "list":
-    pattern = flags["--filter"].removeprefix("name~")
-    return "".join(f"{name}\n" for name in vms if re.search(pattern, name))
+    return "".join(f"{name}\n" for name in vms)
   if verb == "create":
     if rest[0] in vms:
       fail(command, f"ALREADY_EXISTS: {rest[0]} already exists")
@@ -163,6 +163,8 @@ def tpu_vm(world, command, rest, flags):
 
 def queued(world, command, rest, flags):
   verb, requests = command.split()[1], world["requests"]
+  if verb == "list":
+    return "".join(f"{name}\n" for name in requests)
   if verb == "create":
     states = world["queues"].pop(0) if world["queues"] else ["ACTIVE"]
     kind = flags["--accelerator-type"]

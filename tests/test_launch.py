@@ -746,9 +746,16 @@ def test_the_machines_of_a_sweep_are_known_by_its_name(cloud, capfd):
   for title in ("score-0: score-0", "score-0: score-2", "score-1: score-1"):
     assert title in said.out
   before = verbs(fake)
+  # A third one waits in the queue; others have similar names.
+  world = json.loads((fake / "world.json").read_text())
+  queued = {"states": ["ACCEPTED"], "type": "v5p-16"}
+  names = ("score-2", "score-x", "ascore-3")
+  world["requests"] |= dict.fromkeys(names, queued)
+  (fake / "world.json").write_text(json.dumps(world))
   for command in ("stop", "logs", "delete"):
     assert tpu.main([command, *PLACE]) == 2
-    assert "a sweep's score-0, score-1: give one" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "a sweep's score-0, score-1, score-2: give one" in said
   assert verbs(fake) == before
 
 
