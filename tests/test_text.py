@@ -340,12 +340,14 @@ def test_a_tokenizer_that_another_try_left_behind_wedges_nothing(
   (tmp_path / "run" / "tokenizer").mkdir(parents=True)  # Killed at once.
   made = lambda: build.task_from(config, str(tmp_path / "run"))
   assert 256 < made().tokenizer.size <= config["tokenizer"]["size"]
-  # Nobody has claimed the workdir: the next command may have other settings.
+  # Nothing has begun: the next command may have other settings.
   config["tokenizer"] = config["tokenizer"] | {"size": 270}
   assert made().tokenizer.size == 270
-  # The run that has claimed it keeps its own, and trains none again.
-  (tmp_path / "run" / "config.json").write_text("{}")
+  # The same command trains none again, and neither does a run that has begun.
   monkeypatch.setattr(tokenizer, "train_bpe", None)
+  assert made().tokenizer.size == 270
+  (tmp_path / "run" / "metrics.jsonl").write_text("")
+  config["tokenizer"] = config["tokenizer"] | {"size": 300}
   assert made().tokenizer.size == 270
 
 

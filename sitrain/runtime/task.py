@@ -99,14 +99,14 @@ def _trained(
 ) -> epath.Path:
   """The folder of the workdir's own tokenizer; trained where it is missing.
 
-  A command that failed before it claimed the workdir may have left one behind
-  that belongs to another config.
+  A command that failed before its first step may have left one behind that
+  belongs to another config; what has begun keeps its own.
   """
   folder = workdir / "tokenizer"
   source = json.dumps({"size": size, "task": config["task"]}, sort_keys=True)
   record = folder / "trained_on.json"
-  claimed = (workdir / "config.json").exists()
-  same = claimed or (record.exists() and record.read_text() == source)
+  begun = (workdir / "metrics.jsonl").exists()
+  same = begun or (record.exists() and record.read_text() == source)
   if not (same and tokenizer.is_trained(folder)):
     tokenizer.train_bpe(_texts(config, maker), folder, size=size)
     record.write_text(source)
