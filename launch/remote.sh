@@ -109,10 +109,19 @@ setup() {
   # After a preemption the run goes on with the versions that it began with.
   local same=()
   if [ -s packages.txt ]; then same=(--constraint packages.txt); fi
-  venv/bin/python -m pip install --quiet "${same[@]}" \
+  download venv/bin/python -m pip install --quiet "${same[@]}" \
     --editable './source[tpu]'
   cp packages.txt same.txt
   echo "$1" >installed
+}
+
+# Its last error as one line, and what it needs of the network.
+download() {
+  if "$@" 2>errors; then return; fi
+  cat errors >&2
+  echo "error: $(grep -i error errors | tail -n 1): set-up reads PyPI and" \
+    "GitHub, or mirrors that --env_file names (docs/launch.md)" >&2
+  return 1
 }
 
 # An image's own Python may be older than 3.11; then uv brings another.
@@ -121,12 +130,12 @@ environment() {
   local uv
   uv=$(command -v uv || true)
   if [ -z "$uv" ]; then
-    python3 -m pip install --quiet --user uv ||
+    python3 -m pip install --quiet --user uv 2>/dev/null || download \
       python3 -m pip install --quiet --user --break-system-packages uv
     uv=$HOME/.local/bin/uv
   fi
   rm -rf venv
-  "$uv" venv --quiet --seed --python '>=3.11,<3.13' venv
+  download "$uv" venv --quiet --seed --python '>=3.11,<3.13' venv
 }
 
 start() {

@@ -36,7 +36,9 @@ fake = pathlib.Path(os.environ["FAKE"])
 if sys.argv[1:3] == ["-m", "pip"]:
   with open(fake / ("pip_" + os.environ["WORKER"]), "a") as file:
     file.write(json.dumps([sys.argv[3:], os.environ.get("PIP_INDEX_URL")]))
-  sys.exit(json.loads((fake / "pip_ends").read_text()))
+  if (fake / "pip_fails").exists():
+    sys.exit("ERROR: Network is unreachable")
+  sys.exit(0)
 with open(fake / ("started_" + os.environ["WORKER"]), "a+") as file:
   file.write(json.dumps(sys.argv[1:]) + "\\n")
   file.seek(0)
@@ -129,7 +131,6 @@ def cloud(tmp_path, repository, monkeypatch):
   write(fake / "python", PYTHON.format(python=sys.executable))
   write(fake / "remote" / "curl", CURL)
   write(fake / "http", "200")
-  write(fake / "pip_ends", "0")
   write(fake / "bin" / "ssh-add", SSH_ADD)
   write(fake / "bin" / "ssh-keygen", SSH_KEYGEN)
   write(fake / "agent", "3072 SHA256:the+key me@here (RSA)")
@@ -548,12 +549,14 @@ def test_secrets_are_nobody_elses_also_when_the_setup_fails(
   path.write_text("SECRET=x\nPIP_INDEX_URL=https://mirror/simple\n")
   path.chmod(0o644)
   fake = cloud()
-  (fake / "pip_ends").write_text("1")
+  (fake / "pip_fails").write_text("")
   old = os.umask(0o022)
   try:
     assert tpu.main(["run", *START, f"--env_file={path}"]) == 1
   finally:
     os.umask(old)
+  said = " ".join(capfd.readouterr().err.split())
+  assert "ERROR: Network is unreachable: set-up reads PyPI and GitHub" in said
   for i in (0, 1):
     folder = fake / "home" / "score" / str(i) / "sitrain_jobs" / "score"
     secret = folder / "environment"
