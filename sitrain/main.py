@@ -195,10 +195,10 @@ def train(config: dict, workdir: str) -> dict:
   """Runs a config in a workdir; returns the summary."""
   start = Start(time.monotonic(), [], {}, {})
   check_names(config)
-  metrics.check_installed(project=config["run"]["wandb"])
   facts = distributed.check_agreement(config, workdir=workdir)
   check_writable(workdir)
   jax.config.update("jax_threefry_partitionable", True)
+  metrics.check_installed(project=config["run"]["wandb"])
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
@@ -211,12 +211,12 @@ def train(config: dict, workdir: str) -> dict:
   turns = config["evaluate"]["turns"]
   check_context(config, "evaluate.turns", asked, columns_of(asked, turns)[1])
   digest = claim(workdir, config)
-  if jax.process_index() == 0:
-    packages.keep(workdir, packages.installed())
   log = logs.open_log(workdir, facts)
   if jax.process_index() == 0 and (said := describe(task)):
     print(said)
   display = progress.display()
+  if jax.process_index() == 0:
+    packages.keep(workdir, packages.installed())
   sink = open_sink(config, workdir)
   run = bare._replace(
     workdir=workdir, sink=sink,
