@@ -1,10 +1,10 @@
-"""Where a step of the quickstart goes: rollout, scoring, update, host.
+"""Time of the parts of a quickstart step: rollout, scoring, update, host.
 
 python -m benchmarks.step_profile --workdir=/tmp/sitrain
 
 Times the compiled parts of a step of a fused stage with a reference, such as
 stage II of the quickstart, on its last parameters, interleaved, and reads the
-share of the host from that run's own records. Prints a table; --output writes
+share of the host from the metrics of that run. Prints a table; --output writes
 it as JSON.
 """
 
@@ -19,42 +19,21 @@ import jax.numpy as jnp
 from absl import flags
 from etils import epath
 
+from benchmarks.profiled import read_config
 from sitrain.models.logprobs import token_scores
 from sitrain.models.roles import params_of
-from sitrain.runtime import build, metrics, policy, sharding, workdir
+from sitrain.runtime import build, metrics, policy, sharding
 from sitrain.runtime.errors import run_main
-from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import compile_loop, parts_of
 from sitrain.runtime.start import Run, layout
 from sitrain.train import init_state, make_iteration
 from sitrain.types import Stage
 
 WORKDIR = flags.DEFINE_string("workdir", "/tmp/sitrain", "A finished run.")
-STAGE = flags.DEFINE_string("stage", "stage2", "The stage to take apart.")
+STAGE = flags.DEFINE_string("stage", "stage2", "The stage to profile.")
 ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved rounds.")
 OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
-
-
-def read_config(folder: str, name: str) -> dict:
-  """The config of a run whose stage can be taken apart; else ConfigError."""
-  path = epath.Path(folder) / "config.json"
-  if not path.exists():
-    raise ConfigError(
-      f"--workdir={folder} holds no config.json: give that of a run"
-    )
-  config = build.plain(workdir.read_json(path))
-  policy.stage_of(config, epath.Path(folder), name)  # It is there and trained.
-  stage = build.STAGE | config["stage"][name]
-  if not stage["fused"] or stage["writes"]:
-    raise ConfigError(
-      f"--stage={name} is staged: its verifier runs on the host and is no part"
-      " of a compiled step; see run/seconds and run/host_seconds in"
-      " metrics.jsonl, or set --config.run.profile_steps of the run"
-    )
-  if "reference" not in stage["held"]:
-    raise ConfigError(f"--stage={name} holds no reference: give one that does")
-  return config
 
 
 def open_run(folder: str, config: dict) -> tuple[Run, Stage]:

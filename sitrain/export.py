@@ -18,17 +18,12 @@ import jax
 from absl import flags
 from etils import epath
 
-from sitrain.models.huggingface import (
-  describe,
-  end_tokens,
-  tokenizer,
-  weights,
-)
+from sitrain.models.huggingface import describe, weights
 from sitrain.runtime import build, policy, sharding
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.task import chat_of, reads_text
+from sitrain.runtime.task import write_tokenizer
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
 STAGE = flags.DEFINE_string("stage", "", "Default: the last trained one.")
@@ -50,26 +45,6 @@ def described(config: dict, folder: epath.Path) -> tuple[Any, dict]:
   task = build.task_from(config, str(folder))
   model = build.model_from(config, task)
   return model, describe.config_of(model) | {"eos_token_id": list(task.eos)}
-
-
-def write_tokenizer(
-  config: dict, folder: epath.Path, output: epath.Path
-) -> list[str]:
-  """Writes the tokenizer of the run, if it has one; the names of its files.
-
-  With the chat template and the end tokens that the run was trained with, also
-  where its config has others than the tokenizer.
-  """
-  options = config.get("tokenizer", {})
-  path = options.get("path", "") or config["model"].get("path", "")
-  if not path and not (folder / "tokenizer").exists():
-    return []
-  names = tokenizer.copy(
-    path or folder / "tokenizer", output, template=options.get("template", "")
-  )
-  if reads_text(config):
-    names += end_tokens.write(output, chat_of(config, str(folder)).eos)
-  return sorted(set(names))
 
 
 def export(workdir: epath.Path, output: epath.Path) -> str:

@@ -10,7 +10,6 @@ import pytest
 import qwen
 from etils import epath
 
-from sitrain import export
 from sitrain.configs import quickstart, word_problems
 from sitrain.models import decoder
 from sitrain.models.huggingface import weights
@@ -149,7 +148,7 @@ def test_the_tokenizer_keeps_the_form_of_the_run(tmp_path, template):
   config = build.plain(word_problems.get_config("quick"))
   config["tokenizer"] = {"path": str(folder), "size": 0, "template": template}
   out = epath.Path(tmp_path) / "out"
-  names = export.write_tokenizer(config, epath.Path(tmp_path), out)
+  names = task.write_tokenizer(config, epath.Path(tmp_path), out)
   assert sorted(names) == sorted(path.name for path in out.iterdir())
   chat = task.chat_of(config, "")
   theirs = transformers.AutoTokenizer.from_pretrained(out)

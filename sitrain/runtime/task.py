@@ -9,7 +9,12 @@ from collections.abc import Callable
 
 from etils import epath
 
-from sitrain.models.huggingface import families, tokenizer, weights
+from sitrain.models.huggingface import (
+  end_tokens,
+  families,
+  tokenizer,
+  weights,
+)
 from sitrain.runtime.options import ConfigError, accepted, call, find
 from sitrain.tasks.text import lengths
 from sitrain.types import PAD, Chat, Task
@@ -66,6 +71,26 @@ def options_of(config: dict, part: str = "") -> dict:
   """The options of the task, with what a part of the config changes."""
   changed = config[part].get("task", {}) if part else {}
   return dict(config["task"]) | changed
+
+
+def write_tokenizer(
+  config: dict, folder: epath.Path, output: epath.Path
+) -> list[str]:
+  """Writes the tokenizer of the run, if it has one; the names of its files.
+
+  With the chat template and the end tokens that the run was trained with, also
+  where its config has others than the tokenizer.
+  """
+  options = config.get("tokenizer", {})
+  path = options.get("path", "") or config["model"].get("path", "")
+  if not path and not (folder / "tokenizer").exists():
+    return []
+  names = tokenizer.copy(
+    path or folder / "tokenizer", output, template=options.get("template", "")
+  )
+  if reads_text(config):
+    names += end_tokens.write(output, chat_of(config, str(folder)).eos)
+  return sorted(set(names))
 
 
 def _chat_from(config: dict, maker: Callable, workdir: str) -> Chat:
