@@ -33,6 +33,13 @@ class Based(NamedTuple):
   base: int
 
 
+class Residue(NamedTuple):
+  r"""A number by a modulus, as 5 \pmod 7."""
+
+  tree: Tree
+  modulus: Tree
+
+
 class Clock(NamedTuple):
   """A time of day, or what looks like one; `half` is am, pm or ""."""
 
