@@ -15,7 +15,6 @@ from sitrain.tasks.verifiers import (
 from sitrain.tasks.verifiers.latex import TooMuch
 from sitrain.tasks.verifiers.records import (
   DOTS,
-  INFINITE,
   Assigned,
   Based,
   Chain,
