@@ -32,6 +32,7 @@ from sitrain.runtime import (
   metrics,
   notice,
   overrides,
+  packages,
   progress,
   report,
   sharding,
@@ -70,9 +71,7 @@ def open_sink(config: dict, workdir: str) -> metrics.Sink:
   ]
   if config["run"]["wandb"]:
     sinks.append(
-      metrics.wandb(
-        folder, project=config["run"]["wandb"], run=folder.name, config=config
-      )
+      metrics.wandb(folder, project=config["run"]["wandb"], config=config)
     )
   return metrics.join(sinks)
 
@@ -214,6 +213,7 @@ def run_all(
   start = Start(time.monotonic(), [], {}, {})
   check_writable(workdir)
   jax.config.update("jax_threefry_partitionable", True)
+  metrics.check_installed(project=config["run"]["wandb"])
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
@@ -230,6 +230,8 @@ def run_all(
   log = logs.open_log(workdir, facts)
   if jax.process_index() == 0 and (said := describe(task)):
     print(said)
+  if jax.process_index() == 0:
+    packages.keep(workdir, packages.installed())
   sink = open_sink(config, workdir)
   run = bare._replace(
     workdir=workdir, sink=sink,

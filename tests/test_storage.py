@@ -150,6 +150,31 @@ def remote(ask, bucket, cache, local, tmp_path_factory):
   return copy, done.err
 
 
+CACHED = """
+import jax
+from sitrain.runtime import compile
+compile.use_cache()
+hits = compile.count_cache_hits()
+for _ in range(2):
+  jax.clear_caches()
+  jax.jit(lambda x: x * 2.5 + 1.0)(1.0).block_until_ready()
+print(hits.count())
+"""
+
+
+def test_compiled_programs_may_be_kept_in_a_bucket(bucket, tmp_path):
+  """No folder of the name gs: is made here."""
+  done = subprocess.run(
+    [sys.executable, "-c", CACHED], capture_output=True, text=True,
+    timeout=120, cwd=tmp_path,
+    env=mains.environment("gs://bucket/programs", **bucket.environment),
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert int(done.stdout) > 0
+  assert bucket.names("programs/")
+  assert list(tmp_path.iterdir()) == []
+
+
 def arrays(workdir, stage):
   step = max(checkpoint.steps(workdir / stage))
   assert step == STAGES[stage]

@@ -334,6 +334,32 @@ def test_a_text_task_needs_a_tokenizer(tmp_path):
     build.task_from(config, str(tmp_path))
 
 
+def test_a_tokenizer_that_another_try_left_behind_wedges_nothing(
+  tmp_path, monkeypatch
+):
+  config = quick_config()
+  (tmp_path / "run" / "tokenizer").mkdir(parents=True)  # Killed at once.
+  made = lambda: build.task_from(config, str(tmp_path / "run"))
+  assert 256 < made().tokenizer.size <= config["tokenizer"]["size"]
+  # Nothing has begun: the next command may have other settings.
+  config["tokenizer"] = config["tokenizer"] | {"size": 270}
+  assert made().tokenizer.size == 270
+  # The same command trains none again, and neither does a run that has begun.
+  monkeypatch.setattr(tokenizer, "train_bpe", None)
+  assert made().tokenizer.size == 270
+  (tmp_path / "run" / "metrics.jsonl").write_text("")
+  config["tokenizer"] = config["tokenizer"] | {"size": 300}
+  assert made().tokenizer.size == 270
+
+
+def test_a_tokenizer_without_a_workdir_leaves_nothing_behind(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  assert build.task_from(quick_config()).tokenizer.size > 256
+  assert list(tmp_path.iterdir()) == []
+
+
 def test_tokens_of_a_turn_are_found_in_any_column(chat):
   episodes = rows_of(chat, ("no", "yes"))
   moved = episodes._replace(

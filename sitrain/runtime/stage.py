@@ -264,7 +264,8 @@ def _after(run, stage, progress, measured, spent) -> Progress:
   spent = {name: value / len(rows) for name, value in spent.items()}
   for i, row in enumerate(rows):
     step = progress.step + i + 1
-    run.sink.write({"stage": stage.name, "step": step} | row | spent)
+    at = {"step": step, "iteration": progress.first + step}
+    run.sink.write({"stage": stage.name} | at | row | spent)
   step = progress.step + len(rows)
   recent = {name: [row[name] for row in rows] for name in rows[0]}
   show = {name: float(np.nanmean(values)) for name, values in recent.items()
