@@ -79,11 +79,20 @@ def make_train_step(
     grads, metrics = _gradients(loss, state, parts, counts)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    norm = Mean(optax.tree.norm(grads), jnp.ones(()))
+    # Of the new parameters, too: they may end what a finite gradient began.
+    norms = {
+      "learn/gradient_norm": Mean(_norm(grads), jnp.ones(())),
+      "learn/parameter_norm": Mean(_norm(params), jnp.ones(())),
+    }
     state = state._replace(params=params, opt_state=opt_state)
-    return state, metrics | {"learn/gradient_norm": norm}
+    return state, metrics | norms
 
   return train_step
+
+
+def _norm(tree: Any) -> Array:
+  """The global norm in float32; no number where an element is none."""
+  return optax.tree.norm(jax.tree.map(lambda x: x.astype(jnp.float32), tree))
 
 
 def _counts(loss, state, parts):
