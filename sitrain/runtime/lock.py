@@ -4,8 +4,8 @@ WORKDIR/lock.json says which process trains there; it is written anew every few
 seconds, and is gone when the run ends. On a disk the kernel locks the file, and
 lets go of it however the process ends. On gs://, and on disks that know no
 locks, a process counts as dead whose file does not change for a while: whoever
-looks counts the seconds, so clocks need not agree. Whether a process of the same
-machine is alive is known at once.
+looks counts the seconds, so clocks need not agree. That a process of the same
+machine is dead is known at once.
 
 Only who trains asks for the lock; who reads a workdir needs none.
 """
@@ -317,6 +317,10 @@ def _make(folder: str) -> list[str]:
   while not os.path.exists(folder):
     missing.append(folder)
     folder = os.path.dirname(folder)
+  if not os.path.isdir(folder):
+    raise ConfigError(
+      f"--workdir={[folder, *missing[:1]][-1]}: {folder} is no folder"
+    )
   for path in reversed(missing):
     try:
       os.mkdir(path)
