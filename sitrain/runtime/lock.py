@@ -311,16 +311,14 @@ def _read(path: epath.Path) -> list[Holder]:
     return []
 
 
-def _make(folder: str) -> list[str]:
+def _make(wanted: str) -> list[str]:
   """Makes a folder; returns what was not there, the innermost first."""
-  missing = []
+  folder, missing = wanted, []
   while not os.path.exists(folder):
     missing.append(folder)
     folder = os.path.dirname(folder)
   if not os.path.isdir(folder):
-    raise ConfigError(
-      f"--workdir={[folder, *missing[:1]][-1]}: {folder} is no folder"
-    )
+    raise ConfigError(f"--workdir={wanted}: {folder} is no folder")
   for path in reversed(missing):
     try:
       os.mkdir(path)
@@ -328,7 +326,7 @@ def _make(folder: str) -> list[str]:
       continue
     except OSError as error:
       raise ConfigError(
-        f"--workdir={missing[0]} cannot be made: {error.strerror}"
+        f"--workdir={wanted} cannot be made: {error.strerror}"
       ) from error
   return missing
 
