@@ -201,7 +201,7 @@ def train(config: dict, workdir: str) -> dict:
   check_names(config)
   facts = distributed.check_agreement(config, workdir=workdir)
   check_writable(workdir)
-  with lock.held(workdir):
+  with lock.held(f"--workdir={workdir}", epath.Path(workdir) / lock.NAME):
     return _train(config, workdir, start, facts)
 
 

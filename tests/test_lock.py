@@ -14,6 +14,11 @@ import pytest
 from sitrain.runtime import lock, logs, peers
 from sitrain.runtime.options import ConfigError
 
+
+def held(folder):
+  return lock.held(f"--workdir={folder}", folder / lock.NAME)
+
+
 # Another process of this machine that trains in the folder, as far as the
 # kernel and the file can tell.
 OTHER = """
@@ -63,7 +68,7 @@ def test_a_living_process_keeps_its_workdir_and_a_dead_one_does_not(
   process = other(folder, way)
   try:
     began = time.monotonic()
-    with pytest.raises(ConfigError) as error, lock.held(folder):
+    with pytest.raises(ConfigError) as error, held(folder):
       raise AssertionError("two runs in one workdir")
     line = str(error.value)
     assert line.startswith(f"--workdir={folder} is in use by process")
@@ -71,7 +76,7 @@ def test_a_living_process_keeps_its_workdir_and_a_dead_one_does_not(
     assert os.listdir(folder) == [lock.NAME]
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with lock.held(folder):
+    with held(folder):
       assert os.listdir(folder) == [lock.NAME]
     assert time.monotonic() - began < 5, "a death is known at once here"
     assert os.listdir(folder) == []
@@ -81,17 +86,17 @@ def test_a_living_process_keeps_its_workdir_and_a_dead_one_does_not(
 
 
 def test_one_process_holds_a_workdir_once(tmp_path, way):
-  with lock.held(tmp_path / "a" / "b"):
+  with held(tmp_path / "a" / "b"):
     with pytest.raises(ConfigError, match=f"in use by process {os.getpid()} "):
-      with lock.held(tmp_path / "a" / "b"):
+      with held(tmp_path / "a" / "b"):
         pass
-    with lock.held(tmp_path / "c"):  # Another one is free.
+    with held(tmp_path / "c"):  # Another one is free.
       pass
     assert os.listdir(tmp_path) == ["a"]
-  with pytest.raises(KeyError), lock.held(tmp_path / "a"):
+  with pytest.raises(KeyError), held(tmp_path / "a"):
     raise KeyError
   assert os.listdir(tmp_path) == []  # What was made is gone where it is empty.
-  with lock.held(tmp_path / "a"):
+  with held(tmp_path / "a"):
     (tmp_path / "a" / "config.json").write_text("{}")
   assert os.listdir(tmp_path / "a") == ["config.json"]
 
@@ -100,8 +105,21 @@ def test_a_workdir_that_is_no_folder_is_one_line(tmp_path):
   (tmp_path / "file").write_text("")
   for folder in (tmp_path / "file", tmp_path / "file" / "run"):
     words = f"--workdir={folder}: {tmp_path}/file is no folder"
-    with pytest.raises(ConfigError, match=words), lock.held(folder):
+    with pytest.raises(ConfigError, match=words), held(folder):
       pass
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_workdir_that_cannot_be_written_is_one_line(
+  tmp_path, monkeypatch, number
+):
+  def refuse(*given):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(os, "open", refuse)
+  words = f"--workdir={tmp_path}/run cannot be written: {os.strerror(number)}"
+  with pytest.raises(ConfigError, match=words), held(tmp_path / "run"):
+    pass
+  assert os.listdir(tmp_path) == []
 
 
 # The rest is about processes of other machines, with a clock of the test.
@@ -137,10 +155,10 @@ def acquire(place, there, happens, seconds):
 
   try:
     lock.acquire(
-      "w", place, holder("mine"), clock=lambda: now[0], sleep=sleep
+      "--workdir=w", place, holder("mine"), clock=lambda: now[0], sleep=sleep
     )
   except ConfigError as error:
-    assert "in use by process 7 of far" in str(error)
+    assert "--workdir=w is in use by process 7 of far" in str(error)
     return False, now[0]
   assert there == [holder("mine")] or place.exact
   return True, now[0]
@@ -219,7 +237,7 @@ def test_who_was_taken_over_ends(tmp_path, monkeypatch):
       time.sleep(0.005)
     assert happened()
 
-  with lock.held(tmp_path):
+  with held(tmp_path):
     count = lambda: json.loads(path.read_text() or "{}").get("beat", 0)
     wait(lambda: count() > 2)  # It is alive, and says so.
     assert not left
@@ -236,7 +254,7 @@ def write(path, found):
 
 def test_the_main_leaves_anothers_workdir_alone(tmp_path, ask):
   workdir = tmp_path / "run"
-  with lock.held(workdir):
+  with held(workdir):
     before = os.listdir(workdir)
     done = ask("--config=configs/quickstart.py:quick", f"--workdir={workdir}")
     assert os.listdir(workdir) == before == [lock.NAME]

@@ -1,4 +1,4 @@
-"""One run at a time in a workdir: a lock that no dead process holds.
+"""One process at a time that writes in a place: a lock that no dead one holds.
 
 WORKDIR/lock.json says which process trains there; it is written anew every few
 seconds, and is gone when the run ends. On a disk the kernel locks the file, and
@@ -7,7 +7,7 @@ locks, a process counts as dead whose file does not change for a while: whoever
 looks counts the seconds, so clocks need not agree. That a process of the same
 machine is dead is known at once.
 
-Only who trains asks for the lock; who reads a workdir needs none.
+Who only reads a workdir needs no lock.
 """
 
 import contextlib
@@ -43,10 +43,11 @@ LOOK = 1.0  # seconds between two looks
 _SIZE = 1024  # bytes of the file, so that writing it anew is one write
 _LOG = logging.getLogger("sitrain")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Holder(NamedTuple):
-  """The process that holds a workdir."""
+  """The process that holds a lock."""
 
   token: str  # of this one run
   host: str
@@ -58,7 +59,7 @@ class Holder(NamedTuple):
 
 
 class Place(NamedTuple):
-  """A file that says who holds a workdir."""
+  """A file that says who holds a lock."""
 
   read: Callable[[], list[Holder]]  # nobody, or one
   take: Callable[[Holder], bool]  # whether it is ours now
@@ -68,42 +69,47 @@ class Place(NamedTuple):
 
 
 @contextlib.contextmanager
-def held(workdir: Any) -> Iterator[None]:
-  """Within it the workdir is this run's; of several processes the first asks.
+def held(what: str, path: Any) -> Iterator[None]:
+  """Within it this run holds the lock `path`; of several processes the first.
 
-  Raises ConfigError, in all of them, where another run holds it.
+  `what` is the flag that the lock is for, as a user gives it. Raises
+  ConfigError, in all processes, where another run holds it.
   """
-  place = from_first(lambda: _hold(workdir))
+  token = from_first(lambda: _hold(what, path))
   try:
     yield
   finally:
     if jax.process_index() == 0:
-      _HELD.pop(place)()
+      _HELD.pop(token)()
 
 
 _HELD: dict[str, Callable[[], None]] = {}  # by token, how to let go of it
 
 
-def _hold(workdir: Any) -> str:
+def _hold(what: str, path: Any) -> str:
   """Takes the lock and begins to keep it; returns its name in _HELD."""
-  name = str(workdir) if is_remote(workdir) else os.path.abspath(workdir)
-  made = [] if is_remote(workdir) else _make(name)
-  path, mine = epath.Path(name) / NAME, _this_process()
+  if not is_remote(path):
+    path = os.path.abspath(path)
+  made = [] if is_remote(path) else _make(what, os.path.dirname(path))
+  path, mine = epath.Path(path), _this_process()
   try:
     place = leased(path) if is_remote(path) else locked(path)
     try:
-      acquire(workdir, place, mine)
+      acquire(what, place, mine)
     except OSError as error:
       if error.errno not in _NO_LOCKS:
         raise
       place = leased(path)
-      acquire(workdir, place, mine)
-  except BaseException:
+      acquire(what, place, mine)
+  except BaseException as error:
     _unmake(made)
+    if isinstance(error, OSError) and error.errno in _NO_WRITING:
+      line = f"{what} cannot be written: {error.strerror}"
+      raise ConfigError(line) from error
     raise
   over = threading.Event()
   keeper = threading.Thread(
-    target=_keep, args=(workdir, place, mine, over), name="lock", daemon=True
+    target=_keep, args=(what, place, mine, over), name="lock", daemon=True
   )
   keeper.start()
 
@@ -120,7 +126,7 @@ def _hold(workdir: Any) -> str:
 
 
 def acquire(
-  workdir: Any, place: Place, mine: Holder, *,
+  what: str, place: Place, mine: Holder, *,
   clock: Callable[[], float] = time.monotonic,
   sleep: Callable[[float], None] = time.sleep,
 ) -> None:
@@ -138,21 +144,21 @@ def acquire(
     found = place.read() or found
     changed = seen and found and found[0] != seen[0]
     if changed or waited > limit or (found and _is_alive(found[0])):
-      raise ConfigError(_in_use(workdir, *found))
+      raise ConfigError(_in_use(what, *found))
     if found and not seen:
       seen = found
       _LOG.warning(
         "%s was in use by %s: if that is gone, this run goes on within %.0f s",
-        workdir, _name(found[0]), limit,
+        what, _name(found[0]), limit,
       )
     sleep(LOOK)
 
 
-def _in_use(workdir: Any, *found: Holder) -> str:
+def _in_use(what: str, *found: Holder) -> str:
   who = _name(found[0]) if found else "another process"
+  flag = what.partition("=")[0]
   return (
-    f"--workdir={workdir} is in use by {who}: wait for it, stop it, or give"
-    " another --workdir"
+    f"{what} is in use by {who}: wait for it, stop it, or give another {flag}"
   )
 
 
@@ -164,7 +170,7 @@ def _name(holder: Holder) -> str:
 
 
 def _keep(
-  workdir: Any, place: Place, mine: Holder, over: threading.Event
+  what: str, place: Place, mine: Holder, over: threading.Event
 ) -> None:
   """Says that this process is alive; ends it where another has taken over."""
   while not over.wait(BEAT):
@@ -172,14 +178,14 @@ def _keep(
       found = place.read()
       if found and found[0].token != mine.token and not over.is_set():
         peers.leave(
-          1, f"--workdir={workdir} was taken over by {_name(found[0])}, for"
-          f" this process was not heard of for {SILENCE:.0f} s",
+          1, f"{what} was taken over by {_name(found[0])}, for this process was"
+          f" not heard of for {SILENCE:.0f} s",
         )
       mine = mine._replace(beat=mine.beat + 1)
       if not over.is_set():
         place.write(mine)
     except Exception as error:  # noqa: BLE001  Of disks and stores.
-      note(f"{workdir}/{NAME} is not written: {type(error).__name__}: {error}")
+      note(f"the lock of {what} is not written: {error!r}")
 
 
 # Who is who.
@@ -246,7 +252,8 @@ def locked(path: epath.Path) -> Place:
   held: list[int] = []
 
   def take(mine: Holder) -> bool:
-    descriptor = _open(path)
+    with explaining(path.parent):
+      descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
       fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
       # Who let go of it meanwhile has removed what was opened.
@@ -275,16 +282,6 @@ def locked(path: epath.Path) -> Place:
   return Place(lambda: _read(path), take, write, release, exact=True)
 
 
-def _open(path: epath.Path) -> int:
-  try:
-    with explaining(path.parent):
-      return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-  except (PermissionError, NotADirectoryError) as error:
-    raise ConfigError(
-      f"--workdir={path.parent} cannot be written: {error.strerror}"
-    ) from error
-
-
 def leased(path: epath.Path) -> Place:
   """A file that whoever sees no life in it may write."""
 
@@ -311,23 +308,21 @@ def _read(path: epath.Path) -> list[Holder]:
     return []
 
 
-def _make(wanted: str) -> list[str]:
+def _make(what: str, folder: str) -> list[str]:
   """Makes a folder; returns what was not there, the innermost first."""
-  folder, missing = wanted, []
+  missing = []
   while not os.path.exists(folder):
     missing.append(folder)
     folder = os.path.dirname(folder)
   if not os.path.isdir(folder):
-    raise ConfigError(f"--workdir={wanted}: {folder} is no folder")
+    raise ConfigError(f"{what}: {folder} is no folder")
   for path in reversed(missing):
     try:
       os.mkdir(path)
     except FileExistsError:
       continue
     except OSError as error:
-      raise ConfigError(
-        f"--workdir={wanted} cannot be made: {error.strerror}"
-      ) from error
+      raise ConfigError(f"{what} cannot be made: {error.strerror}") from error
   return missing
 
 

@@ -206,8 +206,10 @@ def begin(
   check_space(run.workdir, needed)
   first = began_at(run, stage, first)
   state = start_state(run, stage, abstract, first)
+  base = {"base": state.frozen.get("base", ())}
   check_finite(
-    saved_part(state), f"config.stage.{stage.name} begins with",
+    saved_part(state)._replace(held=state.held | base),
+    f"config.stage.{stage.name} begins with",
     f"mend what config.stage.{stage.name}.start or config.model.path names",
   )
   return state, Progress(stage.name, 0, {}, -math.inf, 0, False, first)
