@@ -1,7 +1,7 @@
-"""What the verifiers are tried on, in their benchmark and in their tests.
+"""Inputs of the verifiers' benchmark and tests.
 
-Answers that are surely wrong, texts that are hard to read a number from, and
-tokenizers that cut such texts in different ways.
+Answers that are certainly wrong, texts with numbers in unusual forms, and
+tokenizers that split such texts differently.
 """
 
 import re
@@ -23,7 +23,7 @@ COEFFICIENT = re.compile(r"(?<![\d^_{.,])([2-9])(?=[a-z]|\\sqrt|\\pi)")
 def alterations(answer: str) -> dict[str, str]:
   """Other values than `answer` (LaTeX without a box), by kind of alteration.
 
-  Each kind is made only where the new value differs for certain.
+  A kind is left out where the new value may be equal.
   """
   found = {}
   if INTEGER.fullmatch(answer):

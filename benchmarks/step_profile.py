@@ -1,10 +1,10 @@
-"""Where a step of the quickstart goes: rollout, scoring, update, host.
+"""Time of the parts of a quickstart step: rollout, scoring, update, host.
 
 python -m benchmarks.step_profile --workdir=/tmp/sitrain
 
 Times the compiled parts of a stage II step on the last parameters of a finished
-quickstart, interleaved, and reads the share of the host from that run's own
-records. Prints a table; --output writes it as JSON.
+quickstart, interleaved, and reads the share of the host from the metrics of
+that run. Prints a table; --output writes it as JSON.
 """
 
 import json
@@ -31,7 +31,7 @@ from sitrain.train import init_state, make_iteration
 from sitrain.types import Stage
 
 WORKDIR = flags.DEFINE_string("workdir", "/tmp/sitrain", "A finished run.")
-STAGE = flags.DEFINE_string("stage", "stage2", "The stage to take apart.")
+STAGE = flags.DEFINE_string("stage", "stage2", "The stage to profile.")
 ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved rounds.")
 OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
 

@@ -492,13 +492,13 @@ def pool():
 
 
 @pytest.mark.parametrize("status, table", [("right", RIGHT), ("wrong", WRONG)])
-def test_answers_are_what_they_should_be(status, table):
+def test_answers_have_their_grades(status, table):
   found = [(*pair, equivalence.strict(pair)) for pair in pairs(table)]
   assert len(found) > 150
   assert [row for row in found if row[2] != status] == []
 
 
-def test_quick_comparisons_say_the_same_or_nothing():
+def test_quick_comparisons_agree_or_abstain():
   decided = 0
   for pair in pairs(RIGHT) + pairs(WRONG):
     quick = equivalence.quickly(*pair)
@@ -507,7 +507,7 @@ def test_quick_comparisons_say_the_same_or_nothing():
   assert decided > 0.9 * len(pairs(RIGHT) + pairs(WRONG))
 
 
-def test_what_is_right_strictly_is_right_leniently(pool):
+def test_strictly_right_answers_are_leniently_right(pool):
   golds, answers = zip(*pairs(RIGHT))
   texts = [rf"So it is \boxed{{{answer}}}." for answer in answers]
   for grade in (grading.grade_math, grading.grade_math_lenient):
@@ -530,7 +530,7 @@ def test_malformed_latex_is_repaired_for_reports_only(pool):
   assert equivalence.lenient(("4", r"4\sqrt(2)")) == "wrong"
 
 
-def test_a_gold_answer_may_name_things_that_no_list_knows():
+def test_units_of_gold_answers_need_no_list():
   assert equivalence.strict((r"8\text{ daps}", "8")) == "right"
   assert equivalence.strict((r"8\text{ daps}", r"8\text{ daps}")) == "right"
   assert equivalence.strict(("8", r"8\text{ daps}")) == "wrong"
@@ -584,7 +584,7 @@ def test_bad_input_is_bounded_and_counted(pool):
     ]
 
 
-def test_many_boxes_and_braces_take_no_time():
+def test_many_boxes_and_braces_are_fast():
   assert final_answer(r"\boxed{5}" * 20000) == "5"
   assert final_answer(r"\boxed{" * 20000) == ""
   assert final_answer("{" * 10**6 + r"\boxed{7}") == "7"
@@ -630,7 +630,7 @@ def documented(heading):
   return [[x.strip(" `") for x in row[:4]] for row in cells]
 
 
-def test_the_page_says_what_is_paid(pool):
+def test_the_documented_grades_hold(pool):
   rows = documented("MATH")
   golds, answers, *expected = zip(*rows)
   texts = [rf"So it is \boxed{{{answer}}}." for answer in answers]

@@ -145,7 +145,7 @@ def test_a_long_text_is_searched_in_time():
   assert time.process_time() - began < 20
 
 
-def test_votes_see_layout_only_as_layout():
+def test_votes_ignore_layout():
   loose = "  def f(x):\n\n    # twice\n    return 2 * x   \n\n"
   assert normalised(loose) == normalised("def f(x):\n  return 2 * x")
   assert normalised("def f(x):\n\treturn 2") == "def f(x):\n    return 2"
@@ -217,7 +217,7 @@ def test_grades(walls, monkeypatch):
   assert len(ran) == 4  # equal programs ran once
 
 
-def test_what_the_sandbox_failed_on_is_unknown():
+def test_failures_of_the_sandbox_are_unknown():
   for status in ("sandbox", "left_out"):
     assert grade(status).known == 0 and grade(status).right == 0
   assert grade("pass") == (1.0, 1.0, "pass")

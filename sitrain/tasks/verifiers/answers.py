@@ -1,7 +1,7 @@
-r"""What an answer is: a number, words, a list, an interval, an equation.
+r"""Parses an answer: a number, words, a list, an interval, an equation.
 
-`read` decides by structure alone and computes nothing. Its records are
-compared in equivalence.py.
+`read` goes by structure alone and computes nothing. Its records are compared in
+matching.py.
 """
 
 import re
@@ -14,8 +14,8 @@ from sitrain.tasks.verifiers.leaves import (
   CLOSES,
   OPENS,
   PIECE,
-  holds_all,
-  no_number,
+  as_words,
+  encloses_all,
   number,
   trimmed,
 )
@@ -27,7 +27,7 @@ from sitrain.tasks.verifiers.records import (
   Clock,
   Equation,
   Inequality,
-  Many,
+  Items,
   Matrix,
   Number,
   Ratio,
@@ -68,8 +68,8 @@ SPACED = re.compile(
 def read(text: str, known: frozenset[str] = frozenset()) -> Any:
   """The record of an answer in plain LaTeX (see latex.plain).
 
-  known: words that count as units here, beside those of units.py. Raises
-  Unreadable for what is neither mathematics nor words.
+  known: words that are units here, besides those of units.py. Raises Unreadable
+  for a text that is neither mathematics nor words.
   """
   text = trimmed(text)
   if len(text) < 300:
@@ -86,7 +86,7 @@ def read(text: str, known: frozenset[str] = frozenset()) -> Any:
 
 
 def _prepared(text: str) -> str:
-  r"""Words that join or only wrap become what they mean.
+  r"""Rewrites words that join items or wrap numbers.
 
   \text{ and } joins items, \text{13} is 13, 1 1/4 and 1\frac{1}{4} are mixed
   numbers.
@@ -105,11 +105,11 @@ def _prepared(text: str) -> str:
 
 
 def _mixed(hit: re.Match) -> str:
-  whole, *rest = hit.groups()
+  integer, *rest = hit.groups()
   top, bottom = (x for x in rest if x)
   if int(top) >= int(bottom):
     return hit[0]
-  return rf"\mixed{{{whole}}}{{{top}}}{{{bottom}}}"
+  return rf"\mixed{{{integer}}}{{{top}}}{{{bottom}}}"
 
 
 def _unwrapped(hit: re.Match) -> str:
@@ -132,7 +132,7 @@ def _unwrapped(hit: re.Match) -> str:
 
 
 def _split(text: str, marks: dict) -> tuple[list[str], list[str]]:
-  """Parts of a text at the marks that stand in no brackets, and the marks."""
+  """Splits a text at the marks outside of brackets: the parts, the marks."""
   if not any(mark in text for mark in marks):
     return [text], []
   parts, found, depth, start, at = [], [], 0, 0, 0
@@ -167,9 +167,9 @@ def _listed(parts: Sequence[str], joints: Sequence[str], known) -> Any:
   items: list[Any] = []
   for part in parts:
     found = _item(part, known)
-    plain = isinstance(found, Many) and not found.opens
+    plain = isinstance(found, Items) and not found.opens
     items += found.items if plain else [found]
-  # n = 2, 3, 4 names them all.
+  # In n = 2, 3, 4 the name applies to all items.
   first, *rest = items
   if isinstance(first, Assigned) and not any(
     isinstance(x, (Assigned, Equation, Inequality)) for x in rest
@@ -181,7 +181,7 @@ def _listed(parts: Sequence[str], joints: Sequence[str], known) -> Any:
     return Inequality(both, None, joints[0]) if joints[0] == "and" else Union(
       ("cup",), tuple(steps)
     )
-  return Many("", "", tuple(items))
+  return Items("", "", tuple(items))
 
 
 def _item(text: str, known) -> Any:
@@ -193,7 +193,7 @@ def _item(text: str, known) -> Any:
       SIGN.sub(lambda hit: upper[hit[1]], text),
       SIGN.sub(lambda hit: lower[hit[1]], text),
     ]
-    return Many("", "", tuple(_item(side, known) for side in sides))
+    return Items("", "", tuple(_item(side, known) for side in sides))
   sides, signs = _split(text, SIGNS)
   if signs:
     return relations.read(sides, signs, lambda side: _sets(side, known), text)
@@ -211,7 +211,7 @@ def _sets(text: str, known) -> Any:
 def _value(text: str, known) -> Any:
   text = trimmed(text)
   if text in (r"\emptyset", r"\{\}", r"\{ \}"):
-    return Many("{", "}", ())
+    return Items("{", "}", ())
   if text in (r"\ldots", "..."):
     return Number(DOTS)
   if re.fullmatch(r"[+-]? ?\\infty", text):
@@ -227,17 +227,17 @@ def _value(text: str, known) -> Any:
     try:
       return Ratio(tuple(expressions.parse(part) for part in parts))
     except Unreadable:
-      return no_number(text)
+      return as_words(text)
   return number(text, known)
 
 
 def _bracketed(text: str, known) -> Any:
-  """What stands in brackets that hold the whole text, or None."""
+  """The record of a text in brackets, or None without them."""
   if text[:1] not in ("(", "[", "\\"):
     return None
   opens = re.match(r"\(|\[|\\\{|\\langle", text)
   closes = re.search(r"(\)|\]|\\\}|\\rangle)$", text)
-  if not opens or not closes or not holds_all(text):
+  if not opens or not closes or not encloses_all(text):
     return None
   inside = text[opens.end():closes.start()]
   parts, _ = _split(inside, {",": ",", ";": ","})
@@ -248,16 +248,16 @@ def _bracketed(text: str, known) -> Any:
     items: list[Any] = []
     for part in parts:
       found = _item(part, known)
-      spread = isinstance(found, Many) and not found.opens
+      spread = isinstance(found, Items) and not found.opens
       items += found.items if spread else [found]
-    return Many(one.strip("\\"), other.strip("\\"), tuple(items))
+    return Items(one.strip("\\"), other.strip("\\"), tuple(items))
   if one == r"\{":
     builder, marks = _split(inside, {"|": "|", ":": ":"})
     if len(builder) == 2 and len(builder[0].strip()) < 20:
       return _item(builder[1], known)
     found = _item(inside, known)
-    spread = isinstance(found, Many) and not found.opens
-    return Many("{", "}", found.items if spread else (found,))
+    spread = isinstance(found, Items) and not found.opens
+    return Items("{", "}", found.items if spread else (found,))
   if r"\begin" in text or re.search(r"[<>=]|\\(le|ge|cup)\b", inside):
     return None
   if (one, other) in (("(", ")"), ("[", "]")):

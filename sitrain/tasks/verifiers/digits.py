@@ -1,7 +1,7 @@
-"""The strict verifier of GSM8K on the device: the number behind the last ####.
+"""The strict verifier of GSM8K on the device: the number after the last ####.
 
 It decides as `gsm8k_numbers.strict` does, from token ids, so that a fused loop
-needs no host. What the tokens mean comes in a `Table`, an argument of jit.
+needs no host. A `Table` gives the characters of the tokens.
 """
 
 import functools
@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Int, UInt8
 from sitrain.tasks.verifiers.gsm8k_numbers import SCALES
 from sitrain.types import PAD, Chat, Episodes, Task, Tokenizer, Verdict
 
-DIGIT = 1  # code of the digit 0; a place without a character has code 0
+DIGIT = 1  # code of the digit 0; code 0 is no character
 (DOT, COMMA, HASH, DOLLAR, MINUS, SPACE, OTHER, LINE, LETTER) = range(
   DIGIT + 10, DIGIT + 19
 )
@@ -29,16 +29,16 @@ CODES = {
   "\n": LINE, "\r": LINE, "x": LETTER,
   **{letter: LETTER + 1 + i for i, letter in enumerate(LETTERS)},
 }
-BITS = 5  # of a letter among them, 0 for another one
+BITS = 5  # of a letter of LETTERS; 0 is any other
 LIMB = 9  # decimal digits of an int32
 HEAD = re.compile(r"[0-9.,#$\- ]*")
 POWERS = np.array([*(10**i for i in range(LIMB)), 0], np.int32)
 
 
 class Table(NamedTuple):
-  """The characters of each token: those of its kind, W of them, 0 behind.
+  """The characters of each token: up to W codes of its kind, then 0.
 
-  A vocabulary has few kinds, for most characters change no answer.
+  A vocabulary has few kinds, because most characters change no answer.
   """
 
   kind: Int[Array, " V"]
@@ -54,10 +54,10 @@ class Number(NamedTuple):
 
 
 def strings(tokenizer: Tokenizer, size: int) -> list[str]:
-  """What each of the ids below `size` adds to a decoded text.
+  """The text that each of the ids below `size` adds to a decoded text.
 
-  Each is decoded behind another token, because the first one of a text may
-  lose its space.
+  Each is decoded after another token, because the first one of a text may lose
+  its space.
   """
   before = tokenizer.encode("#")
   start = len(tokenizer.decode(before))
@@ -65,12 +65,12 @@ def strings(tokenizer: Tokenizer, size: int) -> list[str]:
 
 
 def table(tokens: Sequence[str | bytes]) -> Table:
-  """Characters of the vocabulary: `tokens[i]` is what id i adds to a text.
+  """The table of a vocabulary: `tokens[i]` is the text that id i adds.
 
-  What cannot change an answer is left out, so that W stays small and no token
-  is ever cut: of a token kept are the last marker, the characters of a number
-  at its start or behind the marker, then whether a digit follows on the line
-  and its first word, if that may be part of one of SCALES.
+  Characters that cannot change an answer are left out, so that W stays small
+  and no token is cut. A token keeps the last marker, the characters of a number
+  at its start or after the marker, whether a digit follows on the line, and its
+  first word, if that may be part of one of SCALES.
   """
   short = [_shortened(token) for token in tokens]
   width = max(1, *(len(codes) for codes in short))
@@ -83,11 +83,11 @@ def table(tokens: Sequence[str | bytes]) -> Table:
 
 
 def _shortened(token: str | bytes) -> list[int]:
-  # Bytes beyond ASCII belong to characters that are other ones in any case.
+  # Bytes beyond ASCII are parts of characters that all have the code OTHER.
   text = token.decode("latin-1") if isinstance(token, bytes) else token
   mark = text.rfind("####")
   start = HEAD.match(text, max(mark, 0))
-  # Three of these in a row spoil a number, just as many of them do.
+  # Three or more of these in a row are no number; two stand for all.
   head = re.sub(r"([ .,$\-])\1{2,}", r"\1\1", start[0])
   head = re.sub(r"#{5,}", "####", head)
   short = head + _rest(text[start.end():], start=not head)
@@ -95,7 +95,7 @@ def _shortened(token: str | bytes) -> list[int]:
 
 
 def _rest(text: str, *, start: bool) -> str:
-  """What stands behind the characters of a number in a token, in short."""
+  """A short form of the text after the characters of a number in a token."""
   if not text:
     return ""
   hashes = re.search(r"#*$", text)[0][-3:]
@@ -107,7 +107,7 @@ def _rest(text: str, *, start: bool) -> str:
   if not word:
     return ("?" if line else "") + end + hashes
   first = "?" if word.start() else ""
-  open_start = start and not word.start()  # it may go on a word before
+  open_start = start and not word.start()  # it may continue a word
   kept = _part(word[0].lower(), open_start)
   close = "?" if word.end() < len(line) else ""
   return first + kept + close + end + hashes
@@ -115,9 +115,9 @@ def _rest(text: str, *, start: bool) -> str:
 
 @functools.lru_cache(maxsize=65536)
 def _part(word: str, inside: bool) -> str:
-  """What of a word may spell one of SCALES, and "x" for what follows.
+  """The letters of a word that may spell one of SCALES, and "x" for the rest.
 
-  inside: it may stand behind the first letters of one, too.
+  inside: it may continue the first letters of one, too.
   """
   longest = 0
   for scale in SCALES:
@@ -169,10 +169,14 @@ def on_device(task: Task, chat: Chat, numbers: Sequence[str]) -> Task:
   size = chat.tokenizer.size
   characters = table(strings(chat.tokenizer, size))
 
-  def final(episodes: Episodes, turn: int) -> Int[Array, " B"]:
+  def final_of(episodes, turn):
     found = _claim(episodes, turn, chat.eos, characters)
     mixed = (found.low + found.high * 999983) & jnp.int32(2**31 - 1)
     return jnp.where(found.found, mixed, -1)
+
+  def final(episodes: Episodes, turns: int) -> Int[Array, "B K"]:
+    each = [final_of(episodes, k + 1) for k in range(turns)]
+    return jnp.stack(each, axis=1)
 
   def verify(
     answer: Int[Array, "B A"], episodes: Episodes, turns: int
@@ -193,14 +197,14 @@ def on_device(task: Task, chat: Chat, numbers: Sequence[str]) -> Task:
 
 def _claim(episodes, turn, eos, table):
   """The number of a turn, not found where the turn did not end."""
-  mine = episodes.turn == turn
-  end = mine & jnp.isin(episodes.tokens, jnp.asarray(eos, jnp.int32))
-  number = answers(jnp.where(mine & ~end, episodes.tokens, PAD), table)
+  own = episodes.turn == turn
+  end = own & jnp.isin(episodes.tokens, jnp.asarray(eos, jnp.int32))
+  number = answers(jnp.where(own & ~end, episodes.tokens, PAD), table)
   return number._replace(found=number.found & jnp.any(end, axis=1))
 
 
 def answers(tokens: Int[Array, "B N"], table: Table) -> Number:
-  r"""The integer behind the last `####` of each row.
+  r"""The integer after the last `####` of each row.
 
   tokens: PAD, which reads as nothing, may stand anywhere. Ids beyond the table
   read as an unknown character. Found is what `gsm8k_numbers.strict` finds, if
@@ -214,12 +218,12 @@ def answers(tokens: Int[Array, "B N"], table: Table) -> Number:
   start = mark + 2 + dollar + minus
   digit = (code >= DIGIT) & (code < DIGIT + 10)
   read = digit | (code == DOT) | (code == COMMA)
-  behind = (code > 0) & (place >= start[:, None])
-  stop = _first(place, behind & ~read)
-  inside = behind & (place < stop[:, None])
+  after = (code > 0) & (place >= start[:, None])
+  stop = _first(place, after & ~read)
+  inside = after & (place < stop[:, None])
   found, high, low = _value(code, place, inside, digit)
   found &= (mark >= 0) & (near[0] == SPACE)
-  found &= ~_goes_on(code, place, behind & (place >= stop[:, None]), stop)
+  found &= ~_continues(code, place, after & (place >= stop[:, None]), stop)
   sign = jnp.where(minus, -1, 1)
   return Number(
     jnp.where(found, sign * high, 0), jnp.where(found, sign * low, 0), found
@@ -227,7 +231,7 @@ def answers(tokens: Int[Array, "B N"], table: Table) -> Number:
 
 
 def _near(code, place, mark):
-  """The three characters behind a place, six bits each."""
+  """The three characters after a place, six bits each."""
   away = place - mark[:, None] - 1
   some = (away >= 0) & (away < 3) & (code > 0)
   value = jnp.where(some, code, 0).astype(jnp.int32)
@@ -235,14 +239,14 @@ def _near(code, place, mark):
 
 
 def _first(place, which):
-  """The first place of some characters, a huge one without any."""
+  """The first place of some characters; the largest integer if none."""
   return jnp.min(
     jnp.where(which, place, jnp.iinfo(place.dtype).max), axis=1
   )
 
 
-def _goes_on(code, place, rest, stop):
-  """Whether the rest of the line makes something else of the number."""
+def _continues(code, place, rest, stop):
+  """Whether the rest of the line changes the number."""
   line = _first(place, rest & (code == LINE))
   digit = _first(place, rest & (code < DIGIT + 10))
   letter = _first(place, rest & (code >= LETTER))
@@ -273,7 +277,7 @@ def _characters(tokens, table):
   before = jnp.cumsum(count, axis=1) - count
   place = before[..., None] + jnp.arange(width)
   shape = (len(tokens), -1)
-  # Narrow integers where they suffice: the passes below are many.
+  # Narrow integers where they suffice, because many passes follow.
   narrow = jnp.int16 if place[0].size < 2**15 else jnp.int32
   codes, place = codes.reshape(shape), place.reshape(shape)
   return codes.astype(jnp.int8), place.astype(narrow)
@@ -282,7 +286,7 @@ def _characters(tokens, table):
 def _last_mark(code, place):
   """Place of the last # of the last marker, -1 without one.
 
-  A # ends a marker if the last character that is none lies four places back.
+  A # ends a marker if the last other character is four or more places before.
   """
   plain = (code > 0) & (code != HASH)
   last = jax.lax.cummax(jnp.where(plain, place, -1), axis=1)
@@ -291,28 +295,27 @@ def _last_mark(code, place):
 
 
 def _value(code, place, inside, digit):
-  """(is an integer that fits, high limb, low limb) of what is inside."""
+  """(is an integer that fits, high limb, low limb) of the number."""
   digit &= inside
-  # Stops and commas behind the last digit are the sentence's.
+  # Stops and commas after the last digit belong to the sentence.
   last = jnp.max(jnp.where(digit, place, -1), axis=1, keepdims=True)
   inside &= place <= last
   dot = inside & (code == DOT)
   point = _first(place, dot)[:, None]
-  whole = digit & (place < point)
+  integer = digit & (place < point)
   value = jnp.where(digit, code - DIGIT, 0).astype(jnp.int32)
-  # The power of ten of a digit is the number of whole digits behind it.
-  upto = jnp.cumsum(whole, axis=1)
+  # The power of ten of a digit is the number of integer digits after it.
+  upto = jnp.cumsum(integer, axis=1)
   power = upto[:, -1:] - upto
 
   def limb(least):
-    here = whole & (power >= least) & (power < least + LIMB)
+    here = integer & (power >= least) & (power < least + LIMB)
     ten = jnp.asarray(POWERS)[jnp.where(here, power - least, LIMB)]
     return jnp.sum(value * ten, axis=1)
 
-  broken = (digit & ~whole | whole & (power >= 2 * LIMB)) & (value > 0)
-  # Commas stand before each group of three digits, or nowhere. Each has a bit
-  # of its own: as many powers of two as there are groups give all the bits only
-  # if no two are the same.
+  broken = (digit & ~integer | integer & (power >= 2 * LIMB)) & (value > 0)
+  # Commas must precede every group of three digits, or none. Each has its own
+  # bit, and the sum of the bits shows whether every group has exactly one.
   comma = inside & (code == COMMA)
   group = power // 3
   good = (power % 3 == 0) & (group > 0) & (group < 30) & (place < point)
@@ -321,7 +324,7 @@ def _value(code, place, inside, digit):
   )
   groups = jnp.clip((upto[:, -1] - 1) // 3, 0, 29)
   grouped = (bits == 0) | (bits == (2 << groups) - 2)
-  # Two counts in one sum: of points, and of what must not be.
+  # Two counts in one sum: decimal points, and characters that are invalid.
   wrong = broken | comma & ~good
   count = jnp.sum(jnp.where(wrong, 1 << 16, 0) + dot, axis=1)
   found = (last[:, 0] >= 0) & (count <= 1) & grouped

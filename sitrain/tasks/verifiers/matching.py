@@ -1,4 +1,4 @@
-"""Whether two records of answers say the same; see records.py."""
+"""Whether two records of answers are equal; see records.py."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from sitrain.tasks.verifiers import (
   expressions,
-  foreign,
+  fallback,
   sets,
   units,
   values,
@@ -21,9 +21,9 @@ from sitrain.tasks.verifiers.records import (
   Chain,
   Clock,
   Equation,
-  Foreign,
+  Fallback,
   Inequality,
-  Many,
+  Items,
   Matrix,
   Number,
   Ratio,
@@ -32,12 +32,12 @@ from sitrain.tasks.verifiers.records import (
   Words,
 )
 
-MOST_ITEMS = 200
-SETS = (Many, Union, Inequality, Unequal, Number)
+MAX_ITEMS = 200
+SETS = (Items, Union, Inequality, Unequal, Number)
 
 
 def same(gold: Any, found: Any, quick: bool) -> bool:
-  """Whether a record equals the gold answer's. Slow only where `quick`."""
+  """Whether a record equals the gold answer's; `quick` may raise Slow."""
   if gold == found:
     return not isinstance(gold, Words) or bool(gold.text)
   if isinstance(gold, Words) or isinstance(found, Words):
@@ -50,8 +50,8 @@ def same(gold: Any, found: Any, quick: bool) -> bool:
     return same(gold, found.value, quick)
   if isinstance(found, Equation):
     return False
-  if isinstance(gold, Foreign) or isinstance(found, Foreign):
-    return _foreign(gold, found, quick)
+  if isinstance(gold, Fallback) or isinstance(found, Fallback):
+    return _fallback(gold, found, quick)
   pair = (type(gold), type(found))
   if pair in PAIRS:
     return PAIRS[pair](gold, found, quick)
@@ -63,7 +63,7 @@ def same(gold: Any, found: Any, quick: bool) -> bool:
 
 
 def _equal(one, other, quick: bool) -> bool:
-  """Two trees; Slow for what takes many digits, where `quick`."""
+  """Whether two trees are equal; Slow where `quick` and many digits needed."""
   if one == other:
     return True
   ends = [_infinite(tree) for tree in (one, other)]
@@ -73,7 +73,7 @@ def _equal(one, other, quick: bool) -> bool:
 
 
 def _digits(quick: bool) -> int:
-  return values.FEW_DIGITS if quick else values.MOST_DIGITS
+  return values.MAX_QUICK_DIGITS if quick else values.MAX_DIGITS
 
 
 def _infinite(tree) -> int:
@@ -99,13 +99,13 @@ def _numbers(gold: Number, found: Number, quick: bool) -> bool:
 
 
 def _from_base(gold: Number, found: Based, quick: bool) -> bool:
-  """42_10 is 42; 43_5 is not 23, for the question may have said just that."""
+  """42_10 is 42; 43_5 is not 23: the question may have given that value."""
   value = _base_value(found) if found.base == 10 else None
   return value is not None and _equal(gold.tree, ("number", value), quick)
 
 
 def _to_base(gold: Based, found: Number, quick: bool) -> bool:
-  """Digits without their base, as the question named it; not their value."""
+  """The digits without their base, which the question named."""
   digits = re.sub(r"[^0-9.-]", "", gold.digits)
   if digits != gold.digits or found.tree[0] not in ("number", "negate"):
     return False
@@ -117,14 +117,14 @@ def _to_base(gold: Based, found: Number, quick: bool) -> bool:
 
 def _base_value(record: Based) -> Fraction | None:
   sign = -1 if record.digits.startswith("-") else 1
-  whole, _, part = record.digits.lstrip("-").partition(".")
+  integer, _, part = record.digits.lstrip("-").partition(".")
   if not 2 <= record.base <= 36 or len(record.digits) > 200:
     return None
   try:
-    value = Fraction(int(whole + part, record.base), record.base ** len(part))
+    value = int(integer + part, record.base)
   except ValueError:
     return None
-  return sign * value
+  return Fraction(sign * value, record.base ** len(part))
 
 
 def _clocks(gold: Clock, found: Clock, quick: bool) -> bool:
@@ -143,7 +143,7 @@ def _minutes(clock: Clock) -> tuple[int, ...]:
 
 
 def _ratios(gold, found, quick: bool) -> bool:
-  """Ratios, and what may be meant as one: 9:24, 3/8; no time of day."""
+  """Ratios, and values that may be ratios: 9:24, 3/8; no time of day."""
   parts = [_parts(gold), _parts(found)]
   if None in parts or len(parts[0]) != len(parts[1]):
     # 9 p.m. without its half is 9.
@@ -177,14 +177,14 @@ def _parts(record) -> tuple | None:
   return None
 
 
-def _many(gold: Many, found: Many, quick: bool) -> bool:
+def _items(gold: Items, found: Items, quick: bool) -> bool:
   kinds = [x.opens + x.closes for x in (gold, found)]
-  if max(len(gold.items), len(found.items)) > MOST_ITEMS:
+  if max(len(gold.items), len(found.items)) > MAX_ITEMS:
     raise TooMuch("long")
   if kinds[0] == kinds[1] and kinds[0] not in ("", "{}"):
     return _ordered(gold.items, found.items, quick)
   if "{}" in kinds and set(kinds) <= {"{}", ""}:
-    return _within(gold.items, found.items, quick) and _within(
+    return _contains_all(gold.items, found.items, quick) and _contains_all(
       found.items, gold.items, quick
     )
   if kinds == ["", ""]:
@@ -204,7 +204,7 @@ def _named(items: Sequence[Any]) -> bool:
 
 
 def _indexed(items: Sequence[Any]) -> bool:
-  """Whether the names are x_1, x_2: roots, which have no order."""
+  """Whether the names are x_1, x_2, ...: roots, which have no order."""
   names = {re.sub(r"_\d+$", "_", x.name) for x in items}
   return len(names) == 1 and names.pop().endswith("_")
 
@@ -222,12 +222,12 @@ def _ordered(gold, found, quick) -> bool:
   )
 
 
-def _within(some, others, quick) -> bool:
+def _contains_all(some, others, quick) -> bool:
   return all(any(same(y, x, quick) for y in others) for x in some)
 
 
 def _matched(gold, found, quick) -> bool:
-  """Whether each item has a partner of its own, in any order."""
+  """Whether the items are equal in pairs, in any order."""
   if len(gold) != len(found):
     return False
   left = list(found)
@@ -242,12 +242,13 @@ def _matched(gold, found, quick) -> bool:
 
 
 def _single(gold, found, quick) -> bool:
-  """A number against a list or a set of one."""
-  many, one = (gold, found) if isinstance(gold, Many) else (found, gold)
+  """Whether a number equals a list or a set of one item."""
+  many, one = (gold, found) if isinstance(gold, Items) else (found, gold)
   if one.tree == sets.REALS and many.opens == "(":
     return _sets(gold, found, quick)
   if many is found and not many.opens and len(many.items) > 1:
-    # "1/2 or 0.5" is one value in other words; 5, 5 and (for 28%) 28, 0.28 no.
+    # "1/2 or 0.5" is one value in two spellings; "5, 5" and "28 or 0.28"
+    # (for 28%) are two values.
     return len(set(many.items)) == len(many.items) and all(
       same(x, item, quick) for item in many.items for x in (gold, many.items[0])
     )
@@ -266,10 +267,10 @@ def _matrices(gold: Matrix, found: Matrix, quick: bool) -> bool:
 
 
 def _chained(gold, found, quick: bool) -> bool:
-  r"""Chains of values that are true: 10/2 = 5 is 5, 6 = 5 is nothing.
+  r"""Chains of equal values: 10/2 = 5 equals 5; 6 = 5 equals nothing.
 
-  What is about equal counts with each of its sides if the last is a rounding
-  of the first: 1/3 \approx 0.33 is 1/3, and 0.33 if that is wanted.
+  Both sides of \approx count if the last is a rounding of the first:
+  1/3 \approx 0.33 equals 1/3 and 0.33.
   """
   if isinstance(gold, Chain):
     if isinstance(found, Chain) and gold.signs == found.signs and _ordered(
@@ -303,7 +304,7 @@ def _rounds(exact: Number, about: Number, quick: bool) -> bool:
 
 
 def _equations(gold, found, quick: bool) -> bool:
-  """A gold equation, or what a name is: y = 2x + 3."""
+  """Whether an answer equals a gold equation or assignment: y = 2x + 3."""
   if isinstance(gold, Assigned):
     if isinstance(found, Assigned):
       alike = gold.name.casefold() == found.name.casefold()
@@ -322,18 +323,18 @@ def _equations(gold, found, quick: bool) -> bool:
   ) != 0
 
 
-def _foreign(gold, found, quick: bool) -> bool:
+def _fallback(gold, found, quick: bool) -> bool:
   if quick:
     raise values.Slow
-  texts = [x.text if isinstance(x, Foreign) else None for x in (gold, found)]
+  texts = [x.text if isinstance(x, Fallback) else None for x in (gold, found)]
   trees = [x.tree if isinstance(x, Number) else None for x in (gold, found)]
   if any(x is None and y is None for x, y in zip(texts, trees)):
     return False
-  return foreign.equal(texts, trees)
+  return fallback.equal(texts, trees)
 
 
 def _sets(gold, found, quick: bool) -> bool:
-  """Sets in different words: x < 3 and an interval, unions in any order."""
+  """Sets in different notations: x < 3 and an interval, unions."""
   if quick:
     raise values.Slow
   if isinstance(gold, Inequality) and isinstance(found, Inequality):
@@ -347,7 +348,7 @@ def _sets(gold, found, quick: bool) -> bool:
 
 
 def _steps(gold: Inequality, found: Inequality) -> bool:
-  """Whether each step of the one is a positive multiple of the other's."""
+  """Whether each step is a positive multiple of one of the other's."""
   left = list(found.steps)
   for sign, tree in gold.steps:
     partner = next((
@@ -362,7 +363,7 @@ def _steps(gold: Inequality, found: Inequality) -> bool:
 
 
 def _names(record: Inequality) -> set[str]:
-  """What stands between bounds; letters big and small are one."""
+  """The names in an inequality, in lower case."""
   found, waiting = set(), [tree for _, tree in record.steps]
   while waiting:
     kind, *parts = waiting.pop()
@@ -379,8 +380,7 @@ def _unbounded(tree) -> bool:
 
 
 def check(gold: Any) -> None:
-  """Undefined for a gold number without a value (1/0), TooMuch for a huge one.
-  """
+  """Raises Undefined for a gold number such as 1/0, TooMuch for a huge one."""
   if isinstance(gold, Number) and not _infinite(gold.tree):
     try:
       values.exact(gold.tree)
@@ -393,8 +393,8 @@ PAIRS = {
   (Number, Based): _from_base,
   (Based, Number): _to_base,
   (Clock, Clock): _clocks,
-  (Many, Many): _many,
-  (Many, Number): _single,
-  (Number, Many): _single,
+  (Items, Items): _items,
+  (Items, Number): _single,
+  (Number, Items): _single,
   (Matrix, Matrix): _matrices,
 }

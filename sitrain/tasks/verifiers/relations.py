@@ -1,6 +1,6 @@
-r"""Equations and inequalities: what they say by their structure.
+r"""Parses equations and inequalities by their structure.
 
-x = 5, f(x) = 5 and 5 = x say 5, for the other side is one variable or a name;
+x = 5, f(x) = 5 and 5 = x assign 5, as the other side is a variable or a name;
 2x = 5 and x^2 = 5 are equations, 2 + 3 = 5 is a chain of values.
 """
 
@@ -115,8 +115,8 @@ def _difference(left: str, right: str) -> expressions.Tree | None:
 def _inequality(sides, signs):
   trees = [_bound(side) for side in sides]
   if len({sign[0] for sign in signs}) > 1 or len(sides) > 3:
-    raise Unreadable("signs that point both ways")
-  if signs[0][0] == ">":  # everything points up
+    raise Unreadable("signs in both directions")
+  if signs[0][0] == ">":  # turn all signs to <
     sides, trees = sides[::-1], trees[::-1]
     signs = [FLIPPED[sign] for sign in signs[::-1]]
   steps = tuple(

@@ -1,12 +1,12 @@
-"""Words that may stand behind a number and change nothing: units, known ones.
+"""Units: words after a number that do not change its value.
 
-Any other word does: "12 million", "5 or 6" and "5 dozen" are not 12, 5 and 5.
+Other words do: "12 million", "5 or 6" and "5 dozen" are not 12, 5 and 5.
 """
 
 import functools
 import re
 
-# Spellings of one unit stand in one row; the first names it.
+# Spellings of one unit are in one row; the first is its name.
 MEASURES = """
 mm millimeter millimetre
 cm centimeter centimetre
@@ -85,7 +85,7 @@ peso
 franc
 unit
 """
-# What is counted. The list is of the words that sets of problems use.
+# Things that are counted, as in the problems of data sets.
 COUNTS = """
 animal answer apple arrangement arrow atom bag ball banana base batch bead bean
 bear bee bicycle bike bird block board boat body book bottle bow bowl box boxe
@@ -143,10 +143,10 @@ NAMED = _named()
 
 @functools.lru_cache(maxsize=4096)
 def unit(words: str) -> str | None:
-  """The name of the unit that words say, "" for no words; None: no unit.
+  """The name of the unit in words, "" for no words; None: no unit.
 
-  Counts of things are all one unit, "count": what things are is not read. A
-  power is part of the name: cm^2 and square centimeters are both "cm 2".
+  All counted things are one unit, "count". A power is part of the name: cm^2
+  and square centimeters are both "cm 2".
   """
   words = words.replace("/", " per ").replace(".", " ").replace("~", " ")
   power = re.search(r"\^ ?\{? ?([23])|(?<=[a-z])([23])$", words)
@@ -174,9 +174,9 @@ def unit(words: str) -> str | None:
 
 
 def differ(one: str, other: str) -> bool:
-  """Whether two units are known, and not the same.
+  """Whether two units are known and differ.
 
-  A power that only one of them says is no difference: 12 cm, said of an area.
+  A power that only one of them has is no difference: 12 cm may be an area.
   """
   if {one, other} & {"", "count"}:
     return False
