@@ -276,6 +276,25 @@ F | \text{F}
 7 | 7\text{ red balls}
 7 | 7\text{ prime numbers}
 7 | \text{7 lattice points}
+45\text{ mph} | 45\text{ miles per hour}
+16\text{ steps per hour} | 16\text{ steps}
+3\text{ boxes} | 3\text{ apples}
+72^\circ | 72\text{ degrees Fahrenheit}
+(3,4) | (y,x)=(4,3)
+(3,4) | (m,k)=(3,4)
+(x,y)=(3,4) | (y,x)=(4,3)
+(1,2),(3,4) | A(1,2), B(3,4)
+(-\infty,-1]\cup[1,\infty) | ]-\infty,-1]\cup[1,\infty[
+(0,1)\cup(2,3] | x\in ]0,1[\cup]2,3]
+[0,1)\cup[2,3] | \left[0;1\right[\cup[2,3]
+[-1,1] | 1 \ge |x|
+(-\sqrt2,\sqrt2) | |x| < \sqrt2
+\binom{5}{2} | {{5} \choose {2}}
+20 | 2{5\choose 2}
+\frac{1}{x+1} | {1\over x+1}
+x \equiv 5 \pmod 7 | x \equiv 5 \pmod{7}
+\{\{1\},\{2\}\} | \{\{2\},\{1\}\}
+5 | 5 ✓
 """
 WRONG = r"""
 5 | 5\text{ or }6
@@ -477,6 +496,31 @@ x<3 | y<3
 5 | \text{5 zorks}
 5 | 5\text{ }6
 -2,1 | x_1=1, x_2=2
+120^\circ | 120\text{ radians}
+5\text{ cm} | 5^\circ
+5\text{ cm} | 5\text{ boxes}
+\$5 | 5\%
+28\% | 28\text{ students}
+8\text{ daps} | 8\text{ cm}
+72^\circ\text{F} | 72^\circ\text{C}
+5 | 5\mod 7
+5 | 5 \pmod 7
+5 | x \equiv 5 \pmod 7
+x \equiv 5 \pmod 7 | x \equiv 5 \pmod{8}
+(3,4) | (y,x)=(3,4)
+(3,4) | (b,a)=(3,4)
+(1,2),(3,4) | B(1,2), A(3,4)
+10 | C(5,2)
+\{7\} | \{\{7\}\}
+\{\{1\},\{2\}\} | \{1,2\}
+(0,1) | ]0,1]
+(-1,1) | |x|>1
+[-1,1] | |z|\le 1
+-1\le y \le 1 | |x|\le 1
+10 | {5 \choose 2
+14 | \textbf{(2) }7
+7 | \textbf{(2) }7
+5 | \checkmark
 """
 
 

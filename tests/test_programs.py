@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pathlib
+import textwrap
 import time
 
 import pytest
@@ -103,6 +104,25 @@ def walls():
   (f"```python\n{ADD}\n```</s>\n<|eot_id|>", ADD, ADD),
   (f"```python\n{ADD}<|endoftext|>", "", ADD),
   (f"[BEGIN] {ADD} [DONE]", ADD, ADD),
+  # A fence behind a sentence, another last marker, all of it indented.
+  (f"Here it is: ```python\n{ADD}\n```\nIt adds.", ADD, ADD),
+  (f"Sure! ```py\n{ADD}\n```", ADD, ADD),
+  (f"It is this: ```\n{ADD}\n```", ADD, ADD),
+  ("1. So: ```python\n   def f():\n     return 1\n   ```",
+   "def f():\n  return 1", "def f():\n  return 1"),
+  (f"Use ```add``` so:\n```python\n{ADD}\n```", ADD, ADD),
+  (f"[BEGIN]\n{ADD}\n[END]", ADD, ADD),
+  (f"[BEGIN]\n```python\n{ADD}\n```\n**[END]**", ADD, ADD),
+  (f"[BEGIN]\n{ADD}\n# [END]\n[DONE]", f"{ADD}\n# [END]", f"{ADD}\n# [END]"),
+  ("[BEGIN]\n" + textwrap.indent(ADD, "    ") + "\n[DONE]", ADD, ADD),
+  ("```python\n" + textwrap.indent(ADD, "\t") + "\n```", ADD, ADD),
+  (textwrap.indent(ADD, "  ") + "\n[DONE]", ADD, ADD),
+  ('[BEGIN]\n    x = """a\n  b"""\n    def f():\n      return x\n[DONE]',
+   'x = """a\n  b"""\ndef f():\n  return x',
+   'x = """a\n  b"""\ndef f():\n  return x'),
+  ("```python\n    def g():\n      return 1\n    return g()\n```",
+   "    def g():\n      return 1\n    return g()",
+   "    def g():\n      return 1\n    return g()"),
   # Only for reports.
   (f"{ADD}\n```\nThis adds.", "", ADD),
   (f"```python\n{ADD}```", "", ADD),

@@ -31,6 +31,7 @@ from sitrain.tasks.verifiers.records import (
   Matrix,
   Number,
   Ratio,
+  Residue,
   Union,
 )
 from sitrain.tasks.verifiers.words import NUMBER_WORDS
@@ -53,6 +54,14 @@ TEXT = re.compile(r"\\text\{([^{}]*)\}")
 COUNTED = re.compile(
   r" ?(-?(?:\\\$ ?)?\d[\d.,/]*)(?: ([a-zA-Z][a-zA-Z ./^23]*)| ?)"
 )
+MODULO = re.compile(
+  r"([^()]*?) ?\(? ?\\(?:[bp]?mod|text\{ ?mod ?\}) ?\{?([^()]*?)\}?\)?"
+)
+POINT = re.compile(r"[A-Z](?:_(?:\d|\{\d\})|')? ?(?=\()")
+# ]-1, 3[ is written for (-1, 3), too.
+TURNED = re.compile(r"(?:^|\\in|\\c[ua]p|=) ?\]|\[ ?(?:$|\\c[ua]p)")
+_END = r"(?:(?!\\c[ua]p)[^\[\]();,])+"
+BOUNDS = re.compile(rf"([\[\](])({_END}[,;]{_END})([\[\])])")
 AND = re.compile(r"(?<=[^a-zA-Z\\]) and (?=\S)")
 OR = re.compile(r"(?<=[^a-zA-Z\\]) or (?=\S)")
 TWICE = re.compile(r"(?:[,;] ?)+(?=\\(?:land|lor)\b)")
@@ -101,7 +110,14 @@ def _prepared(text: str) -> str:
     text = MIXED.sub(_mixed, text)
   if "/" in text and " " in text:
     text = SPACED.sub(_mixed, text)
+  if ("]" in text or "[" in text) and TURNED.search(text):
+    text = BOUNDS.sub(_straight, text)
   return text
+
+
+def _straight(hit: re.Match) -> str:
+  opens, closes = hit[1].replace("]", "("), hit[3].replace("[", ")")
+  return f"{opens}{hit[2]}{closes}"
 
 
 def _mixed(hit: re.Match) -> str:
@@ -124,7 +140,9 @@ def _unwrapped(hit: re.Match) -> str:
   for part in parts:
     if part in ("and", "or"):
       found.append(r" \land " if part == "and" else r" \lor ")
-    elif re.fullmatch(r"[,;]|[\d.:/+\-\s]*|\(? ?[A-Za-z] ?\)", part):
+    elif re.fullmatch(r"[,;]|[\d.:/+\-\s]*|\(? ?[A-Za-z] ?\)", part) or (
+      hit[0] == hit.string and re.fullmatch(r"\([\d.\-]+\)", part)
+    ):
       found.append(part)
     else:
       found.append(rf"\text{{{part}}}")
@@ -219,7 +237,8 @@ def _value(text: str, known) -> Any:
     return Number(("negate", INFINITE) if sign else INFINITE)
   if r"\begin" in text:
     return _matrix(text)
-  for found in (_bracketed(text, known), _based(text)):
+  for special in (_bracketed, _based, _residue, _point):
+    found = special(text, known)
     if found is not None:
       return found
   parts, marks = _split(text, {":": ":"})
@@ -265,19 +284,35 @@ def _bracketed(text: str, known) -> Any:
   raise Unreadable("half an interval")
 
 
-def _based(text: str) -> Based | None:
+def _based(text: str, known) -> Based | None:
   if "_" not in text:
     return None
   bare = re.sub(r"\\text\{ ?([0-9A-Z]+) ?\}", r"\1", text).replace(" ", "")
   found = re.fullmatch(
     r"(-?)\(?(\d[0-9A-Z]*(?:\.[0-9A-Z]+)?|[A-Z]+\d[0-9A-Z]*)\)?"
-    r"_(?:\{(\d{1,2})\}|(\d{1,2})|\{?\\text\{([a-z]+)\}\}?)", bare
+    r"_(?:\{\(?(\d{1,2})\)?\}|(\d{1,2})|\{?\\text\{([a-z]+)\}\}?)", bare
   )
   if not found:
     return None
   spelled = NUMBER_WORDS.get(found[5] or "", 0)
   base = int(found[3] or found[4] or spelled)
   return Based(found[1] + (found[2].lstrip("0") or "0"), base)
+
+
+def _residue(text: str, known) -> Residue | None:
+  found = MODULO.fullmatch(text) if "mod" in text else None
+  if not found:
+    return None
+  return Residue(*map(expressions.parse, found.groups()))
+
+
+def _point(text: str, known) -> Assigned | None:
+  """A point with its name: P(3, 4)."""
+  found = POINT.match(text)
+  inside = _bracketed(text[found.end():], known) if found else None
+  if not isinstance(inside, Items) or len(inside.items) < 2:
+    return None
+  return Assigned(text[:found.end()].strip(), inside, None)
 
 
 def _matrix(text: str) -> Matrix:

@@ -17,12 +17,23 @@ PREFIX = re.compile(r"[\s#*_`>]*")
 SPECIAL = re.compile(r"(?:[\s#*_`.]|<\|[^|<>\n]{1,40}\|>|</s>)*")
 ENDS = re.compile(r"(?:<\|[^|<>\s]{1,40}\|>|</s>|<end_of_turn>)\s*$")
 FENCE = re.compile(r"([ \t]*(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?)(`{3,}|~{3,})(.*)")
+# A fence that begins behind a sentence: "Here it is: ```python".
+BEHIND = re.compile(
+  r"([ \t]*(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?)[^`~]{1,300}"
+  r"(?::[ \t]*(?=`+\s*$)|[ \t:](?=`+i?py))(`{3,})"
+  r"((?:i?py(?:thon)?[0-9.]*)?\s*)", re.IGNORECASE
+)
 # The first word of an info string: python3.11, py, ipython, {.python}.
 PYTHON = re.compile(r"[{\s.]*(?:i?py(?:thon)?[0-9.]*)?(?![\w-])", re.IGNORECASE)
 ANY = ("", "txt", "text", "plaintext", "code", "pycon")
 THOUGHT = "</think>"
 MAX_SEARCHED = 200_000  # characters at the end of a text that are searched
-# The beginning of a program without a fence.
+# How a program begins that stands in no fence.
+END = re.compile(r"\[END\](?=[\s*_`]{0,9}$)", re.MULTILINE)
+# What stands in the body of a function, and hardly ever outside of it.
+BODY = re.compile(
+  r"^(?:return|yield|for|while|with|try|if(?! __name__))\b", re.MULTILINE
+)
 CODE = re.compile(r"\s*(?:def|class|import|from|async def|@\w)\b")
 
 
@@ -96,7 +107,9 @@ def _final_part(text: str) -> str:
 
 
 def _marked(text: str) -> str | None:
-  """The text between the last two markers; None where there is no pair."""
+  """What stands between the last two markers; None where there is no pair."""
+  if BEGIN in text and DONE not in text:
+    text = END.sub(DONE, text)
   places = [(hit.start(), hit[0]) for hit in MARKER.finditer(text)]
   pairs = _pairs(text, places)
   likely = [pair for pair in pairs if _own_line(text, pair[0])]
@@ -109,7 +122,7 @@ def _marked(text: str) -> str | None:
   if first is not None and not any(
     at < first for at, mark in places if mark == BEGIN
   ):
-    return _bare(text[:first])
+    return _bare(trimmed(text[:first]))
   if pairs and not _fenced(text):
     start, end = pairs[-1]
     return _bare(text[start + len(BEGIN):end])
@@ -199,6 +212,8 @@ def _fenced(text: str, *, loose: bool = False) -> list[Block]:
   for line in text.split("\n"):
     found = FENCE.match(line)
     if inside is None:
+      if not found and "`" in line:
+        found = BEHIND.fullmatch(line[:400])
       if found and "`" not in found[3]:
         info, sign, indent, inside = found[3], found[2], len(found[1]), []
     elif found and _closes(found, sign, indent, loose):
@@ -268,10 +283,18 @@ def _with_helpers(blocks: list[str]) -> str:
 
 
 def trimmed(text: str) -> str:
-  """The text without outer blank lines; the first keeps its indentation."""
+  """Without blank lines around it, and without the indentation of the whole.
+
+  Only of a program: the body of a function keeps its indentation.
+  """
   lines = text.replace("\r\n", "\n").rstrip().split("\n")
   first = next((i for i, line in enumerate(lines) if line.strip()), 0)
-  return "\n".join(lines[first:])
+  found = "\n".join(lines[first:])
+  space = re.match(r"[ \t]*", lines[first])[0]
+  if not space:
+    return found
+  flat = "\n".join(line.removeprefix(space) for line in lines[first:])
+  return flat if NAME.search(flat) and not BODY.search(flat) else found
 
 
 def normalised(program: str) -> str:

@@ -6,13 +6,16 @@ device. `lenient` finds a number where there is no marker.
 """
 
 import re
+import unicodedata
 from fractions import Fraction
 
 MARK = "####"
-# Beginnings of words that change the number before them: million, and a half.
-# At most six letters, because digits.py packs them into an integer.
+# How words begin that make another number of the one before them: million, and
+# a half; with a space whole words. Six letters at most, for digits.py packs
+# them into an integer.
 SCALES = ("hundre", "thousa", "millio", "billio", "trilli", "dozen", "lakh",
-          "crore", "and")
+          "crore", "and", "k ", "mil ", "mill ", "mils ", "mln ", "bn ", "bil ",
+          "bln ", "thou ")
 AFTER_MARK = re.compile(r"#### \$?(-?)([0-9.,]+)([^\r\n]*)")
 GOES_BEYOND = re.compile(r"[0-9]|^[A-Za-z]")
 WORD = re.compile(r"[A-Za-z]+")
@@ -44,25 +47,36 @@ def number(text: str) -> str:
 def strict(text: str) -> str:
   r"""The number after the last ####, or "".
 
-  That is `#### \$?-?` and a number, without punctuation after it. The rest of
-  the line may be any text, "72 dollars.", without a digit, a letter right after
-  the number, or a word of SCALES (million) as its first word.
+  That is `#### \$?-?` and a number, stops behind it dropped. The rest of its
+  line may say anything, "72 dollars.", but hold no digit, no letter that
+  touches the number, and no word of SCALES (million) as its first; nor begin
+  with what is strange (5!, 5², 5½, 5万).
   """
   found = AFTER_MARK.match(text, max(0, text.rfind(MARK)))
   if not found:
     return ""
   sign, digits, rest = found.groups()
   if rest:
-    if GOES_BEYOND.search(rest):
+    if GOES_BEYOND.search(rest) or is_strange(rest.lstrip(" ")[:1]):
       return ""
     word = WORD.search(rest)
-    if word and word[0].lower().startswith(SCALES):
+    if word and f"{word[0].lower()} ".startswith(SCALES):
       return ""
   return number(sign + digits.rstrip(".,"))
 
 
+def is_strange(character: str) -> bool:
+  """Whether a character behind a number, if there is one, makes another of it.
+
+  That are a !, and what is no ASCII but a digit, a letter, or not valid.
+  """
+  return character in ("!", "\ufffd") or not character.isascii() and (
+    character.isalnum()
+  )
+
+
 def has_digits(text: str) -> bool:
-  """Whether a digit follows the last ####, also where it is no number."""
+  """Whether a digit stands behind the last ####, if not a number."""
   found = AFTER_MARK.match(text, max(0, text.rfind(MARK)))
   return bool(found) and bool(re.search(r"[0-9]", found[2]))
 
@@ -76,10 +90,12 @@ FOUND = re.compile(
   rf"|\\[dt]?frac\{{(?P<over>[0-9]+)\}}\{{(?P<under>[0-9]+)\}}"
   rf"|(?P<first>{_ONE})(?: ?[eE](?P<power>[+-]?[0-9]{{1,2}})(?![0-9A-Za-z]))?"
   rf"(?: ?/ ?(?P<second>[0-9]+(?:\.[0-9]+)?)(?![0-9/]))?)"
-  rf"(?:[ -](?P<scale>(?i:hundred|thousand|million|billion|trillion))s?\b)?"
+  rf"(?:[ -](?P<scale>(?i:hundred|thousand|million|billion|trillion))s?\b"
+  rf"| ?(?P<short>[kK]|[Mm]ill?|mln|bn)(?![A-Za-z0-9])"
+  rf"| ?(?P<part>[¼½¾⅐-⅞])|(?P<raised>[²³¹⁰-⁹]))?"
 )
 POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9,
-          "trillion": 12}
+          "trillion": 12, "k": 3, "mil": 6, "mill": 6, "mln": 6, "bn": 9}
 ANSWER_PHRASE = re.compile(
   r"\\boxed ?\{|####|(?:final |the )?answer(?: is|:| =)|\*\*answer:?\*\*",
   re.IGNORECASE,
@@ -94,7 +110,7 @@ def lenient(text: str) -> str:
   """The number in the last box, after the last ####, or after "answer is".
 
   Without any of them the last number of the text; "" without a number. A
-  fraction, 2e3, 3 1/2 and 5 million are one number each.
+  fraction, 2e3, 3 1/2, 3½, 5 million and 5k are one number each, 5² is none.
   """
   found = strict(text)
   if found:
@@ -126,7 +142,13 @@ def _shortest(hit: re.Match) -> str:
       value = Fraction(re.sub(r"[^0-9.]", "", part["first"]))
       value *= Fraction(10) ** int(part["power"] or 0)
       value /= Fraction(part["second"] or 1)
-    value *= 10 ** POWERS.get((part["scale"] or "").lower(), 0)
+    if part["raised"]:
+      return ""
+    if part["part"]:
+      top, bottom = unicodedata.normalize("NFKC", part["part"]).split("⁄")
+      value += Fraction(int(top), int(bottom))
+    scale = part["scale"] or part["short"] or ""
+    value *= 10 ** POWERS.get(scale.lower(), 0)
     return decimal(-value if part["sign"] else value)
   except (ValueError, ZeroDivisionError):  # thousands of digits are one, too
     return ""

@@ -18,6 +18,7 @@ from sitrain.tasks.verifiers.records import (
   Matrix,
   Number,
   Ratio,
+  Residue,
   Unequal,
   Union,
   Words,
@@ -32,6 +33,8 @@ def key(record: Any) -> str:
     return "words " + record.text
   if isinstance(record, Based):
     return f"{record.digits} in base {record.base}"
+  if isinstance(record, Residue):
+    return f"{_tree(record.tree)} modulo {_tree(record.modulus)}"
   if isinstance(record, Clock):
     return f"clock {record.parts} {record.half}"
   if isinstance(record, Ratio):

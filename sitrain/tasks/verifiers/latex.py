@@ -44,7 +44,7 @@ def _characters() -> dict[int, str]:
     ("σ", r"\sigma "), ("δ", r"\delta "), ("ε", r"\epsilon "),
     ("€", r"\text{euros}"), ("£", r"\text{pounds}"), ("¥", r"\text{yen}"),
     ("¢", r"\text{cents}"), ("元", r"\text{yuan}"), ("度", r"^{\circ}"),
-    ("∛", r"\sqrt[3]√"), ("∜", r"\sqrt[4]√"),
+    ("∛", r"\sqrt[3]√"), ("∜", r"\sqrt[4]√"), ("✓✔✅\ufe0f", ""),
   ):
     found.update({ord(character): text for character in characters})
   for character in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞":
@@ -61,7 +61,7 @@ FORMATTING = re.compile(
   r"\\(?:displaystyle|textstyle|scriptstyle|scriptscriptstyle|limits|nolimits"
   r"|left|right|middle|[bB]igg?[lrm]?|rm|bf|it|sf|tt|large|Large|LARGE|huge"
   r"|Huge|small|normalsize|boldmath|nonumber|centering|notag|hfill|allowbreak"
-  r"|strut|mathstrut|phantom(?=\s*-))(?![a-zA-Z])"
+  r"|strut|mathstrut|checkmark|phantom(?=\s*-))(?![a-zA-Z])"
 )
 ARGUMENT = re.compile(
   r"\\(?:color|hspace|vspace|phantom|hphantom|vphantom|label|tag)\*?\s*"
@@ -98,6 +98,10 @@ THOUSANDS = re.compile(
   rf"(?<![\d.,\\])\d{{1,3}}(?:{THIN}\d{{3}})+(?![\d/])"
   rf"|(?<![\d.])\d{{1,3}}(?:(?:\{{,\}}|,\\!|\\!)\d{{3}})+(?!\d)"
 )
+# {5 \\choose 2} and {1 \\over 2}: all of a group stands on the two sides.
+_SIDE = r" ?((?:[^{}\\]|\\(?!choose|over)[a-zA-Z]+|\{[^{}]*\}){1,99}) ?"
+INFIX = re.compile(rf"{_SIDE}\\(choose|over)(?![a-zA-Z]){_SIDE}")
+GROUP = re.compile(r"\{" + INFIX.pattern + r"\}")
 
 
 SIMPLE = re.compile(r"[A-Za-z0-9+*/=.^(),-]{0,60}")
@@ -144,10 +148,18 @@ def _commands(text: str) -> str:
   text = KEPT.sub("", text)
   text = re.sub(r"(?<!\\)\\\s*$", "", text)  # the rest of a space
   text = re.sub(r"\\frac ?(\d) (?=\d)", r"\\frac{\1}", text)
+  if r"\choose" in text or r"\over" in text:
+    whole = INFIX.fullmatch(text.strip())
+    text = _prefixed(whole) if whole else GROUP.sub(_prefixed, text)
   text = WORDS.sub(r"\\text{", text)
   text = re.sub(r"\\text\{ ?(\\[$%]|\^\{?\\circ\}?) ?\}", r"\1", text)
   text = re.sub(r"\\text\{ *\}", " ", text)
   return re.sub(r"(\\text\{[^{}]*)\\text\{([^{}]*)\}", r"\1 \2", text)
+
+
+def _prefixed(hit: re.Match) -> str:
+  command = "binom" if hit[2] == "choose" else "frac"
+  return rf"\{command}{{{hit[1]}}}{{{hit[3]}}}"
 
 
 def _without_dollars(text: str) -> str:

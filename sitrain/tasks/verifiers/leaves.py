@@ -21,7 +21,7 @@ OPENS = frozenset(["(", "[", "{", r"\{", r"\langle", r"\begin", r"\lfloor",
 CLOSES = frozenset([")", "]", "}", r"\}", r"\rangle", r"\end", r"\rfloor",
                     r"\rceil"])
 FALLBACK = re.compile(
-  r"\\(?:int|sum|prod|lim|gcd|lcm|bmod|pmod|mod|det|min|max|text\{(?:gcd|lcm"
+  r"\\(?:int|sum|prod|lim|gcd|lcm|det|min|max|text\{(?:gcd|lcm"
   r"|min|max|det)\})(?![a-zA-Z])"
 )
 SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9,
@@ -73,7 +73,7 @@ def number(text: str, known) -> Any:
   if not NUMERIC.fullmatch(text):
     if r"\$" in bare:
       bare, unit = DOLLAR.sub("", bare), "dollar"
-    bare = CELSIUS.sub(r"\1", ORDINAL.sub("", bare))
+    bare, unit = _degrees(ORDINAL.sub("", bare), unit)
     bare, factor = _scaled(bare)
     if "%" in bare or "cent" in bare:
       bare, percent = PERCENT.subn("", bare)
@@ -94,10 +94,21 @@ def number(text: str, known) -> Any:
 NUMERIC = re.compile(r"[-+]?[0-9.]+")
 DOLLAR = re.compile(r"\\\$ ?")
 ORDINAL = re.compile(r"(?<=\d) ?\^?\{? ?(\\text\{)? ?(st|nd|rd|th)[ }]*$")
-CELSIUS = re.compile(r"(\^\{?\\circ\}?) ?(?:\\text\{ ?[CF] ?\}|[CF])$")
+CELSIUS = re.compile(r"(\^\{?\\circ\}?) ?(?:\\text\{ ?([CF]) ?\}|([CF]))$")
 PERCENT = re.compile(
   r"(?<=.) ?(?:\\?%|\\text\{ ?per ?cent ?\}|per ?cent)$"
 )
+
+
+def _degrees(text: str, unit: str) -> tuple[str, str]:
+  """Without the letter of a temperature, and the name of its unit."""
+  found = CELSIUS.search(text)
+  if not found:
+    return text, unit
+  letter = found[2] or found[3]
+  return text[:found.end(1)], units.unit(
+    "celsius" if letter == "C" else "fahrenheit"
+  ) or ""
 
 
 def _scaled(text: str) -> tuple[str, int]:

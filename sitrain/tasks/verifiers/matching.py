@@ -6,16 +6,15 @@ from fractions import Fraction
 from typing import Any
 
 from sitrain.tasks.verifiers import (
+  amounts,
   expressions,
   fallback,
   sets,
-  units,
   values,
 )
 from sitrain.tasks.verifiers.latex import TooMuch
 from sitrain.tasks.verifiers.records import (
   DOTS,
-  INFINITE,
   Assigned,
   Based,
   Chain,
@@ -27,6 +26,7 @@ from sitrain.tasks.verifiers.records import (
   Matrix,
   Number,
   Ratio,
+  Residue,
   Unequal,
   Union,
   Words,
@@ -56,125 +56,10 @@ def same(gold: Any, found: Any, quick: bool) -> bool:
   if pair in PAIRS:
     return PAIRS[pair](gold, found, quick)
   if isinstance(gold, (Clock, Ratio)) or isinstance(found, (Clock, Ratio)):
-    return _ratios(gold, found, quick)
+    return amounts.ratios(gold, found, quick)
   if isinstance(gold, SETS) and isinstance(found, SETS):
     return _sets(gold, found, quick)
   return False
-
-
-def _equal(one, other, quick: bool) -> bool:
-  """Whether two trees are equal; Slow where `quick` and many digits needed."""
-  if one == other:
-    return True
-  ends = [_infinite(tree) for tree in (one, other)]
-  if any(ends):
-    return ends[0] == ends[1]
-  return values.equal(one, other, _digits(quick))
-
-
-def _digits(quick: bool) -> int:
-  return values.MAX_QUICK_DIGITS if quick else values.MAX_DIGITS
-
-
-def _infinite(tree) -> int:
-  if tree == INFINITE:
-    return 1
-  return -1 if tree == ("negate", INFINITE) else 0
-
-
-def _numbers(gold: Number, found: Number, quick: bool) -> bool:
-  if units.differ(gold.unit, found.unit):
-    return False
-  if DOTS in (gold.tree, found.tree):
-    return gold.tree == found.tree
-  if _equal(gold.tree, found.tree, quick):
-    return True
-  if gold.percent == found.percent:
-    return False
-  part = ("number", Fraction(1, 100))
-  scaled = [
-    ("multiply", x.tree, part) if x.percent else x.tree for x in (gold, found)
-  ]
-  return _equal(*scaled, quick)
-
-
-def _from_base(gold: Number, found: Based, quick: bool) -> bool:
-  """42_10 is 42; 43_5 is not 23: the question may have given that value."""
-  value = _base_value(found) if found.base == 10 else None
-  return value is not None and _equal(gold.tree, ("number", value), quick)
-
-
-def _to_base(gold: Based, found: Number, quick: bool) -> bool:
-  """The digits without their base, which the question named."""
-  digits = re.sub(r"[^0-9.-]", "", gold.digits)
-  if digits != gold.digits or found.tree[0] not in ("number", "negate"):
-    return False
-  try:
-    return values.exact(found.tree) == Fraction(digits)
-  except values.NotExact:
-    return False
-
-
-def _base_value(record: Based) -> Fraction | None:
-  sign = -1 if record.digits.startswith("-") else 1
-  integer, _, part = record.digits.lstrip("-").partition(".")
-  if not 2 <= record.base <= 36 or len(record.digits) > 200:
-    return None
-  try:
-    value = int(integer + part, record.base)
-  except ValueError:
-    return None
-  return Fraction(sign * value, record.base ** len(part))
-
-
-def _clocks(gold: Clock, found: Clock, quick: bool) -> bool:
-  if gold.half and found.half:
-    return _minutes(gold) == _minutes(found)
-  if gold.parts == found.parts:
-    return True
-  return bool(gold.half or found.half) and _minutes(gold) == _minutes(found)
-
-
-def _minutes(clock: Clock) -> tuple[int, ...]:
-  hours, *rest = clock.parts
-  if clock.half:
-    hours = hours % 12 + (12 if clock.half == "pm" else 0)
-  return hours, *rest
-
-
-def _ratios(gold, found, quick: bool) -> bool:
-  """Ratios, and values that may be ratios: 9:24, 3/8; no time of day."""
-  parts = [_parts(gold), _parts(found)]
-  if None in parts or len(parts[0]) != len(parts[1]):
-    # 9 p.m. without its half is 9.
-    if isinstance(gold, Clock) and isinstance(found, Number):
-      hours, *rest = gold.parts
-      return bool(gold.half) and not any(rest) and _equal(
-        ("number", Fraction(hours)), found.tree, quick
-      )
-    return False
-  one, other = parts
-  try:
-    return all(
-      _equal(("multiply", a, other[0]), ("multiply", b, one[0]), quick)
-      for a, b in zip(one, other)
-    ) and not any(_zero(part, quick) for part in (*one, *other))
-  except values.Undefined:
-    return False
-
-
-def _zero(tree, quick):
-  return _equal(tree, ("number", Fraction(0)), quick)
-
-
-def _parts(record) -> tuple | None:
-  if isinstance(record, Ratio):
-    return record.parts
-  if isinstance(record, Clock) and not record.half and not record.parts[2]:
-    return tuple(("number", Fraction(x)) for x in record.parts[:2])
-  if isinstance(record, Number) and not record.percent:
-    return record.tree, ("number", Fraction(1))
-  return None
 
 
 def _items(gold: Items, found: Items, quick: bool) -> bool:
@@ -223,7 +108,13 @@ def _ordered(gold, found, quick) -> bool:
 
 
 def _contains_all(some, others, quick) -> bool:
-  return all(any(same(y, x, quick) for y in others) for x in some)
+  return all(any(
+    _is_set(y) == _is_set(x) and same(y, x, quick) for y in others
+  ) for x in some)
+
+
+def _is_set(record) -> bool:
+  return isinstance(record, Items) and record.opens == "{"
 
 
 def _matched(gold, found, quick) -> bool:
@@ -254,6 +145,8 @@ def _single(gold, found, quick) -> bool:
     )
   if len(many.items) != 1 or many.opens not in ("", "{"):
     return False
+  if _is_set(many) and _is_set(many.items[0]):
+    return False
   pair = (many.items[0], one)
   return same(*(pair if many is gold else pair[::-1]), quick)
 
@@ -261,7 +154,7 @@ def _single(gold, found, quick) -> bool:
 def _matrices(gold: Matrix, found: Matrix, quick: bool) -> bool:
   shapes = [[len(row) for row in matrix.rows] for matrix in (gold, found)]
   return shapes[0] == shapes[1] and all(
-    _equal(a, b, quick)
+    amounts.equal(a, b, quick)
     for one, other in zip(gold.rows, found.rows) for a, b in zip(one, other)
   )
 
@@ -319,7 +212,7 @@ def _equations(gold, found, quick: bool) -> bool:
   if None in trees:
     return False
   return trees[0] == trees[1] or values.proportional(
-    *trees, _digits(quick)
+    *trees, amounts.digits(quick)
   ) != 0
 
 
@@ -375,13 +268,14 @@ def _names(record: Inequality) -> set[str]:
 
 def _unbounded(tree) -> bool:
   return any(
-    _infinite(part) for part in tree[1:] if isinstance(part, tuple)
+    amounts.infinite(part) for part in tree[1:] if isinstance(part, tuple)
   )
 
 
 def check(gold: Any) -> None:
-  """Raises Undefined for a gold number such as 1/0, TooMuch for a huge one."""
-  if isinstance(gold, Number) and not _infinite(gold.tree):
+  """Undefined for a gold number without a value (1/0), TooMuch for a huge one.
+  """
+  if isinstance(gold, Number) and not amounts.infinite(gold.tree):
     try:
       values.exact(gold.tree)
     except values.NotExact:
@@ -389,10 +283,12 @@ def check(gold: Any) -> None:
 
 
 PAIRS = {
-  (Number, Number): _numbers,
-  (Number, Based): _from_base,
-  (Based, Number): _to_base,
-  (Clock, Clock): _clocks,
+  (Number, Number): amounts.numbers,
+  (Number, Based): amounts.from_base,
+  (Based, Number): amounts.to_base,
+  (Clock, Clock): amounts.clocks,
+  (Residue, Residue): amounts.residues,
+  (Residue, Number): amounts.from_residue,
   (Items, Items): _items,
   (Items, Number): _single,
   (Number, Items): _single,

@@ -32,6 +32,13 @@ class Based(NamedTuple):
   base: int
 
 
+class Residue(NamedTuple):
+  r"""A number by a modulus, as 5 \pmod 7."""
+
+  tree: Tree
+  modulus: Tree
+
+
 class Clock(NamedTuple):
   """A time of day, or a ratio that looks like one; `half`: am, pm or ""."""
 
