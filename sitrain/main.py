@@ -28,6 +28,7 @@ from sitrain.runtime import (
   activity,
   build,
   distributed,
+  lock,
   logs,
   metrics,
   notice,
@@ -43,6 +44,7 @@ from sitrain.runtime import (
 from sitrain.runtime import (
   workdir as workdirs,
 )
+from sitrain.runtime.agree import from_first
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.fields import check_names
 from sitrain.runtime.host import on_host
@@ -116,7 +118,8 @@ def summarize(
   was left.
   """
   path = epath.Path(run.workdir) / "summary.json"
-  summary = workdirs.read_json(path) if path.exists() else _empty(run, digest)
+  begun = lambda: workdirs.read_json(path) if path.exists() else {}
+  summary = from_first(begun) or _empty(run, digest)
   done = {row["name"] for row in summary["stages"]}
   left = [stage for stage in stages if stage.name not in done]
   check_sources(run, [stage for stage in left if not callable(stage.frozen)])
@@ -212,6 +215,12 @@ def run_all(
   """As `train`, of processes that agree on `facts`."""
   start = Start(time.monotonic(), [], {}, {})
   check_writable(workdir)
+  with lock.held(f"--workdir={workdir}", epath.Path(workdir) / lock.NAME):
+    return _train(config, workdir, start, facts)
+
+
+def _train(config: dict, workdir: str, start: Start, facts: dict) -> dict:
+  """`train`, in a workdir that is this run's alone."""
   jax.config.update("jax_threefry_partitionable", True)
   metrics.check_installed(project=config["run"]["wandb"])
   if config["run"]["compile_cache"]:

@@ -61,6 +61,24 @@ def records(metrics: Metrics) -> list[dict[str, float]]:
   ]
 
 
+_VERBS = ("generate/", "judge/", "curate/", "learn/")  # in the order of a step
+
+
+def not_finite(measured: Metrics) -> tuple[int, str, float]:
+  """(index of the step, name, value) of the first metric that is no number.
+
+  Of a step the first in the order of the verbs, for it spreads to the later
+  ones; (-1, "", 0.0) where there is none. A mean over nothing is not meant.
+  """
+  order = lambda name: [not name.startswith(verb) for verb in _VERBS]
+  found = []
+  for name in sorted(measured, key=order):
+    total, count = (np.asarray(x, np.float64) for x in measured[name])
+    bad = np.flatnonzero(~np.isfinite(total + count) & (count != 0))
+    found += [(int(i), name, float(total[i])) for i in bad[:1]]
+  return min(found, key=lambda x: x[0], default=(-1, "", 0.0))
+
+
 def finite(value: Any) -> Any:
   """`value` with None for what JSON cannot say: NaN and infinities."""
   if isinstance(value, dict):
