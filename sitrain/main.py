@@ -202,24 +202,20 @@ def train(config: dict, workdir: str) -> dict:
   check_names(config)
   facts = distributed.check_agreement(config, workdir=workdir)
   display = progress.display()
+  start = Start(time.monotonic(), [], {}, {})
   try:
-    return run_all(config, workdir, facts, display)
+    check_writable(workdir)
+    with lock.held(f"--workdir={workdir}", epath.Path(workdir) / lock.NAME):
+      return _train(config, workdir, start, facts, display)
   finally:
     display.close()
     activity.leave("heartbeat")
 
 
-def run_all(
-  config: dict, workdir: str, facts: dict, display: progress.Display
+def _train(
+  config: dict, workdir: str, start: Start, facts: dict,
+  display: progress.Display,
 ) -> dict:
-  """As `train`, of processes that agree on `facts`."""
-  start = Start(time.monotonic(), [], {}, {})
-  check_writable(workdir)
-  with lock.held(f"--workdir={workdir}", epath.Path(workdir) / lock.NAME):
-    return _train(config, workdir, start, facts)
-
-
-def _train(config: dict, workdir: str, start: Start, facts: dict) -> dict:
   """`train`, in a workdir that is this run's alone."""
   jax.config.update("jax_threefry_partitionable", True)
   metrics.check_installed(project=config["run"]["wandb"])
