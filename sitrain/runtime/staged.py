@@ -131,8 +131,13 @@ def make_sampler(stage: Stage, programs: dict, mesh: Mesh) -> Sampler:
       state, root_key, np.int32(ahead), np.int32(number)
     )
     then = state._replace(step=posed.step)
-    waves = zip(posed.row_keys, posed.problems)
-    return posed, [programs["generate"](k, then, wave) for k, wave in waves]
+    waves, played = zip(posed.row_keys, posed.problems), []
+    for i, (k, wave) in enumerate(waves, start=1):
+      # On a CPU the call itself may take as long as the sampling.
+      what = f"sampling wave {i} of {len(posed.problems)}"
+      with activity.during(what, seldom=True):
+        played.append(programs["generate"](k, then, wave))
+    return posed, played
 
   def judge_waves(state, sampling):
     posed, played = sampling
