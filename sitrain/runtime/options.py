@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
+_OWN = "sitrain_file_"  # how modules made of a user's files are called
+
 
 class ConfigError(ValueError):
   """Something that the user can mend in the config; one line."""
@@ -57,7 +59,7 @@ def _from_file(name: str, field: str) -> Callable:
   file = pathlib.Path(path).expanduser().resolve()
   if not file.is_file():
     raise ConfigError(f"config.{field}={name!r}: there is no file {file}")
-  module_name = "sitrain_file_" + re.sub(r"\W", "_", str(file))
+  module_name = _OWN + re.sub(r"\W", "_", str(file))
   module = sys.modules.get(module_name)
   if module is None:
     spec = importlib.util.spec_from_file_location(module_name, file)
@@ -84,6 +86,18 @@ def _from_file(name: str, field: str) -> Callable:
       f"{function or 'make'}: {closest(function or 'make', makers)}"
     )
   return getattr(module, function or "make")
+
+
+def own_place(error: BaseException) -> str:
+  """The line of a user's own file that raised an error, or ""."""
+  known = {
+    getattr(module, "__file__", ""): pathlib.Path(module.__file__).name
+    for name, module in list(sys.modules.items()) if name.startswith(_OWN)
+  }
+  for frame in reversed(traceback.extract_tb(error.__traceback__)):
+    if frame.filename in known:
+      return f"{known[frame.filename]}, line {frame.lineno},"
+  return ""
 
 
 def _makes(module, name: str) -> bool:
@@ -114,6 +128,25 @@ def accepted(function: Callable) -> dict[str, inspect.Parameter]:
 
 def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
   """function(*args, **options); raises ConfigError that names the field."""
+  options = checked(function, field, options)
+  try:
+    return function(*args, **options)
+  except ValueError as error:
+    raise ConfigError(f"config.{field}: {error}") from error
+  except Exception as error:
+    if not function.__module__.startswith(_OWN):
+      raise
+    raise ConfigError(
+      f"config.{field}: {function.__name__} of the file raises "
+      f"{type(error).__name__}: {error}"
+    ) from error
+
+
+def checked(function: Callable, field: str, options: dict) -> dict:
+  """The options, each one that the function has and of its type.
+
+  Raises ConfigError that names the field, also where one is missing.
+  """
   known = accepted(function)
   options = dict(options)
   for name, value in options.items():
@@ -128,17 +161,7 @@ def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
   ]
   if missing:
     raise ConfigError(f"config.{field}.{missing[0]} is missing: set it")
-  try:
-    return function(*args, **options)
-  except ValueError as error:
-    raise ConfigError(f"config.{field}: {error}") from error
-  except Exception as error:
-    if not function.__module__.startswith("sitrain_file_"):
-      raise
-    raise ConfigError(
-      f"config.{field}: {function.__name__} of the file raises "
-      f"{type(error).__name__}: {error}"
-    ) from error
+  return options
 
 
 def _number(value: Any, wanted: Any) -> Any:
