@@ -24,10 +24,10 @@ from absl import flags
 from etils import epath
 
 from sitrain.evaluate import run as evaluation
-from sitrain.rollout.play import columns_of
 from sitrain.runtime import (
   build,
   distributed,
+  fields,
   logs,
   metrics,
   notice,
@@ -42,14 +42,13 @@ from sitrain.runtime import (
 from sitrain.runtime import (
   workdir as workdirs,
 )
+from sitrain.runtime.checks import check_config
 from sitrain.runtime.errors import run_main
-from sitrain.runtime.fields import check_names
-from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import compile_ahead, run_stage
 from sitrain.runtime.start import Run, check_sources
 from sitrain.runtime.storage import check_writable
-from sitrain.runtime.task import check_context, describe
+from sitrain.runtime.task import describe
 from sitrain.runtime.written import check_new, write_stage
 
 CONFIG = overrides.define(
@@ -118,10 +117,6 @@ def summarize(
   summary = workdirs.read_json(path) if path.exists() else _empty(run, digest)
   done = {row["name"] for row in summary["stages"]}
   left = [stage for stage in stages if stage.name not in done]
-  check_sources(run, [stage for stage in left if not callable(stage.frozen)])
-  for stage in left:
-    if stage.writes:
-      check_new(run, stage)
   for stage in left:
     after = start.programs[:1]
     if callable(stage.frozen):  # Its table is not there yet.
@@ -145,6 +140,22 @@ def summarize(
     if jax.process_index() == 0:
       workdirs.write_json(path, summary)
   return summary, bool(left)
+
+
+def check_left(run: Run, stages: list) -> None:
+  """Raises ConfigError where what is left cannot begin or go on.
+
+  Before the workdir is claimed: a checkpoint of another run that does not fit,
+  or a table that another run has written.
+  """
+  path = epath.Path(run.workdir) / "summary.json"
+  summary = workdirs.read_json(path) if path.exists() else {"stages": []}
+  done = {row["name"] for row in summary["stages"]}
+  left = [stage for stage in stages if stage.name not in done]
+  check_sources(run, [stage for stage in left if not callable(stage.frozen)])
+  for stage in left:
+    if stage.writes:
+      check_new(run, stage)
 
 
 def watched(
@@ -177,12 +188,13 @@ def _empty(run: Run, digest: str) -> dict:
   }
 
 
-def claim(workdir: str, config: dict) -> str:
+def claim(workdir: str, config: dict, found: dict) -> str:
   """The config's hash; the workdir is this run's, and every host sees it.
 
-  Raises ConfigError where one does not.
+  `found` is what sources.record says. Raises ConfigError where a host does not
+  see it.
   """
-  digest = workdirs.claim(workdir, config)
+  digest = workdirs.claim(workdir, config, found)
   distributed.meet("claimed")
   if not (epath.Path(workdir) / "config.json").exists():
     raise ConfigError(
@@ -195,22 +207,20 @@ def claim(workdir: str, config: dict) -> str:
 def train(config: dict, workdir: str) -> dict:
   """Runs a config in a workdir; returns the summary."""
   start = Start(time.monotonic(), [], {}, {})
-  check_names(config)
+  config, workdir = fields.placed(config), workdirs.absolute(workdir)
+  check_config(config)
   facts = distributed.check_agreement(config, workdir=workdir)
   check_writable(workdir)
+  workdirs.check_folder(workdir)
   jax.config.update("jax_threefry_partitionable", True)
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
-  task = on_host(build.task_from(config, workdir))
-  asked = on_host(build.task_from(config, workdir, part="evaluate"))
-  model = build.model_from(config, task)
-  bare = build.run_from(config, task, model, mesh)
-  stages = build.stages_from(config, task, bare, workdir)
-  build.check_evaluation(config, asked)
-  turns = config["evaluate"]["turns"]
-  check_context(config, "evaluate.turns", asked, columns_of(asked, turns)[1])
-  digest = claim(workdir, config)
+  task, asked, bare, stages, found = build.prepare(config, workdir, mesh)
+  with jax.set_mesh(mesh):
+    judge = evaluator(bare, asked, config)
+    check_left(bare._replace(workdir=workdir), stages)
+  digest = claim(workdir, config, found)
   log = logs.open_log(workdir, facts)
   if jax.process_index() == 0 and (said := describe(task)):
     print(said)
@@ -226,7 +236,6 @@ def train(config: dict, workdir: str) -> dict:
   )
   try:
     with jax.set_mesh(mesh):
-      judge = evaluator(run, asked, config)
       summary, fresh = summarize(run, stages, judge, digest, start)
   finally:
     display.close()

@@ -4,7 +4,7 @@ Config objects end here: below there are keyword arguments only.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from sitrain.models import decoder, lora
 from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, weights
-from sitrain.runtime import batches, stopping, written
+from sitrain.rollout.play import columns_of
+from sitrain.runtime import batches, sources, stopping, written
 from sitrain.runtime.checks import (
   check_config,
   check_evaluation,
@@ -186,6 +187,38 @@ def stages_from(
   for name in config["stages"]:
     stages.append(_stage(config, name, task, run, workdir, stages))
   return stages
+
+
+class Prepared(NamedTuple):
+  """All that a run is made of, before anything is claimed or written."""
+
+  task: Task
+  asked: Task  # of the evaluation
+  run: Run  # without a workdir and what shows it
+  stages: list[Stage]
+  found: dict[str, Any]  # what sources.record says
+
+
+def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
+  """Everything that a config asks for, checked; raises ConfigError.
+
+  Models of the hub are those that the workdir was begun with. Nothing is
+  written but a tokenizer where one is to be trained.
+  """
+  check_config(config)
+  pins = sources.pinned(config, sources.known_of(workdir))
+  task = on_host(task_from(pins, workdir))
+  asked = on_host(task_from(pins, workdir, part="evaluate"))
+  check_evaluation(config, asked)
+  model = model_from(pins, task)
+  run = run_from(pins, task, model, mesh)
+  stages = stages_from(pins, task, run, workdir)
+  turns = config["evaluate"]["turns"]
+  check_context(pins, "evaluate.turns", asked, columns_of(asked, turns)[1])
+  found = {}
+  if jax.process_index() == 0:
+    found = sources.record(config, pins, task, asked, stages)
+  return Prepared(task, asked, run, stages, found)
 
 
 def _stage(config, name, task, run, workdir, before) -> Stage:

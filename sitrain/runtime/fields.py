@@ -4,8 +4,8 @@ Options of methods, tasks and optimizers are declared by the functions that take
 them; what holds for all of them (a rate is no negative number) stands here.
 """
 
-import importlib.util
 import math
+import os
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -80,6 +80,53 @@ RANGES = {
 }
 
 
+# Fields that name a file or a folder, or something of the hub.
+PATHS = (
+  "model.path", "roles.*.path", "tokenizer.(path|template)",
+  "(task|evaluate.task|stage.*.task).source",
+)
+# Those that may name a checkpoint of another run: WORKDIR/STAGE/last.
+CHECKPOINTS = ("stage.*.start", "stage.*.held.*")
+
+
+def placed(config: dict, field: str = "") -> dict:
+  """The config with its files and folders as they are called from everywhere.
+
+  `~` is the home of this user. What is not there stays as it is: it may be of
+  the hub.
+  """
+  found = {}
+  for name, value in config.items():
+    inner = f"{field}.{name}" if field else str(name)
+    if isinstance(value, dict):
+      value = placed(value, inner)
+    elif isinstance(value, str):
+      value = _placed(inner, value)
+    found[name] = value
+  return found
+
+
+def _placed(field: str, value: str) -> str:
+  if value.startswith("file:"):
+    path, colon, function = value.removeprefix("file:").partition(":")
+    return f"file:{_absolute(path)}{colon}{function}"
+  if any(matches(field, pattern) for pattern in PATHS):
+    return _absolute(value)
+  # "<stage>/last" is of this run, wherever it is started.
+  if any(matches(field, p) for p in CHECKPOINTS) and value.count("/") > 1:
+    folder, which = value.rsplit("/", 1)
+    return f"{_absolute(folder)}/{which}"
+  return value
+
+
+def _absolute(value: str) -> str:
+  if not value or "://" in value:
+    return value
+  path = os.path.expanduser(value)
+  there = path != value or os.path.exists(path)
+  return os.path.abspath(path) if there else value
+
+
 def check(config: dict) -> None:
   """Raises ConfigError for a name that nothing reads, a type, or a range.
 
@@ -91,12 +138,6 @@ def check(config: dict) -> None:
     raise ConfigError(
       "config.mesh: an axis of 0 devices: give 1 or more, or -1 for all that "
       "are left"
-    )
-  wandb = config["run"].get("wandb", "")
-  if wandb and not importlib.util.find_spec("wandb"):
-    raise ConfigError(
-      f"config.run.wandb={wandb!r} needs the package wandb: `pip install "
-      "wandb`, or leave it out"
     )
 
 

@@ -1,6 +1,7 @@
 """One stage of a run: from its start, or from where it stopped, to its end."""
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -50,6 +51,9 @@ from sitrain.train import (
   make_train_step,
 )
 from sitrain.types import Mean, Method, Progress, Stage, TrainState
+
+
+_LOG = logging.getLogger("sitrain")
 
 
 def by_group(stage: Stage, mesh: Any) -> Method:
@@ -160,6 +164,7 @@ def run_stage(
   try:
     abstract = layout(run, stage)
     state, progress = begin(run, stage, manager, abstract, first)
+    progress = reopened(stage, progress)
     if not progress.done:
       path = epath.Path(run.workdir) / "metrics.jsonl"
       metrics.truncate(path, stage.name, progress.step)
@@ -171,6 +176,8 @@ def run_stage(
           state, progress = _train(run, stage, loop, manager, state, progress)
         finally:
           checkpoint.wait(manager)
+      if remark := stopping.remark(progress.window):
+        _LOG.warning("stage %s: %s", stage.name, remark)
     trained = "policy" in stage.trained
     return params_of(state, "policy") if trained else (), progress
   finally:
@@ -192,6 +199,15 @@ def begin(
   first = began_at(run, stage, first)
   state = start_state(run, stage, abstract, first)
   return state, Progress(stage.name, 0, {}, -math.inf, 0, False, first)
+
+
+def reopened(stage: Stage, progress: Progress) -> Progress:
+  """A stage that was done is not where it has got more steps since.
+
+  What `until` has ended stays so: more steps would not have changed that.
+  """
+  more = progress.step < stage.steps and not stage.until(progress.window)
+  return progress._replace(done=progress.done and not more)
 
 
 def _train(run, stage, loop, manager, state, progress):

@@ -53,6 +53,23 @@ def _mean(values: Sequence[float]) -> float:
   return sum(finite) / len(finite) if finite else math.nan
 
 
+def remark(window: Window) -> str:
+  """What a user should know of a stage that has ended, or "".
+
+  That nothing was learned: no step of the window had a gradient.
+  """
+  norms = window.get("learn/gradient_norm", [])
+  if not norms or any(norms):  # NaN is true.
+    return ""
+  nll = window.get("learn/nll", [])
+  said = f" and learn/nll is {nll[-1]:.3g}" if nll else ""
+  return (
+    f"the gradient was 0 in the last {len(norms)} steps{said}, so nothing was"
+    " learned: see whether any rewards differ (judge/), or lower the learning"
+    " rate where the parameters have grown too large"
+  )
+
+
 def extend(
   window: Window, records: Sequence[dict[str, float]], length: int
 ) -> Window:
