@@ -3,7 +3,8 @@
   python -m sitrain.main --config=configs/quickstart.py --workdir=/tmp/sitrain
 
 Any field of the config can be set on the command line, as in
---config.stage.stage2.method.bonus=2. Started again with the same workdir it
+--config.stage.stage2.method.bonus=2: --show prints all of them as they are, and
+--list the options that there are. Started again with the same workdir it
 resumes; when all stages are done it shows their table. The workdir may be on
 gs://.
 """
@@ -28,6 +29,7 @@ from sitrain.runtime import (
   build,
   distributed,
   fields,
+  listing,
   logs,
   metrics,
   notice,
@@ -57,6 +59,14 @@ CONFIG = overrides.define(
 WORKDIR = flags.DEFINE_string(
   "workdir", "", "Where checkpoints, metrics and the report go."
 )
+SHOW = flags.DEFINE_bool(
+  "show", False, "Print the config with all its defaults, and train nothing."
+)
+LIST = flags.DEFINE_bool(
+  "list", False, "Print all methods, tasks and options, and train nothing."
+)
+flags.declare_key_flag("config")  # --help is to show it.
+flags.adopt_module_key_flags(distributed)
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
@@ -260,12 +270,20 @@ def main(argv: list[str]) -> None:
   notice.watch()
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
+  if LIST.value:
+    print("\n".join(listing.listed()))
+    return
   if CONFIG.value is None:
     raise ConfigError("--config is missing: say which file of configs/")
+  config = fields.placed(build.plain(CONFIG.value))
+  if SHOW.value:
+    check_config(config)
+    print("\n".join(listing.shown(listing.resolved(config), config)))
+    return
   if not WORKDIR.value:
     raise ConfigError("--workdir is missing: say where results go")
   logging.getLogger("absl").setLevel(logging.WARNING)
-  train(build.plain(CONFIG.value), WORKDIR.value)
+  train(config, WORKDIR.value)
 
 
 if __name__ == "__main__":

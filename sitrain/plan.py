@@ -62,6 +62,7 @@ CODE = flags.DEFINE_bool(
   "machine_code", False, "For a TPU, make the machine code too: its size "
   "counts then, and compiling takes several times as long."
 )
+flags.declare_key_flag("config")  # --help is to show it.
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 

@@ -191,9 +191,7 @@ def _check_evaluation_options(options: dict) -> None:
   for name in ("turns", "temperature", "seed"):
     if name not in options:
       raise ConfigError(f"config.evaluate.{name} is missing: set it")
-  for name, least in (("problems", 1), ("resamples", 2)):
-    if options.get(name, least) < least:
-      raise ConfigError(f"config.evaluate.{name} must be >= {least}")
+  fields.check_ranges({"evaluate": options})
   batch, resamples = (
     options.get(n, known[n].default) for n in ("batch", "resamples")
   )
@@ -245,12 +243,6 @@ def _check_source(field: str, source: str, saved: Sequence[str]) -> None:
 def check_steps(field: str, options: dict) -> None:
   """How often a stage trains and saves."""
   steps, per_call = options["steps"], options["steps_per_call"]
-  if options["buckets"] < 1:
-    raise ConfigError(f"config.{field}.buckets must be >= 1: 1 trims nothing")
-  if options["epochs"] < 1:
-    raise ConfigError(f"config.{field}.epochs must be >= 1: 0 trains nothing")
-  if steps < 1 or per_call < 1:
-    raise ConfigError(f"config.{field}.steps and steps_per_call must be >= 1")
   if steps % per_call:
     raise ConfigError(
       f"config.{field}.steps={steps} does not divide by "

@@ -146,12 +146,15 @@ def check_names(config: dict) -> None:
   _check("config", config, TOP)
   there = *config, "roles", "tokenizer"  # These two may be left out.
   missing = [name for name in TOP if name not in there]
+  missing += [
+    f"run.{name}" for name in RUN if name not in config.get("run", RUN)
+  ]
   if missing:
     raise ConfigError(
       f"config.{missing[0]} is missing: begin with configs/common.base_config()"
     )
-  _check("config.run", config["run"], RUN)
-  _check("config.mesh", config["mesh"], MESH)
+  for group, known in (("run", RUN), ("mesh", MESH)):
+    _check(f"config.{group}", config[group], known)
   if len(config["run"].get("profile_steps", (0, 0))) != 2:
     raise ConfigError(
       f"config.run.profile_steps={config['run']['profile_steps']}: give the "

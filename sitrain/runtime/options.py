@@ -53,6 +53,18 @@ def find(package: str, name: str, field: str) -> Callable:
   return getattr(found, function or "make")
 
 
+def makers(package: str) -> dict[str, Callable]:
+  """All that `find` finds in a package, by name."""
+  folder = importlib.import_module(f"sitrain.{package}").__path__
+  found = {}
+  for module in sorted(m.name for m in pkgutil.iter_modules(folder)):
+    known = importlib.import_module(f"sitrain.{package}.{module}")
+    for name, value in vars(known).items():
+      if _makes(known, name):
+        found[module if name == "make" else f"{module}.{name}"] = value
+  return found
+
+
 def _from_file(name: str, field: str) -> Callable:
   """The function of file:PATH.py:FUNCTION; of one path always the same."""
   path, _, function = name.removeprefix("file:").partition(":")

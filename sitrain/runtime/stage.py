@@ -52,7 +52,6 @@ from sitrain.train import (
 )
 from sitrain.types import Mean, Method, Progress, Stage, TrainState
 
-
 _LOG = logging.getLogger("sitrain")
 
 

@@ -4,6 +4,7 @@ They look at saved numbers only, so a resumed run stops at the same step, and
 all processes stop together.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -89,6 +90,12 @@ def extend(
 
 
 _MAKERS = {"never": never, "plateau": plateau}
+
+
+def options(name: str) -> dict[str, inspect.Parameter]:
+  """The options of `make` beside the name."""
+  one_of("until", name, _MAKERS)
+  return dict(inspect.signature(_MAKERS[name]).parameters)
 
 
 def make(name: str, **options: Any) -> Until:
