@@ -323,7 +323,7 @@ def test_a_task_of_another_name_takes_no_options_of_the_first():
 
 @pytest.mark.parametrize("change, words", [
   ({"evalute": {}}, "config.evalute is not an option: did you mean 'evaluate'"),
-  ({"seed": "0"}, "config.seed='0' is a str: give a int"),
+  ({"seed": "0"}, "config.seed='0' is a str: give an int"),
   ({"run": {"keeep": 1}}, "config.run.keeep is not .*did you mean 'keep'"),
   ({"run": {"save_every": 0}}, "config.run.save_every=0: set 1 or more"),
   ({"mesh": {"dat": 1}}, "config.mesh.dat is not an option: did you mean 'dat"),

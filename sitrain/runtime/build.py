@@ -79,7 +79,12 @@ def model_from(config: dict, task: Task) -> Decoder:
   for name in ("rope_scaling", "local_rope_scaling"):
     if name in options:
       options[name] = RopeScaling(**options[name])
-  options.setdefault("vocabulary", task.tokenizer.size)
+  size = task.tokenizer.size
+  if options.setdefault("vocabulary", size) < size:
+    raise ConfigError(
+      f"config.model.vocabulary={options['vocabulary']}: the tokenizer has "
+      f"{size} tokens: set it to {size} or more, or leave it out"
+    )
   return Decoder(**options)
 
 
@@ -207,6 +212,11 @@ def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
   """
   check_config(config)
   pins = sources.pinned(config, sources.known_of(workdir))
+  for field, path in sources.models_of(pins).items():
+    try:
+      weights.locate(path)
+    except ValueError as error:
+      raise ConfigError(f"config.{field}: {error}") from error
   task = on_host(task_from(pins, workdir))
   asked = on_host(task_from(pins, workdir, part="evaluate"))
   check_evaluation(config, asked)
@@ -218,6 +228,7 @@ def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
   found = {}
   if jax.process_index() == 0:
     found = sources.record(config, pins, task, asked, stages)
+    sources.remark(found)
   return Prepared(task, asked, run, stages, found)
 
 
@@ -284,8 +295,11 @@ def _rows_of_stage(config, field, options, task, run, workdir, before):
   writer = writers[asked.stage]
   kinds = count_rows(f"stage.{writer.name}", run, writer).kinds
   if asked.kind not in kinds:
+    named = kinds != ("",)
     raise ConfigError(
-      f"config.{field}.table.kind={asked.kind!r}: {closest(asked.kind, kinds)}"
+      f"config.{field}.table.kind={asked.kind!r}: "
+      + (closest(asked.kind, kinds) if named
+         else f"the rows of {asked.stage} have no kinds, leave it out")
     )
   shape = written.shape_of(writer)
   task = task._replace(table=shape)

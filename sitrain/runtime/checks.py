@@ -18,13 +18,14 @@ from sitrain.evaluate.run import evaluate, make_player
 from sitrain.methods.verbs import check_turns
 from sitrain.models import attention
 from sitrain.models.decoder import Decoder
-from sitrain.models.huggingface import families
+from sitrain.models.huggingface import families, tokenizer
 from sitrain.runtime import batches, checkpoint, fields, optimizer, stopping
 from sitrain.runtime.host import HostOnly, check_host
 from sitrain.runtime.options import (
   ConfigError,
   accepted,
   call,
+  check_options,
   check_type,
   checked,
   closest,
@@ -52,6 +53,7 @@ def check_config(config: dict) -> None:
         raise ConfigError(
           f"config.roles.{name}.{key}: {closest(key, fields.ROLE)}"
         )
+  _check_tokenizer(config.get("tokenizer", {}))
   for part in ("", "evaluate"):
     options = task_options(config, part)
     field = f"{part}.task" if part else "task"
@@ -71,6 +73,19 @@ def check_config(config: dict) -> None:
       raise ConfigError(f"config.stages names {name!r} twice: leave one out")
     options = check_stage(f"stage.{name}", config["stage"][name], saved)
     saved += [] if options["writes"] else [name]
+
+
+def _check_tokenizer(given: dict) -> None:
+  options = dict(given)
+  for name, kind in (("path", str), ("size", int)):
+    check_type(f"tokenizer.{name}", options.pop(name, kind()), kind)
+  checked(tokenizer.load, "tokenizer", options)
+  least = tokenizer.LEAST
+  if 0 < given.get("size", 0) < least:
+    raise ConfigError(
+      f"config.tokenizer.size={given['size']} has no room for all bytes and the"
+      f" end token: set {least} or more"
+    )
 
 
 def check_stage(field: str, given: dict, saved: Sequence[str]) -> dict:
@@ -95,8 +110,13 @@ def check_stage(field: str, given: dict, saved: Sequence[str]) -> dict:
 def until_from(field: str, options: dict) -> Callable:
   """What ends the stage early; ConfigError where there is no such thing."""
   until = dict(options["until"])
+  name = until.pop("name", "")
   try:
-    return stopping.make(until.pop("name", ""), **until)
+    known = stopping.options(name)
+    check_options(f"{field}.until", until, known)
+    return stopping.make(name, **until)
+  except ConfigError:
+    raise
   except (TypeError, ValueError) as error:
     raise ConfigError(f"config.{field}.until: {error}") from error
 
@@ -120,9 +140,11 @@ def check_model(given: dict) -> None:
     if name in ("path", "lora"):
       check_type(f"model.{name}", value, str if name == "path" else dict)
     elif name not in known:
-      raise ConfigError(
-        f"config.model.{name} is not an option: {closest(name, known)}"
-      )
+      decided = path and name in model_fields("")
+      raise ConfigError(f"config.model.{name} is " + (
+        f"decided by the checkpoint of config.model.path={path!r}: leave it out"
+        if decided else f"not an option: {closest(name, known)}"
+      ))
     elif name in CHOICES and value not in CHOICES[name]:
       raise ConfigError(
         f"config.model.{name}={value!r}: {closest(str(value), CHOICES[name])}"

@@ -33,11 +33,12 @@ ROLE = {"start": "policy", "head": "", "path": ""}
 
 
 class Range(NamedTuple):
-  """What a number may be: from `least` to `most`, both included."""
+  """What a number may be: from `least` to `most`."""
 
   least: float
   most: float = math.inf
   above: bool = False  # `least` itself is left out
+  below: bool = False  # so is `most`
 
 
 # Field -> its range; of a tuple, that of each of its numbers. `*` is any word.
@@ -63,7 +64,7 @@ RANGES = {
   "stage.*.optimizer.learning_rate": Range(0, 100),
   "stage.*.optimizer.(warmup|end_factor|weight_decay)": Range(0),
   "stage.*.optimizer.(steps|accumulate)": Range(1),
-  "stage.*.optimizer.(b1|b2)": Range(0, 1),
+  "stage.*.optimizer.(b1|b2)": Range(0, 1, below=True),
   "stage.*.optimizer.(clip|eps)": Range(0, above=True),
   "stage.*.table.per_problem": Range(0),
   "stage.*.until.span": Range(1),
@@ -224,7 +225,8 @@ def _check_range(field: str, value: Any, allowed: Range) -> None:
     if isinstance(one, bool) or not isinstance(one, (int, float)):
       continue  # Its type is what is wrong.
     low = one > allowed.least if allowed.above else one >= allowed.least
-    if not (low and one <= allowed.most):
+    high = one < allowed.most if allowed.below else one <= allowed.most
+    if not (low and high):
       raise ConfigError(f"config.{field}={value}: {_said(allowed)}")
 
 
@@ -235,4 +237,6 @@ def _said(allowed: Range) -> str:
     return f"set a number above {least}"
   if math.isinf(allowed.most):
     return f"set {least} or more"
+  if allowed.below:
+    return f"set a number from {least} to below {most}"
   return f"set a number from {least} to {most}"

@@ -7,6 +7,7 @@ what that means for every other field.
 from collections.abc import Sequence
 from typing import Any
 
+from sitrain.models.huggingface import families
 from sitrain.runtime.options import find
 from sitrain.tasks.tables import FILES
 
@@ -31,10 +32,11 @@ def settle(config: Any, default: Any, given: Sequence[str]) -> None:
   """Sets fields of a ConfigDict that follow from those that are given.
 
   `default` is the config of the file alone. The evaluation reads the data set
-  of the task where it did before; a file has no splits; a batch of another size
-  keeps the size of its parts.
+  of the task where it did before; a file has no splits; a checkpoint decides
+  the shape of a model; a batch of another size keeps the size of its parts.
   """
   _settle_task(config, default, given)
+  _settle_model(config, default, given)
   for name, stage in default.get("stage", {}).items():
     _settle_parts(config.stage[name], stage, f"config.stage.{name}", given)
 
@@ -54,6 +56,16 @@ def _settle_task(config: Any, default: Any, given: Sequence[str]) -> None:
     if changed and str(path).endswith(FILES) and "split" in part:
       if f"{field}.split" not in given:
         part.split = ""
+
+
+def _settle_model(config: Any, default: Any, given: Sequence[str]) -> None:
+  """Leaves out the shapes of a model from nothing where a path is given."""
+  model = config.model
+  if "config.model.path" in given and not default.model.get("path", ""):
+    for name in list(model):
+      known = (*families.EXECUTION, "path", "lora")
+      if name not in known and f"config.model.{name}" not in given:
+        del model[name]
 
 
 def _splits_files(name: str) -> bool:

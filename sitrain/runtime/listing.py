@@ -118,7 +118,8 @@ def listed() -> list[str]:
   ):
     lines += [title, ""]
     for name, maker in makers(package).items():
-      lines += [*_listed(f"name={name}", maker), ""]
+      if not _takes_functions(maker):
+        lines += [*_listed(f"name={name}", maker), ""]
   for title, maker in (
     ("Optimizers: config.stage.NAME.optimizer", optimizer.make),
     ("Written tables: config.stage.NAME.table", written.table_of),
@@ -140,9 +141,16 @@ def listed() -> list[str]:
   return lines
 
 
+def _takes_functions(maker: Callable) -> bool:
+  """Whether it is for other makers: no config holds a function."""
+  return any("Callable" in str(o.annotation) for o in accepted(maker).values())
+
+
 def _listed(name: str, maker: Callable) -> list[str]:
   about = _about(maker)
   first = (inspect.getdoc(maker) or "").splitlines()[:1]
+  if maker.__name__ == "make" and name:
+    first = [inspect.getmodule(maker).__doc__.splitlines()[0], *first]
   head = [f"  {name}"] if name else []
   return head + [f"    {line}" for line in first] + [
     _option(option, one, about.get(option, ""))

@@ -25,7 +25,7 @@ def closest(name: str, known: Iterable[str]) -> str:
   known = sorted(known)
   near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
   hint = f"did you mean {near[0]!r}? " if near else ""
-  return f"{hint}(known: {', '.join(known)})"
+  return f"{hint}(known: {', '.join(known) or 'none'})"
 
 
 def find(package: str, name: str, field: str) -> Callable:
@@ -159,8 +159,14 @@ def checked(function: Callable, field: str, options: dict) -> dict:
 
   Raises ConfigError that names the field, also where one is missing.
   """
-  known = accepted(function)
-  options = dict(options)
+  return check_options(field, options, accepted(function))
+
+
+def check_options(
+  field: str, given: dict, known: dict[str, inspect.Parameter]
+) -> dict:
+  """`checked`, for options that are known by their parameters."""
+  options = dict(given)
   for name, value in options.items():
     if name not in known:
       raise ConfigError(
@@ -198,8 +204,10 @@ def check_type(field: str, value: Any, wanted: Any) -> None:
   is_flag = isinstance(value, bool) and wanted is not bool
   if kinds and (not isinstance(value, kinds) or is_flag):
     name = getattr(wanted, "__name__", str(wanted))
+    article = "an" if name[0] in "aeiou" else "a"
     raise ConfigError(
-      f"config.{field}={value!r} is a {type(value).__name__}: give a {name}"
+      f"config.{field}={value!r} is a {type(value).__name__}: give {article}"
+      f" {name}"
     )
   if str(wanted) == "tuple[int, ...]":
     for one in value:

@@ -6,6 +6,7 @@ are others does not go on.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from sitrain.runtime.options import ConfigError
 from sitrain.runtime.storage import is_remote
 from sitrain.types import Stage, Task
 
+_LOG = logging.getLogger("sitrain")
 FILE = "sources.json"
 _BLOCK, _BLOCKS = 2**20, 64  # of a file; larger ones are read in places only
 
@@ -54,6 +56,16 @@ def models_of(config: dict) -> dict[str, str]:
     for name, role in config.get("roles", {}).items()
   }
   return {field: path for field, path in paths.items() if path}
+
+
+def remark(found: dict) -> None:
+  """Warns where the evaluation poses the problems that are trained on."""
+  own, test = (found.get(n, {}) for n in ("task", "evaluate.task"))
+  if own and own.get("fingerprint") == test.get("fingerprint"):
+    _LOG.warning(
+      "the evaluation poses the rows that are trained on: set"
+      " config.evaluate.task.source or config.evaluate.task.split"
+    )
 
 
 def rows_of(task: Task, source: str) -> dict[str, Any]:
