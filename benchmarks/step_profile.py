@@ -38,8 +38,15 @@ OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
 
 def open_run(folder: str, config: dict) -> tuple[Run, Stage]:
   """The run as its main would open it, without sinks."""
+  if STAGE.value not in config["stages"]:
+    known = ", ".join(config["stages"])
+    raise SystemExit(f"error: --stage={STAGE.value}: name one of {known}")
+  if not config["stage"][STAGE.value].get("fused", True):
+    raise SystemExit(
+      f"error: --stage={STAGE.value} is judged on the host: name a fused stage"
+    )
   mesh = sharding.make_mesh(**config["mesh"])
-  task = build.task_from(config)
+  task = build.task_from(config, folder)  # Its tokenizer may lie there.
   model = build.model_from(config, task)
   run = build.run_from(config, task, model, mesh)._replace(
     workdir=folder, sink=metrics.silent(), show=lambda *_: None,
@@ -105,8 +112,9 @@ def host_share(folder: str, stage: str) -> float:
 
 def main(argv: list[str]) -> None:
   """Prints and writes the table."""
-  config = build.plain(workdir.read_json(f"{WORKDIR.value}/config.json"))
-  run, stage = open_run(WORKDIR.value, config)
+  folder = workdir.absolute(WORKDIR.value)
+  config = build.config_of_run(folder)
+  run, stage = open_run(folder, config)
   with jax.set_mesh(run.mesh):
     params, _ = run_stage(run, stage, compile_ahead(run, stage))
     began = time.perf_counter()
@@ -128,7 +136,7 @@ def main(argv: list[str]) -> None:
     "device": jax.devices()[0].device_kind, "jax": jax.__version__,
     "parts": table, "tokens_per_rollout": found["tokens"],
     "rollout_tokens_per_second": found["tokens"] / rollout,
-    "host_share": host_share(WORKDIR.value, stage.name),
+    "host_share": host_share(folder, stage.name),
     "compile_seconds": compiled,
   }
   print(json.dumps(result, indent=1))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from jax.sharding import Mesh
 
 from sitrain.methods.verbs import frozen_of
@@ -17,6 +18,7 @@ from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, weights
 from sitrain.rollout.play import columns_of
 from sitrain.runtime import batches, sources, stopping, written
+from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.checks import (
   check_config,
   check_evaluation,
@@ -63,6 +65,19 @@ def plain(config: Any) -> Any:
   if isinstance(config, (list, tuple)):
     return tuple(plain(value) for value in config)
   return config
+
+
+def config_of_run(workdir: str) -> dict:
+  """The config of a run, with the revisions of the hub that it was begun with.
+
+  Raises ConfigError where there is none.
+  """
+  if not workdir or not (epath.Path(workdir) / "config.json").exists():
+    raise ConfigError(
+      f"--workdir={workdir} holds no config.json: give that of a run"
+    )
+  config = plain(workdirs.read_config(workdir))
+  return sources.pinned(config, sources.known_of(workdir))
 
 
 def model_from(config: dict, task: Task) -> Decoder:
