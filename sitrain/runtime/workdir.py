@@ -94,7 +94,7 @@ def claim(
   folder, digest = epath.Path(workdir), config_hash(config)
   path, first = folder / _CONFIG, jax.process_index() == 0
   known = sources.known_of(folder)
-  told, begun = [], identity.Begun((), frozenset())
+  told, begun, old = [], identity.Begun((), frozenset()), {}
   if path.exists():
     old = read_config(folder)
     changes = differences(fields.placed(old), config)
@@ -103,7 +103,7 @@ def claim(
     told += sources.check(workdir, begun, known, found or {})
     if first and (grown := identity.grown(changes, begun)):
       _forget(folder / "summary.json", grown)
-  if first and (told or not path.exists()):
+  if first and differences(old, config, ignore=()):
     write_json(path, config)
   merged = (known if begun.stages else {}) | (found or {})
   if first and merged and merged != known:
