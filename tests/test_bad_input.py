@@ -227,6 +227,7 @@ def test_types_that_only_a_config_file_can_have(tmp_path):
     ("model", "layers", "2", "config.model.layers='2' is a str: give an int"),
     ("model", "width", 16.0, "config.model.width=16.0 is a float"),
     ("evaluate", "turns", 5, "config.evaluate.turns=5 is a int: give a tuple"),
+    ("model", "rope_scaling", {"kin": "linear"}, "mean 'kind'?"),
     ("run", "keep", True, "config.run.keep=True is a bool"),
     ("stage", "base", 1, "config.stage.base=1 is a int: give a dict"),
   ):

@@ -251,6 +251,11 @@ def test_revisions_of_the_hub_are_kept():
   assert found["roles"] == config["roles"]  # It says which one.
   config["model"]["path"] = "owner/other"
   assert sources.pinned(config, known)["model"]["path"] == "owner/other"
+  config["task"] = {"name": "gsm8k", "source": "owner/rows:main"}
+  rows = {"path": "owner/rows:main", "revision": "012"}
+  found = sources.pinned(config, {"task": rows})
+  assert found["task"]["source"] == "owner/rows:main@012"
+  assert found["stage"] == config["stage"]
   cache = epath.Path("hub/models--owner--name/snapshots/abc")
   assert sources.revision_of(cache) == "abc"
   assert sources.revision_of(epath.Path("models/abc")) == ""

@@ -17,6 +17,7 @@ import optax
 from sitrain.evaluate.run import evaluate, make_player
 from sitrain.methods.verbs import check_turns
 from sitrain.models import attention
+from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, tokenizer
 from sitrain.runtime import batches, checkpoint, fields, optimizer, stopping
@@ -149,6 +150,13 @@ def check_model(given: dict) -> None:
       raise ConfigError(
         f"config.model.{name}={value!r}: {closest(str(value), CHOICES[name])}"
       )
+    elif known[name].type is RopeScaling:
+      check_type(f"model.{name}", value, dict)
+      for one in value:
+        if one not in RopeScaling._fields:
+          raise ConfigError(
+            f"config.model.{name}.{one}: {closest(one, RopeScaling._fields)}"
+          )
     else:
       check_type(f"model.{name}", value, known[name].type)
   fields.check_ranges({"model": given})

@@ -60,6 +60,7 @@ def _model(given: dict) -> dict:
     name: Decoder.__dataclass_fields__[name].default
     for name in checks.model_fields(path) if name != "vocabulary"
   } | {"dtype": "float32"}
+  own = {n: v._asdict() if hasattr(v, "_asdict") else v for n, v in own.items()}
   if path:
     adapters = {"rank": 0, "alpha": 2.0} | _defaults(lora.adapters)
     own["lora"] = adapters | given.get("lora", {})
@@ -95,9 +96,7 @@ def _lines(field: str, tree: dict, given: dict) -> Iterator[str]:
 
 
 def _literal(value: Any) -> str:
-  """A value as Python reads it; a NamedTuple as the dict that configs have."""
-  if hasattr(value, "_asdict"):
-    return _literal(value._asdict())
+  """A value as Python reads it."""
   if isinstance(value, dict):
     inside = (f"{name!r}: {_literal(x)}" for name, x in value.items())
     return "{" + ", ".join(inside) + "}"

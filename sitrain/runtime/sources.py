@@ -18,6 +18,7 @@ from sitrain.models.huggingface.download import read_json
 from sitrain.runtime.identity import Begun
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.storage import is_remote
+from sitrain.tasks.tables import FILES
 from sitrain.types import Stage, Task
 
 _LOG = logging.getLogger("sitrain")
@@ -86,7 +87,22 @@ def rows_of(task: Task, source: str) -> dict[str, Any]:
   return {
     "path": source, "what": f"{count} rows",
     "fingerprint": digest.hexdigest()[:16],
+    "revision": "" if path and path.exists() else _revision_of_rows(source),
   }
+
+
+def _revision_of_rows(source: str) -> str:
+  """The commit of a data set of the hub, "owner/name:config"; "" of others."""
+  if not source or is_remote(source) or source.endswith(FILES):
+    return ""
+  import huggingface_hub
+
+  try:
+    name = source.partition("@")[0].partition(":")[0]
+    found = huggingface_hub.HfApi().dataset_info(name, timeout=10.0)
+    return found.sha or ""
+  except Exception:  # noqa: BLE001 It is of many kinds; the rows are there.
+    return ""
 
 
 def model_of(path: str) -> dict[str, str]:
@@ -176,17 +192,30 @@ def pinned(config: dict, known: dict) -> dict:
   A path that names a revision itself stays as it is, as does a changed one.
   """
   at = lambda field, path: _at(known.get(field, {}), path)
-  model = config["model"]
-  if path := model.get("path", ""):
-    model = model | {"path": at("model.path", path)}
-  roles = {
-    name: role | (
-      {"path": at(f"roles.{name}.path", role["path"])}
-      if role.get("path", "") else {}
-    )
-    for name, role in config.get("roles", {}).items()
+
+  def renamed(field: str, part: str, given: dict) -> dict:
+    path = given.get(part, "")
+    whole = field if part == "source" else f"{field}.{part}"
+    return given | {part: at(whole, path)} if path else given
+
+  found = dict(config)
+  found["model"] = renamed("model", "path", config["model"])
+  found["task"] = renamed("task", "source", config["task"])
+  test = renamed("evaluate.task", "source", config["evaluate"].get("task", {}))
+  if test:
+    found["evaluate"] = config["evaluate"] | {"task": test}
+  if "roles" in config:
+    found["roles"] = {
+      name: renamed(f"roles.{name}", "path", role)
+      for name, role in config["roles"].items()
+    }
+  found["stage"] = {
+    name: stage | {
+      "task": renamed(f"stage.{name}.task", "source", stage["task"])
+    } if stage.get("task", {}) else stage
+    for name, stage in config["stage"].items()
   }
-  return config | {"model": model} | ({"roles": roles} if roles else {})
+  return found
 
 
 def _at(known: dict, path: str) -> str:
