@@ -1,4 +1,4 @@
-"""What the configs of this folder are made of."""
+"""Functions and defaults of the configs in this folder."""
 
 import os
 
@@ -25,8 +25,8 @@ def base_config() -> ConfigDict:
   })
   config.run = ConfigDict({
     "save_every": 4,  # fused calls between checkpoints
-    "keep": 2,  # last checkpoints kept, beside the best
-    "max_sampler_gap": 0.1,  # nat between sampler and trainer, else it stops
+    "keep": 2,  # last checkpoints to keep, besides the best
+    "max_sampler_gap": 0.1,  # nat between sampler and trainer; above: stop
     "compile_cache": True,
     "profile_steps": (0, 0),  # the steps of each stage to trace
     "wandb": "",  # a project's name
@@ -37,7 +37,7 @@ def base_config() -> ConfigDict:
 def stage(
   method: dict, optimizer: dict, steps: int, start: str, held: dict, **more
 ) -> ConfigDict:
-  """One stage; `more` sets what differs from these defaults."""
+  """One stage; `more` overrides these defaults."""
   return ConfigDict({
     "method": method, "optimizer": {"name": "adamw"} | optimizer,
     "steps": steps, "steps_per_call": 20, "until": {"name": "never"},
@@ -54,7 +54,7 @@ def add(config: ConfigDict, name: str, stage: ConfigDict) -> None:
 
 
 def add_base_model(config: ConfigDict) -> None:
-  """The base model: imitation of the task's corpus, from nothing."""
+  """The base model: imitation of the task's corpus, from random weights."""
   method = {"name": "imitation", "problems": 256, "turns": TURNS}
   optimizer = {
     "learning_rate": 4e-3, "schedule": "cosine", "warmup": 50, "b2": 0.98
@@ -70,8 +70,8 @@ RL = {
   "share_prompts": True,
 }
 RATE = {"learning_rate": 1e-3}
-BASE = {"reference": "base/last"}  # what a stage after the base is held to
-# Of 512 rows 64 at a time: what is in work then stays in a CPU's caches.
+BASE = {"reference": "base/last"}  # the reference of stages after the base
+# 64 of 512 rows at a time, so that activations stay in the caches of a CPU.
 PARTS = {"microbatches": 8}
 CONVERGED = {
   "name": "plateau", "metric": "judge/reward_2", "span": 20, "above": 0.93,
@@ -118,7 +118,7 @@ def add_imitation(
   } | options
   minibatches, epochs = 32, 2
   optimizer = {"learning_rate": 5e-4}
-  if name == "star":  # Each round restarts the optimizer, and so its schedule.
+  if name == "star":  # Each round restarts the optimizer and its schedule.
     optimizer["steps"] = minibatches * epochs
   add(config, name, stage(
     method, optimizer, rounds, "base/last", BASE, steps_per_call=1, waves=16,

@@ -1,4 +1,4 @@
-"""What the configs of text tasks are made of."""
+"""Functions and defaults of the configs of text tasks."""
 
 from ml_collections import ConfigDict
 
@@ -12,7 +12,7 @@ def base_config(
 ) -> ConfigDict:
   """A run of a model of the hub without stages.
 
-  `test` holds what the task's options are for evaluation.
+  `test` has the options of the task for evaluation.
   """
   config = common.base_config()
   config.task = ConfigDict(task)
@@ -37,12 +37,12 @@ def add_score(
   config: ConfigDict, *, turns: tuple[int, ...], problems: int, steps: int,
   learning_rate: float, beta2: float, fused: bool = False,
 ) -> None:
-  """SCoRe with what the paper says, and where it is silent with our choice.
+  """SCoRe with the settings of the paper, and our choice of the others.
 
-  The paper's: learning rate, rows of a batch, bonus 10, beta1 .01, beta2,
-  Adam, temperature 1, and the steps, which are shared half and half by the two
-  stages here. Ours: 8 samples a problem, KL in the reward (k1), the base as
-  reference in both stages, a fresh optimizer in stage II, norm clipped to 1.
+  The paper's: learning rate, rows of a batch, bonus 10, beta1 .01, beta2, Adam,
+  temperature 1, and the steps, of which each stage takes half here. Ours: 8
+  samples a problem, KL in the reward (k1), the base as reference in both
+  stages, a fresh optimizer in stage II, norm clipped to 1.
   """
   shared = {
     "problems": problems, "samples": 8, "turns": turns, "kl": "k1",
@@ -69,10 +69,11 @@ QUICK = {"name": "word_problems", "count": 64}
 
 
 def quick(config: ConfigDict, keep: tuple[str, ...]) -> ConfigDict:
-  """Two steps of few problems; what would be loaded from the hub is made up.
+  """Two steps of few problems; nothing of the config is loaded from the hub.
 
-  `keep` names the parts, "task" and "model", that stay even so; files and
-  folders of the user's stay in any case.
+  Generated word problems and a tiny random model replace a data set and a model
+  of the hub, but for those that `keep` names: "task", "model". Those of a disk
+  stay.
   """
   task, path = config.task, config.model.get("path", "")
   own_model = "model" in keep or common.is_file(path)

@@ -258,7 +258,7 @@ OUTPUT = "--output={new}"
 OTHERS = {
   "sitrain.sample": [
     ([OUTPUT], "--config is missing"),
-    (["--workdir={none}", OUTPUT], "holds no config.json"),
+    (["--workdir={none}", OUTPUT], "has no config.json"),
     ([WORKDIR, "--output=x.txt"], "ends in .jsonl"),
     ([WORKDIR, OUTPUT, "--samples=0"], "--samples=0"),
     ([WORKDIR, OUTPUT, "--turns=3"], "--turns=3: config.evaluate.turns="),
@@ -272,8 +272,8 @@ OTHERS = {
     ([*QUICK, "--config.evaluate.batch=0", OUTPUT], "evaluate.batch=0: set 1"),
   ],
   "sitrain.evaluate.__main__": [
-    ([], "--workdir= holds no config.json"),
-    (["--workdir={none}"], "holds no config.json"),
+    ([], "--workdir= has no config.json"),
+    (["--workdir={none}"], "has no config.json"),
     ([WORKDIR, "--budgets=3"], "--budgets=3: give even numbers"),
     ([WORKDIR, "--budgets=a"], "--budgets=a: give even numbers"),
     ([WORKDIR, "--problems=0"], "--problems=0"),
@@ -287,8 +287,8 @@ OTHERS = {
     ([WORKDIR], "no stage has been trained"),
   ],
   "sitrain.export": [
-    ([OUTPUT], "--workdir= holds no config.json"),
-    (["--workdir={none}", OUTPUT], "holds no config.json"),
+    ([OUTPUT], "--workdir= has no config.json"),
+    (["--workdir={none}", OUTPUT], "has no config.json"),
     ([WORKDIR], "--output= is missing"),
     ([WORKDIR, "--output={run}"], "is taken: give a new folder"),
     ([WORKDIR, OUTPUT, "--dtype=int8"], "--dtype=int8"),

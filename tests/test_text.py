@@ -103,7 +103,7 @@ def task_of(chat, rows=ROWS, **more):
   return text.make(chat, rows, **options | more)
 
 
-def test_prompts_hold_the_message_and_given_attempts(chat):
+def test_prompts_have_the_message_and_given_attempts(chat):
   task = task_of(chat)
   encode, end = chat.tokenizer.encode, chat.eos[0]
   want = [
@@ -140,8 +140,9 @@ def test_verdicts_are_per_turn_and_cuts_are_wrong(chat):
   assert verdict.reward.tolist() == [[0, 1], [0, 0]]
   # The text that was cut is known to be wrong, the odd one is not.
   assert verdict.known.tolist() == [[1, 1], [1, 0]]
-  assert task.final(episodes, 1).tolist() == [text.number_of("no"), -1]
-  assert task.final(episodes, 2)[0] == text.number_of("yes") >= 0
+  final = task.final(episodes, 2)
+  assert final[:, 0].tolist() == [text.answer_id("no"), -1]
+  assert final[0, 1] == text.answer_id("yes") >= 0
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +215,7 @@ def test_a_task_without_solutions_teaches_nothing(chat):
     imitation.make({"policy": None}, task, None, problems=2, turns=(9,))
 
 
-def test_a_given_turn_holds_no_end_token(chat):
+def test_a_given_turn_has_no_end_token(chat):
   with pytest.raises(ValueError, match="row 2: a given turn holds '<|end|>'"):
     task_of(chat, [ROWS[0], ROWS[1]._replace(solutions=("a<|end|>b",))])
 
@@ -250,7 +251,7 @@ def test_replies_end_a_turn_that_was_cut(chat):
   ({"prompt_length": 4}, "1 of 2|2 of 2"),
   ({"long_prompts": "cut"}, "'refuse' or 'drop'"),
 ])
-def test_what_cannot_be_posed_is_refused(chat, more, words):
+def test_invalid_rows_are_refused(chat, more, words):
   with pytest.raises(ValueError, match=words):
     task_of(chat, **more)
 
@@ -289,7 +290,7 @@ def test_word_problems_are_a_function_of_the_seed_and_solvable():
       assert fits == [x == row.answer for x in found]
 
 
-def test_the_corpus_makes_the_mistakes_that_it_is_asked_for():
+def test_the_corpus_has_its_probability_of_mistakes():
   rows = word_problems.rows(count=2000, trials=0.0, mistake=0.2)
   right = np.mean(
     [gsm8k_answer(row.solutions[0]) == row.answer for row in rows]
@@ -333,16 +334,16 @@ def test_a_text_task_needs_a_tokenizer(tmp_path):
     build.task_from(config, str(tmp_path))
 
 
-def test_tokens_of_a_turn_are_found_wherever_they_stand(chat):
+def test_tokens_of_a_turn_are_found_in_any_column(chat):
   episodes = rows_of(chat, ("no", "yes"))
   moved = episodes._replace(
     tokens=np.pad(episodes.tokens, ((0, 0), (2, 0)), constant_values=PAD),
     turn=np.pad(episodes.turn, ((0, 0), (2, 0)), constant_values=PAD),
   )
   for k in (1, 2):
-    rows, whole = text.written(moved, k, chat.eos)
-    said = chat.tokenizer.decode(rows[0])
-    assert whole == [True] and said == ("no", "yes")[k - 1]
+    rows, ended = text.turn_tokens(moved, k, chat.eos)
+    answer = chat.tokenizer.decode(rows[0])
+    assert ended == [True] and answer == ("no", "yes")[k - 1]
 
 
 def test_a_sampler_that_disagrees_stops_the_run():
@@ -354,14 +355,14 @@ def test_a_sampler_that_disagrees_stops_the_run():
 
 
 @pytest.mark.parametrize("norm", [float("nan"), float("inf")])
-def test_a_gradient_that_is_no_number_stops_the_run(norm):
+def test_a_nan_gradient_stops_the_run(norm):
   rows = [{"learn/gradient_norm": 1.0}, {"learn/gradient_norm": norm}]
   check_numbers("a", 6, rows[:1], 0.1)
   with pytest.raises(ValueError, match=f"step 8 of a: .* is {norm}: lower"):
     check_numbers("a", 6, rows, 0.1)
 
 
-def test_scores_of_parts_are_scores_of_the_whole(toy, monkeypatch):
+def test_scores_of_parts_are_scores_of_all_rows(toy, monkeypatch):
   model, params, task = toy
   problems = task.problems(jax.random.key(3), 6)
   episodes = given(problems, reply=task.reply, turns=(3, 3), eos=task.eos)

@@ -223,7 +223,7 @@ def test_spliced_turns_are_the_dialogue_of_the_template(folders, name):
 def test_templates_that_drop_reasoning_have_to_be_allowed(folders, name):
   with pytest.raises(ValueError, match="reasoning='keep'") as error:
     tokenizer.load(folders[name])
-  assert "second turn sees the first one whole" in str(error.value)
+  assert "second turn reads all of the first" in str(error.value)
   assert "\n" not in str(error.value)
 
 
@@ -265,11 +265,11 @@ def test_reasoning_of_the_template_itself_has_to_be_allowed(
   assert later == start + opened
 
 
-def test_a_template_that_keeps_reasoning_needs_no_leave(folders):
+def test_a_template_that_keeps_reasoning_needs_no_option(folders):
   chat = tokenizer.load(folders["qwen25"])
   kept = tokenizer.load(folders["qwen25"], reasoning="keep")
   assert kept.ask("a") == chat.ask("a") and kept.again("a") == chat.again("a")
-  with pytest.raises(ValueError, match="reasoning='drop': say 'refuse'"):
+  with pytest.raises(ValueError, match="reasoning='drop': set 'refuse'"):
     tokenizer.load(folders["qwen25"], reasoning="drop")
 
 

@@ -20,8 +20,8 @@ from sitrain.train import (
   make_loop,
   make_parts,
   make_train_step,
-  minibatches,
   shuffle,
+  split_rows,
 )
 from sitrain.types import (
   OFFLINE,
@@ -149,7 +149,7 @@ def test_microbatches_change_nothing(small):
 
   # Means of the parts' means are something else, so this test can fail.
   naive = jax.jit(jax.vmap(jax.grad(one_part), (None, 0)))(
-    state.params, minibatches(batch, 8)
+    state.params, split_rows(batch, 8)
   )
   naive = jnp.sum(naive["policy"]["table"], 0) / 8
   assert float(jnp.max(jnp.abs(naive - gradient))) > 1e-3
@@ -236,9 +236,9 @@ def test_joined_waves_count_problems_and_parents_of_the_round():
   assert bits(found) == bits(whole)
 
 
-def test_minibatches_deal_the_rows_in_turn():
+def test_split_rows_deals_the_rows_in_turn():
   x = jnp.arange(24).reshape(12, 2)
-  parts = minibatches({"x": x, "y": x[:, 0]}, 3)
+  parts = split_rows({"x": x, "y": x[:, 0]}, 3)
   assert parts["x"].shape == (3, 4, 2) and parts["y"].shape == (3, 4)
   for i in range(3):
     np.testing.assert_array_equal(parts["x"][i], x[i::3])
@@ -487,7 +487,7 @@ def test_rounds_take_other_rows_of_a_table():
   assert steps == [11, 12, 13, 14, 15, 16]
 
 
-def test_curate_and_refresh_see_the_whole_round(small):
+def test_curate_and_refresh_see_all_rows_of_the_round(small):
   """Four waves are sampled; what follows gets all rows, once."""
   plain, state, optimizer = small
   seen = []

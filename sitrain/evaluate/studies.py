@@ -1,4 +1,4 @@
-"""Studies beyond two attempts: many turns, and what a budget is spent on."""
+"""Studies beyond two attempts: many turns, and sampling budgets."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from sitrain.evaluate.bootstrap import bootstrap, estimate
 from sitrain.evaluate.correction import by_turn
-from sitrain.evaluate.player import Player, Tell, played, silence
+from sitrain.evaluate.player import OnProgress, Player, no_progress, played
 from sitrain.evaluate.run import SEED
 from sitrain.evaluate.scaling import check_budgets, inference_scaling
 from sitrain.types import Key, Params
@@ -21,17 +21,17 @@ def many_turns(
   batch: int = 512,
   temperature: float,
   draws: int = 1000,
-  tell: Tell = silence,
+  on_progress: OnProgress = no_progress,
 ) -> dict[str, Any]:
   """Accuracy of every turn of one long episode a problem (fig. 8 of SCoRe).
 
   Lists over the turns: `accuracy`, `incorrect_to_correct` and
   `correct_to_incorrect` against turn 1, `ever` (some attempt so far was
-  right), and under `intervals` the same names.
+  right), and `intervals` with the same names.
   """
   found = played(
     player, params, key, problems=problems, batch=batch,
-    temperature=temperature, tell=tell,
+    temperature=temperature, on_progress=on_progress,
   )[1].judged  # fmt: skip
   known = found.known.all(axis=1).astype(float)
   right = found.right.astype(float)
@@ -68,7 +68,7 @@ def scaling(
   batch: int = 512,
   temperature: float,
   draws: int = 1000,
-  tell: Tell = silence,
+  on_progress: OnProgress = no_progress,
 ) -> dict[str, Any]:
   """Parallel first attempts against corrections, by budget.
 
@@ -84,7 +84,7 @@ def scaling(
     )
   found = played(
     player, params, key, problems=problems, batch=batch,
-    temperature=temperature, tell=tell,
+    temperature=temperature, on_progress=on_progress,
   )[1].judged  # fmt: skip
   shape = (problems, player.samples, 2)
   known = found.known.reshape(shape).all(axis=(1, 2))

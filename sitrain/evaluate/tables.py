@@ -54,7 +54,7 @@ def correction_table(rows: dict[str, dict[str, Any]]) -> Table:
 
 
 def attempts_table(rows: dict[str, dict[str, Any]]) -> Table:
-  """How attempts change, and how many have no answer or were cut."""
+  """Shares of attempts that changed, have no answer or were cut."""
   last = _last(rows)
   keys = {
     "changed": "changed",
@@ -77,7 +77,7 @@ def _last(rows: dict[str, dict[str, Any]]) -> int:
 
 
 def control_table(rows: dict[str, dict[str, Any]]) -> Table:
-  """CS and CL beside what a second attempt that ignores the first has."""
+  """CS and CL beside those of a second attempt that ignores the first."""
   titles = ("stage", "score", "observed", "resample", "difference", "beyond it")
   table = _table("correction beyond resampling, in %", titles)
   for name, row in rows.items():
@@ -104,9 +104,9 @@ def turns_table(studies: dict[str, dict[str, Any]]) -> Table:
 
 
 def scaling_table(studies: dict[str, dict[str, Any]]) -> Table:
-  """Both ways to spend a budget, a line per stage and budget.
+  """Accuracy of every arm, a line per stage and budget.
 
-  The difference is that of the sequential to the parallel arm.
+  The difference is sequential minus parallel.
   """
   arms = ("parallel", "sequential", "sequential_all", "pass")
   names = ("parallel", "sequential", "all vote", "pass", "difference")
@@ -122,7 +122,7 @@ def scaling_table(studies: dict[str, dict[str, Any]]) -> Table:
 
 
 def samples_tables(summary: dict[str, Any]) -> list[Table]:
-  """Numbers of a test set, a column for each verifier and attempt."""
+  """The summary of a test set, a column for each verifier and attempt."""
   found = summary["verifiers"]
   rows = {
     (name, k): row
@@ -137,9 +137,9 @@ def samples_tables(summary: dict[str, Any]) -> list[Table]:
   table = _table(title, ["", *titles])
   table.caption = "in %, with 95 % intervals"
   kinds = dict.fromkeys(key for row in rows.values() for key in row)
-  for kind in (x for x in kinds if x not in _UNSAID):
+  for kind in (x for x in kinds if x not in _HIDDEN):
     cells = (_line(row, kind) for row in rows.values())
-    table.add_row(_SAID.get(kind, kind), *cells)
+    table.add_row(_TITLES.get(kind, kind), *cells)
   for level in next(iter(found.values()))["by_level"]:
     cells = (
       _line(found[name]["by_level"][level][k - 1], "accuracy")
@@ -149,14 +149,13 @@ def samples_tables(summary: dict[str, Any]) -> list[Table]:
   return [table, *_disagreement(summary)]
 
 
-_SAID = {
+_TITLES = {
   "malformed": "no answer", "truncated": "cut", "incorrect_to_correct": "i->c",
   "correct_to_incorrect": "c->i",
 }
 
-
-# One sample passes, and wins its vote, as often as it is right.
-_UNSAID = ("judged", "intervals", "pass@1", "maj@1")
+# pass@1 and maj@1 equal the accuracy.
+_HIDDEN = ("judged", "intervals", "pass@1", "maj@1")
 
 
 def _line(row: dict[str, Any], key: str) -> str:

@@ -89,7 +89,7 @@ def make(
   def curate(key, state, problems, episodes, verdict):
     reference = jnp.zeros_like(episodes.logprob)
     if kl != "none":
-      held = params_of(state, "reference")  # Said here if it is missing.
+      held = params_of(state, "reference")  # An error here if it is missing.
     if kl in ("k1", "k2", "k3"):
       reference = score_rows(model, held, episodes, **read).logprob
     batch = policy_batch(

@@ -30,7 +30,7 @@ from sitrain.runtime.checks import (
   optimizer_from,
   until_from,
 )
-from sitrain.runtime.fields import ROLE, check_word
+from sitrain.runtime.fields import ROLE, STAGE, check_word
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import (
   ConfigError,
@@ -50,7 +50,7 @@ from sitrain.runtime.task import check_context, task_from, task_of_stage
 from sitrain.types import Method, Stage, Task
 
 # One place to ask for the parts of a run.
-__all__ = ["check_evaluation", "count_rows", "task_from"]
+__all__ = ["STAGE", "check_evaluation", "count_rows", "task_from"]
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 PARTS = ("waves", "minibatches", "epochs", "microbatches", "buckets")
@@ -74,7 +74,7 @@ def config_of_run(workdir: str) -> dict:
   """
   if not workdir or not (epath.Path(workdir) / "config.json").exists():
     raise ConfigError(
-      f"--workdir={workdir} holds no config.json: give that of a run"
+      f"--workdir={workdir} has no config.json: give the workdir of a run"
     )
   config = plain(workdirs.read_config(workdir))
   return sources.pinned(config, sources.known_of(workdir))

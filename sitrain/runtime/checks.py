@@ -193,7 +193,7 @@ def evaluation_options() -> dict[str, inspect.Parameter]:
   """The options of config.evaluate, as parameters of who takes them."""
   player, own = inspect.signature(make_player).parameters, accepted(evaluate)
   more = {"turns": player["turns"], "resamples": player["resamples"]}
-  known = {name: one for name, one in own.items() if name != "tell"} | more
+  known = {n: one for n, one in own.items() if n != "on_progress"} | more
   for name, kind, default in (("seed", int, 0), ("task", dict, {})):
     known[name] = inspect.Parameter(
       name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind

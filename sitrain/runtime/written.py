@@ -25,6 +25,7 @@ from sitrain.runtime.start import (
   layout,
   start_state,
 )
+from sitrain.tasks.rows import problem_shape
 from sitrain.tasks.text import padded
 from sitrain.types import (
   GIVEN,
@@ -164,11 +165,7 @@ def _record(task, name, problems, rows: Episodes, verdict, b, step) -> dict:
 
 def shape_of(stage: Stage) -> Problems:
   """A table like the one that a stage is going to write, of one row."""
-  table = stage.task.table
-  one = jax.eval_shape(
-    lambda: stage.task.problems(jax.random.key(0), 1) if table == () else table
-  )
-  blank = lambda x: np.zeros((1, *x.shape[1:]), np.int32)
+  one, blank = problem_shape(stage.task), lambda x: np.zeros(x.shape, np.int32)
   # How long its solutions will be is not known yet; a token stands for them.
   solution = np.zeros((1, 1), np.int32)
   return Problems(*map(blank, one))._replace(solution=solution)
