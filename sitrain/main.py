@@ -30,10 +30,12 @@ from sitrain.runtime import (
   distributed,
   fields,
   listing,
+  lock,
   logs,
   metrics,
   notice,
   overrides,
+  packages,
   progress,
   report,
   sharding,
@@ -44,6 +46,7 @@ from sitrain.runtime import (
 from sitrain.runtime import (
   workdir as workdirs,
 )
+from sitrain.runtime.agree import from_first
 from sitrain.runtime.checks import check_config
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
@@ -79,9 +82,7 @@ def open_sink(config: dict, workdir: str) -> metrics.Sink:
   ]
   if config["run"]["wandb"]:
     sinks.append(
-      metrics.wandb(
-        folder, project=config["run"]["wandb"], run=folder.name, config=config
-      )
+      metrics.wandb(folder, project=config["run"]["wandb"], config=config)
     )
   return metrics.join(sinks)
 
@@ -124,7 +125,8 @@ def summarize(
   was left.
   """
   path = epath.Path(run.workdir) / "summary.json"
-  summary = workdirs.read_json(path) if path.exists() else _empty(run, digest)
+  begun = lambda: workdirs.read_json(path) if path.exists() else {}
+  summary = from_first(begun) or _empty(run, digest)
   done = {row["name"] for row in summary["stages"]}
   left = [stage for stage in stages if stage.name not in done]
   for stage in left:
@@ -159,7 +161,8 @@ def check_left(run: Run, stages: list) -> None:
   or a table that another run has written.
   """
   path = epath.Path(run.workdir) / "summary.json"
-  summary = workdirs.read_json(path) if path.exists() else {"stages": []}
+  begun = lambda: workdirs.read_json(path) if path.exists() else {"stages": []}
+  summary = from_first(begun)
   done = {row["name"] for row in summary["stages"]}
   left = [stage for stage in stages if stage.name not in done]
   check_sources(run, [stage for stage in left if not callable(stage.frozen)])
@@ -222,7 +225,14 @@ def train(config: dict, workdir: str) -> dict:
   facts = distributed.check_agreement(config, workdir=workdir)
   check_writable(workdir)
   workdirs.check_folder(workdir)
+  with lock.held(f"--workdir={workdir}", epath.Path(workdir) / lock.NAME):
+    return _train(config, workdir, start, facts)
+
+
+def _train(config: dict, workdir: str, start: Start, facts: dict) -> dict:
+  """`train`, in a workdir that is this run's alone."""
   jax.config.update("jax_threefry_partitionable", True)
+  metrics.check_installed(project=config["run"]["wandb"])
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
@@ -235,6 +245,8 @@ def train(config: dict, workdir: str) -> dict:
   if jax.process_index() == 0 and (said := describe(task)):
     print(said)
   display = progress.display()
+  if jax.process_index() == 0:
+    packages.keep(workdir, packages.installed())
   sink = open_sink(config, workdir)
   run = bare._replace(
     workdir=workdir, sink=sink,

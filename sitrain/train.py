@@ -79,11 +79,17 @@ def make_train_step(
     grads, metrics = _gradients(loss, state, parts, counts)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    norm = Mean(optax.tree.norm(grads), jnp.ones(()))
     state = state._replace(params=params, opt_state=opt_state)
-    return state, metrics | {"learn/gradient_norm": norm}
+    # A finite gradient may end in parameters that are not.
+    norms = {"gradient_norm": _norm(grads), "parameter_norm": _norm(params)}
+    return state, metrics | {f"learn/{n}": x for n, x in norms.items()}
 
   return train_step
+
+
+def _norm(tree):
+  wide = jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+  return Mean(optax.tree.norm(wide), jnp.ones(()))
 
 
 def _counts(loss, state, parts):

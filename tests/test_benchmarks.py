@@ -1,13 +1,17 @@
 """What the side-by-side benchmarks stand on: workers, rounds and ratios."""
 
+import json
 import sys
 import textwrap
 
 import numpy as np
 import pytest
 
-from benchmarks import decode, rounds, step, traffic, turns
+from benchmarks import decode, profiled, rounds, step, traffic, turns
 from benchmarks.peers import protocol
+from sitrain.configs import quickstart, word_problems
+from sitrain.runtime import build, policy
+from sitrain.runtime.options import ConfigError
 
 HEAD = """
 import json, sys, time
@@ -215,3 +219,28 @@ def test_traffic_is_at_least_what_must_be_read():
   assert half["filled"] == found["filled"] / 2
   # The tied table is read for the last product, an untied one row by row.
   assert half["weights"] * 2 == found["weights"] - 4 * 4 * TOY["width"]
+
+
+def test_a_profile_of_what_is_no_compiled_step_is_refused(
+  tmp_path, monkeypatch
+):
+  """A text run: nothing is trained, and nothing is left where one stands."""
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ConfigError, match="holds no config.json"):
+    profiled.read_config("run", "stage2")
+  (tmp_path / "run").mkdir()
+  monkeypatch.setattr(policy.checkpoint, "steps", lambda folder: [2])
+
+  def read(module, name="stage2"):
+    config = build.plain(module.get_config("quick"))
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    return profiled.read_config("run", name)
+
+  with pytest.raises(ConfigError, match="stage2 is staged: its verifier runs"):
+    read(word_problems)
+  with pytest.raises(ConfigError, match="--stage=stage3 is not in the run"):
+    read(quickstart, "stage3")
+  with pytest.raises(ConfigError, match="--stage=base holds no reference"):
+    read(quickstart, "base")
+  assert read(quickstart)["stage"]["stage2"]
+  assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -1,5 +1,6 @@
 """Statistics against enumeration, and the evaluations of a small model."""
 
+import io
 import itertools
 import json
 import math
@@ -8,6 +9,7 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from sitrain.evaluate import correction as corrections
 from sitrain.evaluate import player as playing
@@ -21,10 +23,14 @@ from sitrain.evaluate.summary import (
   Evidence,
   all_statistics,
   by_level,
+  gather,
   summarize,
 )
 from sitrain.evaluate.votes import majority_at, pass_at, vote, vote_of_episodes
+from sitrain.rollout.contexts import given
+from sitrain.runtime import progress
 from sitrain.runtime.metrics import finite
+from sitrain.types import Verdict
 
 TURNS = (4, 4)
 
@@ -105,7 +111,35 @@ def test_resample_control_is_unbiased(p, n):
 def evidence_of(right, fresh, final=None):
   rows = len(right)
   final = right.astype(int) if final is None else final
-  return Evidence(right, final, 0 * right, fresh, np.ones(rows))
+  return Evidence(right, final, 0 * right, fresh, np.ones(rows), right)
+
+
+def test_partial_rewards_are_means_and_no_accuracies(toy):
+  """0.3 for every answer is not an accuracy of 30 %."""
+  _, _, task = toy
+  paid = np.array([[0.3, 1.0], [0.3, 0.3]], np.float32)
+  verdict = Verdict(paid, np.ones((2, 2), np.float32), {})
+  posed = task.problems(jax.random.key(0), 2)
+  rows = given(posed, reply=task.reply, turns=(3, 3), eos=task.eos)
+  judge = playing.make_judge(task._replace(verify=lambda *_: verdict), 2)
+  judged = playing.Judged(*map(np.asarray, judge(posed, rows)))
+  assert judged.right.tolist() == [[0, 1], [0, 0]]
+  evidence = gather(judged, judged, columns=range(2))
+  row = summarize(rng(0), evidence, turns=(1, 2), draws=5)
+  assert (row["accuracy_1"], row["accuracy_2"]) == (0.0, 0.5)
+  assert row["reward_1"] == pytest.approx(0.3)
+  assert row["reward_2"] == pytest.approx(0.65)
+  assert "reward_1" in row["intervals"]
+  plain = evidence._replace(reward=evidence.right)
+  assert "reward_1" not in summarize(rng(0), plain, turns=(1, 2), draws=5)
+  for table in (
+    tables.rewards_table({"rl": row}), progress.summary_table([row])
+  ):
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table)
+    said = console.file.getvalue()
+    assert "mean reward" in said and "0.300" in said and "0.650" in said
+  assert "mean reward" not in str(progress.summary_rows([{"accuracy_1": 1.0}]))
 
 
 def simulated(problems, second, seed):

@@ -199,7 +199,7 @@ def test_only_a_fresh_sampler_can_disagree():
   fresh, late = ([row[name] for row in rows] for name in (GAP, OLD_GAP))
   assert fresh[0] < 1e-6 and np.all(np.isnan(fresh[1:]))
   assert np.isnan(late[0]) and min(late[1:]) > 1e-3
-  check_numbers("one", 0, rows, 1e-3)
+  check_numbers("one", 0, told, 1e-3)
   _, told = loop_of(3, 0)(begin(), ROOT)
   assert OLD_GAP not in told
   assert max(row[GAP] for row in metrics.records(told)) < 1e-6

@@ -199,8 +199,8 @@ def test_names_and_configs_of_the_hub(monkeypatch):
 
   asked = []
 
-  def load_dataset(name, config):
-    asked.append((name, config))
+  def load_dataset(name, config, *, revision):
+    asked.append((name, config, revision))
     if name == "owner/none":
       raise FileNotFoundError("Couldn't find it\nanywhere")
     table = datasets.Dataset.from_list(ROWS)
@@ -209,7 +209,12 @@ def test_names_and_configs_of_the_hub(monkeypatch):
   monkeypatch.setattr(datasets, "load_dataset", load_dataset)
   assert tables.read("openai/gsm8k:main", fields=FIELDS) == EXPECTED
   assert tables.read("gsm8k", split="train", fields=FIELDS) == EXPECTED
-  assert asked == [("openai/gsm8k", "main"), ("gsm8k", None)]
+  assert tables.read("openai/gsm8k:main@v1/2", fields=FIELDS) == EXPECTED
+  assert tables.read("owner/rows@0a1b", fields=FIELDS) == EXPECTED
+  assert asked == [
+    ("openai/gsm8k", "main", None), ("gsm8k", None, None),
+    ("openai/gsm8k", "main", "v1/2"), ("owner/rows", None, "0a1b"),
+  ]
   refused(r"owner/none cannot be loaded \(Couldn't find it\)", "owner/none")
 
 

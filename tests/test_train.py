@@ -174,6 +174,14 @@ def test_the_step_descends_on_total_over_count():
   norm = metrics["learn/gradient_norm"]
   np.testing.assert_allclose(norm.total / norm.count, want, rtol=1e-6)
   assert int(after.step) == 0, "the step counts iterations, not updates"
+  norm = metrics["learn/parameter_norm"]
+  np.testing.assert_allclose(norm.total, abs(after.params["w"]), rtol=1e-6)
+  # A finite gradient, and an update that ends the run: its own step says so.
+  broken = optax.sgd(1e30)
+  state = init_state({"w": jnp.float32(5.0), "v": jnp.ones(2)}, broken)
+  _, metrics = make_train_step(broken, loss)(state, batch)
+  assert np.isfinite(metrics["learn/gradient_norm"].total)
+  assert not np.isfinite(metrics["learn/parameter_norm"].total)
 
 
 def check_rows(state, problems, episodes, verdict):

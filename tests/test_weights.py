@@ -419,7 +419,7 @@ def test_places_of_models(saved, tmp_path, monkeypatch):
   monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
   assert str(weights.locate("owner/name-1.5B")) == str(saved)
   weights.locate("owner/name@v1/2")
-  assert asked == [("owner/name-1.5B", "main"), ("owner/name", "v1/2")]
+  assert asked == [("owner/name-1.5B", None), ("owner/name", "v1/2")]
   message = "owner/gone is no folder .*LocalEntryNotFound.*copy the model here"
   with pytest.raises(ValueError, match=message) as error:
     weights.locate("owner/gone")
@@ -538,7 +538,8 @@ def test_config_files_have_the_known_fields_of_the_models():
   (dict(quantization_config={"bits": 4}), "quantization_config"),
   (dict(rope_scaling={"type": "yarn", "factor": 4.0}), "rope type yarn"),
   (dict(rope_scaling={"rope_type": "linear"}), "no factor"),
-  (dict(rope_parameters={"rope_type": "dynamic"}), "rope type dynamic"),
+  (dict(rope_parameters={"rope_type": "dynamic"}, rope_scaling=None),
+   "rope type dynamic"),
   (dict(partial_rotary_factor=0.5), "share 0.5 of a head"),
   (dict(hidden_act="relu"), "activation relu: supported are silu, gelu"),
   (dict(hidden_size=None), "no hidden_size"),
@@ -561,6 +562,30 @@ def test_what_is_not_supported_is_named(change, message):
 def test_what_gemma_3_does_not_support_is_named(change, message):
   with pytest.raises(ValueError, match=message):
     families.decoder_fields(GEMMA_3 | change)
+
+
+LINEAR = dict(rope_type="linear", factor=4.0)
+
+
+@pytest.mark.parametrize("change, message", [
+  (dict(rope_scaling={"type": "yarn", "rope_theta": 5e5}), "rope type yarn"),
+  (dict(rope_scaling=LINEAR), "rope_theta 10000 and not 500000: move"),
+  (dict(rope_parameters={"full_attention": LINEAR}), "give one for all layers"),
+  (dict(rope_parameters=None, rope_theta=None), "no rope_theta"),
+])  # fmt: skip
+def test_ambiguous_rotary_options_are_refused(change, message):
+  default = dict(rope_type="default", rope_theta=500000.0)
+  given = {k: v for k, v in LLAMA_3_2.items() if not k.startswith("rope")}
+  given |= dict(rope_parameters=default)
+  assert families.decoder_fields(given)["rope_base"] == 500000
+  with pytest.raises(ValueError, match=message):
+    families.decoder_fields(given | change)
+
+
+def test_gemma_3_refuses_a_scaling_whose_type_transformers_ignores():
+  old = dict(rope_scaling={"type": "linear", "factor": 8.0})
+  with pytest.raises(ValueError, match="call it rope_type"):
+    families.decoder_fields(GEMMA_3 | old)
 
 
 @pytest.mark.parametrize("name", GIVEN)

@@ -191,6 +191,8 @@ def show(console: Console, stages: dict[str, dict[str, Any]]) -> None:
     if rows:
       console.print(f"[bold]{title.replace('_', ' ')}[/bold]")
       console.print(tables.correction_table(rows))
+      if any("reward_1" in row for row in rows.values()):
+        console.print(tables.rewards_table(rows))
       console.print(tables.control_table(rows))
       console.print(tables.attempts_table(rows))
   for title, table in (

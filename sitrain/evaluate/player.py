@@ -28,6 +28,7 @@ from sitrain.types import (
 )
 
 SLOTS = 64  # prompts are trimmed to a multiple of these
+FULL = 1.0 - 1e-6  # the least reward that is not partial: sums are rounded
 
 
 class Player(NamedTuple):
@@ -43,10 +44,11 @@ class Player(NamedTuple):
 class Judged(NamedTuple):
   """Of every episode and turn."""
 
-  right: Any  # [B K] 1 or 0, 0 where not known
+  right: Any  # [B K] 1 for a full reward, else 0; 0 where not known
   known: Any  # [B K] 0 where the verifier failed
   final: Any  # [B K] id of the answer, or -1
   truncated: Any  # [B K] cut at the limit of the turn
+  reward: Any  # [B K] 0 where not known; that of `right` unless it is partial
 
 
 class Played(NamedTuple):
@@ -135,8 +137,9 @@ def make_judge(
     verdict = verify(task, problems, episodes, turns)
     final = jnp.asarray(final_answers(task, episodes, turns))
     cut = truncated(episodes, turns, task.eos)
-    right = verdict.reward * verdict.known
-    judged = Judged(right, verdict.known, final, cut)
+    right = (verdict.reward >= FULL) * verdict.known
+    reward = verdict.reward * verdict.known
+    judged = Judged(right, verdict.known, final, cut, reward)
     return _repeat_last(judged, written(episodes, turns))
 
   return judge

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 
 from sitrain.evaluate.bootstrap import bootstrap, estimate
 from sitrain.evaluate.correction import share
-from sitrain.evaluate.player import Judged, Played
+from sitrain.evaluate.player import FULL, Judged, Played
+from sitrain.evaluate.summary import is_partial
 from sitrain.evaluate.votes import majority_at, pass_at
 from sitrain.tasks.text import turn_tokens
 from sitrain.types import PAD, Problems, Task
@@ -20,9 +21,10 @@ class Marks(NamedTuple):
   """The judgement of one attempt of every episode."""
 
   statuses: list[str]
-  right: list[int]  # 1 or 0, 0 where not known
+  right: list[int]  # 1 for a full reward, else 0; 0 where not known
   known: list[int]  # 0 where the verifier failed
   finals: list[str]  # the final answer, as votes count it; "" for none
+  rewards: list[float]  # 0 where not known; only partial ones are kept
 
 
 def records(
@@ -58,7 +60,13 @@ def _attempt(tasks, problem, played, k) -> dict[str, Any]:
   """Attempt k (from 0) of every episode: texts and their marks."""
   (_, task), *others = tasks.items()
   texts, ended = texts_of_turn(task, played, k + 1)
-  mark = lambda task: _marks(task, problem, played, texts, ended, k)._asdict()
+
+  def mark(task):
+    fields = _marks(task, problem, played, texts, ended, k)._asdict()
+    if not is_partial(np.array(fields["rewards"])):
+      fields.pop("rewards")
+    return fields
+
   found = {"texts": texts} | mark(task)
   found["truncated"] = [int(bool(t) and not e) for t, e in zip(texts, ended)]
   return found | (
@@ -82,11 +90,13 @@ def _marks(task, problem, played, texts, ended, k) -> Marks:
   numbers = [int(task.texts.kept[problem[b]]) for b in complete]
   graded = task.texts.grade([texts[b] for b in complete], numbers)
   grades = dict(zip(complete.tolist(), graded, strict=True))
-  marks = Marks([], [], [], [])
+  marks = Marks([], [], [], [], [])
   for b, text in enumerate(texts):
     given = grades.get(b)
     marks.statuses.append(given.status if given else "cut")
-    marks.right.append(int(given.right * given.known) if given else 0)
+    reward = float(given.right * given.known) if given else 0.0
+    marks.right.append(int(reward >= FULL))
+    marks.rewards.append(reward)
     marks.known.append(int(given.known) if given else 1)
     marks.finals.append(task.texts.claim(text) if given else "")
   return marks
@@ -94,11 +104,16 @@ def _marks(task, problem, played, texts, ended, k) -> Marks:
 
 def _judged_marks(judged: Judged, k: int) -> Marks:
   """Marks of a verifier on the device, which gives only ids of answers."""
-  right, known, final, cut = (np.asarray(x)[:, k].astype(int) for x in judged)
+  right, known, final, cut = (
+    np.asarray(x)[:, k].astype(int) for x in judged[:4]
+  )
   cases = [known == 0, right == 1, cut == 1, final < 0]
   words = np.select(cases, ["unknown", "right", "cut", "none"], "wrong")
   claims = ["" if i < 0 else str(i) for i in final]
-  return Marks(words.tolist(), right.tolist(), known.tolist(), claims)
+  rewards = np.asarray(judged.reward)[:, k].astype(float)
+  return Marks(
+    words.tolist(), right.tolist(), known.tolist(), claims, rewards.tolist()
+  )
 
 
 def _entries(attempt: dict[str, Any], own: slice) -> dict[str, Any]:
@@ -139,6 +154,8 @@ def table_of(found: Sequence[Record], attempt: int, also: str = "") -> Judged:
     known=np.array([m["known"] for m in marks], float),
     final=np.array(final, int),
     truncated=np.array([cell["truncated"] for cell in cells], float),
+    # Rows have none where they would say the same.
+    reward=np.array([m.get("rewards", m["right"]) for m in marks], float),
   )
 
 
@@ -153,7 +170,8 @@ def summarize(
 ) -> dict[str, Any]:
   """The summary of a test set, by verifier, with 95 % intervals over problems.
 
-  Of every attempt: accuracy (the mean over samples, then over problems),
+  Of every attempt: accuracy (the mean over samples, then over problems; where
+  rewards are neither 0 nor 1, of full rewards alone, beside mean_reward),
   pass@k and maj@k, malformed (no answer), truncated and unknown; of later ones
   also gain, incorrect_to_correct and correct_to_incorrect against the first. A
   problem counts for the accuracies only where all its attempts were judged;
@@ -211,6 +229,8 @@ def _values(
   table: Judged, ks: Sequence[int]
 ) -> dict[str, Float[np.ndarray, " P"]]:
   found = {"accuracy": np.mean(table.right, axis=1)}
+  if is_partial(table.reward):
+    found["mean_reward"] = np.mean(table.reward, axis=1)
   found |= {f"pass@{k}": pass_at(table.right, k) for k in ks}
   return found | {
     f"maj@{k}": majority_at(table.final, table.right, k) for k in ks

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 
 from sitrain.evaluate.bootstrap import bootstrap, estimate
-from sitrain.evaluate.correction import by_turn
+from sitrain.evaluate.correction import by_turn, share
 from sitrain.evaluate.player import OnProgress, Player, no_progress, played
 from sitrain.evaluate.run import SEED
 from sitrain.evaluate.scaling import check_budgets, inference_scaling
+from sitrain.evaluate.summary import is_partial
 from sitrain.types import Key, Params
 
 
@@ -27,17 +28,21 @@ def many_turns(
 
   Lists over the turns: `accuracy`, `incorrect_to_correct` and
   `correct_to_incorrect` against turn 1, `ever` (some attempt so far was
-  right), and `intervals` with the same names.
+  right), and `intervals` with the same names; where rewards are neither 0 nor 1
+  also `reward`, their means.
   """
   found = played(
     player, params, key, problems=problems, batch=batch,
     temperature=temperature, on_progress=on_progress,
   )[1].judged  # fmt: skip
   known = found.known.all(axis=1).astype(float)
-  right = found.right.astype(float)
+  right, reward = found.right.astype(float), found.reward.astype(float)
+  paid = enumerate(reward.T if is_partial(reward) else (), start=1)
+  paid = {f"reward_{k}": column for k, column in paid}
 
   def statistic(weight):
-    return by_turn(right, weight * known)
+    row = by_turn(right, weight * known)
+    return row | {k: share(x, weight * known) for k, x in paid.items()}
 
   rng = np.random.default_rng(SEED)
   ends = bootstrap(rng, statistic, len(right), draws=draws)

@@ -20,6 +20,7 @@ class Evidence(NamedTuple):
   truncated: Float[np.ndarray, "P K"]
   fresh: Float[np.ndarray, "P n"]  # whether independent attempts are right
   known: Float[np.ndarray, " P"]  # 0 where the verifier failed somewhere
+  reward: Float[np.ndarray, "P K"]
 
 
 def gather(
@@ -38,7 +39,13 @@ def gather(
     judged.truncated[:, columns].astype(float),
     fresh.right.reshape(problems, -1).astype(float),
     known.astype(float),
+    judged.reward[:, columns].astype(float),
   )
+
+
+def is_partial(reward: Float[np.ndarray, "..."]) -> bool:
+  """Whether some rewards are neither 0 nor 1."""
+  return not np.all((reward == 0) | (np.abs(reward - 1) < 1e-6))
 
 
 def all_statistics(
@@ -50,6 +57,8 @@ def all_statistics(
   """All statistics; those of the resample control start with "resample/".
 
   cl_over_resample and cs_over_resample are CL and CS minus the control's.
+  reward_k is there where some rewards are neither 0 nor 1: right, and so all
+  shares, are then of full rewards alone.
   """
   weight = weight * evidence.known
   right, final = evidence.right, evidence.final
@@ -57,6 +66,9 @@ def all_statistics(
   row |= statistics.answers(final, right, weight, turns=turns)
   for number, cut in zip(turns, evidence.truncated.T):
     row[f"truncated_{number}"] = statistics.share(cut, weight)
+  if is_partial(evidence.reward):
+    for number, paid in zip(turns, evidence.reward.T):
+      row[f"reward_{number}"] = statistics.share(paid, weight)
   control = statistics.resample(evidence.fresh, weight)
   control[f"accuracy_{turns[-1]}"] = control["accuracy"]
   row["cl_over_resample"] = row["cl"] - control["cl"]

@@ -19,6 +19,12 @@ def percent(value: Any, ends: Any = (), *, between: str = " ") -> str:
   return rf"{text}{between}\[{low_high}]" if low_high else text
 
 
+def decimal(value: Any) -> str:
+  """'0.521' for a mean reward; "-" where there is no number."""
+  known = isinstance(value, (int, float)) and math.isfinite(value)
+  return f"{value:.3f}" if known else "-"
+
+
 def _table(title: str, titles: Iterable[str]) -> Table:
   table = Table(title=title, box=box.SIMPLE_HEAD)
   for i, name in enumerate(titles):
@@ -50,6 +56,18 @@ def correction_table(rows: dict[str, dict[str, Any]]) -> Table:
     for level, part in row.get("by_level", {}).items():
       cells = (_cell(part, key) for key in keys.values())
       table.add_row(f"  {level}", *cells, style="dim")
+  return table
+
+
+def rewards_table(rows: dict[str, dict[str, Any]]) -> Table:
+  """Mean rewards by attempt, of rows that have partial ones."""
+  keys = [k for row in rows.values() for k in row if k.startswith("reward_")]
+  keys = sorted(set(keys), key=lambda key: int(key.removeprefix("reward_")))
+  titles = [key.replace("reward_", "reward@") for key in keys]
+  table = _table("mean reward", ["stage", *titles])
+  table.caption = "accuracies above count full rewards alone"
+  for name, row in rows.items():
+    table.add_row(name, *(decimal(row.get(key)) for key in keys))
   return table
 
 
@@ -100,6 +118,8 @@ def turns_table(studies: dict[str, dict[str, Any]]) -> Table:
   table = _table("accuracy by turn, in %", titles)
   for name, study in studies.items():
     table.add_row(name, *(percent(x) for x in study["accuracy"]))
+    if "reward" in study:
+      table.add_row("  mean reward", *map(decimal, study["reward"]))
   return table
 
 
@@ -151,7 +171,7 @@ def samples_tables(summary: dict[str, Any]) -> list[Table]:
 
 _TITLES = {
   "malformed": "no answer", "truncated": "cut", "incorrect_to_correct": "i->c",
-  "correct_to_incorrect": "c->i",
+  "correct_to_incorrect": "c->i", "mean_reward": "mean reward, no %",
 }
 
 # pass@1 and maj@1 equal the accuracy.
@@ -159,6 +179,8 @@ _HIDDEN = ("judged", "intervals", "pass@1", "maj@1")
 
 
 def _line(row: dict[str, Any], key: str) -> str:
+  if key == "mean_reward":
+    return decimal(row.get(key))
   return percent(row.get(key), row.get("intervals", {}).get(key, ()))
 
 

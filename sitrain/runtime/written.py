@@ -15,7 +15,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from sitrain.runtime import logs, parts, signals
+from sitrain.runtime.agree import from_first
 from sitrain.runtime.distributed import meet, stop_agreed
+from sitrain.runtime.errors import begun
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.start import (
   Run,
@@ -81,25 +83,30 @@ def write_stage(
   check_new(run, stage)
   folder(run, stage.name).mkdir(parents=True, exist_ok=True)
   parts.begin(path, {"stage": stage.name, "steps": stage.steps})
-  rows = parts.read(path)
+  done, count, whole = from_first(lambda: _so_far(path))
   # A run may go on with more steps than it was begun with.
-  done = 1 + max((row["step"] for row in rows), default=-1)
-  finished = path.exists() and done >= stage.steps
+  finished = whole and done >= stage.steps
   first = began_at(run, stage, first)
-  progress = Progress(
-    stage.name, done, {}, -math.inf, len(rows), finished, first
-  )
+  progress = Progress(stage.name, done, {}, -math.inf, count, finished, first)
   if finished:
     return (), progress
   sampler = compiled.result()
   state = start_state(run, stage, layout(run, stage), first)
   meet(stage.name)
+  begun()
   with signals.training(lambda: None):
     progress = _write_rows(run, stage, sampler, state, progress, path)
   if jax.process_index() == 0:
     parts.finish(path)
   meet(f"{stage.name} written")
   return (), progress._replace(done=True)
+
+
+def _so_far(path: epath.Path) -> tuple[int, int, bool]:
+  """Iterations and rows that are written, and whether that is all."""
+  rows = parts.read(path)
+  steps = 1 + max((row["step"] for row in rows), default=-1)
+  return steps, len(rows), path.exists()
 
 
 def _write_rows(run, stage, sampler, state, progress, path) -> Progress:

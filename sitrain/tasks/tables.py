@@ -27,7 +27,8 @@ def read(
     source: a file whose name ends as in FILES, on a disk or at an address that
       fsspec knows, such as gs://; a pattern with `*` for several of one kind,
       read in the order of their names; a folder of such files; or a data set
-      of the hub as "owner/name" or "owner/name:config".
+      of the hub as "owner/name" or "owner/name:config", which may end in
+      "@revision".
     split: a split of a folder or of the hub; "" where there is only one. A file
       has none.
     fields: name of each field in the result -> its name in the data set.
@@ -214,17 +215,20 @@ def _from_hub(
   import datasets
 
   if "://" in source or source.startswith(("/", ".", "~")):
-    name, config = _folder(source), ""
+    name, config, revision = _folder(source), "", ""
   else:
-    name, _, config = source.partition(":")
+    where, _, revision = source.partition("@")
+    name, _, config = where.partition(":")
   try:
-    found = datasets.load_dataset(name, config or None)
+    found = datasets.load_dataset(
+      name, config or None, revision=revision or None
+    )
   except Exception as error:  # of many kinds, and some of many lines
     why = next(iter(str(error).strip().splitlines()), type(error).__name__)
     raise ValueError(
       f"the data set {source} cannot be loaded ({why}): give a file that ends "
       f"in one of {', '.join(FILES)}, or a data set of the hub as "
-      "'owner/name' or 'owner/name:config'"
+      "'owner/name', 'owner/name:config' or 'owner/name:config@revision'"
     ) from error
   if not split and len(found) > 1:
     raise ValueError(f"{source} has the splits {', '.join(found)}: name one")
