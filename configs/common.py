@@ -1,5 +1,7 @@
 """Functions and defaults of the configs in this folder."""
 
+import os
+
 from ml_collections import ConfigDict
 
 TURNS = (5, 5)  # tokens a turn: four rooms and a terminal
@@ -124,22 +126,37 @@ def add_imitation(
   ))
 
 
-def finish(config: ConfigDict, argument: str) -> ConfigDict:
-  """Applies a config's argument: "" or "quick", two steps of a tiny model.
+def quick_of(argument: str) -> tuple[str, ...] | None:
+  """What "quick,task,model" keeps, "quick" alone nothing; None for "".
 
-  Raises ValueError for any other argument.
+  Raises ValueError for other words.
   """
-  if argument not in ("", "quick"):
-    raise ValueError(f"config argument {argument!r}: give none, or 'quick'")
-  if argument == "quick":
+  word, *keep = argument.split(",")
+  if word not in ("", "quick") or set(keep) - {"task", "model"}:
+    raise ValueError(
+      f"config argument {argument!r}: it is empty, or 'quick', or 'quick' with"
+      " what it keeps as it is, such as 'quick,task,model'"
+    )
+  return tuple(keep) if word else None
+
+
+def is_file(path: str) -> bool:
+  """Whether a path is of a disk or a bucket, and not a name of the hub."""
+  return "://" in path or os.path.exists(os.path.expanduser(path))
+
+
+def finish(config: ConfigDict, argument: str) -> ConfigDict:
+  """Applies a config's argument: "" or "quick", two steps of a tiny model."""
+  if quick_of(argument) is not None:
     _shrink(config)
   return config
 
 
 def _shrink(config: ConfigDict) -> None:
-  config.model.update({
-    "width": 16, "heads": 2, "kv_heads": 1, "head_size": 8, "mlp_size": 16
-  })
+  if not config.model.get("path", ""):
+    config.model.update({
+      "width": 16, "heads": 2, "kv_heads": 1, "head_size": 8, "mlp_size": 16
+    })
   config.evaluate.problems = 64
   config.run.save_every = 1
   for name in config.stages:
@@ -147,6 +164,7 @@ def _shrink(config: ConfigDict) -> None:
     stage.steps, stage.steps_per_call = 2, 1
     stage.method.problems = 8
     stage.waves, stage.minibatches = 1, min(stage.minibatches, 2)
-    stage.microbatches = 1
+    # Of a user's own model as few rows at a time as it has to be.
+    stage.microbatches = 8 if config.model.get("path", "") else 1
     if "warmup" in stage.optimizer:
       stage.optimizer.warmup = 1

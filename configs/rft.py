@@ -26,7 +26,8 @@ def get_config(argument: str = "") -> ConfigDict:
     sampling, {}, 16, "base/last", {}, steps_per_call=1, writes=True,
   ))
   imitation = {"name": "imitation", "problems": 256, "turns": TURNS}
-  least = 0.0 if argument == "quick" else 1.0  # An untrained model is wrong.
+  quick = common.quick_of(argument)
+  least = 1.0 if quick is None else 0.0  # An untrained model is wrong.
   common.add(config, "rft", common.stage(
     imitation, {"learning_rate": 1e-3, "schedule": "cosine"}, 120,
     "base/last", {},

@@ -26,6 +26,6 @@ def get_config(argument: str = "") -> ConfigDict:
     method, common.RATE, 200, "base/last", common.BASE, best="judge/reward_1",
     **common.PARTS,
   ))
-  if argument == "quick":
+  if common.quick_of(argument) is not None:
     config.stage.satori.method.restarts = 4
   return common.finish(config, argument)

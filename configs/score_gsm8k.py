@@ -22,7 +22,7 @@ def get_config(argument: str = "") -> ConfigDict:
     "limit": 0, "verifier": "device" if fused else "strict",
     "prompt_length": 320, "long_prompts": "drop",
   }
-  test = {"source": task["source"], "split": "test", "verifier": "lenient"}
+  test = {"split": "test", "verifier": "lenient"}
   config = text.base_config(task, test=test, turns=TURNS)
   config.evaluate.problems = 1319
   text.add_score(

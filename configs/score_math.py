@@ -21,7 +21,7 @@ def get_config(argument: str = "") -> ConfigDict:
     "split": "train", "limit": 0, "verifier": "strict", "workers": 8,
     "prompt_length": 512, "long_prompts": "drop",
   }
-  test = {"source": task["source"], "split": "test", "verifier": "lenient"}
+  test = {"split": "test", "verifier": "lenient"}
   config = text.base_config(task, test=test, turns=TURNS)
   text.add_score(
     config, turns=TURNS, problems=64, steps=3000, learning_rate=5e-6,

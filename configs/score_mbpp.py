@@ -22,7 +22,7 @@ def get_config(argument: str = "") -> ConfigDict:
     "run_programs_without_sandbox": False, "prompt_length": 1536,
     "long_prompts": "drop",
   }
-  test = {"source": task["source"], "split": "test", "verifier": "lenient"}
+  test = {"split": "test", "verifier": "lenient"}
   config = text.base_config(task, test=test, turns=TURNS)
   text.add_score(
     config, turns=TURNS, problems=16, steps=1500, learning_rate=1e-5,

@@ -68,25 +68,50 @@ def add_score(
 QUICK = {"name": "word_problems", "count": 64}
 
 
-def quick(config: ConfigDict) -> ConfigDict:
-  """Two steps of a tiny random model on generated word problems."""
-  config.task = ConfigDict(QUICK)
-  config.tokenizer = ConfigDict({"size": 300, "path": ""})
-  config.model = ConfigDict({
-    "layers": 1, "kv_heads": 1, "rope_base": 500.0, "dtype": "float32",
-    "scan": False, "remat": "none", "residual": "whole", "attention": "auto",
-  })
-  config.evaluate.update({"task": ConfigDict({"seed": 1}), "batch": 64})
-  for name in config.stages:
-    config.stage[name].microbatches = 1
-    config.stage[name].fused = False
-    config.stage[name].method.turns = (40, 40)
-  config.evaluate.turns = (40, 40)
+def quick(config: ConfigDict, keep: tuple[str, ...]) -> ConfigDict:
+  """Two steps of few problems; nothing of the config is loaded from the hub.
+
+  Generated word problems and a tiny random model replace a data set and a model
+  of the hub, but for those that `keep` names: "task", "model". Those of a disk
+  stay.
+  """
+  task, path = config.task, config.model.get("path", "")
+  own_model = "model" in keep or common.is_file(path)
+  if "task" in keep or common.is_file(task.get("source", "")):
+    _shorten(config)
+  else:
+    config.task = ConfigDict(QUICK)
+    config.evaluate.task = ConfigDict({"seed": 1})
+    turns = (64, 64) if own_model else (40, 40)
+    config.evaluate.turns = turns
+    for name in config.stages:
+      config.stage[name].method.turns = turns
+  if not own_model:
+    config.tokenizer.update({"size": 300, "path": ""})
+    config.model = ConfigDict({
+      "layers": 1, "kv_heads": 1, "rope_base": 500.0, "dtype": "float32",
+      "scan": False, "remat": "none", "residual": "whole", "attention": "auto",
+    })
+    for part in (config.task, config.evaluate.task):
+      if "prompt_length" in part:
+        part.prompt_length = 0  # Its tokens are short, and so many.
+    for name in config.stages:
+      config.stage[name].fused = False
+  config.evaluate.batch = 64
   return common.finish(config, "quick")
 
 
+def _shorten(config: ConfigDict) -> None:
+  """Few rows of the data set, and few samples of each."""
+  if not config.task.get("limit", 0):
+    config.task.limit = QUICK["count"]
+  for name in config.stages:
+    method = config.stage[name].method
+    if "samples" in method:
+      method.samples = min(method.samples, 4)
+
+
 def finish(config: ConfigDict, argument: str) -> ConfigDict:
-  """Applies a config's argument: "" or "quick"; ValueError for others."""
-  if argument == "quick":
-    return quick(config)
-  return common.finish(config, argument)
+  """Applies a config's argument; ValueError for another one than `common`'s."""
+  keep = common.quick_of(argument)
+  return config if keep is None else quick(config, keep)

@@ -49,7 +49,7 @@ def described(config: dict, folder: epath.Path) -> tuple[Any, dict]:
 
 def export(workdir: epath.Path, output: epath.Path) -> str:
   """Restores, writes, and returns a line on what was written."""
-  config = build.plain(workdirs.read_json(workdir / "config.json"))
+  config = build.config_of_run(str(workdir))
   config = policy.of_role(config, ROLE.value)
   stage = policy.stage_of(config, workdir, STAGE.value)
   model, theirs = described(config, workdir)
@@ -76,11 +76,10 @@ def main(argv: list[str]) -> None:
   distributed.start(by_core=False)
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
-  folder, output = epath.Path(WORKDIR.value), epath.Path(OUTPUT.value)
-  if not WORKDIR.value or not (folder / "config.json").exists():
-    raise ConfigError(
-      f"--workdir={WORKDIR.value} holds no config.json: give that of a run"
-    )
+  folder, output = (
+    epath.Path(workdirs.absolute(flag.value)) for flag in (WORKDIR, OUTPUT)
+  )
+  build.config_of_run(workdirs.absolute(WORKDIR.value))
   if not OUTPUT.value or (output / "config.json").exists():
     raise ConfigError(
       f"--output={OUTPUT.value} is "

@@ -3,7 +3,8 @@
   python -m sitrain.main --config=configs/quickstart.py --workdir=/tmp/sitrain
 
 Any field of the config can be set on the command line, as in
---config.stage.stage2.method.bonus=2. Started again with the same workdir it
+--config.stage.stage2.method.bonus=2: --show prints all of them as they are, and
+--list the options that there are. Started again with the same workdir it
 resumes; when all stages are done it shows their table. The workdir may be on
 gs://.
 """
@@ -23,11 +24,12 @@ from absl import flags
 from etils import epath
 
 from sitrain.evaluate import run as evaluation
-from sitrain.rollout.play import columns_of
 from sitrain.runtime import (
   activity,
   build,
   distributed,
+  fields,
+  listing,
   lock,
   logs,
   metrics,
@@ -45,14 +47,13 @@ from sitrain.runtime import (
   workdir as workdirs,
 )
 from sitrain.runtime.agree import from_first
+from sitrain.runtime.checks import check_config
 from sitrain.runtime.errors import run_main
-from sitrain.runtime.fields import check_names
-from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import compile_ahead, run_stage
 from sitrain.runtime.start import Run, check_sources
 from sitrain.runtime.storage import check_writable
-from sitrain.runtime.task import check_context, describe
+from sitrain.runtime.task import describe
 from sitrain.runtime.written import check_new, write_stage
 
 CONFIG = overrides.define(
@@ -61,6 +62,14 @@ CONFIG = overrides.define(
 WORKDIR = flags.DEFINE_string(
   "workdir", "", "Where checkpoints, metrics and the report go."
 )
+SHOW = flags.DEFINE_bool(
+  "show", False, "Print the config with all its defaults, and train nothing."
+)
+LIST = flags.DEFINE_bool(
+  "list", False, "Print all methods, tasks and options, and train nothing."
+)
+flags.declare_key_flag("config")  # --help is to show it.
+flags.adopt_module_key_flags(distributed)
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
@@ -122,10 +131,6 @@ def summarize(
   summary = from_first(begun) or _empty(run, digest)
   done = {row["name"] for row in summary["stages"]}
   left = [stage for stage in stages if stage.name not in done]
-  check_sources(run, [stage for stage in left if not callable(stage.frozen)])
-  for stage in left:
-    if stage.writes:
-      check_new(run, stage)
   for stage in left:
     after = start.programs[:1]
     if callable(stage.frozen):  # Its table is not there yet.
@@ -150,6 +155,23 @@ def summarize(
     if jax.process_index() == 0:
       workdirs.write_json(path, summary)
   return summary, bool(left)
+
+
+def check_left(run: Run, stages: list) -> None:
+  """Raises ConfigError where what is left cannot begin or go on.
+
+  Before the workdir is claimed: a checkpoint of another run that does not fit,
+  or a table that another run has written.
+  """
+  path = epath.Path(run.workdir) / "summary.json"
+  begun = lambda: workdirs.read_json(path) if path.exists() else {"stages": []}
+  summary = from_first(begun)
+  done = {row["name"] for row in summary["stages"]}
+  left = [stage for stage in stages if stage.name not in done]
+  check_sources(run, [stage for stage in left if not callable(stage.frozen)])
+  for stage in left:
+    if stage.writes:
+      check_new(run, stage)
 
 
 def watched(
@@ -182,12 +204,13 @@ def _empty(run: Run, digest: str) -> dict:
   }
 
 
-def claim(workdir: str, config: dict) -> str:
+def claim(workdir: str, config: dict, found: dict) -> str:
   """The config's hash; the workdir is this run's, and every host sees it.
 
-  Raises ConfigError where one does not.
+  `found` is what sources.record says. Raises ConfigError where a host does not
+  see it.
   """
-  digest = workdirs.claim(workdir, config)
+  digest = workdirs.claim(workdir, config, found)
   distributed.meet("claimed")
   if not (epath.Path(workdir) / "config.json").exists():
     raise ConfigError(
@@ -199,12 +222,14 @@ def claim(workdir: str, config: dict) -> str:
 
 def train(config: dict, workdir: str) -> dict:
   """Runs a config in a workdir; returns the summary."""
-  check_names(config)
+  start = Start(time.monotonic(), [], {}, {})
+  config, workdir = fields.placed(config), workdirs.absolute(workdir)
+  check_config(config)
   facts = distributed.check_agreement(config, workdir=workdir)
   display = progress.display()
-  start = Start(time.monotonic(), [], {}, {})
   try:
     check_writable(workdir)
+    workdirs.check_folder(workdir)
     with lock.held(f"--workdir={workdir}", epath.Path(workdir) / lock.NAME):
       return _train(config, workdir, start, facts, display)
   finally:
@@ -223,15 +248,11 @@ def _train(
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
   with activity.during("reading problems"):
-    task = on_host(build.task_from(config, workdir))
-    asked = on_host(build.task_from(config, workdir, part="evaluate"))
-  model = build.model_from(config, task)
-  bare = build.run_from(config, task, model, mesh)
-  stages = build.stages_from(config, task, bare, workdir)
-  build.check_evaluation(config, asked)
-  turns = config["evaluate"]["turns"]
-  check_context(config, "evaluate.turns", asked, columns_of(asked, turns)[1])
-  digest = claim(workdir, config)
+    task, asked, bare, stages, found = build.prepare(config, workdir, mesh)
+  with jax.set_mesh(mesh):
+    judge = evaluator(bare, asked, config)
+    check_left(bare._replace(workdir=workdir), stages)
+  digest = claim(workdir, config, found)
   log = logs.open_log(workdir, facts)
   if jax.process_index() == 0 and (said := describe(task)):
     print(said)
@@ -248,7 +269,6 @@ def _train(
   )
   try:
     with jax.set_mesh(mesh):
-      judge = evaluator(run, asked, config)
       summary, fresh = summarize(run, stages, judge, digest, start)
   finally:
     sink.close()
@@ -273,12 +293,20 @@ def main(argv: list[str]) -> None:
   notice.watch()
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
+  if LIST.value:
+    print("\n".join(listing.listed()))
+    return
   if CONFIG.value is None:
     raise ConfigError("--config is missing: say which file of configs/")
+  config = fields.placed(build.plain(CONFIG.value))
+  if SHOW.value:
+    check_config(config)
+    print("\n".join(listing.shown(listing.resolved(config), config)))
+    return
   if not WORKDIR.value:
     raise ConfigError("--workdir is missing: say where results go")
   logs.quiet_libraries()
-  train(build.plain(CONFIG.value), WORKDIR.value)
+  train(config, WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -26,12 +26,13 @@ from absl import flags
 from etils import epath
 from rich.console import Console
 
-from sitrain.runtime import build, logs, overrides
+from sitrain.runtime import build, fields, logs, overrides
 from sitrain.runtime.cores import use_cores
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.metrics import finite
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.plan import chips, models, show, stages
+from sitrain.runtime.workdir import absolute
 
 CONFIG = overrides.define(
   "The run: a file of configs/, with :arguments if it has any."
@@ -61,6 +62,7 @@ CODE = flags.DEFINE_bool(
   "machine_code", False, "For a TPU, make the machine code too: its size "
   "counts then, and compiling takes several times as long."
 )
+flags.declare_key_flag("config")  # --help is to show it.
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
@@ -115,11 +117,11 @@ def main(argv: list[str]) -> None:
   target = chips.target_of(TOPOLOGY.value)
   jax.config.update("jax_threefry_partitionable", True)
   with show.telling(Console(stderr=True)) as tell:
-    found = plan(build.plain(CONFIG.value), target, tell)
+    found = plan(fields.placed(build.plain(CONFIG.value)), target, tell)
   show.show(found, Console(width=None if sys.stdout.isatty() else 110))
   if OUTPUT.value:
     text = json.dumps(finite(found), indent=1)
-    epath.Path(OUTPUT.value).write_text(text + "\n")
+    epath.Path(absolute(OUTPUT.value)).write_text(text + "\n")
   if not found["fits"]:
     sys.exit(1)
 

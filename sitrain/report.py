@@ -13,6 +13,7 @@ from etils import epath
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.report import write_report
+from sitrain.runtime.workdir import absolute
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
@@ -20,10 +21,10 @@ flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 def main(argv: list[str]) -> None:
   """Checks the workdir and writes the file."""
-  folder = epath.Path(WORKDIR.value)
-  if not WORKDIR.value or not (folder / "metrics.jsonl").exists():
+  folder = absolute(WORKDIR.value)
+  if not folder or not (epath.Path(folder) / "metrics.jsonl").exists():
     raise ConfigError(f"--workdir={WORKDIR.value!r} holds no run: name one")
-  print(write_report(WORKDIR.value))
+  print(write_report(folder))
 
 
 if __name__ == "__main__":

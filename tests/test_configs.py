@@ -16,7 +16,7 @@ import qwen
 from jax.sharding import AbstractMesh
 
 from sitrain.judge.verifier import verdict_metrics
-from sitrain.runtime import batches, build
+from sitrain.runtime import batches, build, fields
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.sharding import AXES
@@ -202,7 +202,7 @@ def test_parts_of_score_math_fit_any_number_of_groups(groups):
   config = config_of(FOLDER / "score_math.py", "")
   mesh = AbstractMesh((groups, 1, 1), AXES)
   for name in ("stage1", "stage2"):
-    asked = build.STAGE | config["stage"][name]
+    asked = fields.STAGE | config["stage"][name]
     problems = asked["method"]["problems"]
     rows = problems * asked["method"]["samples"]
     counts = batches.Counts(problems, rows, rows, 0)

@@ -172,7 +172,7 @@ def test_mistakes_are_named_in_one_line(scratch, ask, tmp_path):
   (tmp_path / "taken").mkdir()
   (tmp_path / "taken" / "config.json").write_text("{}")
   asked = {
-    f"--workdir={tmp_path}": "holds no config.json: give that of a run",
+    f"--workdir={tmp_path}": "has no config.json: give the workdir of a run",
     f"--workdir={workdir}": "--output= is missing: give a new folder",
     f"--workdir={workdir} --output={tmp_path}/out --mesh=fsdp=3":
       "--mesh fsdp=3",

@@ -179,7 +179,9 @@ def test_a_finished_run_trains_nothing(finished, ask):
     and path.name != "report.html"
     and not {"tensorboard", "logs"} & set(path.parts)
   }
-  done = ask(*RUN, f"--workdir={workdir}")
+  # No shell expands what stands behind an equals sign.
+  home = {"HOME": str(workdir.parent)}
+  done = ask(*RUN, f"--workdir=~/{workdir.name}", **home)
   assert done.code == 0 and done.err == ""
   assert "nothing was trained" in done.out and "accuracy@2" in done.out
   for path, when in before.items():
@@ -524,8 +526,21 @@ def test_the_traceback_is_for_those_who_ask(tmp_path, ask):
   assert "error: config.task.name='mase'" in done.err.splitlines()[-1]
 
 
+def test_a_config_is_shown_and_options_are_listed(ask):
+  done = ask(QUICK, f"{STAGE_TWO}.method.bonus=3", "--show")
+  assert done.code == 0 and done.err == ""
+  assert "config.stage.stage2.method.bonus = 3.0\n" in done.out
+  assert "config.stage.stage2.optimizer.b1 = 0.9\n" in done.out
+  refused(ask(QUICK, f"{STAGE_TWO}.steps=-1", "--show"), ["steps=-1: set 1"])
+  done = ask("--list")
+  assert done.code == 0 and "name=score.stage_two" in done.out
+
+
 def test_help_names_the_flags(cache):
   done = mains.finish(mains.start(["--help"], cache))
-  for text in ("--config", "--workdir", "--[no]traceback", "resumes"):
+  for text in (
+    "  --config:", "--workdir", "--[no]traceback", "--[no]show", "--[no]list",
+    "--coordinator", "resumes",
+  ):
     assert text in done.out
   assert "Traceback" not in done.err

@@ -322,13 +322,22 @@ def test_until_by_name():
     stopping.make("platau")
 
 
+def begin(stage):
+  """What a stage that writes rows leaves as soon as it has begun."""
+  stage.mkdir()
+  (stage / "rows.jsonl").write_text("")
+
+
 def test_a_workdir_of_another_config_is_refused(tmp_path):
   config = {
     "seed": 1,
     "method": {"bonus": 2.0, "sizes": (1, 2)},
     "run": {"a": 1},
+    "stages": ("one",),
+    "stage": {"one": {}},
   }
   name = workdir.claim(tmp_path, config)
+  begin(tmp_path / "one")
   again = {**config, "run": {"a": 2}}
   assert workdir.claim(tmp_path, again) == name
   other = {**config, "method": {"bonus": 10.0, "sizes": (1, 2)}}

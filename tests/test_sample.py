@@ -445,7 +445,7 @@ def test_mistakes_are_named_in_one_line(folder, ask, tmp_path):
   score = f"--config=configs/score_gsm8k.py --config.model.path={folder}"
   asked_for = {
     f"--output={tmp_path}/x.jsonl": "--config is missing: say which file",
-    f"--workdir={tmp_path}": "holds no config.json: give that of a run",
+    f"--workdir={tmp_path}": "has no config.json: give the workdir of a run",
     words: "--config.model.path is missing: a model, or --workdir",
     f"{words} --workdir={tmp_path}": "leave out --config",
     f"{score} --stage=stage1": "--stage=stage1 is of a run: give its --workdir",

@@ -44,7 +44,8 @@ STAGE = flags.DEFINE_list("stage", [], "Stages to evaluate; default: all.")
 WHICH = flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint.")
 ROLE = flags.DEFINE_string("role", "policy", "The role that answers.")
 PROBLEMS = flags.DEFINE_integer(
-  "problems", None, "How many; default: config.evaluate.problems."
+  "problems", None, "How many; default: config.evaluate.problems.",
+  lower_bound=1,
 )
 TEMPERATURE = flags.DEFINE_float(
   "temperature", None, "Above 0; default: config.evaluate.temperature."
@@ -59,8 +60,12 @@ TOP_P = flags.DEFINE_float(
   "top_p", 1.0, "Probability of the tokens to sample from; 1: all.",
   lower_bound=1e-6, upper_bound=1.0,
 )
-RESAMPLES = flags.DEFINE_integer("resamples", 8, "First attempts, control.")
-MAX_TURNS = flags.DEFINE_integer("max_turns", 10, "Of long episodes; 0: none.")
+RESAMPLES = flags.DEFINE_integer(
+  "resamples", 8, "First attempts, control.", lower_bound=2
+)
+MAX_TURNS = flags.DEFINE_integer(
+  "max_turns", 10, "Of long episodes; 0: none.", lower_bound=0
+)
 BUDGETS = flags.DEFINE_list(
   "budgets", ["2", "4", "8", "16", "32"], "Even numbers; empty: no scaling."
 )
@@ -70,12 +75,16 @@ SELF_REFINE = flags.DEFINE_bool(
 REPLIES = flags.DEFINE_list(
   "replies", [], "Its two texts; default: the task's own reply."
 )
-BATCH = flags.DEFINE_integer("batch", 512, "Rows on the device at once.")
+BATCH = flags.DEFINE_integer(
+  "batch", 512, "Rows on the device at once.", lower_bound=1
+)
 SLOTS = flags.DEFINE_integer(
   "slots", 0, "Rows of --batch decoded at a time, on each group of devices: one"
   " that ends makes room for the next; 0: all.", lower_bound=0,
 )
-DRAWS = flags.DEFINE_integer("draws", 1000, "Of the bootstrap.")
+DRAWS = flags.DEFINE_integer(
+  "draws", 1000, "Of the bootstrap.", lower_bound=1
+)
 OUTPUT = flags.DEFINE_string(
   "output", "", "JSON file, pictures beside it; default: workdir."
 )
@@ -106,12 +115,24 @@ def plan_from(config: dict) -> Plan:
       f"temperature={temperature}: give one above 0, and --greedy for greedy "
       "attempts"
     )
-  if MAX_TURNS.value < 0:
-    raise ConfigError(f"--max_turns={MAX_TURNS.value}: give 0 or more")
-  try:
-    budgets = tuple(int(b) for b in BUDGETS.value if b)
-  except ValueError as error:
-    raise ConfigError(f"--budgets: {error}") from error
+  words = [word for word in BUDGETS.value if word]
+  even = [word for word in words if word.isdigit() and int(word) % 2 == 0]
+  if words != even or "0" in words:
+    raise ConfigError(
+      f"--budgets={','.join(words)}: give even numbers above 0, as 2,4,8"
+    )
+  budgets = tuple(map(int, words))
+  most = max(RESAMPLES.value, *budgets, 0)
+  if BATCH.value < most:
+    raise ConfigError(
+      f"--batch={BATCH.value} rows do not hold the {most} samples of one"
+      f" problem: set it to {most} or more, or lower --resamples and --budgets"
+    )
+  if len(REPLIES.value) not in (0, 2):
+    raise ConfigError(
+      f"--replies={','.join(REPLIES.value)}: give two texts, or none for the "
+      "task's own"
+    )
   return Plan(
     turns=options["turns"],
     problems=PROBLEMS.value or options["problems"],
@@ -246,18 +267,15 @@ def main(argv: list[str]) -> None:
   distributed.start()
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
-  folder = epath.Path(WORKDIR.value)
-  if not WORKDIR.value or not (folder / "config.json").exists():
-    raise ConfigError(
-      f"--workdir={WORKDIR.value} has no config.json: give the workdir of a run"
-    )
+  folder = epath.Path(workdirs.absolute(WORKDIR.value))
+  config = build.config_of_run(workdirs.absolute(WORKDIR.value))
   logs.quiet_libraries()
   jax.config.update("jax_threefry_partitionable", True)
-  config = build.plain(workdirs.read_json(folder / "config.json"))
   config = policy.of_role(config, ROLE.value)
   if config["run"]["compile_cache"]:
     compiling.use_cache()
-  output = epath.Path(OUTPUT.value or folder / "evaluation.json")
+  output = workdirs.absolute(OUTPUT.value) or folder / "evaluation.json"
+  output = epath.Path(output)
   flag_values = flags.FLAGS.flag_values_dict() | {"process": 0}
   distributed.check_agreement([config, flag_values])
   display = progress.display()

@@ -26,6 +26,7 @@ def stage_one(
   beta1. With three turns and the result of a two-turn stage as anchor this is
   stage 1(b) of the ICLR version, App. A.1.
   """
+  verbs.check_turns(task, turns, least=2)
   last = jnp.arange(len(turns)) == len(turns) - 1
   return reinforce.make(
     models, task, optimizer, turns=turns,
@@ -49,6 +50,7 @@ def stage_two(
   `discount` above 0 credits a turn with what comes after it too; the paper has
   0, as with a bonus above 1 / discount a wrong first attempt is rewarded.
   """
+  verbs.check_turns(task, turns, least=2)
   verbs.check_choice("shaping", shaping, ("bonus", "weight"))
   weight = jnp.where(jnp.arange(len(turns)) > 0, 1.0 + bonus, 1.0)
   shapes = {

@@ -1,15 +1,15 @@
 """What a user of the sampler asks for: its flags, checked, as a plan."""
 
-import os
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from sitrain.runtime import build, checkpoint, policy
-from sitrain.runtime import workdir as workdirs
+from sitrain.runtime import build, checkpoint, fields, policy
+from sitrain.runtime.checks import check_config
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.task import options_of as task_options
 from sitrain.runtime.testset import retasked
+from sitrain.runtime.workdir import absolute
 
 
 class Plan(NamedTuple):
@@ -65,9 +65,11 @@ def plan_from(config: dict, given: Any) -> Plan:
     )
   stage = given.stage
   if given.workdir:
-    stage = policy.stage_of(config, epath.Path(given.workdir), stage)
+    folder = epath.Path(absolute(given.workdir))
+    stage = policy.stage_of(config, folder, stage)
   return Plan(
-    output=given.output, workdir=given.workdir, stage=stage, which=given.which,
+    output=absolute(given.output), workdir=absolute(given.workdir),
+    stage=stage, which=given.which,
     samples=n, temperature=heat, top_k=given.top_k, top_p=given.top_p,
     turns=limits[: given.turns], problems=given.problems, batch=batch,
     slots=given.slots, seed=seed, ks=tuple(sorted({int(k) for k in words})),
@@ -85,8 +87,7 @@ def options_of(config: dict, plan: Plan) -> dict[str, Any]:
     "tokenizer": config.get("tokenizer", {}),
   }
   if plan.workdir:
-    on_disk = "://" not in plan.workdir
-    found["run"] = os.path.abspath(plan.workdir) if on_disk else plan.workdir
+    found["run"] = absolute(plan.workdir)
     # A stage that has been trained on is another policy.
     folder = epath.Path(plan.workdir) / plan.stage
     found["checkpoints"] = checkpoint.steps(folder)
@@ -98,18 +99,14 @@ def config_of(given: Any) -> dict:
   if given.workdir and given.config is not None:
     raise ConfigError("--workdir has a config of its own: leave out --config")
   if given.workdir:
-    path = epath.Path(given.workdir) / "config.json"
-    if not path.exists():
-      raise ConfigError(
-        f"--workdir={given.workdir} holds no config.json: give that of a run"
-      )
-    config = build.plain(workdirs.read_json(path))
+    config = build.config_of_run(absolute(given.workdir))
   elif given.config is None:
     raise ConfigError(
       "--config is missing: say which file of configs/, or --workdir of a run"
     )
   else:
-    config = build.plain(given.config)
+    config = fields.placed(build.plain(given.config))
+    check_config(config)
     if given.stage or not config["model"].get("path", ""):
       raise ConfigError(
         f"--stage={given.stage} is of a run: give its --workdir" if given.stage

@@ -1,6 +1,7 @@
 """How many rows an iteration makes, and how they are split over a mesh."""
 
 import logging
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -21,14 +22,19 @@ class Counts(NamedTuple):
   rows: int  # episodes, of all kinds
   units: int  # leading size of the batch: rows, pairs, or groups of rows
   columns: int  # behind the prompt: steps of the decoding loops at the most
+  kinds: tuple[str, ...] = ("",)  # of rows, by name where there are several
+  metrics: tuple[str, ...] = ()  # names of what an iteration measures
 
 
-def count(method: Method, state: TrainState) -> Counts:
-  """Traces all verbs but the loss; `state` may be shapes alone.
+def count(
+  method: Method, state: TrainState, *, learns: bool = True
+) -> Counts:
+  """Traces all verbs, and the loss where it `learns`; `state` may be shapes.
 
   Raises ValueError where a verb does, for rows that do not come in equal
   numbers for every problem, and for rewards that are not one a row and turn.
   """
+  names: dict[str, None] = {}
 
   def one_round(key, state):
     problems = method.pose(key, state)
@@ -37,14 +43,19 @@ def count(method: Method, state: TrainState) -> Counts:
     judged = method.judge(key, state, problems, rows)
     if isinstance(judged, Verdict):
       raise ValueError("judge returns a verdict: return (verdict, metrics)")
-    verdicts, _ = judged
+    verdicts, told = judged
     _check_verdicts(rows, verdicts)
     state = method.refresh(state, problems, rows, verdicts)
-    return problems, rows, method.curate(key, state, problems, rows, verdicts)
+    batch, more = method.curate(key, state, problems, rows, verdicts)
+    names.update(dict.fromkeys((*told, *more)))
+    if learns:
+      _, more = method.loss(state.params, state, batch)
+      names.update(dict.fromkeys((*more, "learn/gradient_norm")))
+    return problems, rows, batch
 
   key = jax.random.key(0, impl="threefry2x32")
   with shapes_only():
-    problems, rows, (batch, _) = jax.eval_shape(one_round, key, state)
+    problems, rows, batch = jax.eval_shape(one_round, key, state)
   posed, slots = problems.prompt.shape
   kinds = jax.tree.leaves(rows, is_leaf=lambda x: isinstance(x, Episodes))
   for kind in kinds:
@@ -58,6 +69,8 @@ def count(method: Method, state: TrainState) -> Counts:
     rows=sum(kind.problem.shape[0] for kind in kinds),
     units=jax.tree.leaves(batch)[0].shape[0],
     columns=sum(max(kind.tokens.shape[1] - slots, 0) for kind in kinds),
+    kinds=tuple(rows) if isinstance(rows, dict) else ("",),
+    metrics=tuple(names),
   )
 
 
@@ -115,8 +128,8 @@ def fit(
     raise ConfigError(
       f"{name}={problems} makes {counts.units} rows (pairs, or groups that "
       f"share a prompt), not divisible by minibatches * config.mesh.data * "
-      f"config.mesh.fsdp = {options['minibatches']} * {split}: set "
-      f"config.{field}.minibatches to a divisor of {counts.units // split or 1}"
+      f"config.mesh.fsdp = {options['minibatches']} * {split}: "
+      + _fix(field, problems, counts, options["minibatches"], split)
     )
   return {
     "waves": _most(field, "waves", options, problems // split),
@@ -124,6 +137,24 @@ def fit(
       field, "microbatches", options, counts.units // steps
     ),
   }
+
+
+def _fix(
+  field: str, problems: int, counts: Counts, minibatches: int, split: int
+) -> str:
+  """Which minibatches fit these problems, or which problems fit the rest."""
+  fitting = [
+    n for n in range(min(minibatches, counts.units), 0, -1)
+    if counts.units % (n * split) == 0
+  ]
+  if fitting:
+    return f"set config.{field}.minibatches to {fitting[0]}"
+  each = max(counts.units // problems, 1)
+  unit = math.lcm(split, minibatches * split // math.gcd(
+    minibatches * split, each
+  ))
+  more = -(-problems // unit) * unit
+  return f"set config.{field}.method.problems to {more}"
 
 
 def _most(field: str, name: str, options: dict[str, Any], size: int) -> int:

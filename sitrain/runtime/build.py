@@ -4,26 +4,36 @@ Config objects end here: below there are keyword arguments only.
 """
 
 import functools
-import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+from etils import epath
 from jax.sharding import Mesh
 
-from sitrain.evaluate.run import evaluate
-from sitrain.methods.verbs import check_turns, frozen_of
+from sitrain.methods.verbs import frozen_of
 from sitrain.models import decoder, lora
 from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, weights
-from sitrain.runtime import batches, checkpoint, optimizer, stopping, written
-from sitrain.runtime.fields import check_word
-from sitrain.runtime.host import HostOnly, check_host, on_host
+from sitrain.rollout.play import columns_of
+from sitrain.runtime import batches, sources, stopping, written
+from sitrain.runtime import workdir as workdirs
+from sitrain.runtime.checks import (
+  check_config,
+  check_evaluation,
+  check_fused,
+  check_metrics,
+  check_model,
+  check_stage,
+  count_rows,
+  optimizer_from,
+  until_from,
+)
+from sitrain.runtime.fields import ROLE, STAGE, check_word
+from sitrain.runtime.host import on_host
 from sitrain.runtime.options import (
   ConfigError,
-  accepted,
   call,
   check_type,
   closest,
@@ -35,14 +45,13 @@ from sitrain.runtime.start import (
   Role,
   Run,
   drawn,
-  elsewhere,
-  new_state,
   order_key,
 )
 from sitrain.runtime.task import check_context, task_from, task_of_stage
-from sitrain.types import Episodes, Method, Stage, Task
+from sitrain.types import Method, Stage, Task
 
-__all__ = ["task_from"]  # one place to ask for the parts of a run
+# One place to ask for the parts of a run.
+__all__ = ["STAGE", "check_evaluation", "count_rows", "task_from"]
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 PARTS = ("waves", "minibatches", "epochs", "microbatches", "buckets")
@@ -59,22 +68,26 @@ def plain(config: Any) -> Any:
   return config
 
 
+def config_of_run(workdir: str) -> dict:
+  """The config of a run, with the revisions of the hub that it was begun with.
+
+  Raises ConfigError where there is none.
+  """
+  if not workdir or not (epath.Path(workdir) / "config.json").exists():
+    raise ConfigError(
+      f"--workdir={workdir} has no config.json: give the workdir of a run"
+    )
+  config = plain(workdirs.read_config(workdir))
+  return sources.pinned(config, sources.known_of(workdir))
+
+
 def model_from(config: dict, task: Task) -> Decoder:
   """The decoder that config.model describes, at the task's vocabulary."""
+  check_model(config["model"])
   options = dict(config["model"])
   path = options.pop("path", "")
   options.pop("lora", ())  # It is the origin's.
-  fields = EXECUTION if path else Decoder.__dataclass_fields__
-  known = [n for n in fields if n not in _LINEN]
-  for name in options:
-    if name not in known:
-      raise ConfigError(
-        f"config.model.{name} is not an option: {closest(name, known)}"
-      )
-  dtype = options.get("dtype", "float32")
-  if dtype not in DTYPES:
-    raise ConfigError(f"config.model.dtype={dtype!r}: {closest(dtype, DTYPES)}")
-  options["dtype"] = DTYPES[dtype]
+  options["dtype"] = DTYPES[options.get("dtype", "float32")]
   if path:
     model = weights.from_folder(weights.locate(path), **options)
     _check_vocabulary(path, model, task)
@@ -82,7 +95,12 @@ def model_from(config: dict, task: Task) -> Decoder:
   for name in ("rope_scaling", "local_rope_scaling"):
     if name in options:
       options[name] = RopeScaling(**options[name])
-  options.setdefault("vocabulary", task.tokenizer.size)
+  size = task.tokenizer.size
+  if options.setdefault("vocabulary", size) < size:
+    raise ConfigError(
+      f"config.model.vocabulary={options['vocabulary']}: the tokenizer has "
+      f"{size} tokens: set it to {size} or more, or leave it out"
+    )
   return Decoder(**options)
 
 
@@ -122,30 +140,9 @@ def origin_from(config: dict, model: Decoder) -> Origin:
   )
 
 
-_LINEN = ("parent", "name", "vocabulary")
 EXECUTION = families.EXECUTION  # what a checkpoint leaves open
 
 
-def check_evaluation(config: dict, task: Task) -> None:
-  """config.evaluate, checked before a stage is trained for it."""
-  options = config["evaluate"]
-  known = accepted(evaluate).keys() - {"on_progress"}
-  known |= {"turns", "resamples", "seed", "task"}
-  for name in options:
-    if name not in known:
-      raise ConfigError(
-        f"config.evaluate.{name} is not an option: {closest(name, known)}"
-      )
-  try:
-    check_turns(task, options["turns"], least=2)
-  except ValueError as error:
-    raise ConfigError(f"config.evaluate: {error}") from error
-  for name, least in (("problems", 1), ("resamples", 2)):
-    if options.get(name, least) < least:
-      raise ConfigError(f"config.evaluate.{name} must be >= {least}")
-
-
-ROLE = {"start": "policy", "head": "", "path": ""}
 HEADS = ("", "scalar")
 
 
@@ -206,55 +203,63 @@ def stages_from(
   config: dict, task: Task, run: Run, workdir: str = ""
 ) -> list[Stage]:
   """All stages, checked before the first of them runs."""
+  check_config(config)
   stages: list[Stage] = []
-  if not config["stages"]:
-    raise ConfigError("config.stages is empty: name at least one stage")
   for name in config["stages"]:
-    if name not in config["stage"]:
-      raise ConfigError(
-        f"config.stages names {name!r}: {closest(name, config['stage'])}"
-      )
-    check_word("config.stages", name)
-    if name in [stage.name for stage in stages]:
-      raise ConfigError(f"config.stages names {name!r} twice: leave one out")
     stages.append(_stage(config, name, task, run, workdir, stages))
   return stages
 
 
-STAGE = {
-  "method": {}, "optimizer": {}, "steps": 0, "steps_per_call": 1,
-  "until": {"name": "never"}, "start": "init", "held": {},
-  "trained": ("policy",), "restart": True, "fused": True, "delay": 0,
-  "rounds": 1, "best": "", "waves": 1, "minibatches": 1, "epochs": 1,
-  "microbatches": 1, "buckets": 1, "task": {}, "table": {}, "writes": False,
-}
+class Prepared(NamedTuple):
+  """All that a run is made of, before anything is claimed or written."""
+
+  task: Task
+  asked: Task  # of the evaluation
+  run: Run  # without a workdir and what shows it
+  stages: list[Stage]
+  found: dict[str, Any]  # what sources.record says
+
+
+def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
+  """Everything that a config asks for, checked; raises ConfigError.
+
+  Models of the hub are those that the workdir was begun with. Nothing is
+  written but a tokenizer where one is to be trained.
+  """
+  check_config(config)
+  pins = sources.pinned(config, sources.known_of(workdir))
+  for field, path in sources.models_of(pins).items():
+    try:
+      weights.locate(path)
+    except ValueError as error:
+      raise ConfigError(f"config.{field}: {error}") from error
+  task = on_host(task_from(pins, workdir))
+  asked = on_host(task_from(pins, workdir, part="evaluate"))
+  check_evaluation(config, asked)
+  model = model_from(pins, task)
+  run = run_from(pins, task, model, mesh)
+  stages = stages_from(pins, task, run, workdir)
+  turns = config["evaluate"]["turns"]
+  check_context(pins, "evaluate.turns", asked, columns_of(asked, turns)[1])
+  found = {}
+  if jax.process_index() == 0:
+    found = sources.record(config, pins, task, asked, stages)
+    sources.remark(found)
+  return Prepared(task, asked, run, stages, found)
 
 
 def _stage(config, name, task, run, workdir, before) -> Stage:
   field, given = f"stage.{name}", config["stage"][name]
-  options = STAGE | _checked(field, given)
-  _check_sources(field, options, before)
-  _check_steps(field, options)
+  saved = [stage.name for stage in before if not stage.writes]
+  options = check_stage(field, given, saved)
   task, frozen, lazy = _rows_of_stage(
     config, field, options, task, run, workdir, before
   )
-  updates = options["steps"] * options["minibatches"] * options["epochs"]
-  optim = optax.set_to_zero() if options["writes"] else call(
-    optimizer.make, f"{field}.optimizer",
-    {"steps": updates} | options["optimizer"],
-  )
+  optim = optimizer_from(field, options)
   method = dict(options["method"])
-  maker_name = method.pop("name", "")
-  check_type(f"{field}.method.name", maker_name, str)
-  maker = find("methods", maker_name, f"{field}.method.name")
+  maker = find("methods", method.pop("name"), f"{field}.method.name")
   models = {"policy": run.model} | {n: r.model for n, r in run.roles.items()}
-  check_host(field, options)
-  until = dict(options["until"])
-  span = max(until.get("span", 1), stopping.BEST_SPAN // 2)
-  try:
-    stop = stopping.make(until.pop("name", ""), **until)
-  except (TypeError, ValueError) as error:
-    raise ConfigError(f"config.{field}.until: {error}") from error
+  span = max(options["until"].get("span", 1), stopping.BEST_SPAN // 2)
   made = call(maker, f"{field}.method", method, models, task, optim)
   if not isinstance(made, Method):
     raise ConfigError(
@@ -266,7 +271,7 @@ def _stage(config, name, task, run, workdir, before) -> Stage:
     method=made, optimizer=optim, steps=options["steps"],
     steps_per_call=options["steps_per_call"],
     parts={part: options[part] for part in PARTS}, fused=options["fused"],
-    until=stop, window=2 * span, start=options["start"],
+    until=until_from(field, options), window=2 * span, start=options["start"],
     held=dict(options["held"]), restart=options["restart"],
     best=options["best"], trained=tuple(options["trained"]), frozen=frozen,
     delay=options["delay"], rounds=options["rounds"],
@@ -275,22 +280,10 @@ def _stage(config, name, task, run, workdir, before) -> Stage:
   counts = count_rows(field, run, stage)
   check_context(config, f"{field}.method.turns", task, counts.columns)
   if options["fused"] and task.on_host and not options["writes"]:
-    _check_fused(field, run, stage)
+    check_fused(field, run, stage)
+  check_metrics(field, options, stage, counts)
   parts = stage.parts | batches.fit(field, options, counts, run.mesh)
   return stage._replace(parts=parts, frozen=lazy or frozen)
-
-
-def _checked(field: str, given: dict) -> dict:
-  """The settings of a stage, each of a known name and the right type."""
-  for key in given:
-    if key == "anchor":
-      raise ConfigError(
-        f"config.{field}.anchor is config.{field}.held.reference now"
-      )
-    if key not in STAGE:
-      raise ConfigError(f"config.{field}.{key}: {closest(key, STAGE)}")
-    check_type(f"{field}.{key}", given[key], type(STAGE[key]))
-  return given
 
 
 def _rows_of_stage(config, field, options, task, run, workdir, before):
@@ -315,86 +308,18 @@ def _rows_of_stage(config, field, options, task, run, workdir, before):
       f"config.{field}.table.stage={asked.stage!r}: name a stage before it "
       f"that writes rows: {closest(asked.stage, writers)}"
     )
-  shape = written.shape_of(writers[asked.stage])
+  writer = writers[asked.stage]
+  kinds = count_rows(f"stage.{writer.name}", run, writer).kinds
+  if asked.kind not in kinds:
+    named = kinds != ("",)
+    raise ConfigError(
+      f"config.{field}.table.kind={asked.kind!r}: "
+      + (closest(asked.kind, kinds) if named
+         else f"the rows of {asked.stage} have no kinds, leave it out")
+    )
+  shape = written.shape_of(writer)
   task = task._replace(table=shape)
   lazy = functools.cache(lambda: frozen_of(
     task._replace(table=written.read_table(workdir, asked)), order
   ))
   return task, frozen_of(task, order), lazy
-
-
-def count_rows(field: str, run: Run, stage: Stage) -> batches.Counts:
-  """What an iteration of a stage makes; ConfigError where a verb fails."""
-  try:
-    key = jax.random.key(0)
-    state = jax.eval_shape(lambda key: new_state(run, stage, key), key)
-    return batches.count(stage.method, state)
-  except ValueError as error:
-    raise ConfigError(f"config.{field}: {error}") from error
-
-
-def _check_fused(field: str, run: Run, stage: Stage) -> None:
-  """Raises ConfigError where the judge of a fused stage is on the host."""
-  state = jax.eval_shape(
-    lambda key: new_state(run, stage, key), jax.random.key(0)
-  )
-  row = jnp.zeros((1, 8), jnp.int32)
-  rows = Episodes(row, row, row * 0.0, row, row[0, :1], row[0, :1])
-  one = jax.tree.map(lambda x: x[:1], stage.task.table)
-  try:
-    jax.eval_shape(stage.method.judge, jax.random.key(0), state, one, rows)
-  except HostOnly as error:
-    raise ConfigError(f"config.{field}.fused=True: {error}") from error
-
-
-def _check_sources(field: str, options: dict, before: list[Stage]) -> None:
-  """Where trained and held parameters come from, and who they are."""
-  _check_source(f"{field}.start", options["start"], before)
-  for name, source in options["held"].items():
-    _check_source(f"{field}.held.{name}", source, before)
-    if name in options["trained"]:
-      raise ConfigError(
-        f"config.{field}: the role {name!r} is in trained and in held: leave "
-        "one of them out"
-      )
-  if not options["trained"]:
-    raise ConfigError(f"config.{field}.trained is empty: name a role")
-
-
-def _check_source(field: str, source: str, before: list[Stage]) -> None:
-  """"init", or "<stage>/best" or "/last" of a stage that ran before.
-
-  Or of another run: "<workdir>/<stage>/best" or "/last".
-  """
-  if not isinstance(source, str) or not source:
-    raise ConfigError(
-      f"config.{field}={source!r}: say where it comes from: 'init', "
-      "'<stage>/last' or '<stage>/best'"
-    )
-  if elsewhere(source):
-    folder, which = source.rsplit("/", 1)
-    if which not in ("best", "last") or not checkpoint.steps(folder):
-      raise ConfigError(
-        f"config.{field}={source!r}: there is no checkpoint: give a run's"
-        " WORKDIR/STAGE/last or WORKDIR/STAGE/best"
-      )
-    return
-  saved = [stage.name for stage in before if not stage.writes]
-  known = ["init"] + [f"{s}/{w}" for s in saved for w in ("best", "last")]
-  if source not in known:
-    raise ConfigError(f"config.{field}={source!r}: {closest(source, known)}")
-
-
-def _check_steps(field: str, options: dict) -> None:
-  steps, per_call = options["steps"], options["steps_per_call"]
-  if options["buckets"] < 1:
-    raise ConfigError(f"config.{field}.buckets must be >= 1: 1 trims nothing")
-  if options["epochs"] < 1:
-    raise ConfigError(f"config.{field}.epochs must be >= 1: 0 trains nothing")
-  if steps < 1 or per_call < 1:
-    raise ConfigError(f"config.{field}.steps and steps_per_call must be >= 1")
-  if steps % per_call:
-    raise ConfigError(
-      f"config.{field}.steps={steps} does not divide by "
-      f"steps_per_call={per_call}: use {math.ceil(steps / per_call) * per_call}"
-    )

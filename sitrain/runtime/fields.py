@@ -1,6 +1,14 @@
-"""The names that a config has at its top, in its run and in its mesh."""
+"""The fields of a config: their names, their types, and what they may be.
 
+Options of methods, tasks and optimizers are declared by the functions that take
+them; what holds for all of them (a rate is no negative number) stands here.
+"""
+
+import math
+import os
 import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from sitrain.runtime.options import ConfigError, check_type, closest
 
@@ -14,24 +22,181 @@ RUN = {
   "compile_cache": bool, "profile_steps": tuple, "wandb": str,
 }
 MESH = {"data": int, "fsdp": int, "tensor": int}
+STAGE = {
+  "method": {}, "optimizer": {}, "steps": 0, "steps_per_call": 1,
+  "until": {"name": "never"}, "start": "init", "held": {},
+  "trained": ("policy",), "restart": True, "fused": True, "delay": 0,
+  "rounds": 1, "best": "", "waves": 1, "minibatches": 1, "epochs": 1,
+  "microbatches": 1, "buckets": 1, "task": {}, "table": {}, "writes": False,
+}
+ROLE = {"start": "policy", "head": "", "path": ""}
 
 
-def check_names(config: dict) -> None:
-  """Raises ConfigError for a name that nothing reads, and for a wrong type.
+class Range(NamedTuple):
+  """What a number may be: from `least` to `most`."""
+
+  least: float
+  most: float = math.inf
+  above: bool = False  # `least` itself is left out
+  below: bool = False  # so is `most`
+
+
+# Field -> its range; of a tuple, that of each of its numbers. `*` is any word.
+RANGES = {
+  "seed": Range(0, 2**32 - 1),
+  "model.(layers|width|heads|kv_heads|head_size|mlp_size|vocabulary|window)":
+    Range(1),
+  "model.(rope_base|local_rope_base|norm_eps)": Range(0, above=True),
+  "model.(attention_cap|logit_cap|attention_scalar)": Range(0),
+  "model.lora.rank": Range(0),
+  "model.lora.alpha": Range(0, above=True),
+  "mesh.*": Range(-1),
+  "tokenizer.size": Range(0),
+  "stage.*.(steps|steps_per_call|epochs|minibatches|rounds)": Range(1),
+  "stage.*.(waves|microbatches|buckets)": Range(1),
+  "stage.*.delay": Range(0, 1),
+  "stage.*.method.(problems|turns)": Range(1),
+  "stage.*.method.(samples|offline|slots|prompt_columns)": Range(0),
+  "stage.*.method.temperature": Range(0, above=True),
+  "stage.*.method.(beta|beta1|beta2)": Range(0),
+  "stage.*.method.(clip|max_ratio)": Range(0, above=True),
+  # Above a hundred nothing is left of a model, whatever the optimizer.
+  "stage.*.optimizer.learning_rate": Range(0, 100),
+  "stage.*.optimizer.(warmup|end_factor|weight_decay)": Range(0),
+  "stage.*.optimizer.(steps|accumulate)": Range(1),
+  "stage.*.optimizer.(b1|b2)": Range(0, 1, below=True),
+  "stage.*.optimizer.(clip|eps)": Range(0, above=True),
+  "stage.*.table.per_problem": Range(0),
+  "stage.*.until.span": Range(1),
+  "evaluate.(problems|batch|draws|turns)": Range(1),
+  "evaluate.resamples": Range(2),
+  "evaluate.temperature": Range(0),
+  "evaluate.seed": Range(0, 2**32 - 1),
+  "(task|evaluate.task|stage.*.task).(seed|limit|prompt_length)": Range(0),
+  "(task|evaluate.task|stage.*.task).(workers|count|memory)": Range(1),
+  "(task|evaluate.task|stage.*.task).seconds": Range(0, above=True),
+  "run.(save_every|keep)": Range(1),
+  "run.max_sampler_gap": Range(0, above=True),
+  "run.profile_steps": Range(0),
+}
+
+
+# Fields that name a file or a folder, or something of the hub.
+PATHS = (
+  "model.path", "roles.*.path", "tokenizer.(path|template)",
+  "(task|evaluate.task|stage.*.task).source",
+)
+# Those that may name a checkpoint of another run: WORKDIR/STAGE/last.
+CHECKPOINTS = ("stage.*.start", "stage.*.held.*")
+
+
+def placed(config: dict, field: str = "") -> dict:
+  """The config with its files and folders as they are called from everywhere.
+
+  `~` is the home of this user. What is not there stays as it is: it may be of
+  the hub.
+  """
+  found = {}
+  for name, value in config.items():
+    inner = f"{field}.{name}" if field else str(name)
+    if isinstance(value, dict):
+      value = placed(value, inner)
+    elif isinstance(value, str):
+      value = _placed(inner, value)
+    found[name] = value
+  return found
+
+
+def _placed(field: str, value: str) -> str:
+  if value.startswith("file:"):
+    path, colon, function = value.removeprefix("file:").partition(":")
+    return f"file:{_absolute(path)}{colon}{function}"
+  if any(matches(field, pattern) for pattern in PATHS):
+    return _absolute(value)
+  # "<stage>/last" is of this run, wherever it is started.
+  if any(matches(field, p) for p in CHECKPOINTS) and value.count("/") > 1:
+    folder, which = value.rsplit("/", 1)
+    return f"{_absolute(folder)}/{which}"
+  return value
+
+
+def _absolute(value: str) -> str:
+  if not value or "://" in value:
+    return value
+  path = os.path.expanduser(value)
+  there = path != value or os.path.exists(path)
+  return os.path.abspath(path) if there else value
+
+
+def check(config: dict) -> None:
+  """Raises ConfigError for a name that nothing reads, a type, or a range.
 
   What is misspelt would be passed over in silence.
   """
+  check_names(config)
+  check_ranges(config)
+  if 0 in config["mesh"].values():
+    raise ConfigError(
+      "config.mesh: an axis of 0 devices: give 1 or more, or -1 for all that "
+      "are left"
+    )
+
+
+def check_names(config: dict) -> None:
+  """Raises ConfigError for names and types of the top, the run and the mesh."""
   _check("config", config, TOP)
-  _check("config.run", config["run"], RUN)
-  _check("config.mesh", config["mesh"], MESH)
-  if config["run"]["save_every"] < 1:
-    raise ConfigError("config.run.save_every must be >= 1: 1 saves each call")
+  there = *config, "roles", "tokenizer"  # These two may be left out.
+  missing = [name for name in TOP if name not in there]
+  missing += [
+    f"run.{name}" for name in RUN if name not in config.get("run", RUN)
+  ]
+  if missing:
+    raise ConfigError(
+      f"config.{missing[0]} is missing: begin with configs/common.base_config()"
+    )
+  for group, known in (("run", RUN), ("mesh", MESH)):
+    _check(f"config.{group}", config[group], known)
+  if len(config["run"].get("profile_steps", (0, 0))) != 2:
+    raise ConfigError(
+      f"config.run.profile_steps={config['run']['profile_steps']}: give the "
+      "first step to trace and the step after the last, as (10, 12)"
+    )
+  for group in ("stage", "roles"):
+    for name, given in config.get(group, {}).items():
+      check_type(f"{group}.{name}", given, dict)
+
+
+def check_ranges(config: dict) -> None:
+  """Raises ConfigError for a number outside of its range in RANGES."""
+  for field, value in _numbers(config):
+    for pattern, allowed in RANGES.items():
+      if matches(field, pattern):
+        _check_range(field, value, allowed)
 
 
 def check_word(field: str, name: str) -> None:
   """Raises ConfigError for a name that could not be that of a folder."""
   if not re.fullmatch(r"\w+", name):
     raise ConfigError(f"{field}: {name!r} is not a plain word")
+
+
+def check_stage(field: str, given: dict) -> dict:
+  """The settings of a stage, each of a known name and the right type."""
+  for key in given:
+    if key == "anchor":
+      raise ConfigError(
+        f"config.{field}.anchor is config.{field}.held.reference now"
+      )
+    if key not in STAGE:
+      raise ConfigError(f"config.{field}.{key}: {closest(key, STAGE)}")
+    check_type(f"{field}.{key}", given[key], type(STAGE[key]))
+  return given
+
+
+def matches(field: str, pattern: str) -> bool:
+  """Whether a dotted name is one of a pattern, or stands below it."""
+  words = re.escape(".").join(pattern.replace("*", r"\w+").split("."))
+  return re.fullmatch(words, field) is not None
 
 
 def _check(field: str, given: dict, known: dict[str, type]) -> None:
@@ -42,3 +207,36 @@ def _check(field: str, given: dict, known: dict[str, type]) -> None:
       )
     inner = f"{field}.{name}".removeprefix("config.")
     check_type(inner, value, known[name])
+
+
+def _numbers(tree: dict, field: str = "") -> Iterator[tuple[str, Any]]:
+  """(dotted name, value) of all that is a number or holds some."""
+  for name, value in tree.items():
+    inner = f"{field}.{name}" if field else str(name)
+    if isinstance(value, dict):
+      yield from _numbers(value, inner)
+    elif isinstance(value, (int, float, tuple, list)):
+      yield inner, value
+
+
+def _check_range(field: str, value: Any, allowed: Range) -> None:
+  each = value if isinstance(value, (tuple, list)) else (value,)
+  for one in each:
+    if isinstance(one, bool) or not isinstance(one, (int, float)):
+      continue  # Its type is what is wrong.
+    low = one > allowed.least if allowed.above else one >= allowed.least
+    high = one < allowed.most if allowed.below else one <= allowed.most
+    if not (low and high):
+      raise ConfigError(f"config.{field}={value}: {_said(allowed)}")
+
+
+def _said(allowed: Range) -> str:
+  """The range in words."""
+  least, most = f"{allowed.least:g}", f"{allowed.most:.12g}"
+  if math.isinf(allowed.most) and allowed.above:
+    return f"set a number above {least}"
+  if math.isinf(allowed.most):
+    return f"set {least} or more"
+  if allowed.below:
+    return f"set a number from {least} to below {most}"
+  return f"set a number from {least} to {most}"

@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
+_OWN = "sitrain_file_"  # how modules made of a user's files are called
+
 
 class ConfigError(ValueError):
   """Something that the user can mend in the config; one line."""
@@ -23,7 +25,7 @@ def closest(name: str, known: Iterable[str]) -> str:
   known = sorted(known)
   near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
   hint = f"did you mean {near[0]!r}? " if near else ""
-  return f"{hint}(known: {', '.join(known)})"
+  return f"{hint}(known: {', '.join(known) or 'none'})"
 
 
 def find(package: str, name: str, field: str) -> Callable:
@@ -51,13 +53,25 @@ def find(package: str, name: str, field: str) -> Callable:
   return getattr(found, function or "make")
 
 
+def makers(package: str) -> dict[str, Callable]:
+  """All that `find` finds in a package, by name."""
+  folder = importlib.import_module(f"sitrain.{package}").__path__
+  found = {}
+  for module in sorted(m.name for m in pkgutil.iter_modules(folder)):
+    known = importlib.import_module(f"sitrain.{package}.{module}")
+    for name, value in vars(known).items():
+      if _makes(known, name):
+        found[module if name == "make" else f"{module}.{name}"] = value
+  return found
+
+
 def _from_file(name: str, field: str) -> Callable:
   """The function of file:PATH.py:FUNCTION; of one path always the same."""
   path, _, function = name.removeprefix("file:").partition(":")
   file = pathlib.Path(path).expanduser().resolve()
   if not file.is_file():
     raise ConfigError(f"config.{field}={name!r}: there is no file {file}")
-  module_name = "sitrain_file_" + re.sub(r"\W", "_", str(file))
+  module_name = _OWN + re.sub(r"\W", "_", str(file))
   module = sys.modules.get(module_name)
   if module is None:
     spec = importlib.util.spec_from_file_location(module_name, file)
@@ -84,6 +98,18 @@ def _from_file(name: str, field: str) -> Callable:
       f"{function or 'make'}: {closest(function or 'make', makers)}"
     )
   return getattr(module, function or "make")
+
+
+def own_place(error: BaseException) -> str:
+  """The line of a user's own file that raised an error, or ""."""
+  known = {
+    getattr(module, "__file__", ""): pathlib.Path(module.__file__).name
+    for name, module in list(sys.modules.items()) if name.startswith(_OWN)
+  }
+  for frame in reversed(traceback.extract_tb(error.__traceback__)):
+    if frame.filename in known:
+      return f"{known[frame.filename]}, line {frame.lineno},"
+  return ""
 
 
 def _makes(module, name: str) -> bool:
@@ -114,8 +140,33 @@ def accepted(function: Callable) -> dict[str, inspect.Parameter]:
 
 def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
   """function(*args, **options); raises ConfigError that names the field."""
-  known = accepted(function)
-  options = dict(options)
+  options = checked(function, field, options)
+  try:
+    return function(*args, **options)
+  except ValueError as error:
+    raise ConfigError(f"config.{field}: {error}") from error
+  except Exception as error:
+    if not function.__module__.startswith(_OWN):
+      raise
+    raise ConfigError(
+      f"config.{field}: {function.__name__} of the file raises "
+      f"{type(error).__name__}: {error}"
+    ) from error
+
+
+def checked(function: Callable, field: str, options: dict) -> dict:
+  """The options, each one that the function has and of its type.
+
+  Raises ConfigError that names the field, also where one is missing.
+  """
+  return check_options(field, options, accepted(function))
+
+
+def check_options(
+  field: str, given: dict, known: dict[str, inspect.Parameter]
+) -> dict:
+  """`checked`, for options that are known by their parameters."""
+  options = dict(given)
   for name, value in options.items():
     if name not in known:
       raise ConfigError(
@@ -128,17 +179,7 @@ def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
   ]
   if missing:
     raise ConfigError(f"config.{field}.{missing[0]} is missing: set it")
-  try:
-    return function(*args, **options)
-  except ValueError as error:
-    raise ConfigError(f"config.{field}: {error}") from error
-  except Exception as error:
-    if not function.__module__.startswith("sitrain_file_"):
-      raise
-    raise ConfigError(
-      f"config.{field}: {function.__name__} of the file raises "
-      f"{type(error).__name__}: {error}"
-    ) from error
+  return options
 
 
 def _number(value: Any, wanted: Any) -> Any:
@@ -163,8 +204,10 @@ def check_type(field: str, value: Any, wanted: Any) -> None:
   is_flag = isinstance(value, bool) and wanted is not bool
   if kinds and (not isinstance(value, kinds) or is_flag):
     name = getattr(wanted, "__name__", str(wanted))
+    article = "an" if name[0] in "aeiou" else "a"
     raise ConfigError(
-      f"config.{field}={value!r} is a {type(value).__name__}: give a {name}"
+      f"config.{field}={value!r} is a {type(value).__name__}: give {article}"
+      f" {name}"
     )
   if str(wanted) == "tuple[int, ...]":
     for one in value:

@@ -1,19 +1,29 @@
 """The flag --config, and --config.FIELD=VALUE behind it."""
 
+import logging
 import os
 import re
+import traceback
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
+from sitrain.runtime import follow
 from sitrain.runtime.options import ConfigError, closest
 
 # Here every name is an option of a function, or refused by who reads it: a flag
 # may give one that the config file does not name.
 _OPEN = re.compile(
   r"config\.(task|model|evaluate(\.task)?|roles\.\w+|"
-  r"stage\.\w+(\.(method|optimizer|held|task|table))?)"
+  r"stage\.\w+(\.(method|optimizer|held|task|table|until))?)"
+)
+# What parsers say, and what that means.
+_ILLEGAL = (
+  ("invalid literal for int()", "give an int, a whole number"),
+  ("could not convert string to float", "give a number"),
+  ("Non-boolean argument", "give True or False"),
+  ("as a ConfigDict", "it has fields of its own: set those, one flag for each"),
 )
 
 
@@ -29,20 +39,35 @@ def parse(
 ) -> list[str]:
   """Reads a command line; what is no flag is left.
 
-  Raises ConfigError for a --config without its file, and for the first
-  --config.a.b=1 that nothing will read.
+  What follows from the given fields is set too (follow.py). Raises ConfigError
+  for a --config that is no file of a config, for the first --config.a.b=1 that
+  nothing will read, and for values of another type.
   """
   spec = _spec(words)
-  file = spec.partition(":")[0]
-  if spec and not os.path.isfile(file):
-    raise ConfigError(f"--config={spec}: there is no file {file}")
+  given = _given(words)
+  if "config" not in known:
+    spec, given = "", []
+  if given and not spec:
+    raise ConfigError(
+      f"--{given[0]}: --config is missing: say which file of configs/"
+    )
+  if spec:
+    kept = follow.keep(spec, given)
+    words = _replaced(words, spec, kept)
+    default = _read(kept, known)
   try:
     left = known(words)
+  except flags.IllegalFlagValueError as error:
+    raise ConfigError(_illegal(str(error))) from error
   except (AttributeError, KeyError):
     # ml_collections names the last part of a field that is not there.
-    _check(words, spec, known)
+    for name in given:
+      _check_field(default, name)
     raise
-  _check(words, spec, known)
+  for name in given:
+    _check_field(default, name)
+  if spec:
+    follow.settle(known["config"].value, default, given)
   return left
 
 
@@ -55,13 +80,68 @@ def _spec(words: list[str]) -> str:
   return ""
 
 
-def _check(words: list[str], spec: str, known: flags.FlagValues) -> None:
+def _replaced(words: list[str], old: str, new: str) -> list[str]:
+  """The words with another value of --config."""
+  return [
+    new if word == old and before in ("--config", "-config")
+    else re.sub(r"^(--?config=).*", lambda found: found[1] + new, word)
+    for before, word in zip(["", *words], words)
+  ]
+
+
+def _given(words: list[str]) -> list[str]:
+  """The fields that are set, as config.a.b."""
   names = [word.partition("=")[0].lstrip("-") for word in words]
-  names = [name for name in names if name.startswith("config.")]
-  if names and spec and "config" in known:
+  return [name for name in names if name.startswith("config.")]
+
+
+def _read(spec: str, known: flags.FlagValues) -> Any:
+  """The config of FILE:ARGUMENT as it is; ConfigError in a line."""
+  file = spec.partition(":")[0]
+  if os.path.isdir(file):
+    raise ConfigError(
+      f"--config={file} is a folder: name a file in it, as"
+      " configs/quickstart.py"
+    )
+  if not os.path.isfile(file):
+    raise ConfigError(f"--config={spec}: there is no file {file}")
+  log = logging.getLogger("absl")
+  level = log.level
+  log.setLevel(logging.ERROR)  # It warns of what is refused below.
+  try:
     config = known["config"].parser.parse(spec)
-    for name in names:
-      _check_field(config, name)
+  except Exception as error:
+    raise ConfigError(f"--config={spec}: {_why(error, file)}") from error
+  finally:
+    log.setLevel(level)
+  if not hasattr(config, "to_dict"):
+    raise ConfigError(
+      f"--config={spec}: its get_config returns a {type(config).__name__}:"
+      " return an ml_collections.ConfigDict"
+    )
+  return config
+
+
+def _why(error: Exception, file: str) -> str:
+  """What is wrong with a file of a config, and in which line."""
+  if "has no attribute 'get_config'" in str(error):
+    return "it has no function get_config(argument): add it"
+  if isinstance(error, ValueError):
+    return str(error)
+  lines = [
+    frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+    if os.path.basename(frame.filename) == os.path.basename(file)
+  ]
+  line = getattr(error, "lineno", None) or (lines[-1] if lines else "")
+  where = f"line {line} raises " if line else ""
+  return f"{where}{type(error).__name__}: {error}"
+
+
+def _illegal(text: str) -> str:
+  """What a parser of a flag says, in a user's words."""
+  flag, _, why = text.removeprefix("flag ").partition(": ")
+  fix = next((fix for said, fix in _ILLEGAL if said in why), why)
+  return f"{flag}: {fix}"
 
 
 def _check_field(config: Any, name: str) -> None:

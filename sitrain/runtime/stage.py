@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import math
 import statistics
 import time
@@ -57,6 +58,8 @@ from sitrain.train import (
   make_train_step,
 )
 from sitrain.types import Mean, Method, Progress, Stage, TrainState
+
+_LOG = logging.getLogger("sitrain")
 
 
 def by_group(stage: Stage, mesh: Any) -> Method:
@@ -175,6 +178,7 @@ def run_stage(
     abstract = layout(run, stage)
     with activity.during(f"preparing {stage.name}"):
       state, progress = begin(run, stage, manager, abstract, first)
+    progress = reopened(stage, progress)
     if not progress.done:
       path = epath.Path(run.workdir) / "metrics.jsonl"
       metrics.truncate(path, stage.name, progress.step)
@@ -189,6 +193,8 @@ def run_stage(
           state, progress = _train(run, stage, loop, manager, state, progress)
         finally:
           checkpoint.wait(manager)
+      if remark := stopping.remark(progress.window):
+        _LOG.warning("stage %s: %s", stage.name, remark)
     trained = "policy" in stage.trained
     return params_of(state, "policy") if trained else (), progress
   finally:
@@ -226,6 +232,15 @@ def begin(
     f"mend what config.stage.{stage.name}.start or config.model.path names",
   )
   return state, Progress(stage.name, 0, {}, -math.inf, 0, False, first)
+
+
+def reopened(stage: Stage, progress: Progress) -> Progress:
+  """A stage that was done is not where it has got more steps since.
+
+  What `until` has ended stays so: more steps would not have changed that.
+  """
+  more = progress.step < stage.steps and not stage.until(progress.window)
+  return progress._replace(done=progress.done and not more)
 
 
 def _train(run, stage, loop, manager, state, progress):

@@ -4,6 +4,7 @@ They look at saved numbers only, so a resumed run stops at the same step, and
 all processes stop together.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,6 +54,23 @@ def _mean(values: Sequence[float]) -> float:
   return sum(finite) / len(finite) if finite else math.nan
 
 
+def remark(window: Window) -> str:
+  """What a user should know of a stage that has ended, or "".
+
+  That nothing was learned: no step of the window had a gradient.
+  """
+  norms = window.get("learn/gradient_norm", [])
+  if not norms or any(norms):  # NaN is true.
+    return ""
+  nll = window.get("learn/nll", [])
+  said = f" and learn/nll is {nll[-1]:.3g}" if nll else ""
+  return (
+    f"the gradient was 0 in the last {len(norms)} steps{said}, so nothing was"
+    " learned: see whether any rewards differ (judge/), or lower the learning"
+    " rate where the parameters have grown too large"
+  )
+
+
 def extend(
   window: Window, records: Sequence[dict[str, float]], length: int
 ) -> Window:
@@ -72,6 +90,12 @@ def extend(
 
 
 _MAKERS = {"never": never, "plateau": plateau}
+
+
+def options(name: str) -> dict[str, inspect.Parameter]:
+  """The options of `make` beside the name."""
+  one_of("until", name, _MAKERS)
+  return dict(inspect.signature(_MAKERS[name]).parameters)
 
 
 def make(name: str, **options: Any) -> Until:

@@ -1,19 +1,24 @@
 """The folder of a run: whose it is, whether it has room, and its JSON files."""
 
+import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
+from sitrain.runtime import fields, identity, sources
 from sitrain.runtime.metrics import finite
+from sitrain.runtime.options import ConfigError
 from sitrain.runtime.storage import is_remote, write_object
 
 _CONFIG = "config.json"
-_NOT_SET = "(not set)"
 RUN_ONLY = ("run",)  # what shows and stores a run, and changes no number of it
 
 
@@ -44,52 +49,127 @@ def config_hash(
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def differences(
+  old: dict[str, Any],
+  new: dict[str, Any],
+  *,
+  ignore: tuple[str, ...] = RUN_ONLY,
+) -> list[identity.Change]:
+  """The fields that differ, in order.
+
+  What only one side has shows as `(not set)` on the other.
+  """
+  a, b = relevant(old, ignore), relevant(new, ignore)
+  none = identity.NOT_SET
+  pairs = [
+    identity.Change(field, a.get(field, none), b.get(field, none))
+    for field in sorted(a.keys() | b.keys())
+  ]
+  return [one for one in pairs if one.was != one.now]
+
+
 def first_difference(
   old: dict[str, Any],
   new: dict[str, Any],
   *,
   ignore: tuple[str, ...] = RUN_ONLY,
 ) -> tuple[str, str, str]:
-  """(field, old value, new value) of the first that differs, or ("", "", "").
-
-  What only one side has shows as `(not set)` on the other.
-  """
-  a, b = relevant(old, ignore), relevant(new, ignore)
-  for field in sorted(a.keys() | b.keys()):
-    pair = a.get(field, _NOT_SET), b.get(field, _NOT_SET)
-    if pair[0] != pair[1]:
-      return field, *pair
-  return "", "", ""
+  """(field, old value, new value) of the first that differs, or three ""."""
+  return next(
+    map(tuple, differences(old, new, ignore=ignore)), ("", "", "")
+  )
 
 
 def claim(
-  workdir: Any,
-  config: dict[str, Any],
-  *,
-  ignore: tuple[str, ...] = RUN_ONLY,
+  workdir: Any, config: dict[str, Any], found: dict[str, Any] | None = None
 ) -> str:
   """Makes the workdir this config's; returns the config's hash.
 
-  Fields under `ignore` change nothing that a run computes: they may differ.
-  Raises ValueError where the workdir is another config's, naming the first
-  field that differs.
+  `found` is what sources.record says of data and models. A run goes on with
+  changes of what has not begun, of what changes no sample, and with more steps
+  of the last stage that has begun (identity.py); they are told in a line each.
+  Raises ConfigError for other changes, naming the first, and for sources with
+  another content.
   """
-  path = epath.Path(workdir) / _CONFIG
+  folder, digest = epath.Path(workdir), config_hash(config)
+  path, first = folder / _CONFIG, jax.process_index() == 0
+  known = sources.known_of(folder)
+  told, begun, old = [], identity.Begun((), frozenset()), {}
   if path.exists():
-    begun = read_json(path)
-    if not isinstance(begun, dict):
-      raise ValueError(f"{path} is no config of a run: delete it")
-    _check_version(workdir, begun)
-    field, was, now = first_difference(begun, config, ignore=ignore)
-    if field:
-      fix = f", or --config.{field}={was.strip(chr(34))}"
-      raise ValueError(
-        f"{workdir} holds a run with config.{field}={was}, this one has {now}:"
-        f" give another --workdir{'' if was == _NOT_SET else fix}"
-      )
-  elif jax.process_index() == 0:
+    old = read_config(folder)
+    changes = differences(fields.placed(old), config)
+    begun = identity.begun_in(folder, old)
+    told = identity.check_changes(workdir, begun, changes)
+    told += sources.check(workdir, begun, known, found or {})
+    if first and (grown := identity.grown(changes, begun)):
+      _forget(folder / "summary.json", grown)
+  if first and differences(old, config, ignore=()):
     write_json(path, config)
-  return config_hash(config, ignore=ignore)
+  merged = (known if begun.stages else {}) | (found or {})
+  if first and merged and merged != known:
+    write_json(folder / sources.FILE, merged)
+  if begun.stages:
+    for line in told:
+      logging.getLogger("sitrain").warning("goes on with %s", line)
+  return digest
+
+
+def _forget(path: epath.Path, stages: Sequence[str]) -> None:
+  """Takes the rows of stages that go on out of the summary."""
+  if path.exists():
+    summary = read_json(path)
+    rows = [row for row in summary["stages"] if row["name"] not in stages]
+    write_json(path, summary | {"stages": rows})
+
+
+def read_config(workdir: Any) -> dict[str, Any]:
+  """The config of a run, as it was last started; ValueError without one."""
+  path = epath.Path(workdir) / _CONFIG
+  config = read_json(path)
+  if not isinstance(config, dict):
+    raise ValueError(f"{path} is no config of a run: delete it")
+  _check_version(workdir, config)
+  return config
+
+
+def absolute(path: str) -> str:
+  """A folder as it is called from everywhere; gs:// and "" stay as they are.
+
+  A shell expands no ~ behind an equals sign.
+  """
+  if not path or is_remote(path):
+    return path
+  return os.path.abspath(os.path.expanduser(path))
+
+
+def check_folder(workdir: str) -> None:
+  """Raises ConfigError where a folder of a disk cannot be written.
+
+  It tries, and leaves nothing behind.
+  """
+  if is_remote(workdir) or jax.process_index() != 0:
+    return
+  made, path = [], os.path.abspath(workdir)
+  while not os.path.exists(path):
+    made.append(path)
+    path = os.path.dirname(path)
+  probe = epath.Path(workdir) / ".writable"
+  try:
+    os.makedirs(workdir, exist_ok=True)
+    probe.write_text("sitrain")
+    probe.unlink()
+  except OSError as error:
+    if error.errno == errno.ENOSPC:
+      raise
+    why = os.strerror(error.errno) if error.errno else str(error)
+    raise ConfigError(
+      f"--workdir={workdir} cannot be written ({why}): give a folder on a disk"
+      " where this user may write, or one on gs://"
+    ) from error
+  finally:
+    for folder in made:
+      with contextlib.suppress(OSError):
+        os.rmdir(folder)
 
 
 def _check_version(workdir: Any, config: Any) -> None:

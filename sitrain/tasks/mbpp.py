@@ -93,6 +93,10 @@ def make(
   )
 
 
+# The splits are ranges of task_id: a file has them too.
+make.splits_files = True
+
+
 def rows(
   *, source: str = "google-research-datasets/mbpp:full", split: str = "train",
   limit: int = 0, ask: str = ASK,

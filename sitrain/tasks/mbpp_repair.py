@@ -63,6 +63,10 @@ def make(
   )
 
 
+# The splits are ranges of task_id: a file has them too.
+make.splits_files = True
+
+
 def rows(
   *, attempts: str, most: int = 4,
   source: str = "google-research-datasets/mbpp:full", split: str = "train",

@@ -26,6 +26,7 @@ _LOG = logging.getLogger("sitrain")
 
 END = "<|end|>"  # the end token of a tokenizer that `train_bpe` makes
 _BYTES = 256
+LEAST = _BYTES + 1  # tokens of one that is trained: all bytes and END
 # What lies beside a tokenizer and is not read with it.
 _WEIGHTS = (
   ".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx",

@@ -1,0 +1,326 @@
+"""What a config must fit before anything is loaded: sources, steps, metrics.
+
+`check_config` needs the config alone, neither data nor weights; the others need
+the shapes of an iteration too. What is found out later costs hours.
+"""
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sitrain.evaluate.run import evaluate, make_player
+from sitrain.methods.verbs import check_turns
+from sitrain.models import attention
+from sitrain.models.blocks import RopeScaling
+from sitrain.models.decoder import Decoder
+from sitrain.models.huggingface import families, tokenizer
+from sitrain.runtime import batches, checkpoint, fields, optimizer, stopping
+from sitrain.runtime.host import HostOnly, check_host
+from sitrain.runtime.options import (
+  ConfigError,
+  accepted,
+  call,
+  check_options,
+  check_type,
+  checked,
+  closest,
+  find,
+  own_place,
+)
+from sitrain.runtime.start import Run, elsewhere, new_state
+from sitrain.runtime.task import options_of as task_options
+from sitrain.types import Episodes, Stage, Task
+
+CHOICES = {
+  "dtype": ("float32", "bfloat16"), "remat": ("none", "full", "dots"),
+  "residual": ("whole", "split"), "attention": attention.KINDS,
+  "activation": ("silu", "gelu_tanh"),
+}
+
+
+def check_config(config: dict) -> None:
+  """Raises ConfigError for what the config alone shows to be wrong."""
+  fields.check(config)
+  check_model(config["model"])
+  for name, given in config.get("roles", {}).items():
+    for key in given:
+      if key not in fields.ROLE:
+        raise ConfigError(
+          f"config.roles.{name}.{key}: {closest(key, fields.ROLE)}"
+        )
+  _check_tokenizer(config.get("tokenizer", {}))
+  for part in ("", "evaluate"):
+    options = task_options(config, part)
+    field = f"{part}.task" if part else "task"
+    maker = find("tasks", options.pop("name", ""), f"{field}.name")
+    checked(maker, field, options)
+  _check_evaluation_options(config["evaluate"])
+  saved: list[str] = []
+  if not config["stages"]:
+    raise ConfigError("config.stages is empty: name at least one stage")
+  for i, name in enumerate(config["stages"]):
+    if name not in config["stage"]:
+      raise ConfigError(
+        f"config.stages names {name!r}: {closest(name, config['stage'])}"
+      )
+    fields.check_word("config.stages", name)
+    if name in config["stages"][:i]:
+      raise ConfigError(f"config.stages names {name!r} twice: leave one out")
+    options = check_stage(f"stage.{name}", config["stage"][name], saved)
+    saved += [] if options["writes"] else [name]
+
+
+def _check_tokenizer(given: dict) -> None:
+  options = dict(given)
+  for name, kind in (("path", str), ("size", int)):
+    check_type(f"tokenizer.{name}", options.pop(name, kind()), kind)
+  checked(tokenizer.load, "tokenizer", options)
+  least = tokenizer.LEAST
+  if 0 < given.get("size", 0) < least:
+    raise ConfigError(
+      f"config.tokenizer.size={given['size']} has no room for all bytes and the"
+      f" end token: set {least} or more"
+    )
+
+
+def check_stage(field: str, given: dict, saved: Sequence[str]) -> dict:
+  """The options of a stage with the defaults, checked by themselves.
+
+  `saved` are the stages before it that have checkpoints.
+  """
+  options = fields.STAGE | fields.check_stage(field, given)
+  check_sources(field, options, saved)
+  check_steps(field, options)
+  check_host(field, options)
+  until_from(field, options)
+  method = dict(options["method"])
+  maker_name = method.pop("name", "")
+  check_type(f"{field}.method.name", maker_name, str)
+  checked(find("methods", maker_name, f"{field}.method.name"),
+          f"{field}.method", method)
+  optimizer_from(field, options)
+  return options
+
+
+def until_from(field: str, options: dict) -> Callable:
+  """What ends the stage early; ConfigError where there is no such thing."""
+  until = dict(options["until"])
+  name = until.pop("name", "")
+  try:
+    known = stopping.options(name)
+    check_options(f"{field}.until", until, known)
+    return stopping.make(name, **until)
+  except ConfigError:
+    raise
+  except (TypeError, ValueError) as error:
+    raise ConfigError(f"config.{field}.until: {error}") from error
+
+
+def optimizer_from(field: str, options: dict) -> Any:
+  """The optimizer of a stage; a stage that writes has none."""
+  if options["writes"]:
+    return optax.set_to_zero()
+  updates = options["steps"] * options["minibatches"] * options["epochs"]
+  return call(
+    optimizer.make, f"{field}.optimizer",
+    {"steps": updates} | options["optimizer"],
+  )
+
+
+def check_model(given: dict) -> None:
+  """Names, types and sizes of config.model."""
+  path = given.get("path", "")
+  known = {n: Decoder.__dataclass_fields__[n] for n in model_fields(path)}
+  for name, value in given.items():
+    if name in ("path", "lora"):
+      check_type(f"model.{name}", value, str if name == "path" else dict)
+    elif name not in known:
+      decided = path and name in model_fields("")
+      raise ConfigError(f"config.model.{name} is " + (
+        f"decided by the checkpoint of config.model.path={path!r}: leave it out"
+        if decided else f"not an option: {closest(name, known)}"
+      ))
+    elif name in CHOICES and value not in CHOICES[name]:
+      raise ConfigError(
+        f"config.model.{name}={value!r}: {closest(str(value), CHOICES[name])}"
+      )
+    elif known[name].type is RopeScaling:
+      check_type(f"model.{name}", value, dict)
+      for one in value:
+        if one not in RopeScaling._fields:
+          raise ConfigError(
+            f"config.model.{name}.{one}: {closest(one, RopeScaling._fields)}"
+          )
+    else:
+      check_type(f"model.{name}", value, known[name].type)
+  fields.check_ranges({"model": given})
+  if path:
+    return
+  # The vocabulary is the tokenizer's.
+  sized = [n for n, f in known.items() if f.default is dataclasses.MISSING]
+  for name in sized:
+    if name not in given and name != "vocabulary":
+      raise ConfigError(
+        f"config.model.{name} is missing: set it, or config.model.path"
+      )
+  heads, groups = given["heads"], given["kv_heads"]
+  if heads % groups:
+    fitting = [str(n) for n in range(1, heads + 1) if heads % n == 0]
+    raise ConfigError(
+      f"config.model.kv_heads={groups} does not divide "
+      f"config.model.heads={heads}: set it to {' or '.join(fitting)}"
+    )
+  if given["head_size"] % 2:
+    raise ConfigError(
+      f"config.model.head_size={given['head_size']}: rotary positions need an "
+      "even number"
+    )
+
+
+def model_fields(path: str) -> list[str]:
+  """The options of config.model beside path and lora."""
+  names = families.EXECUTION if path else Decoder.__dataclass_fields__
+  return [n for n in names if n not in ("parent", "name", "fork")]
+
+
+def evaluation_options() -> dict[str, inspect.Parameter]:
+  """The options of config.evaluate, as parameters of who takes them."""
+  player, own = inspect.signature(make_player).parameters, accepted(evaluate)
+  more = {"turns": player["turns"], "resamples": player["resamples"]}
+  known = {n: one for n, one in own.items() if n != "on_progress"} | more
+  for name, kind, default in (("seed", int, 0), ("task", dict, {})):
+    known[name] = inspect.Parameter(
+      name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+    )
+  return known
+
+
+def check_evaluation(config: dict, task: Task) -> None:
+  """config.evaluate, checked before a stage is trained for it."""
+  _check_evaluation_options(config["evaluate"])
+  try:
+    check_turns(task, config["evaluate"]["turns"], least=2)
+  except ValueError as error:
+    raise ConfigError(f"config.evaluate: {error}") from error
+
+
+def _check_evaluation_options(options: dict) -> None:
+  known = evaluation_options()
+  for name, value in options.items():
+    if name not in known:
+      raise ConfigError(
+        f"config.evaluate.{name} is not an option: {closest(name, known)}"
+      )
+    check_type(f"evaluate.{name}", value, known[name].annotation)
+  for name in ("turns", "temperature", "seed"):
+    if name not in options:
+      raise ConfigError(f"config.evaluate.{name} is missing: set it")
+  fields.check_ranges({"evaluate": options})
+  batch, resamples = (
+    options.get(n, known[n].default) for n in ("batch", "resamples")
+  )
+  if batch < resamples:
+    raise ConfigError(
+      f"config.evaluate.batch={batch} rows do not hold the {resamples} first "
+      f"attempts of one problem: set it to {resamples} or more, or lower "
+      "config.evaluate.resamples"
+    )
+
+
+def check_sources(field: str, options: dict, saved: Sequence[str]) -> None:
+  """Where trained and held parameters come from, and who they are."""
+  _check_source(f"{field}.start", options["start"], saved)
+  for name, source in options["held"].items():
+    _check_source(f"{field}.held.{name}", source, saved)
+    if name in options["trained"]:
+      raise ConfigError(
+        f"config.{field}: the role {name!r} is in trained and in held: leave "
+        "one of them out"
+      )
+  if not options["trained"]:
+    raise ConfigError(f"config.{field}.trained is empty: name a role")
+
+
+def _check_source(field: str, source: str, saved: Sequence[str]) -> None:
+  """"init", or "<stage>/best" or "/last" of a stage that ran before.
+
+  Or of another run: "<workdir>/<stage>/best" or "/last".
+  """
+  if not isinstance(source, str) or not source:
+    raise ConfigError(
+      f"config.{field}={source!r}: say where it comes from: 'init', "
+      "'<stage>/last' or '<stage>/best'"
+    )
+  if elsewhere(source):
+    folder, which = source.rsplit("/", 1)
+    if which not in ("best", "last") or not checkpoint.steps(folder):
+      raise ConfigError(
+        f"config.{field}={source!r}: there is no checkpoint: give a run's"
+        " WORKDIR/STAGE/last or WORKDIR/STAGE/best"
+      )
+    return
+  known = ["init"] + [f"{s}/{w}" for s in saved for w in ("best", "last")]
+  if source not in known:
+    raise ConfigError(f"config.{field}={source!r}: {closest(source, known)}")
+
+
+def check_steps(field: str, options: dict) -> None:
+  """How often a stage trains and saves."""
+  steps, per_call = options["steps"], options["steps_per_call"]
+  if steps % per_call:
+    raise ConfigError(
+      f"config.{field}.steps={steps} does not divide by "
+      f"steps_per_call={per_call}: use {math.ceil(steps / per_call) * per_call}"
+    )
+
+
+def count_rows(field: str, run: Run, stage: Stage) -> batches.Counts:
+  """What an iteration of a stage makes; ConfigError where a verb fails."""
+  try:
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda key: new_state(run, stage, key), key)
+    return batches.count(stage.method, state, learns=not stage.writes)
+  except ValueError as error:
+    raise ConfigError(f"config.{field}: {error}") from error
+  except Exception as error:
+    if not (place := own_place(error)):
+      raise
+    raise ConfigError(
+      f"config.{field}.method: {place} raises {type(error).__name__}: {error}"
+    ) from error
+
+
+def check_metrics(
+  field: str, options: dict, stage: Stage, counts: batches.Counts
+) -> None:
+  """Raises ConfigError where `best` or `until` names what nobody measures."""
+  known = list(counts.metrics)
+  if stage.rounds > 1:
+    known += ["generate/rounds", "generate/wanted"]
+  asked = {"best": stage.best, "until.metric": options["until"].get("metric")}
+  for name, metric in asked.items():
+    if metric and metric not in known and not stage.writes:
+      raise ConfigError(
+        f"config.{field}.{name}={metric!r} is no metric of this stage: "
+        + closest(metric, known)
+      )
+
+
+def check_fused(field: str, run: Run, stage: Stage) -> None:
+  """Raises ConfigError where the judge of a fused stage is on the host."""
+  state = jax.eval_shape(
+    lambda key: new_state(run, stage, key), jax.random.key(0)
+  )
+  row = jnp.zeros((1, 8), jnp.int32)
+  rows = Episodes(row, row, row * 0.0, row, row[0, :1], row[0, :1])
+  one = jax.tree.map(lambda x: x[:1], stage.task.table)
+  try:
+    jax.eval_shape(stage.method.judge, jax.random.key(0), state, one, rows)
+  except HostOnly as error:
+    raise ConfigError(f"config.{field}.fused=True: {error}") from error

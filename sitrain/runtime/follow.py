@@ -1,0 +1,95 @@
+"""What follows from the fields that a command line gives, unless it gives them.
+
+A user who names another data set or a smaller batch should not have to say
+what that means for every other field.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sitrain.models.huggingface import families
+from sitrain.runtime.options import find
+from sitrain.tasks.tables import FILES
+
+# Fields that `quick` leaves as they are where one of them is given.
+KEEP = {"task": ("config.task.source",), "model": ("config.model.path",)}
+
+
+def keep(spec: str, given: Sequence[str]) -> str:
+  """FILE:quick,... with the words that keep what is given."""
+  file, _, argument = spec.partition(":")
+  words = argument.split(",")
+  if "quick" not in words:
+    return spec
+  words += [
+    word for word, names in KEEP.items()
+    if set(names) & set(given) and word not in words
+  ]
+  return f"{file}:{','.join(words)}"
+
+
+def settle(config: Any, default: Any, given: Sequence[str]) -> None:
+  """Sets fields of a ConfigDict that follow from those that are given.
+
+  `default` is the config of the file alone. The evaluation reads the data set
+  of the task where it did before; a file has no splits; a checkpoint decides
+  the shape of a model; a batch of another size keeps the size of its parts.
+  """
+  _settle_task(config, default, given)
+  _settle_model(config, default, given)
+  for name, stage in default.get("stage", {}).items():
+    _settle_parts(config.stage[name], stage, f"config.stage.{name}", given)
+
+
+def _settle_task(config: Any, default: Any, given: Sequence[str]) -> None:
+  own, test = config.task, config.evaluate.get("task", {})
+  source, tested = "config.task.source", "config.evaluate.task.source"
+  if source in given and tested not in given:
+    same = default.evaluate.get("task", {}).get("source", "")
+    if same and same == default.task.get("source", ""):
+      test.source = own.source
+  if _splits_files(own.get("name", "")):
+    return
+  for part, field in ((own, "config.task"), (test, "config.evaluate.task")):
+    path = part.get("source", own.get("source", ""))
+    changed = {source, f"{field}.source"} & set(given)
+    if changed and str(path).endswith(FILES) and "split" in part:
+      if f"{field}.split" not in given:
+        part.split = ""
+
+
+def _settle_model(config: Any, default: Any, given: Sequence[str]) -> None:
+  """Leaves out the shapes of a model from nothing where a path is given."""
+  model = config.model
+  if "config.model.path" in given and not default.model.get("path", ""):
+    for name in list(model):
+      known = (*families.EXECUTION, "path", "lora")
+      if name not in known and f"config.model.{name}" not in given:
+        del model[name]
+
+
+def _splits_files(name: str) -> bool:
+  """Whether a task finds its splits inside of a file, by itself."""
+  try:
+    maker = find("tasks", name, "task.name")
+  except ValueError:  # It is refused later, with its field.
+    return False
+  return hasattr(maker, "splits_files")
+
+
+def _settle_parts(
+  stage: Any, default: Any, field: str, given: Sequence[str]
+) -> None:
+  """Waves of as many problems as before, and microbatches of as many rows."""
+  old, new = (
+    [one.method.get(n, 1) for n in ("problems", "samples")]
+    for one in (default, stage)
+  )
+  if not all(isinstance(n, int) and n > 0 for n in (*old, *new)) or old == new:
+    return
+  for name, factor in (
+    ("waves", new[0] / old[0]),
+    ("microbatches", new[0] * new[1] / (old[0] * old[1])),
+  ):
+    if f"{field}.{name}" not in given and default.get(name, 1) > 1:
+      stage[name] = max(1, round(default[name] * factor))

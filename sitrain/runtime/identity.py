@@ -1,0 +1,141 @@
+"""A run's identity: which changes of a config a run may go on with.
+
+It is what changes samples or updates of what has begun: task, model, methods,
+optimizers, seed. A stage has begun when it has a checkpoint or rows. Changes of
+anything else are taken over and told.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from sitrain.runtime import checkpoint, fields
+from sitrain.runtime.options import ConfigError
+
+NOT_SET = "(not set)"
+# They change neither a sample nor an update, but for its rounding.
+FREE = (
+  "run", "mesh", "evaluate",
+  "(task|stage.*.task).workers",
+  "model.(scan|remat|residual|attention)",
+  "stage.*.(waves|microbatches|buckets)",
+  "stage.*.method.slots",
+)
+
+
+class Change(NamedTuple):
+  """A field that differs, its values as JSON."""
+
+  field: str
+  was: str
+  now: str
+
+
+class Begun(NamedTuple):
+  """What a workdir has begun, as far as its config says."""
+
+  stages: tuple[str, ...]  # in order
+  roles: frozenset[str]  # that they train or hold
+
+
+def begun_in(workdir: Any, config: dict) -> Begun:
+  """The stages of a config that have a checkpoint or rows in the workdir."""
+  found = [
+    name for name in config.get("stages", ())
+    if checkpoint.steps(epath.Path(workdir) / name)
+    or _has_rows(epath.Path(workdir) / name)
+  ]
+  roles = set()
+  for name in found:
+    options = fields.STAGE | config["stage"].get(name, {})
+    roles |= {*options["trained"], *options["held"]}
+  return Begun(tuple(found), frozenset(roles))
+
+
+def _has_rows(folder: epath.Path) -> bool:
+  path = folder / "rows.jsonl"
+  return path.exists() or epath.Path(f"{path}.parts").exists()
+
+
+def is_free(field: str) -> bool:
+  """Whether a field changes no sample and no update."""
+  parts = field.split(".")
+  heads = [".".join(parts[: i + 1]) for i in range(len(parts))]
+  return any(fields.matches(h, p) for h in heads for p in FREE)
+
+
+def check_changes(
+  workdir: Any, begun: Begun, changes: Sequence[Change]
+) -> list[str]:
+  """Lines on the changes that a run goes on with, and the stages that grow.
+
+  Raises ConfigError for the first change that it cannot go on with.
+  """
+  told = []
+  for change in changes:
+    field, was, now = change
+    if is_free(field) or not _concerns(field, begun):
+      pass
+    elif field == "stages":
+      _check_order(workdir, begun, change)
+    elif _grows(field) and now != NOT_SET and was != NOT_SET:
+      _check_steps(workdir, begun, change)
+    else:
+      fix = f", or --config.{field}={was.strip(chr(34))}"
+      raise ConfigError(
+        f"{workdir} holds a run with config.{field}={was}, this one has {now}:"
+        f" give another --workdir{'' if was == NOT_SET else fix}"
+      )
+    told.append(f"config.{field}: {was} -> {now}")
+  return told
+
+
+def grown(changes: Sequence[Change], begun: Begun) -> list[str]:
+  """The stages that have begun and are given more steps."""
+  names = [c.field.split(".")[1] for c in changes if _grows(c.field)]
+  return [name for name in names if name in begun.stages]
+
+
+def _concerns(field: str, begun: Begun) -> bool:
+  """Whether what has begun depends on a field."""
+  first, *rest = field.split(".")
+  if first == "stage" and rest:
+    return rest[0] in begun.stages
+  if first == "roles" and rest:
+    return rest[0] in begun.roles
+  return bool(begun.stages)
+
+
+def _grows(field: str) -> bool:
+  return fields.matches(field, "stage.*.steps")
+
+
+def _check_order(workdir: Any, begun: Begun, change: Change) -> None:
+  """Raises ConfigError unless the stages that have begun stay the first."""
+  count = len(begun.stages)
+  names = [text.strip('" ') for text in change.now.strip("[]").split(",")]
+  if tuple(names[:count]) != begun.stages:
+    raise ConfigError(
+      f"{workdir} has begun the stages {', '.join(begun.stages)}, and"
+      f" config.stages={change.now} does not begin with them: name them first,"
+      " or give another --workdir"
+    )
+
+
+def _check_steps(workdir: Any, begun: Begun, change: Change) -> None:
+  """Raises ConfigError for fewer steps, and where a later stage has begun."""
+  name, last = change.field.split(".")[1], begun.stages[-1]
+  if int(change.now) < int(change.was):
+    raise ConfigError(
+      f"{workdir} holds a run with config.{change.field}={change.was}, this one"
+      f" has {change.now}: a stage that has begun may get more steps, not fewer"
+      f": give another --workdir, or --config.{change.field}={change.was}"
+    )
+  if name != last:
+    raise ConfigError(
+      f"{workdir} holds a run with config.{change.field}={change.was}, this one"
+      f" has {change.now}: stage {last} has begun after it, and would have"
+      " begun from another policy: give another --workdir, or"
+      f" --config.{change.field}={change.was}"
+    )

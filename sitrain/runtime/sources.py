@@ -1,0 +1,232 @@
+"""What a run was begun with beside its config: data sets and models.
+
+The same path may hold another file tomorrow, and a name of the hub another
+revision. WORKDIR/sources.json has a fingerprint of each; a run whose sources
+are others does not go on.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from sitrain.models.huggingface import weights
+from sitrain.models.huggingface.download import read_json
+from sitrain.runtime.identity import Begun
+from sitrain.runtime.options import ConfigError
+from sitrain.runtime.storage import is_remote
+from sitrain.tasks.tables import FILES
+from sitrain.types import Stage, Task
+
+_LOG = logging.getLogger("sitrain")
+FILE = "sources.json"
+_BLOCK, _BLOCKS = 2**20, 64  # of a file; larger ones are read in places only
+
+
+def record(
+  config: dict, pins: dict, task: Task, asked: Task, stages: list[Stage]
+) -> dict:
+  """field -> what it stands for: rows or a model, with their fingerprints.
+
+  `pins` is the config with pinned revisions, `task` and `asked` are those of
+  config.task and of the evaluation.
+  """
+  found = {}
+  tasks = {"task": task, "evaluate.task": asked} | {
+    f"stage.{stage.name}.task": stage.task for stage in stages
+    if config["stage"][stage.name].get("task", {})
+    and not config["stage"][stage.name].get("table", {})
+  }
+  for field, one in tasks.items():
+    if one.table != ():
+      found[field] = rows_of(one, _options(config, field).get("source", ""))
+  given, pinned_paths = models_of(config), models_of(pins)
+  return found | {
+    field: model_of(pinned_paths[field]) | {"path": path}
+    for field, path in given.items()
+  }
+
+
+def models_of(config: dict) -> dict[str, str]:
+  """field -> path of the models that a config names."""
+  paths = {"model.path": config["model"].get("path", "")} | {
+    f"roles.{name}.path": role.get("path", "")
+    for name, role in config.get("roles", {}).items()
+  }
+  return {field: path for field, path in paths.items() if path}
+
+
+def remark(found: dict) -> None:
+  """Warns where the evaluation poses the problems that are trained on."""
+  own, test = (found.get(n, {}) for n in ("task", "evaluate.task"))
+  if own and own.get("fingerprint") == test.get("fingerprint"):
+    _LOG.warning(
+      "the evaluation poses the rows that are trained on: set"
+      " config.evaluate.task.source or config.evaluate.task.split"
+    )
+
+
+def rows_of(task: Task, source: str) -> dict[str, Any]:
+  """Count and fingerprint of the rows of a table, and of the file of them.
+
+  The file has what no prompt shows, such as tests of programs.
+  """
+  digest = hashlib.sha256()
+  for array in task.table:
+    array = np.asarray(array)
+    digest.update(f"{array.shape} {array.dtype}".encode() + array.tobytes())
+  for row in getattr(task.texts, "rows", ()):
+    digest.update(repr(tuple(row)).encode())
+  path = epath.Path(source).expanduser() if source else ()
+  if path and not is_remote(path) and path.is_file():
+    digest.update(hashlib.sha256(path.read_bytes()).digest())
+  count = len(task.table.prompt)
+  return {
+    "path": source, "what": f"{count} rows",
+    "fingerprint": digest.hexdigest()[:16],
+    "revision": "" if path and path.exists() else _revision_of_rows(source),
+  }
+
+
+def _revision_of_rows(source: str) -> str:
+  """The commit of a data set of the hub, "owner/name:config"; "" of others."""
+  if not source or is_remote(source) or source.endswith(FILES):
+    return ""
+  import huggingface_hub
+
+  try:
+    name = source.partition("@")[0].partition(":")[0]
+    found = huggingface_hub.HfApi().dataset_info(name, timeout=10.0)
+    return found.sha or ""
+  except Exception:  # noqa: BLE001 It is of many kinds; the rows are there.
+    return ""
+
+
+def model_of(path: str) -> dict[str, str]:
+  """Fingerprint and revision of a model: its config and its weights.
+
+  Of a file of weights above 64 MiB 64 blocks of 1 MiB are read, at equal
+  distances, and the first and the last among them.
+  """
+  folder, digest, total = weights.locate(path), hashlib.sha256(), 0
+  names = sorted(
+    file.name for file in folder.iterdir()
+    if file.name == "config.json" or file.name.endswith(".safetensors")
+  )
+  for name in names:
+    file = folder / name
+    size = file.stat().length
+    total += size
+    digest.update(f"{name} {size}".encode())
+    for block in _blocks(file, size):
+      digest.update(block)
+  return {
+    "what": f"a model of {total} bytes",
+    "fingerprint": digest.hexdigest()[:16], "revision": revision_of(folder),
+  }
+
+
+def _blocks(file: epath.Path, size: int) -> Iterator[bytes]:
+  with file.open("rb") as opened:
+    if size <= _BLOCK * _BLOCKS:
+      yield opened.read()
+      return
+    for i in range(_BLOCKS):
+      opened.seek((size - _BLOCK) * i // (_BLOCKS - 1))
+      yield opened.read(_BLOCK)
+
+
+def revision_of(folder: epath.Path) -> str:
+  """The commit of a folder in the hub's cache; "" of other folders."""
+  inside = folder.parent.name == "snapshots"
+  return folder.name if inside else ""
+
+
+def known_of(workdir: Any) -> dict:
+  """What the workdir was begun with; {} where that is not known."""
+  path = epath.Path(workdir) / FILE
+  if not str(workdir) or not path.exists():
+    return {}
+  return read_json(path)
+
+
+def check(workdir: Any, begun: Begun, known: dict, found: dict) -> list[str]:
+  """Lines on sources that differ and change nothing that has begun.
+
+  Raises ConfigError where one does.
+  """
+  told = []
+  for field, now in found.items():
+    was = known.get(field, now)
+    if was["fingerprint"] == now["fingerprint"]:
+      continue
+    line = (
+      f"config.{field}: {was['path']!r} was {was['what']} with the fingerprint"
+      f" {was['fingerprint']}, {now['path']!r} is {now['what']} with"
+      f" {now['fingerprint']}"
+    )
+    if _concerns(field, begun):
+      raise ConfigError(
+        f"{workdir} was begun with other content of {line}: put back what was"
+        " there, or give another --workdir"
+      )
+    told.append(line)
+  return told
+
+
+def _concerns(field: str, begun: Begun) -> bool:
+  first, *rest = field.split(".")
+  if first == "stage":
+    return rest[0] in begun.stages
+  if first == "roles":
+    return rest[0] in begun.roles
+  return first != "evaluate" and bool(begun.stages)
+
+
+def pinned(config: dict, known: dict) -> dict:
+  """The config with the revisions of the hub that the run was begun with.
+
+  A path that names a revision itself stays as it is, as does a changed one.
+  """
+  at = lambda field, path: _at(known.get(field, {}), path)
+
+  def renamed(field: str, part: str, given: dict) -> dict:
+    path = given.get(part, "")
+    whole = field if part == "source" else f"{field}.{part}"
+    return given | {part: at(whole, path)} if path else given
+
+  found = dict(config)
+  found["model"] = renamed("model", "path", config["model"])
+  found["task"] = renamed("task", "source", config["task"])
+  test = renamed("evaluate.task", "source", config["evaluate"].get("task", {}))
+  if test:
+    found["evaluate"] = config["evaluate"] | {"task": test}
+  if "roles" in config:
+    found["roles"] = {
+      name: renamed(f"roles.{name}", "path", role)
+      for name, role in config["roles"].items()
+    }
+  found["stage"] = {
+    name: stage | {
+      "task": renamed(f"stage.{name}.task", "source", stage["task"])
+    } if stage.get("task", {}) else stage
+    for name, stage in config["stage"].items()
+  }
+  return found
+
+
+def _at(known: dict, path: str) -> str:
+  revision = known.get("revision", "")
+  same = known.get("path", "") == path and "@" not in path
+  return f"{path}@{revision}" if revision and same else path
+
+
+def _options(config: dict, field: str) -> dict:
+  """The options of config.`field`, with those of config.task below them."""
+  own: Any = config
+  for part in field.split("."):
+    own = own.get(part, {})
+  return dict(config["task"]) | dict(own)

@@ -1,0 +1,40 @@
+"""One of the mains on many command lines, in a process of its own.
+
+Their flags clash, so a process can have one of them; and to start a process
+for every wrong command line would take minutes.
+
+  python tests/many_inputs.py '["sitrain.export", [["--workdir=x"], ...]]'
+"""
+
+import importlib
+import json
+import sys
+
+from absl import flags
+
+from sitrain.runtime import distributed, overrides
+from sitrain.runtime.errors import one_line
+
+
+def main(argv):
+  """Prints [kind of the error, its line] of each as JSON."""
+  name, cases = json.loads(argv[1])
+  module = importlib.import_module(name)
+  distributed.start = lambda: None
+  print(json.dumps([outcome(module, words) for words in cases]))
+
+
+def outcome(module, words):
+  for flag in flags.FLAGS:
+    flags.FLAGS[flag].unparse()
+  sys.argv = [module.__name__, *words]
+  try:
+    module.main(overrides.parse(sys.argv))
+  except (SystemExit, Exception) as error:
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    return kinds, one_line(error)
+  return [], ""
+
+
+if __name__ == "__main__":
+  main(sys.argv)

@@ -1,0 +1,312 @@
+"""What a run may go on with: other fields, other data, another place."""
+
+import json
+import pathlib
+
+import jax
+import loops
+import numpy as np
+import pytest
+from etils import epath
+from test_contracts import MODEL
+from test_stages import pretended, stage_of
+
+from sitrain.configs import quickstart
+from sitrain.runtime import (
+  build,
+  checkpoint,
+  fields,
+  identity,
+  sources,
+  stopping,
+  workdir,
+)
+from sitrain.runtime.options import ConfigError
+from sitrain.runtime.stage import run_stage
+
+
+def config_of(**fields_):
+  """The quickstart; `stage__base__steps=3` sets a field of it."""
+  config = build.plain(quickstart.get_config("quick"))
+  for name, value in fields_.items():
+    *parents, last = name.split("__")
+    at = config
+    for parent in parents:
+      at[parent] = dict(at[parent])
+      at = at[parent]
+    at[last] = value
+  return config
+
+
+def begin(folder, *stages):
+  """What stages that write rows leave as soon as they have begun."""
+  for name in stages:
+    (folder / name).mkdir(parents=True)
+    (folder / name / "rows.jsonl").write_text("")
+
+
+@pytest.fixture
+def begun(tmp_path):
+  """The workdir of a run whose first two stages have begun."""
+  workdir.claim(tmp_path, config_of())
+  begin(tmp_path, "base", "stage1")
+  return tmp_path
+
+
+@pytest.mark.parametrize("change", [
+  {"mesh__data": 8},
+  {"evaluate__problems": 32},
+  {"evaluate__task": {"hinted": 0.0}},
+  {"run__keep": 7},
+  {"task__workers": 3},
+  {"model__remat": "full"},
+  {"stage__stage1__microbatches": 2},
+  {"stage__stage1__method__slots": 4},
+  {"stage__stage1__steps": 9},  # the last one that has begun
+  {"stage__stage2__method__bonus": 3.0},  # not begun
+  {"stage__stage2__steps": 1},
+  {"stages": ("base", "stage1")},
+  {"roles": {"critic": {"start": "policy"}}},  # of no stage that has begun
+])
+def test_a_run_goes_on_with_what_changes_nothing_that_has_begun(
+  change, begun, caplog
+):
+  again = config_of(**change)
+  workdir.claim(begun, again)
+  assert workdir.read_json(begun / "config.json") == json.loads(
+    json.dumps(again)
+  )
+  assert ("goes on with config." in caplog.text) != ("run__keep" in change)
+
+
+@pytest.mark.parametrize("change, words", [
+  ({"seed": 1}, "config.seed=0, this one has 1.*--config.seed=0"),
+  ({"task__hinted": 0.25}, "config.task.hinted=0.5, this one has 0.25"),
+  ({"model__width": 32}, "config.model.width=16"),
+  ({"model__dtype": "bfloat16"}, "config.model.dtype"),
+  ({"stage__base__optimizer__learning_rate": 1e-3}, "base.optimizer.learning"),
+  ({"stage__stage1__method__beta2": 2.0}, "stage1.method.beta2"),
+  ({"stage__stage1__held__reference": "init"}, "stage1.held.reference"),
+  ({"stage__stage1__steps": 1}, "may get more steps, not fewer.*steps=2"),
+  ({"stage__base__steps": 9}, "stage1 has begun after it"),
+  ({"stages": ("stage1", "base")}, "has begun the stages base, stage1"),
+  ({"stages": ("base",)}, "does not begin with them"),
+])
+def test_a_run_does_not_go_on_with_what_has_begun_otherwise(
+  change, words, begun
+):
+  before = (begun / "config.json").read_bytes()
+  with pytest.raises(ConfigError, match=words) as info:
+    workdir.claim(begun, config_of(**change))
+  assert "--workdir" in str(info.value) and "\n" not in str(info.value)
+  assert (begun / "config.json").read_bytes() == before
+
+
+def test_a_workdir_where_nothing_has_begun_is_anybodys(tmp_path, caplog):
+  """A command that failed does not lock it."""
+  workdir.claim(tmp_path, config_of())
+  other = config_of(seed=1, stage__base__steps=1, stages=("base",))
+  workdir.claim(tmp_path, other)
+  assert workdir.read_config(tmp_path)["seed"] == 1
+  assert "goes on with" not in caplog.text
+
+
+def test_a_stage_with_more_steps_is_taken_out_of_the_summary(begun):
+  rows = [{"name": "base", "end": 2}, {"name": "stage1", "end": 4}]
+  workdir.write_json(begun / "summary.json", {"seed": 0, "stages": rows})
+  workdir.claim(begun, config_of(stage__stage1__steps=9))
+  found = workdir.read_json(begun / "summary.json")
+  assert found == {"seed": 0, "stages": rows[:1]}
+
+
+def test_a_stage_that_was_done_goes_on_where_it_has_more_steps(tmp_path):
+  """Its parameters are those of a run that had them from the start."""
+  norms = [1.0, 1.0, 1.0, 1.0]
+  ends = []
+  for folder, parts in (("grown", (2, 4)), ("once", (4,))):
+    run, done = loops.run_of(MODEL, tmp_path / folder), 0
+    for steps in parts:
+      params, progress = run_stage(
+        run, stage_of(steps=steps), pretended(*norms[done:steps])
+      )
+      assert progress.done and progress.step == steps
+      done = steps
+    ends.append(loops.bits(params))
+  assert ends[0] == ends[1]
+  # What `until` has ended has ended.
+  early = stage_of(steps=9, until=lambda window: True)
+  _, progress = run_stage(
+    loops.run_of(MODEL, tmp_path / "once"), early, pretended()
+  )
+  assert progress.done and progress.step == 4
+  assert checkpoint.steps(tmp_path / "once" / "one")[-1] == 4
+
+
+def test_a_stage_that_learned_nothing_is_remarked_on():
+  window = {"learn/gradient_norm": [0.0] * 20, "learn/nll": [2.708] * 20}
+  assert "the gradient was 0 in the last 20 steps" in stopping.remark(window)
+  assert "learn/nll is 2.71" in stopping.remark(window)
+  window["learn/gradient_norm"][3] = 1e-9
+  assert stopping.remark(window) == "" and stopping.remark({}) == ""
+
+
+def model_at(folder, seed, size=5000):
+  """Files as of a model; what is in them matters to nobody here."""
+  folder.mkdir(exist_ok=True)
+  (folder / "config.json").write_text("{}")
+  noise = np.random.default_rng(seed).bytes(size)
+  (folder / "model.safetensors").write_bytes(noise)
+  return str(folder)
+
+
+def test_another_model_at_the_same_path_is_refused(begun):
+  path = model_at(begun / "model", 1)
+  config = config_of(model={"path": path, "lora": {"rank": 4}})
+  workdir.write_json(begun / "config.json", config)
+  found = lambda: {"model.path": sources.model_of(path) | {"path": path}}
+  workdir.claim(begun, config, found())
+  workdir.claim(begun, config, found())  # The same again.
+  model_at(begun / "model", 2)
+  with pytest.raises(ConfigError, match="other content of config.model.path"):
+    workdir.claim(begun, config, found())
+  # Nothing has begun in another one.
+  workdir.claim(begun / "new", config, found())
+  model_at(begun / "model", 1)
+  workdir.claim(begun / "new", config, found())
+
+
+def test_a_large_file_is_told_by_a_part_of_it(tmp_path, monkeypatch):
+  monkeypatch.setattr(sources, "_BLOCK", 10)
+  monkeypatch.setattr(sources, "_BLOCKS", 4)
+  path = pathlib.Path(model_at(tmp_path / "model", 1)) / "model.safetensors"
+  whole, first = path.read_bytes(), sources.model_of(str(path.parent))
+  for place in (0, len(whole) - 1):  # its head and its end at least
+    path.write_bytes(whole[:place] + b"?" + whole[place + 1:])
+    assert sources.model_of(str(path.parent)) != first
+  path.write_bytes(whole)
+  assert sources.model_of(str(path.parent)) == first
+  path.write_bytes(whole[:-1])
+  assert sources.model_of(str(path.parent)) != first
+
+
+ROWS = [{"question": f"{n} + 1?", "answer": f"#### {n + 1}"} for n in range(12)]
+
+
+def rows_at(path, rows=ROWS):
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return str(path)
+
+
+def text_config(source, **more):
+  """Text of the user's on the tokenizer and the model of `quick`."""
+  task = {"name": "gsm8k", "source": source, "split": ""}
+  config = config_of(task=task, **more)
+  model = {"layers": 1, "width": 16, "heads": 2, "kv_heads": 1,
+           "head_size": 8, "mlp_size": 16}
+  method = {"name": "star", "problems": 8, "samples": 2, "turns": (32, 32)}
+  stage = {"method": method, "optimizer": {"learning_rate": 1e-3}, "steps": 2,
+           "held": {"reference": "init"}, "fused": False}
+  return config | {
+    "tokenizer": {"size": 257}, "model": model, "stages": ("one",),
+    "stage": {"one": stage},
+    "evaluate": config["evaluate"] | {"turns": (32, 32), "batch": 64},
+  }
+
+
+def test_other_rows_at_the_same_path_are_refused(tmp_path, caplog):
+  config = text_config(rows_at(tmp_path / "rows.jsonl"))
+  folder = tmp_path / "run"
+  mesh = loops.mesh_of(1)
+  ready = build.prepare(config, str(folder), mesh)
+  # Nothing says that the test set is another one, and it is not.
+  assert "poses the rows that are trained on" in caplog.text
+  assert ready.found["task"]["what"] == "12 rows"
+  workdir.claim(folder, config, ready.found)
+  begin(folder, "one")
+  record = lambda: sources.record(
+    config, config, build.task_from(config, str(folder)), ready.asked, []
+  )
+  workdir.claim(folder, config, record())
+  other = [row | {"answer": "#### 7"} for row in ROWS]
+  rows_at(tmp_path / "rows.jsonl", other)
+  with pytest.raises(ConfigError, match="other content of config.task: "):
+    workdir.claim(folder, config, record())
+  # Of another test set it is told.
+  caplog.clear()
+  known = sources.known_of(folder)
+  changed = known | {"evaluate.task": known["task"] | {"fingerprint": "0"}}
+  workdir.claim(folder, config, changed)
+  assert "goes on with config.evaluate.task" in caplog.text
+
+
+def test_revisions_of_the_hub_are_kept():
+  config = config_of(model={"path": "owner/name"})
+  config["roles"] = {"judge": {"path": "owner/judge@main"}, "critic": {}}
+  known = {
+    "model.path": {"path": "owner/name", "revision": "abc"},
+    "roles.judge.path": {"path": "owner/judge@main", "revision": "def"},
+  }
+  found = sources.pinned(config, known)
+  assert found["model"]["path"] == "owner/name@abc"
+  assert found["roles"] == config["roles"]  # It says which one.
+  config["model"]["path"] = "owner/other"
+  assert sources.pinned(config, known)["model"]["path"] == "owner/other"
+  config["task"] = {"name": "gsm8k", "source": "owner/rows:main"}
+  rows = {"path": "owner/rows:main", "revision": "012"}
+  found = sources.pinned(config, {"task": rows})
+  assert found["task"]["source"] == "owner/rows:main@012"
+  assert found["stage"] == config["stage"]
+  cache = epath.Path("hub/models--owner--name/snapshots/abc")
+  assert sources.revision_of(cache) == "abc"
+  assert sources.revision_of(epath.Path("models/abc")) == ""
+
+
+def test_places_are_called_as_from_everywhere(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  assert workdir.absolute("~/run") == workdir.absolute("run")
+  assert workdir.absolute("run") == str(tmp_path / "run")
+  assert workdir.absolute("gs://bucket/run") == "gs://bucket/run"
+  assert workdir.absolute("") == ""
+  (tmp_path / "model").mkdir()
+  (tmp_path / "own.py").write_text("")
+  (tmp_path / "other" / "base").mkdir(parents=True)
+  config = {
+    "model": {"path": "model"}, "task": {"source": "~/rows.jsonl"},
+    "tokenizer": {"path": "owner/name", "template": ""},
+    "stage": {"one": {
+      "method": {"name": "file:own.py:make"}, "start": "other/base/last",
+      "held": {"reference": "base/last", "judge": "init"},
+    }},
+  }
+  found = workdir.flatten(fields.placed(config))
+  changed = {n: v for n, v in found.items() if v != workdir.flatten(config)[n]}
+  assert changed == {
+    "model.path": f"{tmp_path}/model",
+    "task.source": f"{tmp_path}/rows.jsonl",
+    "stage.one.method.name": f"file:{tmp_path}/own.py:make",
+    "stage.one.start": f"{tmp_path}/other/base/last",
+  }
+
+
+@pytest.mark.parametrize("place", ["/proc/none/run", "{}/file", "{}/file/run"])
+def test_a_workdir_that_cannot_be_written_is_named(place, tmp_path):
+  (tmp_path / "file").write_text("")
+  place = place.format(tmp_path)
+  with pytest.raises(ConfigError, match=f"--workdir={place} cannot be written"):
+    workdir.check_folder(place)
+
+
+def test_a_workdir_that_can_be_written_is_left_as_it_was(tmp_path):
+  workdir.check_folder(str(tmp_path / "a" / "b"))
+  (tmp_path / "run").mkdir()
+  workdir.check_folder(str(tmp_path / "run"))
+  assert [path.name for path in tmp_path.iterdir()] == ["run"]
+  assert not list((tmp_path / "run").iterdir())
+
+
+def test_free_fields_are_whole_words():
+  assert identity.is_free("mesh.data") and identity.is_free("run")
+  assert not identity.is_free("running") and not identity.is_free("stage.run")
+  assert identity.is_free("stage.one.task.workers")
+  assert jax.process_count() == 1
