@@ -182,12 +182,12 @@ def watched(
   It raises what meanwhile went wrong with the program of a later stage.
   """
 
-  def update(stage: str, *told: Any) -> None:
-    beat(stage, *told)
+  def update(stage: str, *status: Any) -> None:
+    beat(stage, *status)
     if not start.took:
       start.took["seconds"] = time.monotonic() - start.began
       display.say(f"{stage} first steps after {start.took['seconds']:.1f} s")
-    display.update(stage, *told)
+    display.update(stage, *status)
     for program in start.programs:
       if program.done():
         program.result()
@@ -248,18 +248,18 @@ def _train(
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
   with activity.during("reading problems"):
-    task, asked, bare, stages, found = build.prepare(config, workdir, mesh)
+    ready = build.prepare(config, workdir, mesh)
   with jax.set_mesh(mesh):
-    judge = evaluator(bare, asked, config)
-    check_left(bare._replace(workdir=workdir), stages)
-  digest = claim(workdir, config, found)
+    judge = evaluator(ready.run, ready.evaluation_task, config)
+    check_left(ready.run._replace(workdir=workdir), ready.stages)
+  digest = claim(workdir, config, ready.found)
   log = logs.open_log(workdir, facts)
-  if jax.process_index() == 0 and (said := describe(task)):
-    print(said)
+  if jax.process_index() == 0 and (description := describe(ready.task)):
+    print(description)
   if jax.process_index() == 0:
     packages.keep(workdir, packages.installed())
   sink = open_sink(config, workdir)
-  run = bare._replace(
+  run = ready.run._replace(
     workdir=workdir, sink=sink,
     show=watched(display, logs.heartbeat(workdir, log), start),
     save_every=config["run"]["save_every"],
@@ -269,7 +269,7 @@ def _train(
   )
   try:
     with jax.set_mesh(mesh):
-      summary, fresh = summarize(run, stages, judge, digest, start)
+      summary, fresh = summarize(run, ready.stages, judge, digest, start)
   finally:
     sink.close()
   display.close()

@@ -67,12 +67,12 @@ flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
 def plan(
-  config: dict, target: chips.Target, tell: Callable[[str], None]
+  config: dict, target: chips.Target, report: Callable[[str], None]
 ) -> dict:
   """The plan of all stages that are asked for, as JSON has it."""
   names = stages.check_stage(config, STAGE.value)
   stages.check_programs(PROGRAMS.value)
-  options = dict(only=PROGRAMS.value, tell=tell, code=CODE.value)
+  options = dict(only=PROGRAMS.value, report=report, code=CODE.value)
   whole = CODE.value or target.name == chips.LOCAL
   found = {
     "topology": target.name, "chip": target.chip._asdict(),
@@ -116,8 +116,8 @@ def main(argv: list[str]) -> None:
     use_cores()
   target = chips.target_of(TOPOLOGY.value)
   jax.config.update("jax_threefry_partitionable", True)
-  with show.telling(Console(stderr=True)) as tell:
-    found = plan(fields.placed(build.plain(CONFIG.value)), target, tell)
+  with show.progress(Console(stderr=True)) as report:
+    found = plan(fields.placed(build.plain(CONFIG.value)), target, report)
   show.show(found, Console(width=None if sys.stdout.isatty() else 110))
   if OUTPUT.value:
     text = json.dumps(finite(found), indent=1)

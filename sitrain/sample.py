@@ -43,9 +43,14 @@ from sitrain.runtime import (
   sharding,
 )
 from sitrain.runtime import compile as compiling
-from sitrain.runtime.asked import Plan, config_of, options_of, plan_from
 from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.requested_samples import (
+  Plan,
+  config_of,
+  options_of,
+  plan_from,
+)
 from sitrain.runtime.testset import tasks_of
 
 overrides.define("A file of configs/, for a model as it is.")

@@ -179,8 +179,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from sitrain.runtime import cores, sharding
-for name in cores.PATIENCE if sys.argv[1:] else ():
-  cores.PATIENCE[name] = int(sys.argv[1])
+for name in cores.COLLECTIVE_TIMEOUTS if sys.argv[1:] else ():
+  cores.COLLECTIVE_TIMEOUTS[name] = int(sys.argv[1])
 cores.use_cores()
 mesh = sharding.make_mesh(2)
 
@@ -221,12 +221,12 @@ def test_devices_of_a_cpu_wait_for_each_other(limit, flags, played):
 def test_what_a_user_tells_xla_stays(monkeypatch):
   name = "xla_cpu_collective_call_terminate_timeout_seconds"
   monkeypatch.setenv("XLA_FLAGS", f"--{name}=7 --xla_cpu_x=1")
-  cores.be_patient()
+  cores.allow_slow_collectives()
   found = os.environ["XLA_FLAGS"].split()
   assert found[-2:] == [f"--{name}=7", "--xla_cpu_x=1"]
   assert len(found) == 4 and all("timeout" in word for word in found[:3])
-  assert cores.PATIENCE[name] >= 24 * 3600
-  cores.be_patient()
+  assert cores.COLLECTIVE_TIMEOUTS[name] >= 24 * 3600
+  cores.allow_slow_collectives()
   assert os.environ["XLA_FLAGS"].split() == found
   monkeypatch.delenv("JAX_PLATFORMS", raising=False)
   monkeypatch.setattr(
@@ -234,7 +234,7 @@ def test_what_a_user_tells_xla_stays(monkeypatch):
     lambda: (4, "v5e"),
   )
   monkeypatch.delenv("XLA_FLAGS")
-  cores.be_patient()
+  cores.allow_slow_collectives()
   assert "XLA_FLAGS" not in os.environ
 
 

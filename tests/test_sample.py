@@ -18,7 +18,7 @@ from sitrain.evaluate.player import Judged, Played
 from sitrain.models import decoder
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import describe, tokenizer, weights
-from sitrain.runtime import asked, build, checkpoint, parts, testset
+from sitrain.runtime import build, checkpoint, parts, requested_samples, testset
 from sitrain.runtime.options import ConfigError
 from sitrain.tasks import gsm8k, maze, mbpp, text
 from sitrain.tasks import word_problems as words
@@ -81,7 +81,7 @@ def config_of(folder):
 
 def plan_of(config, output, **given):
   flags = SimpleNamespace(**GIVEN_FLAGS | {"output": str(output)} | given)
-  return asked.plan_from(config, flags)
+  return requested_samples.plan_from(config, flags)
 
 
 def lines(path):

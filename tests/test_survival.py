@@ -262,7 +262,7 @@ def told(monkeypatch, *arguments, **environment):
   for name in ("coordinator", "processes", "process"):
     given[name] = copy.deepcopy(flags.FLAGS[name])
   given(["main", *arguments])
-  return distributed._told(given)
+  return distributed._place_from_flags(given)
 
 
 def test_who_is_there_is_told_by_flags_or_environment(monkeypatch):

@@ -43,11 +43,11 @@ def count(
     judged = method.judge(key, state, problems, rows)
     if isinstance(judged, Verdict):
       raise ValueError("judge returns a verdict: return (verdict, metrics)")
-    verdicts, told = judged
+    verdicts, metrics = judged
     _check_verdicts(rows, verdicts)
     state = method.refresh(state, problems, rows, verdicts)
     batch, more = method.curate(key, state, problems, rows, verdicts)
-    names.update(dict.fromkeys((*told, *more)))
+    names.update(dict.fromkeys((*metrics, *more)))
     if learns:
       _, more = method.loss(state.params, state, batch)
       names.update(dict.fromkeys((*more, "learn/gradient_norm")))
@@ -159,11 +159,11 @@ def _fix(
 
 def _most(field: str, name: str, options: dict[str, Any], size: int) -> int:
   """The largest divisor of `size` that is at most what is asked for."""
-  asked = options[name]
-  found = next(n for n in range(min(asked, size), 0, -1) if size % n == 0)
-  if found != asked:
+  wanted = options[name]
+  found = next(n for n in range(min(wanted, size), 0, -1) if size % n == 0)
+  if found != wanted:
     _LOG.warning(
       "config.%s.%s=%d does not divide what a group of devices has: now %d",
-      field, name, asked, found,
+      field, name, wanted, found,
     )
   return found

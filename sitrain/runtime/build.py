@@ -214,7 +214,7 @@ class Prepared(NamedTuple):
   """All that a run is made of, before anything is claimed or written."""
 
   task: Task
-  asked: Task  # of the evaluation
+  evaluation_task: Task
   run: Run  # without a workdir and what shows it
   stages: list[Stage]
   found: dict[str, Any]  # what sources.record says
@@ -234,18 +234,19 @@ def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
     except ValueError as error:
       raise ConfigError(f"config.{field}: {error}") from error
   task = on_host(task_from(pins, workdir))
-  asked = on_host(task_from(pins, workdir, part="evaluate"))
-  check_evaluation(config, asked)
+  evaluation_task = on_host(task_from(pins, workdir, part="evaluate"))
+  check_evaluation(config, evaluation_task)
   model = model_from(pins, task)
   run = run_from(pins, task, model, mesh)
   stages = stages_from(pins, task, run, workdir)
   turns = config["evaluate"]["turns"]
-  check_context(pins, "evaluate.turns", asked, columns_of(asked, turns)[1])
+  columns = columns_of(evaluation_task, turns)[1]
+  check_context(pins, "evaluate.turns", evaluation_task, columns)
   found = {}
   if jax.process_index() == 0:
-    found = sources.record(config, pins, task, asked, stages)
+    found = sources.record(config, pins, task, evaluation_task, stages)
     sources.remark(found)
-  return Prepared(task, asked, run, stages, found)
+  return Prepared(task, evaluation_task, run, stages, found)
 
 
 def _stage(config, name, task, run, workdir, before) -> Stage:
@@ -301,25 +302,25 @@ def _rows_of_stage(config, field, options, task, run, workdir, before):
   order = order_key(config["seed"], len(before))
   if not options["table"]:
     return task, frozen_of(task, order), None
-  asked = call(written.table_of, f"{field}.table", options["table"])
+  selection = call(written.table_of, f"{field}.table", options["table"])
   writers = {stage.name: stage for stage in before if stage.writes}
-  if asked.stage not in writers:
+  if selection.stage not in writers:
     raise ConfigError(
-      f"config.{field}.table.stage={asked.stage!r}: name a stage before it "
-      f"that writes rows: {closest(asked.stage, writers)}"
+      f"config.{field}.table.stage={selection.stage!r}: name a stage before it "
+      f"that writes rows: {closest(selection.stage, writers)}"
     )
-  writer = writers[asked.stage]
+  writer = writers[selection.stage]
   kinds = count_rows(f"stage.{writer.name}", run, writer).kinds
-  if asked.kind not in kinds:
+  if selection.kind not in kinds:
     named = kinds != ("",)
     raise ConfigError(
-      f"config.{field}.table.kind={asked.kind!r}: "
-      + (closest(asked.kind, kinds) if named
-         else f"the rows of {asked.stage} have no kinds, leave it out")
+      f"config.{field}.table.kind={selection.kind!r}: "
+      + (closest(selection.kind, kinds) if named
+         else f"the rows of {selection.stage} have no kinds, leave it out")
     )
   shape = written.shape_of(writer)
   task = task._replace(table=shape)
   lazy = functools.cache(lambda: frozen_of(
-    task._replace(table=written.read_table(workdir, asked)), order
+    task._replace(table=written.read_table(workdir, selection)), order
   ))
   return task, frozen_of(task, order), lazy

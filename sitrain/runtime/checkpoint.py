@@ -217,13 +217,14 @@ def restore(
   which: str,
   abstract_state: Any,
   *,
-  fit: Callable[..., dict[str, Any]] = snapshot.exactly,
+  fit: Callable[..., dict[str, Any]] = snapshot.same_dtypes,
 ) -> tuple[Any, Progress]:
   """The "best" or the "last" checkpoint of a stage, for reading only.
 
   `abstract_state` may be a part of the TrainState that was saved: fields that
-  are `()` are not read. `fit` is snapshot's `exactly` or `in_any_dtype`. Raises
-  as `restore_last` does; a damaged checkpoint is reported and left where it is.
+  are `()` are not read. `fit` is snapshot's `same_dtypes` or `cast_dtypes`.
+  Raises as `restore_last` does; a damaged checkpoint is reported and left where
+  it is.
   A run that goes on meanwhile may remove what is being read: then it is looked
   for again.
   """

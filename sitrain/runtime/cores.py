@@ -8,12 +8,12 @@ from importlib import metadata
 import jax
 from jax._src import hardware_utils
 
-MOST = 8  # beyond it rows get too few for each
+MAX_DEVICES = 8  # beyond it rows get too few for each
 # Where a device waits for others in a collective XLA's limit for CPUs is 40 s;
 # then it aborts the process. A group of devices whose texts end early waits for
 # as long as the longest text of the others takes, which may be hours. What
 # hangs for ever is shown by the watchdog, see logs.py.
-PATIENCE = {
+COLLECTIVE_TIMEOUTS = {
   "xla_cpu_collective_call_warn_stuck_timeout_seconds": 3600,
   "xla_cpu_collective_call_terminate_timeout_seconds": 24 * 3600,
   "xla_cpu_collective_timeout_seconds": 24 * 3600,  # between processes
@@ -29,16 +29,16 @@ def use_cores(*, share: int = 1) -> None:
   processes have together each takes its part. Call it before jax has looked for
   devices.
   """
-  be_patient()
+  allow_slow_collectives()
   leave_out_tpu()
   given = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
   if not given and jax.config.jax_num_cpu_devices < 0:
     mine = max(1, cores() // share)
-    devices = min(MOST, 1 << (mine.bit_length() - 1))
+    devices = min(MAX_DEVICES, 1 << (mine.bit_length() - 1))
     jax.config.update("jax_num_cpu_devices", devices)
 
 
-def be_patient() -> None:
+def allow_slow_collectives() -> None:
   """Lets devices of a CPU wait for each other, however long.
 
   By XLA_FLAGS, which XLA reads when its first backend starts; what the user has
@@ -48,7 +48,9 @@ def be_patient() -> None:
   if chips and os.environ.get("JAX_PLATFORMS") != "cpu":
     return
   given = os.environ.get("XLA_FLAGS", "")
-  ours = [f"--{n}={s}" for n, s in PATIENCE.items() if n not in given]
+  ours = [
+    f"--{n}={s}" for n, s in COLLECTIVE_TIMEOUTS.items() if n not in given
+  ]
   os.environ["XLA_FLAGS"] = " ".join([*ours, given]).strip()
 
 

@@ -62,7 +62,7 @@ def start(*, by_core: bool = True) -> None:
   fit together.
   """
   given = flags.FLAGS
-  place = _told(given)
+  place = _place_from_flags(given)
   alone = not place or place[0].processes == 1
   here = place and place[0].coordinator.rpartition(":")[0] in _LOCAL
   leave_out_tpu()
@@ -74,25 +74,27 @@ def start(*, by_core: bool = True) -> None:
     _join(given, {})
 
 
-def _told(given: Any) -> list[Place]:
+def _place_from_flags(given: Any) -> list[Place]:
   """What flags and environment say, or nothing."""
   known = os.environ.get
-  said = {
+  values = {
     "--coordinator": given.coordinator or known("JAX_COORDINATOR_ADDRESS"),
     "--processes": given.processes or known("JAX_NUM_PROCESSES"),
     "--process": (
       known("JAX_PROCESS_ID") if given.process is None else given.process
     ),
   }
-  missing = [name for name, value in said.items() if value in (None, "")]
-  if len(missing) == len(said):
+  missing = [name for name, value in values.items() if value in (None, "")]
+  if len(missing) == len(values):
     return []
   if missing:
     raise ConfigError(
-      f"{missing[0]} is missing: several processes need {', '.join(said)}"
+      f"{missing[0]} is missing: several processes need {', '.join(values)}"
     )
   try:
-    place = Place(str(said["--coordinator"]), *map(int, [*said.values()][1:]))
+    place = Place(
+      str(values["--coordinator"]), *map(int, [*values.values()][1:])
+    )
   except ValueError as error:
     raise ConfigError(f"how many processes, and which: {error}") from error
   if ":" not in place.coordinator or not 0 <= place.process < place.processes:
@@ -135,7 +137,7 @@ def _join(given: Any, place: dict[str, Any]) -> None:
   )  # fmt: skip
   late.daemon = True
   late.start()
-  told = {
+  options = {
     "coordinator_address": place["coordinator"],
     "num_processes": place["processes"],
     "process_id": place["process"],
@@ -144,7 +146,7 @@ def _join(given: Any, place: dict[str, Any]) -> None:
   try:
     # JAX's own limits would end the process with a stack of C++.
     jax.distributed.initialize(
-      **told, heartbeat_timeout_seconds=int(3 * given.lost_seconds),
+      **options, heartbeat_timeout_seconds=int(3 * given.lost_seconds),
       initialization_timeout=int(2 * given.join_seconds),
     )  # fmt: skip
   except (RuntimeError, ValueError, OSError) as error:
@@ -165,11 +167,11 @@ def code_revision() -> str:
   if (root / "REVISION").exists():
     found = (root / "REVISION").read_text().strip()
   elif (root / ".git").exists() and shutil.which("git"):
-    asked = subprocess.run(
+    result = subprocess.run(
       ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True,
       check=False,
     )
-    found = asked.stdout.strip()[:12]
+    found = result.stdout.strip()[:12]
   digest = hashlib.sha256()
   for path in sorted(_PACKAGE.rglob("*.py")):
     digest.update(str(path.relative_to(_PACKAGE)).encode() + path.read_bytes())
@@ -181,10 +183,10 @@ def stop_agreed() -> int:
 
   All have to ask at the same place, between two calls of their programs.
   """
-  mine = signals.asked()
+  signal = signals.stop_requested()
   if jax.process_count() == 1:
-    return mine
-  return int(np.max(multihost_utils.process_allgather(np.int32(mine))))
+    return signal
+  return int(np.max(multihost_utils.process_allgather(np.int32(signal))))
 
 
 def meet(name: str) -> None:
@@ -198,13 +200,13 @@ def meet(name: str) -> None:
     state.client.wait_at_barrier(f"sitrain/{name}", _A_DAY)
 
 
-def check_agreement(config: Any, **told: str) -> dict[str, str]:
-  """What this process is; raises ConfigError where another one differs.
+def check_agreement(config: Any, **facts: str) -> dict[str, str]:
+  """The facts of this process; raises ConfigError where another one differs.
 
-  `config` and what else it has been `told` count as well. To be called before
+  The given `facts` and the hash of `config` are compared too. Call it before
   anything is written.
   """
-  facts = told | {
+  facts |= {
     "jax": jax.__version__,
     "code": code_revision(),
     "config": config_hash({"config": config}, ignore=()),
@@ -228,29 +230,31 @@ def _compare(name: str, facts: dict[str, str]) -> None:
   state = jax_distributed.global_state
   if state.num_processes == 1:
     return
-  mine = json.dumps([socket.gethostname(), facts])
-  state.client.key_value_set(f"sitrain/{name}/{state.process_id}", mine)
+  own = json.dumps([socket.gethostname(), facts])
+  state.client.key_value_set(f"sitrain/{name}/{state.process_id}", own)
   wait = int(flags.FLAGS.join_seconds * 1000)
-  said = (
+  facts_by_host = (
     state.client.blocking_key_value_get(f"sitrain/{name}/{i}", wait)
     for i in range(state.num_processes)
   )
-  if different := first_difference(map(json.loads, said)):
+  if different := first_difference(map(json.loads, facts_by_host)):
     raise ConfigError(different)
 
 
-def first_difference(said: Iterable[tuple[str, dict[str, str]]]) -> str:
-  """What sets a process apart from the first, or "".
+def first_difference(
+  facts_by_host: Iterable[tuple[str, dict[str, str]]]
+) -> str:
+  """How a process differs from the first, or "".
 
-  `said` are (host, facts) of all processes.
+  `facts_by_host` are the (host, facts) of all processes.
   """
-  (host, first), *others = said
+  (host, first), *others = facts_by_host
   for i, (other, facts) in enumerate(others, start=1):
     for name, value in facts.items():
-      said_first = first.get(name, "none")
-      if value != said_first:
+      expected = first.get(name, "none")
+      if value != expected:
         return (
           f"process {i} ({other}) has {name} {value}, process 0 ({host}) has"
-          f" {said_first}: start all with the same code, command and machines"
+          f" {expected}: start all with the same code, command and machines"
         )
   return ""

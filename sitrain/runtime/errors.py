@@ -22,19 +22,21 @@ def run_main(main: Callable[[list[str]], None]) -> None:
   Exit codes: 2 for a wrong command line or config, 130 for Ctrl-C, 75 where the
   same command resumes, after SIGTERM or the loss of a process; 1 else.
   """
-  asked = any(a in ("--traceback", "--traceback=true") for a in sys.argv)
+  traceback_wanted = any(
+    a in ("--traceback", "--traceback=true") for a in sys.argv
+  )
   _show_warnings()
   signals.listen(peers.leave)
   try:
     arguments = _parsed(sys.argv)
   except Exception as error:
-    _leave(error, asked, 2)
+    _leave(error, traceback_wanted, 2)
   try:
     main(arguments)
   except KeyboardInterrupt as error:
-    _leave(error, asked, signals.INTERRUPTED)
+    _leave(error, traceback_wanted, signals.INTERRUPTED)
   except (ValueError, OSError) as error:
-    _leave(error, asked, code_of(error))
+    _leave(error, traceback_wanted, code_of(error))
   except Exception as error:
     peers.failed()
     _leave(error, True, 1)
@@ -88,14 +90,14 @@ def _parsed(arguments: list[str]) -> list[str]:
   return overrides.parse(arguments)
 
 
-def _leave(error: BaseException, asked: bool, code: int) -> None:
+def _leave(error: BaseException, traceback_wanted: bool, code: int) -> None:
   line = one_line(error)
   if isinstance(error, signals.Stopped):
     code = error.code
-  elif signals.asked():
+  elif signals.stop_requested():
     # Whatever else came of it, the last checkpoint is whole.
-    code = signals.code_of(signals.asked())
-  elif asked:
+    code = signals.code_of(signals.stop_requested())
+  elif traceback_wanted:
     traceback.print_exception(error)
   if code == 1:
     note("".join(traceback.format_exception(error)))

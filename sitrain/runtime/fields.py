@@ -227,10 +227,10 @@ def _check_range(field: str, value: Any, allowed: Range) -> None:
     low = one > allowed.least if allowed.above else one >= allowed.least
     high = one < allowed.most if allowed.below else one <= allowed.most
     if not (low and high):
-      raise ConfigError(f"config.{field}={value}: {_said(allowed)}")
+      raise ConfigError(f"config.{field}={value}: {_range_text(allowed)}")
 
 
-def _said(allowed: Range) -> str:
+def _range_text(allowed: Range) -> str:
   """The range in words."""
   least, most = f"{allowed.least:g}", f"{allowed.most:.12g}"
   if math.isinf(allowed.most) and allowed.above:

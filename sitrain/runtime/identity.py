@@ -72,7 +72,7 @@ def check_changes(
 
   Raises ConfigError for the first change that it cannot go on with.
   """
-  told = []
+  lines = []
   for change in changes:
     field, was, now = change
     if is_free(field) or not _concerns(field, begun):
@@ -87,8 +87,8 @@ def check_changes(
         f"{workdir} holds a run with config.{field}={was}, this one has {now}:"
         f" give another --workdir{'' if was == NOT_SET else fix}"
       )
-    told.append(f"config.{field}: {was} -> {now}")
-  return told
+    lines.append(f"config.{field}: {was} -> {now}")
+  return lines
 
 
 def grown(changes: Sequence[Change], begun: Begun) -> list[str]:

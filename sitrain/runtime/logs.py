@@ -19,8 +19,8 @@ from sitrain.runtime import activity
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.storage import is_remote
 
-_HOST = logging.getLogger("sitrain.host")  # What goes nowhere else.
-_SAID = logging.getLogger("sitrain")  # What the screen has as well.
+_HOST_LOG = logging.getLogger("sitrain.host")  # What goes nowhere else.
+_PACKAGE_LOG = logging.getLogger("sitrain")  # What the screen has as well.
 
 
 class Log(NamedTuple):
@@ -35,7 +35,7 @@ _OPEN: list[tuple[Log, logging.Handler]] = []  # One at the most.
 
 def note(text: str) -> None:
   """A line in the log of this host, with the time."""
-  _HOST.info(text)
+  _HOST_LOG.info(text)
 
 
 def open_log(workdir: Any, facts: dict[str, str]) -> Log:
@@ -50,9 +50,9 @@ def open_log(workdir: Any, facts: dict[str, str]) -> Log:
   file = open(path, "a", encoding="utf-8", buffering=1)
   handler = logging.StreamHandler(file)
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-  _HOST.propagate = False
-  _HOST.setLevel(logging.INFO)
-  for logger in (_HOST, _SAID):
+  _HOST_LOG.propagate = False
+  _HOST_LOG.setLevel(logging.INFO)
+  for logger in (_HOST_LOG, _PACKAGE_LOG):
     logger.addHandler(handler)
   faulthandler.enable(file)
 
@@ -73,8 +73,8 @@ def open_log(workdir: Any, facts: dict[str, str]) -> Log:
 def _close() -> None:
   """Closes the log that is open, if there is one."""
   for log, handler in _OPEN:
-    quietly(log.copy)
-    for logger in (_HOST, _SAID):
+    ignoring_errors(log.copy)
+    for logger in (_HOST_LOG, _PACKAGE_LOG):
       logger.removeHandler(handler)
     log.file.close()
   _OPEN.clear()
@@ -83,10 +83,10 @@ def _close() -> None:
 def copy_all() -> None:
   """Brings the log into its workdir, where that can be done."""
   for log, _ in _OPEN:
-    quietly(log.copy)
+    ignoring_errors(log.copy)
 
 
-def quietly(write: Callable[[], None]) -> None:
+def ignoring_errors(write: Callable[[], None]) -> None:
   """Notes what goes wrong in writing what no run depends on."""
   try:
     write()
@@ -118,7 +118,7 @@ def heartbeat(
   # A run that goes on is where it was until its first step.
   known = {"stage": "", "step": -1, "steps": -1, "tokens_per_second": math.nan}
   if path.exists():
-    quietly(lambda: known.update(workdirs.read_json(path)))
+    ignoring_errors(lambda: known.update(workdirs.read_json(path)))
   writing = threading.Lock()
 
   def write(now: list[activity.Activity]) -> None:
@@ -127,14 +127,14 @@ def heartbeat(
       for one in now:
         known.update(doing=one.what, seconds=activity.seconds(one))
       last[1] = time.monotonic()
-      quietly(lambda: workdirs.write_json(path, known))
+      ignoring_errors(lambda: workdirs.write_json(path, known))
 
   def beat(stage: str, step: int, steps: int, _: Any, rate: float) -> None:
     due = time.monotonic() - last[0] >= every
     if due:
       last[0] = time.monotonic()
       note(f"{stage} {step}/{steps} {rate:.0f} tokens/s")
-      quietly(log.copy)
+      ignoring_errors(log.copy)
     if jax.process_index() == 0 and (due or not remote):
       known.update(stage=stage, step=step, steps=steps, tokens_per_second=rate)
       write([])

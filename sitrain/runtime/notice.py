@@ -25,7 +25,7 @@ WAIT = 60  # seconds that the server holds a request
 PAUSE = 10.0  # seconds after an error
 
 
-def told() -> bool:
+def is_on_compute_engine() -> bool:
   """Whether this machine has such a server, as google-auth decides it.
 
   GCE_METADATA_HOST names one; NO_GCE_CHECK=true says that there is none.
@@ -49,7 +49,7 @@ def watch(act: Callable[[], None] = end_process) -> list[threading.Thread]:
 
   No threads where there is nobody who tells.
   """
-  if not told():
+  if not is_on_compute_engine():
     return []
   threads = [
     threading.Thread(
@@ -63,14 +63,14 @@ def watch(act: Callable[[], None] = end_process) -> list[threading.Thread]:
 
 
 def _follow(name, end, act) -> None:
-  etag, said = "0", ""  # The first request is answered at once.
+  etag, last_error = "0", ""  # The first request is answered at once.
   while True:
     began, before = time.monotonic(), etag
     try:
-      value, etag = _ask(name, etag)
+      value, etag = _request(name, etag)
     except Exception as error:  # noqa: BLE001  A watcher may not die of a reply.
-      if said != str(error):  # Not the same line every ten seconds.
-        said = str(error)
+      if last_error != str(error):  # Not the same line every ten seconds.
+        last_error = str(error)
         note(f"no notice of {name}: {type(error).__name__}: {error}")
       time.sleep(PAUSE)
       continue
@@ -81,7 +81,7 @@ def _follow(name, end, act) -> None:
       time.sleep(min(1.0, PAUSE))  # It was asked to wait, and did not.
 
 
-def _ask(name, etag) -> tuple[str, str]:
+def _request(name, etag) -> tuple[str, str]:
   """The value once it is another than that of `etag`, or after WAIT seconds."""
   host = os.environ.get("GCE_METADATA_HOST", HOST)
   request = urllib.request.Request(

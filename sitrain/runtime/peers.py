@@ -32,7 +32,7 @@ _PATIENCE = 2.0  # seconds in which a process may find its own words
 _COPYING = 5.0  # seconds that a log may take to reach its bucket
 
 
-class _Word(NamedTuple):
+class _Heartbeat(NamedTuple):
   """What a process says."""
 
   count: int
@@ -47,15 +47,16 @@ class _Watch(NamedTuple):
 
   lost: float  # seconds of silence after which a process is gone
   period: float
-  said: list[_Word]  # what this process said last
-  heard: dict[int, tuple[_Word, float]]  # and the others, and when it changed
+  last: list[_Heartbeat]  # what this process said last
+  # The last heartbeat of the others, and when it changed.
+  heard: dict[int, tuple[_Heartbeat, float]]
   failures: list[int]  # of the store, in a row
   over: threading.Event
   awaited: set[int]  # whom the first has not heard in this round
 
 
 _WATCH: list[_Watch] = []  # of this process, once it has joined others
-_LEAVING, _SAYING = threading.Lock(), threading.Lock()
+_LEAVING, _PUBLISHING = threading.Lock(), threading.Lock()
 
 
 def watch(lost: float) -> None:
@@ -66,13 +67,13 @@ def watch(lost: float) -> None:
   libc.signal.argtypes = ctypes.c_int, type(_explain_abort)
   libc.signal(signal.SIGABRT, _explain_abort)
   # Two, for the store of a dead machine may not even refuse to answer.
-  for work in (_talk_on, _look_on):
+  for work in (_publish_loop, _watch_loop):
     threading.Thread(target=work, args=_WATCH, daemon=True).start()
 
 
 def _new(lost: float, count: int) -> _Watch:
   """What one of `count` processes knows at first."""
-  start, now = _Word(0, ALIVE, 0, ""), time.monotonic()
+  start, now = _Heartbeat(0, ALIVE, 0, ""), time.monotonic()
   heard = {i: (start, now) for i in (range(1, count) if _me() == 0 else [0])}
   return _Watch(
     lost, _period(lost, count), [start], heard, [0], threading.Event(),
@@ -108,21 +109,23 @@ def _me() -> int:
   return distributed.global_state.process_id
 
 
-def _say(watch: _Watch, state: str = "", code: int = 0, why: str = "") -> None:
+def _publish(
+  watch: _Watch, state: str = "", code: int = 0, why: str = ""
+) -> None:
   """The next word: as the last one, where there is no new state."""
-  with _SAYING:
-    last = watch.said[0]
-    now = last if not state else _Word(0, state, code, why, last.rounds)
-    watch.said[0] = now._replace(count=last.count + 1)
-    text, folder = json.dumps(watch.said[0]), _KEY if _me() else _FIRST
+  with _PUBLISHING:
+    last = watch.last[0]
+    now = last if not state else _Heartbeat(0, state, code, why, last.rounds)
+    watch.last[0] = now._replace(count=last.count + 1)
+    text, folder = json.dumps(watch.last[0]), _KEY if _me() else _FIRST
     _store().key_value_set(f"{folder}{_me()}", text, allow_overwrite=True)
 
 
-def _listen(watch: _Watch) -> None:
+def _read(watch: _Watch) -> None:
   for key, text in _store().key_value_dir_get(_FIRST if _me() else _KEY):
-    index, word = int(key.rpartition("/")[2]), _Word(*json.loads(text))
-    if index in watch.heard and watch.heard[index][0] != word:
-      watch.heard[index] = word, time.monotonic()
+    index, beat = int(key.rpartition("/")[2]), _Heartbeat(*json.loads(text))
+    if index in watch.heard and watch.heard[index][0] != beat:
+      watch.heard[index] = beat, time.monotonic()
       watch.awaited.discard(index)
   if _me() == 0:
     _count_round(watch)
@@ -130,47 +133,47 @@ def _listen(watch: _Watch) -> None:
 
 def _count_round(watch: _Watch) -> None:
   """One more round, where all that are alive have spoken since the last one."""
-  states = {index: word.state for index, (word, _) in watch.heard.items()}
+  states = {index: beat.state for index, (beat, _) in watch.heard.items()}
   if LEFT in states.values():
     return  # This one is about to leave as well.
   if any(states[index] == ALIVE for index in watch.awaited):
     return
   watch.awaited.update(states)
-  with _SAYING:
-    last = watch.said[0]
-    watch.said[0] = last._replace(rounds=last.rounds + 1)
+  with _PUBLISHING:
+    last = watch.last[0]
+    watch.last[0] = last._replace(rounds=last.rounds + 1)
 
 
-def _talk_on(watch: _Watch) -> None:
+def _publish_loop(watch: _Watch) -> None:
   while not watch.over.wait(0.5 if watch.failures[0] else watch.period):
     try:
-      _say(watch)
-      _listen(watch)
+      _publish(watch)
+      _read(watch)
       watch.failures[0] = 0
     except Exception:  # noqa: BLE001  Of the store; there are many types.
       watch.failures[0] += 1
 
 
-def _look_on(watch: _Watch) -> None:
+def _watch_loop(watch: _Watch) -> None:
   while not watch.over.wait(watch.period):
-    for index, (word, since) in watch.heard.items():
-      _judge(watch, index, word, time.monotonic() - since)
+    for index, (beat, since) in watch.heard.items():
+      _judge(watch, index, beat, time.monotonic() - since)
 
 
-def _judge(watch, index, word, seconds) -> None:
+def _judge(watch, index, beat, seconds) -> None:
   """Ends this process where another one is missing."""
   refused = index == 0 and watch.failures[0] >= _TRIES
   silent = refused or seconds > watch.lost
   # The first one passes on what it knows of another.
-  passed_on = word.why.startswith("process ")
+  passed_on = beat.why.startswith("process ")
   # Who left when asked to may have saved, and this one may be about to finish.
-  ordered = word.code == signals.RESTART and signals.in_training()
+  ordered = beat.code == signals.RESTART and signals.in_training()
   patient = seconds < _PATIENCE or (ordered and not passed_on)
-  if watch.over.is_set() or word.state == DONE:
+  if watch.over.is_set() or beat.state == DONE:
     return
-  if word.state == LEFT and (silent or not patient):
+  if beat.state == LEFT and (silent or not patient):
     left = "" if passed_on else f"process {index} has left: "
-    leave(word.code, left + word.why)
+    leave(beat.code, left + beat.why)
   if silent:
     leave(signals.RESTART, _gone(index))
 
@@ -189,7 +192,7 @@ def failed() -> None:
   Returns when it is not so.
   """
   for watch in _WATCH:
-    _quietly(watch, FAILED)
+    _try_publish(watch, FAILED)
     # A round that begins after this one has failed: nobody is gone then.
     enough = _rounds(watch) + 2
     wait = watch.lost + 6 * watch.period + 2 * _PATIENCE
@@ -202,13 +205,13 @@ def failed() -> None:
 
 def _rounds(watch: _Watch) -> int:
   """How often the first process has heard all others, as far as is known."""
-  return (watch.heard[0][0] if _me() else watch.said[0]).rounds
+  return (watch.heard[0][0] if _me() else watch.last[0]).rounds
 
 
 def done() -> None:
   """Says that nothing more is needed of this process, and looks no longer."""
   for watch in _WATCH:
-    _quietly(watch, DONE)
+    _try_publish(watch, DONE)
     watch.over.set()
 
 
@@ -216,12 +219,12 @@ def leave(code: int, why: str) -> None:
   """Ends the process at once; the others are told why."""
   with _LEAVING:  # for ever: the first one to come here ends the process
     try:
-      _say_goodbye(code, why)
+      _publish_end(code, why)
     finally:
       os._exit(code)
 
 
-def _say_goodbye(code: int, why: str) -> None:
+def _publish_end(code: int, why: str) -> None:
   with contextlib.suppress(OSError, ValueError):  # Its reader may be gone.
     if sys.stderr.isatty():
       sys.stderr.write("\x1b[?25h")  # A display may have hidden the cursor.
@@ -232,7 +235,7 @@ def _say_goodbye(code: int, why: str) -> None:
   copying.start()
   for watch in _WATCH:
     last = (watch, LEFT, code, why)
-    telling = threading.Thread(target=_tell_last, args=last, daemon=True)
+    telling = threading.Thread(target=_publish_last, args=last, daemon=True)
     telling.start()
     telling.join(_PATIENCE + 6 * watch.period)
   copying.join(_COPYING)
@@ -245,24 +248,24 @@ def several() -> bool:
   return bool(_WATCH)
 
 
-def _tell_last(watch: _Watch, *word: Any) -> None:
+def _publish_last(watch: _Watch, *beat: Any) -> None:
   """Tells the others; process 0 stays until they have heard it through it."""
-  _quietly(watch, *word)
+  _try_publish(watch, *beat)
   if _me() != 0:
     return
   until = time.monotonic() + 4 * watch.period + _PATIENCE
   while time.monotonic() < until:
-    if all(word.state in (LEFT, DONE) for word, _ in watch.heard.values()):
+    if all(beat.state in (LEFT, DONE) for beat, _ in watch.heard.values()):
       break
     time.sleep(watch.period / 4)
     try:
-      _listen(watch)
+      _read(watch)
     except Exception:  # noqa: BLE001  There is nobody left to tell.
       break
 
 
-def _quietly(watch: _Watch, *word: Any) -> None:
+def _try_publish(watch: _Watch, *beat: Any) -> None:
   try:
-    _say(watch, *word)
+    _publish(watch, *beat)
   except Exception as error:  # noqa: BLE001  It is told where it can be.
     note(f"the others could not be told: {error}")

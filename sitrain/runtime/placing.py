@@ -28,21 +28,21 @@ def define() -> flags.FlagHolder:
   )
 
 
-def mesh_of(config: dict[str, Any], asked: Sequence[str]) -> Mesh:
+def mesh_of(config: dict[str, Any], flag: Sequence[str]) -> Mesh:
   """The mesh that the flag asks for, or that of the config as far as it fits.
 
   Raises ConfigError for a flag that does not fit the devices.
   """
-  return sharding.make_mesh(*sizes_of(config, asked, jax.device_count()))
+  return sharding.make_mesh(*sizes_of(config, flag, jax.device_count()))
 
 
 def sizes_of(
-  config: dict[str, Any], asked: Sequence[str], count: int
+  config: dict[str, Any], flag: Sequence[str], count: int
 ) -> tuple[int, ...]:
   """As `mesh_of`, for `count` devices."""
-  if asked:
+  if flag:
     try:
-      return sharding.mesh_sizes(count, **_read(asked), field="--mesh ")
+      return sharding.mesh_sizes(count, **_read(flag), field="--mesh ")
     except ValueError as error:
       raise ConfigError(str(error)) from error
   sizes = sharding.sizes_that_fit(count, **config["mesh"])
@@ -61,13 +61,13 @@ def _unlike(given: dict[str, int], sizes: tuple[int, ...]) -> bool:
   return any(size not in (sharding.REST, known[n]) for n, size in given.items())
 
 
-def _read(asked: Sequence[str]) -> dict[str, int]:
+def _read(flag: Sequence[str]) -> dict[str, int]:
   sizes = {}
-  for word in asked:
-    name, _, size = word.partition("=")
+  for item in flag:
+    name, _, size = item.partition("=")
     if name not in sharding.AXES:
       raise ConfigError(f"--mesh: {closest(name, sharding.AXES)}")
     if not size.removeprefix("-").isdigit():
-      raise ConfigError(f"--mesh={word}: give a number, as {name}=2")
+      raise ConfigError(f"--mesh={item}: give a number, as {name}=2")
     sizes[name] = int(size)
   return sizes

@@ -101,21 +101,21 @@ def has_role(folder: epath.Path, role: str) -> bool:
   )
 
 
-def stage_of(config: dict, folder: epath.Path, asked: str) -> str:
-  """The stage `asked`, or for "" the last of a run that has a checkpoint.
+def stage_of(config: dict, folder: epath.Path, name: str) -> str:
+  """The stage `name`, or for "" the last of a run that has a checkpoint.
 
   Raises ConfigError for a stage that is not in the run or has none.
   """
-  names = config["stages"]
-  if asked and asked not in names:
+  stages = config["stages"]
+  if name and name not in stages:
     raise ConfigError(
-      f"--stage={asked} is not in the run: {closest(asked, names)}"
+      f"--stage={name} is not in the run: {closest(name, stages)}"
     )
   trained = [
-    name for name in names if checkpoint.steps(folder / name)
-    and "policy" in config["stage"][name].get("trained", ("policy",))
+    each for each in stages if checkpoint.steps(folder / each)
+    and "policy" in config["stage"][each].get("trained", ("policy",))
   ]
-  if not (trained and (asked or trained[-1]) in trained):
-    which = f"stage {asked}" if asked else "every stage"
+  if not (trained and (name or trained[-1]) in trained):
+    which = f"stage {name}" if name else "every stage"
     raise ConfigError(f"{which} of {folder} lacks a checkpoint: train it first")
-  return asked or trained[-1]
+  return name or trained[-1]

@@ -238,14 +238,14 @@ def _shift(rows: Any, problems: int, index: Array) -> Any:
   return jax.tree.map(one, rows, is_leaf=lambda x: isinstance(x, Episodes))
 
 
-def as_it_is(state: Any) -> Any:
+def unchanged(state: Any) -> Any:
   """What a group of devices takes of a state: all of it."""
   return state
 
 
 def by_group(
   generate: Callable[..., Rows], mesh: Mesh, *,
-  taken: Callable[[Any], Any] = as_it_is,
+  prepare: Callable[[Any], Any] = unchanged,
 ) -> Callable[..., Rows]:
   """`generate` on each group of devices by itself, on its rows.
 
@@ -259,7 +259,7 @@ def by_group(
   """
   if mesh.size == 1:
     return generate
-  by_row, everywhere = PartitionSpec(ROWS), PartitionSpec()
+  by_row, whole = PartitionSpec(ROWS), PartitionSpec()
 
   def one_group(
     index: Array, keys: Array, state: TrainState, problems: Problems
@@ -270,7 +270,7 @@ def by_group(
   mapped = jax.shard_map(
     one_group,
     mesh=mesh,
-    in_specs=(by_row, by_row, everywhere, by_row),
+    in_specs=(by_row, by_row, whole, by_row),
     out_specs=by_row,
     axis_names=set(ROWS),
     check_vma=False,
@@ -279,7 +279,7 @@ def by_group(
   def generate_by_group(
     keys: Array, state: TrainState, problems: Problems
   ) -> Rows:
-    count, state = keys.shape[0], taken(state)
+    count, state = keys.shape[0], prepare(state)
     # The number of a group arrives as an argument: axis_index cannot be
     # lowered on every backend while another axis is automatic.
     index = jnp.arange(groups(mesh), dtype=jnp.int32)
@@ -309,10 +309,10 @@ def _first(rows: Any, count: int, total: int) -> Any:
 
 def by_group_for_all(
   generate: Callable[..., Rows], mesh: Mesh, *,
-  taken: Callable[[Any], Any] = as_it_is,
+  prepare: Callable[[Any], Any] = unchanged,
 ) -> Callable[..., Rows]:
   """As `by_group`, and then every device has all rows: what a host reads."""
   if mesh.size == 1:
     return generate
-  play, whole = by_group(generate, mesh, taken=taken), replicated(mesh)
+  play, whole = by_group(generate, mesh, prepare=prepare), replicated(mesh)
   return lambda *given: jax.lax.with_sharding_constraint(play(*given), whole)

@@ -44,14 +44,14 @@ class Stopped(ValueError):
     self.code = code_of(number)
 
 
-_HEARD: list[tuple[int, float]] = []  # (signal, when), the first alone
+_RECEIVED: list[tuple[int, float]] = []  # (signal, when), the first alone
 _WORKING: list[Working] = []  # of the running call, if there is one
 _TRAINING = threading.Event()
 
 
-def asked() -> int:
+def stop_requested() -> int:
   """The signal that asked this process to stop, or 0."""
-  return _HEARD[0][0] if _HEARD else 0
+  return _RECEIVED[0][0] if _RECEIVED else 0
 
 
 def code_of(number: int) -> int:
@@ -76,21 +76,21 @@ def listen(leave: Callable[[int, str], None]) -> None:
     signal.signal(number, lambda *_: None)
   signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
   threading.Thread(
-    target=_hear, args=(reader, leave), name="signals", daemon=True
+    target=_read_signals, args=(reader, leave), name="signals", daemon=True
   ).start()
 
 
-def _hear(reader: int, leave: Callable[[int, str], None]) -> None:
+def _read_signals(reader: int, leave: Callable[[int, str], None]) -> None:
   while True:
     number, now = os.read(reader, 1)[0], time.monotonic()
     if number not in TOGETHER:
       continue
-    if not _HEARD:
-      _HEARD.append((number, now))
+    if not _RECEIVED:
+      _RECEIVED.append((number, now))
       if not in_training():
         leave(code_of(number), stopped(number))
       activity.say(acknowledged(number))
-    elif now - _HEARD[0][1] > TOGETHER[number]:
+    elif now - _RECEIVED[0][1] > TOGETHER[number]:
       leave(
         code_of(number), "asked to stop twice: finished checkpoints are kept"
       )
@@ -98,15 +98,15 @@ def _hear(reader: int, leave: Callable[[int, str], None]) -> None:
 
 @contextlib.contextmanager
 def training(leave: Callable[[int, str], None]) -> Iterator[None]:
-  """Inside, a signal waits: it is for the caller to look at `asked`."""
+  """Inside, a signal waits until the caller looks at `stop_requested`."""
   _TRAINING.set()
   try:
     yield
   finally:
     _TRAINING.clear()
     _WORKING.clear()
-  if asked():
-    leave(code_of(asked()), stopped(asked()))
+  if stop_requested():
+    leave(code_of(stop_requested()), stopped(stop_requested()))
 
 
 def working(where: Working) -> None:

@@ -168,7 +168,7 @@ def _progress(fields: dict[str, Any]) -> Progress:
   return Progress(**{**fields, "window": window, "best": best})
 
 
-def exactly(path: Any, saved: dict, wanted: dict) -> dict[str, Any]:
+def same_dtypes(path: Any, saved: dict, wanted: dict) -> dict[str, Any]:
   """What to read: `wanted`, if it is what was saved.
 
   Raises ValueError where the run wants other arrays.
@@ -184,14 +184,14 @@ def exactly(path: Any, saved: dict, wanted: dict) -> dict[str, Any]:
   return wanted
 
 
-def in_any_dtype(path: Any, saved: dict, wanted: dict) -> dict[str, Any]:
-  """As `exactly`, but floating point numbers may have been saved in another."""
+def cast_dtypes(path: Any, saved: dict, wanted: dict) -> dict[str, Any]:
+  """As `same_dtypes`, but floats may have been saved in another float dtype."""
   read = dict(wanted)
   for name, x in wanted.items():
     dtype = jnp.dtype(saved[name][0]) if name in saved else x.dtype
     if all(jnp.issubdtype(d, jnp.floating) for d in (dtype, x.dtype)):
       read[name] = jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
-  return exactly(path, saved, read)
+  return same_dtypes(path, saved, read)
 
 
 def check_layout(path: Any, record: Any) -> None:
@@ -240,7 +240,7 @@ def _read_arrays(path: Any, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(
-  path: Any, abstract: Any, *, fit: Callable[..., dict[str, Any]] = exactly
+  path: Any, abstract: Any, *, fit: Callable[..., dict[str, Any]] = same_dtypes
 ) -> tuple[Any, str]:
   """((tree, Progress), "") or, of a damaged checkpoint, ((), the reason).
 
@@ -251,7 +251,7 @@ def read(
   Args:
     path: the folder of one checkpoint.
     abstract: ShapeDtypeStructs with shardings; a part of what was saved.
-    fit: what may differ, `exactly` or `in_any_dtype`.
+    fit: what may differ, `same_dtypes` or `cast_dtypes`.
 
   Raises ValueError where the checkpoint is of other arrays or layout, NotFinite
   where it holds parameters that are no numbers, and StorageError, which names

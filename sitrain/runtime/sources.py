@@ -27,15 +27,16 @@ _BLOCK, _BLOCKS = 2**20, 64  # of a file; larger ones are read in places only
 
 
 def record(
-  config: dict, pins: dict, task: Task, asked: Task, stages: list[Stage]
+  config: dict, pins: dict, task: Task, evaluation_task: Task,
+  stages: list[Stage],
 ) -> dict:
   """field -> what it stands for: rows or a model, with their fingerprints.
 
-  `pins` is the config with pinned revisions, `task` and `asked` are those of
-  config.task and of the evaluation.
+  `pins` is the config with pinned revisions, `task` and
+  `evaluation_task` are those of config.task and config.evaluate.task.
   """
   found = {}
-  tasks = {"task": task, "evaluate.task": asked} | {
+  tasks = {"task": task, "evaluate.task": evaluation_task} | {
     f"stage.{stage.name}.task": stage.task for stage in stages
     if config["stage"][stage.name].get("task", {})
     and not config["stage"][stage.name].get("table", {})
@@ -158,7 +159,7 @@ def check(workdir: Any, begun: Begun, known: dict, found: dict) -> list[str]:
 
   Raises ConfigError where one does.
   """
-  told = []
+  lines = []
   for field, now in found.items():
     was = known.get(field, now)
     if was["fingerprint"] == now["fingerprint"]:
@@ -173,8 +174,8 @@ def check(workdir: Any, begun: Begun, known: dict, found: dict) -> list[str]:
         f"{workdir} was begun with other content of {line}: put back what was"
         " there, or give another --workdir"
       )
-    told.append(line)
-  return told
+    lines.append(line)
+  return lines
 
 
 def _concerns(field: str, begun: Begun) -> bool:

@@ -64,8 +64,8 @@ _LOG = logging.getLogger("sitrain")
 
 def by_group(stage: Stage, mesh: Any) -> Method:
   """The stage's method, generating per group of devices."""
-  method, taken = stage.method, partial(for_sampling, dtype=stage.dtype)
-  generate = sharding.by_group(method.generate, mesh, taken=taken)
+  method, prepare = stage.method, partial(for_sampling, dtype=stage.dtype)
+  generate = sharding.by_group(method.generate, mesh, prepare=prepare)
   return method._replace(generate=generate)
 
 

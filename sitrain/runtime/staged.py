@@ -149,12 +149,13 @@ def make_sampler(stage: Stage, programs: dict, mesh: Mesh) -> Sampler:
         jax.block_until_ready(rows)
       with activity.during(f"judging {of}", seldom=True):
         judged.append(judge(k, then, wave, rows))
-    verdicts, told = zip(*judged)
-    return list(verdicts), jax.tree.map(lambda *x: sum(x), *told)
+    verdicts, metrics = zip(*judged)
+    return list(verdicts), jax.tree.map(lambda *x: sum(x), *metrics)
 
   def finish(state, sampling):
-    (posed, played), (verdicts, told) = sampling, judge_waves(state, sampling)
-    return programs["join"](posed.problems, played, verdicts), told
+    posed, played = sampling
+    verdicts, metrics = judge_waves(state, sampling)
+    return programs["join"](posed.problems, played, verdicts), metrics
 
   return Sampler(begin, judge_waves, finish, total)
 
@@ -191,8 +192,8 @@ def make_staged(stage: Stage, programs: dict, mesh: Mesh) -> Callable:
       while count < min(step + delay + 1, steps):
         begun.append(sampler.begin(state, root_key, count - step, 0))
         count += 1
-      state, *told = finish(state, root_key, begun.pop(0))
-      rows.append(told)
+      state, *metrics = finish(state, root_key, begun.pop(0))
+      rows.append(metrics)
     with activity.during("updating", seldom=True):
       judged, learned = (_stacked(jax.device_get(x)) for x in zip(*rows))
     measured = sampler.total(judged) | learned
@@ -206,9 +207,9 @@ def _more_rounds(stage, programs, sampler, state, again, sampled, judged):
   kept = programs["wanted"](*sampled)
   number = 1
   while number < stage.rounds and not np.all(jax.device_get(kept)):
-    more, told = sampler.finish(state, again(number))
+    more, metrics = sampler.finish(state, again(number))
     sampled, kept = programs["merge"](sampled, more)
-    judged = jax.tree.map(lambda x, y: x + y, judged, told)
+    judged = jax.tree.map(lambda x, y: x + y, judged, metrics)
     number += 1
   return sampled, judged, round_metrics(jnp.int32(number), kept)
 
@@ -254,8 +255,8 @@ def _merge(wanted, kept, more):
 
 def _learn(learn, state, key, problems, rows, verdicts):
   """`learn`, and the next step."""
-  state, told = learn(state, key, problems, rows, verdicts)
-  return state._replace(step=state.step + 1), told
+  state, metrics = learn(state, key, problems, rows, verdicts)
+  return state._replace(step=state.step + 1), metrics
 
 
 def _like(tree, place):

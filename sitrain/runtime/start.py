@@ -160,7 +160,7 @@ def _trained(run: Run, stage: Stage, abstract: Any) -> tuple[Any, Any]:
   if stage.restart:
     return params, init(params)
   saved, _ = checkpoint.restore(
-    *source, only(opt_state=abstract.opt_state), fit=snapshot.in_any_dtype
+    *source, only(opt_state=abstract.opt_state), fit=snapshot.cast_dtypes
   )
   return params, saved.opt_state
 
@@ -198,7 +198,7 @@ def _from_source(run: Run, source: Any, name: str, wanted: Any) -> Any:
   add_head = role.head and saved != name
   trunk = {n: x for n, x in wanted.items() if n != heads.NAME or not add_head}
   state, _ = checkpoint.restore(
-    *source, only(params={saved: trunk}), fit=snapshot.in_any_dtype
+    *source, only(params={saved: trunk}), fit=snapshot.cast_dtypes
   )
   params = state.params[saved]
   return heads.add(role.model, params) if add_head else params
@@ -229,7 +229,7 @@ def _foreign(stage: Stage) -> bool:
 
 def _check_source(run: Run, source: str, params: dict) -> None:
   checkpoint.check(
-    *_source(run, source), only(params=params), fit=snapshot.in_any_dtype
+    *_source(run, source), only(params=params), fit=snapshot.cast_dtypes
   )
 
 

@@ -63,11 +63,11 @@ def remark(window: Window) -> str:
   if not norms or any(norms):  # NaN is true.
     return ""
   nll = window.get("learn/nll", [])
-  said = f" and learn/nll is {nll[-1]:.3g}" if nll else ""
+  nll_text = f" and learn/nll is {nll[-1]:.3g}" if nll else ""
   return (
-    f"the gradient was 0 in the last {len(norms)} steps{said}, so nothing was"
-    " learned: see whether any rewards differ (judge/), or lower the learning"
-    " rate where the parameters have grown too large"
+    f"the gradient was 0 in the last {len(norms)} steps{nll_text}, so nothing"
+    " was learned: see whether any rewards differ (judge/), or lower the"
+    " learning rate where the parameters have grown too large"
   )
 
 

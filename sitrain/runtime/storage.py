@@ -81,14 +81,14 @@ def meaning(error: BaseException, place: Any) -> str:
   for one in chain(error):
     if isinstance(one, StorageError):
       return one.args[-1]
-    text = _said(one)
+    text = _reason(one)
     for words, line in _MEANINGS:
       if text and any(word in text for word in words):
         return line.format(place)
   return ""
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
   """What an error of a disk or a store says, in small letters; else ""."""
   text, module = str(error), type(error).__module__.partition(".")[0]
   if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -168,13 +168,13 @@ def _is_missing(error: FileNotFoundError, place: Any) -> bool:
 
 def unreadable(error: BaseException, place: Any) -> BaseException:
   """What to raise where a checkpoint could not be read, and may be whole."""
-  if isinstance(told := explained(error, place), StorageError):
-    return told
+  if isinstance(explanation := explained(error, place), StorageError):
+    return explanation
   lines = str(error).strip().splitlines()
-  said = f"{type(error).__name__}: {lines[0][:200]}" if lines else repr(error)
+  reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else repr(error)
   return StorageError(
-    f"checkpoint {place} could not be read, and is left as it is: {said}: mend"
-    " that and start the same command again"
+    f"checkpoint {place} could not be read, and is left as it is: {reason}:"
+    " mend that and start the same command again"
   )
 
 
@@ -193,10 +193,10 @@ def explaining(place: Any) -> Iterator[None]:
   try:
     yield
   except Exception as error:
-    told = explained(error, place)
-    if told is error:
+    explanation = explained(error, place)
+    if explanation is error:
       raise
-    raise told from error
+    raise explanation from error
 
 
 def write_object(path: epath.Path, content: str | bytes) -> None:

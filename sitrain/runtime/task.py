@@ -154,17 +154,17 @@ def describe(task: Task) -> str:
   if task.table == ():
     return ""
   prompt = lengths((task.table.prompt != PAD).sum(axis=1))
-  said = (
+  text = (
     f"{prompt.count} problems; prompts of {prompt.median} tokens (median), "
     f"{prompt.most} (95 %), {prompt.longest} (longest)"
   )
   given = (task.table.solution != PAD).sum(axis=1)
   if given.any():
     turns = lengths(given[given > 0])
-    said += (
+    text += (
       f"; given solutions of {turns.median}, {turns.most}, {turns.longest}"
     )
-  return said
+  return text
 
 
 def check_context(config: dict, field: str, task: Task, columns: int) -> None:

@@ -94,13 +94,13 @@ def claim(
   folder, digest = epath.Path(workdir), config_hash(config)
   path, first = folder / _CONFIG, jax.process_index() == 0
   known = sources.known_of(folder)
-  told, begun, old = [], identity.Begun((), frozenset()), {}
+  lines, begun, old = [], identity.Begun((), frozenset()), {}
   if path.exists():
     old = read_config(folder)
     changes = differences(fields.placed(old), config)
     begun = identity.begun_in(folder, old)
-    told = identity.check_changes(workdir, begun, changes)
-    told += sources.check(workdir, begun, known, found or {})
+    lines = identity.check_changes(workdir, begun, changes)
+    lines += sources.check(workdir, begun, known, found or {})
     if first and (grown := identity.grown(changes, begun)):
       _forget(folder / "summary.json", grown)
   if first and differences(old, config, ignore=()):
@@ -109,7 +109,7 @@ def claim(
   if first and merged and merged != known:
     write_json(folder / sources.FILE, merged)
   if begun.stages:
-    for line in told:
+    for line in lines:
       logging.getLogger("sitrain").warning("goes on with %s", line)
   return digest
 

@@ -121,7 +121,7 @@ def _write_rows(run, stage, sampler, state, progress, path) -> Progress:
     ))  # fmt: skip
     now = state._replace(step=np.int32(first + progress.step))
     posed, played = sampling = sampler.begin(now, key, 0, 0)
-    verdicts, told = sampler.judge(now, sampling)
+    verdicts, metrics = sampler.judge(now, sampling)
     waves = jax.device_get(_everywhere((posed.problems, played, verdicts)))
     rows = records(stage.task, list(zip(*waves)), step=progress.step)
     rows = [{"row": progress.rows + i} | row for i, row in enumerate(rows)]
@@ -130,7 +130,9 @@ def _write_rows(run, stage, sampler, state, progress, path) -> Progress:
     progress = progress._replace(
       step=progress.step + 1, rows=progress.rows + len(rows)
     )
-    record = {n: float(m.total / m.count) for n, m in told.items() if m.count}
+    record = {
+      n: float(m.total / m.count) for n, m in metrics.items() if m.count
+    }
     run.show(stage.name, progress.step, stage.steps, record, float("nan"))
     if stop := stop_agreed():
       raise signals.Stopped(
@@ -185,24 +187,24 @@ def shape_of(stage: Stage) -> Problems:
   return Problems(*map(blank, one))._replace(solution=solution)
 
 
-def read_table(workdir: Any, asked: Table) -> Problems:
+def read_table(workdir: Any, selection: Table) -> Problems:
   """The kept rows as problems whose solutions are their turns.
 
   Raises ValueError where no row is kept.
   """
-  path, kept, seen = path_of(workdir, asked.stage), [], {}
+  path, kept, seen = path_of(workdir, selection.stage), [], {}
   for row in parts.read(path):
-    known = row["known"][-1] > 0 and row["reward"][-1] >= asked.least
-    if not known or row["kind"] != asked.kind:
+    known = row["known"][-1] > 0 and row["reward"][-1] >= selection.least
+    if not known or row["kind"] != selection.kind:
       continue
     name = str((row["prompt"], row["answer"]))
     seen[name] = seen.get(name, 0) + 1
-    if not asked.per_problem or seen[name] <= asked.per_problem:
+    if not selection.per_problem or seen[name] <= selection.per_problem:
       kept.append(row)
   if not kept:
     raise ValueError(
-      f"{path} has no row of kind {asked.kind!r} with a reward of at least "
-      f"{asked.least}: lower table.least, or write more rows"
+      f"{path} has no row of kind {selection.kind!r} with a reward of at least "
+      f"{selection.least}: lower table.least, or write more rows"
     )
   solutions = [sum(row["turns"], []) for row in kept]
   return Problems(

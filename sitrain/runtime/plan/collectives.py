@@ -69,7 +69,7 @@ def _alone(program, part, one) -> Sent:
     return NOTHING
   within = program.parts[part]
   operands = [within[n].kind for n in one.operands if n in within]
-  given = sum(hlo.size(x, everywhere=True) for x in operands)
+  given = sum(hlo.size(x, all_memories=True) for x in operands)
   count = group(one.rest)
   share = (count - 1) / count
   found = {

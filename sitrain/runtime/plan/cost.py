@@ -124,7 +124,7 @@ def _work(program, part, one, times, loop) -> Work:
     name=one.name, loop=loop, times=times,
     flops=hlo.flops(program, part, one), bytes=traffic(program, part, one),
     collective=collectives.sent(program, part, one),
-    buffer=hlo.size(one.kind, everywhere=False),
+    buffer=hlo.size(one.kind, all_memories=False),
     shape=one.kind, source=source[1] if source else "",
   )
 

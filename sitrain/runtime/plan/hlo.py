@@ -89,14 +89,14 @@ def arrays(kind: str) -> list[str]:
   return [found[0] for found in _ARRAY.finditer(kind)]
 
 
-def size(kind: str, *, everywhere: bool) -> float:
-  """Bytes of a shape; without `everywhere` only those in the main memory.
+def size(kind: str, *, all_memories: bool) -> float:
+  """Bytes of a shape; without `all_memories` only those in the main memory.
 
   A layout with S(1) and so on lies in a memory of the core.
   """
   total = 0.0
   for dtype, sizes, layout in _ARRAY.findall(kind):
-    if everywhere or "S(" not in layout:
+    if all_memories or "S(" not in layout:
       bits = re.search(r"\d+", dtype)
       each = _SIZES.get(dtype, int(bits[0]) / 8 if bits else 0)
       total += each * math.prod(int(n) for n in sizes.split(",") if n)

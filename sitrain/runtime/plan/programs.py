@@ -16,7 +16,7 @@ from sitrain.runtime.host import on_host
 from sitrain.runtime.plan import hlo, models
 from sitrain.runtime.plan.chips import Target
 from sitrain.runtime.plan.cost import cost_of, largest, works
-from sitrain.runtime.plan.refusals import BUFFERS, held, refused
+from sitrain.runtime.plan.refusals import BUFFERS, refused, state_bytes
 from sitrain.runtime.stage import lower_stage
 from sitrain.runtime.staged import NAMES as STAGED
 from sitrain.runtime.start import Run, keys_of, layout
@@ -54,7 +54,7 @@ def planned(config: dict, folder: Any, target: Target, name: str) -> Planned:
   given = config["stage"][name]
   return Planned(run, stage, abstract, counts, {
     "stage": name, "mesh": dict(mesh.shape), "chips": mesh.size,
-    "parameters": _count(abstract.params), "state_bytes": held(abstract),
+    "parameters": _count(abstract.params), "state_bytes": state_bytes(abstract),
     "steps": counts.columns, "runs": _runs(stage),
     **_refills(given, counts, mesh),
     "problems": counts.problems, "rows": counts.rows,

@@ -13,7 +13,7 @@ BUFFERS = 5  # of the largest that are named
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def held(abstract: Any) -> int:
+def state_bytes(abstract: Any) -> int:
   """Bytes of a tree of shapes on one chip, by their shardings."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
@@ -29,7 +29,7 @@ def overfull(abstract: Any, known: dict, target: Target) -> dict[str, Any]:
   """
   leaves = jax.tree_util.tree_leaves_with_path(abstract)
   named = sorted(
-    ((held(x), sharding.path_name(path), x) for path, x in leaves),
+    ((state_bytes(x), sharding.path_name(path), x) for path, x in leaves),
     key=lambda one: -one[0],
   )
   total = known["state_bytes"]

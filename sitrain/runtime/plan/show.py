@@ -27,13 +27,13 @@ NO_CODE = [
 
 
 @contextlib.contextmanager
-def telling(console: Console) -> Iterator[Callable[[str], None]]:
+def progress(console: Console) -> Iterator[Callable[[str], None]]:
   """Lines with the time since the beginning; a terminal also sees it pass."""
   began, last = time.monotonic(), {"text": ""}
   spins = console.is_terminal
   status = console.status("starting") if spins else contextlib.nullcontext()
 
-  def tell(text: str) -> None:
+  def report(text: str) -> None:
     spent = f"{time.monotonic() - began:6.0f} s"
     console.print(f"{spent}  {text}", markup=False, highlight=False)
     last["text"] = text
@@ -41,7 +41,7 @@ def telling(console: Console) -> Iterator[Callable[[str], None]]:
       status.update(text)
 
   with status:
-    yield tell
+    yield report
 
 
 def amount(value: float, unit: str) -> str:
@@ -120,7 +120,7 @@ def collective_table(rows: Sequence[dict]) -> Table:
   return table
 
 
-def said(stage: dict, found: dict) -> Iterator[str]:
+def lines_of(stage: dict, found: dict) -> Iterator[str]:
   """What is to be said of a stage, line by line."""
   name, mesh = stage["stage"], stage["mesh"]
   axes = " ".join(f"{axis}={size}" for axis, size in mesh.items())
@@ -178,6 +178,6 @@ def show(found: dict, console: Console) -> None:
     console.print(collective_table(rows))
   plain = dict(markup=False, highlight=False)
   for stage in found["stages"]:
-    for line in said(stage, found):
+    for line in lines_of(stage, found):
       console.print(line, **plain)
   console.print("assumed: " + "; ".join(found["assumptions"]), **plain)

@@ -41,27 +41,27 @@ FREE = ("output", "workdir", "batch", "slots", "ks", "draws", "mesh")
 def plan_from(config: dict, given: Any) -> Plan:
   """Raises ConfigError for flags that do not fit each other; `given`: FLAGS."""
   options = config["evaluate"]
-  heat, seed, batch = (
+  temperature, seed, batch = (
     options.get(name, default) if value is None else value
     for name, value, default in (
       ("temperature", given.temperature, 1.0), ("seed", given.seed, 0),
       ("batch", given.batch, 256),
     )
   )
-  limits, n = tuple(options["turns"]), given.samples
-  if given.turns > len(limits):
+  token_limits, n = tuple(options["turns"]), given.samples
+  if given.turns > len(token_limits):
     raise ConfigError(
-      f"--turns={given.turns}: config.evaluate.turns={limits} has limits for "
-      f"{len(limits)}"
+      f"--turns={given.turns}: config.evaluate.turns={token_limits} has "
+      f"limits for {len(token_limits)}"
     )
-  if heat == 0 and n > 1:
+  if temperature == 0 and n > 1:
     raise ConfigError(
       f"--samples={n} of --temperature=0 would be equal: give --samples=1"
     )
-  words = given.ks or [2**i for i in range(n.bit_length())]
-  if not all(str(k).isdigit() and 1 <= int(k) <= n for k in words):
+  ks = given.ks or [2**i for i in range(n.bit_length())]
+  if not all(str(k).isdigit() and 1 <= int(k) <= n for k in ks):
     raise ConfigError(
-      f"--ks={','.join(map(str, words))}: give numbers from 1 to --samples={n}"
+      f"--ks={','.join(map(str, ks))}: give numbers from 1 to --samples={n}"
     )
   stage = given.stage
   if given.workdir:
@@ -70,9 +70,9 @@ def plan_from(config: dict, given: Any) -> Plan:
   return Plan(
     output=absolute(given.output), workdir=absolute(given.workdir),
     stage=stage, which=given.which,
-    samples=n, temperature=heat, top_k=given.top_k, top_p=given.top_p,
-    turns=limits[: given.turns], problems=given.problems, batch=batch,
-    slots=given.slots, seed=seed, ks=tuple(sorted({int(k) for k in words})),
+    samples=n, temperature=temperature, top_k=given.top_k, top_p=given.top_p,
+    turns=token_limits[: given.turns], problems=given.problems, batch=batch,
+    slots=given.slots, seed=seed, ks=tuple(sorted({int(k) for k in ks})),
     verifiers=tuple(given.verifiers), draws=given.draws,
     mesh=tuple(given.mesh),
   )  # fmt: skip

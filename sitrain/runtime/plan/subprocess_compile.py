@@ -31,26 +31,26 @@ _ERROR = "error.txt"
 _ALLOCATION = re.compile(r"^allocation \d+: size (\d+)(.*)$", re.MULTILINE)
 
 
-class Made(NamedTuple):
+class Compiled(NamedTuple):
   """What is known of a compiled program."""
 
   text: str  # its instructions, scheduled
   memory: dict[str, int]  # bytes of arguments, temporaries, outputs, code
 
 
-def compile_here(lowered: Any) -> Made:
+def compile_here(lowered: Any) -> Compiled:
   """Compiles for this machine, in this process."""
   made = lowered.compile()
   sizes = made.memory_analysis()
   outputs = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-  return Made(made.as_text(), {
+  return Compiled(made.as_text(), {
     "arguments": sizes.argument_size_in_bytes,
     "temporaries": sizes.temp_size_in_bytes, "outputs": max(outputs, 0),
     "code": sizes.generated_code_size_in_bytes,
   })
 
 
-def compile_whole(lowered: Any) -> Made:
+def compile_completely(lowered: Any) -> Compiled:
   """Compiles for a TPU in this process, machine code and all.
 
   Memory is of the buffer assignment: `memory_analysis` takes outputs that lie
@@ -60,7 +60,7 @@ def compile_whole(lowered: Any) -> Made:
     made = lowered.compile(compiler_options=_dump(name))
     found = next(pathlib.Path(name).glob(_MEMORY)).read_text()
   code = made.memory_analysis().generated_code_size_in_bytes
-  return Made(made.as_text(), memory_of(found) | {"code": code})
+  return Compiled(made.as_text(), memory_of(found) | {"code": code})
 
 
 def _dump(name: str) -> dict[str, Any]:
@@ -68,9 +68,9 @@ def _dump(name: str) -> dict[str, Any]:
   return {"xla_dump_to": name, "xla_dump_hlo_as_text": True}
 
 
-def compile_apart(
+def compile_in_subprocess(
   config: dict, folder: Any, target: chips.Target, stage: str, program: str
-) -> Made:
+) -> Compiled:
   """A program of a stage, compiled for a TPU in another process.
 
   Its machine code is not made, and `code` of its memory is 0. Raises what
@@ -82,17 +82,17 @@ def compile_apart(
       "config": config, "folder": str(folder), "topology": target.name,
       "stage": stage, "program": program,
     }))
-    with _child(place) as process:
-      text = _written(place)
+    with _compiler_process(place) as process:
+      text = _program_text(place)
       while not text and process.poll() is None:
         time.sleep(POLL)
-        text = _written(place)
+        text = _program_text(place)
     if not text:
-      raise jax.errors.JaxRuntimeError(_why(place, process.returncode))
-    return Made(text, memory_of(next(place.glob(_MEMORY)).read_text()))
+      raise jax.errors.JaxRuntimeError(_failure(place, process.returncode))
+    return Compiled(text, memory_of(next(place.glob(_MEMORY)).read_text()))
 
 
-def _written(place) -> str:
+def _program_text(place) -> str:
   """The text of the program, once it is there to its end; else "".
 
   It is written last, and its last line is its entry's closing bracket.
@@ -105,9 +105,10 @@ def _written(place) -> str:
 
 
 @contextlib.contextmanager
-def _child(place: pathlib.Path):
+def _compiler_process(place: pathlib.Path):
   """The process that compiles what `place` asks for; it ends with the block."""
-  command = [sys.executable, "-m", "sitrain.runtime.plan.apart", str(place)]
+  module = "sitrain.runtime.plan.subprocess_compile"
+  command = [sys.executable, "-m", module, str(place)]
   with (place / "log.txt").open("w") as log:
     process = subprocess.Popen(
       command, stdout=log, stderr=log, env=os.environ | {"EPATH_USE_TF": "0"}
@@ -119,7 +120,7 @@ def _child(place: pathlib.Path):
       process.wait()
 
 
-def _why(place, code) -> str:
+def _failure(place, code) -> str:
   """Why a process ended before its program was there."""
   error, log = place / _ERROR, (place / "log.txt").read_text()
   if error.exists():
@@ -155,14 +156,14 @@ def _end_with_parent() -> None:
 
 def main(place: pathlib.Path) -> None:
   """Compiles what a request asks for, and writes why it cannot be done."""
-  asked = json.loads((place / "request.json").read_text())
+  request = json.loads((place / "request.json").read_text())
   threading.Thread(target=_end_with_parent, daemon=True).start()
-  target = chips.target_of(asked["topology"])
+  target = chips.target_of(request["topology"])
   jax.config.update("jax_threefry_partitionable", True)
   plan = programs.planned(
-    build.plain(asked["config"]), asked["folder"], target, asked["stage"]
+    build.plain(request["config"]), request["folder"], target, request["stage"]
   )
-  lowered = programs.lowered(plan)[asked["program"]]
+  lowered = programs.lowered(plan)[request["program"]]
   try:
     lowered.compile(compiler_options=_dump(str(place)))
   except jax.errors.JaxRuntimeError as error:
