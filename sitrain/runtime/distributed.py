@@ -1,7 +1,7 @@
-"""Several processes: how they find each other, and whether they agree.
+"""Joins several processes, and checks that they agree.
 
-On TPU pods and in steps of Slurm JAX finds out by itself. Elsewhere each
-process is told, by flags or by the environment:
+On TPU pods and in Slurm steps JAX finds the processes itself. Elsewhere flags
+or environment variables name them:
 
   --coordinator=HOST:PORT --processes=N --process=I
   JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID
@@ -42,12 +42,12 @@ flags.DEFINE_float(
   lower_bound=2.0,
 )
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
-_A_DAY = 24 * 3600 * 1000  # in milliseconds; who is lost ends the wait
+_A_DAY = 24 * 3600 * 1000  # ms; peers.py ends the wait if a process is lost
 _PACKAGE = Path(__file__).parent.parent
 
 
 class Place(NamedTuple):
-  """Which process of how many this is."""
+  """The rank of this process among how many."""
 
   coordinator: str  # host:port
   processes: int
@@ -55,11 +55,11 @@ class Place(NamedTuple):
 
 
 def start(*, by_core: bool = True) -> None:
-  """Joins the other processes, where there are any; a CPU becomes its cores.
+  """Joins the other processes, if any; makes a device of every CPU core.
 
-  Not so without `by_core`: each device has a copy of what is not split. To be
-  called before JAX looks for devices. Raises ConfigError for flags that do not
-  fit together.
+  With by_core=False the CPU stays one device, which avoids copies of replicated
+  arrays. Call it before JAX looks for devices. Raises ConfigError for flags
+  that do not fit together.
   """
   given = flags.FLAGS
   place = _place_from_flags(given)
@@ -75,7 +75,7 @@ def start(*, by_core: bool = True) -> None:
 
 
 def _place_from_flags(given: Any) -> list[Place]:
-  """What flags and environment say, or nothing."""
+  """The Place that flags and environment name, or []."""
   known = os.environ.get
   values = {
     "--coordinator": given.coordinator or known("JAX_COORDINATOR_ADDRESS"),
@@ -112,9 +112,9 @@ def _in_slurm() -> bool:
 
 
 def _on_tpu() -> bool:
-  """Whether this is a host of TPUs that knows about its neighbours.
+  """Whether this is a TPU host that knows its slice.
 
-  Its chips are looked for first, for JAX asks a server of the cloud.
+  Checks for chips first, because JAX would query the cloud's metadata server.
   """
   wanted = os.environ.get("JAX_PLATFORMS") or "tpu"
   hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
@@ -124,8 +124,8 @@ def _on_tpu() -> bool:
 
 
 def _join(given: Any, place: dict[str, Any]) -> None:
-  """Meets the others, and begins to look after them."""
-  # Orders to stop are ours, see signals.py; JAX would take SIGTERM for itself.
+  """Joins the other processes, and starts watching them."""
+  # signals.py handles SIGTERM; JAX would install its own handler.
   jax.config.update("jax_enable_preemption_service", False)
   where = place.get("coordinator", "the host of process 0")
   late = threading.Timer(
@@ -144,7 +144,7 @@ def _join(given: Any, place: dict[str, Any]) -> None:
     "cluster_detection_method": "deactivate",
   } if place else {}  # fmt: skip
   try:
-    # JAX's own limits would end the process with a stack of C++.
+    # On its own timeouts JAX aborts with a C++ stack trace: ours come first.
     jax.distributed.initialize(
       **options, heartbeat_timeout_seconds=int(3 * given.lost_seconds),
       initialization_timeout=int(2 * given.join_seconds),
@@ -162,7 +162,7 @@ def _join(given: Any, place: dict[str, Any]) -> None:
 
 
 def code_revision() -> str:
-  """What the launcher or git calls this code, and a hash of its source."""
+  """The revision from the launcher or git, and a hash of the source."""
   root, found = _PACKAGE.parent, ""
   if (root / "REVISION").exists():
     found = (root / "REVISION").read_text().strip()
@@ -179,9 +179,9 @@ def code_revision() -> str:
 
 
 def stop_agreed() -> int:
-  """The signal by which any process was asked to stop, or 0, in all of them.
+  """The signal that any process received, or 0; the same in all processes.
 
-  All have to ask at the same place, between two calls of their programs.
+  All processes must call it at the same point, between two program calls.
   """
   signal = signals.stop_requested()
   if jax.process_count() == 1:
@@ -190,10 +190,10 @@ def stop_agreed() -> int:
 
 
 def meet(name: str) -> None:
-  """Waits for all processes, however long, once for a name.
+  """A barrier of all processes, without a timeout; use each name once.
 
-  Before the first call of a program, whose compilation takes some longer than
-  others: collectives of CPUs give up on who is 30 seconds late.
+  For use before the first call of a program: compilation times differ, and CPU
+  collectives abort if a process is 30 seconds late.
   """
   state = jax_distributed.global_state
   if state.num_processes > 1:
@@ -214,7 +214,7 @@ def check_agreement(config: Any, **facts: str) -> dict[str, str]:
   _compare("run", facts)
   if jax_distributed.global_state.num_processes > 1:
     _compare("packages", packages.installed())
-  # Only now: devices are looked for by all processes together.
+  # Only now, because all processes initialize their backends together.
   kinds = [device.device_kind for device in jax.local_devices()]
   facts |= {
     "devices": f"{len(kinds)} x {', '.join(sorted(set(kinds)))}",

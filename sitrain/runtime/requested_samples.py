@@ -1,4 +1,4 @@
-"""What a user of the sampler asks for: its flags, checked, as a plan."""
+"""The sampler's flags, checked and combined with the config into a plan."""
 
 from typing import Any, NamedTuple
 
@@ -13,10 +13,10 @@ from sitrain.runtime.workdir import absolute
 
 
 class Plan(NamedTuple):
-  """What the flags ask for, and where they are silent config.evaluate."""
+  """The values of the flags, with config.evaluate for those not given."""
 
   output: str
-  workdir: str  # "": the model as it is
+  workdir: str  # "": a model without a run
   stage: str
   which: str
   samples: int
@@ -31,10 +31,10 @@ class Plan(NamedTuple):
   ks: tuple[int, ...]
   verifiers: tuple[str, ...]
   draws: int
-  mesh: tuple[str, ...]  # as --mesh has it; (): the config's, where it fits
+  mesh: tuple[str, ...]  # as in --mesh; (): that of the config, where it fits
 
 
-# They change no sample.
+# Fields that change no sample.
 FREE = ("output", "workdir", "batch", "slots", "ks", "draws", "mesh")
 
 
@@ -79,7 +79,7 @@ def plan_from(config: dict, given: Any) -> Plan:
 
 
 def options_of(config: dict, plan: Plan) -> dict[str, Any]:
-  """All that the samples are a function of."""
+  """Everything that the samples depend on."""
   task = task_options(config, "evaluate")
   found = {k: v for k, v in plan._asdict().items() if k not in FREE}
   found |= {
@@ -88,14 +88,14 @@ def options_of(config: dict, plan: Plan) -> dict[str, Any]:
   }
   if plan.workdir:
     found["run"] = absolute(plan.workdir)
-    # A stage that has been trained on is another policy.
+    # After more training the stage is another policy.
     folder = epath.Path(plan.workdir) / plan.stage
     found["checkpoints"] = checkpoint.steps(folder)
   return found
 
 
 def config_of(given: Any) -> dict:
-  """The config of --config or of the workdir, with the flags' own test set."""
+  """The config of --config or of the workdir, with the flags' test set."""
   if given.workdir and given.config is not None:
     raise ConfigError("--workdir has a config of its own: leave out --config")
   if given.workdir:
@@ -109,8 +109,9 @@ def config_of(given: Any) -> dict:
     check_config(config)
     if given.stage or not config["model"].get("path", ""):
       raise ConfigError(
-        f"--stage={given.stage} is of a run: give its --workdir" if given.stage
-        else "--config.model.path is missing: a model, or --workdir of a run"
+        f"--stage={given.stage} belongs to a run: give its --workdir"
+        if given.stage
+        else "--config.model.path is missing: give it, or --workdir of a run"
       )
   return retasked(
     config, name=given.task, source=given.source, split=given.split

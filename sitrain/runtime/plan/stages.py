@@ -11,7 +11,7 @@ from sitrain.runtime.options import ConfigError, closest
 from sitrain.runtime.plan import programs, refusals, subprocess_compile
 from sitrain.runtime.plan.chips import LOCAL, Target
 
-MICRO = (8, 2)  # rows that a group of devices updates on at a time
+MICRO = (8, 2)  # rows per group of devices in a microbatch
 
 Report = Callable[[str], Any]
 
@@ -37,11 +37,11 @@ def plan_stage(
   config: dict, folder: Any, target: Target, name: str, *,
   only: Sequence[str], report: Report, code: bool = False,
 ) -> dict[str, Any]:
-  """What the programs of a stage need, and what an iteration takes.
+  """Memory and cost of the programs of a stage, and the time of an iteration.
 
-  `only` names the programs to compile; none: all. `report` gets a line of
-  progress. With `code` the machine code of a TPU is made too, which takes far
-  longer.
+  `only` names the programs to compile; empty: all. `report` gets lines of
+  progress. With `code` the machine code for a TPU is generated too, which takes
+  far longer.
   """
   plan = programs.planned(config, folder, target, name)
   if plan.known["state_bytes"] > target.chip.memory:
@@ -95,8 +95,8 @@ def largest_batch(
 ) -> int:
   """The most problems of a stage that fit, by compiling it once more.
 
-  It is an estimate: memory is taken to be a line through two batches. -1 where
-  it cannot be told.
+  An estimate: memory is assumed to be linear in the batch. -1 where it is not
+  known.
   """
   name, count = found["stage"], found["problems"]
   if found["programs"][0]["program"] == "state":
@@ -117,9 +117,9 @@ def largest_batch(
 
 
 def meshes(count: int, host: int) -> Iterator[dict[str, int]]:
-  """All ways to share devices among the axes, the most data first.
+  """All ways to split devices over the axes, the most data first.
 
-  `tensor` stays inside of a host, which has `host` devices.
+  `tensor` stays within a host, which has `host` devices.
   """
   divisors = [n for n in range(1, count + 1) if count % n == 0]
   for tensor, fsdp in itertools.product(divisors, divisors):
@@ -132,10 +132,10 @@ def candidates(
 ) -> list[dict]:
   """Configs of a stage that may fit: other meshes, batches, microbatches.
 
-  A batch is the smallest that the mesh divides and that is no smaller than the
-  config's. Those whose state alone fills the memory are left out; the others
-  come in the order in which they are worth a try: little is gathered where
-  `tensor` and `fsdp` are small, and larger microbatches gather less often.
+  A batch is the smallest that divides over the mesh and is at least that of the
+  config. Meshes whose state alone fills the memory are left out. The most
+  promising come first: small `tensor` and `fsdp` gather little, and large
+  microbatches gather less often.
   """
   found = []
   alone = {"mesh": {"data": 1, "fsdp": 1, "tensor": 1}}
@@ -167,8 +167,8 @@ def _changed(config, name, counts, mesh, micro) -> dict:
     groups * count, each
   ))
   problems = -(-counts.problems // unit) * unit
-  units = problems * each // (groups * count)  # of a group in an update
-  # As many as keep a part to `micro` rows, or to one unit that has more.
+  units = problems * each // (groups * count)  # of a group, per update
+  # The fewest parts of at most `micro` rows, or of one unit with more rows.
   rows = counts.rows // counts.problems
   fewest = min(-(-units * rows // each // micro), units)
   parts = next(n for n in range(fewest, units + 1) if units % n == 0)
@@ -185,8 +185,8 @@ def search(
 ) -> list[dict]:
   """Plans of the first `tries` candidates, the best first.
 
-  The best fits and takes the fewest seconds a row. Raises ConfigError where
-  no mesh holds the state.
+  The best fits and takes the fewest seconds per row. Raises ConfigError where
+  the state fits on no mesh.
   """
   ways = candidates(config, folder, target, name)
   if not ways:
@@ -217,7 +217,7 @@ def search(
 
 
 def rank(found: Sequence[dict]) -> list[dict]:
-  """Plans that fit before others, and then by the seconds a row takes."""
+  """Plans that fit come first; then by seconds per row."""
   return sorted(found, key=lambda one: (
     not one["fits"], math.isnan(one["step_seconds"]),
     one["step_seconds"] / one["rows"],

@@ -1,10 +1,10 @@
-"""Compiles a program for a TPU in a process of its own, up to its memory.
+"""Compiles a program for a TPU in a subprocess, up to memory assignment.
 
-TPU's compiler first optimizes and schedules a program and assigns its memory,
-and then writes the machine code, which takes by far most of its time and tells
-a plan nothing but the size of the code. It offers no way to stop between the
-two, but it can be told to write down what it has by then. So a process compiles
-and writes, and it is ended when everything is there.
+The TPU compiler first optimizes and schedules a program and assigns its memory.
+Then it generates machine code, which takes most of the time, and of which a
+plan only needs the size. The compiler cannot stop between the two, but it can
+dump its intermediate results to files. So a subprocess compiles with the dump
+on, and is killed as soon as the files are complete.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ import jax
 from sitrain.runtime import build
 from sitrain.runtime.plan import chips, programs
 
-POLL = 0.2  # seconds between looks at what is written
+POLL = 0.2  # seconds between two checks of the dumped files
 _TEXT = "*after_optimizations_after_buffer_assignment.txt"
 _MEMORY = "*after_optimizations-buffer-assignment.txt"
 _ERROR = "error.txt"
@@ -32,7 +32,7 @@ _ALLOCATION = re.compile(r"^allocation \d+: size (\d+)(.*)$", re.MULTILINE)
 
 
 class Compiled(NamedTuple):
-  """What is known of a compiled program."""
+  """The text and the memory of a compiled program."""
 
   text: str  # its instructions, scheduled
   memory: dict[str, int]  # bytes of arguments, temporaries, outputs, code
@@ -51,10 +51,10 @@ def compile_here(lowered: Any) -> Compiled:
 
 
 def compile_completely(lowered: Any) -> Compiled:
-  """Compiles for a TPU in this process, machine code and all.
+  """Compiles for a TPU in this process, including the machine code.
 
-  Memory is of the buffer assignment: `memory_analysis` takes outputs that lie
-  in donated arguments off the temporaries once more.
+  Memory comes from the buffer assignment, because `memory_analysis` subtracts
+  outputs that alias donated arguments from the temporaries a second time.
   """
   with tempfile.TemporaryDirectory() as name:
     made = lowered.compile(compiler_options=_dump(name))
@@ -64,17 +64,17 @@ def compile_completely(lowered: Any) -> Compiled:
 
 
 def _dump(name: str) -> dict[str, Any]:
-  """Options with which the compiler writes to a folder what it has."""
+  """Options with which the compiler dumps its results to a folder."""
   return {"xla_dump_to": name, "xla_dump_hlo_as_text": True}
 
 
 def compile_in_subprocess(
   config: dict, folder: Any, target: chips.Target, stage: str, program: str
 ) -> Compiled:
-  """A program of a stage, compiled for a TPU in another process.
+  """A program of a stage, compiled for a TPU in a subprocess.
 
-  Its machine code is not made, and `code` of its memory is 0. Raises what
-  compiling it here raises: JaxRuntimeError where the compiler gives up.
+  No machine code is generated, so `code` in its memory is 0. Raises the same as
+  compiling in this process: JaxRuntimeError where the compiler fails.
   """
   with tempfile.TemporaryDirectory() as name:
     place = pathlib.Path(name)
@@ -93,9 +93,9 @@ def compile_in_subprocess(
 
 
 def _program_text(place) -> str:
-  """The text of the program, once it is there to its end; else "".
+  """The text of the program, once the file is complete; else "".
 
-  It is written last, and its last line is its entry's closing bracket.
+  It is written last, and ends with the closing bracket of its entry.
   """
   for path in place.glob(_TEXT):
     text = path.read_text()
@@ -106,7 +106,7 @@ def _program_text(place) -> str:
 
 @contextlib.contextmanager
 def _compiler_process(place: pathlib.Path):
-  """The process that compiles what `place` asks for; it ends with the block."""
+  """A process that compiles the request in `place`; killed after the block."""
   module = "sitrain.runtime.plan.subprocess_compile"
   command = [sys.executable, "-m", module, str(place)]
   with (place / "log.txt").open("w") as log:
@@ -121,7 +121,7 @@ def _compiler_process(place: pathlib.Path):
 
 
 def _failure(place, code) -> str:
-  """Why a process ended before its program was there."""
+  """Why a process ended before its program was complete."""
   error, log = place / _ERROR, (place / "log.txt").read_text()
   if error.exists():
     return error.read_text()
@@ -129,9 +129,9 @@ def _failure(place, code) -> str:
 
 
 def memory_of(assignment: str) -> dict[str, int]:
-  """Bytes in a chip's memory by what they are, from a buffer assignment.
+  """Bytes in a chip's memory by kind, from a buffer assignment.
 
-  Allocations of a color lie elsewhere: in the memory of the core.
+  Allocations with a color are in the memory of the core and are left out.
   """
   found = {"arguments": 0, "temporaries": 0, "outputs": 0, "code": 0}
   for size, what in _ALLOCATION.findall(assignment):
@@ -147,7 +147,7 @@ def memory_of(assignment: str) -> dict[str, int]:
 
 
 def _end_with_parent() -> None:
-  """Ends this process when the one that waits for it is gone."""
+  """Ends this process when its parent is gone."""
   parent = os.getppid()
   while os.getppid() == parent:
     time.sleep(1)
@@ -155,7 +155,7 @@ def _end_with_parent() -> None:
 
 
 def main(place: pathlib.Path) -> None:
-  """Compiles what a request asks for, and writes why it cannot be done."""
+  """Compiles the program of a request; writes the error where that fails."""
   request = json.loads((place / "request.json").read_text())
   threading.Thread(target=_end_with_parent, daemon=True).start()
   target = chips.target_of(request["topology"])
