@@ -31,7 +31,7 @@ _UNUSABLE = ".unusable"  # suffix of a damaged checkpoint that was set aside
 
 
 def _score(metrics: Any) -> float:
-  """The score of a checkpoint; -inf without one, so that it is never the best."""
+  """The score of a checkpoint; without one -inf, which is never the best."""
   value = (metrics or {}).get(_SCORE)
   return -math.inf if value is None else float(value)
 

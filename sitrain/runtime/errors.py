@@ -58,7 +58,7 @@ def begun() -> None:
 
 
 def code_of(error: Exception) -> int:
-  """The exit code of an error that is reported in one line; not of `Stopped`."""
+  """The exit code of an error that is shown in one line; not of `Stopped`."""
   if isinstance(error, ConfigError):
     return 2
   return 2 if isinstance(error, ValueError) and not _BEGUN.is_set() else 1

@@ -1,9 +1,9 @@
-"""The flag --mesh of the mains that read what another machine has trained.
+"""The flag --mesh of the mains that read a run of another machine.
 
   --mesh=data=2,tensor=4
 
-Without it the mesh is that of the config, where it fits the devices that are
-here; else the nearest that does, and a line says which.
+Without it the mesh is that of the config if it fits the devices here. Else it
+is a similar one that fits, and a warning names it.
 """
 
 import logging
@@ -29,7 +29,7 @@ def define() -> flags.FlagHolder:
 
 
 def mesh_of(config: dict[str, Any], flag: Sequence[str]) -> Mesh:
-  """The mesh that the flag asks for, or that of the config as far as it fits.
+  """The mesh of the flag; without the flag that of the config, or a similar one.
 
   Raises ConfigError for a flag that does not fit the devices.
   """
@@ -39,7 +39,7 @@ def mesh_of(config: dict[str, Any], flag: Sequence[str]) -> Mesh:
 def sizes_of(
   config: dict[str, Any], flag: Sequence[str], count: int
 ) -> tuple[int, ...]:
-  """As `mesh_of`, for `count` devices."""
+  """The sizes of `mesh_of`, for `count` devices."""
   if flag:
     try:
       return sharding.mesh_sizes(count, **_read(flag), field="--mesh ")
