@@ -39,9 +39,9 @@ def parse(
 ) -> list[str]:
   """Parses a command line; returns the words that are not flags.
 
-  Sets fields that follow from the given ones too (follow.py). Raises ConfigError
-  if --config is not a config file, for the first --config.a.b=1 that nothing
-  reads, and for values of another type.
+  Also sets fields that follow from the given ones (follow.py). Raises
+  ConfigError if --config is not a config file, for the first --config.a.b=1
+  that nothing reads, and for values of another type.
   """
   spec = _spec(words)
   given = _given(words)

@@ -29,7 +29,7 @@ def define() -> flags.FlagHolder:
 
 
 def mesh_of(config: dict[str, Any], flag: Sequence[str]) -> Mesh:
-  """The mesh of the flag; without the flag that of the config, or a similar one.
+  """The mesh of the flag; without it that of the config, or a similar one.
 
   Raises ConfigError for a flag that does not fit the devices.
   """

@@ -50,7 +50,7 @@ def duration(seconds: float) -> str:
 
 
 def time_left(first: int, step: int, steps: int, elapsed: float) -> float:
-  """Seconds until `steps`, from `elapsed` since step `first`; NaN at `first`."""
+  """Seconds until `steps`, given `elapsed` since `first`; NaN at `first`."""
   if step <= first:
     return math.nan
   return (steps - step) * elapsed / (step - first)
@@ -115,7 +115,7 @@ def plain(say: Callable[[str], None], every: float) -> Display:
     remaining = left(stage, step, steps)
     due = time.monotonic() - last["time"] >= every
     if due or stage != last["stage"] or step >= steps:
-      tell(f"{stage} {step}/{steps}  {status(record, rate, remaining)}")
+      show(f"{stage} {step}/{steps}  {status(record, rate, remaining)}")
       last["stage"] = stage
 
   def at(now: list[activity.Activity]) -> None:
@@ -129,10 +129,10 @@ def plain(say: Callable[[str], None], every: float) -> Display:
 
   def did(one: activity.Activity) -> None:
     if not one.seldom and activity.seconds(one) >= SOON:
-      tell(f"{one.what}: {activity.seconds(one):.1f} s")
+      show(f"{one.what}: {activity.seconds(one):.1f} s")
 
-  activity.follow("screen", activity.Follower(at, did, tell))
-  return Display(update, tell, functools.partial(activity.leave, "screen"))
+  activity.follow("screen", activity.Follower(at, did, show))
+  return Display(update, show, functools.partial(activity.leave, "screen"))
 
 
 def live(console: Console) -> Display:
