@@ -320,7 +320,7 @@ def _after(run, stage, progress, measured, spent) -> Progress:
 def best_score(
   stage: Stage, window: dict[str, list[float]], step: int
 ) -> float:
-  """The score of a checkpoint: the mean of `best` over stopping.BEST_SPAN steps.
+  """The score of a checkpoint: the mean of `best` over the last BEST_SPAN steps.
 
   A mean, because a single step is noisy. -inf before there are so many steps
   (or all steps of a shorter stage). Without a metric the score is the step.
@@ -370,7 +370,7 @@ def check_numbers(
 
 
 def tokens_written(measured: dict[str, Mean]) -> float:
-  """Tokens that the policy generated in a call, in all turns; NaN if unknown."""
+  """Tokens that the policy generated in a call, all turns; NaN if unknown."""
   names = [name for name in measured if name.startswith("generate/length_")]
   total = sum(float(np.sum(measured[name].total)) for name in names)
   return total if names else math.nan

@@ -12,16 +12,16 @@ _CUTS = ("dynamic-slice", "slice", "gather")
 def traffic(
   program: hlo.Program, part: str, one: hlo.Instruction
 ) -> float:
-  """What an instruction reads from and writes to the main memory.
+  """Bytes that an instruction reads from and writes to the main memory.
 
-  Of what a slice is cut out of, or written into, only the slice counts; what
-  lies in a memory of the core does not.
+  Slicing, or writing a slice, counts only the slice. Arrays in a memory of the
+  core do not count.
   """
   within = program.parts[part]
   kinds = [within[n].kind for n in one.operands if n in within]
   if one.opcode.endswith("-start"):
-    # The result of the start of a copy or collective is a tuple that has the
-    # operand in it, and what it is copied or gathered to.
+    # The start of a copy or collective returns a tuple of its operand and its
+    # result.
     alone = 0.0 if one.kind.startswith("(") else sum(
       hlo.size(kind, all_memories=False) for kind in kinds
     )
@@ -37,7 +37,7 @@ def traffic(
   if piece == "done":
     return 0.0
   same = _aliases(one) if piece else {}
-  if piece:  # What it hands on of the collective stays where it is.
+  if piece:  # Results that alias operands are not written.
     written = sum(
       hlo.size(kind, all_memories=False)
       for n, kind in enumerate(hlo.arrays(one.kind)) if n not in same
@@ -56,21 +56,21 @@ def traffic(
 
 
 def _cut(whole, part) -> float:
-  """A slice is read where the whole is, and written where the slice is."""
+  """A slice is read from the memory of the whole and written to its own."""
   away = hlo.size(whole, all_memories=False) > 0
   read = hlo.size(part, all_memories=True) if away else 0.0
   return read + hlo.size(part, all_memories=False)
 
 
 def _aliases(one) -> dict[int, int]:
-  """Which operand each result of a fusion is, of those that are one."""
+  """result -> operand, for the results of a fusion that alias an operand."""
   text = one.rest.partition("output_to_operand_aliasing={")[2]
   found = _ALIAS.findall(text.partition("calls=")[0])
   return {int(result or 0): int(operand) for result, operand in found}
 
 
 def _fused(program, name) -> Iterator[tuple[dict, hlo.Instruction]]:
-  """(their computation, instructions) of a fusion and those inside of it."""
+  """(computation, instruction) pairs of a fusion and its inner fusions."""
   for one in program.parts[name].values():
     yield program.parts[name], one
     if one.opcode == "fusion":
@@ -78,7 +78,7 @@ def _fused(program, name) -> Iterator[tuple[dict, hlo.Instruction]]:
 
 
 def _read(program, name, number) -> float:
-  """What a fusion reads of an operand: of a slice only what it takes."""
+  """Bytes that a fusion reads of an operand; of sliced operands the slices."""
   inner = program.parts[name]
   parameter = next(
     one for one in inner.values()
