@@ -1,4 +1,4 @@
-"""What processes tell each other, against a store that is a dict.
+"""Heartbeats of processes, with a dict as the store.
 
 test_survival.py runs real ones, and ends them.
 """
@@ -79,7 +79,7 @@ GONE = (signals.RESTART, "process 0 is gone")
   "word, seconds, failures, training, want", [
     (ALONE, LOST - 1, 0, False, ()),
     (ALONE, LOST + 1, 0, False, GONE),
-    # The store is process 0's: where it refuses, nobody waits.
+    # Process 0 has the store: if it refuses, process 0 is lost.
     (ALONE, 0.1, peers._TRIES - 1, False, ()),
     (ALONE, 0.1, peers._TRIES, False, GONE),
     # There is time for words of one's own, and an order is obeyed in order.
@@ -132,7 +132,7 @@ def test_only_new_words_are_heard(store):
   peers._publish(watch, peers.LEFT, 7, "why")
   said = peers._Heartbeat(*json.loads(store.known[f"{peers._KEY}1"]))
   assert said == peers._Heartbeat(2, peers.LEFT, 7, "why")
-  peers._read(watch)  # One does not hear oneself.
+  peers._read(watch)  # A process does not read its own heartbeat.
   assert set(watch.heard) == {0}
 
 
@@ -170,18 +170,18 @@ def test_a_process_that_stops_is_missed(how, store, monkeypatch):
 
 
 def test_a_failure_of_ones_own_waits_for_the_others_words(store, monkeypatch):
-  """An error may be what is seen of another's end: that is said, then."""
+  """After an error a process waits, in case the loss of another caused it."""
   watch = watch_of(lost=60.0)
   monkeypatch.setattr(peers, "_WATCH", [watch])
-  # Once the first has heard everybody after the failure, nobody is gone.
+  # If process 0 hears from all after the failure, none is lost.
   hear = lambda rounds: watch.heard.update(
     {0: (ALONE._replace(rounds=rounds), time.monotonic())}
   )
   hear(5)
   later = [threading.Timer(0.1 * i, hear, [5 + i]) for i in (1, 2)]
+  began = time.monotonic()
   for timer in later:
     timer.start()
-  began = time.monotonic()
   peers.failed()
   assert 0.2 <= time.monotonic() - began < 30
   said = peers._Heartbeat(*json.loads(store.known[f"{peers._KEY}1"]))

@@ -320,9 +320,9 @@ def _after(run, stage, progress, measured, spent) -> Progress:
 def best_score(
   stage: Stage, window: dict[str, list[float]], step: int
 ) -> float:
-  """The score of a checkpoint: the mean of `best` over the last BEST_SPAN steps.
+  """The score of a checkpoint: the mean of `best` over the last steps.
 
-  A mean, because a single step is noisy. -inf before there are so many steps
+  A mean over BEST_SPAN steps: one is noisy. -inf before there are so many steps
   (or all steps of a shorter stage). Without a metric the score is the step.
   """
   if not stage.best:

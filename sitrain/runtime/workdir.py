@@ -44,7 +44,7 @@ def relevant(config: dict[str, Any], ignore: tuple[str, ...]) -> dict[str, str]:
 def config_hash(
   config: dict[str, Any], *, ignore: tuple[str, ...] = RUN_ONLY
 ) -> str:
-  """12 hexadecimal digits of a config's hash; the order of fields is ignored."""
+  """12 hexadecimal digits of a config's hash; ignores the order of fields."""
   text = json.dumps(relevant(config, ignore), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 

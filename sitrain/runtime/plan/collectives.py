@@ -33,7 +33,7 @@ NOTHING = Sent("", "", 0.0, 0.0)
 
 
 def piece(program: hlo.Program, one: hlo.Instruction) -> str:
-  """The part of a collective in a fusion: "start", "step" or "done"; else ""."""
+  """"start", "step" or "done" for a fusion of a collective; else ""."""
   if one.opcode != "fusion":
     return ""
   name = hlo.called(one, ("calls",))[0]
