@@ -94,7 +94,8 @@ def gspo(logprob, old, gain, mask, *, clip=3e-2, clip_high=4e-2):
 
 
 def dual(logprob, old, gain, mask):
-  return losses.dual_clip(ppo(logprob, old, gain, mask, clip_high=0.2), gain, 3.0)
+  loss = ppo(logprob, old, gain, mask, clip_high=0.2)
+  return losses.dual_clip(loss, gain, 3.0)
 
 
 def cispo(logprob, old, gain, mask, *, clip=INF, clip_high=0.28):
@@ -252,11 +253,11 @@ def test_a_truncated_ratio_has_the_gradient_of_cispo():
 def test_samples_of_another_program_weigh_no_more_than_the_bound():
   old = array([[-1.0, -1.0, -1.0, -1.0]])
   sampler = array([[-1.0, -3.0, -0.5, INF]])
-  found = losses.sampler_weight(old, sampler, 2.0)
+  found = advantage.sampler_weight(old, sampler, 2.0)
   np.testing.assert_allclose(
     found[0, :3], [1.0, 2.0, np.exp(-0.5)], rtol=1e-6
   )
-  slope = jax.grad(lambda x: jnp.sum(losses.sampler_weight(x, sampler, 2.0)))
+  slope = jax.grad(lambda x: jnp.sum(advantage.sampler_weight(x, sampler, 2.0)))
   assert not np.any(slope(old))
 
 
@@ -330,6 +331,8 @@ def test_leave_one_out_is_the_centred_reward_times_g_over_g_minus_1():
 def test_groups_of_one_and_of_equal_rewards_have_no_advantage(name):
   found = estimate(name)
   assert np.all(np.isfinite(found)) and np.any(found)
+  if name == "as_it_is":
+    return
   if name not in ("whiten", "group_whiten"):
     np.testing.assert_allclose(found[GROUP >= 2], 0, atol=1e-6)
   for every in (0.0, 1.0):
@@ -381,9 +384,9 @@ def test_named_rewards_are_normalised_one_by_one():
 
 
 def test_long_answers_are_charged():
-  length = array([[0.0, 12.0, 13.0, 15.0, 16.0, 20.0]])
-  found = advantage.overlong(length, limit=16, margin=4)
-  np.testing.assert_allclose(found, [[0, 0, -0.25, -0.75, -1, -1]])
+  length = array([[0, 12], [13, 15], [16, 20]])
+  found = advantage.overlong(length, limit=(16, 18), margin=4)
+  np.testing.assert_allclose(found, [[0, 0], [-0.25, -0.25], [-1, -1]])
 
 
 def slow_covariance(logprob, gain):

@@ -180,14 +180,30 @@ def decoupled(
 
 
 def overlong(
-  length: Float[Array, "B K"], *, limit: int, margin: int
+  length: Float[Array, "B K"], *, limit: tuple[int, ...], margin: int
 ) -> Float[Array, "B K"]:
   """A penalty for long turns: 0 up to limit - margin tokens, -1 from limit on.
 
   In between ((limit - margin) - length) / margin (Yu et al. 2025, DAPO, section
-  3.4). A turn that was cut at its limit is charged 1.
+  3.4). There is a limit for every turn; one that was cut there is charged 1.
   """
-  return -jnp.clip((length - (limit - margin)) / margin, 0.0, 1.0)
+  begin = jnp.asarray(limit) - margin
+  return -jnp.clip((length - begin) / margin, 0.0, 1.0)
+
+
+def sampler_weight(
+  old_logprob: Float[Array, "B T"],
+  sampler_logprob: Float[Array, "B T"],
+  most: float,
+) -> Float[Array, "B T"]:
+  """min(exp(log pi_old - log mu), most) of every token, for its advantage.
+
+  Truncated importance sampling between the policy before the update, as the
+  update's program scores it, and the program that sampled (`token_truncate` of
+  TRL). Losses are linear in the size of advantages, so it may multiply them.
+  """
+  gap = jax.lax.stop_gradient(old_logprob - sampler_logprob)
+  return jnp.exp(jnp.minimum(gap, jnp.log(most)))
 
 
 def whiten_tokens(
@@ -243,7 +259,17 @@ def _group_sums(value, group, known):
   return value, total, count
 
 
+def as_it_is(
+  value: Float[Array, " B"],
+  group: Int[Array, " B"],
+  known: Float[Array, " B"],
+) -> Float[Array, " B"]:
+  """The known values themselves: REINFORCE without a baseline."""
+  return jnp.where(known > 0, value, 0.0)
+
+
 ESTIMATES = {
+  "as_it_is": as_it_is,
   "leave_one_out": leave_one_out,
   "group_mean": group_mean,
   "group_normalise": group_normalise,

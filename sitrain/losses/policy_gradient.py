@@ -125,21 +125,6 @@ def soft_gate(
   return -4.0 / tau * jax.nn.sigmoid(tau * (ratio - 1.0)) * advantage
 
 
-def sampler_weight(
-  old_logprob: Float[Array, "*B T"],
-  sampler_logprob: Float[Array, "*B T"],
-  most: float,
-) -> Float[Array, "*B T"]:
-  """min(exp(log pi_old - log mu), most), without a gradient.
-
-  Truncated importance sampling against the program that sampled, where that
-  rounds otherwise than the one that trains (`vllm_importance_sampling` of TRL,
-  by tokens). Multiplies advantages: all losses here are linear in their size.
-  """
-  ratio = importance_ratio(old_logprob, sampler_logprob)
-  return jax.lax.stop_gradient(jnp.minimum(ratio, most))
-
-
 def policy_gradient(
   logprob: Float[Array, "*B T"],
   old_logprob: Float[Array, "*B T"],
