@@ -93,6 +93,12 @@ def right_and_wrong(
   return right, wrong, some & other
 
 
+RULES = {  # (noise [B], value, known, problem, problems) -> as best_and_worst
+  "best_and_worst": lambda noise, *rows: best_and_worst(*rows),
+  "right_and_wrong": right_and_wrong,
+}
+
+
 def diverged(
   chosen: Int[Array, "N T"],
   rejected: Int[Array, "N T"],
