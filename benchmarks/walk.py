@@ -19,16 +19,16 @@ BEFORE = (
 HOPS = (
   ("judge/verifier.py", "verify"),
   ("train.py", "make_parts"),
-  ("methods/reinforce.py", "make"),
+  ("methods/reinforce.py", "build"),
   ("curate/policy.py", "policy_batch"),
   ("curate/advantage.py", "returns"),
   ("curate/advantage.py", "leave_one_out"),
   ("curate/select.py", "token_mask"),
   ("train.py", "make_train_step"),
-  ("methods/verbs.py", "policy_loss"),
+  ("methods/objectives.py", "policy_objective"),
   ("models/logprobs.py", "token_scores_and_kl"),
   ("losses/policy_gradient.py", "policy_gradient"),
-  ("losses/reduce.py", "per_turn"),
+  ("losses/reduce.py", "per_episode"),
 )
 
 

@@ -21,6 +21,7 @@ from sitrain.losses.reduce import value
 from sitrain.methods import (
   best_of_n,
   cispo,
+  clip_cov,
   dapo,
   dpo,
   dr_grpo,
@@ -29,6 +30,7 @@ from sitrain.methods import (
   gspo,
   imitation,
   ipo,
+  kl_cov,
   kto,
   mcts_dpo,
   multi_turn,
@@ -174,6 +176,10 @@ METHODS = {
     cispo.make, ROWS | {"estimate": "maximum_likelihood"}, held=()
   ),
   "sapo": Row(sapo.make, ROWS | {"sampler_ratio": 2.0}, held=()),
+  "clip_cov": Row(
+    clip_cov.make, ROWS | {"share": 0.2, "low": 0.1, "dual": 3.0}, held=()
+  ),
+  "kl_cov": Row(kl_cov.make, ROWS | {"share": 0.2}, held=()),
   "gdpo": Row(
     gdpo.make, ROWS | {"weights": {"even": 1.0, "short": 0.5}}, held=(),
     task=PARTS,

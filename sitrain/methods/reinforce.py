@@ -126,7 +126,8 @@ def build(
 @verbs.forwards(build, without=("objective",))
 def make(
   models: dict, task: Task, optimizer, *, clip: float = math.inf,
-  clip_high: float = -1.0, max_ratio: float = 10.0, **options,
+  clip_high: float = -1.0, dual: float = math.inf, max_ratio: float = 10.0,
+  **options,
 ) -> Method:
   """REINFORCE, or with a `clip` PPO without a critic.
 
@@ -136,15 +137,15 @@ def make(
     optimizer: not used.
     clip: of the importance ratio, below 1; inf: none.
     clip_high: of the ratio above 1; -1: as `clip`.
+    dual: bound of the ratio where the advantage is negative; inf: none, 3 is
+      usual.
     max_ratio: what ratios are truncated to. On policy all are 1; bfloat16 and
       delayed samples have larger ones.
     **options: of `build`.
   """
   high = clip if clip_high < 0 else clip_high
-  return build(
-    models, task, optimizer, objective=verbs.clipped(clip, high, max_ratio),
-    **options,
-  )
+  objective = verbs.clipped(clip, high, max_ratio, dual)
+  return build(models, task, optimizer, objective=objective, **options)
 
 
 def play_offline(

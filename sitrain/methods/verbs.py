@@ -1,6 +1,7 @@
 """The verbs that several methods share, bound to a task and a model."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from sitrain.judge.verifier import verdict_metrics, verify
 from sitrain.losses.imitation import negative_log_likelihood
-from sitrain.losses.policy_gradient import policy_gradient
+from sitrain.losses.policy_gradient import dual_clip, policy_gradient
 from sitrain.losses.preference import bradley_terry, dpo_margin
 from sitrain.losses.reduce import mean, per_episode
 from sitrain.losses.regularizers import LOSSES
@@ -143,19 +144,25 @@ def likelihood_loss(model: Any) -> Callable:
   return loss
 
 
-def clipped(clip: float, clip_high: float, max_ratio: float) -> Callable:
+def clipped(
+  clip: float, clip_high: float, max_ratio: float, dual: float = math.inf
+) -> Callable:
   """The objective of PPO, see losses.policy_gradient.policy_gradient.
 
-  Raises ValueError for a clip that is not above 0.
+  `dual` is the bound of `dual_clip`; inf: none. Raises ValueError for a clip
+  that is not above 0, and for a bound that is not above 1.
   """
   if clip <= 0.0:
     raise ValueError(f"clip={clip}: set it above 0, or inf for no clipping")
+  if dual <= 1.0:
+    raise ValueError(f"dual={dual}: set it above 1, or inf for none")
 
   def objective(logprob, old_logprob, advantage, mask):
-    return policy_gradient(
+    loss = policy_gradient(
       logprob, old_logprob, advantage, clip=clip, clip_high=clip_high,
       most=max_ratio,
     )
+    return loss if math.isinf(dual) else dual_clip(loss, advantage, dual)
 
   return objective
 
@@ -163,6 +170,7 @@ def clipped(clip: float, clip_high: float, max_ratio: float) -> Callable:
 def policy_loss(
   model: Any, *, turns: int, temperature: float, clip: float,
   clip_high: float, max_ratio: float, kl: str, shared: tuple[int, ...] = (),
+  aggregate: Callable = per_episode,
 ) -> Callable:
   """REINFORCE per turn plus the KL to the reference, as sums over tokens.
 
@@ -171,7 +179,7 @@ def policy_loss(
   """
   return policy_objective(
     model, turns=turns, temperature=temperature, kl=kl, shared=shared,
-    objective=clipped(clip, clip_high, max_ratio), aggregate=per_episode,
+    objective=clipped(clip, clip_high, max_ratio), aggregate=aggregate,
   )
 
 
