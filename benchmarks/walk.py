@@ -28,7 +28,7 @@ HOPS = (
   ("methods/objectives.py", "policy_objective"),
   ("models/logprobs.py", "token_scores_and_kl"),
   ("losses/policy_gradient.py", "policy_gradient"),
-  ("losses/reduce.py", "per_episode"),
+  ("losses/reduce.py", "per_turn"),
 )
 
 

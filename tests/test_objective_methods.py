@@ -403,3 +403,21 @@ def test_rows_by_themselves_are_compared_with_the_mean_gap(given, monkeypatch):
 def test_wrong_options_are_refused(make, options, message):
   with pytest.raises(ValueError, match=message):
     make({"policy": None}, TASK, None, **SHAPE | options)
+
+
+def test_the_ratio_of_a_sequence_is_that_of_a_turn(given):
+  """Two turns of a row have ratios of their own."""
+  turns = {"turns": (3, 3), "clip": np.inf, "clip_high": np.inf}
+  method = gspo.make({"policy": None}, TASK, None, **SHAPE | turns)
+  turn = np.where(MASK, np.where(np.arange(7) < 4, 1, 2), 0)
+  token = jnp.zeros(MASK.shape, jnp.int32)
+  targets = PolicyTargets(*map(array, (GAIN, 0 * OLD, OLD, OLD, OLD)))
+  batch = Batch(
+    token, token, jnp.asarray(turn, jnp.int32), token, array(MASK), targets
+  )
+  found = value(method.loss({"policy": ()}, None, batch)[0])
+  for k in (1, 2):
+    rows = [b for b in range(4) if np.any(turn[b] == k)]
+    gap = [np.mean((LOGPROB - OLD)[b][turn[b] == k]) for b in rows]
+    want = -np.mean(np.exp(gap) * GAIN[rows, 1])
+    np.testing.assert_allclose(found[f"policy_{k}"], want, rtol=1e-5)

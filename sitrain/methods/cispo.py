@@ -24,7 +24,7 @@ def make(
   where `kl` names one. Options: see reinforce.build.
   """
 
-  def objective(logprob, old_logprob, advantage, mask):
+  def objective(logprob, old_logprob, advantage, masks):
     return losses.cispo(
       logprob, old_logprob, advantage, clip=clip, clip_high=clip_high
     )

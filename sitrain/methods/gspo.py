@@ -5,6 +5,8 @@ corrects for old samples is that of the sequence, per token a geometric mean. It
 differs from GRPO only where a round has more than one gradient step.
 """
 
+import jax.numpy as jnp
+
 from sitrain.losses.policy_gradient import clipped, sequence_ratio
 from sitrain.methods import reinforce, verbs
 from sitrain.types import Method, Task
@@ -22,8 +24,11 @@ def make(
   `beta` weighs a KL where `kl` names one. Options: see reinforce.build.
   """
 
-  def objective(logprob, old_logprob, advantage, mask):
-    ratio = sequence_ratio(logprob, old_logprob, mask)
+  def objective(logprob, old_logprob, advantage, masks):
+    ratio = sum(
+      jnp.where(mask > 0, sequence_ratio(logprob, old_logprob, mask), 0.0)
+      for mask in masks
+    )
     return clipped(ratio, advantage, clip=clip, clip_high=clip_high)
 
   return reinforce.build(

@@ -24,10 +24,10 @@ def policy_objective(
 ) -> Callable:
   """A policy-gradient loss of every turn, and the KL to the reference.
 
-  `objective(logprob, old_logprob, advantage, mask) -> loss`, all [*B T], is
-  asked for each turn by itself, with the mask of that turn: a turn is the
-  sequence of losses that look at whole sequences. `aggregate(x, mask) -> Mean`
-  is one of losses.reduce.AGGREGATES, for both terms. `kl` is "exact" (full
+  `objective(logprob, old_logprob, advantage, masks) -> loss`, all [*B T], where
+  `masks` has one of each turn: a turn is the sequence of losses that look at
+  whole sequences. `aggregate(x, mask) -> Mean` is one of
+  losses.reduce.AGGREGATES, for both terms of each turn. `kl` is "exact" (full
   vocabulary, per token), one of regularizers.LOSSES (from samples), or "k1" or
   "none" (nothing here; k1 belongs into the reward). Log-probabilities are taken
   at the temperature of the sampler. `shared` is that of `token_scores`, for
@@ -48,13 +48,13 @@ def policy_objective(
     else:
       scores = token_scores(model, own, *rows, **options)
       gap = k3(scores.logprob, targets.reference_logprob)
-    terms = {}
-    for k in range(1, turns + 1):
-      mask = batch.mask * (batch.turn == k)
-      each = objective(
-        scores.logprob, targets.old_logprob, targets.advantage, mask
-      )
-      terms[f"policy_{k}"] = aggregate(each, mask)
+    masks = [batch.mask * (batch.turn == k) for k in range(1, turns + 1)]
+    each = objective(
+      scores.logprob, targets.old_logprob, targets.advantage, masks
+    )
+    terms = per_turn(
+      "policy", each, batch.mask, batch.turn, turns, aggregate
+    )
     if kl in LOSSES:
       gap = LOSSES[kl](scores.logprob, targets.reference_logprob)
     if kl in LOSSES or kl == "exact":

@@ -26,7 +26,7 @@ def make(
       f"positive={positive} and negative={negative}: set both above 0"
     )
 
-  def objective(logprob, old_logprob, advantage, mask):
+  def objective(logprob, old_logprob, advantage, masks):
     ratio = importance_ratio(logprob, old_logprob)
     return soft_gate(ratio, advantage, positive=positive, negative=negative)
 

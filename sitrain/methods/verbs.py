@@ -157,7 +157,7 @@ def clipped(
   if dual <= 1.0:
     raise ValueError(f"dual={dual}: set it above 1, or inf for none")
 
-  def objective(logprob, old_logprob, advantage, mask):
+  def objective(logprob, old_logprob, advantage, masks):
     loss = policy_gradient(
       logprob, old_logprob, advantage, clip=clip, clip_high=clip_high,
       most=max_ratio,
