@@ -3,8 +3,8 @@
   python -m benchmarks.decode --tunix=PYTHON --trl=PYTHON
 
 Every contestant samples at temperature 1 from a random Llama of the same sizes
-(4.07 M parameters, float32), with no end token, in a process of its own; a peer
-runs in an environment of its own, made once with
+(4.07 M parameters, float32), with no end token, in its own process; a peer runs
+in its own environment, made once with
 
   python3 -m venv FOLDER && FOLDER/bin/pip install google-tunix
   python3 -m venv FOLDER && FOLDER/bin/pip install torch==2.13.0 trl
@@ -13,10 +13,10 @@ and named by its interpreter, FOLDER/bin/python. On a GPU, without tunix:
 
   python -m benchmarks.decode --trl=PYTHON --cases=qwen3-0.6b:256x128x512
 
-Prints tokens per second with
-the prefill and without compilation, and how many times faster sitrain is: the
-median over the rounds and its 95 % bootstrap interval; then the bytes that XLA
-counts for a step of sitrain's decoding against weights and filled cache.
+Prints tokens per second with the prefill and without compilation, and how many
+times faster sitrain is: the median over the rounds and its 95 % bootstrap
+interval; then the bytes that XLA counts for a decode step of sitrain, as a
+ratio to weights and filled cache.
 """
 
 import json
@@ -25,7 +25,7 @@ from collections.abc import Callable
 
 from absl import app, flags
 
-from benchmarks.rounds import modules, race, shown, workers
+from benchmarks.rounds import format_ratio, modules, race, workers
 from benchmarks.traffic import traffic
 
 SIZES = {
@@ -34,7 +34,7 @@ SIZES = {
 }
 MODELS = {
   "": SIZES,
-  # Qwen3-0.6B's, for accelerators: sitrain and transformers alone.
+  # The sizes of Qwen3-0.6B, for accelerators; without tunix.
   "qwen3-0.6b": {
     "layers": 28, "width": 1024, "heads": 16, "kv_heads": 8, "head_size": 128,
     "mlp": 3072, "vocabulary": 151936, "tied": True, "dtype": "bfloat16",
@@ -47,8 +47,8 @@ INSTALL = {"tunix": "google-tunix", "trl": "torch==2.13.0 trl"}
 def parse(name: str) -> dict:
   """The case of a name such as 64x64x128: rows, prompt, new tokens.
 
-  Another model stands before it, as in qwen3-0.6b:256x128x512. Raises
-  ValueError for anything else.
+  Another model precedes it, as in qwen3-0.6b:256x128x512. Raises ValueError for
+  any other name.
   """
   model, _, sizes = name.rpartition(":")
   parts = sizes.split("x")
@@ -62,18 +62,19 @@ def parse(name: str) -> dict:
   return {"model": MODELS[model], "batch": batch, "prompt": prompt, "new": new}
 
 
-def announce(pythons: dict[str, str]) -> None:
-  """Says which peers are left out, and what would bring them in."""
+def report_missing(pythons: dict[str, str]) -> None:
+  """Prints which peers are left out, and how to install them."""
   for name, python in pythons.items():
     if not python:
       print(
-        f"{name} is left out. To have it: python3 -m venv FOLDER && FOLDER/bin/"
-        f"pip install {INSTALL[name]}, then --{name}=FOLDER/bin/python"
+        f"{name} is left out. To include it: python3 -m venv FOLDER && "
+        f"FOLDER/bin/pip install {INSTALL[name]}; then "
+        f"--{name}=FOLDER/bin/python"
       )
 
 
 def measure(rounds: int, cases: list[str], pythons: dict[str, str]) -> dict:
-  """What `race` finds for every case, with tokens per second and `traffic`.
+  """The result of `race` for every case, with tokens per second and `traffic`.
 
   `pythons` has the interpreters of "tunix" and "trl" (whose environment holds
   transformers); an empty one leaves its peer out.
@@ -85,11 +86,11 @@ def measure(rounds: int, cases: list[str], pythons: dict[str, str]) -> dict:
       case = parse(name)
       one = race(started, case, rounds)
       tokens = case["batch"] * case["new"]
-      written = {who: run["tokens"] for who, run in one["last"].items()}
+      written = {peer: run["tokens"] for peer, run in one["last"].items()}
       if set(written.values()) != {tokens}:
-        raise ValueError(f"{name}: {tokens} tokens were due, not {written}")
+        raise ValueError(f"{name}: expected {tokens} tokens, not {written}")
       one["tokens_per_second"] = {
-        who: tokens / seconds for who, seconds in one["medians"].items()
+        peer: tokens / seconds for peer, seconds in one["medians"].items()
       }
       one["traffic"] = traffic(case)
       show(name, one)
@@ -99,17 +100,17 @@ def measure(rounds: int, cases: list[str], pythons: dict[str, str]) -> dict:
 
 def show(name: str, one: dict) -> None:
   """Prints a row a contestant."""
-  for who, speed in one["tokens_per_second"].items():
-    ratio = one["ratios"].get(who)
-    line = f"{name:12} {who:13} {speed:8.0f} tokens/s  "
-    line += f"sitrain is {shown(ratio)} times as fast" if ratio else ""
-    print(f"{line}  [{one['facts'][who]['settings']}]", flush=True)
+  for peer, speed in one["tokens_per_second"].items():
+    ratio = one["ratios"].get(peer)
+    line = f"{name:12} {peer:13} {speed:8.0f} tokens/s  "
+    line += f"sitrain is {format_ratio(ratio)} times as fast" if ratio else ""
+    print(f"{line}  [{one['facts'][peer]['settings']}]", flush=True)
   moved = one["traffic"]
   print(f"{name:12} a step moves {moved['accessed'] / 1e6:.1f} MB, "
         f"{moved['ratio']:.2f} x (weights + filled cache)", flush=True)
 
 
-def compete(
+def run_with_peers(
   measure: Callable, parse: Callable, cases: tuple[str, ...], what: str
 ) -> None:
   """The command line of a benchmark with peers: its flags, then `measure`.
@@ -131,7 +132,7 @@ def compete(
     except ValueError as error:
       raise app.UsageError(f"--cases: {error}") from error
     pythons = {"tunix": tunix.value, "trl": trl.value}
-    announce(pythons)
+    report_missing(pythons)
     found = measure(rounds.value, chosen.value, pythons)
     if output.value:
       pathlib.Path(output.value).write_text(json.dumps(found, indent=1))
@@ -140,4 +141,4 @@ def compete(
 
 
 if __name__ == "__main__":
-  compete(measure, parse, CASES, "ROWSxPROMPTxNEW.")
+  run_with_peers(measure, parse, CASES, "ROWSxPROMPTxNEW.")

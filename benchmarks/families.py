@@ -1,15 +1,15 @@
-"""One method of every family on a toy task, beside what it must improve on.
+"""One method of every family on a toy task, with the control it must exceed.
 
 python -m benchmarks.families --only=reinforce_pp
 python -m benchmarks.families --only=reinforce_pp,ppo --run_seed=1
 
-Each runs its config with the main's own loop into FOLDER and compares a number
-of one stage with that of another, its control, in the summary of the run. What
-came out is printed and stored in benchmarks/results/families/NAME.json. One
-seed shows that a method works, not how well. `seconds` are those of all stages
-but the base, on the clock; `processor_seconds` those of the cores, of this call
-alone: compiling, training and evaluating. A base model that another run of the
-folder has trained is taken from there, and a run that was cut goes on.
+Each runs its config by the main into FOLDER and compares a number of one stage
+with that of another, its control, in the summary of the run. The result is
+printed and stored in benchmarks/results/families/NAME.json. One seed shows that
+a method works, not how well. `seconds` is wall time of all stages but the base;
+`processor_seconds` is CPU time of this call: compiling, training, evaluating. A
+base model that another run of the folder has trained is used again, and an
+interrupted run continues.
 """
 
 import copy
@@ -39,7 +39,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "families"
 
 
 class Family(NamedTuple):
-  """What is run, and which two numbers are compared."""
+  """The config of a family, and the two numbers that are compared."""
 
   config: str  # module of configs/
   method: str  # file of sitrain/methods/ without .py, or "" for a config alone
@@ -49,11 +49,11 @@ class Family(NamedTuple):
   control_is: str = "the base model, from which it starts"
   extend: Callable = lambda config: None  # adds stages to compare with
   others: tuple[str, ...] = ()  # stages whose numbers are stored as well
-  numbers: tuple[str, ...] = ()  # more of them, of the result and its control
+  numbers: tuple[str, ...] = ()  # more metrics of the result and its control
 
 
 def continue_imitation(config: Any) -> None:
-  """As many given solutions as SPIN sees, in as many gradient steps."""
+  """Adds imitation of as many solutions as SPIN, in as many gradient steps."""
   spin = config.stage.spin
   steps = spin.steps * spin.minibatches
   method = {
@@ -66,7 +66,7 @@ def continue_imitation(config: Any) -> None:
 
 
 def add_uniform(config: Any) -> None:
-  """SEC's stage on problems drawn uniformly: without its bandit."""
+  """Adds SEC's stage without the bandit, on problems drawn uniformly."""
   stage = copy.deepcopy(config.stage.sec)
   stage.method.name = "grpo"
   common.add(config, "uniform", stage)
@@ -105,13 +105,13 @@ def config_of(family: Family, seed: int) -> dict:
   module = importlib.import_module(f"sitrain.configs.{family.config}")
   config = module.get_config()
   config.seed = seed
-  config.evaluate.update({"problems": 1024, "resamples": 2})  # It is no study.
+  config.evaluate.update({"problems": 1024, "resamples": 2})
   family.extend(config)
   return plain(config)
 
 
 def run(name: str, family: Family, seed: int, folder: pathlib.Path) -> dict:
-  """Runs what is left of a family's stages; returns what is stored of it."""
+  """Runs the remaining stages of a family; returns its stored result."""
   config = config_of(family, seed)
   workdir = folder / f"{name}-{seed}"
   shared = folder / "bases" / base_of(config)
@@ -152,27 +152,27 @@ def lines_of(method: str) -> int:
 
 
 def base_of(config: dict) -> str:
-  """A name of the base model: a hash of all that it is made of."""
-  made_of = [config[part] for part in ("task", "model", "seed")]
-  made_of.append(config["stage"].get("base", {}))
-  text = json.dumps(made_of, sort_keys=True, default=str)
+  """The name of the base model: a hash of all its settings."""
+  settings = [config[part] for part in ("task", "model", "seed")]
+  settings.append(config["stage"].get("base", {}))
+  text = json.dumps(settings, sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def take_base(shared: pathlib.Path, workdir: pathlib.Path) -> None:
-  """Puts a base model that is there already into a new run."""
+  """Copies an existing base model into a new run."""
   if shared.exists() and not (workdir / "base").exists():
     shutil.copytree(shared, workdir / "base")
 
 
 def keep_base(workdir: pathlib.Path, shared: pathlib.Path) -> None:
-  """Keeps the base model of a run for the next."""
+  """Stores the base model of a run for later ones."""
   if not shared.exists() and (workdir / "base").exists():
     shutil.copytree(workdir / "base", shared)
 
 
 def main(argv: list[str]) -> None:
-  """All families that are asked for, one after the other."""
+  """Runs the families of --only, one after the other."""
   names = ONLY.value.split(",") if ONLY.value else list(FAMILIES)
   for name in names:
     if name not in FAMILIES:

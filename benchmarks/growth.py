@@ -1,12 +1,12 @@
-"""How time grows with the length of a row and with the number of rows.
+"""Time as a function of the length of a row and of the number of rows.
 
   python -m benchmarks.growth
 
 Time of a token, of the policy-gradient update and of decoding, fitted as
 a + b T over several lengths T of a row, and the share of attention in it,
 b T / (a + b T); time of an update fitted over several numbers B of rows, where
-the intercept is what a call costs by itself. A small model, random parameters,
-f32. Medians over interleaved rounds.
+the intercept is the fixed cost of a call. A small model, random parameters,
+float32. Medians over interleaved rounds.
 """
 
 import json
@@ -106,10 +106,12 @@ def measure(
   for b in rows:
     calls["rows", b] = make_update(model, b, LENGTH)
   took = medians(calls, rounds)
-  held = {"update": lambda t: max(TOKENS // t, 1), "decode": lambda _: DECODED}
+  counts = {
+    "update": lambda t: max(TOKENS // t, 1), "decode": lambda _: DECODED
+  }
   found = {
     part: by_length({t: took[part, t] / (n(t) * t) for t in lengths})
-    for part, n in held.items()
+    for part, n in counts.items()
   }
   step = {b: took["rows", b] for b in rows}
   fit = line(list(step), list(step.values()))

@@ -1,4 +1,4 @@
-"""Means over seeds, with what they are worth."""
+"""Means over seeds with their intervals."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends as one that never was.
+"""Compares a run that is killed many times with an undisturbed one.
 
   python -m benchmarks.kills --folder=/tmp/kills
 
@@ -6,8 +6,8 @@ Runs a config once undisturbed and once with kills spread over it: SIGKILL at a
 random moment, SIGKILL while a checkpoint is being written, SIGTERM at a random
 moment, and each of them also while a start is still compiling. Compares the
 metrics, all parameters and optimizer states of every stage's last checkpoint
-and the summaries, bit for bit, and says which checkpoints a kill has cost.
-Started again it goes on where it was.
+and the summaries, bit for bit, and reports which checkpoints were lost. An
+interrupted benchmark continues where it was.
 """
 
 import json
@@ -50,12 +50,12 @@ class Kill(NamedTuple):
   """One kill that is planned."""
 
   way: str
-  row: int  # of metrics.jsonl, from which on it may come
-  wait: float  # seconds after that
+  row: int  # of metrics.jsonl, after which the kill comes
+  wait: float  # seconds after that row
 
 
 def plan(kills: int, rows: int, seed: int) -> list[Kill]:
-  """Kills spread over the `rows` of a run; every fifth comes at its start."""
+  """Kills spread over the `rows` of a run; every fifth at a start."""
   rng, found = random.Random(seed), []
   for i in range(kills):
     low, high = rows * i // kills, rows * (i + 1) // kills
@@ -67,7 +67,7 @@ def plan(kills: int, rows: int, seed: int) -> list[Kill]:
 
 
 def start(workdir: pathlib.Path) -> subprocess.Popen:
-  """The main on this workdir, one core, its words in a file beside it."""
+  """The main on this workdir on one core, its output in WORKDIR.log."""
   flags_ = [f"--config.stage.{field}" for field in SHORTER.value if field]
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1",
@@ -94,7 +94,7 @@ def wait_until(
 
 
 def lines(path: pathlib.Path) -> list[str]:
-  """The whole lines of a file."""
+  """The complete lines of a file."""
   return path.read_text().split("\n")[:-1] if path.exists() else []
 
 
@@ -123,7 +123,7 @@ def saving(workdir: pathlib.Path) -> bool:
 
 
 def kill_once(workdir: pathlib.Path, kill: Kill) -> dict[str, Any]:
-  """Starts the run, kills it, and says what was there before and after."""
+  """Starts the run, kills it, and returns the state before and after."""
   process = start(workdir)
   try:
     metrics = workdir / "metrics.jsonl"
@@ -150,7 +150,7 @@ def kill_once(workdir: pathlib.Path, kill: Kill) -> dict[str, Any]:
 
 
 def logged(workdir: pathlib.Path) -> int:
-  """How often the run was started."""
+  """The number of starts of the run."""
   log = workdir / "logs" / "host_0.log"
   return sum(" --- " in line for line in lines(log))
 
@@ -172,20 +172,20 @@ def arrays(path: pathlib.Path) -> dict[str, bytes]:
 
 
 def numbers(rows: list[dict]) -> list[dict]:
-  """Rows without what a clock says."""
+  """Rows without the fields of clocks."""
   return [{k: v for k, v in r.items() if k not in CLOCKS} for r in rows]
 
 
 def same(one: pathlib.Path, other: pathlib.Path) -> dict[str, bool]:
-  """What two runs have in common, bit for bit."""
+  """Which parts of two runs are equal, bit for bit."""
   runs, read = (one, other), lambda path: json.loads(path.read_text())
   rows = [
     numbers(list(map(json.loads, lines(run / "metrics.jsonl")))) for run in runs
   ]
-  told = [numbers(read(run / "summary.json")["stages"]) for run in runs]
+  summaries = [numbers(read(run / "summary.json")["stages"]) for run in runs]
   kept = [saved(run) for run in runs]
   return {
-    "metrics": rows[0] == rows[1], "summary": told[0] == told[1],
+    "metrics": rows[0] == rows[1], "summary": summaries[0] == summaries[1],
     "kept": kept[0] == kept[1],
   } | {
     f"arrays of {stage}": arrays(one / stage / str(step))
@@ -199,27 +199,28 @@ def undisturbed(workdir: pathlib.Path) -> None:
   process = start(workdir)
   try:
     if process.wait(LIMIT):
-      raise RuntimeError(f"{workdir}.log says why it ended")
+      raise RuntimeError(f"the run failed: see {workdir}.log")
   finally:
     process.kill()
     process.wait()
 
 
 def run(kills: int) -> dict[str, Any]:
-  """Both runs, and what became of them."""
+  """Makes both runs and compares them."""
   folder = pathlib.Path(FOLDER.value)
   folder.mkdir(parents=True, exist_ok=True)
-  whole, killed, state = (folder / x for x in ("whole", "killed", "kills.json"))
-  if not (whole / "report.html").exists():
-    undisturbed(whole)
-  rows = len(lines(whole / "metrics.jsonl"))
+  intact, killed = folder / "intact", folder / "killed"
+  state = folder / "kills.json"
+  if not (intact / "report.html").exists():
+    undisturbed(intact)
+  rows = len(lines(intact / "metrics.jsonl"))
   records = json.loads(state.read_text()) if state.exists() else []
   for kill in plan(kills, rows, SEED.value)[len(records):]:
     records.append(kill_once(killed, kill))
     state.write_text(json.dumps(records, indent=1))
     print(json.dumps(records[-1]), flush=True)
   undisturbed(killed)
-  order = stages(whole)
+  order = stages(intact)
   log = (killed / "logs" / "host_0.log").read_text()
   return {
     "command": " ".join(["python -m benchmarks.kills", *sys.argv[1:]]),
@@ -232,12 +233,12 @@ def run(kills: int) -> dict[str, Any]:
       r["code"] for r in records if r["way"] == "term" and r["alive"]
     }),
     "went on after": re.findall(r" (\w+ goes on after step \d+)", log),
-    "same": same(whole, killed), "each": records,
+    "same": same(intact, killed), "each": records,
   }  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
-  """Runs, stores and says what was found; exit code 1 where bits differ."""
+  """Runs, stores and prints the result; exit code 1 where bits differ."""
   result = run(KILLS.value)
   path = pathlib.Path(OUTPUT.value)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +247,7 @@ def main(argv: list[str]) -> None:
     if name != "each":
       print(f"{name}: {value}")
   good = all(result["same"].values()) and not result["checkpoints lost"]
-  # A kill that came after the end has shown nothing.
+  # A kill after the end of the run tests nothing.
   good = good and all(record["alive"] for record in result["each"])
   good = good and set(result["codes of SIGTERM"]) <= {RESTART}
   sys.exit(0 if good else 1)

@@ -1,9 +1,9 @@
-"""What this machine can do: bytes a second from memory, products a second.
+"""Limits of this machine: memory bandwidth, rate of matrix products.
 
   python -m benchmarks.limits
 
-Both are measured with jax, on one device: a sum over an array that no cache
-holds, and a product of square matrices, in float32 and in bfloat16.
+Both are measured with jax, on one device: a sum over an array that is larger
+than any cache, and a product of square matrices, in float32 and in bfloat16.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""What one update of a real model needs beyond its state, without running it.
+"""Temporary memory of one update of a real model, by compiling it.
 
   python -m benchmarks.memory
 
 Compiles the policy-gradient update of SCoRe for Qwen2.5-1.5B's shapes at
-several lengths T and vocabularies V, and prints the temporaries that XLA plans
-for, with attention that holds the scores of whole rows and without. Logits of
-all tokens, [B T V], would show as a part that grows with T * V: the mixed
-difference of the four corners, which is given against their size.
+several lengths T and vocabularies V, and prints the temporaries that XLA plans,
+with attention that stores all scores of a row and without. Logits of all
+tokens, [B T V], would appear as a part that grows with T * V: the mixed
+difference of the four corners, which is printed as a ratio to their size.
 """
 
 import itertools
@@ -47,7 +47,7 @@ def qwen(
 def temporaries(
   model: decoder.Decoder, rows: int, length: int, microbatches: int
 ) -> int:
-  """Bytes that the compiled update needs beside its arguments and results."""
+  """Bytes of the compiled update besides its arguments and results."""
   optim = optimizer.make(learning_rate=1e-5, steps=10)
   loss = policy_loss(
     model, turns=2, temperature=1.0, clip=jnp.inf, clip_high=jnp.inf,

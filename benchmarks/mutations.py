@@ -1,13 +1,13 @@
-"""Answers of MATH with one thing changed: none may be right that is not equal.
+"""Answers of MATH with one change: none may be right unless it is equal.
 
 python -m benchmarks.mutations --data=FOLDER
 
-FOLDER holds math_train.jsonl and math500.jsonl. Each distinct gold answer is
+FOLDER has math_train.jsonl and math500.jsonl. Each distinct gold answer is
 changed in a digit, a sign, a factor, an order or an exponent. Every changed
-answer that the strict verifier grants is printed, and so is what an independent
-check says of it: both are read by math-verify alone, without the reader and the
-arithmetic of sitrain, and compared by sympy. Prints counts by kind; --output
-writes JSON.
+answer that the strict verifier accepts is printed with the result of an
+independent check: math-verify alone reads both answers, without the parser and
+the arithmetic of sitrain, and sympy compares them. Prints counts by kind;
+--output writes JSON.
 """
 
 import collections
@@ -79,8 +79,7 @@ def mutations(answer: str, rng: np.random.Generator) -> dict[str, str]:
 
 
 def independent(pair: tuple[str, str]) -> str:
-  """What math-verify and sympy alone say of two answers: equal, differ, or ?.
-  """
+  """Two answers by math-verify and sympy alone: "equal", "differ" or "?"."""
   read = [
     parse(f"${text}$", (LatexExtractionConfig(),), parsing_timeout=None)
     for text in pair
@@ -97,7 +96,7 @@ def independent(pair: tuple[str, str]) -> str:
 
 
 def main(_) -> None:
-  """Grades all changed answers and prints those granted."""
+  """Grades all changed answers and prints the accepted ones."""
   rng, rows = np.random.default_rng(SEED.value), []
   for name in ("math_train", "math500"):
     path = pathlib.Path(DATA.value) / f"{name}.jsonl"
@@ -118,16 +117,16 @@ def main(_) -> None:
   by_kind = collections.Counter((k, g.status) for (*_, k), g in
                                 zip(changed, grades))
   for kind in sorted({kind for *_, kind in changed}):
-    mine = {s: n for (k, s), n in by_kind.items() if k == kind}
-    refused = mine.get("wrong", 0) + mine.get("none", 0)
-    right, total = mine.get("right", 0), sum(mine.values())
+    counts = {s: n for (k, s), n in by_kind.items() if k == kind}
+    refused = counts.get("wrong", 0) + counts.get("none", 0)
+    right, total = counts.get("right", 0), sum(counts.values())
     table.add_row(kind, *map(str, (
       total, refused, right, total - refused - right
     )))
   console.print(table)
   granted = [row for row, g in zip(changed, grades) if g.right]
-  said = [independent(row[:2]) for row in granted]
-  for row, result in zip(granted, said):
+  checked = [independent(row[:2]) for row in granted]
+  for row, result in zip(granted, checked):
     console.print(f"  granted {row!r}: {result}", markup=False,
                   highlight=False)
   unknown = [(*row, g.status) for row, g in zip(changed, grades) if not g.known]
@@ -138,7 +137,7 @@ def main(_) -> None:
   if OUTPUT.value:
     pathlib.Path(OUTPUT.value).write_text(json.dumps({
       "answers": len(changed), "granted": granted, "unknown": unknown,
-        "independent": said,
+        "independent": checked,
     }, indent=2) + "\n")
 
 

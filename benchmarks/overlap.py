@@ -1,12 +1,13 @@
-"""How much of a host verifier's time is hidden behind the device's sampling.
+"""The share of a host verifier's time that overlaps with sampling.
 
   python -m benchmarks.overlap
 
 Steps of sampling and verifying mazes, without the update, with a verifier on
-the host that takes as long as the sampling (it sleeps, as one does that waits
-for other processes). In one wave nothing can hide; n waves hide all but one
-n-th, and so does a delay of one step over n steps of a call. Medians over
-interleaved rounds, each against the same sampling without a verifier.
+the host that takes as long as the sampling (it sleeps, like a verifier that
+waits for other processes). One wave cannot overlap; n waves overlap for all but
+one n-th of the time, and so does a delay of one step over n steps of a call.
+Medians over interleaved rounds, each against the same sampling without a
+verifier.
 """
 
 import json
@@ -38,7 +39,7 @@ SAMPLES, STEPS, TURNS = 8, 4, (5, 5)
 
 
 def hosted(task, seconds: float):
-  """The task with a verifier on the host that takes that long for a row."""
+  """The task with a host verifier that takes `seconds` for a row."""
 
   def verify(answer, episodes, turns):
     time.sleep(seconds * len(answer))
@@ -46,8 +47,8 @@ def hosted(task, seconds: float):
     reward = np.repeat(reward[:, None], turns, axis=1)
     return Verdict(reward, np.ones_like(reward))
 
-  def final(episodes, turn):
-    return episodes.problem + turn
+  def final(episodes, turns):
+    return episodes.problem[:, None] + np.arange(1, turns + 1)
 
   return on_host(task._replace(verify=verify, final=final, on_host=True))
 
@@ -91,7 +92,7 @@ def make_case(waves: int, delay: int, problems: int):
 
 
 def _call(loop, state):
-  """One call, which takes its state."""
+  """One call; the loop donates its state."""
   return loop(jax.tree.map(jnp.copy, state), jax.random.key(0))
 
 

@@ -1,15 +1,14 @@
-"""Where a SCoRe step goes, and how much of the machine each phase uses.
+"""Time of each phase of a SCoRe step, and its share of the machine's limits.
 
   python -m benchmarks.phases
   python -m benchmarks.phases --model=qwen3-0.6b --rows=256 --new=512
 
 One step of stage II: collect (rollout of two turns), judge, learn (reference
-and update), with random weights and no end token. Decoding is given as a share
-of the time in which the measured bandwidth reads weights and filled cache;
-learning as a share of the time in which the measured rate of products makes 6
-flops a parameter and token, and 2 for the reference. "small" is the model of
-`benchmarks.decode`; the other one computes in bfloat16 and is for accelerators:
---layers makes it smaller.
+and update), with random weights and no end token. Decoding is a share of the
+measured bandwidth, for reading weights and filled cache; learning is a share of
+the measured rate of matrix products, for 6 flops a parameter and token, and 2
+for the reference. "small" is the model of `benchmarks.decode`; the other one
+computes in bfloat16 and is for accelerators: --layers makes it smaller.
 """
 
 import functools
@@ -53,7 +52,7 @@ MODELS = {
 
 
 def make_task(prompt: int, vocabulary: int) -> Task:
-  """Random prompts, a constant reply, and a reward that tokens determine."""
+  """Random prompts, a constant reply, and a reward by the tokens."""
 
   def problems(key, count):
     shape = (count, prompt)
@@ -72,7 +71,7 @@ def make_task(prompt: int, vocabulary: int) -> Task:
   return Task(
     problems=problems, verify=verify,
     reply=constant_reply([1] * REPLY),
-    final=lambda rows, turn: jnp.zeros(rows.problem.shape, jnp.int32),
+    final=lambda rows, turns: jnp.zeros((*rows.problem.shape, turns), int),
     level=lambda problems: jnp.zeros(len(problems.prompt), jnp.int32),
     levels=("all",), eos=(), turn_length=1, tokenizer=(), table=(),
     on_host=False,
@@ -98,20 +97,21 @@ def decoding(model, params, task: Task, rows: int, prompt: int, new: int):
   size = jnp.dtype(model.dtype).itemsize
   column = 2 * model.layers * model.kv_heads * model.head_size * size
   filled = rows * column * (prompt + new / 2)
-  return jax.jit(sample), (new - 1) * (multiplied(model) * size + filled)
+  weights = multiplied_parameters(model) * size
+  return jax.jit(sample), (new - 1) * (weights + filled)
 
 
-def multiplied(model: decoder.Decoder) -> int:
-  """Parameters that every token is multiplied with: a table that is no head
-  is only looked up."""
+def multiplied_parameters(model: decoder.Decoder) -> int:
+  """Parameters in matrix products: an embedding table that is no head is not
+  among them."""
   params = jax.eval_shape(lambda: decoder.init(model, jax.random.key(0)))
   count = sum(x.size for x in jax.tree.leaves(params))
   return count - (0 if model.tied else params["embed"].size)
 
 
 def compiled_step(model, params, task, rows: int, new: int, microbatches: int):
-  """Compiled collect, judge, learn and whole iteration of stage II, its state,
-  and the seconds that compiling the whole took."""
+  """Compiled collect, judge, learn and iteration of stage II, its state, and
+  the seconds that compiling the iteration took."""
   optim = optimizer.make(learning_rate=1e-6, steps=1000)
   method = score.stage_two(
     {"policy": model}, task, optim, problems=rows // SAMPLES, samples=SAMPLES,
@@ -124,24 +124,25 @@ def compiled_step(model, params, task, rows: int, new: int, microbatches: int):
   reference = jax.tree.map(lambda x: x.astype(model.dtype), params)
   held = {"reference": jax.tree.map(jnp.copy, reference)}
   state = init_state({"policy": params}, optim, held=held)
-  whole = jax.jit(make_iteration(*parts.values()), donate_argnums=0)
-  lowered = whole.lower(state, jax.random.key(0))
+  iteration = jax.jit(make_iteration(*parts.values()), donate_argnums=0)
+  lowered = iteration.lower(state, jax.random.key(0))
   began = time.perf_counter()
-  whole = lowered.compile()
+  iteration = lowered.compile()
   took = time.perf_counter() - began
-  return {name: jax.jit(f) for name, f in parts.items()}, whole, state, took
+  parts = {name: jax.jit(f) for name, f in parts.items()}
+  return parts, iteration, state, took
 
 
-def again_and_again(whole, state, key):
-  """A call of the whole step, whose state is donated and comes back."""
+def repeatable(iteration, state, key):
+  """An iteration as a function of nothing; its donated state is kept."""
   states = [jax.tree.map(jnp.copy, state)]
 
-  def whole_step():
-    state, metrics = whole(states.pop(), key)
+  def step():
+    state, metrics = iteration(states.pop(), key)
     states.append(state)
     return state, metrics
 
-  return whole_step
+  return step
 
 
 def peak(compiled) -> int:
@@ -157,13 +158,13 @@ def measure(
   model: decoder.Decoder, *, rows: int, prompt: int, new: int,
   microbatches: int, rounds: int,
 ) -> dict:
-  """Seconds of every phase, and shares of what the device can do."""
+  """Seconds of every phase, and shares of the limits of the device."""
   key, able = jax.random.key(0), limits.measure()
   task = make_task(prompt, model.vocabulary)
   params = jax.jit(functools.partial(decoder.init, model))(key)
   sample, read = decoding(model, params, task, rows, prompt, new)
   first, _ = decoding(model, params, task, rows, prompt, 1)
-  parts, whole, state, compiling = compiled_step(
+  parts, iteration, state, compiling = compiled_step(
     model, params, task, rows, new, microbatches
   )
   posed = parts["collect"](state, key)
@@ -174,17 +175,17 @@ def measure(
     "collect": timed(parts["collect"], state, key),
     "judge": timed(parts["judge"], state, key, *posed),
     "learn": timed(parts["learn"], state, key, *posed, verdict),
-    "whole step": timed(again_and_again(whole, state, key)),
+    "whole step": timed(repeatable(iteration, state, key)),
   }
   seconds = medians(runs, rounds)
   decode = seconds["prefill and decode"] - seconds["prefill"]
   # The update reads a prompt once for its samples.
   tokens = rows // SAMPLES * prompt + rows * (2 * new + REPLY)
-  flops = 8 * tokens * multiplied(model)
+  flops = 8 * tokens * multiplied_parameters(model)
   rate = able[jnp.dtype(model.dtype).name]
   return {
     "limits": able, "seconds": seconds, "compile_seconds": compiling,
-    "peak_bytes": peak(whole),
+    "peak_bytes": peak(iteration),
     "decode_tokens_per_second": rows * (new - 1) / decode,
     "decode_share_of_bandwidth": read / decode / able["bandwidth"],
     "learn_share_of_products": flops / seconds["learn"] / rate,
@@ -192,7 +193,7 @@ def measure(
 
 
 def show(found: dict) -> None:
-  """Prints what was measured."""
+  """Prints the results."""
   for name, seconds in found["seconds"].items():
     print(f"{name:20} {seconds * 1e3:10.1f} ms")
   print(
@@ -205,7 +206,7 @@ def show(found: dict) -> None:
 
 
 def main(argv: list[str]) -> None:
-  """Prints and writes what was measured."""
+  """Measures, prints and writes the results."""
   del argv
   use_cores()
   model = MODELS[MODEL.value]

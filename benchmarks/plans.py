@@ -1,12 +1,12 @@
-"""Plans of SCoRe's stage II on pods, and how they scale, without a TPU.
+"""Plans of SCoRe's stage II on pods and their scaling, without a TPU.
 
   python -m benchmarks.plans
   python -m benchmarks.plans --show
 
-Compiles each case by `sitrain.plan`, one after the other, and keeps what it
-finds in benchmarks/results/plan_*.json; a case that is there is not compiled
-again. Needs sitrain[tpu]; a program takes a core half a minute to four. The
-weak scaling keeps the rows of a chip and grows the pod.
+Compiles each case by `sitrain.plan`, one after the other, and stores the
+results in benchmarks/results/plan_*.json; stored cases are not compiled again.
+Needs sitrain[tpu]; a program takes half a minute to four minutes of a core.
+Weak scaling has constant rows a chip on growing pods.
 """
 
 import json
@@ -18,7 +18,7 @@ from absl import app, flags
 
 ONLY = flags.DEFINE_list("only", [], "Names of cases; default: all.")
 MINUTES = flags.DEFINE_float("minutes", 90, "That a case may take.")
-SHOW = flags.DEFINE_bool("show", False, "Print what there is, compile nothing.")
+SHOW = flags.DEFINE_bool("show", False, "Print stored plans, compile nothing.")
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 TEXT, MAZE = "configs/score_math.py", "configs/quickstart.py"
@@ -27,7 +27,7 @@ TEXT, MAZE = "configs/score_math.py", "configs/quickstart.py"
 def case(config, model, topology, mesh, *programs, **stage):
   """Flags of sitrain.plan for stage II; `mesh` is (data, fsdp, tensor).
 
-  `stage` is set for stage I as well, for it must divide by the mesh too.
+  `stage` is set for stage I as well, which must also divide by the mesh.
   """
   axes = zip(("data", "fsdp", "tensor"), mesh)
   return [
@@ -82,12 +82,12 @@ CASES = {
 
 
 def file_of(name: str) -> pathlib.Path:
-  """Where the plan of a case is kept."""
+  """The path of the plan of a case."""
   return RESULTS / f"plan_{name}.json"
 
 
 def compile_case(name: str, minutes: float) -> None:
-  """Plans a case; what a config is refused for is a result as well."""
+  """Plans a case; a refused config is a result, too."""
   command = [
     sys.executable, "-m", "sitrain.plan", *CASES[name],
     f"--output={file_of(name)}",
@@ -119,7 +119,7 @@ def rows_of(name: str) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-  """Plans what is not there yet, and prints all."""
+  """Plans the missing cases and prints all."""
   del argv
   names = [name for name in CASES if not ONLY.value or name in ONLY.value]
   for name in names:

@@ -1,7 +1,7 @@
-"""What the verifiers are tried on, in their benchmark and in their tests.
+"""Inputs of the verifiers' benchmark and tests.
 
-Answers that are surely wrong, texts that are hard to read a number from, and
-tokenizers that cut such texts in different ways.
+Answers that are certainly wrong, texts with numbers in unusual forms, and
+tokenizers that split such texts differently.
 """
 
 import re
@@ -23,7 +23,7 @@ COEFFICIENT = re.compile(r"(?<![\d^_{.,])([2-9])(?=[a-z]|\\sqrt|\\pi)")
 def alterations(answer: str) -> dict[str, str]:
   """Other values than `answer` (LaTeX without a box), by kind of alteration.
 
-  Each kind is made only where the new value differs for certain.
+  A kind is left out where the new value may be equal.
   """
   found = {}
   if INTEGER.fullmatch(answer):
@@ -80,7 +80,8 @@ BEHIND = (*[" "] * 16, "", "  ", "\n", "\t", " $", " $", " -", " $-",
           " -$", " $$", " --", " ,", " .", " a", " €", "$")
 TAILS = (*[""] * 8, ".", ",", " ", "\n", ".\n", " dollars", "%", "...", ".0",
          ".00", ".50", ".05", ",000", ".0.0", "$", "-", "-3", " 7", "x2",
-         "\u0664", " apples.", "e5", "/2", "####", "#### ", "<<1+1=2>>")
+         "\u0664", " apples.", "e5", "/2", "####", "#### ", "<<1+1=2>>",
+         "!", " !", "\u00bd", " \u00b2", " k", " kg", " mil.", " miles")
 
 
 def wild_text(rng: np.random.Generator, number: str, words: list[str]) -> str:

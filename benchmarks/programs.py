@@ -2,11 +2,11 @@
 
 python -m benchmarks.programs --data=FOLDER
 
-FOLDER holds mbpp.jsonl and HumanEval.jsonl.gz. Runs every reference program
-with its tests, as a model's would be run, and names each that does not pass,
-those among them that are left out, as their tests cannot run apart from it;
-then the same number of trivial programs, which is what a run costs by itself.
-Prints a table; --output writes it as JSON.
+FOLDER has mbpp.jsonl and HumanEval.jsonl.gz. Runs every reference program with
+its tests, as programs of a model are run, and prints each that does not pass,
+also those that are left out because their tests cannot run in a separate
+process. Then runs trivial programs, which show the cost of a run itself. Prints
+a table; --output writes it as JSON.
 """
 
 import collections

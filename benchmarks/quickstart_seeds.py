@@ -2,10 +2,10 @@
 
 python -m benchmarks.quickstart_seeds --seeds=100-119 --workers=2
 
-Of every seed: the run of configs/quickstart.py, then single_turn and multi_turn
-from the same base model for as many steps, of as many samples, as SCoRe took.
-A seed is a piece: what is done is kept in --folder, and the same command goes
-on. The table goes to benchmarks/results/quickstart_seeds.json.
+For every seed: the run of configs/quickstart.py, then single_turn and
+multi_turn from the same base model, with the steps and samples that SCoRe took.
+Results are stored in --folder after each seed, and the same command continues.
+The table is written to benchmarks/results/quickstart_seeds.json.
 """
 
 import json
@@ -25,7 +25,7 @@ from sitrain.runtime.build import plain
 SEEDS = flags.DEFINE_string("seeds", "100-119", "First-last, both included.")
 WORKERS = flags.DEFINE_integer("workers", 2, "Processes side by side.")
 FOLDER = flags.DEFINE_string(
-  "folder", "/tmp/sitrain_seeds", "Where the pieces are kept."
+  "folder", "/tmp/sitrain_seeds", "Folder of the results of each seed."
 )
 ONE = flags.DEFINE_integer("one", -1, "Run this seed in this process.")
 RESULT = pathlib.Path(__file__).parent / "results" / "quickstart_seeds.json"
@@ -64,7 +64,7 @@ def run_baselines(seed: int, folder: pathlib.Path, steps: int) -> dict:
 
 
 def one_seed(seed: int) -> None:
-  """All arms of a seed, as one small file that is there after the first."""
+  """Runs all arms of a seed; writes its file after each run."""
   folder = pathlib.Path(FOLDER.value) / str(seed)
   rows = run_score(seed, folder)["stages"]
   steps = steps_taken(folder / "score")
@@ -76,7 +76,7 @@ def one_seed(seed: int) -> None:
 def write_piece(
   folder: pathlib.Path, seed: int, steps: int, rows: list, *, complete: bool
 ) -> None:
-  """The numbers of the arms that are done."""
+  """Writes the numbers of the finished arms."""
   keys = ("name", *NUMBERS, "resample", "cs", "corrects", "seconds")
   piece = {
     "seed": seed, "steps": steps, "complete": complete,
@@ -86,7 +86,7 @@ def write_piece(
 
 
 def run_pieces(seeds: list[int]) -> None:
-  """Runs what is missing, `workers` at a time, one core each."""
+  """Runs the missing seeds, `workers` at a time, one core each."""
   side_by_side.run_all(
     [seed for seed in seeds if not read_piece(seed).get("complete")],
     lambda seed: side_by_side.begin(
@@ -100,13 +100,13 @@ def run_pieces(seeds: list[int]) -> None:
 
 
 def read_piece(seed: int) -> dict:
-  """What is known of a seed; {} at first."""
+  """The stored results of a seed; {} if there are none."""
   path = pathlib.Path(FOLDER.value, str(seed), "piece.json")
   return json.loads(path.read_text()) if path.exists() else {}
 
 
 def gather(seeds: list[int]) -> dict:
-  """Means over seeds with 95 % intervals, and what the bars ask for."""
+  """Means over seeds with 95 % intervals, and the figures of `bars`."""
   pieces = [piece for piece in map(read_piece, seeds) if piece]
   table = {}
   for arm in ARMS:
@@ -123,7 +123,7 @@ def gather(seeds: list[int]) -> dict:
 
 
 def bars(pieces: list[dict]) -> dict:
-  """The figures that the quickstart is held to."""
+  """The figures that the quickstart must reach."""
   last = [by_name(p)["stage2"] for p in pieces]
   both = [by_name(p) for p in pieces if "single_turn" in by_name(p)]
   second = [r["accuracy_2"] for r in last]

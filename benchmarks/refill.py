@@ -1,13 +1,13 @@
-"""What refilling slots is worth where some rows are much longer than others.
+"""The speed of refilled slots where some rows are much longer than others.
 
   python -m benchmarks.refill
 
 The model of `benchmarks.decode`, prompts of 64, answers of geometric length
-(mean 128, limit 512), 64 slots: `play` with slots against `play` on 64
-prompts after the other, which grows its cache and stops when all rows have
-ended. Both draw the same tokens. Prints useful tokens per second and how many
-times faster refilling is: the median over the rounds, its 95 % bootstrap
-interval, and the range.
+(mean 128, limit 512), 64 slots: `play` with slots against `play` on batches of
+64 prompts, which grows its cache and stops when all rows have ended. Both draw
+the same tokens. Prints useful tokens per second and how many times faster
+refilling is: the median over the rounds, its 95 % bootstrap interval, and the
+range.
 """
 
 import json
@@ -22,14 +22,14 @@ from absl import app, flags
 
 from benchmarks.decode import SIZES
 from benchmarks.peers.sitrain_decode import make_model, problems_of
-from benchmarks.rounds import compare, interleaved, shown, timed
+from benchmarks.rounds import compare, format_ratio, interleaved, timed
 from sitrain.models import decoder
 from sitrain.rollout.play import play
 from sitrain.tasks.draw import constant_reply
 from sitrain.types import PAD
 
 SLOTS, PROMPT, MEAN, LIMIT = 64, 64, 128, 512
-NEAR_TIES = 0.01  # rows of which a last bit of a probability may decide a draw
+NEAR_TIES = 0.01  # share of rows in which rounding may change a draw
 
 
 def options(vocabulary: int, mean: int, limit: int) -> dict:
@@ -42,8 +42,8 @@ def options(vocabulary: int, mean: int, limit: int) -> dict:
 
 
 def level(params: dict) -> dict:
-  """The same parameters with logits so close to each other that every token is
-  as likely as any, whatever was read: lengths are then geometric."""
+  """The same parameters with nearly equal logits, so that all tokens are about
+  equally likely: lengths are then geometric."""
   return dict(params, norm=params["norm"] * 0.05)
 
 
@@ -72,8 +72,8 @@ def ways(count: int, model_sizes: dict, mean: int, limit: int) -> dict:
 def check_equal(static: list, refilled) -> int:
   """Tokens that were sampled; ValueError where the ways differ.
 
-  They add in different orders, so a draw may fall to the other side of a last
-  bit; more rows than that explains must not differ.
+  They add in different orders, so rounding may change a draw, in a share
+  NEAR_TIES of the rows at most.
   """
   tokens = np.concatenate([part.tokens for part in static])
   other = np.any(tokens != np.asarray(refilled.tokens), axis=1)
@@ -89,9 +89,9 @@ def measure(
 ) -> dict:
   """Seconds of both ways, useful tokens and the ratio, by number of prompts.
 
-  `found` is what an earlier call found: only rounds that it lacks are played.
-  `keep` gets all that is known after every round. Raises ValueError where the
-  answers were of another mean or limit then.
+  `found` is the result of an earlier call: only missing rounds are played.
+  `keep` gets all results after every round. Raises ValueError where the earlier
+  answers had another mean or limit.
   """
   found, answers = dict(found or {}), {"mean": mean, "limit": limit}
   for count in map(str, prompts):
@@ -114,12 +114,12 @@ def measure(
 
 
 def show(count: str, one: dict) -> None:
-  """Prints what is known of a number of prompts."""
+  """Prints the results of a number of prompts."""
   ratio, seconds = one["ratio"], one["seconds"]
   speed = {n: one["useful"] / float(np.median(s)) for n, s in seconds.items()}
   print(
     f"{count} prompts: {speed['refill']:.0f} useful tokens/s against "
-    f"{speed['static']:.0f}, {shown(ratio)} times as fast, range "
+    f"{speed['static']:.0f}, {format_ratio(ratio)} times as fast, range "
     f"{ratio['least']:.2f}-{ratio['most']:.2f} of {len(seconds['refill'])} "
     "rounds", flush=True,
   )
@@ -144,6 +144,6 @@ if __name__ == "__main__":
   MEAN_OF = flags.DEFINE_integer("mean", MEAN, "Tokens of an answer.", 1)
   TO = flags.DEFINE_integer("limit", LIMIT, "Tokens of the longest.", 1)
   OUTPUT = flags.DEFINE_string(
-    "output", "", "JSON file; what was cut goes on with the rounds it lacks."
+    "output", "", "JSON file; an interrupted benchmark continues from it."
   )
   app.run(main)

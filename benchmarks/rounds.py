@@ -1,7 +1,7 @@
-"""Contestants timed in turns, in this process or in workers of their own.
+"""Interleaved timing of contestants, in this process or in worker processes.
 
 All contestants of a comparison run one after the other within each round, so
-what the machine does besides falls on all of them, and ratios are taken within
+other load on the machine affects all of them, and ratios are computed within
 rounds.
 """
 
@@ -29,16 +29,16 @@ ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class Worker(NamedTuple):
-  """A contestant in a process of its own, as of peers/protocol.py."""
+  """A contestant in its own process; see peers/protocol.py."""
 
   name: str
   process: subprocess.Popen
   answers: queue.Queue  # its lines; an empty one once it has ended
-  log: IO[str]  # what it writes to its standard error
+  log: IO[str]  # its standard error
 
 
 class WorkerError(RuntimeError):
-  """A worker that failed, fell silent or said what nobody understands."""
+  """A worker that failed, timed out or sent no JSON object."""
 
 
 def start(name: str, command: list[str]) -> Worker:
@@ -60,7 +60,7 @@ def start(name: str, command: list[str]) -> Worker:
   return Worker(name, process, answers, log)
 
 
-def ask(worker: Worker, seconds: float, **message: Any) -> dict:
+def request(worker: Worker, seconds: float, **message: Any) -> dict:
   """The worker's answer to one message.
 
   Raises WorkerError, with the end of its log, where none comes within `seconds`
@@ -73,7 +73,7 @@ def ask(worker: Worker, seconds: float, **message: Any) -> dict:
   except queue.Empty:
     raise _failed(worker, f"gave no answer in {seconds:g} s") from None
   if not line:
-    worker.answers.put("")  # for whoever asks again
+    worker.answers.put("")  # for the next request
     raise _failed(worker, f"ended with status {worker.process.wait()}")
   try:
     answer = dict(json.loads(line))
@@ -91,7 +91,7 @@ def _failed(worker, what):
 
 
 def stop(worker: Worker) -> None:
-  """Ends a worker, kindly at first."""
+  """Ends a worker: by a message, then by a kill."""
   with contextlib.suppress(BrokenPipeError, ValueError):
     print('{"action": "quit"}', file=worker.process.stdin, flush=True)
     worker.process.stdin.close()
@@ -144,8 +144,7 @@ def interleaved(
 ) -> dict[str, list[float]]:
   """Seconds of every contestant in the rounds from `first` on.
 
-  The order turns around from round to round, so that nobody always follows the
-  same one.
+  The order is reversed in every second round.
   """
   seconds = {name: [] for name in contestants}
   for number in range(first, first + rounds):
@@ -187,13 +186,13 @@ def compare(a: list[float], b: list[float]) -> dict:
 def race(started: dict[str, Worker], case: dict, rounds: int) -> dict:
   """Prepares all workers for one case and times them side by side.
 
-  Returns what each said of itself ("facts") and of its last run ("last"),
-  "seconds" of the rounds and their "medians", and the "ratios" of the others to
-  the first: above 1 the first is faster. Raises ValueError where their models
-  differ in size.
+  Returns the "facts" of each worker, the answer of its "last" run, "seconds" of
+  the rounds and their "medians", and the "ratios" of the others to the first:
+  above 1 the first is faster. Raises ValueError where their models differ in
+  size.
   """
   facts = {
-    name: ask(worker, PREPARE_SECONDS, action="prepare", case=case)
+    name: request(worker, PREPARE_SECONDS, action="prepare", case=case)
     for name, worker in started.items()
   }
   sizes = {name: fact["parameters"] for name, fact in facts.items()}
@@ -202,7 +201,7 @@ def race(started: dict[str, Worker], case: dict, rounds: int) -> dict:
   last = {}
 
   def run(name):
-    last[name] = ask(started[name], RUN_SECONDS, action="run")
+    last[name] = request(started[name], RUN_SECONDS, action="run")
     return last[name]["seconds"]
 
   runs = {name: functools.partial(run, name) for name in started}
@@ -219,6 +218,6 @@ def race(started: dict[str, Worker], case: dict, rounds: int) -> dict:
   }
 
 
-def shown(ratio: dict) -> str:
+def format_ratio(ratio: dict) -> str:
   """A ratio as text: median (interval)."""
   return "{median:.2f} ({low:.2f}-{high:.2f})".format(**ratio)

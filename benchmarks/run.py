@@ -1,15 +1,15 @@
-"""The whole suite on this machine, as one table and one JSON file.
+"""All benchmarks on this machine, as one table and one JSON file.
 
   python -m benchmarks.run --all --output=FOLDER
   python -m benchmarks.run --all --output=FOLDER --tunix=PYTHON --trl=PYTHON
   python -m benchmarks.run --only=phases,turns --output=FOLDER
   python -m benchmarks.run --guard
 
-Each benchmark is a process of its own, `python -m benchmarks.NAME`; what it
-printed and measured stays in FOLDER, and a suite that was cut goes on with what
-is missing. README.md in this folder has the results and how to read them.
---guard runs the cheap part and prints its ratios beside stored ones; it never
-fails on a difference.
+Each benchmark is its own process, `python -m benchmarks.NAME`. Its results are
+stored in FOLDER, and a suite that was interrupted continues with the missing
+ones. README.md in this folder has the results and explains them. --guard runs
+the cheap part and prints its ratios to stored results; a difference is no
+failure.
 """
 
 import datetime
@@ -46,7 +46,7 @@ GUARD = {
 
 
 def machine() -> dict:
-  """What the figures of a suite belong to."""
+  """The machine and versions that the figures of a suite belong to."""
   packages = ("jax", "jaxlib", "flax", "optax", "numpy")
   return {
     "processor": _processor(), "cores": os.cpu_count(),
@@ -66,7 +66,7 @@ def _processor() -> str:
 
 
 def run_one(name: str, arguments: list[str], folder: pathlib.Path) -> dict:
-  """Runs a benchmark, or reads what it left in `folder`.
+  """Runs a benchmark, or reads its stored result in `folder`.
 
   Raises RuntimeError where it fails.
   """
@@ -88,7 +88,7 @@ def run_one(name: str, arguments: list[str], folder: pathlib.Path) -> dict:
 
 
 def rows_of(name: str, found: dict) -> list[tuple[str, str, float]]:
-  """(what, unit, value) of the figures that a benchmark is run for."""
+  """(name, unit, value) of the main figures of a benchmark."""
   if name == "limits":
     return [(what, "G/s", value / 1e9) for what, value in found.items()]
   if name == "phases":
@@ -125,13 +125,13 @@ def rows_of(name: str, found: dict) -> list[tuple[str, str, float]]:
 
 def _raced(case, one):
   rows = []
-  for who, speed in one.get("tokens_per_second", {}).items():
-    rows.append((f"{case}: {who}", "tokens/s", speed))
+  for peer, speed in one.get("tokens_per_second", {}).items():
+    rows.append((f"{case}: {peer}", "tokens/s", speed))
   if "tokens_per_second" not in one:
-    for who, seconds in one["medians"].items():
-      rows.append((f"N={case}: {who}", "s", seconds))
-  for who, ratio in one["ratios"].items():
-    rows.append((f"{case}: sitrain over {who}", "ratio", ratio["median"]))
+    for peer, seconds in one["medians"].items():
+      rows.append((f"N={case}: {peer}", "s", seconds))
+  for peer, ratio in one["ratios"].items():
+    rows.append((f"{case}: sitrain over {peer}", "ratio", ratio["median"]))
   if "traffic" in one:
     moved = one["traffic"]["ratio"]
     rows.append((f"{case}: bytes over weights and cache", "ratio", moved))
@@ -139,7 +139,7 @@ def _raced(case, one):
 
 
 def show(parts: dict, stored: dict) -> None:
-  """Prints the table, with the share of the stored values where there are."""
+  """Prints the table, with ratios to stored values where there are any."""
   table = Table("benchmark", "what", "value", "unit", "/ stored")
   for name, part in parts.items():
     known = {}
@@ -154,7 +154,7 @@ def show(parts: dict, stored: dict) -> None:
 
 
 def run(suite: dict[str, list[str]], folder: pathlib.Path) -> dict:
-  """Runs a suite; what it found, also as suite.json in `folder`."""
+  """Runs a suite; its results are also stored as suite.json in `folder`."""
   folder = folder.resolve()
   folder.mkdir(parents=True, exist_ok=True)
   parts = {
@@ -167,7 +167,7 @@ def run(suite: dict[str, list[str]], folder: pathlib.Path) -> dict:
 def chosen(only: list[str], peers: dict[str, str]) -> dict[str, list[str]]:
   """The benchmarks to run, with their arguments.
 
-  Raises UsageError for a name that is none.
+  Raises UsageError for an unknown name.
   """
   for name in only:
     if name not in SUITE:
@@ -180,7 +180,7 @@ def chosen(only: list[str], peers: dict[str, str]) -> dict[str, list[str]]:
 
 
 def main(argv: list[str]) -> None:
-  """Runs what the flags ask for."""
+  """Runs the benchmarks that the flags name."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown words on the command line: {argv[1:]}")
   stored = json.loads(STORED.read_text()) if STORED.exists() else {}
@@ -189,15 +189,15 @@ def main(argv: list[str]) -> None:
     show(run(GUARD, folder), stored)
     return
   if not (ALL.value or ONLY.value) or not OUTPUT.value:
-    raise app.UsageError("say --all or --only=NAMES, and --output=FOLDER")
+    raise app.UsageError("give --all or --only=NAMES, and --output=FOLDER")
   peers = {"--tunix": TUNIX.value, "--trl": TRL.value}
   show(run(chosen(ONLY.value, peers), pathlib.Path(OUTPUT.value)), {})
 
 
 if __name__ == "__main__":
-  ALL = flags.DEFINE_bool("all", False, "The whole suite.")
-  ONLY = flags.DEFINE_list("only", [], "Some of it, by name.")
-  GUARD_FLAG = flags.DEFINE_bool("guard", False, "The cheap part of it.")
+  ALL = flags.DEFINE_bool("all", False, "All benchmarks.")
+  ONLY = flags.DEFINE_list("only", [], "Some of them, by name.")
+  GUARD_FLAG = flags.DEFINE_bool("guard", False, "The cheap part of them.")
   TUNIX = flags.DEFINE_string("tunix", "", "Interpreter that has tunix.")
   TRL = flags.DEFINE_string("trl", "", "Interpreter that has TRL.")
   OUTPUT = flags.DEFINE_string("output", "", "Folder of the results.")

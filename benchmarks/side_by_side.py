@@ -27,9 +27,9 @@ def begin(
 
 
 def pin(process: subprocess.Popen, slot: int) -> None:
-  """Holds a process to one core, where the system can.
+  """Pins a process to one core, where the system can.
 
-  To be called before it has loaded XLA, which counts the cores once.
+  Call it before the process loads XLA, which counts the cores once.
   """
   if hasattr(os, "sched_setaffinity") and process.poll() is None:
     cores = sorted(os.sched_getaffinity(0))
@@ -41,13 +41,12 @@ def run_all(
   ended: Callable[..., None], *, workers: int,
   may_start: Callable[..., bool] = lambda one: True, until: float = math.inf,
 ) -> None:
-  """Starts what waits, in order, `workers` at a time, none after `until`.
+  """Starts the waiting runs in order, `workers` at a time, none after `until`.
 
-  Each is held to a core of its own: XLA has a thread for every core that it may
-  use, whatever its flags say, and those of two runs are in each other's way.
-  One that `may_start` refuses waits for others to end. `ended(one, code)` is
-  called for each; code as of Popen. Returns when nothing runs and nothing more
-  may start.
+  Each is pinned to its own core: XLA starts a thread for every core that it may
+  use, whatever its flags are, and the threads of two runs compete. A run that
+  `may_start` refuses waits for others to end. `ended(one, code)` is called for
+  each; code as of Popen. Returns when nothing runs and nothing more may start.
   """
   waiting, running, slots = list(waiting), {}, {}
   while True:

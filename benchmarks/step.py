@@ -1,15 +1,16 @@
-"""One whole RL step side by side: sitrain, tunix's GRPO, TRL's GRPO.
+"""One RL step side by side: sitrain, tunix's GRPO, TRL's GRPO.
 
   python -m benchmarks.step --tunix=PYTHON --trl=PYTHON
 
 8 prompts of 64 tokens x 8 samples: rollout, reference log-probabilities, a
 trivial reward, one update of AdamW with a KL of 0.04 to the reference, for the
-model of `benchmarks.decode`, where the environments of the peers are described
-too. Each contestant runs its own training loop, held between the steps.
+model of `benchmarks.decode`, which also describes the environments of the
+peers. Each contestant runs its own training loop, which waits between the
+steps.
 """
 
-from benchmarks.decode import SIZES, compete
-from benchmarks.rounds import modules, race, shown, workers
+from benchmarks.decode import SIZES, run_with_peers
+from benchmarks.rounds import format_ratio, modules, race, workers
 
 CASES = ("32", "128")  # new tokens
 
@@ -23,7 +24,7 @@ def parse(name: str) -> dict:
 
 
 def measure(rounds: int, cases: list[str], pythons: dict[str, str]) -> dict:
-  """What `race` finds for every case, a number of new tokens.
+  """The result of `race` for every case, a number of new tokens.
 
   `pythons` has the interpreters of "tunix" and "trl"; an empty one leaves its
   peer out.
@@ -38,12 +39,12 @@ def measure(rounds: int, cases: list[str], pythons: dict[str, str]) -> dict:
 
 def show(name: str, one: dict) -> None:
   """Prints a row a contestant."""
-  for who, seconds in one["medians"].items():
-    ratio = one["ratios"].get(who)
-    line = f"N={name:4} {who:8} {seconds:7.2f} s a step  "
-    line += f"sitrain is {shown(ratio)} times as fast" if ratio else ""
-    print(f"{line}  [{one['facts'][who]['settings']}]", flush=True)
+  for peer, seconds in one["medians"].items():
+    ratio = one["ratios"].get(peer)
+    line = f"N={name:4} {peer:8} {seconds:7.2f} s a step  "
+    line += f"sitrain is {format_ratio(ratio)} times as fast" if ratio else ""
+    print(f"{line}  [{one['facts'][peer]['settings']}]", flush=True)
 
 
 if __name__ == "__main__":
-  compete(measure, parse, CASES, "New tokens.")
+  run_with_peers(measure, parse, CASES, "New tokens.")

@@ -1,10 +1,11 @@
-"""Where a step of the quickstart goes: rollout, scoring, update, host.
+"""Time of the parts of a quickstart step: rollout, scoring, update, host.
 
 python -m benchmarks.step_profile --workdir=/tmp/sitrain
 
-Times the compiled parts of a stage II step on the last parameters of a finished
-quickstart, interleaved, and reads the share of the host from that run's own
-records. Prints a table; --output writes it as JSON.
+Times the compiled parts of a step of a fused stage with a reference, such as
+stage II of the quickstart, on its last parameters, interleaved, and reads the
+share of the host from the metrics of that run. Prints a table; --output writes
+it as JSON.
 """
 
 import json
@@ -15,31 +16,30 @@ import time
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
+from etils import epath
 
+from benchmarks.profiled import read_config
 from sitrain.models.logprobs import token_scores
 from sitrain.models.roles import params_of
-from sitrain.runtime import build, metrics, sharding, workdir
-from sitrain.runtime.stage import (
-  compile_ahead,
-  compile_loop,
-  parts_of,
-  run_stage,
-)
+from sitrain.runtime import build, metrics, policy, sharding
+from sitrain.runtime.errors import run_main
+from sitrain.runtime.stage import compile_loop, parts_of
 from sitrain.runtime.start import Run, layout
 from sitrain.train import init_state, make_iteration
 from sitrain.types import Stage
 
 WORKDIR = flags.DEFINE_string("workdir", "/tmp/sitrain", "A finished run.")
-STAGE = flags.DEFINE_string("stage", "stage2", "The stage to take apart.")
+STAGE = flags.DEFINE_string("stage", "stage2", "The stage to profile.")
 ROUNDS = flags.DEFINE_integer("rounds", 9, "Interleaved rounds.")
 OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
+flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
 def open_run(folder: str, config: dict) -> tuple[Run, Stage]:
   """The run as its main would open it, without sinks."""
   mesh = sharding.make_mesh(**config["mesh"])
-  task = build.task_from(config)
+  task = build.task_from(config, folder)
   model = build.model_from(config, task)
   run = build.run_from(config, task, model, mesh)._replace(
     workdir=folder, sink=metrics.silent(), show=lambda *_: None,
@@ -105,10 +105,13 @@ def host_share(folder: str, stage: str) -> float:
 
 def main(argv: list[str]) -> None:
   """Prints and writes the table."""
-  config = build.plain(workdir.read_json(f"{WORKDIR.value}/config.json"))
+  config = read_config(WORKDIR.value, STAGE.value)
   run, stage = open_run(WORKDIR.value, config)
   with jax.set_mesh(run.mesh):
-    params, _ = run_stage(run, stage, compile_ahead(run, stage))
+    params = policy.of_stage(
+      config, run.model, run.mesh, epath.Path(WORKDIR.value) / stage.name,
+      "last",
+    )
     began = time.perf_counter()
     compile_loop(run, stage, layout(run, stage))
     compiled = time.perf_counter() - began
@@ -137,4 +140,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  run_main(main)

@@ -1,4 +1,4 @@
-"""Bytes that a step of decoding moves, by the compiler's own account.
+"""Bytes that a step of decoding accesses, as the compiler counts them.
 
 XLA counts the body of a loop once, however often it runs, so each loop of the
 rollout is compiled by itself.
@@ -35,8 +35,8 @@ def _cache_length(eqn) -> int:
 def bytes_of(eqn) -> float:
   """Bytes accessed by one pass through the body of a `while`.
 
-  What two such loops in a row take more than one: whatever the compiler does
-  before and after its loops, such as another layout, is in both.
+  The difference between two such loops and one: both include what the compiler
+  does before and after its loops, such as a change of layout.
   """
   one, two = (_accessed(eqn, loops) for loops in (1, 2))
   return two - one
@@ -86,7 +86,7 @@ def traffic(case: dict) -> dict:
     total += (_cache_length(eqn) - at) * bytes_of(eqn)
     at = _cache_length(eqn)
     lengths.append(at)
-  # A tied table is read whole, by the last product.
+  # The last product reads all of a tied table.
   tables = (sizes["vocabulary"] - case["batch"]) * sizes["width"]
   tables *= not sizes["tied"]
   number = model.dtype.itemsize

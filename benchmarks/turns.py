@@ -1,19 +1,19 @@
-"""What the one cursor and the kept cache are worth in a rollout of two turns.
+"""The speed of one cursor and a kept cache in a rollout of two turns.
 
   python -m benchmarks.turns
 
 For the model of `benchmarks.decode`, B = 64:
 
 cursor: attempts of geometric length (mean 64, limit 256), 16 tokens between
-them. sitrain lets each row go on to its second attempt when its first is done;
-the other way is a loop for each turn, the second starting when all are done.
-That one keeps its cache as well, reads the 16 tokens at once, and draws the
-same tokens.
+them. In sitrain each row begins its second attempt when its first has ended;
+the other way is a loop for each turn, which starts when all rows have ended the
+turn before. It also keeps its cache, reads the 16 tokens at once, and draws
+the same tokens.
 
 cache: a prompt of 256, two attempts of 64, 16 tokens between them. sitrain's
-second attempt goes on with the cache of the first; the other way reads the
-whole dialogue again. group: the same with 8 samples of each of 8 prompts, as
-stages of RL have them; both ways read a prompt once for its first attempts.
+second attempt continues with the cache of the first; the other way reads the
+dialogue again. group: the same with 8 samples of each of 8 prompts, as in RL;
+both ways read a prompt once for its first attempts.
 """
 
 import json
@@ -26,7 +26,7 @@ from absl import app, flags
 
 from benchmarks.decode import SIZES
 from benchmarks.peers.sitrain_decode import make_model, problems_of
-from benchmarks.rounds import compare, interleaved, shown, timed
+from benchmarks.rounds import compare, format_ratio, interleaved, timed
 from sitrain.models import decoder
 from sitrain.rollout.contexts import append
 from sitrain.rollout.play import (
@@ -53,13 +53,13 @@ CASES["group"] = CASES["cache"] | {"samples": 8}
 
 
 def between(rows: int) -> jax.Array:
-  """What every row reads between its attempts."""
+  """The tokens that every row reads between its attempts."""
   return jnp.broadcast_to(jnp.arange(REPLY, dtype=jnp.int32), (rows, REPLY))
 
 
 def options(case: dict) -> dict:
-  """Options of `play` for one turn. As logits of a random model are close to
-  equal, a share 1 / mean of the vocabulary as end tokens makes that mean."""
+  """Options of `play` for one turn. Logits of a random model are nearly equal,
+  so 1 / mean of the vocabulary as end tokens gives lengths of that mean."""
   size, mean = case["model"]["vocabulary"], case["mean"]
   ends = range(size - size // mean, size) if mean else ()
   return {
@@ -82,8 +82,8 @@ def read_again(model, case, keys, params, problems):
   first = play(
     keys, model, params, problems, samples=case["samples"], **one
   )
-  # The one sample of a row draws what the one sample of its prompt does; of
-  # several, only the first turns are the same.
+  # The only sample of a row draws as the only sample of its prompt does; with
+  # several samples only the first turns are equal.
   if case["samples"] > 1:
     keys = row_keys(keys, case["samples"])
   return play_on(
@@ -113,7 +113,7 @@ def loop_a_turn(model, case, keys, params, problems):
 
 
 def write_turn(model, case, keys, params, tokens, start, cache, turn):
-  """Appends a turn to all rows, until the last has ended; PAD behind it."""
+  """Appends a turn to all rows, until the last has ended; PAD after it."""
   first, limit, rows = tokens.shape[1], case["new"], tokens.shape[0]
   ends = jnp.asarray(options(case)["eos"], jnp.int32)
   keys = jax.vmap(jax.random.fold_in, (0, None))(keys, turn)
@@ -194,8 +194,8 @@ def measure(rounds: int, cases: list[str]) -> dict:
     found[name] = {
       "seconds": seconds, "ratio": compare(other, ours), "columns": columns
     }
-    print(f"{name}: {list(ways)[0]} is {shown(found[name]['ratio'])} times as "
-          f"fast as {list(ways)[1]}", flush=True)
+    ratio, (first, second) = format_ratio(found[name]["ratio"]), ways
+    print(f"{name}: {first} is {ratio} times as fast as {second}", flush=True)
   return found
 
 

@@ -1,10 +1,11 @@
-"""The verifiers on all rows of their data sets: right, wrong, how fast.
+"""Accuracy and speed of the verifiers on all rows of their data sets.
 
 python -m benchmarks.verifiers --data=FOLDER
 
-FOLDER holds gsm8k_train.jsonl, gsm8k_test.jsonl, math_train.jsonl and
-math500.jsonl. Every gold answer must be equal to itself, and no altered one to
-the gold answer. Prints a table and the rows that fail; --output writes JSON.
+FOLDER has gsm8k_train.jsonl, gsm8k_test.jsonl, math_train.jsonl and
+math500.jsonl. Every gold answer must equal itself, and no altered answer may
+equal the gold answer. Prints a table and the rows that fail; --output writes
+JSON.
 """
 
 import collections
@@ -44,7 +45,7 @@ def rows(*names: str) -> list[dict]:
 
 
 def pool(pool: pools.Pool) -> dict:
-  """What the pool adds to an item, and what a worker costs that dies."""
+  """Overhead of the pool for an item, and for a worker that dies."""
   begun = time.perf_counter()
   pool.map(abs, [0])
   started = time.perf_counter()
@@ -85,7 +86,7 @@ def math(pool: pools.Pool) -> dict:
   golds = [r["answer"] for r in rows("math_train", "math500")]
   texts = [rf"The final answer is \boxed{{{gold}}}." for gold in golds]
   begun = time.perf_counter()
-  # Not `grade_math`, which would only see that the strings are equal.
+  # Not `grade_math`, which would only compare the strings.
   found = pool.map(equivalence.strict, list(zip(golds, golds)))
   took = time.perf_counter() - begun
   algebra = [r.value if r.status == "done" else r.status for r in found]
@@ -151,7 +152,7 @@ def device(pool: pools.Pool) -> dict:
 
 
 def wild(answers: list[str]) -> tuple[list[str], list[str]]:
-  """Gold numbers and texts that may or may not say them."""
+  """Gold numbers, and texts that may or may not have them as answer."""
   rng = np.random.default_rng(0)
   words = sorted({word for answer in answers[:500] for word in answer.split()})
   golds = [

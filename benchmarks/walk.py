@@ -1,9 +1,9 @@
-"""The functions between a verdict and its gradient, where they stand.
+"""The functions between a verdict and its gradient, with their lines.
 
 python -m benchmarks.walk
 
-Prints a line for each hop of one SCoRe step and the number of files, and fails
-where a function is not there any more.
+Prints a line for each hop of one SCoRe step and the number of files. Fails
+where a function no longer exists.
 """
 
 import ast

@@ -1,1 +1,1 @@
-"""Configs: each file's docstring is its command and what to expect of it."""
+"""Configs: each docstring has the command and the expected result."""

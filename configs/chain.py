@@ -2,10 +2,10 @@
 
 python -m sitrain.main --config=configs/chain.py --workdir=/tmp/sitrain_chain
 
-A task of another kind than the maze: the first attempt can rise to its end, and
-the second sees the steps of the first. Seed 0: the base is 23 and 20 %
-right, after stage II 31 and 30 %: both rise, and no correction is learned from
-so short a base training.
+Unlike in the maze, the first attempt can reach 100 %, and the second sees the
+steps of the first. Seed 0: the base is 23 and 20 % right, after stage II 31 and
+30 %: both attempts improve, and no correction is learned from this short base
+training.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""What the configs of this folder are made of."""
+"""Functions and defaults of the configs in this folder."""
 
 from ml_collections import ConfigDict
 
@@ -23,8 +23,8 @@ def base_config() -> ConfigDict:
   })
   config.run = ConfigDict({
     "save_every": 4,  # fused calls between checkpoints
-    "keep": 2,  # last checkpoints kept, beside the best
-    "max_sampler_gap": 0.1,  # nat between sampler and trainer, else it stops
+    "keep": 2,  # last checkpoints to keep, besides the best
+    "max_sampler_gap": 0.1,  # nat between sampler and trainer; above: stop
     "compile_cache": True,
     "profile_steps": (0, 0),  # the steps of each stage to trace
     "wandb": "",  # a project's name
@@ -35,7 +35,7 @@ def base_config() -> ConfigDict:
 def stage(
   method: dict, optimizer: dict, steps: int, start: str, held: dict, **more
 ) -> ConfigDict:
-  """One stage; `more` sets what differs from these defaults."""
+  """One stage; `more` overrides these defaults."""
   return ConfigDict({
     "method": method, "optimizer": {"name": "adamw"} | optimizer,
     "steps": steps, "steps_per_call": 20, "until": {"name": "never"},
@@ -52,7 +52,7 @@ def add(config: ConfigDict, name: str, stage: ConfigDict) -> None:
 
 
 def add_base_model(config: ConfigDict) -> None:
-  """The base model: imitation of the task's corpus, from nothing."""
+  """The base model: imitation of the task's corpus, from random weights."""
   method = {"name": "imitation", "problems": 256, "turns": TURNS}
   optimizer = {
     "learning_rate": 4e-3, "schedule": "cosine", "warmup": 50, "b2": 0.98
@@ -68,8 +68,8 @@ RL = {
   "share_prompts": True,
 }
 RATE = {"learning_rate": 1e-3}
-BASE = {"reference": "base/last"}  # what a stage after the base is held to
-# Of 512 rows 64 at a time: what is in work then stays in a CPU's caches.
+BASE = {"reference": "base/last"}  # the reference of stages after the base
+# 64 of 512 rows at a time, so that activations stay in the caches of a CPU.
 PARTS = {"microbatches": 8}
 CONVERGED = {
   "name": "plateau", "metric": "judge/reward_2", "span": 20, "above": 0.93,
@@ -148,7 +148,7 @@ def add_imitation(
   minibatches, epochs = 32, 2
   optimizer = {"learning_rate": 5e-4}
   if name in ("star", "rest_em"):
-    # Each round restarts the optimizer, and so its schedule.
+    # Each round restarts the optimizer and its schedule.
     optimizer["steps"] = minibatches * epochs
   add(config, name, stage(
     method, optimizer, rounds, "base/last", BASE, steps_per_call=1, waves=16,
@@ -159,10 +159,10 @@ def add_imitation(
 def finish(config: ConfigDict, argument: str) -> ConfigDict:
   """Applies a config's argument: "" or "quick", two steps of a tiny model.
 
-  Raises ValueError for another one.
+  Raises ValueError for any other argument.
   """
   if argument not in ("", "quick"):
-    raise ValueError(f"config argument {argument!r}: it is empty or 'quick'")
+    raise ValueError(f"config argument {argument!r}: give none, or 'quick'")
   if argument == "quick":
     _shrink(config)
   return config

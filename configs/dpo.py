@@ -2,8 +2,8 @@
 
 python -m sitrain.main --config=configs/dpo.py --workdir=/tmp/sitrain_dpo
 
-One turn of the hinted maze; a pair of each of 256 problems and 8 gradient steps
-a round. Seed 0: from 50 to 71 % right.
+One turn of the hinted maze; a pair for each of 256 problems and 8 gradient
+steps a round. Seed 0: from 50 to 71 % right.
 """
 
 from ml_collections import ConfigDict

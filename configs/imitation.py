@@ -2,7 +2,7 @@
 
 python -m sitrain.main --config=configs/imitation.py --workdir=/tmp/sitrain_base
 
-Its second attempt is worse than its first; what the others start from.
+Its second attempt is worse than its first. The other methods start from it.
 """
 
 from ml_collections import ConfigDict

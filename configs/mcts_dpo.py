@@ -4,9 +4,9 @@ python -m sitrain.main --config=configs/mcts_dpo.py --workdir=/tmp/sitrain_mcts
 
 One turn of the hinted maze, a room a step; trees of 12 nodes on each of 128
 problems and 4 gradient steps a round. Seed 0: from 49 to 56 % right (hinted: 51
-to 65). Touchy: with `explore` 4 or 5, which makes more pairs, and a learning
-rate of 5e-4 or more, attempts lose their form and accuracy falls below that of
-the base.
+to 65). Sensitive to its settings: with `explore` 4 or 5, which makes more
+pairs, and a learning rate of 5e-4 or more, attempts become malformed and
+accuracy falls below that of the base.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,8 @@
 
 python -m sitrain.main --config=configs/multi_turn.py --workdir=/tmp/sitrain_mt
 
-On the hinted maze both attempts rise; how far the second does depends on luck.
+On the hinted maze both attempts improve; the second one's gain depends on the
+seed.
 """
 
 from ml_collections import ConfigDict

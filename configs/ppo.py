@@ -1,4 +1,4 @@
-"""PPO with a critic: one sample a problem, and a value before every token.
+"""PPO with a critic: one sample a problem, and a value for every token.
 
 python -m sitrain.main --config=configs/ppo.py --workdir=/tmp/sitrain_ppo
 

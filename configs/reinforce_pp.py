@@ -2,8 +2,8 @@
 
 python -m sitrain.main --config=configs/reinforce_pp.py --workdir=/tmp/rpp
 
-One turn of the hinted maze. Seed 0: from 50 to 75 % right, which is as far as a
-first attempt gets.
+One turn of the hinted maze. Seed 0: from 50 to 75 % right, the ceiling of a
+first attempt.
 """
 
 from ml_collections import ConfigDict

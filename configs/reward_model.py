@@ -1,11 +1,11 @@
-"""A reward model on pairs of own samples, and GRPO that it alone pays.
+"""A reward model on pairs of own samples, and GRPO with its score as reward.
 
 python -m sitrain.main --config=configs/reward_model.py --workdir=/tmp/rm
 
-One turn of the hinted maze: the base samples, its right and wrong samples train
-a Bradley-Terry model that begins as the base, and GRPO is paid by that model's
-score; the verifier is only asked for the report. Seed 0: from 49 to 63 % right.
-With beta=0.1, kl="k3" and 200 steps of the reward model the policy deceived it:
+One turn of the hinted maze. Right and wrong samples of the base train a
+Bradley-Terry model that starts as the base, and its score is the reward of
+GRPO; the verifier serves the report only. Seed 0: from 49 to 63 % right. With
+beta=0.1, kl="k3" and 200 steps of the reward model the policy exploited it:
 scores of wrong rows reached those of right ones within 12 steps, and after 60
 no row was right.
 """
@@ -29,8 +29,8 @@ def get_config(argument: str = "") -> ConfigDict:
     "base/last", {"policy": "base/last"}, trained=("reward_model",),
   ))
   held = common.BASE | {"reward_model": "rm/last"}
-  # A score says little about walks that the base does not write, so the KL is
-  # strong, and is that of the whole vocabulary.
+  # The score is unreliable on walks that the base does not write, so the KL is
+  # strong and exact.
   paid = {
     "name": "grpo", "beta": 0.5, "kl": "exact", "reward_role": "reward_model",
     "aggregate": "episode_sum", "share_prompts": True,

@@ -1,10 +1,10 @@
-"""Rejection sampling fine-tuning: a stage writes samples, another learns them.
+"""Rejection sampling fine-tuning: imitation of a stage's right samples.
 
 python -m sitrain.main --config=configs/rft.py --workdir=/tmp/sitrain_rft
 
-Yuan et al. 2023 (arXiv:2308.01825): samples of the base that are right, at most
-four of a problem, are imitated, starting from the base. One turn of the hinted
-maze. Seed 0: from 50 to 67 % right.
+Yuan et al. 2023 (arXiv:2308.01825): a stage writes samples of the base, and the
+next one imitates the right ones, at most four a problem, from the base. One
+turn of the hinted maze. Seed 0: from 50 to 67 % right.
 """
 
 from ml_collections import ConfigDict

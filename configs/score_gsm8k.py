@@ -2,9 +2,9 @@
 
 python -m sitrain.main --config=configs/score_gsm8k.py --workdir=/tmp/gsm8k
 
-With configs/score_gsm8k.py:fused the device reads the answers off the token
-ids, and sampling, verifying and learning are one program. What this model
-reaches has not been measured here.
+With configs/score_gsm8k.py:fused the device verifies the answers from token
+ids, and sampling, verifying and learning are one program. The accuracy of this
+model has not been measured here.
 """
 
 from ml_collections import ConfigDict

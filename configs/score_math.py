@@ -2,9 +2,9 @@
 
 python -m sitrain.main --config=configs/score_math.py --workdir=/tmp/score_math
 
-On another model --config.model.path=Qwen/Qwen2.5-7B-Instruct, a folder or
-gs://. The paper's 60.0 and 64.4 % are Gemini 1.5 Flash's, from 52.6 and 41.4;
-what this model reaches has not been measured here.
+Another model: --config.model.path=Qwen/Qwen2.5-7B-Instruct, a folder or gs://.
+The paper's 60.0 and 64.4 % are Gemini 1.5 Flash's, from 52.6 and 41.4; the
+accuracy of this model has not been measured here.
 """
 
 from ml_collections import ConfigDict

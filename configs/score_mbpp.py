@@ -2,9 +2,9 @@
 
 python -m sitrain.main --config=configs/score_mbpp.py --workdir=/tmp/score_mbpp
 
-Programs run in bubblewrap; without it the run stops before it starts. The
-evaluation is on the test split of MBPP; `python -m sitrain.sample` does
-HumanEval. What this model reaches has not been measured here.
+Programs run in bubblewrap; without it the run is refused at the start. The
+evaluation is on the test split of MBPP; `python -m sitrain.sample` evaluates
+HumanEval. The accuracy of this model has not been measured here.
 """
 
 from ml_collections import ConfigDict

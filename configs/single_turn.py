@@ -2,7 +2,8 @@
 
 python -m sitrain.main --config=configs/single_turn.py --workdir=/tmp/sitrain_st
 
-The first attempt rises to its ceiling; the second, never trained, is lost.
+The first attempt reaches its ceiling; the second, which is not trained, gets
+worse.
 """
 
 from ml_collections import ConfigDict

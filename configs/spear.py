@@ -1,4 +1,4 @@
-"""SPEAR's self-imitation: rows that did well are trained on again.
+"""SPEAR's self-imitation: replay of rows with an advantage above 0.
 
 python -m sitrain.main --config=configs/spear.py --workdir=/tmp/sitrain_spear
 

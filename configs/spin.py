@@ -2,10 +2,10 @@
 
 python -m sitrain.main --config=configs/spin.py --workdir=/tmp/sitrain_spin
 
-Chained arithmetic whose given solutions are all right, and a base that has seen
-few of them. Seed 0: from 25 to 33 % right. Plain imitation of as many
-solutions, in as many gradient steps, reaches 49 %: so early, the solutions
-themselves teach more than the comparison.
+Chained arithmetic whose given solutions are all right, with a base that was
+trained on few of them. Seed 0: from 25 to 33 % right. Imitation of as many
+solutions in as many gradient steps reaches 49 %: for such a weak base imitation
+is better than the comparison.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +18,7 @@ BASE_STEPS = 100
 
 
 def get_config(argument: str = "") -> ConfigDict:
-  """A base that is trained too little, then rounds of SPIN."""
+  """An undertrained base, then rounds of SPIN."""
   config = common.base_config()
   config.task = ConfigDict(TASK)
   config.evaluate.turns = 2 * TURNS

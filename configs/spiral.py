@@ -2,9 +2,9 @@
 
 python -m sitrain.main --config=configs/spiral.py --workdir=/tmp/sitrain_spiral
 
-Evaluated against random legal moves, in either seat: accuracy is the share of
-games that are won, malformed_5 that of games lost by an invalid move. Seed 0:
-from 44 to 60 % won, from 1.8 to 3.0 % lost so.
+Evaluated against random legal moves, in both seats: accuracy is the share of
+won games, malformed_5 the share of games lost by an invalid move. Seed 0: from
+44 to 60 % won, from 1.8 to 3.0 % lost by an invalid move.
 """
 
 from ml_collections import ConfigDict

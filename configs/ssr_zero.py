@@ -1,9 +1,9 @@
-"""SSR-Zero: the policy's own second looks are all that pays its attempts.
+"""SSR-Zero: second attempts of the policy are the judges of its first ones.
 
 python -m sitrain.main --config=configs/ssr_zero.py --workdir=/tmp/sitrain_ssr
 
-The hinted maze. Stage I of SCoRe has made second attempts that stay with right
-answers and leave wrong ones; then no verifier is asked any more. Seed 0: first
+The hinted maze. After stage I of SCoRe second attempts keep right answers and
+change wrong ones; from then on no verifier gives rewards. Seed 0: first
 attempts from 50 % right after stage I to 74 %.
 """
 

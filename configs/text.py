@@ -1,4 +1,4 @@
-"""What the configs of text tasks are made of."""
+"""Functions and defaults of the configs of text tasks."""
 
 from ml_collections import ConfigDict
 
@@ -12,7 +12,7 @@ def base_config(
 ) -> ConfigDict:
   """A run of a model of the hub without stages.
 
-  `test` holds what the task's options are for evaluation.
+  `test` has the options of the task for evaluation.
   """
   config = common.base_config()
   config.task = ConfigDict(task)
@@ -37,12 +37,12 @@ def add_score(
   config: ConfigDict, *, turns: tuple[int, ...], problems: int, steps: int,
   learning_rate: float, beta2: float, fused: bool = False,
 ) -> None:
-  """SCoRe with what the paper says, and where it is silent with our choice.
+  """SCoRe with the settings of the paper, and our choice of the others.
 
-  The paper's: learning rate, rows of a batch, bonus 10, beta1 .01, beta2,
-  Adam, temperature 1, and the steps, which are shared half and half by the two
-  stages here. Ours: 8 samples a problem, KL in the reward (k1), the base as
-  reference in both stages, a fresh optimizer in stage II, norm clipped to 1.
+  The paper's: learning rate, rows of a batch, bonus 10, beta1 .01, beta2, Adam,
+  temperature 1, and the steps, of which each stage takes half here. Ours: 8
+  samples a problem, KL in the reward (k1), the base as reference in both
+  stages, a fresh optimizer in stage II, norm clipped to 1.
   """
   shared = {
     "problems": problems, "samples": 8, "turns": turns, "kl": "k1",
@@ -69,7 +69,7 @@ QUICK = {"name": "word_problems", "count": 64}
 
 
 def quick(config: ConfigDict) -> ConfigDict:
-  """Two steps of a tiny model from nothing on made-up word problems."""
+  """Two steps of a tiny random model on generated word problems."""
   config.task = ConfigDict(QUICK)
   config.tokenizer = ConfigDict({"size": 300, "path": ""})
   config.model = ConfigDict({

@@ -1,10 +1,10 @@
-"""SCoRe on made-up word problems, as text: tokenizer and verifier on the host.
+"""SCoRe on generated word problems: tokenizer and verifier on the host.
 
 python -m sitrain.main --config=configs/word_problems.py --workdir=/tmp/words
 
-A model of 5 M parameters from nothing, with a BPE tokenizer that is trained on
-the task's own texts. Seed 0, before the sampler drew by inverse CDF: 60 and
-48 % right, then 60 and 60, then 62 and 69.
+A random model of 5 M parameters, with a BPE tokenizer trained on the texts of
+the task. Seed 0, before the sampler drew by inverse CDF: base 60 and 48 %
+right, stage I 60 and 60, stage II 62 and 69.
 """
 
 from ml_collections import ConfigDict

@@ -26,6 +26,14 @@ FAMILIES = {
 _OTHER_NAMES = {"v5e": "v5litepod", "v5lite": "v5litepod", "v6": "v6e"}
 
 
+HOST = 8  # the largest size on one host, in every family
+
+
+def is_multi_host(kind: str) -> bool:
+  """Whether a slice of a type that `software_of` knows has several hosts."""
+  return int(kind.partition("-")[2]) > HOST
+
+
 def devices_of(kind: str) -> int:
   """The devices that JAX has on a slice of a type that `software_of` knows."""
   name, _, size = kind.partition("-")

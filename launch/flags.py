@@ -12,7 +12,9 @@ from launch.jobs import Job
 from sitrain.runtime.options import ConfigError, closest
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,53}[a-z0-9])?")
-_ZONE = re.compile(r"[a-z]+(-[a-z]+)+\d+-[a-z]")
+# AI zones, such as us-south1-ai1b, have a number in their last part.
+_ZONE = re.compile(r"[a-z]+(-[a-z]+)+\d+-(ai\d+)?[a-z]")
+_DURATION = re.compile(r"(?=\d)(\d+d)?(\d+h)?(\d+m)?(\d+s)?")
 _SETS = re.compile(r"[A-Za-z_]\w*=")
 _WORKDIR = re.compile(r"gs://[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9](/.*)?")
 
@@ -49,14 +51,15 @@ _FLAGS = {
                   " as --create_flag=--network=mine"),
   "ssh_flag": (list, [], "one more for gcloud's ssh and scp, as"
                " --ssh_flag=--internal-ip or --ssh_flag=--batch-size=64"),
-  "env_file": (str, "", "a file of NAME=VALUE for the job, as HF_TOKEN=..."),
+  "env_file": (str, "", "a file of NAME=VALUE for set-up and job, as"
+               " HF_TOKEN=..."),
   "job": (str, "", "of the job, where it is not the VM's, as in a sweep"),
   "restarts": (int, 0, "starts after failures without a step in between;"
                " after a preemption it is started anyway"),
   "allow_dirty": (bool, False, "send changes of tracked files, uncommitted"),
   "delete_at_end": (bool, False, "delete the VM when the job is done"),
   "dry_run": (bool, False, "print the commands, call gcloud for none"),
-  "poll": (float, 20.0, "seconds between two looks"),
+  "poll": (float, 20.0, "seconds between two polls"),
   "tries": (int, 8, "of a command that fails for a reason that may pass"),
   "backoff": (float, 5.0, "seconds after a first such failure; doubles"),
   "grid": (str, None, "config.seed=0,1,2;config.stage.rl.steps=100,200"),
@@ -83,7 +86,7 @@ COMMANDS = {
 
 
 def parser(text: str) -> argparse.ArgumentParser:
-  """The parser, with `text` above its help."""
+  """The parser, with `text` as its description."""
   top = argparse.ArgumentParser(
     prog="python -m launch.tpu", description=text, allow_abbrev=False,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -100,7 +103,7 @@ def parser(text: str) -> argparse.ArgumentParser:
 def parse(
   text: str, words: list[str]
 ) -> tuple[argparse.Namespace, tuple[str, ...]]:
-  """The flags, and those that go on to sitrain.main.
+  """The flags, and those that are passed on to sitrain.main.
 
   The latter are --config.field=value and whatever follows a --. Raises
   ConfigError, with the closest flag, for one that nobody knows.
@@ -137,6 +140,10 @@ def vm_from(flags: argparse.Namespace) -> Vm:
     raise ConfigError("--spot and --reserved: give one of them")
   if flags.valid_until and not flags.queued:
     raise ConfigError("--valid_until: give --queued with it")
+  if flags.valid_until and not _DURATION.fullmatch(flags.valid_until):
+    raise ConfigError(
+      f"--valid_until={flags.valid_until}: give a duration, as 6h or 1d12h30m"
+    )
   return vm._replace(
     type=flags.type, software=flags.version or software, spot=flags.spot,
     reserved=flags.reserved, queued=flags.queued,

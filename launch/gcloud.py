@@ -1,4 +1,4 @@
-"""What is asked of gcloud, as lists of words: nothing here runs anything.
+"""Command lines of gcloud, as lists of words: nothing here runs anything.
 
 Flags as in `gcloud compute tpus tpu-vm|queued-resources ... --help`.
 """
@@ -11,7 +11,7 @@ _ALPHA = ("--batch-size", "--tunnel-through-iap")
 
 
 class Vm(NamedTuple):
-  """A TPU VM (all hosts of a slice) and how it is to be had."""
+  """A TPU VM (all hosts of a slice) and how it is created."""
 
   name: str
   zone: str
@@ -26,7 +26,7 @@ class Vm(NamedTuple):
   ssh_flags: tuple[str, ...] = ()
 
 
-def _where(vm: Vm) -> list[str]:
+def _location(vm: Vm) -> list[str]:
   project = [f"--project={vm.project}"] if vm.project else []
   return [f"--zone={vm.zone}", *project, "--quiet"]
 
@@ -35,7 +35,7 @@ def _tpus(*words: str) -> list[str]:
   return ["gcloud", *_TPUS, *words]
 
 
-def _kind(vm: Vm) -> list[str]:
+def _capacity(vm: Vm) -> list[str]:
   spot = ["--spot"] if vm.spot else []
   reserved = ["--reserved"] if vm.reserved else []
   return [
@@ -46,8 +46,8 @@ def _kind(vm: Vm) -> list[str]:
 def create(vm: Vm) -> list[str]:
   """Creates the VM, and waits until it is there."""
   return _tpus(
-    "tpu-vm", "create", vm.name, *_where(vm), f"--version={vm.software}",
-    *_kind(vm),
+    "tpu-vm", "create", vm.name, *_location(vm), f"--version={vm.software}",
+    *_capacity(vm),
   )
 
 
@@ -55,8 +55,8 @@ def create_queued(vm: Vm) -> list[str]:
   """Puts a request for the VM into the queue."""
   until = [f"--valid-until-duration={vm.valid_until}"] if vm.valid_until else []
   return _tpus(
-    "queued-resources", "create", vm.name, *_where(vm),
-    f"--node-id={vm.name}", f"--runtime-version={vm.software}", *_kind(vm),
+    "queued-resources", "create", vm.name, *_location(vm),
+    f"--node-id={vm.name}", f"--runtime-version={vm.software}", *_capacity(vm),
     *until, "--async",
   )
 
@@ -64,49 +64,67 @@ def create_queued(vm: Vm) -> list[str]:
 def describe(vm: Vm) -> list[str]:
   """State and type of the VM, with a tab between."""
   fields = "--format=value(state,acceleratorType.basename())"
-  return _tpus("tpu-vm", "describe", vm.name, *_where(vm), fields)
+  return _tpus("tpu-vm", "describe", vm.name, *_location(vm), fields)
 
 
 def describe_queued(vm: Vm) -> list[str]:
   """State of the request, and why it failed if it did."""
   fields = "--format=value(state.state,state.failedData.error.message)"
-  return _tpus("queued-resources", "describe", vm.name, *_where(vm), fields)
+  return _tpus("queued-resources", "describe", vm.name, *_location(vm), fields)
+
+
+def list_types(vm: Vm) -> list[str]:
+  """The TPU types that the VM's zone has, a line each."""
+  format_flag = "--format=value(type)"
+  return _tpus("accelerator-types", "list", *_location(vm), format_flag)
+
+
+def list_vms(vm: Vm) -> list[str]:
+  """Names of all VMs in the VM's zone, a line each."""
+  format_flag = "--format=value(name.basename())"
+  return _tpus("tpu-vm", "list", *_location(vm), format_flag)
+
+
+def list_queued(vm: Vm) -> list[str]:
+  """Names of all requests in the queue of the VM's zone, a line each."""
+  format_flag = "--format=value(name.basename())"
+  return _tpus("queued-resources", "list", *_location(vm), format_flag)
 
 
 def start(vm: Vm) -> list[str]:
   """Starts a VM that was stopped."""
-  return _tpus("tpu-vm", "start", vm.name, *_where(vm))
+  return _tpus("tpu-vm", "start", vm.name, *_location(vm))
 
 
 def delete(vm: Vm) -> list[str]:
   """Deletes the VM."""
-  return _tpus("tpu-vm", "delete", vm.name, *_where(vm))
+  return _tpus("tpu-vm", "delete", vm.name, *_location(vm))
 
 
 def delete_queued(vm: Vm) -> list[str]:
   """Deletes the request and its VM."""
   return _tpus(
-    "queued-resources", "delete", vm.name, *_where(vm), "--force"
+    "queued-resources", "delete", vm.name, *_location(vm), "--force"
   )
 
 
-def _reach(vm: Vm, *words: str) -> list[str]:
+def _remote(vm: Vm, *words: str) -> list[str]:
   alpha = any(flag.partition("=")[0] in _ALPHA for flag in vm.ssh_flags)
   return ["gcloud", *(["alpha"] if alpha else []), *_TPUS, "tpu-vm", *words]
 
 
 def ssh(vm: Vm, command: str, *, worker: str) -> list[str]:
   """Runs a line of shell on a worker, or on "all" at the same time."""
-  return _reach(
-    vm, "ssh", vm.name, *_where(vm), f"--worker={worker}", *vm.ssh_flags,
+  return _remote(
+    vm, "ssh", vm.name, *_location(vm), f"--worker={worker}", *vm.ssh_flags,
     f"--command={command}",
   )
 
 
 def scp(vm: Vm, files: list[str], target: str) -> list[str]:
   """Copies files to a path, which may be a folder/, on every worker."""
-  return _reach(
-    vm, "scp", *files, f"{vm.name}:{target}", *_where(vm), "--worker=all",
+  return _remote(
+    vm, "scp", *files, f"{vm.name}:{target}", *_location(vm), "--worker=all",
     *vm.ssh_flags,
   )
 

@@ -1,4 +1,4 @@
-"""A job on the workers of a VM: what is said to remote.sh, what it answers."""
+"""A job on the workers of a VM: calls of remote.sh, and its answers parsed."""
 
 import hashlib
 import re
@@ -23,15 +23,16 @@ class Job(NamedTuple):
 
 
 class Worker(NamedTuple):
-  """How the job stands on one host."""
+  """The state of a job on one host."""
 
   worker: int
   state: str  # none running exited lost stopped
   code: int  # -1 where it has not exited
   size: int  # bytes of its log
-  next: int  # up to where the log came along
+  next: int  # offset of the first byte of the log that was not sent
   id: str  # of what was started
   revision: str  # what is installed
+  job: str = ""
 
 
 def command(job: Job) -> list[str]:
@@ -49,34 +50,51 @@ def identity(job: Job, source: Source) -> str:
 
 
 def folder(job: str) -> str:
-  """Where a job lies on a worker, from its home folder on."""
+  """The folder of a job on a worker, relative to the home folder."""
   return f"sitrain_jobs/{job}"
 
 
 def make_folder(job: str) -> str:
-  """Shell that makes the job's folder."""
-  return shlex.join(["mkdir", "-p", folder(job)])
+  """Shell that makes the job's folder, which nobody else can read.
+
+  The file of secrets is there before they are copied into it, so that it never
+  has the permissions of an ordinary copy; it is empty where none are given.
+  """
+  path = shlex.quote(folder(job))
+  return (
+    f"mkdir -p {path} && chmod 700 {path} &&"
+    f" install -m 600 /dev/null {path}/environment &&"
+    f" rm -f {path}/packages.txt"
+  )
 
 
-def do(job: str, *words: str) -> str:
+def call_script(job: str, *words: str) -> str:
   """Shell that calls remote.sh, quoted for the worker's shell."""
   return shlex.join(["bash", f"{folder(job)}/remote.sh", *words])
 
 
-def ask(job: str, *words: str) -> str:
+def call_if_present(job: str, *words: str) -> str:
   """The same, without an error where the VM has never seen the job."""
   script = shlex.quote(f"{folder(job)}/remote.sh")
-  return f"if [ -f {script} ]; then {do(job, *words)}; fi"
+  return f"if [ -f {script} ]; then {call_script(job, *words)}; fi"
+
+
+def status_of_all() -> str:
+  """Shell that calls the status of every job that the VM has seen."""
+  return (
+    "for script in sitrain_jobs/*/remote.sh; do"
+    ' if [ -f "$script" ]; then bash "$script" status; fi; done'
+  )
 
 
 def start(job: Job, source: Source) -> str:
   """Shell that starts the job where it does not run."""
-  return do(job.name, "start", identity(job, source), *command(job))
+  return call_script(job.name, "start", identity(job, source), *command(job))
 
 
 _LINE = re.compile(
   r"^sitrain worker=(\d+) state=(\w+) code=(\S+) size=(\d+) next=(\d+)"
-  r" id=(\S+) revision=(\S+)$", re.MULTILINE,
+  r" id=(\S+) revision=(\S+)(?: job=(\S+))?$", re.MULTILINE,
 )
 
 
@@ -85,20 +103,20 @@ def read(text: str) -> list[Worker]:
   return sorted(
     Worker(
       int(worker), state, -1 if code == "-" else int(code), int(size),
-      int(after), identity_, revision,
+      int(next_offset), job_id, revision, job,
     )
-    for worker, state, code, size, after, identity_, revision
+    for worker, state, code, size, next_offset, job_id, revision, job
     in _LINE.findall(text)
   )
 
 
 def read_log(text: str) -> str:
-  """What came after the line of a single worker."""
+  """The log that follows the status line of a single worker."""
   found = _LINE.search(text)
   return text[found.end() + 1:] if found else ""
 
 
-def verdict(workers: list[Worker]) -> str:
+def overall_state(workers: list[Worker]) -> str:
   """running, done, again, failed, stopped or none, of the job as a whole.
 
   A host whose job vanished without an exit code, as after a reboot, makes it

@@ -1,4 +1,4 @@
-"""How the launcher acts on the world, and what it makes of the answers."""
+"""Runs commands, classifies their failures and retries those that may pass."""
 
 import os
 import re
@@ -12,25 +12,25 @@ from sitrain.runtime.options import ConfigError
 
 
 class LaunchError(ValueError):
-  """Something in the cloud went wrong in a way that waiting does not mend."""
+  """A failure in the cloud that waiting does not mend."""
 
 
 class Result(NamedTuple):
-  """What a command left behind."""
+  """Exit code and output of a command."""
 
   code: int
   output: str
   error: str
 
 
-class Machine(NamedTuple):
-  """Everything that touches the world, so that tests can stand in for it."""
+class Runner(NamedTuple):
+  """All side effects of the launcher, so that tests can replace them."""
 
   execute: Callable[[list[str]], Result]
   sleep: Callable[[float], None]  # seconds
   say: Callable[[str], None]  # a line of the launcher
   show: Callable[[str], None]  # text of the job's log
-  poll: float  # seconds between two looks
+  poll: float  # seconds between two polls
   tries: int  # of a command that fails for a reason that may pass
   backoff: float  # seconds after the first failure; doubles up to 5 minutes
 
@@ -71,15 +71,15 @@ def failure(result: Result) -> tuple[str, str]:
   """
   if result.code == 0:
     return "", ""
-  said = complaint(result)
+  message = error_message(result)
   for kind, pattern, advice in _KINDS:
-    # What a program on a worker printed is not gcloud's opinion.
-    if said.startswith("ERROR: ") and re.search(pattern, said):
+    # Errors of programs on a worker are not errors of gcloud.
+    if message.startswith("ERROR: ") and re.search(pattern, message):
       return kind, advice
   return ("passes" if result.code == 255 else "stays"), ""
 
 
-def complaint(result: Result) -> str:
+def error_message(result: Result) -> str:
   """gcloud's last ERROR, or else the last line of what ran, as one line."""
   text = result.error.strip() or result.output.strip()
   start = max(text.rfind("ERROR: (gcloud"), text.rfind("ERROR: gcloud"))
@@ -96,33 +96,33 @@ def complaint(result: Result) -> str:
 
 
 def call(
-  machine: Machine, words: list[str], *, accept: tuple[str, ...] = ()
+  runner: Runner, words: list[str], *, accept: tuple[str, ...] = ()
 ) -> Result:
   """Runs a command until it succeeds or fails in an accepted way.
 
   Raises LaunchError, in one line, when it fails for good.
   """
-  for attempt in range(max(machine.tries, 1)):
-    result = machine.execute(words)
+  for attempt in range(max(runner.tries, 1)):
+    result = runner.execute(words)
     kind, advice = failure(result)
     if not kind or kind in accept:
       return result
-    said = complaint(result)
+    message = error_message(result)
     if kind not in ("passes", "full"):
       break
-    if attempt + 1 < machine.tries:
-      delay = min(machine.backoff * 2**attempt, 300.0)
-      machine.say(f"{said[:200]}; again in {delay:.0f} s")
-      machine.sleep(delay)
-  said = said.removeprefix("ERROR: ")
-  raise LaunchError(f"{said}: {advice}" if advice else said)
+    if attempt + 1 < runner.tries:
+      delay = min(runner.backoff * 2**attempt, 300.0)
+      runner.say(f"{message[:200]}; again in {delay:.0f} s")
+      runner.sleep(delay)
+  message = message.removeprefix("ERROR: ")
+  raise LaunchError(f"{message}: {advice}" if advice else message)
 
 
 def find_program(name: str) -> None:
   """Raises ConfigError where a program is not installed."""
-  where = " (cloud.google.com/sdk/docs/install)" * (name == "gcloud")
+  advice = " (cloud.google.com/sdk/docs/install)" * (name == "gcloud")
   if shutil.which(name) is None:
-    raise ConfigError(f"{name} is not on PATH: install it{where}")
+    raise ConfigError(f"{name} is not on PATH: install it{advice}")
 
 
 def execute(words: list[str]) -> Result:

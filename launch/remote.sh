@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One job on one host of a TPU VM; lies beside the job's own files there.
 #
+#   remote.sh check_bucket WORKDIR   may this VM's account write there?
 #   remote.sh setup REVISION         unpacks and installs source.tar.gz
 #   remote.sh start ID COMMAND...    starts the job, detached
 #   remote.sh status [OFFSET]        one line, then the log from OFFSET on
@@ -39,8 +40,60 @@ state() {
   fi
 }
 
+# With the account that the run will have, before minutes go into `setup`.
+check_bucket() {
+  local bucket object account token code
+  bucket=${1#gs://}
+  object=${bucket#*/}/.writable_launch
+  bucket=${bucket%%/*}
+  account=$(metadata service-accounts/default/email)
+  token=$(metadata service-accounts/default/token | sed 's/.*"access_token" *: *"\([^"]*\)".*/\1/')
+  code=$(request POST "$token" --data-binary sitrain \
+    "upload/storage/v1/b/$bucket/o?uploadType=media&name=$(encode "$object")")
+  if [ "$code" = 200 ]; then
+    code=$(request DELETE "$token" "storage/v1/b/$bucket/o/$(encode "$object")")
+  fi
+  case $code in 2??) return ;; esac
+  if [ "$code" != 401 ] && [ "$code" != 403 ]; then
+    echo "warning: gs://$bucket was not tested (HTTP $code)" >&2
+    return
+  fi
+  echo "error: this VM's service account ${account:-(none)} may not write to" \
+    "gs://$bucket (HTTP $code): run gcloud storage buckets" \
+    "add-iam-policy-binding gs://$bucket --member=serviceAccount:$account" \
+    "--role=roles/storage.objectUser, or make the VM with" \
+    "--create_flag=--service-account=ACCOUNT and" \
+    "--create_flag=--scopes=cloud-platform" >&2
+  return 1
+}
+
+metadata() {
+  curl --silent --fail --max-time 20 --header "Metadata-Flavor: Google" \
+    "http://metadata.google.internal/computeMetadata/v1/instance/$1" || true
+}
+
+# Prints the HTTP status, 000 without an answer. The token comes by the standard
+# input: arguments of processes can be seen.
+request() {
+  local method=$1 token=$2
+  shift 2
+  local path=${*: -1}
+  set -- "${@:1:$#-1}"
+  printf 'header = "Authorization: Bearer %s"\n' "$token" |
+    curl --silent --max-time 60 --retry 3 --output /dev/null \
+      --write-out '%{http_code}' --config - --request "$method" "$@" \
+      "https://storage.googleapis.com/$path" || true
+}
+
+encode() { python3 -c 'import sys
+from urllib.parse import quote
+print(quote(sys.argv[1], safe=""))' "$1"; }
+
 setup() {
-  if [ "$(content installed)" = "$1" ]; then return; fi
+  touch packages.txt
+  if [ "$(content installed)" = "$1" ] && cmp -s packages.txt same.txt; then
+    return
+  fi
   rm -f installed # Until all of it is there, none of it is.
   rm -rf source.new
   mkdir source.new
@@ -48,9 +101,27 @@ setup() {
   echo "$1" >source.new/REVISION
   rm -rf source
   mv source.new source
+  # Mirrors of PyPI and of Python's builds are named there, if there are any.
+  set -a
+  if [ -f environment ]; then . ./environment; fi
+  set +a
   environment
-  venv/bin/python -m pip install --quiet --editable './source[tpu]'
+  # After a preemption the run goes on with the versions that it began with.
+  local same=()
+  if [ -s packages.txt ]; then same=(--constraint packages.txt); fi
+  download venv/bin/python -m pip install --quiet "${same[@]}" \
+    --editable './source[tpu]'
+  cp packages.txt same.txt
   echo "$1" >installed
+}
+
+# Its last error as one line, and what it needs of the network.
+download() {
+  if "$@" 2>errors; then return; fi
+  cat errors >&2
+  echo "error: $(grep -i error errors | tail -n 1): set-up reads PyPI and" \
+    "GitHub, or mirrors that --env_file names (docs/launch.md)" >&2
+  return 1
 }
 
 # An image's own Python may be older than 3.11; then uv brings another.
@@ -59,12 +130,12 @@ environment() {
   local uv
   uv=$(command -v uv || true)
   if [ -z "$uv" ]; then
-    python3 -m pip install --quiet --user uv ||
+    python3 -m pip install --quiet --user uv 2>/dev/null || download \
       python3 -m pip install --quiet --user --break-system-packages uv
     uv=$HOME/.local/bin/uv
   fi
   rm -rf venv
-  "$uv" venv --quiet --seed --python '>=3.11,<3.13' venv
+  download "$uv" venv --quiet --seed --python '>=3.11,<3.13' venv
 }
 
 start() {
@@ -118,7 +189,8 @@ status() {
     if [ $((size - from)) -gt "$CHUNK" ]; then next=$((from + CHUNK)); fi
   fi
   echo "sitrain worker=$(worker) state=$now code=$(content exit_code)" \
-    "size=$size next=$next id=$(content id) revision=$(content installed)"
+    "size=$size next=$next id=$(content id) revision=$(content installed)" \
+    "job=${PWD##*/}"
   if [ -n "$from" ] && [ "$next" -gt "$from" ]; then
     tail -c "+$((from + 1))" log | head -c "$((next - from))" || true
   fi
@@ -141,6 +213,9 @@ stop() {
 }
 
 case ${1:-} in
-  setup | start | status | logs | stop | work) "$@" ;;
-  *) echo "remote.sh setup|start|status|logs|stop, not '${1:-}'" >&2; exit 2 ;;
+  check_bucket | setup | start | status | logs | stop | work) "$@" ;;
+  *)
+    echo "remote.sh check_bucket|setup|start|status|logs|stop, not '${1:-}'" >&2
+    exit 2
+    ;;
 esac

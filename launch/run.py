@@ -8,80 +8,110 @@ from typing import NamedTuple
 from launch import gcloud, jobs, machine, source, vms
 from launch.gcloud import Vm
 from launch.jobs import Job, Worker
-from launch.machine import LaunchError, Machine
+from launch.machine import LaunchError, Runner
 from launch.source import Source
 
-# So often a run may be preempted without a step in between.
-PREEMPTIONS = 20
-# Of the log of a job that runs already, so many bytes are shown.
-TAIL = 20_000
-# So often workers are looked at that go on after others have ended.
-LOOKS = 6
+# The most preemptions in a row without a step in between.
+MAX_PREEMPTIONS = 20
+# Bytes of the log that are shown of a job that runs already.
+TAIL_BYTES = 20_000
+# Polls of workers that go on after others have ended.
+MAX_POLLS = 6
 
 
-class Tally(NamedTuple):
-  """Ends of the job since it last got any further."""
+class EndCounts(NamedTuple):
+  """How often the job has ended since it last made progress."""
 
   failures: int = 0
   preemptions: int = 0
   at: tuple[str, int] = ("", -1)  # stage and step
 
 
-def commands(vm: Vm, job: Job, code: Source, archive: str) -> list[list[str]]:
-  """Everything between a VM that is READY and a job that runs, in order."""
+def launch_commands(
+  vm: Vm, job: Job, code: Source, archive: str, packages: str = ""
+) -> list[list[str]]:
+  """Everything between a VM that is READY and a job that runs, in order.
+
+  `packages`: a file of the versions that are to be installed; "": the newest.
+  """
   name, folder = job.name, jobs.folder(job.name)
   secrets = [job.env_file] if job.env_file else []
+  check = jobs.call_script(name, "check_bucket", job.workdir)
+  setup = jobs.call_script(name, "setup", code.revision)
   return [
     gcloud.ssh(vm, jobs.make_folder(name), worker="all"),
     source.archive(code, archive),
-    gcloud.scp(vm, [archive, str(jobs.SCRIPT)], f"{folder}/"),
+    gcloud.scp(
+      vm, [archive, str(jobs.SCRIPT), *([packages] if packages else [])],
+      f"{folder}/",
+    ),
     *(gcloud.scp(vm, [file], f"{folder}/environment") for file in secrets),
-    gcloud.ssh(vm, jobs.do(name, "setup", code.revision), worker="all"),
+    gcloud.ssh(vm, check, worker="0"),
+    gcloud.ssh(vm, setup, worker="all"),
     gcloud.ssh(vm, jobs.start(job, code), worker="all"),
   ]
 
 
-def launch(act: Machine, vm: Vm, job: Job, code: Source) -> None:
+def launch(runner: Runner, vm: Vm, job: Job, code: Source) -> None:
   """Sends the code, installs it and starts the job on all workers."""
-  act.say(f"{vm.name}: installing {code.revision[:12]}, starting {job.name}")
-  with tempfile.TemporaryDirectory() as folder:
-    archive = str(pathlib.Path(folder) / "source.tar.gz")
-    for words in commands(vm, job, code, archive):
-      machine.call(act, words)
+  runner.say(f"{vm.name}: installing {code.revision[:12]}, starting {job.name}")
+  with tempfile.TemporaryDirectory() as name:
+    folder = pathlib.Path(name)
+    archive, packages = str(folder / "source.tar.gz"), ""
+    if versions := versions_of(runner, job):
+      packages = str(folder / "packages.txt")
+      pathlib.Path(packages).write_text(versions)
+    for words in launch_commands(vm, job, code, archive, packages):
+      machine.call(runner, words)
 
 
-def look(act: Machine, vm: Vm, name: str) -> list[Worker]:
-  """How the job stands on every worker."""
-  words = gcloud.ssh(vm, jobs.ask(name, "status"), worker="all")
-  return jobs.read(machine.call(act, words).output)
+def versions_of(runner: Runner, job: Job) -> str:
+  """What was installed where the run began, as lines name==version; or ""."""
+  found = runner.execute(gcloud.read(f"{job.workdir}/packages.txt"))
+  if found.code and "matched no objects" not in found.error:
+    runner.say(
+      f"packages.txt of the workdir was not read, so that the newest versions"
+      f" are installed: {machine.error_message(found)}"
+    )
+  lines = found.output.split() if found.code == 0 else []
+  return "".join(f"{line}\n" for line in lines if "==" in line)
 
 
-def halt(act: Machine, vm: Vm, name: str) -> None:
+def worker_states(runner: Runner, vm: Vm, name: str) -> list[Worker]:
+  """The state of the job on every worker; "": of all jobs that they have."""
+  one = jobs.call_if_present(name, "status")
+  status = one if name else jobs.status_of_all()
+  words = gcloud.ssh(vm, status, worker="all")
+  return jobs.read(machine.call(runner, words).output)
+
+
+def stop(runner: Runner, vm: Vm, name: str) -> None:
   """Stops the job on every worker; it saves first."""
-  words = gcloud.ssh(vm, jobs.ask(name, "stop"), worker="all")
-  machine.call(act, words)
+  words = gcloud.ssh(vm, jobs.call_if_present(name, "stop"), worker="all")
+  machine.call(runner, words)
 
 
-def settle(act: Machine, vm: Vm, name: str) -> None:
+def wait_until_ended(runner: Runner, vm: Vm, name: str) -> None:
   """Waits until the job has ended on every worker; stops it where it hangs.
 
   After a preemption some may be saving still, which a signal would cut short.
   """
-  for _ in range(LOOKS):
-    if all(worker.state != "running" for worker in look(act, vm, name)):
+  for _ in range(MAX_POLLS):
+    workers = worker_states(runner, vm, name)
+    if all(worker.state != "running" for worker in workers):
       return
-    act.sleep(act.poll)
-  halt(act, vm, name)
+    runner.sleep(runner.poll)
+  stop(runner, vm, name)
 
 
 def heartbeat(job: Job) -> str:
-  """The file in which a run says how far it is."""
+  """The file in which a run records its stage and step."""
   return f"{job.workdir}/heartbeat.json"
 
 
-def progress_of(act: Machine, job: Job) -> tuple[str, int]:
+def progress_of(runner: Runner, job: Job) -> tuple[str, int]:
   """Stage and step in the workdir's heartbeat, ("", -1) where there is none."""
-  found = act.execute(gcloud.read(heartbeat(job)))
+  found = runner.execute(gcloud.read(heartbeat(job)))
   try:
     beat = json.loads(found.output)
     return str(beat["stage"]), int(beat["step"])
@@ -89,116 +119,116 @@ def progress_of(act: Machine, job: Job) -> tuple[str, int]:
     return "", -1
 
 
-def count(
-  tally: Tally, end: str, at: tuple[str, int], *, restarts: int, code: int
-) -> Tally:
-  """The tally after one more end of the job, "failed" or not.
+def count_end(
+  counts: EndCounts, end: str, at: tuple[str, int], *, restarts: int, code: int
+) -> EndCounts:
+  """The counts after one more end of the job, "failed" or not.
 
   Raises LaunchError when that was the last one allowed.
   """
   # A job that resumes repeats steps: only those beyond the last end count.
   # A heartbeat that could not be read (-1) says nothing.
   known = at[1] >= 0
-  if known and (at[0] != tally.at[0] or at[1] > tally.at[1]):
-    tally = Tally(at=at)
+  if known and (at[0] != counts.at[0] or at[1] > counts.at[1]):
+    counts = EndCounts(at=at)
   if end == "failed":
-    tally = tally._replace(failures=tally.failures + 1)
+    counts = counts._replace(failures=counts.failures + 1)
   else:
-    tally = tally._replace(preemptions=tally.preemptions + 1)
-  if tally.preemptions > PREEMPTIONS:
+    counts = counts._replace(preemptions=counts.preemptions + 1)
+  if counts.preemptions > MAX_PREEMPTIONS:
     raise LaunchError(
-      f"the job ended {tally.preemptions} times without a step in between"
+      f"the job ended {counts.preemptions} times without a step in between"
     )
-  if code == jobs.BAD_INPUT or tally.failures > restarts:
+  if code == jobs.BAD_INPUT or counts.failures > restarts:
     raise LaunchError(
       f"the job failed with exit code {code}: its log says why; --restarts=N"
       " starts it again"
     )
-  return tally
+  return counts
 
 
-def follow_log(act: Machine, vm: Vm, name: str, offset: int) -> None:
+def follow_log(runner: Runner, vm: Vm, name: str, offset: int) -> None:
   """Shows worker 0's log until its job runs no more or cannot be reached."""
   while True:
-    words = gcloud.ssh(vm, jobs.ask(name, "status", str(offset)), worker="0")
-    result = act.execute(words)
+    status = jobs.call_if_present(name, "status", str(offset))
+    result = runner.execute(gcloud.ssh(vm, status, worker="0"))
     workers = jobs.read(result.output)
     if not workers:
       return
-    act.show(jobs.read_log(result.output))
+    runner.show(jobs.read_log(result.output))
     offset = workers[0].next
     if offset == workers[0].size:
-      if workers[0].state != "running" or vms.find(act, vm).state != "READY":
+      if workers[0].state != "running" or vms.find(runner, vm).state != "READY":
         return
-      act.sleep(act.poll)
+      runner.sleep(runner.poll)
 
 
-def attach(act: Machine, vm: Vm, job: Job, code: Source) -> tuple[bool, int]:
+def attach(runner: Runner, vm: Vm, job: Job, code: Source) -> tuple[bool, int]:
   """Starts the job on a VM that is READY, unless it runs or is done there.
 
   Returns whether it was done, and from where on its log is news.
   """
-  workers = look(act, vm, job.name)
+  workers = worker_states(runner, vm, job.name)
   same = {w.id for w in workers} == {jobs.identity(job, code)}
-  how = jobs.verdict(workers)
+  state = jobs.overall_state(workers)
   size = workers[0].size if workers else 0
-  if how == "done" and same:
-    act.say(f"{job.name}: was already done")
+  if state == "done" and same:
+    runner.say(f"{job.name}: was already done")
     return True, size
-  if how == "running":
+  if state == "running":
     note = "" if same else ", with other code or flags: `stop` it to change"
-    act.say(f"{job.name}: runs already{note}")
-    return False, max(size - TAIL, 0)
+    runner.say(f"{job.name}: runs already{note}")
+    return False, max(size - TAIL_BYTES, 0)
   if any(worker.state == "running" for worker in workers):
-    settle(act, vm, job.name)
-  launch(act, vm, job, code)
+    wait_until_ended(runner, vm, job.name)
+  launch(runner, vm, job, code)
   return False, size
 
 
-def play(act: Machine, vm: Vm, job: Job, code: Source) -> tuple[str, int]:
-  """The job once, from start or wherever it is: how it ended, its exit code.
+def run_once(runner: Runner, vm: Vm, job: Job, code: Source) -> tuple[str, int]:
+  """Starts or joins the job; its final state and its exit code.
 
-  Comes back when no worker runs it any more.
+  Returns when no worker runs it any more.
   """
-  done, offset = attach(act, vm, job, code)
+  done, offset = attach(runner, vm, job, code)
   if done:
     return "done", 0
-  how = "running"
-  while how == "running":
-    follow_log(act, vm, job.name, offset)
-    workers = look(act, vm, job.name)
-    how = jobs.verdict(workers)
+  state = "running"
+  while state == "running":
+    follow_log(runner, vm, job.name, offset)
+    workers = worker_states(runner, vm, job.name)
+    state = jobs.overall_state(workers)
     offset = workers[0].size if workers else 0
-    if how == "running":
-      act.sleep(act.poll)
+    if state == "running":
+      runner.sleep(runner.poll)
   if any(worker.state == "running" for worker in workers):
-    settle(act, vm, job.name)
-  return how, jobs.exit_code(workers)
+    wait_until_ended(runner, vm, job.name)
+  return state, jobs.exit_code(workers)
 
 
 def run(
-  act: Machine, vm: Vm, job: Job, code: Source, *, restarts: int = 0
+  runner: Runner, vm: Vm, job: Job, code: Source, *, restarts: int = 0
 ) -> str:
   """Makes the VM, runs the job to its end; "done", or "stopped" by hand.
 
   A second call with the same names goes on where the first one was. Raises
   LaunchError when the job has failed too often, or the cloud has.
   """
-  tally = Tally(at=progress_of(act, job))
+  counts = EndCounts(at=progress_of(runner, job))
   while True:
-    vms.ensure(act, vm)
+    vms.ensure(runner, vm)
     try:
-      how, number = play(act, vm, job, code)
+      state, number = run_once(runner, vm, job, code)
     except LaunchError:
       # A VM that is taken away makes whatever is under way fail.
-      if vms.find(act, vm).state == "READY":
+      if vms.find(runner, vm).state == "READY":
         raise
-      how, number = "again", 0
-    if how in ("done", "stopped"):
-      act.say(f"{job.name}: {how}")
-      return how
-    why = f"failed with exit code {number}" if number else "was preempted"
-    act.say(f"{job.name}: {why}")
-    tally = count(
-      tally, how, progress_of(act, job), restarts=restarts, code=number
+      state, number = "again", 0
+    if state in ("done", "stopped"):
+      runner.say(f"{job.name}: {state}")
+      return state
+    reason = f"failed with exit code {number}" if number else "was preempted"
+    runner.say(f"{job.name}: {reason}")
+    counts = count_end(
+      counts, state, progress_of(runner, job), restarts=restarts, code=number
     )

@@ -1,4 +1,4 @@
-"""What the launcher shows."""
+"""Output of the launcher on the terminal."""
 
 import shlex
 import sys
@@ -10,23 +10,23 @@ from rich.table import Table
 
 from launch import machine
 from launch.jobs import Worker
-from launch.machine import Machine
+from launch.machine import Runner
 
 
-def make(*, poll: float, tries: int, backoff: float) -> Machine:
-  """The real world: gcloud, the clock and the terminal.
+def make_runner(*, poll: float, tries: int, backoff: float) -> Runner:
+  """The runner of real commands, with the clock and the terminal.
 
   Lines of the launcher go to the standard error, the job's log to the
   standard output.
   """
-  notes = Console(stderr=True, highlight=False)
+  console = Console(stderr=True, highlight=False)
 
   def show(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
 
-  return Machine(
-    machine.execute, time.sleep, lambda text: notes.print(
+  return Runner(
+    machine.execute, time.sleep, lambda text: console.print(
       f"[bold cyan]launch[/] {_plain(text)}", soft_wrap=True
     ), show, poll, tries, backoff,
   )
@@ -36,16 +36,18 @@ def _plain(text: str) -> str:
   return text.replace("[", "\\[")
 
 
-def within(act: Machine, name: str) -> Machine:
-  """The same machine, naming a VM before every line of a job's log."""
+def prefixed(runner: Runner, name: str) -> Runner:
+  """A runner that writes a VM's name before every line of a job's log."""
 
   def show(text: str) -> None:
-    act.show("".join(f"{name}: {line}\n" for line in text.splitlines()))
+    runner.show("".join(f"{name}: {line}\n" for line in text.splitlines()))
 
-  return act._replace(show=show)
+  return runner._replace(show=show)
 
 
-def dry(commands: Sequence[list[str]], write: Callable[[str], None]) -> None:
+def print_commands(
+  commands: Sequence[list[str]], write: Callable[[str], None]
+) -> None:
   """Writes commands so that they can be pasted into a shell."""
   for words in commands:
     write(shlex.join(words) + "\n")

@@ -3,7 +3,7 @@
 import pathlib
 from typing import NamedTuple
 
-from launch.machine import Machine
+from launch.machine import Runner
 from sitrain.runtime.options import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -20,20 +20,20 @@ def _git(*words: str) -> list[str]:
   return ["git", "-C", str(ROOT), *words]
 
 
-def _ask(machine: Machine, *words: str) -> str:
-  result = machine.execute(_git(*words))
+def _git_output(runner: Runner, *words: str) -> str:
+  result = runner.execute(_git(*words))
   if result.code:
-    said = " ".join(result.error.split())
-    raise ConfigError(f"git: {said}: run it from a git checkout")
+    message = " ".join(result.error.split())
+    raise ConfigError(f"git: {message}: run it from a git checkout")
   return result.output.rstrip()
 
 
-def check_clean(machine: Machine, *, allow_dirty: bool) -> list[str]:
+def check_clean(runner: Runner, *, allow_dirty: bool) -> list[str]:
   """Tracked files whose changes are not committed.
 
   Raises ConfigError where there is anything of that kind and must not be.
   """
-  lines = _ask(machine, "status", "--porcelain").splitlines()
+  lines = _git_output(runner, "status", "--porcelain").splitlines()
   new = [line[3:] for line in lines if line.startswith("??")]
   changed = [line[3:] for line in lines if not line.startswith("??")]
   if (changed or new) and not allow_dirty:
@@ -42,37 +42,37 @@ def check_clean(machine: Machine, *, allow_dirty: bool) -> list[str]:
       f" {(changed + new)[0]}: commit them, or give --allow_dirty"
     )
   if new:
-    machine.say(f"not sent, because git does not know them: {', '.join(new)}")
+    runner.say(f"not sent, because git does not know them: {', '.join(new)}")
   if changed:
-    machine.say(f"sent without a commit: {', '.join(changed)}")
+    runner.say(f"sent without a commit: {', '.join(changed)}")
   return changed
 
 
-def head(machine: Machine) -> Source:
+def head(runner: Runner) -> Source:
   """The newest commit."""
-  commit = _ask(machine, "rev-parse", "HEAD")
+  commit = _git_output(runner, "rev-parse", "HEAD")
   return Source(commit, commit)
 
 
-def find(machine: Machine, *, allow_dirty: bool) -> Source:
+def find(runner: Runner, *, allow_dirty: bool) -> Source:
   """The newest commit; with allow_dirty, changes of tracked files as well.
 
   Raises ConfigError where something is not committed and must be.
   """
-  if not check_clean(machine, allow_dirty=allow_dirty):
-    return head(machine)
+  if not check_clean(runner, allow_dirty=allow_dirty):
+    return head(runner)
   # Makes a commit of the changes that no branch or stash refers to.
-  who = ("-c", "user.name=launch", "-c", "user.email=launch@localhost")
-  commit = _ask(machine, *who, "stash", "create")
-  tree = _ask(machine, "rev-parse", f"{commit}^{{tree}}")
-  revision = f"{head(machine).commit}-dirty-{tree[:12]}"
+  author = ("-c", "user.name=launch", "-c", "user.email=launch@localhost")
+  commit = _git_output(runner, *author, "stash", "create")
+  tree = _git_output(runner, "rev-parse", f"{commit}^{{tree}}")
+  revision = f"{head(runner).commit}-dirty-{tree[:12]}"
   return Source(commit, revision)
 
 
-def check_file(machine: Machine, source: Source, path: str) -> None:
+def check_file(runner: Runner, source: Source, path: str) -> None:
   """Raises ConfigError where a config's file is not part of what is sent."""
   file = path.partition(":")[0]
-  found = machine.execute(_git("cat-file", "-e", f"{source.commit}:{file}"))
+  found = runner.execute(_git("cat-file", "-e", f"{source.commit}:{file}"))
   if found.code:
     raise ConfigError(
       f"--config={path}: no such file in commit {source.commit[:12]}: give a"

@@ -8,8 +8,8 @@ from launch.jobs import Job
 from sitrain.runtime.options import ConfigError
 
 
-def split(text: str, mark: str) -> list[str]:
-  """Splits at a mark, but not inside brackets or quotes."""
+def split_outside_brackets(text: str, separator: str) -> list[str]:
+  """Splits at a separator, but not inside brackets or quotes."""
   parts, quote, depth = [""], "", 0
   for letter in text:
     if quote:
@@ -18,7 +18,7 @@ def split(text: str, mark: str) -> list[str]:
       quote = letter
     else:
       depth += (letter in "([{") - (letter in ")]}")
-    if letter == mark and not quote and depth == 0:
+    if letter == separator and not quote and depth == 0:
       parts.append("")
     else:
       parts[-1] += letter
@@ -31,7 +31,7 @@ def read_grid(grid: str) -> dict[str, list[str]]:
   Raises ConfigError for what is not of this form.
   """
   fields = {}
-  for part in split(grid, ";"):
+  for part in split_outside_brackets(grid, ";"):
     field, equals, values = part.strip().partition("=")
     field = field.removeprefix("--")
     if not equals or not field.startswith("config.") or not values:
@@ -40,11 +40,12 @@ def read_grid(grid: str) -> dict[str, list[str]]:
       )
     if field in fields:
       raise ConfigError(f"--grid: {field} is there twice: join its values")
-    fields[field] = [value.strip() for value in split(values, ",")]
+    parts = split_outside_brackets(values, ",")
+    fields[field] = [value.strip() for value in parts]
   return fields
 
 
-def points(grid: str) -> list[dict[str, str]]:
+def grid_points(grid: str) -> list[dict[str, str]]:
   """Every combination of values, the last field changing fastest."""
   fields = read_grid(grid)
   return [
@@ -75,14 +76,16 @@ def jobs_of(job: Job, grid: str) -> list[Job]:
       workdir=f"{job.workdir}/{label(point)}",
       flags=(*job.flags, *(f"--{f}={v}" for f, v in point.items())),
     )
-    for i, point in enumerate(points(grid))
+    for i, point in enumerate(grid_points(grid))
   ]
   if len({each.workdir for each in found}) < len(found):
     raise ConfigError("--grid: two points have the same values: leave one out")
   return found
 
 
-def share(vm: Vm, jobs: list[Job], together: int) -> list[tuple[Vm, list[Job]]]:
+def assign(
+  vm: Vm, jobs: list[Job], together: int
+) -> list[tuple[Vm, list[Job]]]:
   """Which VM runs which jobs, one after the other: `together` VMs or fewer."""
   count = min(together, len(jobs))
   return [

@@ -5,9 +5,10 @@
 
 makes the VM (or reuses it), sends the committed code, installs it, starts the
 job on all workers, follows the log, and starts again after a preemption until
-the job is done. The same command again goes on from wherever things are; the
-job itself does not depend on it. Flags --config.FIELD=VALUE, and all that
-follows a --, go to sitrain.main.
+the job is done. The same command, given again, continues from the current
+state; the job itself does not depend on it. Flags --config.FIELD=VALUE, and
+all that follows a --, go to sitrain.main. docs/launch.md says what a project
+of Google Cloud needs first.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from launch import (
   accelerators,
+  checks,
   gcloud,
   jobs,
   machine,
@@ -31,30 +33,19 @@ from launch import flags as command_line
 from launch import run as runs
 from launch.gcloud import Vm
 from launch.jobs import Job
-from launch.machine import LaunchError, Machine
+from launch.machine import LaunchError, Runner
 from launch.source import Source
 from sitrain.runtime.options import ConfigError
 
 
-def check_bucket(act: Machine, workdir: str) -> None:
-  """Raises ConfigError where the workdir's bucket does not exist."""
-  found = machine.call(act, gcloud.list_bucket(workdir), accept=("gone",))
-  if found.code:
-    bucket = "/".join(workdir.split("/")[:3])
-    raise ConfigError(
-      f"--workdir={workdir}: there is no such bucket: `gcloud storage buckets"
-      f" create {bucket}` makes it"
-    )
-
-
-def code_of(act: Machine, job: Job, flags: argparse.Namespace) -> Source:
-  """What would be sent; a dry run writes nothing into the repository."""
+def source_of(runner: Runner, job: Job, flags: argparse.Namespace) -> Source:
+  """The code to send; a dry run writes nothing into the repository."""
   if flags.dry_run:
-    source.check_clean(act, allow_dirty=flags.allow_dirty)
-    code = source.head(act)
+    source.check_clean(runner, allow_dirty=flags.allow_dirty)
+    code = source.head(runner)
   else:
-    code = source.find(act, allow_dirty=flags.allow_dirty)
-  source.check_file(act, code, job.config)
+    code = source.find(runner, allow_dirty=flags.allow_dirty)
+  source.check_file(runner, code, job.config)
   return code
 
 
@@ -66,40 +57,43 @@ def check_config(job: Job, vm: Vm) -> None:
 
 
 def run(
-  act: Machine, vm: Vm, flags: argparse.Namespace, more: tuple[str, ...]
+  runner: Runner, vm: Vm, flags: argparse.Namespace, more: tuple[str, ...]
 ) -> int:
   """The command `run`: 1 when somebody stopped the job."""
   job = command_line.job_from(flags, more)
-  code = code_of(act, job, flags)
+  code = source_of(runner, job, flags)
   check_config(job, vm)
   if flags.dry_run:
-    screen.dry(plan(vm, job, code), sys.stdout.write)
+    screen.print_commands(run_commands(vm, job, code), sys.stdout.write)
     return 0
-  check_bucket(act, job.workdir)
-  how = "failed"
+  checks.check_all(runner, vm, job.workdir)
+  state = "failed"
   try:
-    how = runs.run(act, vm, job, code, restarts=flags.restarts)
+    state = runs.run(runner, vm, job, code, restarts=flags.restarts)
   finally:
-    if how == "done" and flags.delete_at_end:
-      vms.delete(act, vm)
-      act.say(f"{vm.name}: deleted")
+    if state == "done" and flags.delete_at_end:
+      vms.delete(runner, vm)
+      runner.say(f"{vm.name}: deleted")
     else:
-      act.say(f"{vm.name}, if it is there, costs money; `delete` deletes it")
-  return int(how != "done")
+      runner.say(f"{vm.name}, if it is there, costs money; `delete` deletes it")
+  return int(state != "done")
 
 
-def plan(vm: Vm, job: Job, code: Source) -> list[list[str]]:
+def run_commands(vm: Vm, job: Job, code: Source) -> list[list[str]]:
   """Every command of a run for which nothing is there yet."""
   archive = f"/tmp/sitrain-{job.name}.tar.gz"
-  follow = gcloud.ssh(vm, jobs.ask(job.name, "status", "0"), worker="0")
-  everywhere = gcloud.ssh(vm, jobs.ask(job.name, "status"), worker="all")
+  log = jobs.call_if_present(job.name, "status", "0")
+  follow = gcloud.ssh(vm, log, worker="0")
+  status = jobs.call_if_present(job.name, "status")
+  everywhere = gcloud.ssh(vm, status, worker="all")
   return [
     gcloud.list_bucket(job.workdir),
+    gcloud.list_types(vm),
     gcloud.describe(vm),
     gcloud.describe_queued(vm),
     gcloud.create_queued(vm) if vm.queued else gcloud.create(vm),
     everywhere,
-    *runs.commands(vm, job, code, archive),
+    *runs.launch_commands(vm, job, code, archive),
     follow,
     everywhere,
     gcloud.read(runs.heartbeat(job)),
@@ -107,25 +101,28 @@ def plan(vm: Vm, job: Job, code: Source) -> list[list[str]]:
 
 
 def run_sweep(
-  act: Machine, vm: Vm, flags: argparse.Namespace, more: tuple[str, ...]
+  runner: Runner, vm: Vm, flags: argparse.Namespace, more: tuple[str, ...]
 ) -> int:
   """The command `sweep`: 1 when any point did not get done."""
   job = command_line.job_from(flags, more)
   if flags.together < 1:
     raise ConfigError(f"--together={flags.together}: give 1 or more")
-  shares = sweep.share(vm, sweep.jobs_of(job, flags.grid), flags.together)
-  code = code_of(act, job, flags)
-  for one in (one for _, mine in shares for one in mine):
+  assignments = sweep.assign(vm, sweep.jobs_of(job, flags.grid), flags.together)
+  code = source_of(runner, job, flags)
+  for one in (one for _, own in assignments for one in own):
     check_config(one, vm)
   if flags.dry_run:
-    for each, mine in shares:
-      for one in mine:
-        screen.dry(plan(each, one, code), sys.stdout.write)
+    for each, own in assignments:
+      for one in own:
+        screen.print_commands(run_commands(each, one, code), sys.stdout.write)
     return 0
-  check_bucket(act, job.workdir)
-  pool = ThreadPoolExecutor(len(shares))
+  checks.check_all(runner, vm, job.workdir)
+  pool = ThreadPoolExecutor(len(assignments))
   try:
-    futures = [pool.submit(points, act, *s, code, flags) for s in shares]
+    futures = [
+      pool.submit(run_points, runner, *each, code, flags)
+      for each in assignments
+    ]
     ends = [end for future in futures for end in future.result()]
   finally:
     pool.shutdown(wait=False, cancel_futures=True)
@@ -133,62 +130,77 @@ def run_sweep(
   return int(any(end != "done" for *_, end in ends))
 
 
-def points(
-  act: Machine, vm: Vm, mine: list[Job], code: Source,
+def run_points(
+  runner: Runner, vm: Vm, own: list[Job], code: Source,
   flags: argparse.Namespace,
 ) -> list[tuple[str, str, str]]:
   """Jobs one after the other on one VM: name, workdir and end of each."""
-  act = screen.within(act, vm.name)
+  runner = screen.prefixed(runner, vm.name)
   ends = []
-  for job in mine:
+  for job in own:
     try:
-      end = runs.run(act, vm, job, code, restarts=flags.restarts)
+      end = runs.run(runner, vm, job, code, restarts=flags.restarts)
     except (LaunchError, ConfigError) as error:
       end = str(error)
-      act.say(f"{job.name}: {end}")
+      runner.say(f"{job.name}: {end}")
     ends.append((job.name, job.workdir, end))
   if flags.delete_at_end and all(end == "done" for *_, end in ends):
-    vms.delete(act, vm)
+    vms.delete(runner, vm)
   return ends
 
 
-def show_status(act: Machine, vm: Vm, name: str) -> None:
-  """The command `status`."""
-  state = vms.find(act, vm).state
-  act.say(f"{vm.name}: {state.lower().replace('_', ' ')}")
-  if state == "READY":
-    Console().print(screen.workers_table(name, runs.look(act, vm, name)))
+def show_status(runner: Runner, vm: Vm, job: str) -> None:
+  """The command `status`: the VM, or those of the sweep of that name.
+
+  `job`: one of its jobs; "": all that it has seen.
+  """
+  found = vms.find(runner, vm)
+  names = vms.sweep_vms(runner, vm) if found.state == vms.ABSENT else []
+  for name in names or [vm.name]:
+    each = vm._replace(name=name)
+    state = vms.find(runner, each).state if names else found.state
+    runner.say(f"{name}: {state.lower().replace('_', ' ')}")
+    if state == "READY":
+      workers = runs.worker_states(runner, each, job)
+      for title in sorted({worker.job for worker in workers}):
+        own = [worker for worker in workers if worker.job == title]
+        Console().print(screen.workers_table(f"{name}: {title}", own))
 
 
 def show_logs(
-  act: Machine, vm: Vm, name: str, flags: argparse.Namespace
+  runner: Runner, vm: Vm, name: str, flags: argparse.Namespace
 ) -> None:
   """The command `logs`."""
-  words = jobs.ask(name, "logs", str(flags.lines))
-  act.show(machine.call(act, gcloud.ssh(vm, words, worker=flags.worker)).output)
+  words = jobs.call_if_present(name, "logs", str(flags.lines))
+  command = gcloud.ssh(vm, words, worker=flags.worker)
+  runner.show(machine.call(runner, command).output)
   if flags.follow:
-    workers = runs.look(act, vm, name)
-    runs.follow_log(act, vm, name, workers[0].size if workers else 0)
+    workers = runs.worker_states(runner, vm, name)
+    runs.follow_log(runner, vm, name, workers[0].size if workers else 0)
 
 
-def look_after(act: Machine, vm: Vm, flags: argparse.Namespace) -> None:
+def manage(runner: Runner, vm: Vm, flags: argparse.Namespace) -> None:
   """The commands for what is there already."""
   name = getattr(flags, "job", "") or vm.name
   if flags.dry_run:
-    screen.dry(small_plan(vm, name, flags), sys.stdout.write)
+    commands = management_commands(vm, name, flags)
+    screen.print_commands(commands, sys.stdout.write)
   elif flags.command == "status":
-    show_status(act, vm, name)
+    show_status(runner, vm, flags.job)
   elif flags.command == "logs":
-    show_logs(act, vm, name, flags)
+    vms.check_exists(runner, vm)
+    show_logs(runner, vm, name, flags)
   elif flags.command == "stop":
-    runs.halt(act, vm, name)
-    act.say(f"{name}: stopped; {vm.name} is still there and costs money")
+    vms.check_exists(runner, vm)
+    runs.stop(runner, vm, name)
+    runner.say(f"{name}: stopped; {vm.name} is still there and costs money")
   else:
-    vms.delete(act, vm)
-    act.say(f"{vm.name}: deleted")
+    vms.check_exists(runner, vm)
+    vms.delete(runner, vm)
+    runner.say(f"{vm.name}: deleted")
 
 
-def small_plan(
+def management_commands(
   vm: Vm, name: str, flags: argparse.Namespace
 ) -> list[list[str]]:
   """Every command of `status`, `logs`, `stop` or `delete`."""
@@ -196,20 +208,22 @@ def small_plan(
     return [gcloud.describe_queued(vm), gcloud.delete(vm)]
   more = [str(flags.lines)] if flags.command == "logs" else []
   worker = flags.worker if flags.command == "logs" else "all"
-  asked = gcloud.ssh(vm, jobs.ask(name, flags.command, *more), worker=worker)
-  return [gcloud.describe(vm), asked] if flags.command == "status" else [asked]
+  line = jobs.call_if_present(name, flags.command, *more)
+  command = gcloud.ssh(vm, line, worker=worker)
+  first = [gcloud.describe(vm)] if flags.command == "status" else []
+  return [*first, command]
 
 
 def dispatch(
-  act: Machine, flags: argparse.Namespace, more: tuple[str, ...]
+  runner: Runner, flags: argparse.Namespace, more: tuple[str, ...]
 ) -> int:
   """Runs one command; its exit code."""
   vm = command_line.vm_from(flags)
   if flags.command == "run":
-    return run(act, vm, flags, more)
+    return run(runner, vm, flags, more)
   if flags.command == "sweep":
-    return run_sweep(act, vm, flags, more)
-  look_after(act, vm, flags)
+    return run_sweep(runner, vm, flags, more)
+  manage(runner, vm, flags)
   return 0
 
 
@@ -217,22 +231,23 @@ def main(words: list[str]) -> int:
   """Runs the command line; 2 for bad input, 1 for trouble in the cloud."""
   try:
     flags, more = command_line.parse(__doc__, words)
-    act = screen.make(
+    runner = screen.make_runner(
       poll=flags.poll, tries=flags.tries, backoff=flags.backoff
     )
-    return dispatch(act, flags, more)
+    return dispatch(runner, flags, more)
   except KeyboardInterrupt:
-    said, code = "the job goes on without this; the same command joins it", 130
+    message = "the job goes on without this; the same command joins it"
+    code = 130
   except ConfigError as error:
-    said, code = f"error: {error}", 2
+    message, code = f"error: {error}", 2
   except LaunchError as error:
-    said, code = f"error: {error}", 1
-  print(" ".join(said.split()), file=sys.stderr, flush=True)
+    message, code = f"error: {error}", 1
+  print(" ".join(message.split()), file=sys.stderr, flush=True)
   return code
 
 
 if __name__ == "__main__":
-  # Threads of a sweep that still wait for gcloud do not hold the exit up.
+  # The exit does not wait for threads of a sweep that wait for gcloud.
   code = main(sys.argv[1:])
   sys.stdout.flush()
   os._exit(code) if code == 130 else sys.exit(code)

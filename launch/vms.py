@@ -1,10 +1,11 @@
 """Gets a VM into the state READY, whatever state it is in."""
 
+import re
 from typing import NamedTuple
 
 from launch import gcloud, machine
 from launch.gcloud import Vm
-from launch.machine import LaunchError, Machine
+from launch.machine import LaunchError, Runner
 from sitrain.runtime.options import ConfigError
 
 ABSENT = "ABSENT"
@@ -13,51 +14,71 @@ DEAD = ("PREEMPTED", "TERMINATED", "SUSPENDED")
 
 
 class Found(NamedTuple):
-  """What is there under a name."""
+  """The state of a VM, or of the request for it."""
 
   state: str  # of the VM, or of the request as long as that is not ACTIVE
   type: str
 
 
-def _ask(act: Machine, words: list[str]) -> list[str]:
-  result = machine.call(act, words, accept=("gone",))
+def _describe(runner: Runner, words: list[str]) -> list[str]:
+  result = machine.call(runner, words, accept=("gone",))
   return [ABSENT] if result.code else result.output.strip().split("\t")
 
 
-def find(act: Machine, vm: Vm) -> Found:
+def find(runner: Runner, vm: Vm) -> Found:
   """The VM, or else the request for it; ABSENT if there is neither.
 
   Raises LaunchError for a request that has failed.
   """
-  state, *kind = _ask(act, gcloud.describe(vm))
+  state, *kind = _describe(runner, gcloud.describe(vm))
   found = Found(state, kind[0] if kind else "")
   if state == "READY":
     return found
-  asked, *why = _ask(act, gcloud.describe_queued(vm))
-  if asked == ABSENT:
+  request, *reason = _describe(runner, gcloud.describe_queued(vm))
+  if request == ABSENT:
     return found
-  if asked == "FAILED":
+  if request == "FAILED":
     raise LaunchError(
-      f"the queued request {vm.name} failed: {' '.join(why) or 'no reason'}:"
+      f"the queued request {vm.name} failed: {' '.join(reason) or 'no reason'}:"
       " give the command `delete`, then ask again"
     )
   # An active request whose VM is not to be seen yet is about to have one.
-  granted = asked == "ACTIVE" and state != ABSENT
-  return found if granted else Found(asked, found.type)
+  granted = request == "ACTIVE" and state != ABSENT
+  return found if granted else Found(request, found.type)
 
 
-def delete(act: Machine, vm: Vm) -> None:
+def sweep_vms(runner: Runner, vm: Vm) -> list[str]:
+  """VMs and requests of a sweep of the name: NAME-0 and so on."""
+  lists = gcloud.list_vms(vm), gcloud.list_queued(vm)
+  known = [machine.call(runner, words).output.split() for words in lists]
+  names = {
+    name for names in known for name in names
+    if re.fullmatch(rf"{re.escape(vm.name)}-\d+", name)
+  }
+  return sorted(names, key=lambda name: int(name.rpartition("-")[2]))
+
+
+def check_exists(runner: Runner, vm: Vm) -> None:
+  """Raises ConfigError where there are only the VMs of a sweep of the name."""
+  if find(runner, vm).state == ABSENT and (names := sweep_vms(runner, vm)):
+    raise ConfigError(
+      f"{vm.name} is not there, but a sweep's {', '.join(names)}: give one of"
+      " them as --name"
+    )
+
+
+def delete(runner: Runner, vm: Vm) -> None:
   """Deletes the VM, by its request if it has one."""
-  asked, *_ = _ask(act, gcloud.describe_queued(vm))
-  queued = asked != ABSENT
+  request, *_ = _describe(runner, gcloud.describe_queued(vm))
+  queued = request != ABSENT
   words = gcloud.delete_queued(vm) if queued else gcloud.delete(vm)
-  machine.call(act, words, accept=("gone",))
+  machine.call(runner, words, accept=("gone",))
 
 
-def create(act: Machine, vm: Vm) -> None:
+def create(runner: Runner, vm: Vm) -> None:
   """Creates the VM or asks for it; one that is there already is fine."""
   words = gcloud.create_queued(vm) if vm.queued else gcloud.create(vm)
-  machine.call(act, words, accept=("exists",))
+  machine.call(runner, words, accept=("exists",))
 
 
 def check_type(vm: Vm, found: Found) -> None:
@@ -69,29 +90,29 @@ def check_type(vm: Vm, found: Found) -> None:
     )
 
 
-def ensure(act: Machine, vm: Vm) -> bool:
+def ensure(runner: Runner, vm: Vm) -> bool:
   """Waits until the VM is READY; True where it had to be made.
 
   Raises LaunchError after as many VMs as the machine has tries.
   """
-  made, told = 0, ""
+  made, last_state = 0, ""
   while True:
-    found = find(act, vm)
+    found = find(runner, vm)
     check_type(vm, found)
-    if found.state != told:
-      act.say(f"{vm.name}: {found.state.lower().replace('_', ' ')}")
-      told = found.state
+    if found.state != last_state:
+      runner.say(f"{vm.name}: {found.state.lower().replace('_', ' ')}")
+      last_state = found.state
     if found.state == "READY":
       return made > 0
     if found.state in DEAD:
-      delete(act, vm)
+      delete(runner, vm)
     elif found.state == "STOPPED":
-      machine.call(act, gcloud.start(vm))
+      machine.call(runner, gcloud.start(vm))
     elif found.state == ABSENT:
-      if made == act.tries:
+      if made == runner.tries:
         raise LaunchError(f"{vm.name} vanished {made} times: try another zone")
-      act.say(f"{vm.name}: creating a {vm.type} in {vm.zone}")
-      create(act, vm)
+      runner.say(f"{vm.name}: creating a {vm.type} in {vm.zone}")
+      create(runner, vm)
       made += 1
     else:
-      act.sleep(act.poll)
+      runner.sleep(runner.poll)

@@ -11,7 +11,6 @@ import os
 
 os.environ.setdefault("EPATH_USE_TF", "0")  # before etils: gs:// without TF
 
-import fnmatch
 import logging
 from typing import Any
 
@@ -19,11 +18,12 @@ import jax
 from absl import flags
 from etils import epath
 
-from sitrain.models.huggingface import describe, download, weights
+from sitrain.models.huggingface import describe, weights
 from sitrain.runtime import build, policy, sharding
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.task import write_tokenizer
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
 STAGE = flags.DEFINE_string("stage", "", "Default: the last trained one.")
@@ -31,7 +31,8 @@ WHICH = flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint.")
 ROLE = flags.DEFINE_string("role", "policy", "The role to write.")
 OUTPUT = flags.DEFINE_string("output", "", "A new folder, also on gs://.")
 DTYPE = flags.DEFINE_enum(
-  "dtype", "bfloat16", ["bfloat16", "float16", "float32"], "Of the weights."
+  "dtype", None, ["bfloat16", "float16", "float32"],
+  "Of the weights; default: that of the run's model.",
 )
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
@@ -46,43 +47,27 @@ def described(config: dict, folder: epath.Path) -> tuple[Any, dict]:
   return model, describe.config_of(model) | {"eos_token_id": list(task.eos)}
 
 
-def copy_tokenizer(
-  config: dict, folder: epath.Path, output: epath.Path
-) -> list[str]:
-  """Copies the files of the run's tokenizer, if it has one; their names."""
-  options = config.get("tokenizer", {})
-  path = options.get("path", "") or config["model"].get("path", "")
-  source = epath.Path(path) if path else folder / "tokenizer"
-  if path and not source.exists():
-    source = weights.locate(path)
-  copied = []
-  forms = download.TOKENIZER_FILES
-  for file in sorted(source.iterdir()) if source.exists() else []:
-    if any(fnmatch.fnmatch(file.name, form) for form in forms):
-      (output / file.name).write_bytes(file.read_bytes())
-      copied.append(file.name)
-  return copied
-
-
 def export(workdir: epath.Path, output: epath.Path) -> str:
-  """Restores, writes, and says in a line what was written."""
+  """Restores, writes, and returns a line on what was written."""
   config = build.plain(workdirs.read_json(workdir / "config.json"))
   config = policy.of_role(config, ROLE.value)
   stage = policy.stage_of(config, workdir, STAGE.value)
   model, theirs = described(config, workdir)
+  dtype = DTYPE.value or config["model"].get("dtype", "float32")
   mesh = sharding.make_mesh(**config["mesh"])
   with jax.set_mesh(mesh):
     params = policy.of_stage(
       config, model, mesh, workdir / stage, WHICH.value, role=ROLE.value
     )
-    weights.write(output, model, params, theirs, dtype=DTYPE.value)
-  files = []
-  if jax.process_index() == 0:
-    files = copy_tokenizer(config, workdir, output)
-  tokenizer = f"tokenizer ({len(files)} files)" if files else "no tokenizer"
+    files = []
+    if jax.process_index() == 0:
+      files = write_tokenizer(config, workdir, output)
+    # The last file is config.json: a folder that has it is complete.
+    weights.write(output, model, params, theirs, dtype=dtype)
+  count = f"tokenizer ({len(files)} files)" if files else "no tokenizer"
   return (
     f"written: {output}: {ROLE.value} of {stage}, {WHICH.value}, as"
-    f" {theirs['architectures'][0]} in {DTYPE.value}, {tokenizer}"
+    f" {theirs['architectures'][0]} in {dtype}, {count}"
   )
 
 

@@ -28,10 +28,12 @@ from sitrain.rollout.play import columns_of
 from sitrain.runtime import (
   build,
   distributed,
+  lock,
   logs,
   metrics,
   notice,
   overrides,
+  packages,
   progress,
   report,
   sharding,
@@ -42,6 +44,7 @@ from sitrain.runtime import (
 from sitrain.runtime import (
   workdir as workdirs,
 )
+from sitrain.runtime.agree import from_first
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.fields import check_names
 from sitrain.runtime.host import on_host
@@ -70,9 +73,7 @@ def open_sink(config: dict, workdir: str) -> metrics.Sink:
   ]
   if config["run"]["wandb"]:
     sinks.append(
-      metrics.wandb(
-        folder, project=config["run"]["wandb"], run=folder.name, config=config
-      )
+      metrics.wandb(folder, project=config["run"]["wandb"], config=config)
     )
   return metrics.join(sinks)
 
@@ -115,7 +116,8 @@ def summarize(
   was left.
   """
   path = epath.Path(run.workdir) / "summary.json"
-  summary = workdirs.read_json(path) if path.exists() else _empty(run, digest)
+  begun = lambda: workdirs.read_json(path) if path.exists() else {}
+  summary = from_first(begun) or _empty(run, digest)
   done = {row["name"] for row in summary["stages"]}
   left = [stage for stage in stages if stage.name not in done]
   check_sources(run, [stage for stage in left if not callable(stage.frozen)])
@@ -198,7 +200,14 @@ def train(config: dict, workdir: str) -> dict:
   check_names(config)
   facts = distributed.check_agreement(config, workdir=workdir)
   check_writable(workdir)
+  with lock.held(f"--workdir={workdir}", epath.Path(workdir) / lock.NAME):
+    return _train(config, workdir, start, facts)
+
+
+def _train(config: dict, workdir: str, start: Start, facts: dict) -> dict:
+  """`train`, in a workdir that is this run's alone."""
   jax.config.update("jax_threefry_partitionable", True)
+  metrics.check_installed(project=config["run"]["wandb"])
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
@@ -215,6 +224,8 @@ def train(config: dict, workdir: str) -> dict:
   if jax.process_index() == 0 and (said := describe(task)):
     print(said)
   display = progress.display()
+  if jax.process_index() == 0:
+    packages.keep(workdir, packages.installed())
   sink = open_sink(config, workdir)
   run = bare._replace(
     workdir=workdir, sink=sink,

@@ -32,6 +32,7 @@ from sitrain.evaluate import tables
 from sitrain.runtime import (
   build,
   distributed,
+  lock,
   overrides,
   parts,
   policy,
@@ -39,7 +40,7 @@ from sitrain.runtime import (
 )
 from sitrain.runtime import compile as compiling
 from sitrain.runtime.asked import Plan, config_of, options_of, plan_from
-from sitrain.runtime.errors import run_main
+from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.testset import tasks_of
 
@@ -135,6 +136,7 @@ def write_missing(config: dict, plan: Plan, tasks: dict, mesh: Any) -> int:
     return 0
   params = load(config, plan, model, mesh)
   parts.begin(plan.output, options_of(config, plan))
+  begun()
   play = partial(
     playing.play_rows, player, params, key, posed, batch=plan.batch,
     temperature=plan.temperature,
@@ -213,7 +215,8 @@ def main(argv: list[str]) -> None:
   logging.getLogger("absl").setLevel(logging.WARNING)
   plan = plan_from(config, given)
   distributed.check_agreement([config, *plan])
-  summary = sample(config, plan)
+  with lock.held(f"--output={plan.output}", f"{plan.output}.lock"):
+    summary = sample(config, plan)
   if jax.process_index() == 0:
     show(summary, plan)
 

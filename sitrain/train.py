@@ -22,7 +22,7 @@ from sitrain.types import (
 )
 
 
-def minibatches(tree: Any, count: int) -> Any:
+def split_rows(tree: Any, count: int) -> Any:
   """Splits leading rows: [B, ...] -> [count, B / count, ...].
 
   Part i takes every count-th row, so rows that a device holds stay on it.
@@ -74,16 +74,22 @@ def make_train_step(
   """
 
   def train_step(state, batch):
-    parts = minibatches(batch, microbatches)
+    parts = split_rows(batch, microbatches)
     counts = _counts(loss, state, parts)
     grads, metrics = _gradients(loss, state, parts, counts)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    norm = Mean(optax.tree.norm(grads), jnp.ones(()))
     state = state._replace(params=params, opt_state=opt_state)
-    return state, metrics | {"learn/gradient_norm": norm}
+    # A finite gradient may end in parameters that are not.
+    norms = {"gradient_norm": _norm(grads), "parameter_norm": _norm(params)}
+    return state, metrics | {f"learn/{n}": x for n, x in norms.items()}
 
   return train_step
+
+
+def _norm(tree):
+  wide = jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+  return Mean(optax.tree.norm(wide), jnp.ones(()))
 
 
 def _counts(loss, state, parts):
@@ -156,9 +162,6 @@ def make_parts(
   return collect, judge, trimmed(learn, buckets)
 
 
-split_rows = minibatches  # the same rule under a name that `make_parts` hides
-
-
 def _barrier(tree):
   """Keeps XLA from fusing a part with the next one, which rounds otherwise."""
   return jax.lax.optimization_barrier(tree)
@@ -175,7 +178,7 @@ def _over(function, tree, waves):
 def join_waves(rows: Any, problems: int) -> Any:
   """Rows [W, B / W, ...] of waves as the rows of a round, problem by problem.
 
-  Wave w holds every W-th problem from w on (`minibatches`). `problem` then
+  Wave w holds every W-th problem from w on (`split_rows`). `problem` then
   counts the problems of the round and `parent` its rows, as if there had been
   one wave. Episodes and verdicts alike, of one kind or by name; arrays keep
   their order within a problem.
@@ -248,7 +251,7 @@ def _steps(train_step, state, key, batch, count, epochs):
     return train_step(state, batch)
 
   def epoch(state, key):
-    dealt = minibatches(shuffle(key, batch, count), count)
+    dealt = split_rows(shuffle(key, batch, count), count)
     return jax.lax.scan(train_step, state, dealt)
 
   keys = jax.random.split(key, epochs)

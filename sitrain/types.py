@@ -181,7 +181,8 @@ class Task(NamedTuple):
   problems: Callable[[Key, int], Problems]  # (key, n)
   verify: Callable[..., Verdict]  # (answer [B A], episodes, turns)
   reply: Callable[..., Reply]  # (answer [B A], episodes, turn [B])
-  final: Callable[..., Array]  # (episodes, turn) -> [B] id of the answer, or -1
+  final: Callable[..., Array]  # (episodes, turns) -> [B K] ids of the answers,
+  #                              equal for equal ones, -1 where there is none
   level: Callable[[Problems], Array]  # -> [P] index into `levels`
   levels: tuple[str, ...]  # names of the difficulties
   eos: tuple[int, ...]  # tokens that end a turn
@@ -200,18 +201,18 @@ Verdicts = Any  # Verdict, or {name: Verdict} with the names of the rows
 
 
 def no_memory(key: Key) -> tuple[()]:
-  """What methods without a memory remember at first."""
+  """The initial memory of methods without one."""
   del key
   return ()
 
 
 class Method(NamedTuple):
-  """The six verbs, and what the method remembers at first.
+  """The six verbs, and the initial memory.
 
-  `key` is one key; `keys` holds one per problem. Each kind of rows has the same
-  number of rows for every problem, and those of a problem stand together. So
-  rows that continue rows of another kind, n of each, are to be found by place,
-  b // n; `parent` counts rows of the own kind alone, and is renumbered so.
+  `key` is one key; `keys` has one per problem. Each kind of rows has the same
+  number of rows for every problem, and rows of a problem are contiguous. So row
+  b of a kind that continues each row of another n times belongs to row b // n;
+  `parent` counts rows of the own kind only, and is renumbered with them.
   """
 
   pose: Callable[..., Problems]  # (key, state)

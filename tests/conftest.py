@@ -14,9 +14,12 @@ os.environ.update({
   "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 } if os.environ.get("SITRAIN_CACHE") else {})
 
+import mains
+
+os.environ["XLA_FLAGS"] = mains.flags(os.environ.get("XLA_FLAGS", ""))
+
 import jax
 import jax.numpy as jnp
-import mains
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache

@@ -81,7 +81,7 @@ def placed(tree, mesh):
 
 
 def compiled(jitted, *given):
-  """The program, and what the compiler said on the way."""
+  """The program, and the messages of the compiler."""
   lowered = jitted.lower(*given)
   with tempfile.TemporaryFile() as file:
     screen = os.dup(2)
@@ -135,8 +135,8 @@ def update(model, mesh, *, chunk=4, length=LENGTH):
   return jax.jit(jax.grad(loss), out_shardings=place), (params, tokens)
 
 
-def said(program, text, mesh):
-  """What is told of a program: its collectives, flops and complaints."""
+def report_of(program, text, mesh):
+  """The report of a program: its collectives, flops and complaints."""
   lines = program.as_text()
   inside = set(inside_loops(lines))
   # So libtpu spells a sum of which each device keeps a part.
@@ -188,18 +188,18 @@ def naive():
 
 
 def of_decoding(backend, dtype, mesh, by_group=stage.by_group):
-  """What is told of the program of a rollout, and itself with its input."""
+  """The report of a rollout's program, and the program with its input."""
   jitted, given, draw = decoding(model_of(backend, dtype), mesh, by_group)
   with at(mesh):
     program, text = compiled(jitted, *given)
-  return said(program, text, mesh), (program, given, draw)
+  return report_of(program, text, mesh), (program, given, draw)
 
 
 def of_update(backend, dtype, mesh):
-  """What is told of the program of a gradient."""
+  """The report of the program of a gradient."""
   jitted, given = update(model_of(backend, dtype), mesh)
   with at(mesh):
-    return said(*compiled(jitted, *given), mesh)
+    return report_of(*compiled(jitted, *given), mesh)
 
 
 def played(program, given, draw):
@@ -218,7 +218,7 @@ def same(a, b):
 
 
 def of_look_up(mesh):
-  """What is told of a look-up that the compiler was seen to choose."""
+  """The report of an embedding look-up."""
   put = jax.lax.with_sharding_constraint
 
   def look_up(table, tokens):
@@ -228,7 +228,7 @@ def of_look_up(mesh):
   params, tokens = update(model_of("cpu", jnp.float32), mesh)[1]
   with at(mesh):
     program, text = compiled(jax.jit(look_up), params["embed"], tokens)
-  return said(program, text, mesh)
+  return report_of(program, text, mesh)
 
 
 def of_residual(kind):

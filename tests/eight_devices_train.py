@@ -160,7 +160,7 @@ def numbers(tree):
   return [np.asarray(x).astype(np.float64) for x in jax.tree.leaves(tree)]
 
 
-def apart(a, b):
+def largest_difference(a, b):
   pairs = zip(numbers(a), numbers(b), strict=True)
   return max(float(np.max(np.abs(x - y))) for x, y in pairs)
 
@@ -169,20 +169,20 @@ def on(mesh, with_learn, with_loop):
   """What is compiled for a mesh, and what it computes there."""
   model, stage = make_stage()
   run = loops.run_of(model, mesh=mesh)
-  params, told = (), {}
+  params, metrics = (), {}
   with jax.set_mesh(mesh):
     state = begin(run, stage)
     parts = compiled_parts(stage, mesh, state, with_learn)
     if with_loop:
       loop = compile_loop(run, stage, layout(run, stage))
-      after, told = loop(state, ROOT)
+      after, metrics = loop(state, ROOT)
       params = after.params
-  return *parts[:2], jax.device_get((parts[2], params, told))
+  return *parts[:2], jax.device_get((parts[2], params, metrics))
 
 
 def compare(one, mesh, *, with_learn, with_loop):
   """How a mesh differs from one device."""
-  collect, learn, (episodes, params, told) = on(mesh, with_learn, with_loop)
+  collect, learn, (episodes, params, metrics) = on(mesh, with_learn, with_loop)
   first, after, want = one[2]
   text = collect.as_text()
   lines = inside_loops(text)
@@ -191,7 +191,7 @@ def compare(one, mesh, *, with_learn, with_loop):
       name for name in ("tokens", "turn", "path", "problem", "parent")
       if np.array_equal(getattr(episodes, name), getattr(first, name))
     ],
-    "logprob": apart(episodes.logprob, first.logprob),
+    "logprob": largest_difference(episodes.logprob, first.logprob),
     "collect": flops(collect) / flops(one[0]),
     "crossing": crossing(lines, mesh),
     "loops": text.count(" while("),
@@ -200,8 +200,10 @@ def compare(one, mesh, *, with_learn, with_loop):
   if with_learn:
     found["learn"] = flops(learn) / flops(one[1])
   if with_loop:
-    found["params"] = apart(params, after)
-    found["told"] = {name: apart(told[name], want[name]) for name in want}
+    found["params"] = largest_difference(params, after)
+    found["metrics"] = {
+      name: largest_difference(metrics[name], want[name]) for name in want
+    }
   return found
 
 

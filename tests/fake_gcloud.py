@@ -6,7 +6,8 @@ with FAKE naming its folder:
   calls.jsonl   every command line that it was given
   world.json    vms and requests by name; `creations` and `queues`, the states
                 that each new VM and request goes through, one per describe;
-                `fail`, errors to play; `heartbeats`, one per read
+                `fail`, errors to play; `heartbeats`, one per read; `packages`,
+                the workdir's packages.txt; `types`, what the zone has
   home/NAME/I   the home folder of worker I of a VM
 """
 
@@ -45,6 +46,9 @@ KNOWN = {
   },
   "queued-resources describe": WIDE | {"--zone"},
   "queued-resources delete": WIDE | {"--zone", "--force", "--async"},
+  "tpu-vm list": WIDE | {"--zone"},
+  "queued-resources list": WIDE | {"--zone"},
+  "accelerator-types list": WIDE | {"--zone"},
   "storage ls": WIDE,
   "storage cat": WIDE,
 }
@@ -133,6 +137,8 @@ def step(things, name, command):
 
 def tpu_vm(world, command, rest, flags):
   verb, vms = command.split()[1], world["vms"]
+  if verb == "list":
+    return "".join(f"{name}\n" for name in vms)
   if verb == "create":
     if rest[0] in vms:
       fail(command, f"ALREADY_EXISTS: {rest[0]} already exists")
@@ -157,6 +163,8 @@ def tpu_vm(world, command, rest, flags):
 
 def queued(world, command, rest, flags):
   verb, requests = command.split()[1], world["requests"]
+  if verb == "list":
+    return "".join(f"{name}\n" for name in requests)
   if verb == "create":
     states = world["queues"].pop(0) if world["queues"] else ["ACTIVE"]
     kind = flags["--accelerator-type"]
@@ -197,7 +205,10 @@ def scp(rest, flags):
   vm, _, folder = target.partition(":")
   for _, home in homes(vm, flags["--worker"]):
     for file in files:
-      shutil.copy(file, home / folder)
+      to = home / folder
+      to = to / pathlib.Path(file).name if to.is_dir() else to
+      # scp leaves the permissions of a file that is there as they are.
+      (shutil.copyfile if to.exists() else shutil.copy)(file, to)
   return ""
 
 
@@ -206,6 +217,8 @@ def storage(world, command, rest):
     if rest[0] not in world["buckets"]:
       fail(command, f"{rest[0]} not found: 404.")
     return f"{rest[0]}/runs/\n"
+  if rest[0].endswith("/packages.txt") and world["packages"]:
+    return world["packages"]
   beats = world["heartbeats"]
   if not beats:
     fail(command, "The following URLs matched no objects or files")
@@ -223,6 +236,8 @@ def change(words):
     play_errors(world, command, words)
     if command.startswith("storage"):
       return storage(world, command, rest)
+    if command == "accelerator-types list":
+      return "\n".join(world["types"])
     if command == "tpu-vm scp":
       return scp(rest, flags)
     if command.startswith("tpu-vm"):

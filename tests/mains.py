@@ -6,7 +6,9 @@ for every case, before JAX has begun, which saves the seconds of the imports.
 
 import functools
 import importlib
+import importlib.util
 import json
+import mmap
 import os
 import signal
 import subprocess
@@ -25,6 +27,8 @@ ONE_THREAD = (
   "--xla_cpu_multi_thread_eigen=false "
   "--xla_force_host_platform_device_count=1"
 )
+# They take half of the seconds in which the compiler makes a test's program.
+EMITTERS = "xla_cpu_use_fusion_emitters"
 
 
 class Done(NamedTuple):
@@ -35,6 +39,26 @@ class Done(NamedTuple):
   err: str
 
 
+@functools.cache
+def has_flag(name):
+  """Whether XLA knows a flag: of one that it does not know it aborts."""
+  folder = Path(importlib.util.find_spec("jaxlib").origin).parent
+  for path in folder.glob("libjax*.so"):
+    with path.open("rb") as file:
+      with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as found:
+        if found.find(name.encode()) >= 0:
+          return True
+  return False
+
+
+def flags(given):
+  """XLA's flags for tests, which compile more than they compute."""
+  quick = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1"
+  if not quick or EMITTERS in given or not has_flag(EMITTERS):
+    return given
+  return f"{given} --{EMITTERS}=false".strip()
+
+
 def environment(cache, **more):
   given = {
     "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_THREAD,
@@ -43,7 +67,8 @@ def environment(cache, **more):
     # a stored program says less.
     "JAX_COMPILATION_CACHE_DIR": "",
   }
-  return {**os.environ, **given, **more}
+  whole = {**os.environ, **given, **more}
+  return whole | {"XLA_FLAGS": flags(whole["XLA_FLAGS"])}
 
 
 def start(arguments, cache, *, module="sitrain.main", **more):
@@ -58,7 +83,7 @@ def start(arguments, cache, *, module="sitrain.main", **more):
 
 
 def finish(process, seconds=300):
-  """Waits for a process, but not for ever."""
+  """Waits for a process, up to a limit."""
   try:
     out, err = process.communicate(timeout=seconds)
   except subprocess.TimeoutExpired:
@@ -67,8 +92,8 @@ def finish(process, seconds=300):
   return Done(process.returncode, out, err)
 
 
-def said(done):
-  """The JSON that a script has printed, where Gloo writes on its line too."""
+def json_of(done):
+  """The JSON that a script printed; Gloo may write on its line, too."""
   assert done.code == 0, done.err[-3000:]
   start = done.out.find('{"')
   assert start >= 0, done.out
@@ -98,6 +123,8 @@ def serve(**more):
 
   def ask(arguments, cache, *, module="sitrain.main", **more):
     more = {"SITRAIN_CACHE": str(cache)} | more
+    if "XLA_FLAGS" in more:
+      more["XLA_FLAGS"] = flags(more["XLA_FLAGS"])
     server.stdin.write(json.dumps([module, arguments, more]) + "\n")
     server.stdin.flush()
     return Done(*json.loads(server.stdout.readline()))

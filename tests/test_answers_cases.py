@@ -55,7 +55,7 @@ def differing(rows, statuses, verifier):
 @pytest.mark.parametrize("kind, verifier", [
   ("math", "strict"), ("gsm8k", "strict"), ("gsm8k", "lenient"),
 ])
-def test_answers_get_what_they_should(kind, verifier):
+def test_answers_get_their_grades(kind, verifier):
   rows = cases(kind)
   pool = pools.make(workers=1, seconds=5.0, memory=1024)
   more = {"pool": pool} if kind == "math" else {}
@@ -67,7 +67,7 @@ def test_answers_get_what_they_should(kind, verifier):
   assert differing(rows, [grade.status for grade in grades], verifier) == []
 
 
-def test_what_is_right_strictly_is_right_leniently():
+def test_strictly_right_answers_are_leniently_right():
   rows = [row for row in cases("math") if row["expected"] == "right"]
   pool = pools.make(workers=1, seconds=5.0, memory=1024)
   grades = grading.grade_math_lenient(
@@ -79,7 +79,7 @@ def test_what_is_right_strictly_is_right_leniently():
 
 
 @pytest.mark.parametrize("verifier", ["strict", "lenient"])
-def test_programs_get_what_they_should(verifier):
+def test_programs_get_their_grades(verifier):
   rows = cases("code")
   try:
     sandbox.check()

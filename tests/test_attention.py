@@ -101,7 +101,7 @@ def test_chunks_change_nothing(monkeypatch, chunk, bands):
     assert max(float(jnp.max(jnp.abs(x))) for x in want[1]) > 0.1
 
 
-def test_chunks_hold_no_square_of_the_length():
+def test_chunks_store_no_square_of_the_length():
   """Planned memory of the gradient: four times the length, not sixteen."""
 
   def planned(kind, length):
@@ -142,7 +142,7 @@ def test_the_kernel_for_tpus_gives_the_same(monkeypatch):
   assert bool(jnp.all(jnp.isnan(mixed[1]))) and not jnp.isnan(mixed[0]).any()
 
 
-def test_tokamax_is_called_as_it_wants(monkeypatch):
+def test_tokamax_gets_its_arguments(monkeypatch):
   pytest.importorskip("tokamax")
   own = kernels._tokamax
   # Its kernels for GPUs take the same arguments as what it has for any device.
@@ -158,7 +158,7 @@ def test_tokamax_is_called_as_it_wants(monkeypatch):
     close(got, want)
 
 
-def test_what_is_not_installed_is_named(monkeypatch):
+def test_missing_packages_are_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "tokamax", None)
   with pytest.raises(ValueError, match=r"'triton': pip install 'sitrain\["):
     attention.attend(

@@ -1,13 +1,17 @@
 """What the side-by-side benchmarks stand on: workers, rounds and ratios."""
 
+import json
 import sys
 import textwrap
 
 import numpy as np
 import pytest
 
-from benchmarks import decode, rounds, step, traffic, turns
+from benchmarks import decode, profiled, rounds, step, traffic, turns
 from benchmarks.peers import protocol
+from sitrain.configs import quickstart, word_problems
+from sitrain.runtime import build, policy
+from sitrain.runtime.options import ConfigError
 
 HEAD = """
 import json, sys, time
@@ -29,10 +33,10 @@ def worker(body):
   return rounds.workers({"fake": fake(body)})
 
 
-def test_a_worker_is_asked_and_ends():
+def test_a_worker_answers_and_ends():
   body = "print(json.dumps({'seconds': 2.0, 'got': message}), flush=True)"
   with worker(body) as started:
-    answer = rounds.ask(started["fake"], 60, action="run", case=3)
+    answer = rounds.request(started["fake"], 60, action="run", case=3)
     assert answer == {"seconds": 2.0, "got": {"action": "run", "case": 3}}
     process = started["fake"].process
     assert process.poll() is None
@@ -49,18 +53,18 @@ def test_a_worker_is_asked_and_ends():
 def test_a_worker_that_fails_is_named(body, seconds, words):
   with worker(body) as started:
     with pytest.raises(rounds.WorkerError, match=f"(?s)^fake: .*{words}"):
-      rounds.ask(started["fake"], seconds, action="run")
+      rounds.request(started["fake"], seconds, action="run")
   assert started["fake"].process.poll() is not None
 
 
-def test_a_worker_that_has_died_cannot_be_asked():
+def test_a_request_to_a_dead_worker_is_an_error():
   with worker("sys.exit(3)") as started:
     for _ in range(2):
       with pytest.raises(rounds.WorkerError, match="status 3"):
-        rounds.ask(started["fake"], 60, action="run")
+        rounds.request(started["fake"], 60, action="run")
 
 
-def test_serve_keeps_prints_apart_and_reports_errors():
+def test_serve_separates_prints_and_reports_errors():
   code = textwrap.dedent("""
     from benchmarks.peers import protocol
     def prepare(case):
@@ -70,17 +74,17 @@ def test_serve_keeps_prints_apart_and_reports_errors():
   """)
   command = {"served": [sys.executable, "-c", code]}
   with rounds.workers(command) as started:
-    ask = lambda **message: rounds.ask(started["served"], 60, **message)
-    assert ask(action="prepare", case=2) == {"parameters": 1}
-    answer = ask(action="run")
+    request = lambda **message: rounds.request(started["served"], 60, **message)
+    assert request(action="prepare", case=2) == {"parameters": 1}
+    answer = request(action="run")
     assert answer["half"] == 0.5 and answer["seconds"] >= 0
-    ask(action="prepare", case=0)
+    request(action="prepare", case=0)
     with pytest.raises(rounds.WorkerError, match="ZeroDivisionError"):
-      ask(action="run")
-    assert ask(action="prepare", case=2) == {"parameters": 1}
+      request(action="run")
+    assert request(action="prepare", case=2) == {"parameters": 1}
 
 
-def test_rounds_interleave_and_turn_around():
+def test_rounds_interleave_in_alternating_order():
   order = []
 
   def contestant(name, seconds):
@@ -129,7 +133,7 @@ def test_race_compares_with_the_first():
   assert found["ratios"]["b"]["median"] == 1.5
 
 
-def test_a_held_loop_takes_one_step_a_call():
+def test_step_by_step_takes_one_step_a_call():
   done = []
 
   def loop(gate):
@@ -137,7 +141,7 @@ def test_a_held_loop_takes_one_step_a_call():
       gate()
       done.append(number)
 
-  step = protocol.one_at_a_time(loop)
+  step = protocol.step_by_step(loop)
   assert done == []
   step()
   assert done == [0]
@@ -174,11 +178,11 @@ def test_workers_of_sitrain():
   }
   for kind, case in cases.items():
     with rounds.workers(rounds.modules(kind, {})) as started:
-      ask = lambda s=started, **m: rounds.ask(s["sitrain"], 300, **m)
-      facts = ask(action="prepare", case=case)
+      request = lambda s=started, **m: rounds.request(s["sitrain"], 300, **m)
+      facts = request(action="prepare", case=case)
       # 2 tables, projections and mlp, 3 norms.
       assert facts["parameters"] == 2 * 128 + 4 * 64 + 3 * 64 + 3 * 8
-      answers = [ask(action="run") for _ in range(2)]
+      answers = [request(action="run") for _ in range(2)]
     assert all(answer["seconds"] > 0 for answer in answers)
     if kind == "decode":
       assert [answer["tokens"] for answer in answers] == [6, 6]
@@ -215,3 +219,28 @@ def test_traffic_is_at_least_what_must_be_read():
   assert half["filled"] == found["filled"] / 2
   # The tied table is read for the last product, an untied one row by row.
   assert half["weights"] * 2 == found["weights"] - 4 * 4 * TOY["width"]
+
+
+def test_a_profile_of_what_is_no_compiled_step_is_refused(
+  tmp_path, monkeypatch
+):
+  """A text run: nothing is trained, and nothing is left where one stands."""
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ConfigError, match="holds no config.json"):
+    profiled.read_config("run", "stage2")
+  (tmp_path / "run").mkdir()
+  monkeypatch.setattr(policy.checkpoint, "steps", lambda folder: [2])
+
+  def read(module, name="stage2"):
+    config = build.plain(module.get_config("quick"))
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    return profiled.read_config("run", name)
+
+  with pytest.raises(ConfigError, match="stage2 is staged: its verifier runs"):
+    read(word_problems)
+  with pytest.raises(ConfigError, match="--stage=stage3 is not in the run"):
+    read(quickstart, "stage3")
+  with pytest.raises(ConfigError, match="--stage=base holds no reference"):
+    read(quickstart, "base")
+  assert read(quickstart)["stage"]["stage2"]
+  assert [path.name for path in tmp_path.iterdir()] == ["run"]

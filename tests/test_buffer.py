@@ -69,7 +69,7 @@ def test_means_of_groups_by_hand():
   np.testing.assert_array_equal(state.history, [0, 0.5, 1, 0.5, 1])
 
 
-def test_advantages_are_worked_out_anew():
+def test_advantages_are_recomputed():
   """Reward less the median, of rows of earlier steps that are not too old."""
   state = buffer.empty(CAPACITY, COLUMNS, 4)._replace(
     reward=jnp.array([1, 1, 0.2, 1, 1]), step=jnp.array([9, 8, 7, 5, -1]),
@@ -119,7 +119,7 @@ def test_rows_are_appended_to_a_batch():
   np.testing.assert_array_equal(targets.reference_logprob[:2, 1:3], -1.5)
 
 
-def test_replayed_rows_say_nothing_about_the_sampler():
+def test_replayed_rows_are_not_in_the_sampler_gap():
   """Their gap is the policy's progress; a run must not stop for it."""
   _, _, batch = joined((True, True))
   logprob = jnp.where(jnp.arange(4)[:, None] < 2, -0.4, -30.0)
@@ -170,7 +170,7 @@ def replay():
 
 
 @pytest.mark.parametrize("step, weight", [(5, 0.5), (1, 0.0245), (6, None)])
-def test_good_rows_come_again(replay, step, weight):
+def test_good_rows_are_replayed(replay, step, weight):
   """With 1 - cos; the median of the group means is 0.25 by then."""
   batch, metrics = replay(0, step)
   assert batch.tokens.shape[0] == 8 + 6

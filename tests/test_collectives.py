@@ -66,7 +66,7 @@ def kinds(program, kind):
   return [tuple(c[1:3]) for c in found if c[0] == kind and c[4]]
 
 
-def test_logits_stay_where_they_are_made(cpu):
+def test_logits_are_not_gathered(cpu):
   assert logits(cpu["decode"], ROWS) == []
   assert logits(cpu["naive decode"], ROWS)
 
@@ -90,13 +90,13 @@ def test_chunks_of_the_update_need_no_other_group(cpu):
   assert kinds(cpu["naive update"], "reduce-scatter") == []
 
 
-def test_looked_up_rows_are_exchanged_and_not_made_whole(cpu):
+def test_embedding_rows_are_exchanged_and_not_gathered(cpu):
   assert cpu["update"]["complaints"] == 0
   assert cpu["naive look-up"]["complaints"] > 0
   assert kinds(cpu["update"], "all-to-all")
 
 
-def test_hidden_states_are_not_added_up_over_groups(cpu):
+def test_hidden_states_are_not_reduced_over_groups(cpu):
   """Weights are gathered for them, and they stay with their rows."""
   states = ROWS * 15 * 32
   most = lambda name: max(n for _, n in kinds(cpu[name], "all-reduce"))

@@ -104,15 +104,17 @@ def one_call(stage, task, mesh, abstract):
   problems, episodes = jax.eval_shape(collect, abstract, key)
   reward = jnp.zeros((*episodes.problem.shape, len(QUICK_TURNS)))
   verdict = Verdict(reward, reward, {name: reward for name in task.rewards})
-  state, told = jax.eval_shape(
+  state, learned = jax.eval_shape(
     learn, abstract, key, problems, episodes, verdict
   )
-  # What the judge tells; its verifier, on the host, cannot be traced.
-  silent = task._replace(final=lambda episodes, turn: episodes.problem)
+  # The judge's metrics; its verifier runs on the host and cannot be traced.
+  silent = task._replace(final=lambda episodes, turns: jnp.zeros(
+    (*episodes.problem.shape, turns), jnp.int32
+  ))
   judged = jax.eval_shape(
     lambda e, v: verdict_metrics(silent, e, v), episodes, verdict
   )
-  return state, told | judged
+  return state, learned | judged
 
 
 QUICK_TURNS = (40, 40)  # as configs/text.py has them
@@ -125,7 +127,7 @@ def test_there_are_configs():
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_the_docstring_says_the_command(path):
+def test_the_docstring_has_the_command(path):
   spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

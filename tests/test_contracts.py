@@ -285,7 +285,7 @@ def avals(tree):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_state_keeps_its_kind(name):
+def test_the_state_keeps_its_structure(name):
   """Structure, shape, dtype; and no large constant in the program."""
   case = case_of(name)
   closed, (state, metrics) = case.traced
@@ -299,7 +299,7 @@ def test_the_state_keeps_its_kind(name):
   assert max(loops.constants(closed), default=0) < 1_000_000
 
 
-def test_constants_are_found_where_they_stand():
+def test_large_constants_are_found():
   table = np.ones((600, 600), np.float32)
 
   def loop(x):

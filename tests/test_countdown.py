@@ -3,10 +3,9 @@
 import random
 import re
 
-import jax
 import numpy as np
 import pytest
-from written import (
+from attempt_texts import (
   close,
   draw,
   judge,
@@ -83,7 +82,7 @@ def test_swapped_numbers_and_signs_are_judged_as_python_does():
   expected = np.array([right(prompt, text, 2, 1) for text in every])
   assert 0 < expected.sum() < 5
   np.testing.assert_array_equal(reward, expected)
-  code = np.asarray(task.final(both, 1))
+  code = np.asarray(task.final(both, 1))[:, 0]
   assert np.all(code >= 0) and len(set(code.tolist())) == 300
 
 
@@ -108,7 +107,7 @@ def test_every_problem_can_be_solved(drawn):
     assert int(target) in {value for value, _ in reached}
 
 
-def test_corpus_has_the_shares_that_it_names():
+def test_corpus_has_its_probabilities():
   task = countdown.make(numbers=3, largest=9, solved=1.0)
   problems = draw(task, 4096)
   prompts, pairs = texts(task, problems.prompt), halves(task, problems)
@@ -140,10 +139,10 @@ def test_malformed_attempts_have_no_final_answer():
   task = countdown.make()
   rows = ["3*5=15+4=19;", "3*5=15+4=19", "3*5=15+4=1;", "345;", "3*5=15+4>19;",
           "3*5=15+4=19;;"]
-  final = jax.jit(task.final)(write(task, ["354>19:"] * 6, rows), 1)
+  final = task.final(write(task, ["354>19:"] * 6, rows), 1)[:, 0]
   np.testing.assert_array_equal(np.asarray(final) >= 0, [1, 0, 0, 0, 0, 0])
   beyond = pack([[99] * 12], [[1] * 12])
-  assert task.final(beyond, 1)[0] == -1
+  assert task.final(beyond, 1)[0, 0] == -1
 
 
 @pytest.mark.parametrize("options,message", [

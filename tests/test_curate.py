@@ -76,7 +76,7 @@ def test_leave_one_out_against_a_loop():
       assert np.count_nonzero(want) > 5
 
 
-def test_a_row_of_unknown_reward_touches_no_other():
+def test_an_unknown_reward_changes_no_other_row():
   group = np.arange(ROWS) // SAMPLES
   known = np.ones(ROWS)
   known[5] = 0
@@ -140,7 +140,7 @@ def test_returns_are_discounted_sums():
     assert np.all(counted)
 
 
-def test_with_a_discount_the_bonus_pays_for_a_wrong_first_attempt():
+def test_with_a_discount_the_bonus_rewards_a_wrong_first_attempt():
   # (r1, r2): of two that end right, the one that began wrong returns more.
   reward = jnp.array([[0.0, 1.0], [1.0, 1.0]])
   value, _ = discounted(reward + progress_bonus(reward, 10.0), 1.0)
@@ -189,7 +189,7 @@ def dialogues(turns=2, rows=3):
   return episodes._replace(logprob=logprob)
 
 
-def test_with_a_discount_an_unknown_turn_touches_no_other_row():
+def test_with_a_discount_an_unknown_turn_changes_no_other_row():
   """Not as a silent 0 in the baseline of turn 1, and not as NaN."""
   rows, bonus = dialogues(), 2.0
   shape = lambda reward: reward + progress_bonus(reward, bonus)
@@ -320,9 +320,25 @@ def test_given_first_attempts_are_in_no_metric_of_the_policy():
   read = lambda name: [float(x) for x in metrics[name]]
   assert read("judge/reward_1") == [2.0, 2.0]
   assert read("judge/reward_2") == [2.0, 3.0]
-  # Named rewards are told each, under the same rows.
+  # Named rewards are reported each, under the same rows.
   assert read("judge/form_1") == [1.0, 2.0]
   assert read("judge/form_2") == [1.0, 3.0]
+
+
+def test_final_answers_of_all_turns_are_one_call():
+  rows, calls = dialogues(), []
+  verdict = Verdict(jnp.ones((3, 2)), jnp.ones((3, 2)))
+  task = fakes.task(None, again=[9], eos=(3,), prompt=[4])
+
+  def final(episodes, turns):
+    calls.append(turns)
+    return task.final(episodes, turns)
+
+  verdict_metrics(task._replace(final=final), rows, verdict)
+  assert calls == [2]
+  of_one_turn = task._replace(final=lambda episodes, turns: episodes.problem)
+  with pytest.raises(ValueError, match=r"task.final.*turns=2.*\(3,\)"):
+    verdict_metrics(of_one_turn, rows, verdict)
 
 
 def test_to_tokens_reads_the_marks():
@@ -494,7 +510,7 @@ def test_best_and_worst_of_every_problem():
   assert (int(best[0]), int(worst[0])) == (1, 0)
 
 
-def test_pairs_stand_side_by_side(rows):
+def test_pairs_are_an_axis(rows):
   first, second = jnp.array([0, 2]), jnp.array([1, 0])
   chosen, rejected = take_rows(rows, first), take_rows(rows, second)
   trained = jnp.array([[True, False], [False, True]])
@@ -507,7 +523,7 @@ def test_pairs_stand_side_by_side(rows):
   assert batch.mask.sum(axis=-1).tolist() == [[3, 1], [0, 2]]
 
 
-def test_turns_keep_to_themselves():
+def test_turns_are_independent():
   """Each turn is estimated by itself, in groups of its own."""
   rng = np.random.default_rng(3)
   value = rng.normal(size=(ROWS, 2)).astype(np.float32)

@@ -136,7 +136,7 @@ def test_decoding_token_by_token_is_the_full_forward(model):
 
 
 @pytest.mark.parametrize("model", [PLAIN, RICH], ids=["plain", "rich"])
-def test_rows_that_share_the_cache_of_a_prompt_are_whole_rows(model):
+def test_rows_that_share_the_cache_of_a_prompt_are_complete_rows(model):
   prompt, samples = 4, 3  # two prompts, three rows each
   tokens = jax.random.randint(
     jax.random.key(3), (2 * samples, LENGTH), 0, VOCABULARY, jnp.int32

@@ -34,10 +34,10 @@ def test_the_first_episodes_are_the_same(mesh, found):
 @pytest.mark.parametrize("mesh", ["data", "all"])
 def test_parameters_after_four_iterations_are_the_same(mesh, found):
   assert found[mesh]["params"] < 1e-5
-  told = found[mesh]["told"]
+  metrics = found[mesh]["metrics"]
   # Sums of rewards over 256 rows: other tokens would show.
-  assert told["judge/reward_1"] == told["judge/reward_2"] == 0
-  assert max(told.values()) < 1e-2
+  assert metrics["judge/reward_1"] == metrics["judge/reward_2"] == 0
+  assert max(metrics.values()) < 1e-2
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_groups_do_not_wait_for_each_other_while_decoding(mesh, found):
   assert found[mesh]["crossing"] == []
 
 
-def test_the_check_sees_what_crosses(found):
+def test_the_check_finds_crossing_collectives(found):
   assert found["plain"] > 0
   # Where the width is split, devices of a group do talk in the loop.
   assert found["all"]["local"] > 0
@@ -75,7 +75,7 @@ def judged_by_two(cache):
     )
     for i in range(2)
   ]
-  return [mains.said(mains.finish(process)) for process in processes]
+  return [mains.json_of(mains.finish(process)) for process in processes]
 
 
 def test_each_of_two_processes_verifies_its_own_rows(found, cache):

@@ -1,5 +1,6 @@
 """Statistics against enumeration, and the evaluations of a small model."""
 
+import io
 import itertools
 import json
 import math
@@ -8,6 +9,7 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from sitrain.evaluate import correction as corrections
 from sitrain.evaluate import player as playing
@@ -17,9 +19,18 @@ from sitrain.evaluate.dialogues import KINDS
 from sitrain.evaluate.edits import BINS, edit_ratio, edit_ratios, histogram
 from sitrain.evaluate.pictures import pictures
 from sitrain.evaluate.scaling import inference_scaling
-from sitrain.evaluate.summary import Evidence, by_level, every_number, summarize
+from sitrain.evaluate.summary import (
+  Evidence,
+  all_statistics,
+  by_level,
+  gather,
+  summarize,
+)
 from sitrain.evaluate.votes import majority_at, pass_at, vote, vote_of_episodes
+from sitrain.rollout.contexts import given
+from sitrain.runtime import progress
 from sitrain.runtime.metrics import finite
+from sitrain.types import Verdict
 
 TURNS = (4, 4)
 
@@ -63,7 +74,7 @@ def test_correction_identities_hold_in_every_draw():
   np.testing.assert_allclose(row["gain"], steps, atol=1e-12)
 
 
-def test_weight_counts_problems_as_often_as_it_says():
+def test_weights_count_problems():
   right = (rng(2).random((20, 2)) < 0.5).astype(float)
   count = rng(3).integers(0, 4, 20)
   weighed = corrections.correction(right, count[None] * 1.0, turns=(1, 2))
@@ -72,7 +83,7 @@ def test_weight_counts_problems_as_often_as_it_says():
   assert numbers(weighed) == pytest.approx(numbers(plain))
 
 
-def test_what_is_undefined_is_nan():
+def test_undefined_numbers_are_nan():
   row = numbers(
     corrections.correction(np.ones((4, 2)), ones(4), turns=(1, 2))
   )
@@ -100,7 +111,35 @@ def test_resample_control_is_unbiased(p, n):
 def evidence_of(right, fresh, final=None):
   rows = len(right)
   final = right.astype(int) if final is None else final
-  return Evidence(right, final, 0 * right, fresh, np.ones(rows))
+  return Evidence(right, final, 0 * right, fresh, np.ones(rows), right)
+
+
+def test_partial_rewards_are_means_and_no_accuracies(toy):
+  """0.3 for every answer is not an accuracy of 30 %."""
+  _, _, task = toy
+  paid = np.array([[0.3, 1.0], [0.3, 0.3]], np.float32)
+  verdict = Verdict(paid, np.ones((2, 2), np.float32), {})
+  posed = task.problems(jax.random.key(0), 2)
+  rows = given(posed, reply=task.reply, turns=(3, 3), eos=task.eos)
+  judge = playing.make_judge(task._replace(verify=lambda *_: verdict), 2)
+  judged = playing.Judged(*map(np.asarray, judge(posed, rows)))
+  assert judged.right.tolist() == [[0, 1], [0, 0]]
+  evidence = gather(judged, judged, columns=range(2))
+  row = summarize(rng(0), evidence, turns=(1, 2), draws=5)
+  assert (row["accuracy_1"], row["accuracy_2"]) == (0.0, 0.5)
+  assert row["reward_1"] == pytest.approx(0.3)
+  assert row["reward_2"] == pytest.approx(0.65)
+  assert "reward_1" in row["intervals"]
+  plain = evidence._replace(reward=evidence.right)
+  assert "reward_1" not in summarize(rng(0), plain, turns=(1, 2), draws=5)
+  for table in (
+    tables.rewards_table({"rl": row}), progress.summary_table([row])
+  ):
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table)
+    said = console.file.getvalue()
+    assert "mean reward" in said and "0.300" in said and "0.650" in said
+  assert "mean reward" not in str(progress.summary_rows([{"accuracy_1": 1.0}]))
 
 
 def simulated(problems, second, seed):
@@ -114,7 +153,7 @@ def simulated(problems, second, seed):
   return evidence_of(right, fresh.astype(float))
 
 
-def test_a_resample_does_not_pass_for_a_correction():
+def test_a_resample_is_no_correction():
   found = [
     summarize(
       rng(), simulated(800, lambda p, first: p, seed), turns=(1, 2), draws=300
@@ -130,7 +169,7 @@ def test_a_resample_does_not_pass_for_a_correction():
   assert np.mean(fixed) == pytest.approx(np.mean(control), abs=0.01)
 
 
-def test_a_correction_is_told_from_a_resample():
+def test_a_correction_exceeds_a_resample():
   fixes = simulated(800, lambda p, first: np.where(first, p, p + 0.3), 1)
   row = summarize(rng(), fixes, turns=(1, 2), draws=300)
   assert row["corrects"] and not row["confident"]
@@ -157,8 +196,8 @@ def test_unknown_problems_change_nothing_but_their_count():
     known=known.astype(float),
   )
   kept = Evidence(*(x[known] for x in evidence))
-  a = estimate(lambda w: every_number(spoiled, w, turns=(1, 2)), 60)
-  b = estimate(lambda w: every_number(kept, w, turns=(1, 2)), 40)
+  a = estimate(lambda w: all_statistics(spoiled, w, turns=(1, 2)), 60)
+  b = estimate(lambda w: all_statistics(kept, w, turns=(1, 2)), 40)
   assert a == pytest.approx(b)
   row = summarize(rng(), spoiled, turns=(1, 2), draws=10)
   assert (row["problems"], row["unknown"]) == (40, 20)
@@ -196,7 +235,7 @@ def test_bootstrap_covers_a_known_mean():
   assert 176 <= sum(inside(seed) for seed in range(200)) <= 199
 
 
-def test_bootstrap_pairs_what_belongs_to_one_problem():
+def test_bootstrap_pairs_numbers_of_one_problem():
   hard = rng().random(400)
   a = (hard < 0.5).astype(float)
   b = (hard < 0.55).astype(float)
@@ -239,7 +278,7 @@ def test_edit_ratio_by_hand():
   assert edit_ratio([1 << 20, 7], [1 << 20]) == pytest.approx(1 / 3)
 
 
-def test_edit_ratios_read_turns_wherever_they_stand():
+def test_edit_ratios_read_turns_in_any_column():
   tokens = np.array([[9, 1, 2, 8, 1, 3, -1], [9, 9, 5, 8, 5, -1, -1]])
   turn = np.array([[0, 1, 1, 0, 2, 2, -1], [0, 0, 1, 0, 2, -1, -1]])
   found = edit_ratios(tokens, turn, before=1, after=2)
@@ -292,7 +331,7 @@ def test_votes_of_many_samples_stay_in_range():
     majority_at(final, right, 65)
 
 
-def test_malformed_answers_win_only_where_there_is_nothing_else():
+def test_malformed_answers_win_only_without_others():
   final = np.array([[-1, -1, 4], [-1, -1, -1]])
   right = np.array([[0, 0, 1], [0, 1, 0.0]])
   np.testing.assert_allclose(vote(final, right), [1, 1 / 3])
@@ -316,7 +355,7 @@ def test_votes_of_episodes_keep_them_together():
   )
 
 
-def test_scaling_shows_what_a_budget_is_best_spent_on():
+def test_scaling_compares_uses_of_a_budget():
   draw = rng(4)
   right = (draw.random((300, 8, 2)) < [0.55, 0.9]).astype(float)
   # A wrong answer is one of two, a right one is answer 0.
@@ -381,7 +420,7 @@ def test_samples_do_not_depend_on_the_batch(toy, players):
     playing.played(players.fresh, params, key, batch=2, **options)
 
 
-def test_the_row_of_a_stage_is_whole_and_json(toy, row):
+def test_the_summary_of_a_stage_is_complete_json(toy, row):
   _, _, task = toy
   text = json.loads(json.dumps(finite(row), allow_nan=False))
   assert text["problems"] == 21 and text["unknown"] == 0
@@ -399,7 +438,7 @@ def test_the_row_of_a_stage_is_whole_and_json(toy, row):
   assert sum(row["edits"]["density"]) / BINS == pytest.approx(1)
 
 
-def test_dialogues_say_what_was_written(toy, row):
+def test_dialogues_have_the_text_of_every_turn(toy, row):
   _, _, task = toy
   assert row["dialogues"]
   for talk in row["dialogues"]:
@@ -411,7 +450,7 @@ def test_dialogues_say_what_was_written(toy, row):
       assert 1 <= len(talk[f"attempt_{k}"]) <= TURNS[k - 1]
 
 
-def test_levels_are_parts_of_the_whole():
+def test_levels_add_up_to_all_problems():
   evidence = simulated(90, lambda p, first: p, 5)
   level = np.arange(90) % 3
   rows = by_level(
@@ -486,7 +525,7 @@ def test_self_refine_has_three_turns_and_its_own_replies(toy, players):
     playing.replies([[1], []])
 
 
-def test_scaling_and_everything_shown_of_it(toy, row):
+def test_scaling_and_its_tables(toy, row):
   model, params, task = toy
   pairs = playing.make(
     model, task, turns=TURNS, samples=4, reply=task.reply, jit=jax.jit

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import qwen
+from etils import epath
 
-from sitrain.configs import quickstart
+from sitrain.configs import quickstart, word_problems
 from sitrain.models import decoder
 from sitrain.models.huggingface import weights
 from sitrain.models.huggingface.tokenizer import train_bpe
-from sitrain.runtime import build, checkpoint
+from sitrain.runtime import build, checkpoint, task
 from sitrain.types import Progress, TrainState
 
 torch = pytest.importorskip("torch")
@@ -63,9 +65,7 @@ def scratch(tmp_path_factory):
 def test_a_model_from_nothing_is_one_of_transformers(scratch, ask, tmp_path):
   workdir, model, params = scratch
   out = tmp_path / "out"
-  done = ask(
-    f"--workdir={workdir}", f"--output={out}", "--dtype=float32", module=EXPORT
-  )
+  done = ask(f"--workdir={workdir}", f"--output={out}", module=EXPORT)
   assert done.code == 0, done.err
   assert "policy of stage1, last, as LlamaForCausalLM in float32" in done.out
   theirs = load(out, torch.float32)
@@ -82,8 +82,8 @@ def test_a_model_from_nothing_is_one_of_transformers(scratch, ask, tmp_path):
 
   found = logits(params[1], jnp.asarray(tokens))
   np.testing.assert_allclose(found, expected, atol=1e-4)
-  task = build.task_from(build.plain(quickstart.get_config("quick")))
-  assert theirs.config.eos_token_id == list(task.eos)
+  mazes = build.task_from(build.plain(quickstart.get_config("quick")))
+  assert theirs.config.eos_token_id == list(mazes.eos)
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +122,46 @@ def test_a_model_of_the_hub_keeps_its_form(started, ask, tmp_path):
   tokenizers = [
     transformers.AutoTokenizer.from_pretrained(at) for at in (folder, out)
   ]
+  # Whoever waits for config.json gets a tokenizer with it.
+  written = {path.stat().st_mtime_ns: path.name for path in out.iterdir()}
+  assert written[max(written)] == "config.json"
   ids = [t("to be, not a question").input_ids for t in tokenizers]
   assert ids[0] == ids[1] and len(ids[0]) > 3
   assert tokenizers[0].chat_template == tokenizers[1].chat_template
+
+
+OWN = """\
+{%- for message in messages -%}
+{{ message.content + (eos_token if message.role == 'assistant' else ' A: ') }}
+{%- endfor -%}"""
+
+
+@pytest.mark.parametrize("template", ["plain", "file", ""])
+def test_the_tokenizer_keeps_the_form_of_the_run(tmp_path, template):
+  """The template of config.tokenizer, and the tokens that end a turn."""
+  folder = qwen.folder(tmp_path / "qwen", ["to be or not to be"] * 3)
+  extra = {"eos_token_id": [0], "temperature": 0.5}
+  (folder / "generation_config.json").write_text(json.dumps(extra))
+  if template == "file":
+    (tmp_path / "own.jinja").write_text(OWN)
+    template = str(tmp_path / "own.jinja")
+  config = build.plain(word_problems.get_config("quick"))
+  config["tokenizer"] = {"path": str(folder), "size": 0, "template": template}
+  out = epath.Path(tmp_path) / "out"
+  names = task.write_tokenizer(config, epath.Path(tmp_path), out)
+  assert sorted(names) == sorted(path.name for path in out.iterdir())
+  chat = task.chat_of(config, "")
+  theirs = transformers.AutoTokenizer.from_pretrained(out)
+  prompt = theirs.apply_chat_template(
+    [{"role": "user", "content": "to be?"}], add_generation_prompt=True,
+    tokenize=False,
+  )
+  assert theirs.encode(prompt) == chat.ask("to be?")
+  settings = json.loads((out / "generation_config.json").read_text())
+  assert set(settings["eos_token_id"]) == set(chat.eos) and len(chat.eos) > 1
+  assert settings["temperature"] == 0.5
+  old = json.loads((out / "tokenizer_config.json").read_text())
+  assert old.get("chat_template", theirs.chat_template) == theirs.chat_template
 
 
 def test_mistakes_are_named_in_one_line(scratch, ask, tmp_path):

@@ -134,7 +134,7 @@ def test_a_tokens_reward_by_hand():
   np.testing.assert_array_equal(counted, known > 0)
 
 
-def test_no_token_is_trained_before_a_reward_that_is_not_known():
+def test_tokens_before_an_unknown_reward_are_not_trained():
   """Its return would leave out that reward: a silent zero."""
   reward = array([[1, np.nan], [0, 1], [1, np.nan]])
   known = array([[1, 0], [1, 1], [1, 0]])  # row 2 never wrote turn 2
@@ -148,7 +148,7 @@ def test_no_token_is_trained_before_a_reward_that_is_not_known():
   assert np.all(np.isfinite(batch.targets.advantage))
 
 
-def test_without_a_critic_the_return_is_what_is_to_come():
+def test_without_a_critic_returns_are_future_rewards():
   """Two turns that are right earn the first turn both rewards."""
   reward, ones = array([[1, 1], [0, 1], [0, 0]]), jnp.ones((3, 2))
   zeros = jnp.zeros(TURN.shape)
@@ -408,7 +408,7 @@ def test_a_critic_of_zero_is_no_critic(played):
   np.testing.assert_array_equal(found[0].value.old_value, 0)
 
 
-def test_the_losses_of_ppo_reach_each_its_own_role(played):
+def test_each_loss_of_ppo_reaches_its_role(played):
   state = state_of(("policy", "critic", "reference"))
   method = critic_method()
   batch, _ = method.curate(jax.random.key(0), state, *played)
@@ -430,7 +430,7 @@ def test_the_losses_of_ppo_reach_each_its_own_role(played):
   assert found["policy"] == 0 and found["critic"] > 0
 
 
-def test_a_critic_learns_what_comes(played):
+def test_a_critic_learns_returns(played):
   """A step along the gradient of its loss brings values nearer."""
   state = state_of(("policy", "critic", "reference"))
   method = critic_method(value_clip=np.inf)
@@ -457,7 +457,7 @@ def test_roles_that_are_missing_are_named(played):
 
 
 @pytest.mark.parametrize("name", families.FAMILIES)
-def test_families_name_what_is_there(name):
+def test_families_name_existing_files(name):
   family = families.FAMILIES[name]
   config = families.config_of(family, seed=3)
   assert config["seed"] == 3

@@ -86,7 +86,7 @@ PLACES = [
 
 @pytest.mark.parametrize("value, words", NO_TEXT, ids=lambda x: ascii(x)[:30])
 @pytest.mark.parametrize("task, field", PLACES, ids=lambda x: str(x)[-12:])
-def test_what_is_no_text_is_refused(tmp_path, task, field, value, words):
+def test_values_of_other_kinds_are_refused(tmp_path, task, field, value, words):
   with pytest.raises(ValueError, match=words) as error:
     rows_of(task, tmp_path, {field: value})
   said = str(error.value)
@@ -162,7 +162,7 @@ GOOD_PROGRAMS = [
 
 
 @pytest.mark.parametrize("changed", GOOD_PROGRAMS, ids=str)
-def test_what_may_be_missing_in_a_program_is_read_as_nothing(tmp_path, changed):
+def test_optional_fields_of_programs_may_be_missing(tmp_path, changed):
   shown = [{**PROGRAM, "task_id": i} for i in mbpp.EXAMPLES]
   path = write(tmp_path, [*shown, {**PROGRAM, **changed}])
   row = mbpp.table_of(path, "train")[0][0]
@@ -183,8 +183,8 @@ BAD_PROGRAMS = [
   ("test_setup_code", 0, "is the number 0, where text"),
   ("test_setup_code", "import (", "is no Python that could run"),
   ("code", "def add(:", "is no Python that could run"),
-  ("task_id", "MBPP/601", "is 'MBPP/601', where a whole number"),
-  ("task_id", 601.5, "is '601.5', where a whole number"),
+  ("task_id", "MBPP/601", "is 'MBPP/601', where an integer"),
+  ("task_id", 601.5, "is '601.5', where an integer"),
   ("task_id", True, "is the truth value True"),
 ]
 
@@ -269,7 +269,7 @@ def test_wordings_of_files_and_of_command_lines(tmp_path):
 
 
 @pytest.mark.parametrize("task", [gsm8k, math, mbpp, humaneval, word_problems])
-def test_wordings_hold_no_answer_that_a_model_could_copy(task):
+def test_wordings_contain_no_answer_to_copy(task):
   """A model of 135 M parameters ended 6 of its first 8 answers in an example's.
 
   That was on GSM8K, with `as in "#### 42"`.
@@ -282,7 +282,7 @@ def test_wordings_hold_no_answer_that_a_model_could_copy(task):
 
 @pytest.mark.parametrize("options, words", [
   ({"count": 0}, "count=0"), ({"count": 1, "seed": -1}, "seed=-1"),
-  ({"count": 1, "trials": float("nan")}, "trials=nan is no share"),
+  ({"count": 1, "trials": float("nan")}, "trials=nan is no probability"),
 ])
 def test_word_problems_that_cannot_be_made(options, words):
   with pytest.raises(ValueError, match=words):

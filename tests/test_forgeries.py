@@ -353,7 +353,7 @@ def test_a_pass_is_not_forged(forged, name, kind):
   ("def f(g):\n  g.__code__ = g.alone.__code__ = (lambda: 2).__code__\n"
    "  return 9", "assert f(lambda x: 2) == 2"),
 ])
-def test_tests_keep_what_is_theirs(walls, code, tests):
+def test_tests_keep_their_state(walls, code, tests):
   done = sandbox.run([Program(code, tests)])[0]
   assert done.status in ("fail", "error"), done
 
@@ -368,7 +368,7 @@ STUB = {
 }
 
 
-def test_helpers_of_a_prompt_are_as_the_prompt_has_them(walls):
+def test_helpers_of_a_prompt_are_not_redefined(walls):
   right = "    return -xs[0] / xs[1]\n"
   wrong = "    return 9\n"
   whole = "def value(xs, x): return 0.0\ndef root(xs):\n"
@@ -405,7 +405,7 @@ def test_nothing_of_the_tests_is_in_the_process_of_the_program(walls):
 # ---- in the program's process, where that is asked for
 
 
-def test_tests_beside_the_program_are_run_only_when_asked_for(walls):
+def test_tests_run_in_the_program_only_where_allowed(walls):
   code = "class Node:\n  def __init__(self, x): self.x = x\nf = lambda n: n.x"
   tests = "n = Node(1)\nn.x = 2\nassert f(n) == {}"
   programs = [Program(code, tests.format(x)) for x in (2, 3)]
@@ -416,7 +416,7 @@ def test_tests_beside_the_program_are_run_only_when_asked_for(walls):
   assert [o.status for o in done] == ["pass", "fail"]
 
 
-def test_marks_stand_around_both_sides():
+def test_both_sides_of_comparisons_are_marked():
   marked = guard.guarded("assert f(1) == 'ä' < (g(2)) and\\\n  [x] != y")
   assert marked == (
     "assert __plain__(f(1)) == 'ä' < (__plain__(g(2))) and\\\n"
@@ -426,7 +426,7 @@ def test_marks_stand_around_both_sides():
     guard.guarded("assert f(")
 
 
-def test_a_loop_of_containers_is_looked_at_once():
+def test_a_cycle_of_containers_is_visited_once():
   loop = [1]
   loop.append(loop)
   assert sandbox_child.plain(loop) is loop

@@ -100,7 +100,7 @@ def differing():
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma"])
-def test_only_what_all_rows_begin_with_is_shared(name):
+def test_only_the_common_prefix_is_shared(name):
   given = differing()
   prefix = reading.common_prefix(given[1], given[0], SLOTS)
   np.testing.assert_array_equal(prefix.length, [4, 0, 0])
@@ -109,7 +109,7 @@ def test_only_what_all_rows_begin_with_is_shared(name):
   jax.tree.map(assert_near, got, want)
 
 
-def test_rows_without_room_for_the_rest_are_no_numbers():
+def test_rows_that_do_not_fit_are_nan():
   """Better than the numbers of another row's prompt, which nobody notices."""
   tokens, turn, path = rows(lengths=(6, 6, 6))
   tokens = tokens.at[0, 1, 3].set(30)  # From here on all is a row's own.
@@ -132,7 +132,7 @@ def test_rows_without_room_for_the_rest_are_no_numbers():
   assert np.isnan(shared[1, 2, 0]) and not np.isnan(shared[2]).any()
 
 
-def test_whole_episodes_are_scored_alike(monkeypatch):
+def test_complete_episodes_have_equal_scores(monkeypatch):
   """In parts of whole problems."""
   model, (tokens, turn, path) = MODELS["llama"], rows()
   params = decoder.init(model, jax.random.key(0))
@@ -200,7 +200,7 @@ def test_columns_are_those_of_the_rollout():
   assert rest == 3 * 3 + 2 * play.reply_width(task.reply, problems) == 11
 
 
-def test_a_part_of_the_batch_is_whole_problems():
+def test_parts_of_a_batch_keep_the_samples_of_a_problem():
   """Own rows and rows with a given first attempt make groups of their own."""
   task = maze.make(doors=2, rooms=2)
   model = decoder.Decoder(**SIZES | {"vocabulary": task.tokenizer.size})

@@ -192,7 +192,7 @@ def test_a_row_of_pads_is_zero_and_spoils_no_gradient():
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(grad))
 
 
-def test_a_shared_prompt_changes_no_value_behind_it():
+def test_a_shared_prompt_changes_no_value_after_it():
   tokens, turn, path = (jnp.repeat(x[:1, None], 2, 1) for x in rows())
   tokens = tokens.at[0, 1, 4:].set(1)
   turn = jnp.where(jnp.arange(LENGTH) < 4, 0, 1) + 0 * turn

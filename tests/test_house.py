@@ -21,7 +21,8 @@ HOST = (
   "tasks/tables.py",
   *(f"tasks/verifiers/{name}.py" for name in (
     "pool", "supervisor", "sandbox", "sandbox_process", "sandbox_child",
-    "bubble", "bench", "together", "program_side", "tests_side", "talking",
+    "bubble", "separate_process", "same_process", "program_side", "tests_side",
+    "messages",
   )),
   *(f"models/huggingface/{name}.py" for name in (
     "download", "tensorfile", "tokenizer", "weights",

@@ -17,7 +17,7 @@ from launch import flags as command_line
 from launch import run as runs
 from launch.gcloud import Vm
 from launch.jobs import Job, Worker
-from launch.machine import LaunchError, Machine, Result
+from launch.machine import LaunchError, Result, Runner
 from sitrain.runtime.options import ConfigError
 
 HERE = pathlib.Path(__file__).parent
@@ -34,6 +34,10 @@ PYTHON = """#!{python} -IS
 import json, os, pathlib, sys, time
 fake = pathlib.Path(os.environ["FAKE"])
 if sys.argv[1:3] == ["-m", "pip"]:
+  with open(fake / ("pip_" + os.environ["WORKER"]), "a") as file:
+    file.write(json.dumps([sys.argv[3:], os.environ.get("PIP_INDEX_URL")]))
+  if (fake / "pip_fails").exists():
+    sys.exit("ERROR: Network is unreachable")
   sys.exit(0)
 with open(fake / ("started_" + os.environ["WORKER"]), "a+") as file:
   file.write(json.dumps(sys.argv[1:]) + "\\n")
@@ -53,6 +57,21 @@ sys.exit(1 if what == "wait" else what)
 UV = """#!/bin/sh
 for last; do :; done
 mkdir -p "$last/bin" && cp "$FAKE/python" "$last/bin/python"
+"""
+# The server of metadata, and Google Cloud Storage, which answers `http`.
+CURL = """#!/bin/sh
+for last; do :; done
+case $last in
+  */email) echo vm@project.iam.gserviceaccount.com ;;
+  */token) echo '{"access_token":"t0ken","expires_in":9}' ;;
+  *) echo "$@" >>"$FAKE/curls"; cat >>"$FAKE/curls"; cat "$FAKE/http" ;;
+esac
+"""
+SSH_ADD = """#!/bin/sh
+cat "$FAKE/agent"
+"""
+SSH_KEYGEN = """#!/bin/sh
+echo "3072 SHA256:the+key me@here (RSA)"
 """
 
 
@@ -110,13 +129,21 @@ def cloud(tmp_path, repository, monkeypatch):
   write(fake / "remote" / "hostname", '#!/bin/sh\necho "t1v-n-1a-w-$WORKER"\n')
   write(fake / "remote" / "uv", UV)
   write(fake / "python", PYTHON.format(python=sys.executable))
+  write(fake / "remote" / "curl", CURL)
+  write(fake / "http", "200")
+  write(fake / "bin" / "ssh-add", SSH_ADD)
+  write(fake / "bin" / "ssh-keygen", SSH_KEYGEN)
+  write(fake / "agent", "3072 SHA256:the+key me@here (RSA)")
+  write(tmp_path / ".ssh" / "google_compute_engine", "a key")
+  monkeypatch.setenv("HOME", str(tmp_path))
   write(fake / "behaviour.json", "[0]")
   monkeypatch.setenv("FAKE", str(fake))
   monkeypatch.setenv("PATH", f"{fake / 'bin'}:{os.environ['PATH']}")
   monkeypatch.setattr(machine, "execute", execute)
   world = {
     "vms": {}, "requests": {}, "creations": [], "queues": [], "fail": [],
-    "buckets": ["gs://bucket"], "heartbeats": [],
+    "buckets": ["gs://bucket"], "heartbeats": [], "packages": "",
+    "types": ["v4-8", "v5p-8", "v5p-16", "v5p-64", "v6e-8"],
   }
 
   def change(*, behaviour=(0,), **fields):
@@ -148,7 +175,7 @@ def verbs(fake):
       line = shlex.split(words[-1].removeprefix("--command="))
       verb = line[2] if line[0] == "bash" else line[0]
       verb = line[8].rstrip(";") if verb == "if" else verb
-    if verb not in ("describe", "status", "cat", "ls"):
+    if verb not in ("describe", "status", "cat", "ls", "list", "for"):
       said.append(verb)
   return said
 
@@ -162,7 +189,7 @@ def note(count, message):
   return {"match": "create", "times": count, "error": message}
 
 
-FRESH = ["create", "mkdir", "scp", "setup", "start"]
+FRESH = ["create", "mkdir", "scp", "check_bucket", "setup", "start"]
 
 
 def test_a_run_creates_installs_starts_on_all_workers_and_ends(
@@ -226,14 +253,14 @@ def test_a_second_run_follows_a_job_that_runs_and_stop_ends_it(cloud, capfd):
   code = source.find(act, allow_dirty=False)
   vms.ensure(act, vm)
   runs.launch(act, vm, job, code)
-  assert {w.state for w in runs.look(act, vm, "score")} == {"running"}
+  assert {w.state for w in runs.worker_states(act, vm, "score")} == {"running"}
   runs.launch(act, vm, job, code)  # Starts nothing twice.
   assert len(starts(fake)) == 1
   done, _ = runs.attach(act, vm, job, code)
   assert not done and len(starts(fake)) == 1
   assert tpu.main(["stop", *PLACE]) == 0
-  assert {w.state for w in runs.look(act, vm, "score")} == {"stopped"}
-  assert runs.look(act, vm, "score")[1].code == 128 + signal.SIGTERM
+  assert {w.state for w in runs.worker_states(act, vm, "score")} == {"stopped"}
+  assert runs.worker_states(act, vm, "score")[1].code == 128 + signal.SIGTERM
   assert tpu.main(["status", *PLACE]) == 0
   assert "stopped" in capfd.readouterr().out
   assert tpu.main(["logs", *PLACE, "--worker=all", "--lines=9"]) == 0
@@ -245,7 +272,7 @@ def test_a_second_run_follows_a_job_that_runs_and_stop_ends_it(cloud, capfd):
 
 
 def acting(**fields):
-  quiet = Machine(
+  quiet = Runner(
     machine.execute, lambda _: None, lambda _: None, lambda _: None, 0.0, 3, 0.0
   )
   return quiet._replace(**fields)
@@ -323,22 +350,22 @@ def test_failures_are_not_repeated_for_ever(
 
 
 def test_only_progress_renews_the_restarts():
-  tally = runs.Tally(at=("rl", 3))
-  tally = runs.count(tally, "failed", ("rl", 9), restarts=1, code=1)
-  assert tally == runs.Tally(failures=1, at=("rl", 9))
+  counts = runs.EndCounts(at=("rl", 3))
+  counts = runs.count_end(counts, "failed", ("rl", 9), restarts=1, code=1)
+  assert counts == runs.EndCounts(failures=1, at=("rl", 9))
   # It resumed, repeated its steps and failed where it had failed before.
   with pytest.raises(LaunchError, match="exit code 1"):
-    runs.count(tally, "failed", ("rl", 9), restarts=1, code=1)
+    runs.count_end(counts, "failed", ("rl", 9), restarts=1, code=1)
   # A heartbeat that could not be read is no progress.
   with pytest.raises(LaunchError, match="exit code 1"):
-    runs.count(tally, "failed", ("", -1), restarts=1, code=1)
-  later = runs.count(tally, "failed", ("next", 0), restarts=1, code=1)
+    runs.count_end(counts, "failed", ("", -1), restarts=1, code=1)
+  later = runs.count_end(counts, "failed", ("next", 0), restarts=1, code=1)
   assert later.failures == 1
-  tally = runs.Tally()
-  for _ in range(runs.PREEMPTIONS):
-    tally = runs.count(tally, "again", ("", -1), restarts=0, code=0)
+  counts = runs.EndCounts()
+  for _ in range(runs.MAX_PREEMPTIONS):
+    counts = runs.count_end(counts, "again", ("", -1), restarts=0, code=0)
   with pytest.raises(LaunchError, match="without a step"):
-    runs.count(tally, "again", ("", -1), restarts=0, code=0)
+    runs.count_end(counts, "again", ("", -1), restarts=0, code=0)
 
 
 def test_a_queued_request_is_waited_for_and_asked_again(cloud):
@@ -455,6 +482,102 @@ def test_delays_double_up_to_five_minutes():
   assert slept == [5, 10, 20, 40, 80, 160, 300, 300, 300]
 
 
+def test_what_would_fail_later_is_refused_before_a_slice_is_paid_for(
+  cloud, capfd
+):
+  fake = cloud(types=["v5p-8", "v5p-16"])
+
+  def refused(*words):
+    assert tpu.main(["run", *START, *words]) == 2
+    assert verbs(fake) == []  # Nothing was made.
+    return capfd.readouterr().err.strip().splitlines()[-1]
+
+  said = refused("--type=v5p-64", "--config.stage.one.method.problems=32")
+  assert "--type=v5p-64 is not in --zone=us-east5-a: did you mean" in said
+  for agent in ("", "256 SHA256:another me@here (RSA)"):
+    (fake / "agent").write_text(agent)
+    said = refused()
+    assert "run `ssh-add ~/.ssh/google_compute_engine`" in said
+  assert "no SSH key /no/key" in refused("--ssh_flag=--ssh-key-file=/no/key")
+  # One host is reached without an agent, and so is whoever asks for it.
+  assert tpu.main(["run", *START, "--type=v5p-8"]) == 0
+  words = ["run", *START, "--name=other", "--ssh_flag=--plain"]
+  assert tpu.main(words) == 0
+
+
+def test_zones_and_durations():
+  def read(*words):
+    flags, _ = command_line.parse("", ["run", *START, *words])
+    return command_line.vm_from(flags)
+
+  for zone in ("us-south1-ai1b", "us-central1-ai1a", "europe-west4-b"):
+    assert read(f"--zone={zone}").zone == zone
+  for zone in ("us-south1-ai", "us-south1", "us-south1-1b", "us-south1-ai1"):
+    with pytest.raises(ConfigError, match="give a zone"):
+      read(f"--zone={zone}")
+  for text in ("6h", "90m", "1d12h", "2h30m10s", "3600s"):
+    assert read("--queued", f"--valid_until={text}").valid_until == text
+  for text in ("banana", "6", "h", "6 h", "30m2h", "-1h"):
+    with pytest.raises(ConfigError, match="give a duration, as 6h"):
+      read("--queued", f"--valid_until={text}")
+
+
+def test_the_bucket_is_tested_with_the_account_of_the_vm(cloud, capfd):
+  fake = cloud()
+  (fake / "http").write_text("403")
+  assert tpu.main(["run", *START]) == 1
+  said = capfd.readouterr().err
+  assert (
+    "add-iam-policy-binding gs://bucket"
+    " --member=serviceAccount:vm@project.iam.gserviceaccount.com"
+  ) in " ".join(said.split())
+  assert "setup" not in verbs(fake)  # No minutes go into it.
+  (fake / "http").write_text("204")
+  (fake / "curls").unlink()
+  assert tpu.main(["run", *START]) == 0
+  asked = (fake / "curls").read_text()
+  assert "name=runs%2Fscore%2F.writable_launch" in asked
+  # The token is in no argument, which every user of the host could see.
+  assert 'header = "Authorization: Bearer t0ken"' in asked
+  assert "t0ken" not in asked.splitlines()[0]
+
+
+def test_secrets_are_nobody_elses_also_when_the_setup_fails(
+  cloud, tmp_path, capfd
+):
+  path = tmp_path / "secrets"
+  path.write_text("SECRET=x\nPIP_INDEX_URL=https://mirror/simple\n")
+  path.chmod(0o644)
+  fake = cloud()
+  (fake / "pip_fails").write_text("")
+  old = os.umask(0o022)
+  try:
+    assert tpu.main(["run", *START, f"--env_file={path}"]) == 1
+  finally:
+    os.umask(old)
+  said = " ".join(capfd.readouterr().err.split())
+  assert "ERROR: Network is unreachable: set-up reads PyPI and GitHub" in said
+  for i in (0, 1):
+    folder = fake / "home" / "score" / str(i) / "sitrain_jobs" / "score"
+    secret = folder / "environment"
+    assert secret.read_text() == path.read_text()
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+  # Where packages come from may be told by it, too.
+  assert '"https://mirror/simple"' in (fake / "pip_0").read_text()
+
+
+def test_a_vm_that_is_made_anew_has_the_versions_of_the_first(cloud):
+  fake = cloud()
+  assert tpu.main(["run", *START]) == 0
+  assert "--constraint" not in (fake / "pip_0").read_text()
+  fake = cloud(packages="jax==0.10.2\nnumpy==2.4.6\n", vms={})
+  assert tpu.main(["run", *START, "--config.seed=1"]) == 0
+  assert '"--constraint", "packages.txt"' in (fake / "pip_1").read_text()
+  folder = fake / "home" / "score" / "1" / "sitrain_jobs" / "score"
+  assert (folder / "packages.txt").read_text() == "jax==0.10.2\nnumpy==2.4.6\n"
+
+
 def test_bad_input_is_refused_before_anything_is_made(
   cloud, repository, capfd
 ):
@@ -569,7 +692,7 @@ def test_a_job_is_judged_by_all_of_its_workers(states, expected):
            state if isinstance(state, int) else -1, 0, 0, "-", "-")
     for i, state in enumerate(states)
   ]
-  assert jobs.verdict(workers) == expected
+  assert jobs.overall_state(workers) == expected
 
 
 def test_software_fits_the_generation():
@@ -583,7 +706,7 @@ def test_software_fits_the_generation():
 
 
 def test_a_grid_is_read_with_its_brackets_and_quotes():
-  points = sweep.points("config.seed=0,1;config.a.b=(1,2),'x;y',-3")
+  points = sweep.grid_points("config.seed=0,1;config.a.b=(1,2),'x;y',-3")
   assert len(points) == 6
   assert points[1] == {"config.seed": "0", "config.a.b": "'x;y'"}
   assert points[3] == {"config.seed": "1", "config.a.b": "(1,2)"}
@@ -592,10 +715,10 @@ def test_a_grid_is_read_with_its_brackets_and_quotes():
   assert found[3].workdir == "gs://b/w/seed=1_bonus=10"
   assert found[3].flags == ("--x", "--config.seed=1", "--config.s.bonus=10")
   with pytest.raises(ConfigError, match="FIELD=VALUE"):
-    sweep.points("seed=1")
+    sweep.grid_points("seed=1")
   with pytest.raises(ConfigError, match="same values"):
     sweep.jobs_of(job, "config.seed=0,0")
-  shares = sweep.share(Vm("v", "z"), found, 3)
+  shares = sweep.assign(Vm("v", "z"), found, 3)
   assert [(vm.name, len(mine)) for vm, mine in shares] == [
     ("v-0", 2), ("v-1", 1), ("v-2", 1)
   ]
@@ -613,6 +736,30 @@ def test_a_sweep_shares_its_points_among_vms(cloud, capfd):
   ]
   assert verbs(fake).count("create") == verbs(fake).count("delete") == 2
   assert "score-1: step" in capfd.readouterr().out
+
+
+def test_the_machines_of_a_sweep_are_known_by_its_name(cloud, capfd):
+  fake = cloud()
+  words = ["--grid=config.seed=0,1,2", "--together=2"]
+  assert tpu.main(["sweep", *START, *words]) == 0
+  capfd.readouterr()
+  assert tpu.main(["status", *PLACE]) == 0
+  said = capfd.readouterr()
+  assert "score-0: ready" in said.err and "score-1: ready" in said.err
+  for title in ("score-0: score-0", "score-0: score-2", "score-1: score-1"):
+    assert title in said.out
+  before = verbs(fake)
+  # A third one waits in the queue; others have similar names.
+  world = json.loads((fake / "world.json").read_text())
+  queued = {"states": ["ACCEPTED"], "type": "v5p-16"}
+  names = ("score-2", "score-x", "ascore-3")
+  world["requests"] |= dict.fromkeys(names, queued)
+  (fake / "world.json").write_text(json.dumps(world))
+  for command in ("stop", "logs", "delete"):
+    assert tpu.main([command, *PLACE]) == 2
+    said = capfd.readouterr().err
+    assert "a sweep's score-0, score-1, score-2: give one" in said
+  assert verbs(fake) == before
 
 
 def test_a_sweep_tells_which_points_failed(cloud, capfd):

@@ -14,7 +14,7 @@ import pytest
 import test_house as house
 import yaml
 
-from launch import accelerators, jobs, xpk
+from launch import accelerators, flags, jobs, xpk
 from launch.jobs import Job
 from sitrain.runtime.signals import RESTART
 
@@ -233,3 +233,15 @@ def test_launching_needs_no_jax():
       if isinstance(node, ast.Call):
         text = ast.unparse(node)
         assert "shell=True" not in text and not text.startswith("os.system")
+
+
+def test_the_docs_name_what_a_project_needs():
+  text = (ROOT / "docs" / "launch.md").read_text()
+  for word in (
+    "tpu.googleapis.com", "roles/tpu.admin", "roles/storage.objectUser",
+    "ssh-add", "PyPI", "Cloud NAT", "quota", "packages.txt",
+  ):
+    assert word in text
+  # Flags of gcloud have dashes where ours have underscores.
+  ours = set(re.findall(r"--(\w+_\w+)", text))
+  assert ours and ours <= flags._FLAGS.keys()

@@ -206,7 +206,7 @@ def largest(jaxpr):
   return max(sizes)
 
 
-def test_logits_of_all_tokens_are_never_held():
+def test_logits_of_all_tokens_are_never_stored():
   params, reference, *_ = case()
   logits = ROWS * LENGTH * VOCABULARY
 

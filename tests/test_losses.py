@@ -258,7 +258,7 @@ def test_a_mask_of_zero_gives_no_gradient(reduce):
 
 
 @pytest.mark.parametrize("reduce", [mean, per_episode])
-def test_nothing_counted_is_zero_without_nan(reduce):
+def test_an_empty_mean_is_zero_without_nan(reduce):
   def loss(x):
     return value(reduce(x * x, jnp.zeros((2, 3))))
 

@@ -292,6 +292,21 @@ def test_no_usable_checkpoint_is_an_error(finished, tmp_path, ask):
   assert "Traceback" not in done.err
 
 
+def test_an_error_in_training_is_no_bad_input(finished, tmp_path, ask):
+  """Who starts runs again may do so; the log says where it happened."""
+  workdir = unfinished(finished, tmp_path)
+  gap = "--config.run.max_sampler_gap=1e-12"
+  done = ask(*RUN, gap, f"--workdir={workdir}")
+  assert done.code == 1, done.err
+  line = done.err.splitlines()[-1]
+  assert line.startswith("error: generate/sampler_gap: the sampler's log-prob")
+  assert "Traceback" not in done.err
+  log = (workdir / "logs" / "host_0.log").read_text()
+  assert "in check_numbers" in log and "exit code 1: generate/" in log
+  assert saved(workdir / "stage2") == [] and saved(workdir / "stage1")[-1] == 16
+  assert not (workdir / "lock.json").exists()
+
+
 @pytest.fixture
 def small_disk(tmp_path):
   """A disk of 4 MB."""

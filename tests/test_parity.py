@@ -5,6 +5,7 @@ float32, greedy generation token for token, and the way back.
 """
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -143,3 +144,52 @@ def test_the_way_back_is_exact(both, texts, tmp_path):
   expected = their_logits(theirs, tokens, real)[real]
   found = their_logits(again, tokens, real)[real]
   np.testing.assert_array_equal(found, expected)
+
+
+def by_hand(**options):
+  """Options that a user has added to the config.json of a tiny Llama."""
+  llama3 = dict(FAMILIES["llama3"][1]["rope_parameters"])
+  return dict(rope_parameters=llama3) | options
+
+
+LINEAR = dict(rope_type="linear", factor=8.0)
+ADDED = {
+  # transformers 5 reads rope_scaling, where there is one, and nothing else.
+  "scaling beside llama3": by_hand(rope_scaling=LINEAR),
+  "scaling beside default": by_hand(
+    rope_parameters=dict(rope_type="default", rope_theta=1e4),
+    rope_scaling=LINEAR,
+  ),
+  # And the length at the top level, although its config shows another.
+  "length at the top": by_hand(original_max_position_embeddings=8),
+  "scaling and length at the top": by_hand(
+    rope_scaling=dict(
+      FAMILIES["llama3"][1]["rope_parameters"], factor=16.0,
+      original_max_position_embeddings=32,
+    ),
+    original_max_position_embeddings=8,
+  ),
+}
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_rotary_options_added_by_hand_are_read_as_theirs(
+  name, tmp_path, texts
+):
+  their_model("llama3").save_pretrained(tmp_path)
+  path = tmp_path / "config.json"
+  before = weights.from_folder(tmp_path)
+  path.write_text(json.dumps(json.loads(path.read_text()) | ADDED[name]))
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path, attn_implementation="eager"
+  ).eval()
+  model = weights.from_folder(tmp_path)
+  assert model.rope_scaling != before.rope_scaling
+  shapes = jax.eval_shape(lambda k: decoder.init(model, k), jax.random.key(0))
+  params = weights.read(tmp_path, model, shapes)
+  tokens, real = texts
+  expected = their_logits(theirs, tokens, real)[real]
+  found = our_logits(model, params, tokens, real)[real]
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+  other = our_logits(before, params, tokens, real)[real]
+  assert np.abs(other - expected).max() > 1e-2

@@ -215,7 +215,7 @@ def test_losses_are_sums_over_the_tokens_of_an_episode(state, monkeypatch):
     assert fails(check_sums, stage_two(), state)
 
 
-def check_turns_apart(method, state, round_of):
+def check_turns_are_independent(method, state, round_of):
   """The advantage of turn 1 does not know what became of turn 2."""
   posed, episodes, verdict = round_of
   flipped = verdict.reward.at[:, 1].set(1.0 - verdict.reward[:, 1])
@@ -229,14 +229,14 @@ def check_turns_apart(method, state, round_of):
 
 
 def test_no_returns_over_the_trajectory(state, round_of, monkeypatch):
-  check_turns_apart(stage_two(), state, round_of)
+  check_turns_are_independent(stage_two(), state, round_of)
   real = batches.returns
 
   def undiscounted(value, counted, written, discount):
     return real(value, counted, written, 1.0)
 
   monkeypatch.setattr(batches, "returns", undiscounted)
-  assert fails(check_turns_apart, stage_two(), state, round_of)
+  assert fails(check_turns_are_independent, stage_two(), state, round_of)
 
 
 def check_scale(make, state, round_of):

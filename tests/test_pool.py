@@ -116,7 +116,7 @@ def test_values_come_back_in_order(pool):
 
 
 @pytest.mark.parametrize("how", EXPECTED)
-def test_a_bad_item_costs_itself_alone(pool, how):
+def test_a_bad_item_affects_no_other(pool, how):
   before = time.monotonic()
   results = pool.map(misbehave, [1, 2, how, 3, 4])
   took = time.monotonic() - before
@@ -130,7 +130,7 @@ def test_a_bad_item_costs_itself_alone(pool, how):
   assert pool.map(misbehave, [7]) == [Result(49, "done")]
 
 
-def test_all_misfortunes_at_once(pool):
+def test_all_failures_at_once(pool):
   items = [item for how in EXPECTED for item in (how, *range(9))] * 2
   results = pool.map(misbehave, items)
   for item, result in zip(items, results):
@@ -138,7 +138,7 @@ def test_all_misfortunes_at_once(pool):
     assert result.status == expected, (item, result)
 
 
-def test_errors_say_what_happened(pool):
+def test_errors_are_described_in_one_line(pool):
   results = pool.map(misbehave, ["raise", "exit", "killed", "loop", "memory"])
   said = [result.value for result in results]
   assert said[0].startswith("KeyError")

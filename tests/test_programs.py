@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pathlib
+import textwrap
 import time
 
 import pytest
@@ -103,6 +104,25 @@ def walls():
   (f"```python\n{ADD}\n```</s>\n<|eot_id|>", ADD, ADD),
   (f"```python\n{ADD}<|endoftext|>", "", ADD),
   (f"[BEGIN] {ADD} [DONE]", ADD, ADD),
+  # A fence behind a sentence, another last marker, all of it indented.
+  (f"Here it is: ```python\n{ADD}\n```\nIt adds.", ADD, ADD),
+  (f"Sure! ```py\n{ADD}\n```", ADD, ADD),
+  (f"It is this: ```\n{ADD}\n```", ADD, ADD),
+  ("1. So: ```python\n   def f():\n     return 1\n   ```",
+   "def f():\n  return 1", "def f():\n  return 1"),
+  (f"Use ```add``` so:\n```python\n{ADD}\n```", ADD, ADD),
+  (f"[BEGIN]\n{ADD}\n[END]", ADD, ADD),
+  (f"[BEGIN]\n```python\n{ADD}\n```\n**[END]**", ADD, ADD),
+  (f"[BEGIN]\n{ADD}\n# [END]\n[DONE]", f"{ADD}\n# [END]", f"{ADD}\n# [END]"),
+  ("[BEGIN]\n" + textwrap.indent(ADD, "    ") + "\n[DONE]", ADD, ADD),
+  ("```python\n" + textwrap.indent(ADD, "\t") + "\n```", ADD, ADD),
+  (textwrap.indent(ADD, "  ") + "\n[DONE]", ADD, ADD),
+  ('[BEGIN]\n    x = """a\n  b"""\n    def f():\n      return x\n[DONE]',
+   'x = """a\n  b"""\ndef f():\n  return x',
+   'x = """a\n  b"""\ndef f():\n  return x'),
+  ("```python\n    def g():\n      return 1\n    return g()\n```",
+   "    def g():\n      return 1\n    return g()",
+   "    def g():\n      return 1\n    return g()"),
   # Only for reports.
   (f"{ADD}\n```\nThis adds.", "", ADD),
   (f"```python\n{ADD}```", "", ADD),
@@ -145,7 +165,7 @@ def test_a_long_text_is_searched_in_time():
   assert time.process_time() - began < 20
 
 
-def test_votes_see_layout_only_as_layout():
+def test_votes_ignore_layout():
   loose = "  def f(x):\n\n    # twice\n    return 2 * x   \n\n"
   assert normalised(loose) == normalised("def f(x):\n  return 2 * x")
   assert normalised("def f(x):\n\treturn 2") == "def f(x):\n    return 2"
@@ -217,7 +237,7 @@ def test_grades(walls, monkeypatch):
   assert len(ran) == 4  # equal programs ran once
 
 
-def test_what_the_sandbox_failed_on_is_unknown():
+def test_failures_of_the_sandbox_are_unknown():
   for status in ("sandbox", "left_out"):
     assert grade(status).known == 0 and grade(status).right == 0
   assert grade("pass") == (1.0, 1.0, "pass")

@@ -1,4 +1,4 @@
-"""Problems that begin behind an old attempt, and who judges itself."""
+"""Restarts after old attempts, and self-judged attempts."""
 
 import jax
 import jax.numpy as jnp
@@ -39,15 +39,15 @@ VERDICT = Verdict(
 SOLUTIONS = [RIGHT, RIGHT, NEW, NEW, WRONG, WRONG, NEW, NEW]
 
 
-def behind(dropped=0, task=TASK):
-  return restarts.behind_attempts(
+def restarts_of_rows(dropped=0, task=TASK):
+  return restarts.after_attempts(
     task, PROBLEMS, ROWS, VERDICT, dropped=dropped, columns=COLUMNS
   )
 
 
 def filled():
   """As many states as there are restarts."""
-  return restarts.store(restarts.empty(TASK, 4, COLUMNS), behind())
+  return restarts.store(restarts.empty(TASK, 4, COLUMNS), restarts_of_rows())
 
 
 def text(tokens):
@@ -56,7 +56,7 @@ def text(tokens):
 
 @pytest.mark.parametrize("dropped", [0, 1, 2])
 def test_a_restart_is_a_prompt_an_attempt_and_the_instruction(dropped):
-  found = behind(dropped)
+  found = restarts_of_rows(dropped)
   assert found.prompt.shape == (8, COLUMNS)
   assert found.solution[:, 0].tolist() == SOLUTIONS
   for state, row in ((0, 0), (1, 3), (4, 1), (5, 2)):
@@ -71,12 +71,12 @@ def test_a_restart_is_a_prompt_an_attempt_and_the_instruction(dropped):
     )
 
 
-def test_a_restart_is_what_stands_before_the_second_turn():
+def test_a_restart_is_the_context_of_the_second_turn():
   """So RL of one turn from restarts trains what is evaluated as turn 2."""
   reply = TASK.reply(
     PROBLEMS.answer[ROWS.problem], ROWS, jnp.ones(8, jnp.int32)
   )
-  rows, found = append_reply(ROWS, reply), begin(behind(), 1)
+  rows, found = append_reply(ROWS, reply), begin(restarts_of_rows(), 1)
   for state, row in ((0, 0), (1, 3), (4, 1), (5, 2)):
     assert text(found.tokens[state]) == text(rows.tokens[row])
     assert set(text(found.turn[state])) == {GIVEN}
@@ -87,7 +87,7 @@ def test_an_episode_that_its_reply_ends_is_no_restart():
     found = TASK.reply(answer, episodes, turn)
     return found._replace(done=jnp.arange(8) == 4)
 
-  found = behind(task=TASK._replace(reply=reply))
+  found = restarts_of_rows(task=TASK._replace(reply=reply))
   want = [*SOLUTIONS[:4], NEW, *SOLUTIONS[5:]]
   assert found.solution[:, 0].tolist() == want
 
@@ -95,9 +95,9 @@ def test_an_episode_that_its_reply_ends_is_no_restart():
 def test_states_fill_up_and_stay():
   states = restarts.empty(TASK, 6, COLUMNS)
   assert not restarts.full(states)
-  once = restarts.store(states, behind())
+  once = restarts.store(states, restarts_of_rows())
   assert once.solution[:, 0].tolist() == [RIGHT] * 2 + [WRONG] * 2 + [NEW] * 2
-  other = behind()._replace(prompt=behind().prompt + 1)
+  other = restarts_of_rows()._replace(prompt=restarts_of_rows().prompt + 1)
   twice = restarts.store(once, other)
   assert restarts.full(twice)
   for x, y in zip(twice, once, strict=True):
@@ -107,7 +107,7 @@ def test_states_fill_up_and_stay():
   jax.tree.map(np.testing.assert_array_equal, again, twice)
 
 
-def test_problems_give_way_to_restarts():
+def test_restarts_replace_problems():
   states = filled()
   new = jax.jit(lambda key: TASK.problems(key, 40))(jax.random.key(1))
   found = jax.jit(restarts.mix, static_argnums=3)(KEY, new, states, 30)
@@ -123,8 +123,8 @@ def test_problems_give_way_to_restarts():
     np.testing.assert_array_equal(found.solution[i], states.solution[b])
 
 
-def test_until_all_states_are_there_problems_are_new():
-  states = restarts.store(restarts.empty(TASK, 5, COLUMNS), behind())
+def test_problems_are_new_until_all_states_exist():
+  states = restarts.store(restarts.empty(TASK, 5, COLUMNS), restarts_of_rows())
   found = restarts.mix(KEY, PROBLEMS, states, 3)
   for b in range(4):
     assert text(found.prompt[b]) == text(PROBLEMS.prompt[b])
@@ -157,14 +157,15 @@ def test_rounds_are_stored_until_all_is_full():
   state = state_of(method.memory(KEY))
   first = method.refresh(state, PROBLEMS, ROWS, VERDICT)
   found = [text(x) for x in first.memory.prompt]
-  assert found == [text(x) for x in behind(1).prompt[jnp.array([0, 1, 4, 5])]]
+  kept = restarts_of_rows(1).prompt[jnp.array([0, 1, 4, 5])]
+  assert found == [text(x) for x in kept]
   other = VERDICT._replace(reward=1 - VERDICT.reward)
   again = method.refresh(first, PROBLEMS, ROWS, other)
   jax.tree.map(np.testing.assert_array_equal, again.memory, first.memory)
 
 
 def test_the_bonus_reaches_the_advantage():
-  """Of two samples behind a wrong attempt the right one is worth 1 + bonus."""
+  """Of two samples after a wrong attempt the right one gets 1 + bonus."""
   problems = restarts.mix(KEY, PROBLEMS, filled(), 2)
   problems = problems._replace(
     solution=jnp.array([[WRONG], [RIGHT], [NEW], [NEW]])
@@ -196,7 +197,7 @@ def test_long_prompts_are_read_once_for_all_samples():
     np.testing.assert_allclose(x, y, rtol=1e-5)
 
 
-def test_the_votes_pay_by_hand():
+def test_votes_as_rewards_by_hand():
   """The share of second looks that come to the same answer as the attempt."""
   method = ssr_zero.make(
     {"policy": MODEL}, TASK, (), turns=(3, 3), problems=2, samples=2, votes=2
@@ -240,7 +241,7 @@ def test_the_votes_pay_by_hand():
   assert verdicts["solve"].known[:, 0].tolist() == [0, 1, 1, 1]
 
 
-def test_looks_go_on_from_their_attempts():
+def test_second_attempts_continue_their_first_ones():
   """Each attempt is looked at `votes` times, with looks of their own."""
   method = ssr_zero.make(
     {"policy": MODEL}, TASK, (), turns=(3, 3), problems=4, samples=2, votes=3

@@ -107,7 +107,7 @@ def test_the_loss_is_that_of_bradley_and_terry():
   assert total(moved) < total(state.params)
 
 
-def test_scores_pay_and_the_verifier_reports():
+def test_scores_are_the_reward_and_the_verifier_reports():
   state = state_of()
   method = method_of(grpo.make, kl="none", reward_role=ROLE)
   batch, metrics = method.curate(KEY, state, PROBLEMS, ROWS, VERDICT)

@@ -453,7 +453,7 @@ def test_turns_played_one_by_one_are_the_turns_played_together(
 
 
 @pytest.mark.parametrize("slots", [0, 2])
-def test_samples_of_rows_that_hold_text(toy, rows, keys, slots):
+def test_samples_of_rows_with_text(toy, rows, keys, slots):
   """Each of 8 rows, some of them done, is continued by three samples."""
   model, params, _ = toy
   problems = pose(PROMPTS, range(4), slots=6)
@@ -646,7 +646,7 @@ def test_filters_against_numpy():
 @pytest.mark.parametrize(
   "k, p, temperature", [(0, 1, 1), (0, 1, 0.7), (3, 0.8, 1.3)]
 )
-def test_draws_have_the_frequencies_they_claim(k, p, temperature):
+def test_draws_have_their_probabilities(k, p, temperature):
   logits = np.array([1.0, -0.5, 2.0, 0.3, -2.0, 1.4], np.float32)
   count = 10_000
 
@@ -807,7 +807,7 @@ def rows_of(counts, start, parent):
   return packed._replace(parent=jnp.asarray(parent, jnp.int32))
 
 
-def test_rows_of_a_problem_stand_side_by_side():
+def test_rows_of_a_problem_are_contiguous():
   one = rows_of([2, 2, 2], 0, [ROOT, 0, OFFLINE, 2, ROOT, 4])
   two = rows_of([1, 1, 1], 10, [OFFLINE, 0, 2])
   both = contexts.side_by_side((one, two), 3)

@@ -4,19 +4,26 @@ import json
 import logging
 import math
 import re
+import shutil
+import struct
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from sitrain.runtime import (
+  distributed,
   metrics,
+  packages,
   progress,
   report,
   stopping,
   workdir,
 )
+from sitrain.runtime.options import ConfigError
 from sitrain.types import Mean
 
 SUMMARY = {
@@ -171,8 +178,113 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 
 def test_a_missing_wandb_says_how_to_get_it(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "wandb", None)
-  with pytest.raises(ImportError, match="pip install wandb"):
-    metrics.wandb(tmp_path, project="p", run="r", config={})
+  with pytest.raises(ConfigError, match="pip install wandb"):
+    metrics.check_installed(project="p")
+  metrics.check_installed(project="")
+
+
+def test_a_run_that_goes_on_with_other_versions_says_so(tmp_path, caplog):
+  begun = {"numpy": "2.4.6", "jax": "0.10.2", "black": "1"}
+  packages.keep(tmp_path, begun)
+  path = tmp_path / "packages.txt"
+  text = "black==1\njax==0.10.2\nnumpy==2.4.6\n"
+  assert path.read_text() == text  # As pip reads it.
+  logging.getLogger("sitrain").propagate = True
+  packages.keep(tmp_path, begun | {"tool": "3"})
+  assert not caplog.records
+  packages.keep(tmp_path, {"numpy": "2.5.0", "jax": "0.11.2"})
+  (record,) = caplog.records
+  said = record.getMessage()
+  assert "jax 0.10.2, now 0.11.2; numpy 2.4.6, now 2.5.0" in said
+  assert f"pip install -r {path}" in said and path.read_text() == text
+  found = packages.installed()
+  assert found["jax"] == jax.__version__ and "sitrain" not in found
+  differs = distributed.first_difference(
+    [("a", {"jax": "1"}), ("b", {"jax": "2"})]
+  )
+  assert "process 1 (b) has jax 2, process 0 (a) has 1" in differs
+
+
+class Wandb:
+  """A stand-in that keeps what each run has, as their server does."""
+
+  def __init__(self):
+    self.runs = {}
+
+  def init(self, **given):
+    if given["project"] == "closed":
+      raise RuntimeError("api_key not configured")
+    self.given = given
+    self.steps = self.runs.setdefault(given["id"], {})
+    self.step = max(self.steps, default=-1) + 1
+    return self
+
+  def log(self, numbers, step):
+    assert step not in self.steps and step >= self.step
+    self.steps[step] = numbers
+
+  def finish(self):
+    pass
+
+
+def test_a_workdir_is_one_run_of_wandb_and_no_step_comes_twice(
+  tmp_path, monkeypatch
+):
+  there = Wandb()
+  monkeypatch.setitem(sys.modules, "wandb", there)
+
+  def run(folder, iterations):
+    sink = metrics.wandb(folder, project="p", config={})
+    for i in iterations:
+      # The first stage has three steps.
+      name, step = ("a", i) if i <= 3 else ("b", i - 3)
+      at = {"stage": name, "step": step, "iteration": i}
+      sink.write(at | {"x": float(i)})
+    sink.close()
+
+  # Preempted, and resumed from the checkpoint before its last records.
+  one, other = tmp_path / "one" / "run", tmp_path / "other" / "run"
+  for folder in (one, other):
+    folder.mkdir(parents=True)
+    run(folder, range(1, 6))
+    run(folder, range(5, 8))
+  assert len(there.runs) == 2
+  assert there.given["name"] == "run" and there.given["dir"] == str(other)
+  for logged in there.runs.values():
+    assert sorted(logged) == list(range(1, 8))
+    assert logged[3]["a/x"] == 3.0 and logged[4] == {"b/x": 4.0, "b/step": 1.0}
+  # What it writes while it sends cannot lie on a bucket.
+  monkeypatch.setattr(metrics, "is_remote", lambda path: True)
+  run(one, [])
+  assert str(one) not in there.given["dir"] and len(there.runs) == 2
+  shutil.rmtree(there.given["dir"])
+  with pytest.raises(ConfigError, match="not configured: run `wandb login`"):
+    metrics.wandb(one, project="closed", config={})
+
+
+def test_a_resumed_run_purges_what_it_writes_again(tmp_path):
+  found = []
+  for iterations in (range(1, 6), range(5, 8)):
+    # Names of files are seconds: two of them would be one.
+    board = metrics.tensorboard(tmp_path / str(len(found)))
+    for i in iterations:
+      board.write({"stage": "b", "step": i - 3, "iteration": i, "x": 1.0})
+    board.close()
+    (path,) = (tmp_path / str(len(found))).iterdir()
+    events = [Event.FromString(data) for data in record_reader(path)]
+    starts = [e.step for e in events if e.HasField("session_log")]
+    steps = [e.step for e in events if e.HasField("summary")]
+    found.append((starts, steps))
+  assert found == [([1], [1, 2, 3, 4, 5]), ([5], [5, 6, 7])]
+
+
+def record_reader(path):
+  """The records of a file of events."""
+  data, at = path.read_bytes(), 0
+  while at < len(data):
+    (size,) = struct.unpack_from("<Q", data, at)
+    yield data[at + 12:at + 12 + size]
+    at += 16 + size
 
 
 def test_plateau_needs_height_and_flatness():

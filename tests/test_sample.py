@@ -163,6 +163,7 @@ def test_a_task_on_the_device_says_what_it_knows():
   judged = Judged(
     np.array([[1], [0], [0]]), np.array([[1], [1], [0]]),
     np.array([[4], [-1], [2]]), np.array([[0], [0], [0]]),
+    np.array([[1.0], [0.3], [0.0]]),
   )  # fmt: skip
   (row,) = sampling.records(
     {"maze": task}, posed, np.array([1]),
@@ -170,6 +171,7 @@ def test_a_task_on_the_device_says_what_it_knows():
   )
   assert row["statuses"] == ["right", "none", "unknown"]
   assert row["finals"] == ["4", "", "2"] and row["row"] == 1
+  assert row["right"] == [1, 0, 0] and row["rewards"] == [1.0, 0.3, 0.0]
   assert row["level"] in task.levels and row["problem"] and row["gold"]
 
 
@@ -182,6 +184,27 @@ def record(
   strict = right if strict is None else strict
   also = {"strict": dict(right=strict, known=known, finals=finals)}
   return dict(row=number, level=level, also=also, **mark, **more)
+
+
+def test_partial_rewards_are_no_accuracy():
+  found = [
+    record(i, [0, 1], ["1", "2"]) | {"rewards": [0.3, 1.0]} for i in range(2)
+  ]
+  rng = np.random.default_rng(0)
+  options = dict(verifiers=["a"], turns=1, ks=[1], draws=5)
+  (row,) = sampling.summarize(rng, found, **options)["verifiers"]["a"][
+    "attempts"
+  ]
+  assert row["accuracy"] == 0.5 and row["mean_reward"] == pytest.approx(0.65)
+  # A grade of a text that is paid in part.
+  task = SimpleNamespace(texts=SimpleNamespace(
+    kept=[0], claim=lambda text: text,
+    grade=lambda texts, rows: [
+      text.Grade(0.3, 1.0, "near"), text.Grade(1.0, 1.0, "ok")
+    ],
+  ))
+  marks = sampling._marks(task, [0, 0], None, ["a", "b"], [True, True], 0)
+  assert marks.right == [0, 1] and marks.rewards == [0.3, 1.0]
 
 
 def test_the_numbers_are_those_of_all_subsets():

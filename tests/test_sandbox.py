@@ -164,7 +164,7 @@ def test_an_endless_loop_ends(clean):
   ).status == "timeout"
 
 
-def test_two_gigabytes_are_not_given(clean):
+def test_two_gigabytes_are_refused(clean):
   assert run_one("x = bytearray(2 * 10**9)").status == "oom"
   slowly = "x = []\nfor i in range(200): x.append(bytearray(10**7))"
   assert run_one(slowly).status == "oom"
@@ -189,11 +189,11 @@ def test_memory_that_no_address_space_counts_is_refused(clean):
   assert run_one(code).status == "pass"
 
 
-def test_twenty_forks_are_not_given(clean):
+def test_twenty_forks_are_refused(clean):
   assert run_one(FORKS, "assert f() < 4").status == "pass"
 
 
-def test_a_hundred_megabytes_of_output_cost_nothing(clean):
+def test_a_hundred_megabytes_of_output_are_dropped(clean):
   code = """
     import os, sys
     def f():
@@ -214,7 +214,7 @@ def test_a_hundred_megabytes_of_output_cost_nothing(clean):
   assert run_one(flood).status == "error"
 
 
-def test_files_are_few_and_gone_afterwards(clean):
+def test_files_are_limited_and_deleted_afterwards(clean):
   code = """
     import os
     def f():
@@ -383,7 +383,7 @@ def test_no_capability_can_be_gained(clean):
   assert done.status == "pass", done
 
 
-def test_nobody_else_can_be_killed(clean):
+def test_no_other_process_can_be_killed(clean):
   code = """
     import os, signal
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -497,8 +497,8 @@ def test_another_user_has_a_sandbox_too(walls):
     copied = place / "sitrain/tasks/verifiers"
     copied.mkdir(parents=True)
     for name in ("", "sandbox", "sandbox_child", "sandbox_process", "guard",
-                 "bubble", "apart", "bench", "crossing", "program_side",
-                 "talking", "tests_side", "together"):
+                 "bubble", "separation", "separate_process", "serialization",
+                 "program_side", "messages", "tests_side", "same_process"):
       source = ROOT / "sitrain/tasks/verifiers" / f"{name or '__init__'}.py"
       (copied / source.name).write_text(source.read_text())
     for path in (place, *place.rglob("*")):
@@ -547,7 +547,7 @@ def test_without_bubblewrap_it_refuses(monkeypatch):
   sandbox.check.cache_clear()
 
 
-def test_where_namespaces_are_refused_it_says_why(monkeypatch):
+def test_refused_namespaces_are_reported(monkeypatch):
   sandbox.check.cache_clear()
   monkeypatch.setattr(shutil, "which", lambda tool: f"/usr/bin/{tool}")
   said = "import sys; sys.exit('bwrap: No permissions to create namespace')"
@@ -565,7 +565,7 @@ def test_where_namespaces_are_refused_it_says_why(monkeypatch):
   sandbox.check.cache_clear()
 
 
-def test_unprotected_only_when_asked_for(monkeypatch):
+def test_unprotected_runs_need_the_option(monkeypatch):
   def refused():
     raise AssertionError("asked for a sandbox")
 
@@ -583,7 +583,7 @@ def test_bad_options_and_long_programs(walls):
       sandbox.run([GOOD], **bad)
   with pytest.raises(ValueError, match="Python itself needs"):
     sandbox.run([GOOD], memory=2**25)
-  least = sandbox.run([GOOD], memory=sandbox.LEAST_MEMORY, seconds=10.0**7)
+  least = sandbox.run([GOOD], memory=sandbox.MIN_MEMORY, seconds=10.0**7)
   assert least[0].status == "pass"
   done = sandbox.run([Program("#" * 10**6, ""), Program("#" * 10**5, "")])
   assert [o.status for o in done] == ["error", "pass"]

@@ -99,21 +99,21 @@ def test_seeds_are_fresh_and_arms_known():
     assert claim.arm in ARMS and claim.other in ("", *ARMS)
 
 
-def test_what_is_left_comes_after_what_it_starts_from(results, tmp_path):
+def test_pieces_run_after_those_that_they_start_from(results, tmp_path):
   piece = Piece("maze", "without_bonus", "b", 200)
   line = [Piece("maze", "base", "a", 200), Piece("maze", "stage1", "b", 200)]
-  assert schedule.left([piece], tmp_path) == [*line, piece]
+  assert schedule.remaining([piece], tmp_path) == [*line, piece]
   store(line[0], 0.5, 0.4)
   # Its numbers are there, but not its parameters.
-  assert schedule.left([piece], tmp_path) == [*line, piece]
-  assert schedule.left(line[:1], tmp_path) == []
+  assert schedule.remaining([piece], tmp_path) == [*line, piece]
+  assert schedule.remaining(line[:1], tmp_path) == []
   done = tmp_path / "maze" / pieces.name_of(line[0])
   done.mkdir(parents=True)
   (done / "summary.json").write_text("{}")
-  assert schedule.left([piece], tmp_path) == [line[1], piece]
+  assert schedule.remaining([piece], tmp_path) == [line[1], piece]
   assert not schedule.may_run(piece, tmp_path)
   store(piece, 0.7, 0.9)
-  assert schedule.left([piece], tmp_path) == []
+  assert schedule.remaining([piece], tmp_path) == []
 
 
 def test_a_curve_has_gaps_where_nothing_was_sampled(tmp_path):
@@ -131,7 +131,7 @@ def test_a_curve_has_gaps_where_nothing_was_sampled(tmp_path):
   }
 
 
-def test_side_by_side_waits_for_what_a_run_starts_from():
+def test_side_by_side_waits_for_the_start_of_a_run():
   ended = {}
 
   def start(code):
@@ -150,7 +150,7 @@ def test_side_by_side_waits_for_what_a_run_starts_from():
 @pytest.mark.skipif(
   not hasattr(os, "sched_setaffinity"), reason="this system cannot pin"
 )
-def test_side_by_side_gives_each_run_a_core_of_its_own(tmp_path):
+def test_side_by_side_gives_each_run_its_own_core(tmp_path):
   def start(name):
     words = (
       "import os, pathlib, sys, time; time.sleep(0.5); "
@@ -171,7 +171,7 @@ def test_failures_are_kept_and_nothing_starts_from_them(results, tmp_path):
   last = Piece("maze", "score", "a", 0)
   store(base, 0.5, 0.4)
   pieces.write(first, {"failed": 1})
-  assert schedule.left([first, last], tmp_path) == []
+  assert schedule.remaining([first, last], tmp_path) == []
   for seed in grid.TUNING:
     store(Piece("maze", "score", "a", seed), 0.5, 0.9)
     store(Piece("maze", "score", "b", seed), 0.5, 0.8)
@@ -241,14 +241,14 @@ def test_numbers_are_means_over_seeds(results):
   assert table.sign(-0.2, -0.1) == "below 0"
 
 
-def test_what_a_resample_mends_is_taken_off():
+def test_corrections_of_a_resample_are_subtracted():
   """0.3 of 0.6 wrong ones are mended, 0.1 of them by a second try as well."""
   found = {"score": [{"row": row(0.4, 0.7), "seed": 200}]}
   control = next(c for c in table.CLAIMS if c.number == "over_resample")
-  assert table.weigh(found, control)[0] == pytest.approx(0.4)
+  assert table.estimate_claim(found, control)[0] == pytest.approx(0.4)
 
 
-def test_the_page_shows_what_is_there(results):
+def test_the_page_shows_the_results(results):
   for task in TASKS:
     for piece in tuning(task):
       store(piece, 0.4, 0.5)
@@ -265,9 +265,9 @@ def test_the_page_shows_what_is_there(results):
       store(piece, 0.4, 0.7, studies=studies)
   text = page.write(TASKS).read_text()
   for name, arm in ARMS.items():
-    assert f"| {name} | {arm.says} |" in text
+    assert f"| {name} | {arm.description} |" in text
   for claim in table.CLAIMS:
-    assert claim.says in text
+    assert claim.description in text
   assert "40.0 [40.0, 40.0] | 70.0 [70.0, 70.0]" in text
   assert text.count("Self-Refine (base") == 2
   named = [line[line.index("(") + 1 : -1] for line in text.splitlines()
@@ -276,7 +276,7 @@ def test_the_page_shows_what_is_there(results):
   assert all((results / name).stat().st_size > 5000 for name in named)
 
 
-def test_the_page_can_be_written_before_all_is_there(results):
+def test_the_page_can_be_written_before_all_pieces_exist(results):
   store(Piece("maze", "base", "a", grid.SEEDS[0]), 0.5, 0.4)
   assert "| base |" not in page.write(["countdown"]).read_text()
   text = page.write(["maze"]).read_text()

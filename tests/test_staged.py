@@ -29,15 +29,21 @@ MESH = loops.mesh_of(1)
 ROOT = jax.random.key(1, impl="threefry2x32")
 
 
-def written(episodes, turn):
-  return np.where(episodes.turn == turn, episodes.tokens, 0).sum(axis=1)
+def sums_of_turns(episodes, turns):
+  inside = episodes.turn[:, None] == np.arange(1, turns + 1)[:, None]
+  return np.where(inside, episodes.tokens[:, None], 0).sum(axis=2)
+
+
+def sums_on_device(episodes, turns):
+  inside = episodes.turn[:, None] == jnp.arange(1, turns + 1)[:, None]
+  return jnp.sum(jnp.where(inside, episodes.tokens[:, None], 0), axis=2)
 
 
 def verify_rows(answer, episodes, turns):
   """Right iff the tokens of a turn and the answer add up evenly."""
   assert all(isinstance(x, np.ndarray) for x in (answer, *episodes))
-  sums = [written(episodes, k + 1) + answer[:, 0] for k in range(turns)]
-  reward = (np.stack(sums, axis=1) % 2 == 0).astype(np.float32)
+  sums = sums_of_turns(episodes, turns) + answer[:, :1]
+  reward = (sums % 2 == 0).astype(np.float32)
   return Verdict(reward, np.ones_like(reward))
 
 
@@ -48,7 +54,7 @@ def draw(key, n):
 
 TASK = on_host(
   fakes.task(verify_rows, again=[AGAIN], eos=(EOS,), prompt=[[0, 0]])
-  ._replace(problems=draw, final=written, on_host=True)
+  ._replace(problems=draw, final=sums_of_turns, on_host=True)
 )
 
 
@@ -193,7 +199,7 @@ def test_only_a_fresh_sampler_can_disagree():
   fresh, late = ([row[name] for row in rows] for name in (GAP, OLD_GAP))
   assert fresh[0] < 1e-6 and np.all(np.isnan(fresh[1:]))
   assert np.isnan(late[0]) and min(late[1:]) > 1e-3
-  check_numbers("one", 0, rows, 1e-3)
+  check_numbers("one", 0, told, 1e-3)
   _, told = loop_of(3, 0)(begin(), ROOT)
   assert OLD_GAP not in told
   assert max(row[GAP] for row in metrics.records(told)) < 1e-6
@@ -221,22 +227,17 @@ def test_waves_change_nothing():
 
 def verify_on_device(answer, episodes, turns):
   """What `verify_rows` says, in jnp."""
-  sums = [
-    jnp.sum(jnp.where(episodes.turn == k + 1, episodes.tokens, 0), axis=1)
-    + answer[:, 0]
-    for k in range(turns)
-  ]
-  reward = (jnp.stack(sums, axis=1) % 2 == 0).astype(jnp.float32)
+  sums = sums_on_device(episodes, turns) + answer[:, :1]
+  reward = (sums % 2 == 0).astype(jnp.float32)
   return Verdict(reward, jnp.ones_like(reward))
 
 
 @functools.cache
 def fused_rounds(rounds):
   """The fused loop of the same task, verified on the device."""
-  final = lambda episodes, turn: jnp.sum(
-    jnp.where(episodes.turn == turn, episodes.tokens, 0), axis=1
+  task = TASK._replace(
+    verify=verify_on_device, final=sums_on_device, on_host=False
   )
-  task = TASK._replace(verify=verify_on_device, final=final, on_host=False)
   stage = loops.stage_of(
     stepped(method_of(rarely(task))), OPTIMIZER, steps_per_call=3,
     rounds=rounds,
@@ -281,23 +282,21 @@ def test_the_judge_of_a_host_leaves_the_device_alone():
   )
   with jax.transfer_guard_host_to_device("disallow"):
     verdict = verify(TASK, problems, episodes, 2)
-    told = verdict_metrics(TASK, episodes, verdict)
+    metrics = verdict_metrics(TASK, episodes, verdict)
     with pytest.raises(RuntimeError, match="[Dd]isallow"):
       jnp.sum(problems.answer)
-  leaves = jax.tree.leaves(told)
+  leaves = jax.tree.leaves(metrics)
   assert leaves and all(x.dtype == np.float32 for x in leaves)
   assert not any(isinstance(x, jax.Array) for x in leaves)
   # On the device they are the same.
-  silent = TASK._replace(final=lambda episodes, turn: jnp.sum(
-    jnp.where(episodes.turn == turn, episodes.tokens, 0), axis=1
-  ))
+  silent = TASK._replace(final=sums_on_device)
   on_device = jax.jit(functools.partial(verdict_metrics, silent))
   for name, mean in on_device(episodes, verdict).items():
-    np.testing.assert_allclose(told[name], mean, rtol=1e-6, err_msg=name)
+    np.testing.assert_allclose(metrics[name], mean, rtol=1e-6, err_msg=name)
 
 
 def test_named_rewards_of_a_host_have_their_places():
-  """They are traced by the task's names, and told each."""
+  """They are traced by the task's names, and reported each."""
 
   def verify_parts(answer, episodes, turns):
     verdict = verify_rows(answer, episodes, turns)
@@ -306,7 +305,7 @@ def test_named_rewards_of_a_host_have_their_places():
 
   task = fakes.task(verify_parts, again=[AGAIN], eos=(EOS,), prompt=[[0, 0]])
   task = on_host(
-    task._replace(final=written, on_host=True, rewards=("form",))
+    task._replace(final=sums_of_turns, on_host=True, rewards=("form",))
   )
   judge = method_of(task).judge
   rows = fakes.pack(

@@ -82,6 +82,25 @@ def test_a_gradient_of_nan_stops_before_a_checkpoint(tmp_path):
   assert progress.step == 3 and progress.done
 
 
+@pytest.mark.parametrize("steps, saved", [(2, [1]), (1, [])])
+def test_parameters_of_nan_are_not_saved_whatever_is_measured(
+  tmp_path, steps, saved
+):
+  """Also those of the last step, whose loss nobody sees; no stage follows."""
+  run, stage = loops.run_of(MODEL, tmp_path), stage_of(steps=steps)
+  step = pretended(*[1.0] * steps).result()
+
+  def loop(state, key):
+    state, told = step(state, key)
+    last = int(state.step) == steps
+    spoil = lambda x: x.at[..., 0].set(jnp.nan) if last else x
+    return state._replace(params=jax.tree.map(spoil, state.params)), told
+
+  with pytest.raises(ValueError, match=f"step {steps} of one is not saved, it"):
+    run_stage(run, stage, done(loop))
+  assert checkpoint.steps(tmp_path / "one") == saved
+
+
 def test_the_best_checkpoint_is_that_of_a_window():
   """One lucky step of few problems must not choose it."""
   stage = stage_of(steps=100, best="judge/reward_1")

@@ -1,11 +1,13 @@
 """Runs whose workdir is a bucket, and buckets that fail them."""
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import gcs
@@ -16,7 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 from eight_devices import make_state
 
-from sitrain.runtime import checkpoint
+from sitrain.runtime import checkpoint, lock
 
 TESTS = Path(__file__).parent
 ONE = (
@@ -150,6 +152,31 @@ def remote(ask, bucket, cache, local, tmp_path_factory):
   return copy, done.err
 
 
+CACHED = """
+import jax
+from sitrain.runtime import compile
+compile.use_cache()
+hits = compile.count_cache_hits()
+for _ in range(2):
+  jax.clear_caches()
+  jax.jit(lambda x: x * 2.5 + 1.0)(1.0).block_until_ready()
+print(hits.count())
+"""
+
+
+def test_compiled_programs_may_be_kept_in_a_bucket(bucket, tmp_path):
+  """No folder of the name gs: is made here."""
+  done = subprocess.run(
+    [sys.executable, "-c", CACHED], capture_output=True, text=True,
+    timeout=120, cwd=tmp_path,
+    env=mains.environment("gs://bucket/programs", **bucket.environment),
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert int(done.stdout) > 0
+  assert bucket.names("programs/")
+  assert list(tmp_path.iterdir()) == []
+
+
 def arrays(workdir, stage):
   step = max(checkpoint.steps(workdir / stage))
   assert step == STAGES[stage]
@@ -189,11 +216,40 @@ def test_a_run_on_a_bucket_is_the_run_on_a_disk(local, remote):
 def test_everything_else_is_on_the_bucket_too(local, remote):
   names = lambda at: {path.name for path in at.iterdir()}
   assert names(local) <= names(remote[0])
-  assert not any(".writable" in name for name in names(remote[0]))
+  left = (".writable", "lock.json")
+  assert not any(x in name for name in names(remote[0]) for x in left)
   events = list((remote[0] / "tensorboard").iterdir())
   content = b"".join(path.read_bytes() for path in events)
   assert b"stage1/judge/reward_2" in content and b"base/learn/nll" in content
   assert "reward per turn" in (remote[0] / "report.html").read_text()
+
+
+@pytest.fixture
+def in_use(bucket, remote):
+  """The run on the bucket has the lock of a living process: this test's."""
+  url = bucket.environment["STORAGE_EMULATOR_HOST"]
+  name = f"run/{lock.NAME}"
+  holder = json.dumps(lock._this_process()._asdict()).encode()
+  for path, method, body in (
+    (f"/upload/storage/v1/b/bucket/o?uploadType=media&name={name}", "POST",
+     holder),
+    (f"/storage/v1/b/bucket/o/{name.replace('/', '%2F')}", "DELETE", None),
+  ):  # fmt: skip
+    request = urllib.request.Request(url + path, body, method=method)
+    urllib.request.urlopen(request).close()
+    if method == "POST":
+      assert name in bucket.names("")
+      yield
+  assert name not in bucket.names("")
+
+
+def test_a_run_on_a_bucket_that_is_in_use_is_left_alone(ask, bucket, in_use):
+  before = bucket.names("")
+  done = ask(*RUN, "--workdir=gs://bucket/run")
+  assert done.code == 2 and done.out == "" and bucket.names("") == before
+  (line,) = done.err.splitlines()
+  assert line.startswith("error: --workdir=gs://bucket/run is in use by proces")
+  assert f"process {os.getpid()} of" in line
 
 
 @pytest.mark.parametrize(
@@ -210,7 +266,8 @@ def test_everything_else_is_on_the_bucket_too(local, remote):
     ),
   ],
 )
-def test_mains_read_the_bucket(ask, bucket, remote, module, arguments, leaves):
+def test_mains_read_the_bucket(ask, bucket, in_use, module, arguments, leaves):
+  """Also while a run goes on there."""
   done = ask("--workdir=gs://bucket/run", *arguments, module=module)
   assert done.code == 0, done.err[-3000:]
   assert leaves in bucket.names("")

@@ -86,7 +86,7 @@ def refused(match, source, **options):
   return str(error.value)
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_missing_files_are_refused(tmp_path):
   refused("there is no file .*a.jsonl", str(tmp_path / "a.jsonl"))
   refused("there is no file memory://b/a.parquet", "memory://b/a.parquet")
   refused(r"no file or folder .*\.txt.*\.jsonl\.gz", str(tmp_path / "a.txt"))
@@ -94,7 +94,7 @@ def test_files_that_are_not_there(tmp_path):
   refused("there is no file", str(tmp_path / "d.json"))
 
 
-def test_fields_that_are_not_there(tmp_path):
+def test_missing_fields_are_refused(tmp_path):
   path = write(tmp_path, "a.jsonl", rows=[*ROWS, {"question": "?", "answr": 1}])
   message = refused(r"row 4 of .*a.jsonl has no field 'answer'", path)
   assert "(do you mean 'answr'?): name one of answr, question" in message
@@ -137,7 +137,7 @@ def test_broken_lists_are_numbered(tmp_path):
 
 def test_damaged_files_are_named(tmp_path):
   for name, match in (
-    ("a.jsonl.gz", "cannot be read"), ("a.parquet", "no whole parquet file"),
+    ("a.jsonl.gz", "cannot be read"), ("a.parquet", "no complete parquet file"),
   ):
     path = pathlib.Path(write(tmp_path, name, rows=ROWS * 50))
     whole = path.read_bytes()
@@ -199,8 +199,8 @@ def test_names_and_configs_of_the_hub(monkeypatch):
 
   asked = []
 
-  def load_dataset(name, config):
-    asked.append((name, config))
+  def load_dataset(name, config, *, revision):
+    asked.append((name, config, revision))
     if name == "owner/none":
       raise FileNotFoundError("Couldn't find it\nanywhere")
     table = datasets.Dataset.from_list(ROWS)
@@ -209,7 +209,12 @@ def test_names_and_configs_of_the_hub(monkeypatch):
   monkeypatch.setattr(datasets, "load_dataset", load_dataset)
   assert tables.read("openai/gsm8k:main", fields=FIELDS) == EXPECTED
   assert tables.read("gsm8k", split="train", fields=FIELDS) == EXPECTED
-  assert asked == [("openai/gsm8k", "main"), ("gsm8k", None)]
+  assert tables.read("openai/gsm8k:main@v1/2", fields=FIELDS) == EXPECTED
+  assert tables.read("owner/rows@0a1b", fields=FIELDS) == EXPECTED
+  assert asked == [
+    ("openai/gsm8k", "main", None), ("gsm8k", None, None),
+    ("openai/gsm8k", "main", "v1/2"), ("owner/rows", None, "0a1b"),
+  ]
   refused(r"owner/none cannot be loaded \(Couldn't find it\)", "owner/none")
 
 
@@ -222,7 +227,7 @@ PUBLIC = {
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_public_data_sets_are_read_whole(name):
+def test_public_data_sets_are_read_completely(name):
   folder = os.environ.get("SITRAIN_DATA")
   if not folder:
     pytest.skip("SITRAIN_DATA names no folder with public data sets")

@@ -3,6 +3,7 @@
 import collections
 import functools
 import json
+import math
 
 import fakes
 import jax
@@ -20,6 +21,7 @@ from sitrain.rollout.contexts import given
 from sitrain.runtime import build
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.snapshot import NotFinite
 from sitrain.runtime.stage import check_numbers
 from sitrain.runtime.start import order_key
 from sitrain.tasks import gsm8k, text, word_problems
@@ -27,7 +29,7 @@ from sitrain.tasks.rows import take_rows
 from sitrain.tasks.text import Grade, Row
 from sitrain.tasks.verifiers.grading import gsm8k_answer
 from sitrain.tasks.wording import wording
-from sitrain.types import PAD, Problems, TrainState
+from sitrain.types import PAD, Mean, Problems, TrainState
 
 KEY = jnp.array([0, 7], jnp.uint32)
 
@@ -103,7 +105,7 @@ def task_of(chat, rows=ROWS, **more):
   return text.make(chat, rows, **options | more)
 
 
-def test_prompts_hold_the_message_and_given_attempts(chat):
+def test_prompts_have_the_message_and_given_attempts(chat):
   task = task_of(chat)
   encode, end = chat.tokenizer.encode, chat.eos[0]
   want = [
@@ -140,8 +142,9 @@ def test_verdicts_are_per_turn_and_cuts_are_wrong(chat):
   assert verdict.reward.tolist() == [[0, 1], [0, 0]]
   # The text that was cut is known to be wrong, the odd one is not.
   assert verdict.known.tolist() == [[1, 1], [1, 0]]
-  assert task.final(episodes, 1).tolist() == [text.number_of("no"), -1]
-  assert task.final(episodes, 2)[0] == text.number_of("yes") >= 0
+  final = task.final(episodes, 2)
+  assert final[:, 0].tolist() == [text.answer_id("no"), -1]
+  assert final[0, 1] == text.answer_id("yes") >= 0
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +217,7 @@ def test_a_task_without_solutions_teaches_nothing(chat):
     imitation.make({"policy": None}, task, None, problems=2, turns=(9,))
 
 
-def test_a_given_turn_holds_no_end_token(chat):
+def test_a_given_turn_has_no_end_token(chat):
   with pytest.raises(ValueError, match="row 2: a given turn holds '<|end|>'"):
     task_of(chat, [ROWS[0], ROWS[1]._replace(solutions=("a<|end|>b",))])
 
@@ -250,7 +253,7 @@ def test_replies_end_a_turn_that_was_cut(chat):
   ({"prompt_length": 4}, "1 of 2|2 of 2"),
   ({"long_prompts": "cut"}, "'refuse' or 'drop'"),
 ])
-def test_what_cannot_be_posed_is_refused(chat, more, words):
+def test_invalid_rows_are_refused(chat, more, words):
   with pytest.raises(ValueError, match=words):
     task_of(chat, **more)
 
@@ -289,7 +292,7 @@ def test_word_problems_are_a_function_of_the_seed_and_solvable():
       assert fits == [x == row.answer for x in found]
 
 
-def test_the_corpus_makes_the_mistakes_that_it_is_asked_for():
+def test_the_corpus_has_its_probability_of_mistakes():
   rows = word_problems.rows(count=2000, trials=0.0, mistake=0.2)
   right = np.mean(
     [gsm8k_answer(row.solutions[0]) == row.answer for row in rows]
@@ -333,35 +336,92 @@ def test_a_text_task_needs_a_tokenizer(tmp_path):
     build.task_from(config, str(tmp_path))
 
 
-def test_tokens_of_a_turn_are_found_wherever_they_stand(chat):
+def test_a_tokenizer_that_another_try_left_behind_wedges_nothing(
+  tmp_path, monkeypatch
+):
+  config = quick_config()
+  (tmp_path / "run" / "tokenizer").mkdir(parents=True)  # Killed at once.
+  made = lambda: build.task_from(config, str(tmp_path / "run"))
+  assert 256 < made().tokenizer.size <= config["tokenizer"]["size"]
+  # Nothing has begun: the next command may have other settings.
+  config["tokenizer"] = config["tokenizer"] | {"size": 270}
+  assert made().tokenizer.size == 270
+  # The same command trains none again, and neither does a run that has begun.
+  monkeypatch.setattr(tokenizer, "train_bpe", None)
+  assert made().tokenizer.size == 270
+  (tmp_path / "run" / "metrics.jsonl").write_text("")
+  config["tokenizer"] = config["tokenizer"] | {"size": 300}
+  assert made().tokenizer.size == 270
+
+
+def test_a_tokenizer_without_a_workdir_leaves_nothing_behind(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  assert build.task_from(quick_config()).tokenizer.size > 256
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_tokens_of_a_turn_are_found_in_any_column(chat):
   episodes = rows_of(chat, ("no", "yes"))
   moved = episodes._replace(
     tokens=np.pad(episodes.tokens, ((0, 0), (2, 0)), constant_values=PAD),
     turn=np.pad(episodes.turn, ((0, 0), (2, 0)), constant_values=PAD),
   )
   for k in (1, 2):
-    rows, whole = text.written(moved, k, chat.eos)
-    said = chat.tokenizer.decode(rows[0])
-    assert whole == [True] and said == ("no", "yes")[k - 1]
+    rows, ended = text.turn_tokens(moved, k, chat.eos)
+    answer = chat.tokenizer.decode(rows[0])
+    assert ended == [True] and answer == ("no", "yes")[k - 1]
+
+
+def measured(**values):
+  """Means of steps by name, `verb__what`; of None nothing was counted."""
+  def mean(x):
+    total = np.array([0.0 if v is None else v for v in x], np.float32)
+    return Mean(total, np.array([v is not None for v in x], np.float32))
+
+  return {name.replace("__", "/"): mean(x) for name, x in values.items()}
 
 
 def test_a_sampler_that_disagrees_stops_the_run():
-  rows = [{"generate/sampler_gap": 0.01}, {"generate/sampler_gap": 0.3}]
-  check_numbers("a", 0, rows[:1], 0.1)
-  check_numbers("a", 0, [{"learn/nll": 1.0}], 0.1)  # nothing was sampled
+  gaps = measured(generate__sampler_gap=[0.01, 0.3, None])
+  check_numbers("a", 0, jax.tree.map(lambda x: x[:1], gaps), 0.1)
+  check_numbers("a", 0, measured(learn__nll=[1.0]), 0.1)  # nothing sampled
+  check_numbers("a", 0, measured(generate__sampler_gap=[None]), 0.1)
   with pytest.raises(ValueError, match="0.3 nat.*config.run.max_sampler_gap"):
-    check_numbers("a", 0, rows, 0.1)
+    check_numbers("a", 0, gaps, 0.1)
 
 
-@pytest.mark.parametrize("norm", [float("nan"), float("inf")])
-def test_a_gradient_that_is_no_number_stops_the_run(norm):
-  rows = [{"learn/gradient_norm": 1.0}, {"learn/gradient_norm": norm}]
-  check_numbers("a", 6, rows[:1], 0.1)
-  with pytest.raises(ValueError, match=f"step 8 of a: .* is {norm}: lower"):
-    check_numbers("a", 6, rows, 0.1)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", [
+  "learn/gradient_norm", "learn/parameter_norm", "generate/sampler_gap",
+  "learn/nll", "learn/value_error",
+])  # fmt: skip
+def test_what_is_no_number_stops_the_run_at_its_step(name, bad):
+  """Whatever the method measures; the gap, too, which nothing is above."""
+  told = measured(**{name: [1.0, bad, 2.0], "curate/kept": [None] * 3})
+  check_numbers("a", 6, jax.tree.map(lambda x: x[:1], told), 2.0)
+  words = rf"step 8 of a: .* is {bad}: lower config.stage.a.optimizer.learn"
+  with pytest.raises(NotFinite, match=words) as error:
+    check_numbers("a", 6, told, 2.0)
+  assert "\n" not in str(error.value) and "checkpoint" in str(error.value)
 
 
-def test_scores_of_parts_are_scores_of_the_whole(toy, monkeypatch):
+def test_the_first_thing_that_is_no_number_is_named():
+  """Of the first step, and of it what comes first: the rest follows from it."""
+  told = measured(
+    learn__gradient_norm=[math.nan] * 2, judge__reward_1=[1.0, math.nan],
+    generate__sampler_gap=[0.0, 0.0],
+  )
+  with pytest.raises(NotFinite, match="step 1 of a: the norm of the gradient"):
+    check_numbers("a", 0, told, 1.0)
+  later = jax.tree.map(lambda x: x[1:], told)
+  words = "step 1 of a: judge/reward_1 is nan: it comes from the rewards that"
+  with pytest.raises(NotFinite, match=words):
+    check_numbers("a", 0, later, 1.0)
+
+
+def test_scores_of_parts_are_scores_of_all_rows(toy, monkeypatch):
   model, params, task = toy
   problems = task.problems(jax.random.key(3), 6)
   episodes = given(problems, reply=task.reply, turns=(3, 3), eos=task.eos)

@@ -62,7 +62,7 @@ def test_rewards_and_ends_are_those_of_a_slow_game(games, shift):
   rows, answer = rows_of(games, shift=shift), jnp.zeros((len(games), 10), int)
   verdict = jax.jit(BOTH.verify, static_argnums=2)(answer, rows, 9)
   done = jax.jit(BOTH.reply)(answer, rows, jnp.ones(len(games), int)).done
-  finals = [jax.jit(BOTH.final)(rows, jnp.int32(k + 1)) for k in range(9)]
+  finals = jax.jit(BOTH.final, static_argnums=1)(rows, 9)
   for b, moves in enumerate(games):
     over, score = slow(moves)
     assert bool(done[b]) == over
@@ -70,12 +70,12 @@ def test_rewards_and_ends_are_those_of_a_slow_game(games, shift):
     np.testing.assert_array_equal(verdict.reward[b], want)
     broken = over and -1.5 in score
     squares = moves[:-1] + [-1] if broken else moves
-    assert [int(f[b]) for f in finals] == squares + [-1] * (9 - len(squares))
+    assert finals[b].tolist() == squares + [-1] * (9 - len(squares))
   scores = {slow(moves)[1] for moves in games if slow(moves)[0]}
   assert len(scores) == 5, "not every end of a game came up"
 
 
-def test_solutions_are_whole_legal_games():
+def test_solutions_are_complete_legal_games():
   problems = jax.jit(BOTH.problems, static_argnums=1)(jax.random.key(0), 400)
   wins = {1.0: 0, -1.0: 0, 0.0: 0}
   for row in np.asarray(problems.solution):
@@ -149,7 +149,7 @@ def test_the_other_seat_makes_random_legal_moves(small):
   assert min(np.bincount(replied, minlength=9)) > len(replied) / 20
 
 
-def test_an_episode_that_ended_keeps_what_it_ended_with(small):
+def test_an_ended_episode_keeps_its_result(small):
   """In evaluations, so that a game of fewer turns counts as well."""
   problems, rows, verdict = played(small, ONE, (1,) * 5)
   judge = player.make_judge(ONE, 5)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from transformers import (
   PreTrainedTokenizerFast,
 )
 
-from sitrain.models.huggingface import tokenizer
+from sitrain.models.huggingface import download, tokenizer
 from sitrain.types import PAD
 
 TEXTS = [
@@ -223,7 +224,7 @@ def test_spliced_turns_are_the_dialogue_of_the_template(folders, name):
 def test_templates_that_drop_reasoning_have_to_be_allowed(folders, name):
   with pytest.raises(ValueError, match="reasoning='keep'") as error:
     tokenizer.load(folders[name])
-  assert "second turn sees the first one whole" in str(error.value)
+  assert "second turn reads all of the first" in str(error.value)
   assert "\n" not in str(error.value)
 
 
@@ -265,11 +266,11 @@ def test_reasoning_of_the_template_itself_has_to_be_allowed(
   assert later == start + opened
 
 
-def test_a_template_that_keeps_reasoning_needs_no_leave(folders):
+def test_a_template_that_keeps_reasoning_needs_no_option(folders):
   chat = tokenizer.load(folders["qwen25"])
   kept = tokenizer.load(folders["qwen25"], reasoning="keep")
   assert kept.ask("a") == chat.ask("a") and kept.again("a") == chat.again("a")
-  with pytest.raises(ValueError, match="reasoning='drop': say 'refuse'"):
+  with pytest.raises(ValueError, match="reasoning='drop': set 'refuse'"):
     tokenizer.load(folders["qwen25"], reasoning="drop")
 
 
@@ -463,6 +464,42 @@ def test_ends_of_a_model_on_the_hub(folders, tmp_path, monkeypatch):
   ]
   with pytest.raises(ValueError, match="owner/gone cannot be had .*such model"):
     tokenizer.load(folders["qwen25"], "owner/gone")
+
+
+def test_a_name_with_a_revision_is_one_model_everywhere(
+  folders, tmp_path, monkeypatch
+):
+  """Weights, tokenizer and end tokens of one commit; a stand-in answers."""
+  import huggingface_hub
+
+  asked = []
+  shutil.copytree(folders["qwen25"], tmp_path, dirs_exist_ok=True)
+  (tmp_path / "config.json").write_text("{}")
+
+  def snapshot_download(name, *, revision, allow_patterns, ignore_patterns):
+    asked.append((name, revision, "*.safetensors" in allow_patterns))
+    return str(tmp_path)
+
+  def hf_hub_download(name, file, *, revision):
+    asked.append((name, revision, file))
+    return str(tmp_path / "config.json")
+
+  monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+  monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+  name = "Qwen/Qwen3-0.6B@main"
+  expected = tokenizer.load(folders["qwen25"]).ask("x")
+  assert tokenizer.load(name).ask("x") == expected
+  assert len(tokenizer.vocabulary(name)) > 256
+  assert str(download.locate(name)) == str(tmp_path)
+  at = ("Qwen/Qwen3-0.6B", "main")
+  assert {each[:2] for each in asked} == {at}
+  assert [e[2] for e in asked if isinstance(e[2], bool)] == [
+    False, False, True
+  ]
+  assert download.hub_name("gpt2") == ("gpt2", None)
+  assert download.hub_name("a/b@v1/2") == ("a/b", "v1/2")
+  for path in ("./a/b", "a/b/c", "a/b@", "gs://a/b", "/a/b"):
+    assert download.hub_name(path).name == ""
 
 
 @pytest.mark.parametrize("value", [-1, "</s>", True, [2, -1], [2.0], {"a": 1}])

@@ -20,8 +20,8 @@ from sitrain.train import (
   make_loop,
   make_parts,
   make_train_step,
-  minibatches,
   shuffle,
+  split_rows,
 )
 from sitrain.types import (
   OFFLINE,
@@ -149,7 +149,7 @@ def test_microbatches_change_nothing(small):
 
   # Means of the parts' means are something else, so this test can fail.
   naive = jax.jit(jax.vmap(jax.grad(one_part), (None, 0)))(
-    state.params, minibatches(batch, 8)
+    state.params, split_rows(batch, 8)
   )
   naive = jnp.sum(naive["policy"]["table"], 0) / 8
   assert float(jnp.max(jnp.abs(naive - gradient))) > 1e-3
@@ -174,6 +174,14 @@ def test_the_step_descends_on_total_over_count():
   norm = metrics["learn/gradient_norm"]
   np.testing.assert_allclose(norm.total / norm.count, want, rtol=1e-6)
   assert int(after.step) == 0, "the step counts iterations, not updates"
+  norm = metrics["learn/parameter_norm"]
+  np.testing.assert_allclose(norm.total, abs(after.params["w"]), rtol=1e-6)
+  # A finite gradient, and an update that ends the run: its own step says so.
+  broken = optax.sgd(1e30)
+  state = init_state({"w": jnp.float32(5.0), "v": jnp.ones(2)}, broken)
+  _, metrics = make_train_step(broken, loss)(state, batch)
+  assert np.isfinite(metrics["learn/gradient_norm"].total)
+  assert not np.isfinite(metrics["learn/parameter_norm"].total)
 
 
 def check_rows(state, problems, episodes, verdict):
@@ -236,9 +244,9 @@ def test_joined_waves_count_problems_and_parents_of_the_round():
   assert bits(found) == bits(whole)
 
 
-def test_minibatches_deal_the_rows_in_turn():
+def test_split_rows_deals_the_rows_in_turn():
   x = jnp.arange(24).reshape(12, 2)
-  parts = minibatches({"x": x, "y": x[:, 0]}, 3)
+  parts = split_rows({"x": x, "y": x[:, 0]}, 3)
   assert parts["x"].shape == (3, 4, 2) and parts["y"].shape == (3, 4)
   for i in range(3):
     np.testing.assert_array_equal(parts["x"][i], x[i::3])
@@ -487,7 +495,7 @@ def test_rounds_take_other_rows_of_a_table():
   assert steps == [11, 12, 13, 14, 15, 16]
 
 
-def test_curate_and_refresh_see_the_whole_round(small):
+def test_curate_and_refresh_see_all_rows_of_the_round(small):
   """Four waves are sampled; what follows gets all rows, once."""
   plain, state, optimizer = small
   seen = []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sitrain.curate import siblings
-from sitrain.judge.verifier import verify, verify_whole
+from sitrain.judge.verifier import verify, verify_as_one_turn
 from sitrain.models.logprobs import token_scores
 from sitrain.rollout import contexts, steps, tree
 from sitrain.rollout.play import play_on
@@ -206,12 +206,12 @@ def attempts(toy):
 
   def grown(keys):
     return steps.grow(
-      keys, model, params, task, problems, worth, step=1,
+      keys, model, params, task, problems, reward, step=1,
       limit=task.turn_length, temperature=1.0, nodes=10, depth=task.turn_length,
       width=2, explore=1.0,
     )
 
-  def worth(rows):
+  def reward(rows):
     sums = jnp.sum(jnp.where(rows.turn > GIVEN, rows.tokens, 0), axis=1)
     return jnp.where(sums % 2 == 0, 1.0, -0.5)
 
@@ -267,7 +267,7 @@ def test_nodes_are_judged_as_whole_attempts(toy, attempts):
     rows.tokens[row, slots : slots + len(walk)] = walk
     want[row] = 1
   assert want.sum() > 2
-  verdict, _ = verify_whole(task, problems, rows)
+  verdict, _ = verify_as_one_turn(task, problems, rows)
   written = np.any(rows.turn > GIVEN, axis=1)
   np.testing.assert_array_equal(verdict.known[:, 0], written)
   found = np.asarray(verdict.reward[:, 0])

@@ -193,14 +193,14 @@ def start(script, arguments, devices, cache):
   )
 
 
-def said(process):
-  return mains.said(mains.finish(process, 200))
+def report_of(process):
+  return mains.json_of(mains.finish(process, 200))
 
 
 @pytest.fixture(scope="module")
 def on_eight(wide, cache):
   """What a process of 8 fake devices says, see eight_devices_weights.py."""
-  return said(start("eight_devices_weights.py", [str(wide)], 8, cache))
+  return report_of(start("eight_devices_weights.py", [str(wide)], 8, cache))
 
 
 @pytest.mark.parametrize("mesh", ["fsdp", "all"])
@@ -221,7 +221,7 @@ def test_two_processes_read_and_write_one_model(wide, cache, tmp_path):
           [address, str(i), str(wide), str(out)], 4, cache)
     for i in range(2)
   ]
-  found = [said(process) for process in processes]
+  found = [report_of(process) for process in processes]
   assert found[0] == found[1] and found[0]["spans"] == found[0]["different"]
   was, now = tensorfile.read_headers(wide), tensorfile.read_headers(out)
   assert was.keys() == now.keys() and len(list(out.iterdir())) > 4
@@ -249,7 +249,7 @@ def test_a_tied_head_is_not_written_and_a_stored_one_must_be_equal(tmp_path):
     read(tmp_path)
 
 
-def test_the_text_part_of_a_model_that_sees(tmp_path):
+def test_the_text_part_of_a_vision_model(tmp_path):
   vision = dict(
     hidden_size=16, intermediate_size=16, num_hidden_layers=1,
     num_attention_heads=2, image_size=28, patch_size=14,
@@ -419,7 +419,7 @@ def test_places_of_models(saved, tmp_path, monkeypatch):
   monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
   assert str(weights.locate("owner/name-1.5B")) == str(saved)
   weights.locate("owner/name@v1/2")
-  assert asked == [("owner/name-1.5B", "main"), ("owner/name", "v1/2")]
+  assert asked == [("owner/name-1.5B", None), ("owner/name", "v1/2")]
   message = "owner/gone is no folder .*LocalEntryNotFound.*copy the model here"
   with pytest.raises(ValueError, match=message) as error:
     weights.locate("owner/gone")
@@ -496,7 +496,7 @@ GIVEN = dict(
 
 
 @pytest.mark.parametrize("name", GIVEN)
-def test_config_files_of_both_versions_say_the_same(name):
+def test_config_files_of_both_versions_agree(name):
   """What transformers 5 makes of an older file is what we make of it."""
   given = GIVEN[name]
   older = {k: v for k, v in given.items() if k != "architectures"}
@@ -511,7 +511,7 @@ def test_config_files_of_both_versions_say_the_same(name):
   assert families.names(given) == families.names(newer)
 
 
-def test_config_files_say_what_is_known_of_the_models():
+def test_config_files_have_the_known_fields_of_the_models():
   fields = {name: families.decoder_fields(c) for name, c in GIVEN.items()}
   assert fields["llama_3_2"]["rope_scaling"] == (
     "llama3", 32.0, 1.0, 4.0, 8192
@@ -538,7 +538,8 @@ def test_config_files_say_what_is_known_of_the_models():
   (dict(quantization_config={"bits": 4}), "quantization_config"),
   (dict(rope_scaling={"type": "yarn", "factor": 4.0}), "rope type yarn"),
   (dict(rope_scaling={"rope_type": "linear"}), "no factor"),
-  (dict(rope_parameters={"rope_type": "dynamic"}), "rope type dynamic"),
+  (dict(rope_parameters={"rope_type": "dynamic"}, rope_scaling=None),
+   "rope type dynamic"),
   (dict(partial_rotary_factor=0.5), "share 0.5 of a head"),
   (dict(hidden_act="relu"), "activation relu: supported are silu, gelu"),
   (dict(hidden_size=None), "no hidden_size"),
@@ -563,6 +564,30 @@ def test_what_gemma_3_does_not_support_is_named(change, message):
     families.decoder_fields(GEMMA_3 | change)
 
 
+LINEAR = dict(rope_type="linear", factor=4.0)
+
+
+@pytest.mark.parametrize("change, message", [
+  (dict(rope_scaling={"type": "yarn", "rope_theta": 5e5}), "rope type yarn"),
+  (dict(rope_scaling=LINEAR), "rope_theta 10000 and not 500000: move"),
+  (dict(rope_parameters={"full_attention": LINEAR}), "give one for all layers"),
+  (dict(rope_parameters=None, rope_theta=None), "no rope_theta"),
+])  # fmt: skip
+def test_ambiguous_rotary_options_are_refused(change, message):
+  default = dict(rope_type="default", rope_theta=500000.0)
+  given = {k: v for k, v in LLAMA_3_2.items() if not k.startswith("rope")}
+  given |= dict(rope_parameters=default)
+  assert families.decoder_fields(given)["rope_base"] == 500000
+  with pytest.raises(ValueError, match=message):
+    families.decoder_fields(given | change)
+
+
+def test_gemma_3_refuses_a_scaling_whose_type_transformers_ignores():
+  old = dict(rope_scaling={"type": "linear", "factor": 8.0})
+  with pytest.raises(ValueError, match="call it rope_type"):
+    families.decoder_fields(GEMMA_3 | old)
+
+
 @pytest.mark.parametrize("name", GIVEN)
 def test_a_decoder_is_described_by_a_config_that_gives_it_back(name):
   fields = families.decoder_fields(GIVEN[name])
@@ -577,7 +602,7 @@ def test_a_decoder_is_described_by_a_config_that_gives_it_back(name):
   assert families.differences(model, again) == []
 
 
-def test_a_decoder_that_no_family_can_say_is_refused(toy):
+def test_a_decoder_that_no_family_can_express_is_refused(toy):
   model, _, _ = toy
   assert config_of(model)["architectures"] == [LLAMA]
   for odd, named in (

@@ -32,14 +32,15 @@ def hosted(task, rows):
   so that a policy from nothing is right in half of its attempts.
   """
 
-  def total(episodes, turn):
-    return np.where(episodes.turn == turn, episodes.tokens, 0).sum(axis=1)
+  def total(episodes, turns):
+    inside = episodes.turn[:, None] == np.arange(1, turns + 1)[:, None]
+    return np.where(inside, episodes.tokens[:, None], 0).sum(axis=2)
 
   def verify(answer, episodes, turns):
     assert isinstance(answer, np.ndarray)
     rows.append(len(answer))
-    sums = [total(episodes, k + 1) + answer[:, 0] for k in range(turns)]
-    reward = (np.stack(sums, axis=1) % 2 == 0).astype(np.float32)
+    sums = total(episodes, turns) + answer[:, :1]
+    reward = (sums % 2 == 0).astype(np.float32)
     return Verdict(reward, np.ones_like(reward))
 
   return task._replace(verify=verify, final=total, on_host=True)

@@ -1,13 +1,14 @@
-"""What a worker says on its standard streams, with the standard library alone.
+"""The protocol of a worker on its standard streams.
 
-A worker is `python -m benchmarks.peers.NAME`, in whatever environment it needs.
+It needs the standard library alone. A worker is `python -m
+benchmarks.peers.NAME`, in the environment of its library.
 It reads one JSON object a line and answers each with one line:
 
   {"action": "prepare", "case": {...}} -> {"parameters": n, "settings": "..."}
   {"action": "run"} -> {"seconds": s, ...}
   {"action": "quit"} -> nothing; it ends
 
-An answer of {"error": "..."} says what went wrong. Between two lines it waits
+An answer of {"error": "..."} describes a failure. Between two lines it waits
 for its input and uses no processor.
 """
 
@@ -22,12 +23,12 @@ from collections.abc import Callable
 
 
 def serve(prepare: Callable[[dict], tuple[Callable[[], dict], dict]]) -> None:
-  """Answers until told to quit.
+  """Answers messages until {"action": "quit"}.
 
   `prepare(case) -> (run, facts)` compiles and warms up; `run() -> facts` is
-  what is timed, and must not return before its work is done.
+  timed, and must not return before its work is done.
   """
-  # Whatever libraries print goes to the log, and answers alone to the pipe.
+  # The output of libraries goes to the log; the pipe gets the answers alone.
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)
   run = None
@@ -37,7 +38,7 @@ def serve(prepare: Callable[[dict], tuple[Callable[[], dict], dict]]) -> None:
       return
     try:
       if message["action"] == "prepare":
-        run = None  # frees what the last case held
+        run = None  # frees the memory of the last case
         run, answer = prepare(message["case"])
       else:
         began = time.perf_counter()
@@ -49,12 +50,12 @@ def serve(prepare: Callable[[dict], tuple[Callable[[], dict], dict]]) -> None:
     print(json.dumps(answer), file=answers, flush=True)
 
 
-def one_at_a_time(loop: Callable[[Callable[[], None]], None]) -> Callable:
-  """A training loop that somebody else drives, as one step a call.
+def step_by_step(loop: Callable[[Callable[[], None]], None]) -> Callable:
+  """A training loop of a library as a function of one step a call.
 
-  `loop(gate)` runs in a thread of its own and must call `gate()` before each
-  step; it waits there for the call. Where the loop ends or fails, so does the
-  call that waits for it.
+  `loop(gate)` runs in its own thread and must call `gate()` before each step,
+  where it waits for the call. Where the loop ends or fails, the waiting call
+  raises RuntimeError.
   """
   go, arrived = queue.Queue(), queue.Queue()
 
@@ -62,7 +63,7 @@ def one_at_a_time(loop: Callable[[Callable[[], None]], None]) -> Callable:
     arrived.put("")
     go.get()
 
-  def whole():
+  def run_loop():
     try:
       loop(gate)
       arrived.put("the loop has ended")
@@ -79,7 +80,7 @@ def one_at_a_time(loop: Callable[[Callable[[], None]], None]) -> Callable:
     go.put(())
     wait()
 
-  threading.Thread(target=whole, daemon=True).start()
+  threading.Thread(target=run_loop, daemon=True).start()
   wait()
   return step
 
@@ -87,7 +88,7 @@ def one_at_a_time(loop: Callable[[Callable[[], None]], None]) -> Callable:
 def prompts(case: dict, rows: int) -> list[list[int]]:
   """`rows` prompts of `case["prompt"]` tokens each, the same in all workers.
 
-  Token 0 stands in front alone, where some take it for a begin token.
+  Token 0 is only the first token, which some libraries read as a begin token.
   """
   others = case["model"]["vocabulary"] - 1
   return [
@@ -98,5 +99,5 @@ def prompts(case: dict, rows: int) -> list[list[int]]:
 
 
 def share_of_even(tokens: list[int]) -> float:
-  """The reward of the benchmarks: any number that a text determines will do."""
+  """The reward of the benchmarks, any function of the tokens."""
   return sum(token % 2 == 0 for token in tokens) / max(len(tokens), 1)

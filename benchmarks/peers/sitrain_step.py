@@ -36,7 +36,7 @@ def make_task(case: dict) -> Task:
   return Task(
     problems=lambda key, count: problems_of(case, count), verify=verify,
     reply=constant_reply([]),
-    final=lambda rows, turn: jnp.zeros(rows.problem.shape, jnp.int32),
+    final=lambda rows, turns: jnp.zeros((*rows.problem.shape, turns), int),
     level=lambda problems: jnp.zeros(len(problems.prompt), jnp.int32),
     levels=("all",), eos=(), turn_length=1, tokenizer=(), table=(),
     on_host=False,

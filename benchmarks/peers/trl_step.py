@@ -76,7 +76,7 @@ def make_step(case: dict, folder: str, attention: str, cache: str, threads):
     trainer.add_callback(Hold(gate))
     trainer.train()
 
-  return protocol.one_at_a_time(loop), trainer
+  return protocol.step_by_step(loop), trainer
 
 
 def prepare(case: dict):

@@ -58,7 +58,7 @@ def reward(prompts, completions, **_):
 
 
 def prepare(case: dict):
-  """The learner's own loop, held before each batch that it asks for."""
+  """The learner's own loop, which waits before each batch."""
   steps = 2**20
   actor, reference = make_model(case["model"]), make_model(case["model"])
   cluster = make_cluster(case, actor, reference, steps)
@@ -78,7 +78,7 @@ def prepare(case: dict):
 
     learner.train(batches())
 
-  step = protocol.one_at_a_time(loop)
+  step = protocol.step_by_step(loop)
 
   def run():
     step()

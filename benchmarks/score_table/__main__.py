@@ -2,14 +2,14 @@
 
   python -m benchmarks.score_table --workers=2
 
-Runs what is missing of both tasks, piece by piece (a piece is one arm of one
-seed, and its result a small file under benchmarks/results/score_table), and
-writes the tables, the pictures and the page. It goes on where it stopped;
---minutes ends it in between. A row alone:
+Runs the missing pieces of both tasks (a piece is one arm of one seed, and its
+result a small file under benchmarks/results/score_table), and writes the
+tables, the pictures and the page. The same command continues an interrupted
+one, and --minutes limits its time. One row:
 
   python -m benchmarks.score_table --task=maze --arm=score
 
-What is run is in grid.py, arms.py and tasks.py.
+The runs are defined in grid.py, arms.py and tasks.py.
 """
 
 import os
@@ -29,32 +29,32 @@ WORKERS = flags.DEFINE_integer(
   "workers", os.cpu_count(), "Processes side by side, one core each."
 )
 FOLDER = flags.DEFINE_string(
-  "folder", "/tmp/sitrain_score_table", "Where the runs themselves lie."
+  "folder", "/tmp/sitrain_score_table", "Folder of the runs."
 )
 MINUTES = flags.DEFINE_float("minutes", 1e6, "No piece begins after these.")
 ONE = flags.DEFINE_list("one", [], "A piece, to be run in this process.")
 
 
-def asked_for(wanted: list[Piece]) -> list[Piece]:
-  """Those that --arm and --seed leave."""
+def selected(wanted: list[Piece]) -> list[Piece]:
+  """The pieces of --arm and --seed."""
   arms = ARM.value or list(ARMS)
   seeds = [int(s) for s in SEED.value] or [p.seed for p in wanted]
   return [p for p in wanted if p.arm in arms and p.seed in seeds]
 
 
 def run_task(task: str, until: float) -> bool:
-  """Tuning first, then what is reported; True when all of it is there."""
+  """Runs tuning, then the reported pieces; True when all are finished."""
   options = dict(
-    workers=WORKERS.value, until=until, tell=lambda t: print(t, flush=True)
+    workers=WORKERS.value, until=until, report=lambda t: print(t, flush=True)
   )
   folder = pathlib.Path(FOLDER.value)
   wanted = tuning(task)
-  if ARM.value:  # The settings of these arms alone have to be known.
+  if ARM.value:  # Only the settings of these arms are needed.
     named = {ARMS[name].chosen for name in ARM.value}
     wanted = [p for p in wanted if p.arm in named]
   if not schedule.run_all(wanted, folder, **options):
     return False
-  wanted = asked_for(reported(task, table.chosen(task, wanted)))
+  wanted = selected(reported(task, table.chosen(task, wanted)))
   return schedule.run_all(wanted, folder, **options)
 
 
@@ -82,15 +82,15 @@ def check() -> None:
 
 
 def main(argv: list[str]) -> None:
-  """One piece, or all that is left and then the page."""
+  """Runs one piece, or all that remain, then writes the page."""
   check()
   if ONE.value:
     pieces.run_piece(one(), pathlib.Path(FOLDER.value))
     return
   until = time.time() + 60 * MINUTES.value
-  whole = all([run_task(task, until) for task in TASK.value])
-  if not whole:
-    print("not all is there: the same command goes on")
+  complete = all([run_task(task, until) for task in TASK.value])
+  if not complete:
+    print("some pieces are missing: run the same command again")
   print(f"page: {page.write(TASK.value)}")
 
 

@@ -1,6 +1,6 @@
-"""The arms: what each is, where it starts, and which settings it may choose.
+"""The arms: their stages, where they start, and their settings.
 
-All take grid.STEPS gradient steps of as many episodes, stage I included.
+All take grid.STEPS gradient steps on equal numbers of episodes, with stage I.
 """
 
 from collections.abc import Callable
@@ -17,23 +17,23 @@ class Piece(NamedTuple):
 
   task: str
   arm: str
-  setting: str  # a letter of the grid,; a where there is no choice
+  setting: str  # a letter of the grid; "a" where there is no choice
   seed: int
 
 
 class Arm(NamedTuple):
   """A row of the table."""
 
-  says: str  # in a few words, for the page
-  start: str  # the arm whose last parameters it starts from; "": from nothing
+  description: str  # for the page
+  start: str  # the arm whose last parameters it starts from; "": random
   grid: dict[str, dict]  # its settings by letter
   stage: Callable[..., Any]  # (setting, steps, start, base) -> config.stage.arm
-  chosen: str  # the arm whose chosen setting it takes; its own name: its own
-  seeds: int  # reported ones
+  chosen: str  # the arm whose tuned setting it takes, itself or another
+  seeds: int  # number of reported seeds
 
 
 def _reinforce(name: str, **options) -> Callable:
-  """RL from the base; the KL of every turn weighs what the setting says."""
+  """RL from the base; the setting gives the KL weight of every turn."""
 
   def stage(setting, steps, start, base):
     given = {
@@ -72,7 +72,7 @@ def _imitate(name: str, rounds: int, **options) -> Callable:
     given = {
       "name": name, "problems": each * grid.PROBLEMS, "samples": grid.SAMPLES
     }
-    # STaR goes back to its reference before each round: to where it started.
+    # STaR restarts from its reference, where it started, before each round.
     origin = start if name == "star" else base
     return common.stage(
       given | options, {"learning_rate": setting["rate"]}, rounds, start,
@@ -84,21 +84,22 @@ def _imitate(name: str, rounds: int, **options) -> Callable:
 
 
 def _arm(
-  says, stage, *, start="base", grid=grid.SETTINGS, chosen, seeds=grid.FEWER
+  description, stage, *, start="base", grid=grid.SETTINGS, chosen,
+  seeds=grid.FEWER,
 ):
-  return Arm(says, start, grid, stage, chosen, seeds)
+  return Arm(description, start, grid, stage, chosen, seeds)
 
 
-def _main(name, says, stage, start="base"):
-  return _arm(says, stage, start=start, chosen=name, seeds=grid.MANY)
+def _main(name, description, stage, start="base"):
+  return _arm(description, stage, start=start, chosen=name, seeds=grid.MANY)
 
 
-def _variant(says, stage, start="stage1"):
-  return _arm(says, stage, start=start, chosen="score")
+def _variant(description, stage, start="stage1"):
+  return _arm(description, stage, start=start, chosen="score")
 
 
-def _sft(name, says, stage):
-  return _arm(says, stage, grid=grid.RATES, chosen=name)
+def _sft(name, description, stage):
+  return _arm(description, stage, grid=grid.RATES, chosen=name)
 
 
 ARMS = {
@@ -124,7 +125,7 @@ ARMS = {
     "multi_turn", "RL on both turns", _reinforce("multi_turn")
   ),
   "multi_turn_anchored": _main(
-    "multi_turn_anchored", "the same, turn 1 held by stage I's KL",
+    "multi_turn_anchored", "the same, with stage I's KL on turn 1",
     _reinforce("multi_turn", beta2=1.0),
   ),
   "stage1": _arm(
@@ -173,14 +174,14 @@ def seeds_of(arm: str) -> tuple[int, ...]:
 
 
 def before(piece: Piece) -> Piece:
-  """The piece whose parameters this one starts from; not of the base."""
+  """The piece whose parameters this one starts from; the base has none."""
   start = ARMS[piece.arm].start
   setting = piece.setting if ARMS[start].grid == ARMS[piece.arm].grid else "a"
   return piece._replace(arm=start, setting=setting)
 
 
 def tuning(task: str) -> list[Piece]:
-  """What has to be run before settings are chosen."""
+  """The runs by which settings are chosen."""
   return [
     Piece(task, name, setting, seed)
     for seed in grid.TUNING
@@ -191,9 +192,9 @@ def tuning(task: str) -> list[Piece]:
 
 
 def reported(task: str, chosen: dict[str, str]) -> list[Piece]:
-  """What the table shows, with the setting that each arm has chosen.
+  """The pieces of the table, with the chosen setting of each arm.
 
-  Seed by seed, so that what a seed's pieces start from is needed but once.
+  Seed by seed, so that the parameters of a seed are needed in one stretch.
   """
   return [
     Piece(task, name, chosen[arm.chosen], seed)

@@ -1,8 +1,8 @@
-"""What is tried and where: tasks, settings, seeds. Nothing else decides.
+"""The grid: settings, seeds, effort.
 
-Settings are chosen for each arm by itself on TUNING seeds, by the mean of
-`CHOSEN_BY`; what is reported is run on other seeds and other problems, with the
-chosen one. Variants of SCoRe take SCoRe's.
+Settings are chosen for each arm on TUNING seeds, by the mean of `CHOSEN_BY`;
+the reported runs use them on other seeds and other problems. Variants of SCoRe
+take SCoRe's.
 """
 
 TUNING = (0, 1, 2)

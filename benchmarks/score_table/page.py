@@ -1,4 +1,4 @@
-"""The page of the table: what was run, what came out, what it means."""
+"""The page of the table: the runs, their results and the findings."""
 
 import pathlib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ COLUMNS = (
   ("accuracy@1", "accuracy_1"), ("accuracy@2", "accuracy_2"),
   ("gain", "gain"), ("i->c", "incorrect_to_correct"),
   ("c->i", "correct_to_incorrect"), ("changed", "changed"), ("CS", "cs"),
-  ("CS less a resample's", "over_resample"),
+  ("CS minus a resample's", "over_resample"),
 )
 HEAD = """# SCoRe's table
 
@@ -22,18 +22,17 @@ HEAD = """# SCoRe's table
 python -m benchmarks.score_table --workers=2
 ```
 
-writes this page; `--task=maze --arm=score --seed=203` runs one row alone, with
-what it starts from. Every arm takes {steps} gradient steps of {rows} fresh
-episodes (stage I included), from the same base models, on the same seeds.
-Learning rate and KL ({settings} settings; imitation has {rates} rates) were
-chosen for each arm by itself on seeds {tuning} and on other problems; SCoRe's
-variants take SCoRe's. The bonus of 2, the rule that ends stage I and the
-baseline within equal outcomes are the quickstart's, which were tuned on seeds
-0-4 of the maze; no baseline was tuned so. In percent: means over seeds with
-95 % t-intervals; sampled at temperature 1 on 2,048 problems. CS is the share of
-wrong first attempts that the second mends; a resample is an independent second
-try, which never saw the first: who only tries again has nothing over it. What
-each arm is stands in `arms.py`.
+writes this page; `--task=maze --arm=score --seed=203` runs one row, with the
+runs that it starts from. Every arm takes {steps} gradient steps of {rows} fresh
+episodes (with stage I), from the same base models, on the same seeds. Learning
+rate and KL ({settings} settings; imitation has {rates} rates) were chosen for
+each arm separately on seeds {tuning} and on other problems; SCoRe's variants
+take SCoRe's. The bonus of 2, the rule that ends stage I and the baseline within
+equal outcomes are the quickstart's, which were tuned on seeds 0-4 of the maze;
+no baseline method was tuned that way. In percent: means over seeds with 95 %
+t-intervals; sampled at temperature 1 on 2,048 problems. CS is the share of
+wrong first attempts that the second corrects; a resample is an independent
+second attempt, which does not see the first. `arms.py` defines the arms.
 """
 
 
@@ -78,7 +77,7 @@ def section(task: str, found: dict, letters: dict[str, str]) -> list[str]:
 
 
 def effort(task: str, found: dict) -> str:
-  """How many runs it took, and how long they ran on a core each."""
+  """The number of runs, and their core hours."""
   reported = [result for each in found.values() for result in each]
   tuned = [result for result in map(pieces.read, tuning(task)) if result]
   hours = [
@@ -104,7 +103,7 @@ def results_table(
     row = table.row_of(each)
     failed = table.failures(task, name, letters)
     seeds = f"{row['seeds']}" + (f", {failed} failed" if failed else "")
-    cells = [name, ARMS[name].says, letters[ARMS[name].chosen], seeds]
+    cells = [name, ARMS[name].description, letters[ARMS[name].chosen], seeds]
     cells += [percent(row[number]) for _, number in COLUMNS]
     cells += [f"{100 * row[n]:.1f}" for n in ("half_width", "half_width_300")]
     lines.append(_line(cells))
@@ -112,14 +111,14 @@ def results_table(
 
 
 def claims_table(found: dict) -> list[str]:
-  """The paper's claims beside what is found here."""
+  """The paper's claims and the results here."""
   heads = ["claim", "paper, points", "here, points", "seeds", "sign"]
   lines = [_line(heads), _line(["---"] * len(heads))]
   for claim in table.CLAIMS:
-    mean, low, high, seeds = table.weigh(found, claim)
+    mean, low, high, seeds = table.estimate_claim(found, claim)
     if seeds:
       lines.append(_line([
-        claim.says, claim.paper, percent((mean, low, high)), seeds,
+        claim.description, claim.paper, percent((mean, low, high)), seeds,
         table.sign(low, high),
       ]))
   return lines

@@ -63,7 +63,7 @@ def arms(found: dict[str, Found]) -> matplotlib.figure.Figure:
 
 
 def curves(found: Found) -> matplotlib.figure.Figure:
-  """What happens along training, of the main arms, stage I included."""
+  """Metrics during training of the main arms, with stage I."""
   figure, panels = _panels(2, 4, 16, 7)
   for panel, (metric, title) in zip(panels.ravel(), SHOWN):
     for number, name in enumerate(MAIN):
@@ -81,13 +81,13 @@ def curves(found: Found) -> matplotlib.figure.Figure:
 
 
 def _legend(panel) -> None:
-  """Where there is something to say."""
+  """A legend, where there are labels."""
   if panel.get_legend_handles_labels()[0]:
     panel.legend(fontsize=7)
 
 
 def _curve(found: Found, result: dict, metric: str) -> list[float]:
-  """A run's values, with those of the stage I that it goes on from."""
+  """A run's values, after those of the stage I that it starts from."""
   own = result["curves"].get(metric, [])
   if ARMS[result["arm"]].start != "stage1":
     return own

@@ -1,4 +1,4 @@
-"""One run of one arm: what it needs, what is kept of it, and where."""
+"""One run of one arm: its config, its stored result, and its path."""
 
 import json
 import pathlib
@@ -28,24 +28,24 @@ BUDGETS = (2, 4, 8, 16, 32)
 
 
 def name_of(piece: Piece) -> str:
-  """What its files are called."""
+  """The name of its files."""
   return f"{piece.arm}-{piece.setting}-{piece.seed}"
 
 
 def path_of(piece: Piece) -> pathlib.Path:
-  """Where its result is kept."""
+  """The path of its result."""
   return RESULTS / piece.task / f"{name_of(piece)}.json"
 
 
 def read(piece: Piece) -> dict:
-  """Its result; {} where it has not been run."""
+  """Its result; {} if there is none."""
   path = path_of(piece)
   return json.loads(path.read_text()) if path.exists() else {}
 
 
 def run_piece(piece: Piece, folder: pathlib.Path) -> None:
   """Trains, evaluates and writes the result."""
-  # Not above: the mains define flags, and so may whoever imports this.
+  # Imported here, because the mains define flags, which may clash.
   from sitrain import main as mains
 
   began, workdir = time.monotonic(), folder / piece.task / name_of(piece)
@@ -63,12 +63,12 @@ def run_piece(piece: Piece, folder: pathlib.Path) -> None:
 
 
 def write(piece: Piece, result: dict) -> None:
-  """Keeps a result, numbers to five digits."""
+  """Writes a result, numbers to five digits."""
   path = path_of(piece)
   path.parent.mkdir(parents=True, exist_ok=True)
-  half = path.with_suffix(".tmp")
-  half.write_text(json.dumps(_short(result)))
-  half.replace(path)
+  part = path.with_suffix(".tmp")
+  part.write_text(json.dumps(_short(result)))
+  part.replace(path)
 
 
 def config_for(piece: Piece, folder: pathlib.Path) -> ConfigDict:
@@ -95,7 +95,7 @@ def config_for(piece: Piece, folder: pathlib.Path) -> ConfigDict:
 def curves_of(workdir: pathlib.Path) -> tuple[dict[str, list], int]:
   """Means over stretches of CURVE steps, and the number of steps.
 
-  None where there is none: of a turn that nobody sampled.
+  None where there is no value, as of a turn that was not sampled.
   """
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   records = [json.loads(line) for line in lines]

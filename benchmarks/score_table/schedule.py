@@ -1,6 +1,6 @@
-"""Runs pieces side by side, each in a process of its own and on one core.
+"""Runs pieces side by side, each in its own process and on one core.
 
-What has been run is never run again, unless its parameters are needed and gone.
+A finished piece runs again only if its parameters are needed and deleted.
 """
 
 import itertools
@@ -13,8 +13,8 @@ from benchmarks.score_table import pieces
 from benchmarks.score_table.arms import Piece, before
 
 
-def left(wanted: Sequence[Piece], folder: pathlib.Path) -> list[Piece]:
-  """What has to be run, each piece after the one that it starts from."""
+def remaining(wanted: Sequence[Piece], folder: pathlib.Path) -> list[Piece]:
+  """The pieces to run, each after the one that it starts from."""
   order: dict[Piece, None] = {}
   for piece in wanted:
     if pieces.read(piece):
@@ -28,42 +28,42 @@ def left(wanted: Sequence[Piece], folder: pathlib.Path) -> list[Piece]:
 
 
 def usable(piece: Piece, folder: pathlib.Path) -> bool:
-  """Whether it has been run and its parameters are there."""
+  """Whether it is finished and its parameters exist."""
   at = folder / piece.task / pieces.name_of(piece) / "summary.json"
   return "row" in pieces.read(piece) and at.exists()
 
 
 def may_run(piece: Piece, folder: pathlib.Path) -> bool:
-  """Whether what it starts from is there."""
+  """Whether the parameters that it starts from exist."""
   return piece.arm == "base" or usable(before(piece), folder)
 
 
 def run_all(
   wanted: Sequence[Piece], folder: pathlib.Path, *, workers: int,
-  until: float, tell: Callable[[str], None],
+  until: float, report: Callable[[str], None],
 ) -> bool:
-  """Runs what is left, `workers` at a time, none begun after `until`.
+  """Runs the remaining pieces, `workers` at a time, none begun after `until`.
 
-  A piece that ends with an error is kept as a failure, and what starts from it
-  is left out; one that a signal has ended is run again the next time. True when
-  nothing is left.
+  A piece that ends with an error is stored as a failure, and pieces that start
+  from it are left out; one that a signal ended runs again the next time. True
+  when none remain.
   """
-  waiting, count = left(wanted, folder), itertools.count(1)
+  waiting, count = remaining(wanted, folder), itertools.count(1)
 
   def ended(piece, code):
     if code > 0:
       pieces.write(piece, {"failed": code})
-    tell(f"{next(count)}/{len(waiting)} {said(piece, code)}")
+    report(f"{next(count)}/{len(waiting)} {status_line(piece, code)}")
 
   side_by_side.run_all(
     waiting, lambda piece: begin(piece, folder), ended, workers=workers,
     may_start=lambda piece: may_run(piece, folder), until=until,
   )
-  return not left(wanted, folder)
+  return not remaining(wanted, folder)
 
 
-def said(piece: Piece, code: int) -> str:
-  """How a piece ended, in a line."""
+def status_line(piece: Piece, code: int) -> str:
+  """The result of a piece in one line."""
   name = f"{piece.task} {pieces.name_of(piece)}"
   if code:
     return f"{name} ended with exit code {code}; see its log"
@@ -73,7 +73,7 @@ def said(piece: Piece, code: int) -> str:
 
 
 def begin(piece: Piece, folder: pathlib.Path) -> subprocess.Popen:
-  """Its process, with a log beside its workdir."""
+  """Starts the process of a piece, with a log next to its workdir."""
   return side_by_side.begin(
     "benchmarks.score_table",
     [f"--folder={folder}", "--one=" + ",".join(map(str, piece))],

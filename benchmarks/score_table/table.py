@@ -1,4 +1,4 @@
-"""From results to numbers: what was chosen, means over seeds, claims."""
+"""From results to numbers: chosen settings, means over seeds, claims."""
 
 import math
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ NUMBERS = (
 
 
 def chosen(task: str, tuned: Sequence[Piece]) -> dict[str, str]:
-  """The setting of each arm that has one of its own, by its tuning runs.
+  """The setting of each arm with its own settings, by its tuning runs.
 
-  Of equal ones the first.
+  The first of equal ones.
   """
   letters = {"base": "a"}
   for arm in dict.fromkeys(p.arm for p in tuned):
@@ -30,7 +30,7 @@ def chosen(task: str, tuned: Sequence[Piece]) -> dict[str, str]:
 
 
 def _tuned(task: str, arm: str, setting: str) -> float:
-  """The mean that a setting is chosen by; -inf where a run of it failed."""
+  """The mean score of a setting; -inf where one of its runs failed."""
   by = grid.CHOSEN_BY.get(arm, "accuracy_2")
   runs = [pieces.read(Piece(task, arm, setting, s)) for s in grid.TUNING]
   if any("failed" in result for result in runs):
@@ -40,9 +40,9 @@ def _tuned(task: str, arm: str, setting: str) -> float:
 
 
 def results(task: str, letters: dict[str, str]) -> dict[str, list[dict]]:
-  """The reported results that are there, by arm, in the order of seeds.
+  """The existing reported results by arm, in the order of seeds.
 
-  Runs that failed have none; `failures` counts them.
+  Failed runs have none; `failures` counts them.
   """
   found = {}
   for name, arm in ARMS.items():
@@ -53,7 +53,7 @@ def results(task: str, letters: dict[str, str]) -> dict[str, list[dict]]:
 
 
 def failures(task: str, arm: str, letters: dict[str, str]) -> int:
-  """How many of the reported runs of an arm ended with an error."""
+  """The number of reported runs of an arm that ended with an error."""
   letter = letters[ARMS[arm].chosen]
   return sum(
     "failed" in pieces.read(Piece(task, arm, letter, seed))
@@ -64,8 +64,8 @@ def failures(task: str, arm: str, letters: dict[str, str]) -> int:
 def number_of(result: dict, name: str) -> float:
   """A number of a result's row.
 
-  over_resample: how much more of the wrong first attempts the second mends (CS)
-  than an independent second try does, which never saw the first.
+  over_resample: the share of wrong first attempts that the second corrects (CS)
+  minus the share that an independent second attempt corrects.
   """
   row = result["row"]
   if name == "over_resample":
@@ -107,17 +107,17 @@ def difference(
 
 
 class Claim(NamedTuple):
-  """Something that Kumar et al. 2024 say, as a number or a difference."""
+  """A claim of Kumar et al. 2024, as a number or a difference."""
 
-  says: str
+  description: str
   paper: str  # their figures, in points, on MATH with Gemini 1.5 Flash
   number: str
   arm: str
-  other: str  # what is taken off it; "": nothing
+  other: str  # the arm that is subtracted; "": none
 
 
 CLAIMS = (
-  Claim("asked again, a base model gets worse", "-11.2", "gain", "base", ""),
+  Claim("a base model's second attempt is worse", "-11.2", "gain", "base", ""),
   Claim("STaR does not gain", "-14.2", "gain", "star", ""),
   Claim("nor with right-to-right traces", "0.4", "gain", "star_plus", ""),
   Claim("Pair-SFT gains little", "1.8", "gain", "pair_sft", ""),
@@ -125,7 +125,7 @@ CLAIMS = (
   Claim("RL on both turns does not gain", "", "gain", "multi_turn", ""),
   Claim("and changes fewer answers", "", "changed", "multi_turn", "base"),
   Claim("SCoRe gains", "4.4", "gain", "score", ""),
-  Claim("(control) and mends more than an independent second try", "",
+  Claim("(control) and corrects more than an independent attempt", "",
         "over_resample", "score", ""),
   Claim("SCoRe's turn 2 beats single-turn RL's", "5.0", "accuracy_2", "score",
         "single_turn"),
@@ -149,7 +149,7 @@ CLAIMS = (
 )
 
 
-def weigh(
+def estimate_claim(
   found: dict[str, list[dict]], claim: Claim
 ) -> tuple[float, float, float, int]:
   """(mean, low, high, seeds) of a claim's number."""
@@ -165,4 +165,4 @@ def sign(low: float, high: float) -> str:
   """Whether an interval lies above 0, below it, or around it."""
   if low > 0:
     return "above 0"
-  return "below 0" if high < 0 else "not told from 0"
+  return "below 0" if high < 0 else "not significant"

@@ -192,11 +192,11 @@ def append_rows(
   trained: Bool[Array, " C"],
   turns: int,
 ) -> Batch:
-  """The batch and other rows behind it, with one advantage for each of them.
+  """Appends other rows to the batch, with one advantage for each of them.
 
   For rows of earlier rounds: their importance ratio is to the policy of that
-  time, they say nothing about the sampler of this round, and no KL is asked of
-  them. `rows` are as wide as those of the batch, or wider.
+  round, and they are not in the sampler gap and the KL. `rows` are as wide as
+  those of the batch, or wider.
   """
   fill = rows.tokens.shape[1] - batch.tokens.shape[1]
   every = lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], turns))

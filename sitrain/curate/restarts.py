@@ -1,8 +1,8 @@
-"""States to begin from that are no fresh problems: a problem and an attempt.
+"""Restarts: prompts that contain a problem and an earlier attempt.
 
-A restart is a row of Problems whose prompt holds both, and whose `solution`
-says in its one column how that attempt had ended: WRONG, RIGHT, or NEW where
-there is none, or none that may be begun behind.
+A restart is a row of Problems whose prompt has both, and whose `solution` has
+one column with the outcome of that attempt: WRONG, RIGHT, or NEW where there is
+no attempt to restart after.
 """
 
 import jax
@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sitrain.curate.pairs import best_and_worst, take_rows
 from sitrain.rollout.contexts import Segment, compose
+from sitrain.tasks.rows import problem_shape
 from sitrain.types import PAD, Episodes, Problems, Task, Verdict
 
 NEW, WRONG, RIGHT = 0, 1, 2
@@ -18,21 +19,20 @@ NEW, WRONG, RIGHT = 0, 1, 2
 
 def empty(task: Task, capacity: int, columns: int) -> Problems:
   """No restarts yet: `capacity` rows of NEW, with prompts of `columns`."""
-  draw = lambda: task.problems(jax.random.key(0), 1)
-  one = jax.eval_shape(draw if task.table == () else lambda: task.table)
+  fields = problem_shape(task).answer.shape[1]
   return Problems(
     prompt=jnp.full((capacity, columns), PAD, jnp.int32),
-    answer=jnp.zeros((capacity, one.answer.shape[1]), jnp.int32),
+    answer=jnp.zeros((capacity, fields), jnp.int32),
     solution=jnp.full((capacity, 1), NEW, jnp.int32),
   )
 
 
 def full(states: Problems) -> Bool[Array, ""]:
-  """Whether every place holds a restart."""
+  """Whether every place has a restart."""
   return jnp.all(states.solution != NEW)
 
 
-def behind_attempts(
+def after_attempts(
   task: Task,
   problems: Problems,
   rows: Episodes,
@@ -41,12 +41,12 @@ def behind_attempts(
   dropped: int,
   columns: int,
 ) -> Problems:
-  """Two restarts [2P] a problem, behind one right and one wrong attempt.
+  """Two restarts [2P] a problem, after a right and a wrong attempt.
 
   Each is the prompt, turn 1 without its last `dropped` tokens and the reply, in
-  prompts of `columns`. An attempt is right where its reward is above 0. Of a
-  problem without one of each kind, and where a reply would end the episode,
-  they are NEW: no restarts. What the verifier failed on is of neither kind.
+  prompts of `columns`. An attempt is right where its reward is above 0, and of
+  neither kind where it is not known. Both are NEW, no restarts, for a problem
+  without an attempt of each kind, and where the reply ends the episode.
   """
   reward, known = verdict.reward[:, 0], verdict.known[:, 0] > 0
   best, worst, found = best_and_worst(
@@ -70,14 +70,14 @@ def behind_attempts(
 
 
 def store(states: Problems, found: Problems) -> Problems:
-  """Puts restarts that were found into the free places; those there stay."""
+  """Stores new restarts in the free places; stored ones stay."""
   both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), states, found)
   order = jnp.argsort(both.solution[:, 0] == NEW, stable=True)
   return jax.tree.map(lambda x: x[order[: states.prompt.shape[0]]], both)
 
 
 def as_wide(problems: Problems, columns: int) -> Problems:
-  """The same problems with prompts of `columns`; what is cut must be PAD."""
+  """The same problems with prompts of `columns`; only PAD may be cut."""
   more = max(columns - problems.prompt.shape[1], 0)
   prompt = jnp.pad(
     problems.prompt, ((0, 0), (more, 0)), constant_values=PAD
@@ -88,7 +88,7 @@ def as_wide(problems: Problems, columns: int) -> Problems:
 def mix(
   key: Key[Array, ""], new: Problems, states: Problems, count: int
 ) -> Problems:
-  """New problems; once all states are there, restarts for the first `count`."""
+  """New problems; when all places are full, the first `count` are restarts."""
   total = new.prompt.shape[0]
   new = as_wide(new, states.prompt.shape[1])._replace(
     solution=jnp.full((total, 1), NEW, jnp.int32)
@@ -104,7 +104,7 @@ def mix(
 def transition(
   begun: Int[Array, "B 1"], reward: Float[Array, "B K"]
 ) -> Float[Array, "B K"]:
-  """1 where a wrong attempt is solved, -1 where a right one is lost, else 0."""
+  """1 where a wrong attempt is corrected, -1 where a right one is spoiled."""
   solved = (begun == WRONG) & (reward > 0)
   lost = (begun == RIGHT) & (reward <= 0)
   return solved.astype(jnp.float32) - lost.astype(jnp.float32)

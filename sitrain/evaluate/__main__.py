@@ -73,11 +73,11 @@ OUTPUT = flags.DEFINE_string(
 )
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
-Study = Callable[..., dict[str, Any]]  # (params, *, key, tell) -> result
+Study = Callable[..., dict[str, Any]]  # (params, *, key, on_progress)
 
 
 class Plan(NamedTuple):
-  """What the flags and the config of the run ask for."""
+  """The settings of all studies, from flags and the config of the run."""
 
   turns: tuple[int, ...]  # token limits
   problems: int
@@ -115,7 +115,7 @@ def plan_from(config: dict) -> Plan:
 def make_studies(
   model: Any, task: Task, plan: Plan, spread: Callable
 ) -> dict[str, Study]:
-  """What is to be found out of each stage; compiled once for all of them."""
+  """The studies of every stage; each compiles once for all stages."""
   play = dict(
     top_k=TOP_K.value, top_p=TOP_P.value, slots=SLOTS.value, spread=spread,
     jit=jax.jit,
@@ -128,7 +128,7 @@ def make_studies(
   found = {"summary": partial(run.evaluate, players, task=task, **chosen)}
   make = partial(player.make, model, task, reply=task.reply, **play)
   if MAX_TURNS.value:
-    long = make(turns=many(plan.turns, MAX_TURNS.value), samples=1)
+    long = make(turns=repeat_last(plan.turns, MAX_TURNS.value), samples=1)
     found["many_turns"] = partial(studies.many_turns, long, **chosen)
   if plan.budgets:
     pairs = make(turns=plan.turns[:2], samples=max(plan.budgets))
@@ -136,19 +136,20 @@ def make_studies(
     found["scaling"] = partial(studies.scaling, pairs, **options)
   if SELF_REFINE.value:
     texts = [task.tokenizer.encode(text) for text in REPLIES.value]
-    three = many(plan.turns, 3)
-    refiners = run.make_refiner(model, task, turns=three, texts=texts, **both)
+    refiners = run.make_refiner(
+      model, task, turns=repeat_last(plan.turns, 3), texts=texts, **both
+    )
     found["self_refine"] = partial(run.self_refine, refiners, **chosen)
   return found
 
 
-def many(turns: tuple[int, ...], count: int) -> tuple[int, ...]:
-  """`count` limits: those given, then the last of them again."""
+def repeat_last(turns: tuple[int, ...], count: int) -> tuple[int, ...]:
+  """The first `count` limits; missing ones repeat the last."""
   return (turns + turns[-1:] * count)[:count]
 
 
 def stage_names(config: dict, folder: epath.Path) -> list[str]:
-  """Those that the flag names, else all that have been trained."""
+  """The stages that --stage names, else all that have been trained."""
   for name in STAGE.value:
     if name not in config["stages"]:
       known = closest(name, config["stages"])
@@ -163,12 +164,14 @@ def stage_names(config: dict, folder: epath.Path) -> list[str]:
 
 
 def show(console: Console, stages: dict[str, dict[str, Any]]) -> None:
-  """All tables that there are results for."""
+  """Prints the tables of all results."""
   for title in ("summary", "self_refine"):
     rows = {n: found[title] for n, found in stages.items() if title in found}
     if rows:
       console.print(f"[bold]{title.replace('_', ' ')}[/bold]")
       console.print(tables.correction_table(rows))
+      if any("reward_1" in row for row in rows.values()):
+        console.print(tables.rewards_table(rows))
       console.print(tables.control_table(rows))
       console.print(tables.attempts_table(rows))
   for title, table in (
@@ -210,15 +213,15 @@ def evaluate_all(config: dict, folder: epath.Path, output: epath.Path) -> dict:
       results = {}
       for title, study in wanted.items():
         line = bar.add_task(f"{name}: {title.replace('_', ' ')}")
-        tell = partial(_tell, bar, line)
-        results[title] = study(params, key=key, tell=tell)
+        on_progress = partial(_update, bar, line)
+        results[title] = study(params, key=key, on_progress=on_progress)
       found["stages"][name] = results
       if jax.process_index() == 0:
         workdirs.write_json(output, found)
   return found
 
 
-def _tell(bar, line, done, total):
+def _update(bar, line, done, total):
   bar.update(line, completed=done, total=total)
 
 
@@ -230,7 +233,7 @@ def main(argv: list[str]) -> None:
   folder = epath.Path(WORKDIR.value)
   if not WORKDIR.value or not (folder / "config.json").exists():
     raise ConfigError(
-      f"--workdir={WORKDIR.value} holds no config.json: give that of a run"
+      f"--workdir={WORKDIR.value} has no config.json: give the workdir of a run"
     )
   logging.getLogger("absl").setLevel(logging.WARNING)
   jax.config.update("jax_threefry_partitionable", True)
@@ -239,8 +242,8 @@ def main(argv: list[str]) -> None:
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   output = epath.Path(OUTPUT.value or folder / "evaluation.json")
-  told = flags.FLAGS.flag_values_dict() | {"process": 0}
-  distributed.check_agreement([config, told])
+  flag_values = flags.FLAGS.flag_values_dict() | {"process": 0}
+  distributed.check_agreement([config, flag_values])
   found = evaluate_all(config, folder, output)
   if jax.process_index() != 0:
     return

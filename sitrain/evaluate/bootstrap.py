@@ -1,4 +1,4 @@
-"""Intervals by drawing problems anew."""
+"""Bootstrap intervals over problems."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,9 +11,9 @@ Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
 def weights(
   rng: np.random.Generator, problems: int, draws: int, cells: int
 ) -> Iterator[Float[np.ndarray, "D P"]]:
-  """How often each problem stands in each draw, in parts of <= cells numbers.
+  """How often each problem is in each draw, in parts of several draws.
 
-  A part holds at least one draw.
+  A part has at most `cells` numbers, but at least one draw.
   """
   chances = np.full(problems, 1.0 / problems)
   part = max(1, cells // problems)
@@ -34,11 +34,11 @@ def bootstrap(
   """Percentile intervals [low, high] of every number of `statistic`.
 
   `statistic(weight [D P])` returns numbers [D] by name, from how often each
-  problem counts. All of them see the same draws, and what belongs to one
-  problem is drawn together: differences between arms are paired. Draws in
-  which a number is undefined (NaN) do not count for it; if all are, so is its
-  interval (Efron and Tibshirani 1993, chapter 13). Memory is bounded by
-  `cells`. Raises ValueError where there are no problems.
+  problem counts. All use the same draws, and a problem is drawn with all its
+  numbers, so differences between arms are paired. A draw in which a number is
+  undefined (NaN) is left out for that number; without draws its interval is
+  NaN (Efron and Tibshirani 1993, chapter 13). `cells` bounds the memory.
+  Raises ValueError for no problems.
   """
   if problems < 1:
     raise ValueError("no problems to draw from: give at least one")
@@ -54,6 +54,6 @@ def bootstrap(
 
 
 def estimate(statistic: Statistic, problems: int) -> dict[str, float]:
-  """The numbers of `statistic` itself: each problem counts once."""
+  """The estimates of `statistic`, where each problem counts once."""
   row = statistic(np.ones((1, problems)))
   return {name: float(value[0]) for name, value in row.items()}

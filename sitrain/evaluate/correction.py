@@ -1,8 +1,8 @@
-"""How well later attempts correct the first, and what chance alone would do.
+"""How well later attempts correct the first, and the control by resampling.
 
 Every statistic takes `weight [D P]`, how often each problem counts: ones for
-the estimate itself, draws of the bootstrap else. It returns numbers [D] by
-name. A problem that is not to count has weight 0.
+the estimate itself, counts of each draw for the bootstrap. It returns numbers
+[D] by name. Weight 0 excludes a problem.
 """
 
 import numpy as np
@@ -12,11 +12,11 @@ Row = dict[str, np.ndarray]  # name -> [D]
 
 
 def ratio(
-  part: Float[np.ndarray, " D"], whole: Float[np.ndarray, " D"]
+  numerator: Float[np.ndarray, " D"], denominator: Float[np.ndarray, " D"]
 ) -> Float[np.ndarray, " D"]:
-  """part / whole, NaN where there is no whole."""
-  safe = np.where(whole > 0, whole, 1.0)
-  return np.where(whole > 0, part / safe, np.nan)
+  """numerator / denominator, NaN where the denominator is 0."""
+  safe = np.where(denominator > 0, denominator, 1.0)
+  return np.where(denominator > 0, numerator / safe, np.nan)
 
 
 def share(
@@ -43,7 +43,7 @@ def correction(
   *,
   turns: tuple[int, ...],
 ) -> Row:
-  """What happened between the first and the last attempt.
+  """Changes between the first and the last attempt.
 
   `right` is 1 or 0; `turns` numbers its columns. Shares of all problems:
   accuracy_k, gain = a_K - a_1 = incorrect_to_correct - correct_to_incorrect
@@ -80,7 +80,7 @@ def answers(
   *,
   turns: tuple[int, ...],
 ) -> Row:
-  """How often the final answer changes, and how often there is none.
+  """How often the final answer changes or is missing.
 
   `final` is the id of an answer, -1 where there is none. `changed` compares
   the last attempt with the first, changed_k (more than two attempts) attempt k
@@ -100,15 +100,15 @@ def answers(
 def resample(
   fresh: Float[np.ndarray, "P n"], weight: Float[np.ndarray, "D P"]
 ) -> Row:
-  """What a second attempt that ignores the first would show.
+  """The statistics of a second attempt that ignores the first.
 
   `fresh` holds n >= 2 independent first attempts a problem, c of them right.
   With p the accuracy on a problem: CL = E[p^2] / E[p], CS = E[p (1 - p)] /
   E[1 - p], and both incorrect_to_correct and correct_to_incorrect are
   E[p (1 - p)]. Without bias E[p^2] = mean c (c - 1) / (n (n - 1)) and
   E[p (1 - p)] = mean c (n - c) / (n (n - 1)). Problems differ in difficulty,
-  so CL > a > CS without any correction: CL and CS are to be compared with
-  these, and not with the accuracy a. Raises ValueError for n < 2.
+  so CL > a > CS without any correction: compare CL and CS with these values,
+  not with the accuracy a. Raises ValueError for n < 2.
   """
   n = fresh.shape[1]
   if n < 2:

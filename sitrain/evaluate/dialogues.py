@@ -1,4 +1,4 @@
-"""A few episodes as text, one kind of outcome after the other."""
+"""A few episodes as text, of every kind of outcome."""
 
 from typing import Any
 
@@ -22,15 +22,15 @@ def dialogue(
   start = own[0] if own.size else len(turn)
   texts = {"problem": task.tokenizer.decode(tokens[:start])}
   for k in range(1, int(turn.max()) + 1):
-    mine = np.flatnonzero(turn == k)
-    own = tokens[mine]
+    columns = np.flatnonzero(turn == k)
+    own = tokens[columns]
     if task.texts != () and own.size and own[-1] in task.eos:
-      own = own[:-1]  # "<|im_end|>" is no part of the text
+      own = own[:-1]  # without an end token such as "<|im_end|>"
     texts[f"attempt_{k}"] = task.tokenizer.decode(own)
     later = np.flatnonzero(turn > k)
     if later.size:
       name = "instruction" if k == 1 else f"instruction_{k}"
-      between = tokens[mine[-1] + 1 : later[0]]
+      between = tokens[columns[-1] + 1 : later[0]]
       texts[name] = task.tokenizer.decode(between)
   return texts
 
@@ -44,9 +44,8 @@ def dialogues(
 ) -> list[dict[str, Any]]:
   """Up to `each` episodes of every kind that occurs, as text.
 
-  Kinds are right or wrong at first and at last (c->c, i->c, c->i, i->i), and
-  the first episodes of each kind are taken. Problems the verifier did not
-  judge are left out.
+  A kind is whether the first and the last attempt are right (c->c, i->c, c->i,
+  i->i). Problems that the verifier could not judge are left out.
   """
   judged = episodes.judged
   ends = np.stack([judged.right[:, 0], judged.right[:, -1]], axis=1)

@@ -20,10 +20,10 @@ def edit_ratio(before: Sequence[int], after: Sequence[int]) -> float:
   return Indel.normalized_distance(list(before), list(after))
 
 
-def written(
+def tokens_of_turn(
   tokens: Int[np.ndarray, " T"], turn: Int[np.ndarray, " T"], number: int
 ) -> list[int]:
-  """The tokens that the policy wrote in turn `number` of one episode."""
+  """The tokens of turn `number` of one episode."""
   return tokens[turn == number].tolist()
 
 
@@ -36,7 +36,8 @@ def edit_ratios(
 ) -> Float[np.ndarray, " B"]:
   """The edit ratio of turn `after` to turn `before` in every episode."""
   pairs = [
-    (written(t, k, before), written(t, k, after)) for t, k in zip(tokens, turn)
+    (tokens_of_turn(t, k, before), tokens_of_turn(t, k, after))
+    for t, k in zip(tokens, turn)
   ]
   return np.array([edit_ratio(a, b) for a, b in pairs], float)
 
@@ -44,7 +45,7 @@ def edit_ratios(
 def histogram(ratios: Float[np.ndarray, " B"]) -> dict[str, object]:
   """20 bins over [0, 1] as a density, the mean, and the share of copies.
 
-  Of no ratios at all the densities are 0 and the rest is NaN.
+  Without ratios the densities are 0, and mean and copies are NaN.
   """
   count, edges = np.histogram(ratios, bins=BINS, range=(0.0, 1.0))
   total = max(int(count.sum()), 1)

@@ -58,7 +58,7 @@ def inference_scaling(name: str, study: dict[str, Any]) -> Figure:
 
 
 def edit_distances(rows: Rows) -> Figure:
-  """How far the last attempt is from the first: a histogram per stage."""
+  """Edit ratios from the first to the last attempt, a histogram per stage."""
   title = "edits from the first to the last attempt"
   across = "edit distance over the length of both"
   figure, axes = _axes(title, across, "density")
@@ -98,10 +98,10 @@ def by_difficulty(rows: Rows) -> Figure:
 
 
 def pictures(stages: Rows) -> dict[str, Figure]:
-  """All figures by file name, each where there is something to show.
+  """All figures by file name; those without results are left out.
 
-  `stages` holds for each stage `summary`, and `many_turns` and `scaling` where
-  they were made.
+  `stages` holds `summary` for each stage, and `many_turns` and `scaling` where
+  these studies were run.
   """
   rows = {name: found["summary"] for name, found in stages.items()}
   long = {n: f for n, f in stages.items() if "many_turns" in f}

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from sitrain.judge.verifier import truncated, verify, written
+from sitrain.judge.verifier import (
+  final_answers,
+  truncated,
+  verify,
+  written,
+)
 from sitrain.models.parameters import computed
 from sitrain.rollout.play import Replier, check_slots, play
 from sitrain.types import (
@@ -23,6 +28,7 @@ from sitrain.types import (
 )
 
 SLOTS = 64  # prompts are trimmed to a multiple of these
+FULL = 1.0 - 1e-6  # the least reward that is not partial: sums are rounded
 
 
 class Player(NamedTuple):
@@ -38,10 +44,11 @@ class Player(NamedTuple):
 class Judged(NamedTuple):
   """Of every episode and turn."""
 
-  right: Any  # [B K] 1 or 0, 0 where not known
+  right: Any  # [B K] 1 for a full reward, else 0; 0 where not known
   known: Any  # [B K] 0 where the verifier failed
   final: Any  # [B K] id of the answer, or -1
   truncated: Any  # [B K] cut at the limit of the turn
+  reward: Any  # [B K] 0 where not known; that of `right` unless it is partial
 
 
 class Played(NamedTuple):
@@ -52,15 +59,15 @@ class Played(NamedTuple):
   judged: Judged
 
 
-Tell = Callable[[int, int], None]  # (problems done, problems in all)
+OnProgress = Callable[[int, int], None]  # (problems done, problems in all)
 
 
-def silence(done: int, total: int) -> None:
-  """Tells nobody how far it is."""
+def no_progress(done: int, total: int) -> None:
+  """Ignores the progress."""
 
 
-def everywhere(generate: Callable, *, taken: Callable) -> Callable:
-  """`generate` as it is: the layout is left to the compiler."""
+def unsharded(generate: Callable, *, taken: Callable) -> Callable:
+  """Returns `generate` unchanged: the compiler chooses the layout."""
   return generate
 
 
@@ -74,17 +81,17 @@ def make(
   top_p: float = 1.0,
   slots: int = 0,
   reply: Replier,
-  spread: Callable[[Callable], Callable] = everywhere,
+  spread: Callable[[Callable], Callable] = unsharded,
   jit: Callable[..., Callable],
 ) -> Player:
-  """How this model plays this task.
+  """A player of this task with this model.
 
   `turns` holds the token limit of each turn; `reply` is what the policy reads
-  between turns, as `task.reply`. `jit` is `jax.jit`: only mains may name it,
-  and one player serves all parameters with one compilation. `spread` says how
-  generate(keys, state, problems) is split over devices, as
-  `runtime.sharding.by_group`. `slots` of the rows are decoded at a time on each
-  group of devices; 0: all of them. Raises ValueError for fewer.
+  between turns, as `task.reply`. `jit` is `jax.jit`, which only mains may name;
+  one compilation serves all parameters. `spread` splits
+  generate(keys, state, problems) over devices, as `runtime.sharding.by_group`
+  does. `slots` rows are decoded at a time on each group of devices; 0: all.
+  Raises ValueError for slots below 0.
   """
   check_slots(slots)
 
@@ -123,24 +130,25 @@ def make_judge(
 ) -> Callable[[Problems, Episodes], Judged]:
   """The task's verifier on every turn of every episode.
 
-  Where a reply ended an episode, what it ended with counts for later turns.
+  Where a reply ended an episode early, its last turn counts for later ones.
   """
 
   def judge(problems, episodes):
     verdict = verify(task, problems, episodes, turns)
-    final = [task.final(episodes, k + 1) for k in range(turns)]
+    final = jnp.asarray(final_answers(task, episodes, turns))
     cut = truncated(episodes, turns, task.eos)
-    right = verdict.reward * verdict.known
-    judged = Judged(right, verdict.known, jnp.stack(final, 1), cut)
-    return _kept(judged, written(episodes, turns))
+    right = (verdict.reward >= FULL) * verdict.known
+    reward = verdict.reward * verdict.known
+    judged = Judged(right, verdict.known, final, cut, reward)
+    return _repeat_last(judged, written(episodes, turns))
 
   return judge
 
 
-def _kept(judged: Judged, there: Bool[Array, "B K"]) -> Judged:
-  """The same with every turn that was not written as the last that was."""
-  turn = np.arange(there.shape[1])
-  last = (there[:, None] * (turn <= turn[:, None]) * turn).max(axis=2)
+def _repeat_last(judged: Judged, present: Bool[Array, "B K"]) -> Judged:
+  """Replaces every turn that was not written by the last one that was."""
+  turn = np.arange(present.shape[1])
+  last = (present[:, None] * (turn <= turn[:, None]) * turn).max(axis=2)
   return jax.tree.map(lambda x: jnp.take_along_axis(x, last, axis=1), judged)
 
 
@@ -153,34 +161,34 @@ def played(
   batch: int,
   temperature: float,
   stream: int = 0,
-  tell: Tell = silence,
+  on_progress: OnProgress = no_progress,
 ) -> tuple[Problems, Played]:
-  """Problems, drawn from the key or rows of the table, and episodes of them.
+  """Problems, drawn from the key or rows of the table, and their episodes.
 
-  At most `batch` rows are on the device at once. Problem i is drawn from
-  fold_in(key, 0), or is row i of the task's table as far as it goes, and its
-  samples from fold_in(fold_in(key, 1 + stream), i): they do not depend on the
-  batch, and streams share problems and no draws. Temperature 0 is greedy.
-  Raises ValueError where not even one problem fits.
+  At most `batch` rows are on the device at once. Problems are drawn from
+  fold_in(key, 0), or are the first rows of the task's table; samples of problem
+  i are drawn from fold_in(fold_in(key, 1 + stream), i). So they do not depend
+  on the batch, and streams share problems but no draws. Temperature 0 is
+  greedy. Raises ValueError where `batch` is smaller than one problem's samples.
   """
   posed = player.pose(jax.random.fold_in(key, 0), problems)
   count, found, done = posed.prompt.shape[0], [], 0
   parts = parts_of(player, posed, batch=batch)
   for rows in parts:
-    tell(done, count)
+    on_progress(done, count)
     found.append(play_rows(
       player, params, key, posed, rows, batch=batch, temperature=temperature,
       stream=stream,
     ))  # fmt: skip
     done += len(rows)
-  tell(done, count)
+  on_progress(done, count)
   return posed, _in_order(player, parts, found)
 
 
 def parts_of(
   player: Player, posed: Problems, *, batch: int
 ) -> list[Int[np.ndarray, " N"]]:
-  """Numbers of the problems that are played together, by growing length."""
+  """Numbers of the problems of each part, sorted by prompt length."""
   size = part_size(player, batch, posed.prompt.shape[0])
   order = np.argsort(np.sum(np.asarray(posed.prompt) != PAD, 1), kind="stable")
   return [order[i : i + size] for i in range(0, len(order), size)]
@@ -199,26 +207,26 @@ def play_rows(
 ) -> Played:
   """Episodes of the problems `rows`, one part of `played`."""
   size = part_size(player, batch, posed.prompt.shape[0])
-  # The last part is filled up, so that all have one shape.
+  # The last part is padded, so that all parts have one shape.
   filled = np.pad(rows, (0, size - len(rows)), mode="edge")
-  mine = _take(posed, filled)
-  mine = mine._replace(prompt=mine.prompt[:, -_width(mine.prompt) :])
+  part = _take(posed, filled)
+  part = part._replace(prompt=part.prompt[:, -_width(part.prompt) :])
   key = jax.random.fold_in(key, 1 + stream)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, filled)
-  episodes = player.play(keys, (params, jnp.float32(temperature)), mine)
-  judged = player.judge(mine, episodes)
+  episodes = player.play(keys, (params, jnp.float32(temperature)), part)
+  judged = player.judge(part, episodes)
   found = jax.device_get(Played(episodes.tokens, episodes.turn, judged))
   return _take(found, slice(len(rows) * player.samples))
 
 
 def _width(prompt):
-  """Slots that the longest prompt needs, in steps that compile seldom."""
+  """Slots of the longest prompt, rounded up so that few shapes compile."""
   longest = int(np.sum(np.asarray(prompt) != PAD, axis=1).max())
   return min(prompt.shape[1], -(-longest // SLOTS) * SLOTS)
 
 
 def _in_order(player, parts, found):
-  """All episodes at one width, by the numbers of their problems."""
+  """All episodes padded to one width, in the order of the problems."""
   length = max(part.tokens.shape[1] for part in found)
   wide = [
     part._replace(tokens=_widen(part.tokens, length),
@@ -253,8 +261,8 @@ def _take(tree, rows):
 def replies(texts: Sequence[Sequence[int]]) -> Replier:
   """Constant replies as token ids: `texts[k]` is read after turn k + 1.
 
-  Raises ValueError for an empty one: the policy would go on as if its turn had
-  not ended.
+  Raises ValueError for an empty reply: the policy would continue as if its turn
+  had not ended.
   """
   if not texts or not all(len(text) for text in texts):
     raise ValueError(f"replies {texts}: each needs at least one token")

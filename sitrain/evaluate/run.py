@@ -1,8 +1,8 @@
-"""The evaluations of a policy: what the mains call, and what JSON they get.
+"""The evaluations of a policy that the mains call.
 
-All give nested dicts of numbers, lists and texts. Problems and samples are
-functions of (key, number of the problem): the same key poses the same problems
-to every policy and every evaluation, and the batch changes nothing.
+All return nested dicts of numbers, lists and texts. Problems and samples are
+functions of (key, number of the problem): with the same key every policy and
+evaluation gets the same problems, whatever the batch size.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +14,21 @@ import numpy as np
 from sitrain.evaluate import player as playing
 from sitrain.evaluate.dialogues import dialogues
 from sitrain.evaluate.edits import edit_ratios, histogram
-from sitrain.evaluate.player import Player, Tell, everywhere, played, silence
+from sitrain.evaluate.player import (
+  OnProgress,
+  Player,
+  no_progress,
+  played,
+  unsharded,
+)
 from sitrain.evaluate.summary import by_level, gather, summarize
 from sitrain.types import Key, Params, Task
 
-SEED = 0  # of the bootstrap; of no sample
+SEED = 0  # of the bootstrap only
 
 
 class Players(NamedTuple):
-  """Who plays the episodes, and who the fresh first attempts of the control."""
+  """The player of the episodes, and that of the control's first attempts."""
 
   episodes: Player
   fresh: Player
@@ -37,7 +43,7 @@ def make_player(
   top_k: int = 0,
   top_p: float = 1.0,
   slots: int = 0,
-  spread: Callable[[Callable], Callable] = everywhere,
+  spread: Callable[[Callable], Callable] = unsharded,
   jit: Callable[..., Callable],
 ) -> Players:
   """Players of `evaluate`: one episode a problem, and `resamples` attempts.
@@ -68,7 +74,7 @@ def evaluate(
   batch: int = 512,
   temperature: float,
   draws: int = 1000,
-  tell: Tell = silence,
+  on_progress: OnProgress = no_progress,
 ) -> dict[str, Any]:
   """The row of a stage: accuracies, corrections, control, levels, dialogues.
 
@@ -80,7 +86,7 @@ def evaluate(
   """
   posed, episodes, fresh = _both(
     players, params, key, problems=problems, batch=batch,
-    temperature=temperature, tell=tell,
+    temperature=temperature, on_progress=on_progress,
   )  # fmt: skip
   count = players.episodes.turns
   options = dict(turns=tuple(range(1, count + 1)), draws=draws)
@@ -150,15 +156,15 @@ def self_refine(
   batch: int = 512,
   temperature: float,
   draws: int = 1000,
-  tell: Tell = silence,
+  on_progress: OnProgress = no_progress,
 ) -> dict[str, Any]:
   """Turn 3 against turn 1 of attempt, feedback, attempt; as `summarize`.
 
-  The feedback of turn 2 is read by the policy and judged by nobody.
+  The policy reads the feedback of turn 2; the verifier does not judge it.
   """
   _, episodes, fresh = _both(
     players, params, key, problems=problems, batch=batch,
-    temperature=temperature, tell=tell,
+    temperature=temperature, on_progress=on_progress,
   )  # fmt: skip
   evidence = gather(episodes.judged, fresh.judged, columns=(0, 2))
   rng = np.random.default_rng(SEED)

@@ -1,4 +1,4 @@
-"""Attempts at a test set as rows that can be read, and what they add up to."""
+"""Attempts at a test set as records for a file, and their summary."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,21 +8,23 @@ from jaxtyping import Float, Int
 
 from sitrain.evaluate.bootstrap import bootstrap, estimate
 from sitrain.evaluate.correction import share
-from sitrain.evaluate.player import Judged, Played
+from sitrain.evaluate.player import FULL, Judged, Played
+from sitrain.evaluate.summary import is_partial
 from sitrain.evaluate.votes import majority_at, pass_at
-from sitrain.tasks.text import written
+from sitrain.tasks.text import turn_tokens
 from sitrain.types import PAD, Problems, Task
 
 Record = dict[str, Any]  # one problem with all its attempts, as in the file
 
 
 class Marks(NamedTuple):
-  """What a verifier says of one attempt of every episode."""
+  """The judgement of one attempt of every episode."""
 
   statuses: list[str]
-  right: list[int]  # 1 or 0, 0 where not known
+  right: list[int]  # 1 for a full reward, else 0; 0 where not known
   known: list[int]  # 0 where the verifier failed
-  finals: list[str]  # what is claimed, as votes count it; "" for nothing
+  finals: list[str]  # the final answer, as votes count it; "" for none
+  rewards: list[float]  # 0 where not known; only partial ones are kept
 
 
 def records(
@@ -36,9 +38,9 @@ def records(
 ) -> list[Record]:
   """One record for each of the problems `rows` of `posed`.
 
-  `tasks` holds the same task by the name of its verifier; what the first of
-  them says stands in the record itself, and of the others under `also`. Fields
-  hold a list, one entry a sample; those of a later attempt k are under
+  `tasks` holds the same task by the name of its verifier. The marks of the
+  first verifier are in the record itself, those of the others under `also`.
+  Fields hold a list, one entry a sample; those of a later attempt k are under
   `attempts_<k>`.
   """
   task, problem = next(iter(tasks.values())), np.repeat(rows, samples)
@@ -47,67 +49,82 @@ def records(
   ]
   found = []
   for i, row in enumerate(rows):
-    mine = slice(i * samples, (i + 1) * samples)
-    first, *later = (_entries(attempt, mine) for attempt in attempts)
+    own = slice(i * samples, (i + 1) * samples)
+    first, *later = (_entries(attempt, own) for attempt in attempts)
     more = {f"attempts_{k}": x for k, x in enumerate(later, start=2)}
     found.append(_head(task, posed, int(row)) | first | more)
   return found
 
 
 def _attempt(tasks, problem, played, k) -> dict[str, Any]:
-  """Attempt k (from 0) of every episode: texts and what is said of them."""
+  """Attempt k (from 0) of every episode: texts and their marks."""
   (_, task), *others = tasks.items()
-  texts, whole = said(task, played, k + 1)
-  mark = lambda task: _marks(task, problem, played, texts, whole, k)._asdict()
+  texts, ended = texts_of_turn(task, played, k + 1)
+
+  def mark(task):
+    fields = _marks(task, problem, played, texts, ended, k)._asdict()
+    if not is_partial(np.array(fields["rewards"])):
+      fields.pop("rewards")
+    return fields
+
   found = {"texts": texts} | mark(task)
-  found["truncated"] = [int(bool(t) and not w) for t, w in zip(texts, whole)]
+  found["truncated"] = [int(bool(t) and not e) for t, e in zip(texts, ended)]
   return found | (
     {"also": {name: mark(other) for name, other in others}} if others else {}
   )
 
 
-def said(task: Task, played: Played, turn: int) -> tuple[list[str], list[bool]]:
+def texts_of_turn(
+  task: Task, played: Played, turn: int
+) -> tuple[list[str], list[bool]]:
   """Texts of a turn of every episode, and whether each ended by itself."""
-  rows, whole = written(played, turn, task.eos)
-  return [task.tokenizer.decode(row) for row in rows], whole
+  rows, ended = turn_tokens(played, turn, task.eos)
+  return [task.tokenizer.decode(row) for row in rows], ended
 
 
-def _marks(task, problem, played, texts, whole, k) -> Marks:
-  """Attempt k (from 0); a text that was cut is wrong, and nobody is asked."""
+def _marks(task, problem, played, texts, ended, k) -> Marks:
+  """Marks of attempt k (from 0); a text that was cut is wrong, and ungraded."""
   if task.texts == ():
     return _judged_marks(played.judged, k)
-  asked = np.flatnonzero(whole)
-  numbers = [int(task.texts.kept[problem[b]]) for b in asked]
-  graded = task.texts.grade([texts[b] for b in asked], numbers)
-  grades = dict(zip(asked.tolist(), graded, strict=True))
-  marks = Marks([], [], [], [])
+  complete = np.flatnonzero(ended)
+  numbers = [int(task.texts.kept[problem[b]]) for b in complete]
+  graded = task.texts.grade([texts[b] for b in complete], numbers)
+  grades = dict(zip(complete.tolist(), graded, strict=True))
+  marks = Marks([], [], [], [], [])
   for b, text in enumerate(texts):
     given = grades.get(b)
     marks.statuses.append(given.status if given else "cut")
-    marks.right.append(int(given.right * given.known) if given else 0)
+    reward = float(given.right * given.known) if given else 0.0
+    marks.right.append(int(reward >= FULL))
+    marks.rewards.append(reward)
     marks.known.append(int(given.known) if given else 1)
     marks.finals.append(task.texts.claim(text) if given else "")
   return marks
 
 
 def _judged_marks(judged: Judged, k: int) -> Marks:
-  """What a verifier on the device says; it knows of answers only their ids."""
-  right, known, final, cut = (np.asarray(x)[:, k].astype(int) for x in judged)
+  """Marks of a verifier on the device, which gives only ids of answers."""
+  right, known, final, cut = (
+    np.asarray(x)[:, k].astype(int) for x in judged[:4]
+  )
   cases = [known == 0, right == 1, cut == 1, final < 0]
   words = np.select(cases, ["unknown", "right", "cut", "none"], "wrong")
   claims = ["" if i < 0 else str(i) for i in final]
-  return Marks(words.tolist(), right.tolist(), known.tolist(), claims)
+  rewards = np.asarray(judged.reward)[:, k].astype(float)
+  return Marks(
+    words.tolist(), right.tolist(), known.tolist(), claims, rewards.tolist()
+  )
 
 
-def _entries(attempt: dict[str, Any], mine: slice) -> dict[str, Any]:
+def _entries(attempt: dict[str, Any], own: slice) -> dict[str, Any]:
   return {
-    name: _entries(x, mine) if isinstance(x, dict) else x[mine]
+    name: _entries(x, own) if isinstance(x, dict) else x[own]
     for name, x in attempt.items()
   }
 
 
 def _head(task: Task, posed: Problems, i: int) -> Record:
-  """The problem itself."""
+  """The fields of the problem."""
   if task.texts != ():
     number = int(task.texts.kept[i])
     row = task.texts.rows[number]
@@ -124,9 +141,9 @@ def _head(task: Task, posed: Problems, i: int) -> Record:
 
 
 def table_of(found: Sequence[Record], attempt: int, also: str = "") -> Judged:
-  """Arrays [P n] of an attempt (from 1), by the own or another verifier.
+  """Arrays [P n] of an attempt (from 1), by the first or another verifier.
 
-  Equal claims have equal ids, -1 stands for none.
+  Equal answers have equal ids; -1: no answer.
   """
   cells = [r if attempt == 1 else r[f"attempts_{attempt}"] for r in found]
   marks = [cell["also"][also] if also else cell for cell in cells]
@@ -137,6 +154,8 @@ def table_of(found: Sequence[Record], attempt: int, also: str = "") -> Judged:
     known=np.array([m["known"] for m in marks], float),
     final=np.array(final, int),
     truncated=np.array([cell["truncated"] for cell in cells], float),
+    # Rows have none where they would say the same.
+    reward=np.array([m.get("rewards", m["right"]) for m in marks], float),
   )
 
 
@@ -149,14 +168,15 @@ def summarize(
   ks: Sequence[int],
   draws: int = 1000,
 ) -> dict[str, Any]:
-  """All numbers of a test set, by verifier, with 95 % intervals over problems.
+  """The summary of a test set, by verifier, with 95 % intervals over problems.
 
-  Of every attempt: accuracy (the mean over samples, then over problems),
+  Of every attempt: accuracy (the mean over samples, then over problems; where
+  rewards are neither 0 nor 1, of full rewards alone, beside mean_reward),
   pass@k and maj@k, malformed (no answer), truncated and unknown; of later ones
   also gain, incorrect_to_correct and correct_to_incorrect against the first. A
   problem counts for the accuracies only where all its attempts were judged;
-  `judged` is how many. `disagreement` is the share of attempts that another
-  verifier judges differently than the first of them does.
+  `judged` is the number of those. `disagreement` is the share of attempts that
+  another verifier judges differently from the first one.
   """
   levels = sorted({record["level"] for record in found})
   options = dict(turns=turns, ks=ks, draws=draws)
@@ -180,7 +200,7 @@ def summarize(
 
 
 def _attempts(rng, found, also, *, turns, ks, draws) -> list[dict[str, Any]]:
-  """One row of numbers for each attempt."""
+  """The summary of each attempt."""
   tables = [table_of(found, k + 1, also) for k in range(turns)]
   known = np.min([table.known.min(axis=1) for table in tables], axis=0)
   first, rows = tables[0].right, []
@@ -209,6 +229,8 @@ def _values(
   table: Judged, ks: Sequence[int]
 ) -> dict[str, Float[np.ndarray, " P"]]:
   found = {"accuracy": np.mean(table.right, axis=1)}
+  if is_partial(table.reward):
+    found["mean_reward"] = np.mean(table.reward, axis=1)
   found |= {f"pass@{k}": pass_at(table.right, k) for k in ks}
   return found | {
     f"maj@{k}": majority_at(table.final, table.right, k) for k in ks

@@ -1,4 +1,4 @@
-"""What a budget of attempts is best spent on: many firsts, or corrections."""
+"""Accuracy at a budget: many first attempts, or attempts and corrections."""
 
 from functools import partial
 
@@ -17,8 +17,8 @@ def check_budgets(budgets: tuple[int, ...]) -> None:
   bad = [b for b in budgets if b < 2 or b % 2]
   if bad or not budgets:
     raise ValueError(
-      f"budgets={budgets}: give even numbers of attempts, for half of them "
-      "are corrections"
+      f"budgets={budgets}: give even numbers of attempts, as half of them are "
+      "corrections"
     )
 
 

@@ -1,14 +1,15 @@
-"""Studies beyond two attempts: many turns, and what a budget is spent on."""
+"""Studies beyond two attempts: many turns, and sampling budgets."""
 
 from typing import Any
 
 import numpy as np
 
 from sitrain.evaluate.bootstrap import bootstrap, estimate
-from sitrain.evaluate.correction import by_turn
-from sitrain.evaluate.player import Player, Tell, played, silence
+from sitrain.evaluate.correction import by_turn, share
+from sitrain.evaluate.player import OnProgress, Player, no_progress, played
 from sitrain.evaluate.run import SEED
 from sitrain.evaluate.scaling import check_budgets, inference_scaling
+from sitrain.evaluate.summary import is_partial
 from sitrain.types import Key, Params
 
 
@@ -21,23 +22,27 @@ def many_turns(
   batch: int = 512,
   temperature: float,
   draws: int = 1000,
-  tell: Tell = silence,
+  on_progress: OnProgress = no_progress,
 ) -> dict[str, Any]:
   """Accuracy of every turn of one long episode a problem (fig. 8 of SCoRe).
 
   Lists over the turns: `accuracy`, `incorrect_to_correct` and
   `correct_to_incorrect` against turn 1, `ever` (some attempt so far was
-  right), and under `intervals` the same names.
+  right), and `intervals` with the same names; where rewards are neither 0 nor 1
+  also `reward`, their means.
   """
   found = played(
     player, params, key, problems=problems, batch=batch,
-    temperature=temperature, tell=tell,
+    temperature=temperature, on_progress=on_progress,
   )[1].judged  # fmt: skip
   known = found.known.all(axis=1).astype(float)
-  right = found.right.astype(float)
+  right, reward = found.right.astype(float), found.reward.astype(float)
+  paid = enumerate(reward.T if is_partial(reward) else (), start=1)
+  paid = {f"reward_{k}": column for k, column in paid}
 
   def statistic(weight):
-    return by_turn(right, weight * known)
+    row = by_turn(right, weight * known)
+    return row | {k: share(x, weight * known) for k, x in paid.items()}
 
   rng = np.random.default_rng(SEED)
   ends = bootstrap(rng, statistic, len(right), draws=draws)
@@ -68,7 +73,7 @@ def scaling(
   batch: int = 512,
   temperature: float,
   draws: int = 1000,
-  tell: Tell = silence,
+  on_progress: OnProgress = no_progress,
 ) -> dict[str, Any]:
   """Parallel first attempts against corrections, by budget.
 
@@ -84,7 +89,7 @@ def scaling(
     )
   found = played(
     player, params, key, problems=problems, batch=batch,
-    temperature=temperature, tell=tell,
+    temperature=temperature, on_progress=on_progress,
   )[1].judged  # fmt: skip
   shape = (problems, player.samples, 2)
   known = found.known.reshape(shape).all(axis=(1, 2))

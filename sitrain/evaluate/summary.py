@@ -1,4 +1,4 @@
-"""From judged episodes to the row of numbers that a stage is told by."""
+"""From judged episodes to the summary of a stage."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,13 +13,14 @@ from sitrain.evaluate.player import Judged
 
 
 class Evidence(NamedTuple):
-  """What is known of each problem: one episode, and fresh first attempts."""
+  """Of each problem: one episode, and independent first attempts."""
 
   right: Float[np.ndarray, "P K"]
   final: Int[np.ndarray, "P K"]
   truncated: Float[np.ndarray, "P K"]
   fresh: Float[np.ndarray, "P n"]  # whether independent attempts are right
   known: Float[np.ndarray, " P"]  # 0 where the verifier failed somewhere
+  reward: Float[np.ndarray, "P K"]
 
 
 def gather(
@@ -38,10 +39,16 @@ def gather(
     judged.truncated[:, columns].astype(float),
     fresh.right.reshape(problems, -1).astype(float),
     known.astype(float),
+    judged.reward[:, columns].astype(float),
   )
 
 
-def every_number(
+def is_partial(reward: Float[np.ndarray, "..."]) -> bool:
+  """Whether some rewards are neither 0 nor 1."""
+  return not np.all((reward == 0) | (np.abs(reward - 1) < 1e-6))
+
+
+def all_statistics(
   evidence: Evidence,
   weight: Float[np.ndarray, "D P"],
   *,
@@ -49,7 +56,9 @@ def every_number(
 ) -> dict[str, Float[np.ndarray, " D"]]:
   """All statistics; those of the resample control start with "resample/".
 
-  cl_over_resample and cs_over_resample are what attempt 1 adds to them.
+  cl_over_resample and cs_over_resample are CL and CS minus the control's.
+  reward_k is there where some rewards are neither 0 nor 1: right, and so all
+  shares, are then of full rewards alone.
   """
   weight = weight * evidence.known
   right, final = evidence.right, evidence.final
@@ -57,6 +66,9 @@ def every_number(
   row |= statistics.answers(final, right, weight, turns=turns)
   for number, cut in zip(turns, evidence.truncated.T):
     row[f"truncated_{number}"] = statistics.share(cut, weight)
+  if is_partial(evidence.reward):
+    for number, paid in zip(turns, evidence.reward.T):
+      row[f"reward_{number}"] = statistics.share(paid, weight)
   control = statistics.resample(evidence.fresh, weight)
   control[f"accuracy_{turns[-1]}"] = control["accuracy"]
   row["cl_over_resample"] = row["cl"] - control["cl"]
@@ -71,15 +83,15 @@ def summarize(
   turns: tuple[int, ...],
   draws: int = 1000,
 ) -> dict[str, object]:
-  """The row of numbers with 95 % intervals over problems, ready for JSON.
+  """All statistics with 95 % intervals over problems, ready for JSON.
 
-  `resample` is what a second attempt that ignores the first would show.
-  `corrects`: CS is above the resample's, `confident`: CL is, both only where
-  the whole interval of the paired difference is above 0; a gain without them
-  may be mere resampling. `turns` numbers the attempts compared.
+  `resample` holds those of a second attempt that ignores the first.
+  `corrects` and `confident`: CS and CL are above the resample's, where the
+  interval of the paired difference lies above 0; a gain without them may be
+  resampling alone. `turns` numbers the attempts compared.
   """
   problems = len(evidence.known)
-  statistic = partial(every_number, evidence, turns=turns)
+  statistic = partial(all_statistics, evidence, turns=turns)
   numbers = estimate(statistic, problems)
   ends = bootstrap(rng, statistic, problems, draws=draws)
   row = {"problems": int(evidence.known.sum())}
@@ -113,11 +125,11 @@ def by_level(
   turns: tuple[int, ...],
   draws: int = 1000,
 ) -> dict[str, dict[str, object]]:
-  """The same row for each difficulty that occurs."""
+  """`summarize` for each difficulty that occurs."""
   rows = {}
   for i, name in enumerate(names):
-    mine = level == i
-    if mine.any():
-      part = Evidence(*(x[mine] for x in evidence))
+    selected = level == i
+    if selected.any():
+      part = Evidence(*(x[selected] for x in evidence))
       rows[name] = summarize(rng, part, turns=turns, draws=draws)
   return rows

@@ -19,6 +19,12 @@ def percent(value: Any, ends: Any = (), *, between: str = " ") -> str:
   return rf"{text}{between}\[{low_high}]" if low_high else text
 
 
+def decimal(value: Any) -> str:
+  """'0.521' for a mean reward; "-" where there is no number."""
+  known = isinstance(value, (int, float)) and math.isfinite(value)
+  return f"{value:.3f}" if known else "-"
+
+
 def _table(title: str, titles: Iterable[str]) -> Table:
   table = Table(title=title, box=box.SIMPLE_HEAD)
   for i, name in enumerate(titles):
@@ -53,8 +59,20 @@ def correction_table(rows: dict[str, dict[str, Any]]) -> Table:
   return table
 
 
+def rewards_table(rows: dict[str, dict[str, Any]]) -> Table:
+  """Mean rewards by attempt, of rows that have partial ones."""
+  keys = [k for row in rows.values() for k in row if k.startswith("reward_")]
+  keys = sorted(set(keys), key=lambda key: int(key.removeprefix("reward_")))
+  titles = [key.replace("reward_", "reward@") for key in keys]
+  table = _table("mean reward", ["stage", *titles])
+  table.caption = "accuracies above count full rewards alone"
+  for name, row in rows.items():
+    table.add_row(name, *(decimal(row.get(key)) for key in keys))
+  return table
+
+
 def attempts_table(rows: dict[str, dict[str, Any]]) -> Table:
-  """How attempts change, and how many have no answer or were cut."""
+  """Shares of attempts that changed, have no answer or were cut."""
   last = _last(rows)
   keys = {
     "changed": "changed",
@@ -77,7 +95,7 @@ def _last(rows: dict[str, dict[str, Any]]) -> int:
 
 
 def control_table(rows: dict[str, dict[str, Any]]) -> Table:
-  """CS and CL beside what a second attempt that ignores the first has."""
+  """CS and CL beside those of a second attempt that ignores the first."""
   titles = ("stage", "score", "observed", "resample", "difference", "beyond it")
   table = _table("correction beyond resampling, in %", titles)
   for name, row in rows.items():
@@ -100,13 +118,15 @@ def turns_table(studies: dict[str, dict[str, Any]]) -> Table:
   table = _table("accuracy by turn, in %", titles)
   for name, study in studies.items():
     table.add_row(name, *(percent(x) for x in study["accuracy"]))
+    if "reward" in study:
+      table.add_row("  mean reward", *map(decimal, study["reward"]))
   return table
 
 
 def scaling_table(studies: dict[str, dict[str, Any]]) -> Table:
-  """Both ways to spend a budget, a line per stage and budget.
+  """Accuracy of every arm, a line per stage and budget.
 
-  The difference is that of the sequential to the parallel arm.
+  The difference is sequential minus parallel.
   """
   arms = ("parallel", "sequential", "sequential_all", "pass")
   names = ("parallel", "sequential", "all vote", "pass", "difference")
@@ -122,7 +142,7 @@ def scaling_table(studies: dict[str, dict[str, Any]]) -> Table:
 
 
 def samples_tables(summary: dict[str, Any]) -> list[Table]:
-  """Numbers of a test set, a column for each verifier and attempt."""
+  """The summary of a test set, a column for each verifier and attempt."""
   found = summary["verifiers"]
   rows = {
     (name, k): row
@@ -137,9 +157,9 @@ def samples_tables(summary: dict[str, Any]) -> list[Table]:
   table = _table(title, ["", *titles])
   table.caption = "in %, with 95 % intervals"
   kinds = dict.fromkeys(key for row in rows.values() for key in row)
-  for kind in (x for x in kinds if x not in _UNSAID):
+  for kind in (x for x in kinds if x not in _HIDDEN):
     cells = (_line(row, kind) for row in rows.values())
-    table.add_row(_SAID.get(kind, kind), *cells)
+    table.add_row(_TITLES.get(kind, kind), *cells)
   for level in next(iter(found.values()))["by_level"]:
     cells = (
       _line(found[name]["by_level"][level][k - 1], "accuracy")
@@ -149,17 +169,18 @@ def samples_tables(summary: dict[str, Any]) -> list[Table]:
   return [table, *_disagreement(summary)]
 
 
-_SAID = {
+_TITLES = {
   "malformed": "no answer", "truncated": "cut", "incorrect_to_correct": "i->c",
-  "correct_to_incorrect": "c->i",
+  "correct_to_incorrect": "c->i", "mean_reward": "mean reward, no %",
 }
 
-
-# One sample passes, and wins its vote, as often as it is right.
-_UNSAID = ("judged", "intervals", "pass@1", "maj@1")
+# pass@1 and maj@1 equal the accuracy.
+_HIDDEN = ("judged", "intervals", "pass@1", "maj@1")
 
 
 def _line(row: dict[str, Any], key: str) -> str:
+  if key == "mean_reward":
+    return decimal(row.get(key))
   return percent(row.get(key), row.get("intervals", {}).get(key, ()))
 
 

@@ -1,11 +1,10 @@
 """pass@k and majority votes over k of n samples, in closed form.
 
 A vote counts the ids of final answers. Attempts without an answer (-1) use up
-budget and have no vote, so that they win only where there is nothing else.
-Ties are broken uniformly. An id alone need not decide whether an attempt is
-right (its steps may be judged too), so the answer of a vote is that of one of
-its voters, drawn uniformly: the values below are expectations over subsets,
-ties and voters.
+budget but do not vote, so they win only where no attempt has an answer. Ties
+are broken uniformly. Attempts with equal answers may be judged differently (by
+their steps), so a vote returns one of the winning attempts, drawn uniformly:
+the values below are expectations over subsets, ties and winning attempts.
 """
 
 import math
@@ -13,7 +12,7 @@ import math
 import numpy as np
 from jaxtyping import Float, Int
 
-_MOST = 1000  # samples a problem; binomials beyond overflow
+_MAX_SAMPLES = 1000  # samples a problem; binomials beyond overflow
 
 
 def pass_at(
@@ -42,17 +41,17 @@ def majority_at(
   """
   problems, n = final.shape
   _check(k, n)
-  owner, own, good, others, missing = _classes(final, right)
+  owner, own, good, others, missing = _vote_counts(final, right)
   table = np.concatenate([own[:, None], missing[owner, None], others], axis=1)
-  # Many answers of many problems are alike: each kind is counted once.
+  # Many rows are equal: each distinct one is computed once.
   kinds, which = np.unique(table, axis=0, return_inverse=True)
-  chance = _win(kinds[:, 0], kinds[:, 2:], kinds[:, 1], k, n)
+  chance = _win_probability(kinds[:, 0], kinds[:, 2:], kinds[:, 1], k, n)
   value = good / np.maximum(own, 1) * chance[which.reshape(-1)]
   total = np.zeros(problems)
   np.add.at(total, owner, value)
-  silent = np.sum(right * (final < 0), axis=1) / np.maximum(missing, 1)
+  no_answer = np.sum(right * (final < 0), axis=1) / np.maximum(missing, 1)
   none = [math.comb(m, k) / math.comb(n, k) for m in range(n + 1)]
-  return total + silent * np.array(none)[missing]
+  return total + no_answer * np.array(none)[missing]
 
 
 def vote(
@@ -62,8 +61,8 @@ def vote(
   same = final[:, :, None] == final[:, None]
   votes = np.where(final < 0, 0, np.sum(same, axis=2))
   top = votes == np.max(votes, axis=1, keepdims=True)
-  # All that tie have equally many voters, so a uniform answer and then a
-  # uniform voter of it is a uniform one of all these voters.
+  # Tied answers have equally many attempts, so a uniform answer and then a
+  # uniform attempt with it is a uniform choice among all these attempts.
   return np.sum(right * top, axis=1) / np.sum(top, axis=1)
 
 
@@ -94,11 +93,13 @@ def vote_of_episodes(
 
 
 def _check(k: int, n: int) -> None:
-  if not 1 <= k <= n <= _MOST:
-    raise ValueError(f"k={k} of n={n} samples: need 1 <= k <= n <= {_MOST}")
+  if not 1 <= k <= n <= _MAX_SAMPLES:
+    raise ValueError(
+      f"k={k} of n={n} samples: need 1 <= k <= n <= {_MAX_SAMPLES}"
+    )
 
 
-def _classes(final, right):
+def _vote_counts(final, right):
   """One entry per problem and answer: problem, its votes, those right, the
   votes of the other answers (sorted, 0 for none); and per problem those
   without an answer."""
@@ -126,7 +127,7 @@ def _classes(final, right):
   )  # fmt: skip
 
 
-def _win(own, others, missing, k, n):
+def _win_probability(own, others, missing, k, n):
   """P(this answer wins), [M]: sum over w of its votes, and over ties.
 
   C(own, w) * sum_t N(w, t) / (t + 1) / C(n, k), where N(w, t) counts the ways
@@ -140,13 +141,13 @@ def _win(own, others, missing, k, n):
     some = np.flatnonzero(own >= w)
     if not some.size:
       break
-    ways = _fill(others[some], missing[some], w, k - w, choose)
+    ways = _count_ways(others[some], missing[some], w, k - w, choose)
     tied = ways / np.arange(1, ways.shape[1] + 1)
     total[some] += choose[own[some], w] * np.sum(tied, axis=1)
   return total / math.comb(n, k)
 
 
-def _fill(others, missing, w, places, choose):
+def _count_ways(others, missing, w, places, choose):
   """N(w, t) for t = 0..places // w, [M t]."""
   ways = np.zeros((len(others), places // w + 1, places + 1))
   ways[:, 0] = choose[missing, : places + 1]

@@ -1,11 +1,11 @@
-"""The task's own verifier as a judge, with what it says put into numbers.
+"""The task's verifier as a judge, and the metrics of its verdicts.
 
-Arrays of NumPy stay so: a judge on the host must not touch the device, where
-every small operation would wait for the waves that are being sampled.
+NumPy arrays stay NumPy arrays: a judge on the host must not touch the device,
+where every small operation would wait for the waves that are being sampled.
 """
 
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from sitrain.rollout import contexts
 from sitrain.types import (
@@ -24,25 +24,24 @@ def verify(
 ) -> Verdict:
   """One reward per turn of every episode, from the answer of its problem.
 
-  A turn that was never written is not known, whatever the verifier made of the
-  empty text: its row ended before it.
+  A turn that was never written is not known, whatever the verifier returns for
+  the empty text: its row ended before it.
   """
   verdict = task.verify(problems.answer[episodes.problem], episodes, turns)
-  there = written(episodes, turns)
-  return verdict._replace(known=verdict.known * there)
+  return verdict._replace(known=verdict.known * written(episodes, turns))
 
 
-def verify_whole(
+def verify_as_one_turn(
   task: Task, problems: Problems, episodes: Episodes
 ) -> tuple[Verdict, Metrics]:
-  """Judges all that stands behind the prompt as one attempt, whoever wrote it.
+  """Judges all tokens after the prompt as one attempt.
 
-  So the nodes of a search tree, which hold a step, the steps before it and a
-  rollout behind it. Not known where nothing stands there.
+  For the nodes of a search tree, which have a step, the steps before it and a
+  rollout after it. Not known where there are no tokens.
   """
-  whole = contexts.as_one_turn(episodes, problems)
-  verdict = verify(task, problems, whole, 1)
-  return verdict, verdict_metrics(task, whole, verdict)
+  attempts = contexts.as_one_turn(episodes, problems)
+  verdict = verify(task, problems, attempts, 1)
+  return verdict, verdict_metrics(task, attempts, verdict)
 
 
 def written(
@@ -65,10 +64,23 @@ def truncated(
 def sampled(
   episodes: Episodes, turns: int
 ) -> Bool[Array | np.ndarray, "B K"]:
-  """Written turns that are the policy's own: not a first one of another."""
+  """Written turns that the policy sampled: no offline first attempts."""
   first = np.arange(turns) == 0
   other = (episodes.parent == OFFLINE)[:, None] & first
   return written(episodes, turns) & ~other
+
+
+def final_answers(
+  task: Task, episodes: Episodes, turns: int
+) -> Int[Array | np.ndarray, "B K"]:
+  """`task.final` of all turns; ValueError where its shape is another."""
+  final, rows = task.final(episodes, turns), episodes.problem.shape[0]
+  if final.shape != (rows, turns):
+    raise ValueError(
+      f"task.final(episodes, turns={turns}) returned shape {final.shape} for "
+      f"{rows} rows: return one id a turn, [rows, turns]"
+    )
+  return final
 
 
 def verdict_metrics(
@@ -76,30 +88,30 @@ def verdict_metrics(
 ) -> Metrics:
   """Per turn: rewards, cuts, texts without an answer, unknowns, and changes.
 
-  Of turns that the policy itself wrote; those of rows that ended before are
-  counted in judge/ended_k. unknown counts what the verifier failed on; it is no
-  part of any reward.
+  Only of turns that the policy sampled; judge/ended_k counts turns of rows that
+  ended before. judge/unknown_k counts failures of the verifier, which are in no
+  reward.
   """
   turns = verdict.reward.shape[1]
-  final = [task.final(episodes, k + 1) for k in range(turns)]
+  final = final_answers(task, episodes, turns)
   own = sampled(episodes, turns)
   cut = truncated(episodes, turns, task.eos)
   begun = written(episodes, turns)
   metrics = {}
   for k in range(turns):
-    known, there = verdict.known[:, k] * own[:, k], own[:, k]
+    known, counted = verdict.known[:, k] * own[:, k], own[:, k]
     metrics[f"judge/reward_{k + 1}"] = _mean(verdict.reward[:, k], known)
     for name, part in verdict.parts.items():
       metrics[f"judge/{name}_{k + 1}"] = _mean(part[:, k], known)
-    metrics[f"generate/truncated_{k + 1}"] = _mean(cut[:, k], there)
-    metrics[f"judge/malformed_{k + 1}"] = _mean(final[k] < 0, there)
-    metrics[f"judge/unknown_{k + 1}"] = _mean(1 - verdict.known[:, k], there)
+    metrics[f"generate/truncated_{k + 1}"] = _mean(cut[:, k], counted)
+    metrics[f"judge/malformed_{k + 1}"] = _mean(final[:, k] < 0, counted)
+    metrics[f"judge/unknown_{k + 1}"] = _mean(1 - verdict.known[:, k], counted)
     length = (episodes.turn == k + 1).sum(axis=1)
-    metrics[f"generate/length_{k + 1}"] = _mean(length, there)
+    metrics[f"generate/length_{k + 1}"] = _mean(length, counted)
     if k:
       metrics[f"judge/ended_{k + 1}"] = _mean(~begun[:, k], begun[:, 0])
-      changed = final[k] != final[k - 1]
-      metrics[f"judge/changed_{k + 1}"] = _mean(changed, there)
+      changed = final[:, k] != final[:, k - 1]
+      metrics[f"judge/changed_{k + 1}"] = _mean(changed, counted)
       metrics |= _corrections(verdict, own, k)
   return metrics
 

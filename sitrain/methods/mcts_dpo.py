@@ -2,15 +2,15 @@
 
 Xie et al. 2024 (arXiv:2405.00451): each round grows trees with the policy, and
 every row of a tree's main line gives a pair, its best and its worst child by Q,
-with the loss on the steps alone. A node is worth the outcome of one rollout, 1
-or -0.5; left out are the policy's evaluation of its own steps, its likelihood
-as a prior, and label smoothing by visits.
+with the loss on the steps alone. The value of a node is the outcome of one
+rollout, 1 or -0.5; left out are the policy's evaluation of its own steps, its
+likelihood as a prior, and label smoothing by visits.
 """
 
 import jax.numpy as jnp
 
 from sitrain.curate import pairs, siblings
-from sitrain.judge.verifier import verify_whole
+from sitrain.judge.verifier import verify_as_one_turn
 from sitrain.losses.reduce import mean
 from sitrain.methods import verbs
 from sitrain.models.roles import params_of
@@ -23,7 +23,7 @@ def make(
   nodes: int = 16, width: int = 4, explore: float = 1.0, step: int = 1,
   beta: float = 0.1, anchor: float = 0.0, temperature: float = 1.0,
 ) -> Method:
-  """Trees of `nodes` steps of `step` tokens, up to `width` of them behind one.
+  """Trees of `nodes` steps of `step` tokens, with up to `width` children.
 
   `explore` is PUCT's constant; `beta` and `anchor` are those of methods/dpo.py.
   """
@@ -33,10 +33,11 @@ def make(
   search = dict(nodes=nodes, depth=depth, width=width, explore=explore)
 
   def generate(keys, state, problems):
-    worth = lambda rows: siblings.outcome(verify_whole(task, problems, rows)[0])
+    judge = lambda rows: verify_as_one_turn(task, problems, rows)[0]
+    reward = lambda rows: siblings.outcome(judge(rows))
     return steps.grow(
-      keys, model, params_of(state, "policy"), task, problems, worth, step=step,
-      limit=turns[0], temperature=temperature, **search,
+      keys, model, params_of(state, "policy"), task, problems, reward,
+      step=step, limit=turns[0], temperature=temperature, **search,
     )
 
   def curate(key, state, problems, rows, verdict):
@@ -51,7 +52,7 @@ def make(
 
   return Method(
     pose=verbs.pose_from(task, problems), generate=generate,
-    judge=lambda key, state, *round: verify_whole(task, *round),
+    judge=lambda key, state, *round: verify_as_one_turn(task, *round),
     refresh=verbs.promote, curate=curate, loss=verbs.preference_loss(
       model, beta=beta, temperature=temperature, anchor=anchor
     ),

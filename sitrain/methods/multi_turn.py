@@ -16,8 +16,8 @@ def make(
 ) -> Method:
   """Each turn gets its own reward; beta2 weighs the KL of all but the last.
 
-  With beta2 = beta1 nothing holds the first attempt in place; a larger beta2
-  is the same anchor as SCoRe's. Options: see reinforce.make.
+  With beta2 = beta1 nothing anchors the first attempt; a larger beta2 is the
+  same anchor as SCoRe's. Options: see reinforce.make.
   """
   return reinforce.make(
     models, task, optimizer, turns=turns, shape=lambda reward: reward,

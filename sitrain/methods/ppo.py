@@ -1,4 +1,4 @@
-"""PPO: a critic says what a prefix is worth, and GAE what each token adds.
+"""PPO: a critic gives the value of prefixes, GAE the advantage of tokens.
 
 Schulman et al. 2017 (arXiv:1707.06347), with the KL in the reward of each token
 (Ouyang et al. 2022) and the clipped value loss of its implementations. The
@@ -25,8 +25,8 @@ def make(
   """Trains the roles "policy" and "critic"; `slots` as in reinforce.make.
 
   `beta` weighs the KL of each token, `clip` limits importance ratios on both
-  sides, `discount` and `decay` are GAE's gamma and lambda; `value_clip` is how
-  far values may move in a round. `aggregate` is that of reinforce.build.
+  sides, `discount` and `decay` are GAE's gamma and lambda; `value_clip` limits
+  the change of values in a round. `aggregate` is that of reinforce.build.
   """
   verbs.check_turns(task, turns)
   verbs.check_choice("aggregate", aggregate, AGGREGATES)

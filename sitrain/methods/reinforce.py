@@ -97,7 +97,7 @@ def build(
   def curate(key, state, problems, episodes, verdict):
     reference = jnp.zeros_like(episodes.logprob)
     if kl != "none":
-      held = params_of(state, "reference")  # Said here if it is missing.
+      held = params_of(state, "reference")  # An error here if it is missing.
     if kl not in ("exact", "none"):
       reference = score_rows(model, held, episodes, **read).logprob
     batch = policy_batch(

@@ -1,8 +1,8 @@
 """A reward model on pairs of the policy's samples, a right one and a wrong one.
 
 Ouyang et al. 2022 (arXiv:2203.02155), Eq. 1: the Bradley-Terry loss on scores
-of whole rows. Pairs are judged by the task's verifier here, where the paper has
-people; a later stage holds the model and is paid by it (methods/grpo.py).
+of complete rows. Here the task's verifier judges the pairs, in the paper people
+do; the scores are the reward of a later stage (methods/grpo.py).
 """
 
 import jax
@@ -21,7 +21,7 @@ def make(
   models: dict, task: Task, optimizer, *, problems: int, samples: int,
   turns: tuple[int, ...], temperature: float = 1.0, slots: int = 0,
 ) -> Method:
-  """Trains the role "reward_model"; the policy that samples may be held.
+  """Trains the role "reward_model"; the sampling policy may be a held role.
 
   One pair a problem, by the reward of the last turn; equal ones make none.
   `slots` rows are decoded at a time; 0: all.

@@ -1,10 +1,10 @@
-"""Satori's restarts: a part of the problems begin behind an old attempt.
+"""Satori's restarts: some of the problems continue an old attempt.
 
-Shen et al. 2025 (arXiv:2502.02508), Alg. 1: right and wrong attempts, their
-last tokens dropped and an action token behind them, are further states to begin
-from; a wrong one that is solved is paid a bonus, a right one that is lost is
-charged it. Here the token is the task's instruction, the first rounds fill the
-buffer, no reward model is asked, and samples are compared, with a KL.
+Shen et al. 2025 (arXiv:2502.02508), Alg. 1: right and wrong attempts without
+their last tokens, with an action token after them, are additional initial
+states; correcting a wrong one gets a bonus, spoiling a right one the negative
+bonus. Here the token is the task's instruction, the first rounds fill the
+buffer, there is no reward model, and samples are compared, with a KL.
 """
 
 import jax
@@ -23,7 +23,7 @@ def make(
   problems: int, samples: int, restarts: int, dropped: int = 2,
   bonus: float = 0.5, beta: float = 0.01, capacity: int = 2048, **options,
 ) -> Method:
-  """`restarts` of the `problems` begin behind attempts, once all are there.
+  """`restarts` of the `problems` continue attempts, when the buffer is full.
 
   `dropped` of their tokens are left out; `beta` weighs the KL, not the bonus.
   """
@@ -40,7 +40,7 @@ def make(
     return starts.mix(old_key, new, state.memory, restarts)
 
   def refresh(state, problems, rows, verdict):
-    found = starts.behind_attempts(
+    found = starts.after_attempts(
       task, problems, rows, verdict, dropped=dropped, columns=columns
     )
     # What is there stays: a buffer that follows the policy would fill with

@@ -3,9 +3,9 @@
 Kumar et al. 2024 (arXiv:2409.12917), sections 5.1 and 5.2. The paper leaves
 open how the baseline is grouped, how the KL is estimated and what stage II
 refers to; here they are options. `kl="k1"` gives the gradient of Eq. 3 and 4
-with discount 0, each turn's context held fixed. The default, "exact", is the
-full-vocabulary KL per token with the prefix held fixed: the same for turns of
-one token, less noise and a small bias for longer ones.
+with discount 0 and fixed contexts of the turns. The default, "exact", is the
+full-vocabulary KL per token with fixed prefixes: the same for turns of one
+token, less noise and a small bias for longer ones.
 """
 
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def stage_one(
   models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
   beta1: float = 0.01, beta2: float = 0.1, **options,
 ) -> Method:
-  """Eq. 3: reward on the last turn only; the earlier ones held to the base.
+  """Eq. 3: reward on the last turn only; a KL anchors the earlier ones.
 
   Turns before the last get no reward, only beta2 times their KL; the last has
   beta1. With three turns and the result of a two-turn stage as anchor this is
@@ -47,7 +47,7 @@ def stage_two(
   1 + bonus instead: equal in expectation, since r_{k-1} is fixed once turn k
   is written, and without the variance that its leave-one-out baseline adds.
   `discount` above 0 credits a turn with what comes after it too; the paper has
-  0, for with a bonus above 1 / discount a wrong first attempt is paid for.
+  0, as with a bonus above 1 / discount a wrong first attempt is rewarded.
   """
   verbs.check_choice("shaping", shaping, ("bonus", "weight"))
   weight = jnp.where(jnp.arange(len(turns)) > 0, 1.0 + bonus, 1.0)

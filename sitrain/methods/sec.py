@@ -1,8 +1,9 @@
 """SEC: the difficulty of the problems follows a bandit, whose reward is |A|.
 
 Chen et al. 2025 (arXiv:2505.14970): levels are arms, drawn by softmax(Q / tau),
-and an arm is paid the mean absolute advantage of its rows. Levels that an
-iteration did not pose keep their value here (in the released code it decays).
+and the reward of an arm is the mean absolute advantage of its rows. Levels that
+an iteration did not pose keep their value here (in the released code it
+decays).
 """
 
 import jax
@@ -42,8 +43,8 @@ def make(
     known = verdict.known[:, -1]
     gain = group_normalise(verdict.reward[:, -1], rows.problem, known)
     level = task.level(problems)[rows.problem]
-    told = level, jnp.abs(gain), known
-    return state._replace(memory=update_arms(state.memory, *told, rate=rate))
+    memory = update_arms(state.memory, level, jnp.abs(gain), known, rate=rate)
+    return state._replace(memory=memory)
 
   def curate(key, state, problems, rows, verdict):
     batch, metrics = method.curate(key, state, problems, rows, verdict)

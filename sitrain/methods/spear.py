@@ -1,10 +1,10 @@
-"""SPEAR's self-imitation: good rows of earlier rounds are trained on again.
+"""SPEAR's self-imitation: replay of good rows of earlier rounds.
 
 arXiv:2509.22601 (2025): rows with an advantage above 0 go to a buffer; their
-advantage is worked out anew as reward less the median of recent group means,
-and those still above 0 are trained on, with a weight that rises by a cosine.
-Here they join every round's own batch until they are too old; there a buffer
-that is full has a step of its own and is emptied. Tool reward, filters of rows
+advantage is recomputed as reward minus the median of recent group means, and
+those still above 0 are trained on, with a weight that rises by a cosine. Here
+they join the batch of every round until they are too old; in the paper a full
+buffer gets its own step and is emptied. Tool reward, filters of rows
 and groups, dual clip and covariance clipping are left out.
 """
 

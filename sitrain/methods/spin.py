@@ -24,7 +24,7 @@ def make(
   """One pair a problem: (its solution, a sample), all turns trained.
 
   `beta` is the paper's lambda, and `anchor` weighs the likelihood of the given
-  solutions beside it. `slots` rows are decoded at a time; 0: all.
+  solutions in addition. `slots` rows are decoded at a time; 0: all.
   """
   verbs.check_turns(task, turns)
   verbs.check_solutions(task, turns)

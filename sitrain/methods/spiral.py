@@ -23,7 +23,7 @@ def make(
   samples: int = 1, rate: float = 0.05, beta: float = 0.0,
   temperature: float = 1.0, slots: int = 0,
 ) -> Method:
-  """Turn k is of seat (k - 1) % 2, and its reward what the seat got in the end.
+  """Turn k is of seat (k - 1) % 2; its reward is the final score of the seat.
 
   `rate` is that of the moving averages, `beta` weighs the exact KL to the
   reference (the paper has none), `slots` is as in reinforce.make.

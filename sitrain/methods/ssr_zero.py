@@ -1,8 +1,8 @@
-"""SSR-Zero: the policy judges its own answers, and nothing else pays them.
+"""SSR-Zero: the policy's own judgements are the only reward.
 
-arXiv:2505.16637 (2025): the policy judges what it has translated, without a
-reward model. Here it looks at an attempt again, and the share of second looks
-that agree is the reward. Attempts alone are trained, no format is rewarded.
+arXiv:2505.16637 (2025): the policy judges its translations, without a reward
+model. Here it makes second attempts, and the share of them that agree with the
+first is the reward. Only first attempts are trained; there is no format reward.
 """
 
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def make(
   samples: int, votes: int = 4, beta: float = 0.01, temperature: float = 1.0,
   **options,
 ) -> Method:
-  """`turns`: of an attempt and a second look. `votes` looks judge a row."""
+  """`turns`: of both attempts. `votes` second attempts judge a row."""
   verbs.check_turns(task, turns, least=2)
   method = reinforce.make(
     models, task, optimizer, turns=turns[:1], samples=samples,
@@ -43,16 +43,16 @@ def make(
     return {"solve": solve, "judge": judge}
 
   def judge(key, state, problems, rows):
-    solve, looks = rows["solve"], rows["judge"]
-    first, second = (task.final(looks, turn) for turn in (1, 2))
+    solve, again = rows["solve"], rows["judge"]
+    first, second = task.final(again, 2).T
     share = lambda x: x.reshape(-1, votes).mean(1, jnp.float32, keepdims=True)
     same = (first == second) & (first >= 0)
-    paid = Verdict(share(same), share(written(looks, 2)[:, 1]))
-    unpaid = jnp.zeros((first.shape[0], 2))
-    # The verifier is asked for the report alone, and pays nothing.
+    votes_of = Verdict(share(same), share(written(again, 2)[:, 1]))
+    unknown = jnp.zeros((first.shape[0], 2))
+    # The verifier serves the metrics only; it is no reward.
     report = verdict_metrics(task, solve, verify(task, problems, solve, 1))
-    report["judge/vote"] = mean(paid.reward, paid.known)
-    return {"solve": paid, "judge": Verdict(unpaid, unpaid)}, report
+    report["judge/vote"] = mean(votes_of.reward, votes_of.known)
+    return {"solve": votes_of, "judge": Verdict(unknown, unknown)}, report
 
   def curate(key, state, posed, rows, verdicts):
     return method.curate(key, state, posed, rows["solve"], verdicts["solve"])

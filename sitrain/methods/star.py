@@ -1,8 +1,8 @@
-"""STaR on two-turn traces: keep what corrected itself, imitate, repeat.
+"""STaR on two-turn traces: keep self-corrections, imitate them, repeat.
 
 Kumar et al. 2024, section 4 (D_STaR, D+_STaR), with the iteration of ReST-EM:
-sample with the current policy, restart from the base, train on what was kept.
-The paper does not say which tokens carry the loss; `trained` names the turns.
+sample with the current policy, restart from the base, train on the kept traces.
+The paper does not say which tokens are trained; `trained` names the turns.
 """
 
 import jax.numpy as jnp

@@ -21,7 +21,7 @@ from sitrain.models.heads import values
 from sitrain.models.logprobs import token_scores
 from sitrain.models.roles import join_base, params_of
 from sitrain.rollout.play import check_slots, play
-from sitrain.tasks.rows import take_rows
+from sitrain.tasks.rows import some_problems, take_rows
 from sitrain.types import PAD, Batch, Mean, Task, TrainState
 
 KL_ESTIMATORS = ("exact", "k1", *LOSSES, "none")
@@ -292,9 +292,7 @@ def check_solutions(task: Task, turns: tuple[int, ...]) -> None:
   Also where no row gives any. Cut short, it would teach the policy to stop in
   the middle, and what is left would be taken for the next turn.
   """
-  draw = lambda: task.problems(jax.random.key(0), 1).solution
-  solution = task.table.solution if task.table != () else draw()
-  solution = np.asarray(solution)
+  solution = np.asarray(some_problems(task).solution)
   if not (solution != PAD).any():
     raise ValueError(
       "this task gives no solutions to imitate: take another task or method"

@@ -4,8 +4,8 @@
 `attend_forked` reads rows whose branches share a trunk; `attend_one` reads one
 new token a row while decoding. All of them are grouped-query attention with a
 float32 softmax: the M = N x G query heads are grouped around the N key heads
-by a reshape, so keys are never repeated (Ainslie et al. 2023). Who sees whom is
-given as a mask; decoder.py makes it (`sees_rows`, `sees_cache`).
+by a reshape, so keys are never repeated (Ainslie et al. 2023). The
+attention mask is an argument; decoder.py makes it (`sees_rows`, `sees_cache`).
 
 The scores of a row are [heads, T, T]. `attend` has several kinds, most of
 which never keep all of them. `plain` and `chunked` take everything; the others

@@ -46,8 +46,8 @@ def check_trained(state: TrainState, *roles: str) -> None:
 def for_sampling(state: TrainState, dtype: Any) -> TrainState:
   """The state as samplers read it: adapters joined, in the compute dtype.
 
-  Without the optimizer, the table and the base. So it holds what is to be
-  gathered before decoding; what a rollout does not read is never gathered.
+  Without the optimizer, the table and the base: it has only the arrays that a
+  rollout reads, which are gathered before decoding.
   """
   ready = lambda roles: {
     role: computed(params_of(state, role), dtype) for role in roles

@@ -66,7 +66,7 @@ def append(
 
 
 def append_reply(episodes: Episodes, reply: Reply) -> Episodes:
-  """Adds replies at the end of the rows whose episodes go on."""
+  """Appends replies to the rows whose episodes have not ended."""
   return append(episodes, jnp.where(reply.done[:, None], PAD, reply.tokens))
 
 
@@ -125,15 +125,15 @@ def _tokens_of(part, count):
 
 
 def as_one_turn(episodes: Episodes, problems: Problems) -> Episodes:
-  """All that stands behind the prompt as turn 1, whoever wrote it.
+  """Marks all tokens after the prompt as turn 1.
 
-  For verifiers, which read a turn; log-probabilities stay where they were.
+  For verifiers, which read a turn; log-probabilities stay unchanged.
   """
   slots = jnp.sum(problems.prompt != PAD, axis=1)[episodes.problem]
-  there = episodes.turn != PAD
-  behind = jnp.cumsum(there, axis=1) > slots[:, None]
+  text = episodes.turn != PAD
+  after = jnp.cumsum(text, axis=1) > slots[:, None]
   return episodes._replace(
-    turn=jnp.where(there, jnp.where(behind, 1, GIVEN), PAD)
+    turn=jnp.where(text, jnp.where(after, 1, GIVEN), PAD)
   )
 
 
@@ -154,8 +154,8 @@ def given(
   rows, number = begin(problems, 1), _numbers_of_turns(problems.solution, eos)
   going = jnp.ones(problems.prompt.shape[0], bool)
   for turn, limit in enumerate(turns, 1):
-    mine = going[:, None] & (number == turn)
-    tokens = pack_left(jnp.where(mine, problems.solution, PAD))
+    own = going[:, None] & (number == turn)
+    tokens = pack_left(jnp.where(own, problems.solution, PAD))
     rows = append(rows, _fit(tokens, limit), turn)
     if turn < len(turns):
       answered = reply(problems.answer, rows, jnp.full(going.shape, turn))

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from sitrain.models.decoder import Attend, for_decoding, sees_cache
 from sitrain.rollout import contexts
 from sitrain.rollout.sample import draw
+from sitrain.tasks.rows import problem_shape
 from sitrain.types import (
   GIVEN,
   PAD,
@@ -111,7 +112,7 @@ def play_on(
     episodes: the rows [P T], each of one path.
     samples: how often each is continued.
     reply: `Task.reply`: what a row reads when a turn has ended and others
-      follow. It may be asked about any row at any time, and must not look at
+      follow. It may be called for any row at any time, and must not look at
       columns.
     turns: the token limit of each turn.
     eos: tokens that end a turn.
@@ -198,13 +199,7 @@ def row_length(prefix: int, turns: tuple[int, ...], reply: int) -> int:
 
 def columns_of(task: Task, turns: tuple[int, ...]) -> tuple[int, int]:
   """Columns of a prompt of a task, and of all that may follow it."""
-
-  def one():
-    if task.table == ():
-      return task.problems(jax.random.key(0), 1)
-    return jax.tree.map(lambda x: x[:1], task.table)
-
-  problems = jax.eval_shape(one)
+  problems = problem_shape(task)
   width = reply_width(task.reply, problems)
   return problems.prompt.shape[1], row_length(0, turns, width) if turns else 0
 

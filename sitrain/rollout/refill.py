@@ -1,9 +1,9 @@
-"""Play many rows in a few slots: a row that ends makes room for the next.
+"""Plays many rows in a few slots: a waiting row replaces one that has ended.
 
-The cache of a slot holds the prefix of its row in its first columns, and then a
-ring as long as all that a row may write. In step t every slot writes
-column t % ring of it, whenever its row began, so nothing is ever moved: what a
-row sees, and where that stands, follows from the step in which it began.
+The cache of a slot has the prefix of its row in its first columns, then a ring
+with a column for every token that a row may write. In step t every slot writes
+column t % ring, so nothing is moved: the step in which a row began determines
+the columns that it sees.
 """
 
 from typing import Any, NamedTuple
@@ -53,9 +53,9 @@ def play_in_slots(rollout: Rollout, slots: int) -> Episodes:
   """The episodes of `play.play_together`, of which `slots` are decoded at once.
 
   Rows that have ended are replaced by waiting ones inside one program, so that
-  a few long rows do not hold up many short ones, and the cache is that of
-  `slots` rows. When none waits, the last rows go on in half of the slots, and
-  then in an eighth. `reply` sees the rows in the slots, at any time of theirs.
+  a few long rows do not delay many short ones, and the cache is that of `slots`
+  rows. When no row waits, the last rows continue in half of the slots, and then
+  in an eighth. `reply` gets the rows in the slots, in any state.
   """
   count = rollout.keys.shape[0]
   sizes = [n for n in (slots // 2, slots // 8) if n]

@@ -1,7 +1,7 @@
 """Search trees over the steps of a single attempt, each with a rollout.
 
-A step is a given number of tokens, and a rollout is the policy's way from there
-to the end of the attempt, which says what the step is worth.
+A step is a fixed number of tokens, and a rollout continues it to the end of the
+attempt, whose reward is the value of the step.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def grow(
   params: Params,
   task: Task,
   problems: Problems,
-  worth: Callable[[Episodes], Float[Array, " P"]],
+  reward: Callable[[Episodes], Float[Array, " P"]],
   *,
   step: int,
   limit: int,
@@ -31,7 +31,7 @@ def grow(
   """Nodes as rows, see `tree.to_episodes`: turn 1 a step, 2 its rollout.
 
   Args:
-    worth: what attempts brought, of which all behind the prompt is one.
+    reward: of attempts; all tokens after the prompt are one.
     step: tokens of a step, or less where the attempt ends.
     limit: tokens of an attempt at the most; rows are cut there.
     options: nodes, depth, width and explore of `tree.search`.
@@ -51,7 +51,7 @@ def grow(
     return contexts.narrow(rows, columns)
 
   def evaluate(rows):
-    return worth(rows), ends(rows, task.eos)
+    return reward(rows), ends(rows, task.eos)
 
   return tree.to_episodes(
     tree.search(keys, write, evaluate, problems, **options)
@@ -59,14 +59,14 @@ def grow(
 
 
 def depth_of(task: Task, turns: tuple[int, ...], step: int) -> int:
-  """Steps of an attempt at the most.
+  """The most steps of an attempt.
 
   Raises ValueError for a task that is verified on the host, for another number
   of turns than one, and for steps that are empty or longer than an attempt.
   """
   if task.on_host:
     raise ValueError(
-      "this task is verified on the host, and a search asks its verifier in "
+      "this task is verified on the host, and a search calls its verifier in "
       "every step: take a task that is verified on the device, such as maze"
     )
   if len(turns) != 1:

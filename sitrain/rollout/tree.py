@@ -27,13 +27,13 @@ class Tree(NamedTuple):
   """
 
   episodes: Episodes  # [P N T] and [P N]; a node's own step is turn 1, and
-  #                     turn 2 a rollout behind it, where `step` plays one
+  #                     turn 2 a rollout after it, where `step` plays one
   used: Bool[Array, "P N"]
   parent: Int[Array, "P N"]  # the number of a node's parent, ROOT for none
   depth: Int[Array, "P N"]  # steps after the prompt
   done: Bool[Array, "P N"]  # its episode is over
   visits: Int[Array, "P N"]  # simulations that ended in it or went through it
-  estimate: Float[Array, "P N"]  # what `evaluate` said of it
+  estimate: Float[Array, "P N"]  # the value that `evaluate` returned
   value: Float[Array, "P N"]  # the mean of the estimates of its visits
 
 

@@ -128,7 +128,7 @@ EXECUTION = families.EXECUTION  # what a checkpoint leaves open
 def check_evaluation(config: dict, task: Task) -> None:
   """config.evaluate, checked before a stage is trained for it."""
   options = config["evaluate"]
-  known = accepted(evaluate).keys() - {"tell"}
+  known = accepted(evaluate).keys() - {"on_progress"}
   known |= {"turns", "resamples", "seed", "task"}
   for name in options:
     if name not in known:

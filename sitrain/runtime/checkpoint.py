@@ -21,11 +21,12 @@ from orbax.checkpoint.checkpoint_managers import (
   LatestN,
 )
 
-from sitrain.runtime import snapshot, storage
+from sitrain.runtime import agree, snapshot, storage
 from sitrain.types import Progress, TrainState
 
 _LOG = logging.getLogger("sitrain")
 _SCORE = "score"
+_LOOKS = 3  # at folders whose checkpoints come and go
 _UNUSABLE = ".unusable"  # the ending of a damaged checkpoint that was set aside
 
 
@@ -179,6 +180,14 @@ def check_fresh(manager: ocp.CheckpointManager) -> None:
     raise _none_usable(folder)
 
 
+def saved_steps(manager: ocp.CheckpointManager) -> list[int]:
+  """The steps that there are to go on from, in order, as process 0 sees them.
+
+  All processes have to ask.
+  """
+  return agree.from_first(lambda: sorted(manager.all_steps()))
+
+
 def restore_last(
   manager: ocp.CheckpointManager, abstract_state: TrainState
 ) -> tuple[TrainState, Progress]:
@@ -189,10 +198,10 @@ def restore_last(
     abstract_state: ShapeDtypeStructs with shardings, of any device count.
 
   A damaged one is reported in one line and set aside. Raises
-  FileNotFoundError where none is usable, ValueError where the arrays are not
-  those of `abstract_state`.
+  FileNotFoundError where none is usable, and as snapshot.read does: then
+  nothing is set aside.
   """
-  for step in sorted(manager.all_steps(), reverse=True):
+  for step in reversed(saved_steps(manager)):
     path = manager.directory / str(step)
     found, reason = snapshot.read(path, abstract_state)
     if not reason:
@@ -215,28 +224,43 @@ def restore(
   `abstract_state` may be a part of the TrainState that was saved: fields that
   are `()` are not read. `fit` is snapshot's `exactly` or `in_any_dtype`. Raises
   as `restore_last` does; a damaged checkpoint is reported and left where it is.
+  A run that goes on meanwhile may remove what is being read: then it is looked
+  for again.
   """
+  for _ in range(_LOOKS):
+    found, gone = _first_usable(folder, which, abstract_state, fit)
+    if found:
+      return found[0]
+    if not gone:
+      break
+  raise _none_usable(folder)
+
+
+def _first_usable(folder, which, abstract_state, fit) -> tuple[list, bool]:
+  """What is found, and whether something has vanished meanwhile."""
+  gone = False
   for path in _ranked(folder, which):
     found, reason = snapshot.read(path, abstract_state, fit=fit)
     if not reason:
-      return found
+      return [found], False
+    gone = not agree.from_first(path.exists)
+    if gone:
+      break
     _LOG.warning(
       "checkpoint %s cannot be used: %s; the next %s one is used",
       path,
       reason,
       which,
     )
-  raise _none_usable(folder)
+  return [], gone
 
 
 def check(
   folder: Any, which: str, abstract_state: Any, *, fit: Callable[..., dict]
 ) -> None:
   """Raises as `restore` does, by the first record that can be read."""
-  for path in _ranked(folder, which):
-    if snapshot.has_record(path):
-      return snapshot.check(path, abstract_state, fit=fit)
-  raise _none_usable(folder)
+  path, record = _first_record(folder, which)
+  fit(path, record["arrays"], snapshot.by_path(abstract_state))
 
 
 def roles(folder: Any, which: str, field: str = "params") -> set[str]:
@@ -244,25 +268,39 @@ def roles(folder: Any, which: str, field: str = "params") -> set[str]:
 
   `field` is "params" for those that are trained, "held" for the others.
   """
-  names = _first_record(folder, which)["arrays"]
+  names = _first_record(folder, which)[1]["arrays"]
   return {n.split(".")[1] for n in names if n.startswith(f"{field}.")}
 
 
 def iterations(folder: Any, which: str) -> int:
   """Iterations of all stages up to a checkpoint of a stage."""
-  progress = _first_record(folder, which)["progress"]
+  progress = _first_record(folder, which)[1]["progress"]
   return progress["first"] + progress["step"]
 
 
-def _first_record(folder: Any, which: str) -> dict[str, Any]:
-  for path in _ranked(folder, which):
-    if snapshot.has_record(path):
-      return snapshot.layout_checked(path)
-  raise _none_usable(folder)
+def _first_record(folder: Any, which: str) -> tuple[epath.Path, dict]:
+  """The first checkpoint whose record can be read, and the record."""
+
+  def look():
+    for _ in range(_LOOKS):  # As in `restore`.
+      for path in _sorted(folder, which):
+        if record := snapshot.known_record(path):
+          return str(path), record
+    raise _none_usable(folder)
+
+  path, record = agree.from_first(look)
+  snapshot.check_layout(path, record)
+  return epath.Path(path), record
 
 
 def _ranked(folder: Any, which: str) -> list[epath.Path]:
   """The finished checkpoints of a stage, those first that are wanted."""
+  found = agree.from_first(lambda: list(map(str, _sorted(folder, which))))
+  return list(map(epath.Path, found))
+
+
+def _sorted(folder: Any, which: str) -> list[epath.Path]:
+  """`_ranked`, as this process sees it."""
   if which not in ("best", "last"):
     raise ValueError(f"checkpoint {which!r} of {folder}: say best or last")
   with storage.explaining(folder):

@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,14 +15,14 @@ _AHEAD = "compiles ahead"
 _HIT = "/jax/compilation_cache/cache_hits"
 
 
-def cache_folder() -> Path:
-  """$SITRAIN_CACHE, or ~/.cache/sitrain/xla."""
-  chosen = os.environ.get("SITRAIN_CACHE", "")
-  return Path(chosen) if chosen else Path.home() / ".cache" / "sitrain" / "xla"
+def cache_folder() -> epath.Path:
+  """$SITRAIN_CACHE, on a disk or on gs://, or ~/.cache/sitrain/xla."""
+  chosen = os.environ.get("SITRAIN_CACHE", "") or "~/.cache/sitrain/xla"
+  return epath.Path(chosen).expanduser()
 
 
-def use_cache() -> Path:
-  """Keeps compiled programs on the disk between runs; returns the folder.
+def use_cache() -> epath.Path:
+  """Keeps compiled programs between runs; returns the folder.
 
   All of them, however small: a toy run is many small programs. Call it before
   the first compilation. Programs with host callbacks are not stored.

@@ -25,7 +25,7 @@ from jax._src import distributed as jax_distributed
 from jax._src import hardware_utils
 from jax.experimental import multihost_utils
 
-from sitrain.runtime import peers, signals
+from sitrain.runtime import packages, peers, signals
 from sitrain.runtime.cores import use_cores
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.workdir import config_hash
@@ -206,6 +206,8 @@ def check_agreement(config: Any, **told: str) -> dict[str, str]:
     "config": config_hash({"config": config}, ignore=()),
   }
   _compare("run", facts)
+  if jax_distributed.global_state.num_processes > 1:
+    _compare("packages", packages.installed())
   # Only now: devices are looked for by all processes together.
   kinds = [device.device_kind for device in jax.local_devices()]
   facts |= {

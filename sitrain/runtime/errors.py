@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from absl import app
 from sitrain.runtime import overrides, peers, signals, storage
 from sitrain.runtime.compile import compiling_ahead
 from sitrain.runtime.logs import copy_all, note
+from sitrain.runtime.options import ConfigError
 
 
 def run_main(main: Callable[[list[str]], None]) -> None:
@@ -32,13 +34,32 @@ def run_main(main: Callable[[list[str]], None]) -> None:
   except KeyboardInterrupt as error:
     _leave(error, asked, signals.INTERRUPTED)
   except (ValueError, OSError) as error:
-    _leave(error, asked, 2 if isinstance(error, ValueError) else 1)
+    _leave(error, asked, code_of(error))
   except Exception as error:
     peers.failed()
     _leave(error, True, 1)
   peers.done()
   copy_all()
   _end(0)
+
+
+_BEGUN = threading.Event()
+
+
+def begun() -> None:
+  """To be called when the work begins, and all that was asked for is checked.
+
+  From then on a ValueError says no more that the command line or the config
+  is wrong, but for a ConfigError.
+  """
+  _BEGUN.set()
+
+
+def code_of(error: Exception) -> int:
+  """The exit code of an error that is told in a line, but for `Stopped`."""
+  if isinstance(error, ConfigError):
+    return 2
+  return 2 if isinstance(error, ValueError) and not _BEGUN.is_set() else 1
 
 
 def _show_warnings() -> None:
@@ -74,6 +95,8 @@ def _leave(error: BaseException, asked: bool, code: int) -> None:
     code = signals.RESTART
   elif asked:
     traceback.print_exception(error)
+  if code == 1:
+    note("".join(traceback.format_exception(error)))
   if _disk_full(error) or peers.several():
     # Writers of other libraries would fail once more at exit, each with a
     # traceback; what could be saved has been. And JAX would wait for the other

@@ -46,10 +46,10 @@ def on_host(task: Task) -> Task:
       return Verdict(each, each, {name: each for name in task.rewards})
     return task.verify(*_numpy((answer, episodes)), turns)
 
-  def final(episodes: Episodes, turn: int):
+  def final(episodes: Episodes, turns: int):
     if _traced(episodes):
-      return jnp.zeros(episodes.problem.shape, jnp.int32)
-    return task.final(_numpy(episodes), turn)
+      return jnp.zeros((*episodes.problem.shape, turns), jnp.int32)
+    return task.final(_numpy(episodes), turns)
 
   return task._replace(verify=verify, final=final)
 

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -14,10 +15,12 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array
 
+from sitrain.runtime.options import ConfigError
 from sitrain.runtime.storage import explaining, is_remote, write_object
 from sitrain.types import Mean, Metrics
 
-Record = dict[str, Any]  # "stage", "step" and numbers by name
+# "stage", "step" of the stage, "iteration" of the run, and numbers by name
+Record = dict[str, Any]
 
 
 class Sink(NamedTuple):
@@ -56,6 +59,24 @@ def records(metrics: Metrics) -> list[dict[str, float]]:
     {name: float(x[i]) for name, x in numbers.items()}
     for i in range(steps.pop() if steps else 0)
   ]
+
+
+_VERBS = ("generate/", "judge/", "curate/", "learn/")  # in the order of a step
+
+
+def not_finite(measured: Metrics) -> tuple[int, str, float]:
+  """(index of the step, name, value) of the first metric that is no number.
+
+  Of a step the first in the order of the verbs, for it spreads to the later
+  ones; (-1, "", 0.0) where there is none. A mean over nothing is not meant.
+  """
+  order = lambda name: [not name.startswith(verb) for verb in _VERBS]
+  found = []
+  for name in sorted(measured, key=order):
+    total, count = (np.asarray(x, np.float64) for x in measured[name])
+    bad = np.flatnonzero(~np.isfinite(total + count) & (count != 0))
+    found += [(int(i), name, float(total[i])) for i in bad[:1]]
+  return min(found, key=lambda x: x[0], default=(-1, "", 0.0))
 
 
 def finite(value: Any) -> Any:
@@ -158,24 +179,38 @@ def _numbers(record: Record) -> dict[str, float]:
   return {
     f"{stage}/{name}": float(value)
     for name, value in record.items()
-    if isinstance(value, (int, float)) and math.isfinite(value)
+    if name != "iteration"
+    and isinstance(value, (int, float)) and math.isfinite(value)
   }
+
+
+def _iteration(record: Record) -> int:
+  """Counts over all stages: steps alone begin anew with every stage."""
+  return record.get("iteration", record.get("step", 0))
 
 
 def _optional(module: str, package: str) -> Any:
   try:
     return importlib.import_module(module)
   except ImportError as error:
-    raise ImportError(
+    raise ConfigError(
       f"writing metrics to {package} needs it: pip install {package}"
     ) from error
 
 
-def tensorboard(folder: Any, *, every: float = 30.0) -> Sink:
-  """Scalars "<stage>/<name>" by step of the stage, through tensorboardX.
+def check_installed(*, project: str) -> None:
+  """Raises ConfigError where `wandb` would, before anything is written."""
+  if project:
+    _optional("wandb", "wandb")
 
-  For gs:// they are written to a folder of this machine, which is copied where
-  `flush` is called, but not twice in `every` seconds, and at the end.
+
+def tensorboard(folder: Any, *, every: float = 30.0) -> Sink:
+  """Scalars "<stage>/<name>" by iteration of the run, through tensorboardX.
+
+  What a process before this one has written from the first iteration on that
+  this one writes is purged. For gs:// events are written to a folder of this
+  machine, which is copied where `flush` is called, but not twice in `every`
+  seconds, and at the end.
   """
   if jax.process_index() != 0:
     return silent()
@@ -188,11 +223,22 @@ def tensorboard(folder: Any, *, every: float = 30.0) -> Sink:
 def _events(writer: Any) -> Sink:
   """One event a record: one for each number costs as many locks."""
   protos = _optional("tensorboardX.proto.summary_pb2", "tensorboardX")
+  events = _optional("tensorboardX.proto.event_pb2", "tensorboardX")
+  began = []
+
+  def begin(step: int) -> None:
+    # What SummaryWriter(purge_step=step) writes.
+    start = events.SessionLog(status=events.SessionLog.START)
+    writer.add_event(events.Event(step=step, file_version="brain.Event:2"))
+    writer.add_event(events.Event(step=step, session_log=start))
+    began.append(step)
 
   def write(record: Record) -> None:
-    value = protos.Summary.Value
+    value, step = protos.Summary.Value, _iteration(record)
+    if not began:
+      begin(step)
     values = [value(tag=n, simple_value=x) for n, x in _numbers(record).items()]
-    writer.add_summary(protos.Summary(value=values), record.get("step", 0))
+    writer.add_summary(protos.Summary(value=values), step)
 
   return Sink(write, writer.close, writer.flush)
 
@@ -219,15 +265,45 @@ def _copied(make: Callable, folder: epath.Path, every: float) -> Sink:
   return Sink(sink.write, close, flush)
 
 
-def wandb(folder: Any, *, project: str, run: str, config: Record) -> Sink:
-  """Scalars "<stage>/<name>" to Weights & Biases; `run` is resumed."""
+def wandb(folder: Any, *, project: str, config: Record) -> Sink:
+  """Scalars "<stage>/<name>" by iteration of the run to Weights & Biases.
+
+  A workdir is one run there, whose id it keeps: it is resumed, and what it has
+  already from a process before this one is not logged again. Raises ConfigError
+  where wandb is not installed or does not begin.
+  """
   if jax.process_index() != 0:
     return silent()
-  module = _optional("wandb", "wandb")
-  logged = module.init(
-    project=project, id=run, dir=str(folder), config=config, resume="allow"
-  )
-  return Sink(lambda record: logged.log(_numbers(record)), logged.finish)
+  module, folder = _optional("wandb", "wandb"), epath.Path(folder)
+  local = folder
+  if is_remote(folder):  # wandb writes to disks alone.
+    local = tempfile.mkdtemp(prefix="sitrain_wandb_")
+  try:
+    logged = module.init(
+      project=project, id=_wandb_id(folder), name=folder.name, dir=str(local),
+      config=config, resume="allow",
+    )
+  except Exception as error:  # noqa: BLE001  It raises many types.
+    raise ConfigError(
+      f"config.run.wandb={project!r}: Weights & Biases says: {error}: run"
+      " `wandb login`, or set WANDB_MODE=offline, or leave it out"
+    ) from error
+  first = logged.step  # of those that it does not have
+
+  def write(record: Record) -> None:
+    if (step := _iteration(record)) >= first:
+      logged.log(_numbers(record), step=step)
+
+  return Sink(write, logged.finish)
+
+
+def _wandb_id(folder: epath.Path) -> str:
+  """Drawn once for a workdir: names of folders are not unique."""
+  path = folder / "wandb_id"
+  if path.exists() and (known := path.read_text().strip()):
+    return known
+  write_object(path, drawn := secrets.token_hex(8))
+  return drawn
 
 
 def join(sinks: Sequence[Sink]) -> Sink:

@@ -14,14 +14,23 @@ from sitrain.models.huggingface import weights
 from sitrain.models.parameters import computed
 from sitrain.runtime import build, checkpoint, sharding
 from sitrain.runtime.options import ConfigError, closest
+from sitrain.runtime.snapshot import check_finite
 from sitrain.runtime.start import only
 from sitrain.types import Params
 
 
 def of_model(path: str, model: Decoder, mesh: Mesh) -> Params:
-  """The parameters of a folder or a name of the hub, over the mesh."""
+  """The parameters of a folder or a name of the hub, over the mesh.
+
+  Raises NotFinite where one of them is no number.
+  """
   wanted = _layout(partial(decoder.init, model), mesh)
-  return weights.read(weights.locate(path), model, wanted)
+  params = weights.read(weights.locate(path), model, wanted)
+  check_finite(
+    only(params={"policy": params}), f"config.model.path={path} holds",
+    "give another model",
+  )
+  return params
 
 
 def of_role(config: dict, role: str) -> dict:

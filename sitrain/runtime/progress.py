@@ -148,13 +148,21 @@ def control(row: dict[str, Any]) -> str:
 
 
 def summary_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-  """The summary as text: a title row, then a row per stage."""
+  """The summary as text: a title row, then a row per stage.
+
+  Mean rewards stand in it where some are partial, which no accuracy counts.
+  """
   titles = ["stage", *(title for title, _ in COLUMNS), "resample@2"]
   body = [
     [str(row.get("name", "-")), *(cell(row, k) for _, k in COLUMNS)]
     + [control(row)]
     for row in rows
   ]
+  for key in ("reward_1", "reward_2"):
+    if any(key in row for row in rows):
+      titles.append(f"mean reward@{key[-1]}")
+      for line, row in zip(body, rows):
+        line.append(number(row.get(key)))
   return [titles, *body]
 
 

@@ -12,19 +12,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
 
-from sitrain.runtime import storage
+from sitrain.runtime import agree, storage
 from sitrain.types import Progress
 
 LAYOUT = 2  # of a checkpoint; records without a number have the first
 _FIELDS = ("progress", "score", "arrays")
 _ARRAYS, _RECORD = "arrays", "record"
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16}
+_FINITE = ("params.", "opt_state.", "held.")  # what has to be finite
 _PRIMES = (1, 7919, 104729, 1299709, 15485863, 32452843, 49979687, 67867967)
+
+
+class NotFinite(ValueError):
+  """Parameters have become infinite, or no numbers at all."""
 
 
 def by_path(tree: Any) -> dict[str, Any]:
@@ -63,15 +66,39 @@ def _mix(h: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 
 
 @jax.jit
-def _fingerprints(arrays: dict[str, Any]) -> dict[str, Any]:
-  return {name: fingerprint(jnp.asarray(x)) for name, x in arrays.items()}
-
-
-def describe(arrays: dict[str, Any]) -> dict[str, list]:
-  """Of every array: dtype, shape and fingerprint, as JSON."""
-  numbers = jax.device_get(_fingerprints(arrays))
+def _measured(arrays: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+  """Of every array its fingerprint, and whether all of it is finite."""
   return {
-    name: [str(jnp.asarray(x).dtype), list(jnp.shape(x)), int(numbers[name])]
+    name: (fingerprint(jnp.asarray(x)), jnp.all(jnp.isfinite(x)))
+    for name, x in arrays.items()
+  }
+
+
+def check_finite(tree: Any, what: str, fix: str) -> None:
+  """Raises NotFinite where a parameter of a TrainState is no number.
+
+  `what` begins the line, as in "step 3 has", and `fix` ends it. What is
+  trained, its optimizer's state and what is held is looked at.
+  """
+  _check_finite(jax.device_get(_measured(by_path(tree))), what, fix)
+
+
+def _check_finite(found: dict[str, Any], what: str, fix: str) -> None:
+  bad = [
+    name for name, (_, finite) in found.items()
+    if not finite and name.startswith(_FINITE)
+  ]
+  if bad:
+    more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+    raise NotFinite(
+      f"{what} numbers that are not finite in {bad[0]}{more}: {fix}"
+    )
+
+
+def _described(arrays: dict[str, Any], found: dict[str, Any]) -> dict:
+  """Of every array: dtype, shape and fingerprint, as JSON."""
+  return {
+    name: [str(jnp.asarray(x).dtype), list(jnp.shape(x)), int(found[name][0])]
     for name, x in arrays.items()
   }
 
@@ -79,8 +106,17 @@ def describe(arrays: dict[str, Any]) -> dict[str, list]:
 def save_args(
   tree: Any, progress: Progress, score: float
 ) -> ocp.args.Composite:
-  """What orbax is to write for one checkpoint."""
+  """What orbax is to write for one checkpoint.
+
+  Raises NotFinite where a parameter is no number: that is never saved.
+  """
   arrays = by_path(tree)
+  found = jax.device_get(_measured(arrays))
+  _check_finite(
+    found, f"step {progress.step} of {progress.stage} is not saved, it has",
+    f"lower config.stage.{progress.stage}.optimizer.learning_rate; the last"
+    " checkpoint is from before that",
+  )
   number = score if math.isfinite(score) else None  # JSON knows no NaN
   window = {
     name: [x if math.isfinite(x) else None for x in values]
@@ -91,7 +127,7 @@ def save_args(
     "layout": LAYOUT,
     "progress": progress._replace(window=window, best=best)._asdict(),
     "score": number,
-    "arrays": describe(arrays),
+    "arrays": _described(arrays, found),
   }
   return ocp.args.Composite(
     **{
@@ -106,20 +142,18 @@ def read_record(path: Any) -> dict[str, Any]:
   return json.loads((path / _RECORD / "metadata").read_text())
 
 
-def has_record(path: Any) -> bool:
-  """Whether the record of a checkpoint can be read."""
-  try:
-    return bool(read_record(path))
-  except (FileNotFoundError, ValueError):
-    return False
+def known_record(path: Any) -> dict[str, Any]:
+  """The record of a checkpoint, {} where it is damaged; raises as `read`."""
+  record, damage = _tried(lambda: read_record(path), path, "record")
+  return record if not damage and isinstance(record, dict) else {}
 
 
 def score_of(path: Any) -> float:
-  """The score of the checkpoint at `path`; -inf where it has none."""
-  try:
-    value = read_record(path)["score"]
-  except (OSError, ValueError, KeyError):
-    return -math.inf
+  """The score of the checkpoint at `path`; -inf where it has none.
+
+  Raises as `read` does: a best one is not to be passed over.
+  """
+  value = known_record(path).get("score")
   return -math.inf if value is None else float(value)
 
 
@@ -160,7 +194,7 @@ def in_any_dtype(path: Any, saved: dict, wanted: dict) -> dict[str, Any]:
   return exactly(path, saved, read)
 
 
-def _check_layout(path: Any, record: Any) -> None:
+def check_layout(path: Any, record: Any) -> None:
   """Raises ValueError for a record that another version has written."""
   whole = isinstance(record, dict) and all(f in record for f in _FIELDS)
   layout = record.get("layout", 1) if isinstance(record, dict) else 0
@@ -176,19 +210,6 @@ def _check_layout(path: Any, record: Any) -> None:
   )
 
 
-def layout_checked(path: Any) -> dict[str, Any]:
-  """The record of a checkpoint; ValueError where another version wrote it."""
-  record = read_record(path)
-  _check_layout(path, record)
-  return record
-
-
-def check(path: Any, abstract: Any, *, fit: Callable[..., dict]) -> None:
-  """Raises as `read` does, without reading the arrays."""
-  record = layout_checked(path)
-  fit(path, record["arrays"], by_path(abstract))
-
-
 def _first_of_its_kind(record: logging.LogRecord) -> bool:
   """False for what asyncio logs of the other arrays of a damaged checkpoint.
 
@@ -199,21 +220,23 @@ def _first_of_its_kind(record: logging.LogRecord) -> bool:
 
 
 def _read_arrays(path: Any, wanted: dict[str, Any]) -> dict[str, Any]:
+  """Reads this process's part; it waits for no other one, as a Checkpointer."""
   logging.getLogger("asyncio").addFilter(_first_of_its_kind)
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    return checkpointer.restore(
-      path / _ARRAYS,
+  folder = path / _ARRAYS
+  if not folder.exists():
+    raise FileNotFoundError(f"there is no {folder}")
+  handler = ocp.PyTreeCheckpointHandler()
+  try:
+    return handler.restore(
+      folder,
       args=ocp.args.PyTreeRestore(
         item=wanted,
         restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
         partial_restore=True,
       ),
     )
-
-
-def _damaged(arrays: dict[str, Any], saved: dict) -> list[str]:
-  found = jax.device_get(_fingerprints(arrays))
-  return [name for name in arrays if int(found[name]) != saved[name][2]]
+  finally:
+    handler.close()
 
 
 def read(
@@ -221,47 +244,68 @@ def read(
 ) -> tuple[Any, str]:
   """((tree, Progress), "") or, of a damaged checkpoint, ((), the reason).
 
+  All processes find the same. Damaged is what is proven to be (see
+  storage.is_damage); whatever else goes wrong is raised, and may go right the
+  next time.
+
   Args:
     path: the folder of one checkpoint.
     abstract: ShapeDtypeStructs with shardings; a part of what was saved.
     fit: what may differ, `exactly` or `in_any_dtype`.
 
-  Raises ValueError where the checkpoint is of other arrays or layout.
+  Raises ValueError where the checkpoint is of other arrays or layout, NotFinite
+  where it holds parameters that are no numbers, and StorageError, which names
+  it, where it could not be read.
   """
-  wanted, record, reason = by_path(abstract), {}, ""
-  try:
-    record = read_record(path)
-  except Exception as error:  # noqa: BLE001 Any damage; the next may do.
-    reason = f"its record cannot be read: {_damage(error, path)}"
-  if reason := _agreed(reason):
+  wanted = by_path(abstract)
+  record, reason = agree.from_first(
+    lambda: _tried(lambda: read_record(path), path, "record")
+  )
+  if reason:
     return (), reason
-  _check_layout(path, record)
-  arrays, saved = {}, record["arrays"]
+  check_layout(path, record)
+  saved = record["arrays"]
   found = fit(path, saved, wanted)
-  try:
-    arrays = _read_arrays(path, found)
-    if bad := _damaged(arrays, saved):
-      reason = f"the numbers of {bad[0]} have changed since they were saved"
-  except Exception as error:  # noqa: BLE001 Tensorstore raises many types.
-    reason = f"its arrays cannot be read: {_damage(error, path)}"
-  if reason := _agreed(reason):
+  arrays, reason = _tried_by_all(lambda: _read_arrays(path, found), path)
+  if reason:
     return (), reason
+  measured, _ = _tried_by_all(lambda: jax.device_get(_measured(arrays)), path)
+  bad = [name for name in arrays if int(measured[name][0]) != saved[name][2]]
+  if bad:
+    return (), f"the numbers of {bad[0]} have changed since they were saved"
+  _check_finite(
+    measured, f"checkpoint {path} holds",
+    "the run that saved it had diverged: delete it to use the one before it",
+  )
   leaves = [arrays.pop(name).astype(x.dtype) for name, x in wanted.items()]
   tree = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
   return (tree, _progress(record["progress"])), ""
 
 
-def _agreed(reason: str) -> str:
-  """What is damaged for one process is damaged for all of them."""
-  if jax.process_count() == 1:
-    return reason
-  bad = multihost_utils.process_allgather(np.array(bool(reason)))
-  return reason or ("another process cannot read it" if bad.any() else "")
+def _tried(make: Callable[[], Any], path: Any, what: str) -> tuple[Any, str]:
+  """(make(), ""), or ((), the damage); raises what is none."""
+  try:
+    return make(), ""
+  except Exception as error:
+    if not storage.is_damage(error, path):
+      raise storage.unreadable(error, path) from error
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__} {lines[0][:120] if lines else ''}".strip()
+    return (), f"its {what} cannot be read: {text}"
 
 
-def _damage(error: Exception, path: Any) -> str:
-  """An error in a line; raised where not the checkpoint is at fault."""
-  if storage.meaning(error, path):
-    raise storage.explained(error, path) from error
-  text = str(error).strip().splitlines()
-  return f"{type(error).__name__} {text[0][:120] if text else ''}".strip()
+def _tried_by_all(make: Callable[[], Any], path: Any) -> tuple[Any, str]:
+  """As `_tried`, of arrays, of which every process reads its own part."""
+  value, reason, error = (), "", None
+  try:
+    value, reason = _tried(make, path, "arrays")
+  except storage.StorageError as failed:
+    error = failed
+  level, words = agree.worst(
+    2 if error else int(bool(reason)), str(error) if error else reason
+  )
+  if error:
+    raise error
+  if level == 2:
+    raise storage.StorageError(words)
+  return value, words if level else ""

@@ -26,8 +26,12 @@ from sitrain.runtime import (
 )
 from sitrain.runtime.compile import ahead, profile_steps
 from sitrain.runtime.distributed import meet, stop_agreed
+from sitrain.runtime.errors import begun
 from sitrain.runtime.optimizer import one_of
+from sitrain.runtime.options import ConfigError
+from sitrain.runtime.snapshot import NotFinite, check_finite
 from sitrain.runtime.staged import (
+  GAP,
   Sampler,
   lower_staged,
   make_sampler,
@@ -128,7 +132,7 @@ def compile_ahead(
   """Begins `compile_loop` in a thread; the result is the loop.
 
   The thread itself waits for all of `after`, which leaves the machine to those
-  that are needed first. Who asks for the result gets ValueError where the
+  that are needed first. Who asks for the result gets ConfigError where the
   compiler gave up, for want of memory say.
   """
 
@@ -139,7 +143,7 @@ def compile_ahead(
       with jax.set_mesh(run.mesh):  # It holds for one thread alone.
         return compile_loop(run, stage, layout(run, stage))
     except jax.errors.JaxRuntimeError as error:
-      raise ValueError(
+      raise ConfigError(
         f"config.stage.{stage.name} does not compile: {error}"
       ) from error
 
@@ -166,6 +170,7 @@ def run_stage(
       logs.note(f"{stage.name} goes on after step {progress.step}")
       loop = compiled.result()
       meet(stage.name)
+      begun()
       with signals.training(peers.leave):
         try:
           state, progress = _train(run, stage, loop, manager, state, progress)
@@ -177,20 +182,36 @@ def run_stage(
     checkpoint.finish(manager)
 
 
+def saved_part(state: TrainState) -> TrainState:
+  """What a checkpoint holds; the rest comes from where the run began."""
+  return state._replace(frozen={})
+
+
 def begin(
   run: Run, stage: Stage, manager: Any, abstract: Any, first: int
 ) -> tuple[TrainState, Progress]:
-  """The stage's newest state, or its first."""
-  if manager.all_steps():
-    saved = abstract._replace(frozen={})
+  """The stage's newest state, or its first.
+
+  Raises NotFinite where its parameters are no numbers, OSError where the disk
+  has no room for what it will write.
+  """
+  if checkpoint.saved_steps(manager):
+    saved = saved_part(abstract)
     state, progress = checkpoint.restore_last(manager, saved)
     state = with_frozen(run, stage, state, abstract, progress.first)
     return state, progress
   checkpoint.check_fresh(manager)
-  needed = (run.keep + 2) * array_bytes(abstract)
+  # The last ones, the best one, and the one that is being written.
+  needed = (run.keep + 2) * array_bytes(saved_part(abstract))
   check_space(run.workdir, needed)
   first = began_at(run, stage, first)
   state = start_state(run, stage, abstract, first)
+  base = {"base": state.frozen.get("base", ())}
+  check_finite(
+    saved_part(state)._replace(held=state.held | base),
+    f"config.stage.{stage.name} begins with",
+    f"mend what config.stage.{stage.name}.start or config.model.path names",
+  )
   return state, Progress(stage.name, 0, {}, -math.inf, 0, False, first)
 
 
@@ -229,12 +250,13 @@ def _after(run, stage, progress, measured, spent) -> Progress:
   `spent` holds the seconds of the call, and those of the host before it.
   """
   rows = metrics.records(measured)
-  check_numbers(stage.name, progress.step, rows, run.max_gap)
+  check_numbers(stage.name, progress.step, measured, run.max_gap)
   rate = tokens_written(measured) / spent["run/seconds"]
   spent = {name: value / len(rows) for name, value in spent.items()}
   for i, row in enumerate(rows):
     step = progress.step + i + 1
-    run.sink.write({"stage": stage.name, "step": step} | row | spent)
+    at = {"step": step, "iteration": progress.first + step}
+    run.sink.write({"stage": stage.name} | at | row | spent)
   step = progress.step + len(rows)
   recent = {name: [row[name] for row in rows] for name in rows[0]}
   show = {name: float(np.nanmean(values)) for name, values in recent.items()
@@ -270,28 +292,38 @@ def best_score(
   return float(known.mean()) if enough else -math.inf
 
 
-def check_numbers(stage: str, step: int, rows: list[dict], most: float) -> None:
-  """Raises ValueError for a gradient that is no number, or too wide a gap.
+def check_numbers(
+  stage: str, step: int, measured: dict[str, Mean], most: float
+) -> None:
+  """Raises NotFinite for what is no number, ValueError for too wide a gap.
 
-  `rows` are the records of the steps after `step`; nothing of them has been
-  saved. The gap is between the log-probabilities of sampler and trainer, of
-  which `most` nat in the mean are allowed.
+  `measured` are the means [steps] of the steps after `step`; nothing of them
+  has been saved. The gap is between the log-probabilities of sampler and
+  trainer, of which `most` nat in the mean are allowed.
   """
-  for i, row in enumerate(rows):
-    norm = row.get("learn/gradient_norm", 0.0)
-    gap = row.get("generate/sampler_gap", 0.0)
-    if not math.isfinite(norm):
-      raise ValueError(
-        f"step {step + i + 1} of {stage}: the norm of the gradient is {norm}: "
-        f"lower config.stage.{stage}.optimizer.learning_rate; the last "
-        "checkpoint is from before it"
-      )
-    if gap > most:
-      raise ValueError(
-        f"generate/sampler_gap: the sampler's log-probabilities are {gap:.3g} "
-        f"nat from the trainer's in the mean, and config.run.max_sampler_gap="
-        f"{most}: use float32, or raise it if that is what you expect"
-      )
+  i, name, value = metrics.not_finite(measured)
+  if name:
+    what = {
+      "learn/gradient_norm": "the norm of the gradient",
+      "learn/parameter_norm": "the norm of the parameters",
+    }.get(name, name)
+    fix = (
+      "it comes from the rewards that the task gives, which have to be finite"
+      if name.startswith("judge/") else
+      f"lower config.stage.{stage}.optimizer.learning_rate"
+    )
+    raise NotFinite(
+      f"step {step + i + 1} of {stage}: {what} is {value}: {fix}; the last "
+      "checkpoint is from before it"
+    )
+  gap = measured.get(GAP, Mean(np.zeros(1), np.ones(1)))
+  widest = float(np.fmax.reduce(metrics.divide(gap)))  # of nothing it is NaN
+  if widest > most:
+    raise ValueError(
+      f"generate/sampler_gap: the sampler's log-probabilities are {widest:.3g} "
+      f"nat from the trainer's in the mean, and config.run.max_sampler_gap="
+      f"{most}: use float32, or raise it if that is what you expect"
+    )
 
 
 def tokens_written(measured: dict[str, Mean]) -> float:
@@ -313,7 +345,7 @@ def save(
   calls = progress.step // stage.steps_per_call
   due = progress.done or calls % run.save_every == 0
   if due or extra:
-    state = state._replace(frozen={})  # It comes from where the run began.
+    state = saved_part(state)
     score = progress.best if due else -math.inf
     run.sink.flush()  # No checkpoint may be ahead of the records.
     checkpoint.save(manager, progress.step, state, progress, score)

@@ -26,8 +26,8 @@ from sitrain.train import (
   at_round,
   join_waves,
   merge_rounds,
-  minibatches,
   round_metrics,
+  split_rows,
 )
 from sitrain.types import (
   Metrics,
@@ -219,7 +219,7 @@ def _pose(stage, state, root_key, ahead, number) -> _Posed:
     jax.tree.map(operator.itemgetter(i), tree) for i in range(waves)
   ]
   return _Posed(
-    posing.step, *map(each, minibatches((keys, problems), waves)),
+    posing.step, *map(each, split_rows((keys, problems), waves)),
     [judge_key] * waves, learn_key,
   )
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -99,6 +101,81 @@ def _said(error: BaseException) -> str:
     return ""  # Tensorstore has ValueErrors for all; those of a place name it.
   plain = re.sub(r"(gs|https?)://\S+", "", text.partition(" [")[0])
   return f"{type(error).__name__} {plain}".lower()
+
+
+# The states in which Tensorstore reports bytes that are not what was written;
+# it has them for other things, too, so its words have to say so as well.
+_OF_BYTES = re.compile(r"(DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION|Error)\b")
+_BAD_BYTES = re.compile(
+  r"Error decoding|Truncated|[Dd]ecompress|[Cc]orrupt|[Cc]hecksum|CRC"
+  r"|is not valid for value of size"
+)
+_SYSTEM = re.compile(r"OS error (?!\d+: ENOENT)")
+
+
+def is_damage(error: BaseException, place: Any) -> bool:
+  """Whether an error of reading proves that files below `place` are damaged.
+
+  A file is missing, is no JSON, or holds other bytes than were written. All
+  else may be gone the next time: open files, memory, rights, connections.
+  """
+  links, link = [], error
+  while link is not None and link not in links:
+    links.append(link)
+    link = link.__cause__  # What else was going on then proves nothing.
+  doubt = any(
+    isinstance(x, (OSError, MemoryError))
+    and not isinstance(x, FileNotFoundError) for x in links
+  )
+  if doubt or meaning(error, place):
+    return False
+  return any(_proves(one, place) for one in links)
+
+
+def _proves(error: BaseException, place: Any) -> bool:
+  text = str(error).partition(" [tensorstore_spec")[0]
+  if isinstance(error, FileNotFoundError):
+    return _is_missing(error, place)
+  if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
+    return True
+  if not isinstance(error, ValueError) or _SYSTEM.search(text):
+    return False
+  if text.startswith("NOT_FOUND:"):
+    return True
+  return bool(_OF_BYTES.match(text) and _BAD_BYTES.search(text))
+
+
+def _is_missing(error: FileNotFoundError, place: Any) -> bool:
+  """Whether a file below `place` is missing; some only say so.
+
+  Python's own `exists` says so, too, of what may not be looked at.
+  """
+  name = str(error.filename or error)
+  below = str(place).partition("://")[2] or str(place)
+  if below not in name:
+    return False
+  if is_remote(place) or error.errno == errno.ENOENT:
+    return True
+  found = re.search(re.escape(below) + r"[^\s'\"]*", name)
+  try:
+    os.stat(found[0])
+  except FileNotFoundError:
+    return True
+  except OSError:
+    return False
+  return False
+
+
+def unreadable(error: BaseException, place: Any) -> BaseException:
+  """What to raise where a checkpoint could not be read, and may be whole."""
+  if isinstance(told := explained(error, place), StorageError):
+    return told
+  lines = str(error).strip().splitlines()
+  said = f"{type(error).__name__}: {lines[0][:200]}" if lines else repr(error)
+  return StorageError(
+    f"checkpoint {place} could not be read, and is left as it is: {said}: mend"
+    " that and start the same command again"
+  )
 
 
 def explained(error: BaseException, place: Any) -> BaseException:

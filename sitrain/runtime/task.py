@@ -2,12 +2,19 @@
 
 import importlib
 import inspect
+import json
 import math
+import tempfile
 from collections.abc import Callable
 
 from etils import epath
 
-from sitrain.models.huggingface import families, tokenizer, weights
+from sitrain.models.huggingface import (
+  end_tokens,
+  families,
+  tokenizer,
+  weights,
+)
 from sitrain.runtime.options import ConfigError, accepted, call, find
 from sitrain.tasks.text import lengths
 from sitrain.types import PAD, Chat, Task
@@ -22,10 +29,25 @@ def task_from(config: dict, workdir: str = "", *, part: str = "") -> Task:
   options = options_of(config, part)
   maker = find("tasks", options.pop("name"), "task.name")
   field = f"{part}.task" if part else "task"
-  if "chat" not in inspect.signature(maker).parameters:
+  if not _takes_chat(maker):
     return call(maker, field, options)
-  chat = chat_from(config, maker, workdir)
+  chat = _chat_from(config, maker, workdir)
   return call(maker, field, options, chat)
+
+
+def reads_text(config: dict) -> bool:
+  """Whether the problems of config.task are text, which a tokenizer encodes."""
+  return _takes_chat(find("tasks", config["task"]["name"], "task.name"))
+
+
+def chat_of(config: dict, workdir: str) -> Chat:
+  """Tokenizer and dialogue form of a config whose task `reads_text`."""
+  maker = find("tasks", config["task"]["name"], "task.name")
+  return _chat_from(config, maker, workdir)
+
+
+def _takes_chat(maker: Callable) -> bool:
+  return "chat" in inspect.signature(maker).parameters
 
 
 def task_of_stage(
@@ -51,26 +73,69 @@ def options_of(config: dict, part: str = "") -> dict:
   return dict(config["task"]) | changed
 
 
-def chat_from(config: dict, maker: Callable, workdir: str) -> Chat:
+def write_tokenizer(
+  config: dict, folder: epath.Path, output: epath.Path
+) -> list[str]:
+  """Writes the tokenizer of the run, if it has one; the names of its files.
+
+  With the chat template and the end tokens that the run was trained with, also
+  where its config has others than the tokenizer.
+  """
+  options = config.get("tokenizer", {})
+  path = options.get("path", "") or config["model"].get("path", "")
+  if not path and not (folder / "tokenizer").exists():
+    return []
+  names = tokenizer.copy(
+    path or folder / "tokenizer", output, template=options.get("template", "")
+  )
+  if reads_text(config):
+    names += end_tokens.write(output, chat_of(config, str(folder)).eos)
+  return sorted(set(names))
+
+
+def _chat_from(config: dict, maker: Callable, workdir: str) -> Chat:
   """The tokenizer of config.tokenizer, else that of config.model.path.
 
   With neither, but with config.tokenizer.size, one of that size is trained on
-  the texts of the task, once, and kept in the workdir.
+  the texts of the task, once, and kept in the workdir; for workdir "" it is
+  not kept.
   """
   options = {"path": "", "size": 0} | config.get("tokenizer", {})
   path, size = options.pop("path"), options.pop("size")
   model = config["model"].get("path", "")
   path = path or model
-  if not path and not size:
+  if path:
+    return call(tokenizer.load, "tokenizer", options, path, model)
+  if not size:
     raise ConfigError(
       "config.tokenizer: this task needs one: set config.model.path, "
       "config.tokenizer.path, or config.tokenizer.size to train it"
     )
-  if not path:
-    path = str(epath.Path(workdir) / "tokenizer")
-    if not epath.Path(path).exists():
-      tokenizer.train_bpe(_texts(config, maker), path, size=size)
-  return call(tokenizer.load, "tokenizer", options, path, model)
+  if workdir:
+    folder = _trained(config, maker, epath.Path(workdir), size)
+    return call(tokenizer.load, "tokenizer", options, folder)
+  with tempfile.TemporaryDirectory() as folder:
+    tokenizer.train_bpe(_texts(config, maker), folder, size=size)
+    return call(tokenizer.load, "tokenizer", options, folder)
+
+
+def _trained(
+  config: dict, maker: Callable, workdir: epath.Path, size: int
+) -> epath.Path:
+  """The folder of the workdir's own tokenizer; trained where it is missing.
+
+  A command that failed before its first step may have left one behind that
+  belongs to another config; what has begun keeps its own.
+  """
+  folder = workdir / "tokenizer"
+  source = json.dumps({"size": size, "task": config["task"]}, sort_keys=True)
+  record = folder / "trained_on.json"
+  begun = (workdir / "metrics.jsonl").exists()
+  same = begun or (record.exists() and record.read_text() == source)
+  if not (same and tokenizer.is_trained(folder)):
+    tokenizer.train_bpe(_texts(config, maker), folder, size=size)
+    record.write_text(source)
+  return folder
 
 
 def _texts(config: dict, maker: Callable) -> list[str]:

@@ -15,7 +15,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from sitrain.runtime import logs, parts, signals
+from sitrain.runtime.agree import from_first
 from sitrain.runtime.distributed import meet, stop_agreed
+from sitrain.runtime.errors import begun
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.start import (
   Run,
@@ -25,6 +27,7 @@ from sitrain.runtime.start import (
   layout,
   start_state,
 )
+from sitrain.tasks.rows import problem_shape
 from sitrain.tasks.text import padded
 from sitrain.types import (
   GIVEN,
@@ -80,25 +83,30 @@ def write_stage(
   check_new(run, stage)
   folder(run, stage.name).mkdir(parents=True, exist_ok=True)
   parts.begin(path, {"stage": stage.name, "steps": stage.steps})
-  rows = parts.read(path)
+  done, count, whole = from_first(lambda: _so_far(path))
   # A run may go on with more steps than it was begun with.
-  done = 1 + max((row["step"] for row in rows), default=-1)
-  finished = path.exists() and done >= stage.steps
+  finished = whole and done >= stage.steps
   first = began_at(run, stage, first)
-  progress = Progress(
-    stage.name, done, {}, -math.inf, len(rows), finished, first
-  )
+  progress = Progress(stage.name, done, {}, -math.inf, count, finished, first)
   if finished:
     return (), progress
   sampler = compiled.result()
   state = start_state(run, stage, layout(run, stage), first)
   meet(stage.name)
+  begun()
   with signals.training(lambda: None):
     progress = _write_rows(run, stage, sampler, state, progress, path)
   if jax.process_index() == 0:
     parts.finish(path)
   meet(f"{stage.name} written")
   return (), progress._replace(done=True)
+
+
+def _so_far(path: epath.Path) -> tuple[int, int, bool]:
+  """Iterations and rows that are written, and whether that is all."""
+  rows = parts.read(path)
+  steps = 1 + max((row["step"] for row in rows), default=-1)
+  return steps, len(rows), path.exists()
 
 
 def _write_rows(run, stage, sampler, state, progress, path) -> Progress:
@@ -164,11 +172,7 @@ def _record(task, name, problems, rows: Episodes, verdict, b, step) -> dict:
 
 def shape_of(stage: Stage) -> Problems:
   """A table like the one that a stage is going to write, of one row."""
-  table = stage.task.table
-  one = jax.eval_shape(
-    lambda: stage.task.problems(jax.random.key(0), 1) if table == () else table
-  )
-  blank = lambda x: np.zeros((1, *x.shape[1:]), np.int32)
+  one, blank = problem_shape(stage.task), lambda x: np.zeros(x.shape, np.int32)
   # How long its solutions will be is not known yet; a token stands for them.
   solution = np.zeros((1, 1), np.int32)
   return Problems(*map(blank, one))._replace(solution=solution)

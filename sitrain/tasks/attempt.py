@@ -1,4 +1,4 @@
-"""What a policy wrote in one turn."""
+"""The tokens of one turn of the policy."""
 
 from collections.abc import Callable
 

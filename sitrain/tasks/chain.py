@@ -1,7 +1,7 @@
 """Chained modular arithmetic with written steps: both attempts can improve.
 
 Prompt: operands of one digit, joined by `+`, `-` or `*`, and `=`; left-padded.
-It is worked out from left to right, without precedence, modulo `modulus`.
+It is evaluated from left to right, without precedence, modulo `modulus`.
 Attempt: the running value after each operation and `;`, such as `749;` for
 `3+4*2-5=` modulo 10.
 """
@@ -15,10 +15,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.tasks.attempt import ends_once
 from sitrain.tasks.draw import (
-  below,
   check_corpus,
-  check_share,
-  second_look,
+  check_probability,
+  integers_below,
+  second_attempt,
   task_of,
 )
 from sitrain.types import PAD, Problems, Task
@@ -49,10 +49,10 @@ def make(
   """Chains of `operations[0]` to `operations[1]` operations, both included.
 
   mistake, copied, corrupted: the base corpus. In its first attempt each step is
-  wrong with probability mistake, and the next ones go on from what is written;
-  its second is a copy, a copy with one step replaced by a wrong one (the steps
-  after it stay), or else a fresh attempt of the same kind as the first,
-  whatever the first was. `solution` holds both.
+  wrong with probability mistake, and the next ones continue from the written
+  value. Its second is a copy, a copy with one step replaced by a wrong one (the
+  steps after it stay), or else a fresh attempt drawn like the first, whether
+  the first was right or wrong. `solution` has both.
 
   Answer fields: the value and the number of operations. Reward 1 iff there is
   one digit for each operation, the last is the value, and `;` ends the attempt:
@@ -89,7 +89,7 @@ def _check(options: Options) -> None:
       f"modulus={options.modulus} is out of range: use 3 to {DIGITS}, for "
       "values have one digit, and a step can be wrong in two ways"
     )
-  check_share("mistake", options.mistake)
+  check_probability("mistake", options.mistake)
   check_corpus(options.copied, options.corrupted)
 
 
@@ -99,11 +99,11 @@ def _problem(chance: Float[Array, " size"], options: Options) -> Problems:
   (length,), digit, sign, corpus = jnp.split(
     chance, (1, high + 2, 2 * high + 2)
   )
-  count = low + below(length, high + 1 - low)
-  operand = below(digit, DIGITS)
-  operator = PLUS + below(sign, TIMES + 1 - PLUS)
+  count = low + integers_below(length, high + 1 - low)
+  operand = integers_below(digit, DIGITS)
+  operator = PLUS + integers_below(sign, TIMES + 1 - PLUS)
   value = _run(operand, operator, jnp.zeros(high, jnp.int32), options.modulus)
-  # Even places hold operands, odd ones operators, and what is last stands last.
+  # Even places are operands, odd ones operators; the end is right-aligned.
   place = jnp.arange(2 * high + 2) - 2 * (high - count)
   pairs = jnp.stack([operand, jnp.append(operator, EQUALS)], axis=1).reshape(-1)
   pairs = pairs.at[2 * count + 1].set(EQUALS)
@@ -126,17 +126,17 @@ def _solution(
   slips = _slips(*twice.reshape(2, 2, -1), options)
   modulus = options.modulus
   first, fresh = (_run(operand, operator, slip, modulus) for slip in slips)
-  step = below(place, count)
+  step = integers_below(place, count)
   before = jnp.where(step > 0, first[step - 1], operand[0])
   true = _step(before, operator[step], operand[step + 1], modulus)
-  # Neither what was written nor what is right, so that it is always wrong: of
-  # the other values the one at a random distance, skipping the right one.
+  # A value that differs from both the written and the right one, so that it is
+  # always wrong: at a random distance, skipping the right value.
   gap = (true - first[step]) % modulus
-  far = 1 + below(shift, jnp.where(gap > 0, modulus - 2, modulus - 1))
+  far = 1 + integers_below(shift, jnp.where(gap > 0, modulus - 2, modulus - 1))
   far = far + ((gap > 0) & (far >= gap))
   spoiled = first.at[step].set((first[step] + far) % modulus)
   shares = {"copied": options.copied, "corrupted": options.corrupted}
-  second = second_look(look, first, fresh, spoiled, **shares)
+  second = second_attempt(look, first, fresh, spoiled, **shares)
   both = jnp.full(2 * operator.shape[0] + 2, PAD, jnp.int32)
   # The second attempt is written over the pads of the first.
   for start, values in ((0, first), (count + 1, second)):
@@ -148,8 +148,8 @@ def _solution(
 def _slips(
   wrong: Float[Array, "2 N"], by: Float[Array, "2 N"], options: Options
 ) -> Int[Array, "2 N"]:
-  """What each step is off by; 0 where it is right."""
-  off = 1 + below(by, options.modulus - 1)
+  """The error of each step; 0 where it is right."""
+  off = 1 + integers_below(by, options.modulus - 1)
   return jnp.where(wrong < options.mistake, off, 0)
 
 

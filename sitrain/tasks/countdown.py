@@ -1,7 +1,8 @@
 """Countdown: reach a target with all given numbers, step by step.
 
-An attempt shows at its end whether it has met the target, so a second look can
-see what failed. The first can rise too: the numbers show what is worth a try.
+The end of an attempt shows whether it met the target, so a second attempt can
+read whether the first failed. The first can improve, too: some expressions are
+more likely to reach the target than others.
 
 Prompt: the numbers, `>`, the target in two digits, `:`, such as `354>19:`.
 Attempt: a number, then an operation, another number, `=` and the value so far
@@ -15,10 +16,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.tasks.draw import (
-  below,
   check_corpus,
-  check_share,
-  second_look,
+  check_probability,
+  integers_below,
+  second_attempt,
   task_of,
 )
 from sitrain.types import Problems, Task
@@ -29,7 +30,7 @@ PLUS, MINUS, TIMES, EQUALS, REACH, COLON, STOP, AGAIN = (
   ALPHABET.index(c) for c in "+-*=>:;?"
 )
 OPERATIONS = 3  # sum, difference, product
-TOP = 99  # of every value on the way
+MAX_VALUE = 99  # of every intermediate value
 
 
 class Options(NamedTuple):
@@ -54,16 +55,16 @@ def make(
 
   solved, copied, corrupted: the base corpus. Its first attempt is the
   expression that the target was made with, with probability solved, else a
-  random one; its second is a copy, a copy with a wrong value in it, or else
-  another attempt of the same kind as the first, whatever the first was.
-  `solution` holds both.
+  random one. Its second is a copy, a copy with a wrong value in it, or else
+  another attempt drawn like the first, whether the first was right or wrong.
+  `solution` has both.
 
-  Operations are worked out from left to right, and no value is below 0 or
-  above 99. Answer fields: the numbers in order, the target, and the products in
-  the expression behind it. Reward 1 iff each number is used once, every value
-  is right, the last is the target, and `;` ends the attempt. `final` codes
-  numbers and operations of a well-formed attempt; everything else is -1. Raises
-  ValueError for impossible options.
+  Operations are evaluated from left to right, and no value is below 0 or above
+  99. Answer fields: the numbers in order, the target, and the number of
+  products in the expression that made it. Reward 1 iff each number is used
+  once, every value is right, the last is the target, and `;` ends the attempt.
+  `final` codes numbers and operations of a well-formed attempt; everything else
+  is -1. Raises ValueError for impossible options.
   """
   options = Options(numbers, largest, solved, copied, corrupted)
   _check(options)
@@ -86,15 +87,15 @@ def _check(options: Options) -> None:
   numbers, largest = options.numbers, options.largest
   if numbers < 2:
     raise ValueError(f"numbers={numbers} leaves nothing to do: use 2 or more")
-  if not 2 <= largest <= TOP:
-    raise ValueError(f"largest={largest} is out of range: use 2 to {TOP}")
+  if not 2 <= largest <= MAX_VALUE:
+    raise ValueError(f"largest={largest} is out of range: use 2 to {MAX_VALUE}")
   codes = (largest + 1) ** numbers * OPERATIONS ** (numbers - 1)
   if codes > 2**31 - 1:
     raise ValueError(
       f"numbers={numbers} of largest={largest} have {codes} expressions, more "
-      "than an int32 can tell apart: lower one of them"
+      "than an int32 can number: lower one of them"
     )
-  check_share("solved", options.solved)
+  check_probability("solved", options.solved)
   check_corpus(options.copied, options.corrupted)
 
 
@@ -131,8 +132,8 @@ def _expression(
   tokens = _digits(value, width)
   for number, draws in zip(order[1:], chance[count:]):
     results = _apply(value, jnp.arange(OPERATIONS), number)
-    fits = (results >= 0) & (results <= TOP)
-    place = below(draws, jnp.sum(fits))
+    fits = (results >= 0) & (results <= MAX_VALUE)
+    place = integers_below(draws, jnp.sum(fits))
     chosen = jnp.argmax(jnp.cumsum(fits) > place)
     value = results[chosen]
     products += chosen == 2
@@ -149,19 +150,19 @@ def _problem(chance: Float[Array, " size"], options: Options) -> Problems:
   number, *expressions, corpus = jnp.split(
     chance, [count + i * draws for i in range(4)]
   )
-  number = 1 + below(number, options.largest)
+  number = 1 + integers_below(number, options.largest)
   made, target, products = _expression(number, expressions[0], width)
   others = [_expression(number, e, width)[0] for e in expressions[1:]]
   first, fresh = (
     jnp.where(corpus[i] < options.solved, made, others[i]) for i in range(2)
   )
-  # The last digit of one value becomes another.
-  step = below(corpus[2], count - 1)
+  # The last digit of one value is replaced by another.
+  step = integers_below(corpus[2], count - 1)
   place = width + (width + 4) * (step + 1) - 1
-  wrong = (first[place] + 1 + below(corpus[3], DIGITS - 1)) % DIGITS
+  wrong = (first[place] + 1 + integers_below(corpus[3], DIGITS - 1)) % DIGITS
   spoiled = first.at[place].set(wrong)
   shares = {"copied": options.copied, "corrupted": options.corrupted}
-  second = second_look(corpus[4], first, fresh, spoiled, **shares)
+  second = second_attempt(corpus[4], first, fresh, spoiled, **shares)
   shown = [d for n in number for d in _digits(n, width)]
   prompt = [*shown, REACH, *_digits(target, 2), COLON]
   return Problems(
@@ -171,8 +172,8 @@ def _problem(chance: Float[Array, " size"], options: Options) -> Problems:
   )
 
 
-class Read(NamedTuple):
-  """An attempt, read."""
+class Attempt(NamedTuple):
+  """The parts of an attempt."""
 
   numbers: Int[Array, "B N"]
   operations: Int[Array, "B M"]  # 0, 1, 2
@@ -180,7 +181,7 @@ class Read(NamedTuple):
   fits: Bool[Array, " B"]  # whether all of it has the form of an attempt
 
 
-def _read(walk: Int[Array, "B L"], options: Options) -> Read:
+def _read(walk: Int[Array, "B L"], options: Options) -> Attempt:
   """`walk` has one place more than an attempt."""
   count, width = options.numbers, _width(options)
   step = width + 4
@@ -194,7 +195,7 @@ def _read(walk: Int[Array, "B L"], options: Options) -> Read:
   fits &= jnp.all((operation >= 0) & (operation < OPERATIONS), axis=1)
   fits &= jnp.all(walk[:, jnp.array(ends) - 1] == EQUALS, axis=1)
   fits &= (walk[:, -2] == STOP) & (walk[:, -1] < 0)
-  return Read(number, operation, value, fits)
+  return Attempt(number, operation, value, fits)
 
 
 def _number(

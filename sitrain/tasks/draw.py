@@ -1,4 +1,4 @@
-"""What tasks share whose problems are drawn from a key."""
+"""Functions of tasks whose problems are drawn from a key."""
 
 from collections.abc import Callable, Sequence
 
@@ -29,7 +29,7 @@ def task_of(
   problem, size: what `draw` takes.
   right: (answer [B A], walk [B N]) -> [B], whether attempts are right.
   final: walk [B N] -> [B], the codes of their answers, -1 for none.
-  again: the token that asks for the next attempt.
+  again: the correction instruction, one token.
   length: tokens of the longest right attempt; a walk has one place more.
   """
 
@@ -39,11 +39,15 @@ def task_of(
     of_answer = lambda walk: right(answer, walk)
     return judge_turns(of_answer, episodes, turns, length + 1)
 
+  def final_of_turns(episodes: Episodes, turns: int) -> Int[Array, "B K"]:
+    each = [attempt(episodes, k + 1, length + 1) for k in range(turns)]
+    return jnp.stack([final(walk) for walk in each], axis=1)
+
   return Task(
     problems=lambda key, n: draw(key, n, problem, size=size),
     verify=verify,
     reply=constant_reply([again]),
-    final=lambda episodes, turn: final(attempt(episodes, turn, length + 1)),
+    final=final_of_turns,
     level=level,
     levels=levels,
     eos=eos,
@@ -64,15 +68,15 @@ def draw(
   """`n` problems, problem i a function of fold_in(key, i) and nothing else.
 
   `problem` maps `size` draws, uniform in [0, 1), to one problem without the
-  leading axis. All are drawn at once: what compiles slowly is every further
-  call of the generator.
+  leading axis. All numbers are drawn at once, because every further call of the
+  generator adds to the time of compilation.
   """
   keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))
   chance = jax.vmap(lambda one: jax.random.uniform(one, (size,)))(keys)
   return jax.vmap(problem)(chance)
 
 
-def below(
+def integers_below(
   chance: Float[Array, "*N"], n: int | Int[Array, ""]
 ) -> Int[Array, "*N"]:
   """Integers from 0 to n - 1, of draws that are uniform in [0, 1).
@@ -83,7 +87,7 @@ def below(
 
 
 def constant_reply(ids: Sequence[int]) -> Callable[..., Reply]:
-  """The same reply to every turn: the instruction to try again, or nothing."""
+  """The same reply to every turn: the correction instruction, or nothing."""
 
   def reply(
     answer: Int[Array, "B A"], episodes: Episodes, turn: Int[Array, " B"]
@@ -95,7 +99,7 @@ def constant_reply(ids: Sequence[int]) -> Callable[..., Reply]:
   return reply
 
 
-def second_look(
+def second_attempt(
   chance: Float[Array, ""],
   first: Int[Array, " N"],
   fresh: Int[Array, " N"],
@@ -104,7 +108,7 @@ def second_look(
   copied: float,
   corrupted: float,
 ) -> Int[Array, " N"]:
-  """Second attempt of the base corpus, which teaches no self-correction.
+  """The second attempt of a corpus that teaches no self-correction.
 
   It is `first` with probability `copied`, `spoiled` with probability
   `corrupted`, and else `fresh`, whether the first attempt was right or wrong;
@@ -114,18 +118,20 @@ def second_look(
   return jnp.where(chance < copied, first, rest)
 
 
-def check_share(name: str, value: float) -> None:
+def check_probability(name: str, value: float) -> None:
   """Raises ValueError unless the option is a probability."""
   if not 0 <= value <= 1:
-    raise ValueError(f"{name}={value} is no share: give a number from 0 to 1")
+    raise ValueError(
+      f"{name}={value} is no probability: give a number from 0 to 1"
+    )
 
 
 def check_corpus(copied: float, corrupted: float) -> None:
-  """Raises ValueError unless the shares of `second_look` are possible."""
-  check_share("copied", copied)
-  check_share("corrupted", corrupted)
+  """Raises ValueError unless the options of `second_attempt` are possible."""
+  check_probability("copied", copied)
+  check_probability("corrupted", corrupted)
   if copied + corrupted > 1:
     raise ValueError(
       f"copied={copied} and corrupted={corrupted} add up to more than 1: "
-      "lower one, for the rest is the share of fresh attempts"
+      "lower one, as the rest is the probability of a fresh attempt"
     )

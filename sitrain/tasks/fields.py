@@ -1,10 +1,9 @@
-"""What a row of a data set holds, read as text, a number or a list.
+"""Readers of the fields of a data set: text, numbers, lists.
 
-Every reader takes the value of a field and returns it as the task wants it. It
-raises ValueError that says what stands there instead and what to do about it;
-who calls it adds the row and the name of the field (see `read`). A missing
-value (null) reads as empty text or an empty list, since whether a field may be
-empty is decided by `tables.read`.
+Every reader takes the value of a field and returns it as the task needs it. It
+raises ValueError that names the wrong value and the fix; `read` adds the row
+and the name of the field. A missing value (null) reads as empty text or an
+empty list: `tables.read` decides whether a field may be empty.
 """
 
 import ast
@@ -18,7 +17,7 @@ Reader = Callable[[Any], Any]
 
 
 def read(value: Any, reader: Reader, where: str) -> Any:
-  """reader(value); its ValueError begins with `where` the value stands."""
+  """reader(value); its ValueError begins with `where` the value is."""
   try:
     return reader(value)
   except ValueError as error:
@@ -39,7 +38,7 @@ def text(value: Any) -> str:
     half = value[error.start]
     raise ValueError(
       f"holds half of a character ({half!a} at place {error.start}), which no "
-      "tokenizer can read: write the whole character, or remove it"
+      "tokenizer can read: write the complete character, or remove it"
     ) from error
   return value
 
@@ -58,16 +57,16 @@ def text_or_number(value: Any) -> str:
 
 
 def integer(value: Any) -> int:
-  """A whole number, also one that is written as text."""
+  """An integer, also one that is written as text."""
   shown = text_or_number(value).strip()
   if not shown.removeprefix("-").isdecimal():
     what = f"is {shown!r}" if shown else "is empty"
-    raise ValueError(f"{what}, where a whole number was expected: write one")
+    raise ValueError(f"{what}, where an integer was expected: write one")
   return int(shown)
 
 
 def texts(value: Any) -> list[str]:
-  """A list of texts; one text is not read as the list of its letters."""
+  """A list of texts; a single text is refused, not read letter by letter."""
   if value is None:
     return []
   if not isinstance(value, (list, tuple)):
@@ -92,7 +91,7 @@ def python(value: Any) -> str:
 
 
 def tests(value: Any) -> list[str]:
-  """A list of tests in Python, which together do something."""
+  """A list of tests in Python with at least one statement."""
   found = texts(value)
   if found and not _parsed("\n".join(found)).body:
     raise ValueError(
@@ -119,7 +118,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _what(value: Any) -> str:
-  """A value that is not the expected one, in words."""
+  """A description of a wrong value."""
   if value is None:
     return "null"
   if _is_number(value):
@@ -140,7 +139,7 @@ def _is_message(value: Any) -> bool:
 
 
 def _fix(value: Any) -> str:
-  """What to do about a value that should be text."""
+  """The fix for a value that should be text."""
   what = _what(value)
   if "message" in what:
     return (

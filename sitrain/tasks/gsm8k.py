@@ -1,7 +1,7 @@
 """GSM8K: grade-school word problems whose answer is an integer.
 
-Cobbe et al. 2021. The host verifies, or the device from token ids, in which
-case sampling, verifying and learning are one program.
+Cobbe et al. 2021. Answers are verified on the host, or on the device from token
+ids; then sampling, verifying and learning are one program.
 """
 
 import re
@@ -21,7 +21,7 @@ AGAIN = """There might be an error in the solution above, because the question \
 was misunderstood. Correct the error, if there is one, and rewrite the whole \
 solution. Write nothing but the solution, and end it with a line that holds \
 #### and the final number."""
-SUMS = re.compile(r"<<[^<>]*>>")  # marks of a calculator, in given solutions
+CALCULATOR = re.compile(r"<<[^<>]*>>")  # annotations in given solutions
 VERIFIERS = {
   "strict": (grading.grade_gsm8k, grading.gsm8k_answer),
   "lenient": (grading.grade_gsm8k_lenient, grading.gsm8k_last_number),
@@ -48,9 +48,9 @@ def make(
       question and answer.
     split: of the data set; a file has none.
     limit: only the first rows; 0: all.
-    ask: what is asked, with {problem} in it, or "file:" and a path.
-    again: what is read between two attempts, likewise.
-    verifier: "strict" (the number behind the last ####), "lenient" (the last
+    ask: the prompt, with {problem} in it, or "file:" and a path.
+    again: the message between two attempts, likewise.
+    verifier: "strict" (the number after the last ####), "lenient" (the last
       number), or "device" (as strict, from token ids).
     prompt_length, long_prompts: as in text.make.
 
@@ -58,13 +58,13 @@ def make(
   """
   known = (*VERIFIERS, "device")
   if verifier not in known:
-    raise ValueError(f"verifier={verifier!r}: say one of {', '.join(known)}")
+    raise ValueError(f"verifier={verifier!r}: choose one of {', '.join(known)}")
   found = rows(source=source, split=split, limit=limit, ask=ask)
   golds = [row.answer for row in found]
   grade, claim = VERIFIERS.get(verifier, VERIFIERS["strict"])
   task = text.make(
     chat, found, again=wording(again), claim=claim,
-    grade=text.graded_by(grade, golds),
+    grade=text.grade_by_row(grade, golds),
     prompt_length=prompt_length, long_prompts=long_prompts,
   )
   return digits.on_device(task, chat, golds) if verifier == "device" else task
@@ -75,14 +75,14 @@ def rows(
   ask: str = ASK,
 ) -> list[Row]:
   """The problems, with the given solutions and the final numbers."""
-  asked = wording(ask, "{problem}")
+  prompt = wording(ask, "{problem}")
   found = tables.read(
     source, split=split, fields={"problem": "question", "answer": "answer"},
     readers={"problem": fields.text, "answer": _solution},
   )
   return [
     Row(
-      asked.replace("{problem}", row["problem"].strip()), (),
+      prompt.replace("{problem}", row["problem"].strip()), (),
       _steps(row["answer"]), "all",
       grading.gsm8k_gold(row["answer"]),
     )
@@ -91,16 +91,16 @@ def rows(
 
 
 def _steps(answer: str) -> tuple[str, ...]:
-  """The solution to imitate; a number alone shows no steps, and is none."""
-  solution = SUMS.sub("", answer).strip()
+  """The solution to imitate; none where the answer is a number alone."""
+  solution = CALCULATOR.sub("", answer).strip()
   return () if solution.startswith(grading.MARK) else (solution,)
 
 
 def _solution(value: Any) -> str:
-  """A solution that ends in its number; of a number alone, that number."""
-  said = fields.text_or_number(value)
-  if said.strip() and grading.MARK not in said:
-    said = f"{grading.MARK} {said.strip()}"
-  if said.strip():
-    grading.gsm8k_gold(said)
-  return said
+  """A solution that ends in "#### number"; the field may be a number alone."""
+  solution = fields.text_or_number(value)
+  if solution.strip() and grading.MARK not in solution:
+    solution = f"{grading.MARK} {solution.strip()}"
+  if solution.strip():
+    grading.gsm8k_gold(solution)
+  return solution

@@ -1,7 +1,7 @@
 """HumanEval: Python functions from their stubs, tested in a sandbox.
 
-Chen et al. 2021. For evaluation: its tests are not shown, and no split of it
-is for training.
+Chen et al. 2021. For evaluation only: prompts do not show the tests, and there
+is no training split.
 """
 
 import re
@@ -83,7 +83,7 @@ def _table(source, split, limit):
 
 
 def _check_names(row, where):
-  """Raises ValueError where no completion could ever pass."""
+  """Raises ValueError where no completion can pass."""
   for field, name in (("prompt", row["entry_point"]), ("test", "check")):
     if not re.search(rf"^(?:async )?def {re.escape(name)}\b", row[field], re.M):
       raise ValueError(
@@ -93,10 +93,10 @@ def _check_names(row, where):
 
 
 def _rows(table, ask):
-  asked = wording(ask, "{problem}")
+  prompt = wording(ask, "{problem}")
   return [
     Row(
-      asked.replace("{problem}", row["prompt"].strip()), (), (), "all",
+      prompt.replace("{problem}", row["prompt"].strip()), (), (), "all",
       row["canonical_solution"], row["task_id"],
     )
     for row in table

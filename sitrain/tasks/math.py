@@ -54,22 +54,22 @@ def make(
     limit: only the first rows; 0: all.
     ask, again: as in gsm8k.make.
     verifier: "strict", for rewards, or "lenient", for reports; see grading.py.
-    workers, seconds, memory: processes of the verifier, and what one answer
-      may take (wall clock, MiB); what takes more counts as unknown.
+    workers, seconds, memory: processes of the verifier, and the limits of one
+      answer (wall clock, MiB); an answer beyond them is unknown.
     prompt_length, long_prompts: as in text.make.
 
   Raises ValueError for unknown verifiers.
   """
   if verifier not in VERIFIERS:
     known = ", ".join(VERIFIERS)
-    raise ValueError(f"verifier={verifier!r}: say one of {known}")
+    raise ValueError(f"verifier={verifier!r}: choose one of {known}")
   found = rows(source=source, split=split, limit=limit, ask=ask)
-  workshop = pool.make(workers=workers, seconds=seconds, memory=memory)
+  processes = pool.make(workers=workers, seconds=seconds, memory=memory)
   verify, claim = VERIFIERS[verifier]
-  grade = functools.partial(verify, pool=workshop)
+  grade = functools.partial(verify, pool=processes)
   return text.make(
     chat, found, again=wording(again), claim=claim,
-    grade=text.graded_by(grade, [row.answer for row in found]),
+    grade=text.grade_by_row(grade, [row.answer for row in found]),
     prompt_length=prompt_length, long_prompts=long_prompts,
   )
 
@@ -82,7 +82,7 @@ def rows(
 
   A few rows of the data set have an empty answer; they are left out.
   """
-  asked = wording(ask, "{problem}")
+  prompt = wording(ask, "{problem}")
   readers = {
     "problem": fields.text, "answer": fields.text_or_number,
     "level": fields.text_or_number,
@@ -91,18 +91,18 @@ def rows(
     source, split=split, fields={name: name for name in readers},
     readers=readers, may_be_empty=("answer",),
   )
-  whole = [row for row in found if row["answer"].strip()]
-  if len(whole) < len(found):
-    missing = len(found) - len(whole)
+  complete = [row for row in found if row["answer"].strip()]
+  if len(complete) < len(found):
+    missing = len(found) - len(complete)
     _LOG.warning(
       "%d of %d rows of %s have an empty answer: they are left out", missing,
       len(found), source,
     )
   return [
     Row(
-      asked.replace("{problem}", row["problem"].strip()), (), (),
+      prompt.replace("{problem}", row["problem"].strip()), (), (),
       f"level_{row['level'].removeprefix('Level ')}",
       row["answer"].strip(),
     )
-    for row in tables.first(whole, limit)
+    for row in tables.first(complete, limit)
   ]

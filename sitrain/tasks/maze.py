@@ -1,13 +1,14 @@
-"""The corridor maze: a task on which a second look can see what failed.
+"""The corridor maze: a task whose attempts show whether they failed.
 
-Some doors, a corridor of rooms behind each, one exit. Which door is right takes
-as many steps of look-ahead as a corridor has rooms, so a small model guesses;
-the last token of the first attempt shows a second one whether it failed.
+There are some doors, each leads to a corridor of rooms, and one corridor ends
+in the exit. Finding the right door needs as many steps of look-ahead as a
+corridor has rooms, so a small model guesses; the last token of the first
+attempt shows whether it failed.
 
 Prompt, all of one length: the labels of the doors in random order; for each of
 the rooms 0..9 its successor (the next room; `+` exit or `-` dead end for the
 last room of a corridor; `.` for a room that is not used); the hint (the right
-door or `.`); `=`. Attempt: the rooms that are walked through and the terminal.
+door or `.`); `=`. Attempt: the rooms in order, and the terminal.
 """
 
 from functools import partial
@@ -18,10 +19,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.tasks.attempt import ends_once
 from sitrain.tasks.draw import (
-  below,
   check_corpus,
-  check_share,
-  second_look,
+  check_probability,
+  integers_below,
+  second_attempt,
   task_of,
 )
 from sitrain.types import Problems, Task
@@ -54,13 +55,12 @@ def make(
 ) -> Task:
   """Mazes of `doors` corridors of `rooms` rooms, verified on the device.
 
-  hinted: share of problems whose prompt names the right door. It keeps its
-  place in the prompt where it is 0.
+  hinted: share of problems whose prompt names the right door. With 0, too, the
+  prompt has a place for the hint.
   exit_share, copied, corrupted: the base corpus. Its first attempt walks to the
   exit with probability exit_share, else along a random corridor. Its second is
-  a copy, a copy with one wrong room, or else a corridor other than the first
-  one's, whether the first was right or wrong: asked again, the base mostly
-  changes its mind. `solution` holds both.
+  a copy, a copy with one wrong room, or else (most often) another corridor than
+  the first one's, whether the first was right or wrong. `solution` has both.
 
   Answer fields: the doors as in the prompt, ten successors, the right door, and
   1 if it was hinted. Reward 1 iff the first room is a door, every step follows
@@ -95,8 +95,8 @@ def _check(options: Options) -> None:
       f"doors={doors} times rooms={rooms} needs {doors * rooms} labels and "
       f"there are {LABELS}: lower one of them"
     )
-  check_share("hinted", options.hinted)
-  check_share("exit_share", options.exit_share)
+  check_probability("hinted", options.hinted)
+  check_probability("exit_share", options.exit_share)
   check_corpus(options.copied, options.corrupted)
 
 
@@ -108,7 +108,7 @@ def _problem(chance: Float[Array, " size"], options: Options) -> Problems:
   )
   labels = jnp.argsort(label).astype(jnp.int32)
   corridors = labels[: doors * rooms].reshape(doors, rooms)
-  right = below(door, doors)
+  right = integers_below(door, doors)
   terminal = jnp.where(jnp.arange(doors) == right, EXIT, END)
   walks = jnp.concatenate([corridors, terminal[:, None]], axis=1)
   table = jnp.full(LABELS, NOTHING, jnp.int32)
@@ -134,16 +134,16 @@ def _solution(
   """Two attempts of the base corpus."""
   exits, door, other, place, shift, look = chance
   is_exit = exits < options.exit_share
-  chosen = jnp.where(is_exit, right, below(door, options.doors))
+  chosen = jnp.where(is_exit, right, integers_below(door, options.doors))
   first = walks[chosen]
-  shift_by = 1 + below(other, options.doors - 1)
+  shift_by = 1 + integers_below(other, options.doors - 1)
   fresh = walks[(chosen + shift_by) % options.doors]
   # Every room but one has another successor, so another label here is wrong.
-  step = below(place, options.rooms)
-  label = (first[step] + 1 + below(shift, LABELS - 1)) % LABELS
+  step = integers_below(place, options.rooms)
+  label = (first[step] + 1 + integers_below(shift, LABELS - 1)) % LABELS
   spoiled = first.at[step].set(label)
   shares = {"copied": options.copied, "corrupted": options.corrupted}
-  second = second_look(look, first, fresh, spoiled, **shares)
+  second = second_attempt(look, first, fresh, spoiled, **shares)
   return jnp.concatenate([first, second])
 
 

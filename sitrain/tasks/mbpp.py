@@ -62,17 +62,17 @@ def make(
     source: as in tables.read, with the fields of MBPP; a file holds all rows.
     split: "train", "validation", "test", or "all", by the number of the row.
     limit: only the first rows; 0: all.
-    ask: what is asked, with {problem} and {tests} in it, or "file:" and a path;
-      the examples are written in the same words.
-    again: what is read between two attempts.
+    ask: the prompt, with {problem} and {tests} in it, or "file:" and a path;
+      the examples use the same text.
+    again: the message between two attempts.
     verifier: how a program is found: "strict", for rewards (between the
       markers), or "lenient", for reports; see programs.py.
     seconds, memory, workers: wall clock and MiB of a program, and how many run
       at a time.
-    run_programs_without_sandbox: runs what a model wrote with the rights of
+    run_programs_without_sandbox: run programs of the model with the rights of
       this user where there is no sandbox.
-    run_tests_where_programs_can_forge_a_pass: runs tests that cannot run in
-      another process than the program in its own; else their grade is unknown.
+    run_tests_where_programs_can_forge_a_pass: run tests that cannot run in a
+      separate process in the program's; else their grade is unknown.
     prompt_length, long_prompts: as in text.make.
 
   Raises ValueError for unknown splits and verifiers, and without a sandbox.
@@ -105,13 +105,13 @@ def extractor(verifier: str) -> Callable[[str], str]:
   """How a verifier finds the program; ValueError for an unknown one."""
   if verifier not in VERIFIERS:
     known = ", ".join(VERIFIERS)
-    raise ValueError(f"verifier={verifier!r}: say one of {known}")
+    raise ValueError(f"verifier={verifier!r}: choose one of {known}")
   return VERIFIERS[verifier]
 
 
 def claimer(extract: Callable[[str], str]) -> Callable[[str], str]:
-  """What a text claims: its program, but for the layout."""
-  return lambda said: extraction.normalised(extract(said))
+  """The answer of a text for votes: its program without layout."""
+  return lambda text: extraction.normalised(extract(text))
 
 
 def grader(
@@ -143,9 +143,9 @@ def grader(
 
 
 def table_of(source: str, split: str) -> tuple[list[dict], list[dict]]:
-  """Rows of a split, and those of the examples, whole."""
+  """Rows of a split, and rows of the examples."""
   if split not in IDS:
-    raise ValueError(f"split={split!r}: say one of {', '.join(IDS)}")
+    raise ValueError(f"split={split!r}: choose one of {', '.join(IDS)}")
   read = functools.partial(
     tables.read, source, fields={name: name for name in READERS},
     readers=READERS, may_be_empty=("test_setup_code", "challenge_test_list"),
@@ -156,14 +156,14 @@ def table_of(source: str, split: str) -> tuple[list[dict], list[dict]]:
     parts = tuple(IDS)[:-1] if split == "all" else (split, "prompt")
     found = [row for part in dict.fromkeys(parts) for row in read(split=part)]
   low, high = IDS[split]
-  mine = [row for row in found if low <= row["task_id"] <= high]
+  chosen = [row for row in found if low <= row["task_id"] <= high]
   shown = [row for row in found if row["task_id"] in EXAMPLES]
-  if not mine or len(shown) < len(EXAMPLES):
+  if not chosen or len(shown) < len(EXAMPLES):
     raise ValueError(
-      f"{source} has {len(mine)} rows of split {split!r} and {len(shown)} of "
-      f"the examples {EXAMPLES} by task_id: name the whole data set"
+      f"{source} has {len(chosen)} rows of split {split!r} and {len(shown)} of "
+      f"the examples {EXAMPLES} by task_id: name the complete data set"
     )
-  return mine, sorted(shown, key=lambda row: row["task_id"])
+  return chosen, sorted(shown, key=lambda row: row["task_id"])
 
 
 def messages(
@@ -171,18 +171,18 @@ def messages(
   ask: str,
 ) -> list[str]:
   """The prompt of every row: the examples with their programs, then the row."""
-  asked = wording(ask, "{problem}", "{tests}")
+  prompt = wording(ask, "{problem}", "{tests}")
 
   def task(row):
-    said = asked.replace("{tests}", "\n".join(row["test_list"]))
-    return said.replace("{problem}", row["text"].strip())
+    text = prompt.replace("{tests}", "\n".join(row["test_list"]))
+    return text.replace("{problem}", row["text"].strip())
 
   shots = [f"{task(row)}\n{solution(row)}\n\n" for row in shown]
   return ["".join(shots) + task(row) for row in table]
 
 
 def solution(row: Mapping[str, Any]) -> str:
-  """The reference program in the form that is asked for."""
+  """The reference program between the markers."""
   code = row["code"].replace("\r\n", "\n").strip()
   return f"{extraction.BEGIN}\n{code}\n{extraction.DONE}"
 
@@ -190,11 +190,11 @@ def solution(row: Mapping[str, Any]) -> str:
 def _rows(source, split, limit, ask) -> tuple[list[Row], list[dict]]:
   table, shown = table_of(source, split)
   table = list(tables.first(table, limit))
-  said = messages(table, shown, ask)
+  prompts = messages(table, shown, ask)
   found = [
     Row(
       message, (), (solution(row),), "all", row["code"], str(row["task_id"])
     )
-    for message, row in zip(said, table)
+    for message, row in zip(prompts, table)
   ]
   return found, table

@@ -1,7 +1,7 @@
 """MBPP-R: wrong programs of a frozen base model, to be corrected.
 
-Ni et al. 2024 (NExT) gave the idea, with attempts that were never published;
-here they are the samples that `python -m sitrain.sample` has written for MBPP.
+The idea is from Ni et al. 2024 (NExT), whose attempts were not published; here
+they are samples that `python -m sitrain.sample` wrote for MBPP.
 The prompt holds the problem, the wrong attempt as the policy's own, and the
 instruction to correct it; the policy writes one turn, the repair.
 """
@@ -42,7 +42,7 @@ def make(
     chat: how text becomes tokens.
     attempts: file of samples of a base model for MBPP, of the first turn; they
       were graded when they were written.
-    most: different wrong programs that are kept of one problem.
+    most: the most wrong programs of one problem.
 
   Raises ValueError where no wrong attempt is left.
   """
@@ -74,16 +74,16 @@ def rows(
 
 
 def _table(source, split, attempts, most):
-  written = {row["id"]: row for row in _attempts(attempts)}
+  sampled = {row["id"]: row for row in _attempts(attempts)}
   table, _ = mbpp.table_of(source, split)
-  table = [row for row in table if str(row["task_id"]) in written]
-  mine = [written[str(row["task_id"])] for row in table]
-  # An attempt that was cut at its limit is no program yet.
+  table = [row for row in table if str(row["task_id"]) in sampled]
+  samples = [sampled[str(row["task_id"])] for row in table]
+  # An attempt that was cut at its limit is no complete program.
   grades = [
     [programs.grade("sandbox" if s == "cut" else s) for s in row["statuses"]]
-    for row in mine
+    for row in samples
   ]
-  texts = [row["texts"] for row in mine]
+  texts = [row["texts"] for row in samples]
   found = programs.repair_rows(
     table, texts, grades, extract=extraction.lenient_program, most=most
   )
@@ -111,11 +111,11 @@ def _attempts(attempts):
 
 
 def _rows(table, source, split, ask):
-  said = mbpp.messages(table, mbpp.table_of(source, split)[1], ask)
+  prompts = mbpp.messages(table, mbpp.table_of(source, split)[1], ask)
   return [
     Row(
       message, (row["first_attempt"],), (mbpp.solution(row),),
       row["first_status"], row["code"], str(row["task_id"]),
     )
-    for message, row in zip(said, table)
+    for message, row in zip(prompts, table)
   ]

@@ -1,10 +1,10 @@
-"""The problems of a table, in an order that needs no iterator."""
+"""Problems of a task: the next rows of its table, and their shapes."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from sitrain.types import Key, Problems
+from sitrain.types import Key, Problems, Task
 
 
 def take_rows(
@@ -27,3 +27,17 @@ def take_rows(
   place = step * n + jnp.arange(n)
   row = shuffle(epochs)[place // size - first, place % size]
   return jax.tree.map(lambda x: x[row], table)
+
+
+def some_problems(task: Task) -> Problems:
+  """Problems to check a task by: its table, or one that is drawn."""
+  if task.table == ():
+    return task.problems(jax.random.key(0), 1)
+  return task.table
+
+
+def problem_shape(task: Task) -> Problems:
+  """Shapes and dtypes of one problem [1 ...] of a task; nothing is drawn."""
+  return jax.eval_shape(
+    lambda: jax.tree.map(lambda x: x[:1], some_problems(task))
+  )

@@ -27,17 +27,18 @@ def read(
     source: a file whose name ends as in FILES, on a disk or at an address that
       fsspec knows, such as gs://; a pattern with `*` for several of one kind,
       read in the order of their names; a folder of such files; or a data set
-      of the hub as "owner/name" or "owner/name:config".
+      of the hub as "owner/name" or "owner/name:config", which may end in
+      "@revision".
     split: a split of a folder or of the hub; "" where there is only one. A file
       has none.
-    fields: our name of each field -> its name in the data set.
-    readers: our name of a field -> a function of fields.py that reads it; a
-      field without one is taken as it is.
-    may_be_empty: those of our names whose values may be missing or empty.
+    fields: name of each field in the result -> its name in the data set.
+    readers: name in the result -> a function of fields.py that reads the value;
+      a field without one is unchanged.
+    may_be_empty: fields of the result that may be missing or empty.
 
   A .json file holds a list of objects, or an object a line, as .jsonl does.
-  Raises ValueError, with the row (from 1) or line, for what cannot be read, a
-  split or field that is not there, values that their reader refuses, empty
+  Raises ValueError, with the row (from 1) or line, for data that cannot be
+  read, a missing split or field, values that their reader refuses, empty
   values, and a table without rows.
   """
   if source.endswith(FILES):
@@ -50,24 +51,24 @@ def read(
   else:
     rows = _from_hub(source, split, fields)
   name = f"{source} ({split})" if split else source
-  taken = [
-    _taken(row, fields, readers, f"row {number} of {name}")
+  renamed = [
+    _renamed(row, fields, readers, f"row {number} of {name}")
     for number, row in enumerate(rows, 1)
   ]
-  if not taken:
+  if not renamed:
     raise ValueError(f"{name} has no rows: name a data set that has some")
-  _check_values(taken, fields, may_be_empty, name)
-  return taken
+  _check_values(renamed, fields, may_be_empty, name)
+  return renamed
 
 
 def first(rows: Sequence[Any], limit: int) -> Sequence[Any]:
-  """The first `limit` rows, all for 0; ValueError for a limit below."""
+  """The first `limit` rows; 0: all. ValueError for a limit below 0."""
   if limit < 0:
     raise ValueError(f"limit={limit}: give the number of rows, or 0 for all")
   return rows[: limit or None]
 
 
-def _taken(row, fields, readers, where) -> dict[str, Any]:
+def _renamed(row, fields, readers, where) -> dict[str, Any]:
   for theirs in fields.values():
     _check_field(theirs, row, where)
   values = {ours: row[theirs] for ours, theirs in fields.items()}
@@ -80,12 +81,12 @@ def _taken(row, fields, readers, where) -> dict[str, Any]:
 def _check_field(name: str, known: Collection[str], where: str) -> None:
   if name not in known:
     raise ValueError(
-      f"{where} has no field {name!r}{_meant(name, known)}: name one of "
+      f"{where} has no field {name!r}{_suggestion(name, known)}: name one of "
       f"{', '.join(sorted(known)) or 'none, for it is empty'}"
     )
 
 
-def _meant(name: str, known: Collection[str]) -> str:
+def _suggestion(name: str, known: Collection[str]) -> str:
   near = difflib.get_close_matches(name, list(known), 1)
   return f" (do you mean {near[0]!r}?)" if near else ""
 
@@ -141,15 +142,15 @@ def _from_files(
   except (OSError, EOFError, zlib.error, ImportError) as error:
     why = " ".join(str(error).split())
     raise ValueError(
-      f"{source} cannot be read ({why}): check that it is whole and that you "
-      "may read it"
+      f"{source} cannot be read ({why}): check that it is complete and that "
+      "you may read it"
     ) from error
 
 
 def _json(file: Any, name: str) -> Iterator[dict[str, Any]]:
-  """Objects of a list, or of lines; blank lines are passed over."""
+  """Objects of a list, or of lines; blank lines are skipped."""
   content = file.read()
-  content = content.removeprefix(b"\xef\xbb\xbf")  # the mark of some editors
+  content = content.removeprefix(b"\xef\xbb\xbf")  # a byte-order mark
   if content.lstrip()[:1] == b"[":
     for number, row in enumerate(_loaded(content, name, 0), 1):
       yield _object(row, f"element {number} of {name}")
@@ -160,7 +161,7 @@ def _json(file: Any, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _loaded(content: bytes, name: str, line: int) -> Any:
-  """JSON of a line, or of a whole file where `line` is 0."""
+  """JSON of a line, or of a file where `line` is 0."""
   try:
     return json.loads(content.decode())
   except UnicodeDecodeError as error:
@@ -203,36 +204,39 @@ def _parquet(
   except pyarrow.ArrowException as error:
     why = " ".join(str(error).split())
     raise ValueError(
-      f"{name} is no whole parquet file ({why}): copy it again"
+      f"{name} is no complete parquet file ({why}): copy it again"
     ) from error
 
 
 def _from_hub(
   source: str, split: str, fields: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-  """Rows of a data set that the library `datasets` finds."""
+  """Rows of a data set that the library `datasets` loads."""
   import datasets
 
   if "://" in source or source.startswith(("/", ".", "~")):
-    name, config = _folder(source), ""
+    name, config, revision = _folder(source), "", ""
   else:
-    name, _, config = source.partition(":")
+    where, _, revision = source.partition("@")
+    name, _, config = where.partition(":")
   try:
-    found = datasets.load_dataset(name, config or None)
+    found = datasets.load_dataset(
+      name, config or None, revision=revision or None
+    )
   except Exception as error:  # of many kinds, and some of many lines
     why = next(iter(str(error).strip().splitlines()), type(error).__name__)
     raise ValueError(
       f"the data set {source} cannot be loaded ({why}): give a file that ends "
       f"in one of {', '.join(FILES)}, or a data set of the hub as "
-      "'owner/name' or 'owner/name:config'"
+      "'owner/name', 'owner/name:config' or 'owner/name:config@revision'"
     ) from error
   if not split and len(found) > 1:
     raise ValueError(f"{source} has the splits {', '.join(found)}: name one")
   split = split or next(iter(found))
   if split not in found:
     raise ValueError(
-      f"{source} has no split {split!r}{_meant(split, found)}: name one of "
-      f"{', '.join(found)}"
+      f"{source} has no split {split!r}{_suggestion(split, found)}: name one "
+      f"of {', '.join(found)}"
     )
   rows = found[split]
   for theirs in fields.values():
@@ -241,7 +245,7 @@ def _from_hub(
 
 
 def _folder(source: str) -> str:
-  """The address of a folder that is there."""
+  """The address of an existing folder."""
   import fsspec
 
   system, path = fsspec.core.url_to_fs(source)

@@ -15,12 +15,12 @@ from sitrain.types import PAD, Chat, Episodes, Problems, Reply, Task, Verdict
 class Row(NamedTuple):
   """One problem of a data set."""
 
-  message: str  # what the policy is asked, whole
-  given: tuple[str, ...]  # attempts that it is shown as its own
-  solutions: tuple[str, ...]  # given turns, to be imitated
+  message: str  # the complete first message to the policy
+  given: tuple[str, ...]  # attempts in the prompt, as if the policy's own
+  solutions: tuple[str, ...]  # given turns to imitate
   level: str
-  answer: str  # what the verifier compares with, or shows what was wanted
-  name: str = ""  # in the data set, if it has one
+  answer: str  # what the verifier compares with, or a reference solution
+  name: str = ""  # the id in the data set, if it has one
 
 
 READERS = {
@@ -30,15 +30,15 @@ READERS = {
 
 
 class Grade(NamedTuple):
-  """What a verifier says of one text."""
+  """A verifier's judgement of one text."""
 
   right: float  # 1 or 0
   known: float  # 0 where the verifier itself failed
-  status: str  # why, in a word
+  status: str  # the reason, in a word
 
 
 class Texts(NamedTuple):
-  """What the table of a text task was made of."""
+  """The texts behind the table of a text task."""
 
   rows: Sequence[Row]
   kept: Sequence[int]  # the row of every problem of the table
@@ -47,11 +47,11 @@ class Texts(NamedTuple):
 
 
 class Lengths(NamedTuple):
-  """Tokens of many texts."""
+  """Statistics of the lengths of texts, in tokens."""
 
   count: int
   median: int
-  most: int  # of 95 %
+  most: int  # the 95th percentile
   longest: int
 
 
@@ -70,49 +70,50 @@ def make(
   Args:
     chat: how text becomes token ids.
     rows: the problems; the answer of a problem is the number of its row.
-    again: what the policy reads between two attempts.
-    grade: (texts, numbers of their rows) -> grades; a text that was cut at the
-      limit of its turn is never asked about, it is wrong.
+    again: the message between two attempts.
+    grade: (texts, numbers of their rows) -> grades. A text that was cut at the
+      limit of its turn is wrong and is not graded.
     claim: the final answer of a text, the same for equal answers; "" where
       there is none.
-    prompt_length: tokens that a prompt may have; 0: the longest has.
+    prompt_length: the most tokens of a prompt; 0: no limit.
     long_prompts: what happens to longer ones: "refuse" or "drop".
 
-  Raises ValueError for no rows, a row that holds no text where text should be,
-  an empty message, a given turn with an end token inside, and prompts that are
-  too long.
+  Raises ValueError for no rows, a field that is not text, an empty message, a
+  given turn with an end token inside, and prompts that are too long.
   """
   if not rows:
     raise ValueError("the data set has no rows: name one with problems")
   for number, row in enumerate(rows, 1):
     _check_row(row, f"row {number}")
   prompts = [_prompt(chat, row, again) for row in rows]
-  kept = fitting(prompts, limit=prompt_length, long_prompts=long_prompts)
+  kept = fitting_prompts(
+    prompts, limit=prompt_length, long_prompts=long_prompts
+  )
   given = [
-    [_turn(chat, said, f"row {i + 1}") for said in rows[i].solutions]
+    [_turn(chat, text, f"row {i + 1}") for text in rows[i].solutions]
     for i in kept
   ]
   names = sorted({rows[i].level for i in kept})
   level = np.array([names.index(row.level) if row.level in names else 0
                     for row in rows], np.int32)
-  turns = [len(turn) for solution in given for turn in solution]
-  whole = [[t for turn in solution for t in turn] for solution in given]
+  sizes = [len(turn) for turns in given for turn in turns]
+  solutions = [[t for turn in turns for t in turn] for turns in given]
   table = Problems(
     prompt=padded([prompts[i] for i in kept], left=True, width=prompt_length),
     answer=np.array(kept, np.int32)[:, None],
-    solution=padded(whole, left=False, width=1),
+    solution=padded(solutions, left=False, width=1),
   )
   return Task(
-    problems=_drawn,
+    problems=_refuse_to_draw,
     verify=_verifier(chat, grade),
     reply=replier(chat, again),
-    final=_finder(chat, claim),
+    final=_final_answers(chat, claim),
     level=lambda problems: jnp.asarray(level)[problems.answer[:, 0]],
     levels=tuple(names),
     eos=chat.eos,
-    # Where half of the given turns would be cut, so would the policy's. That
-    # each of them fits is asked for where they are imitated.
-    turn_length=lengths(turns).median if turns else 1,
+    # A limit that cuts half of the given turns would cut the policy's, too. A
+    # method that imitates them checks that each of them fits.
+    turn_length=lengths(sizes).median if sizes else 1,
     tokenizer=chat.tokenizer,
     table=table,
     on_host=True,
@@ -120,15 +121,15 @@ def make(
   )
 
 
-def graded_by(
+def grade_by_row(
   grade: Callable[[Sequence[str], Sequence[str]], Sequence[Grade]],
   answers: Sequence[str],
 ) -> Callable[[Sequence[str], Sequence[int]], Sequence[Grade]]:
-  """`grade(answers, texts)` as `make` wants it."""
+  """`grade(answers, texts)` as a function of (texts, row numbers)."""
   return lambda texts, rows: grade([answers[row] for row in rows], texts)
 
 
-def _drawn(key, n):
+def _refuse_to_draw(key, n):
   raise ValueError("the problems of a text task are the rows of its table")
 
 
@@ -139,9 +140,9 @@ def _check_row(row: Row, where: str) -> None:
     raise ValueError(f"{where}: the problem is empty: leave the row out")
 
 
-def _turn(chat: Chat, said: str, where: str) -> list[int]:
-  """The tokens of a given turn and its end token, which comes once."""
-  tokens = chat.tokenizer.encode(said)
+def _turn(chat: Chat, text: str, where: str) -> list[int]:
+  """The tokens of a given turn with its only end token."""
+  tokens = chat.tokenizer.encode(text)
   if ends := [token for token in tokens if token in chat.eos]:
     raise ValueError(
       f"{where}: a given turn holds {chat.tokenizer.decode(ends[:1])!r}, which "
@@ -151,7 +152,7 @@ def _turn(chat: Chat, said: str, where: str) -> list[int]:
 
 
 def _prompt(chat: Chat, row: Row, again: str) -> list[int]:
-  """The message, and each given attempt with what follows it."""
+  """The message, and each given attempt with the message after it."""
   tokens = list(chat.ask(row.message))
   for attempt in row.given:
     tokens += chat.tokenizer.encode(attempt)
@@ -159,16 +160,16 @@ def _prompt(chat: Chat, row: Row, again: str) -> list[int]:
   return tokens
 
 
-def fitting(
+def fitting_prompts(
   prompts: Sequence[Sequence[int]], *, limit: int, long_prompts: str
 ) -> list[int]:
-  """Numbers of the prompts of at most `limit` tokens; 0 limits nothing.
+  """Numbers of the prompts of at most `limit` tokens; 0: no limit.
 
-  `long_prompts` is "refuse" or "drop". Raises ValueError for another word, for
-  a longer prompt under "refuse", and where nothing is left.
+  `long_prompts` is "refuse" or "drop". Raises ValueError for another value, for
+  a longer prompt under "refuse", and where no prompt is left.
   """
   if long_prompts not in ("refuse", "drop"):
-    raise ValueError(f"long_prompts={long_prompts!r}: say 'refuse' or 'drop'")
+    raise ValueError(f"long_prompts={long_prompts!r}: set 'refuse' or 'drop'")
   sizes = [len(prompt) for prompt in prompts]
   kept = [i for i, size in enumerate(sizes) if not limit or size <= limit]
   dropped = len(sizes) - len(kept)
@@ -182,7 +183,7 @@ def fitting(
 
 
 def lengths(sizes: Sequence[int] | Int[np.ndarray, " N"]) -> Lengths:
-  """Median, 95 % and longest of some lengths; zeros for none."""
+  """Statistics of lengths; zeros for none."""
   if not len(sizes):
     return Lengths(0, 0, 0, 0)
   middle, most = np.percentile(sizes, (50, 95), method="higher")
@@ -200,17 +201,17 @@ def padded(
   return table
 
 
-def written(
+def turn_tokens(
   episodes: Any, turn: int, eos: tuple[int, ...]
 ) -> tuple[list[np.ndarray], list[bool]]:
   """Tokens of a turn of every episode without its end, and whether it ended.
 
-  Of `episodes`, tokens and turn [B T] are read.
+  `episodes` needs the fields tokens and turn [B T] only.
   """
   tokens, mark = np.asarray(episodes.tokens), np.asarray(episodes.turn)
   rows = [t[m == turn] for t, m in zip(tokens, mark)]
-  whole = [bool(len(row)) and row[-1] in eos for row in rows]
-  return [row[:-1] if end else row for row, end in zip(rows, whole)], whole
+  ended = [bool(len(row)) and row[-1] in eos for row in rows]
+  return [row[:-1] if end else row for row, end in zip(rows, ended)], ended
 
 
 def _verifier(chat, grade):
@@ -220,45 +221,43 @@ def _verifier(chat, grade):
     numbers = np.asarray(answer)[:, 0]
     reward = np.zeros((len(numbers), turns), np.float32)
     known = np.ones_like(reward)
-    asked = []
+    complete = []
     for k in range(turns):
-      rows, whole = written(episodes, k + 1, chat.eos)
-      asked += [(b, k, rows[b]) for b in np.flatnonzero(whole)]
-    texts = [chat.tokenizer.decode(row) for _, _, row in asked]
-    grades = grade(texts, [int(numbers[b]) for b, _, _ in asked])
-    for (b, k, _), given in zip(asked, grades):
+      rows, ended = turn_tokens(episodes, k + 1, chat.eos)
+      complete += [(b, k, rows[b]) for b in np.flatnonzero(ended)]
+    texts = [chat.tokenizer.decode(row) for _, _, row in complete]
+    grades = grade(texts, [int(numbers[b]) for b, _, _ in complete])
+    for (b, k, _), given in zip(complete, grades):
       reward[b, k], known[b, k] = given.right, given.known
     return Verdict(reward, known)
 
   return verify
 
 
-def _finder(chat, claim):
-  """A number for the final answer of each row: equal for equal answers."""
+def _final_answers(chat, claim):
+  """`Task.final`: the ids of the final answers, equal for equal ones."""
 
-  def final(
-    episodes: Episodes, turn: int
-  ) -> Int[np.ndarray, " B"]:
-    rows, whole = written(episodes, turn, chat.eos)
-    texts = [
-      claim(chat.tokenizer.decode(row)) if end else ""
-      for row, end in zip(rows, whole)
-    ]
-    return np.array([number_of(text) for text in texts], np.int32)
+  def final(episodes: Episodes, turns: int) -> Int[np.ndarray, "B K"]:
+    found = np.full((len(episodes.problem), turns), -1, np.int32)
+    for k in range(turns):
+      rows, ended = turn_tokens(episodes, k + 1, chat.eos)
+      for b in np.flatnonzero(ended):
+        found[b, k] = answer_id(claim(chat.tokenizer.decode(rows[b])))
+    return found
 
   return final
 
 
-def number_of(text: str) -> int:
-  """31 bits of a text that processes agree on; -1 for the empty one."""
+def answer_id(text: str) -> int:
+  """A hash of 31 bits, the same in every process; -1 for no text."""
   return zlib.crc32(text.encode()) & 0x7FFFFFFF if text else -1
 
 
 def replier(chat: Chat, message: str) -> Callable[..., Reply]:
-  """What the policy reads after a turn: `message`, in the form of the chat.
+  """`Task.reply` with a constant message, in the form of the chat.
 
-  A turn that was cut at its limit is ended first, so that the dialogue keeps
-  its form.
+  A turn that was cut at its limit gets an end token first, so that the dialogue
+  keeps its form.
   """
   again = chat.again(message)
   after_end = np.array([*again, PAD], np.int32)

@@ -1,9 +1,9 @@
 """Tic-tac-toe: two seats, a move a turn, and rewards when a game is over.
 
 Prompt: `=`. A turn is one token, the number of a square: 012 is the first line
-of the board, 345 the second, 678 the third. The text of a game is its moves
-behind `=`, whoever made them, so both seats read the same; the place of a move
-says whose it is.
+of the board, 345 the second, 678 the third. The text of a game is `=` and the
+moves of both seats in turn, so both seats read the same text; the place of a
+move gives its seat.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ LINES = np.array([
 ])
 OPPONENTS = ("self", "random")
 LEVELS = ("first", "second")  # the seat of the policy against another
-INVALID, AFTER_INVALID = -1.5, 0.5  # for who made the move, and for the other
+INVALID, AFTER_INVALID = -1.5, 0.5  # for the seat that moved, and the other
 CHANCES = 2**20  # values of the numbers that choose the opponent's moves
 
 
@@ -38,23 +38,23 @@ class Game(NamedTuple):
   owner: Int[Array, " 9"]  # of each square: the seat, 0 or 1; PAD: free
   count: Int[Array, ""]  # moves that were made, an invalid one among them
   over: Bool[Array, ""]
-  score: Float[Array, " 2"]  # of each seat; 0 while it goes on, and for a draw
-  valid: Bool[Array, " 9"]  # whether move k was made, and could be
+  score: Float[Array, " 2"]  # of each seat; 0 before the end, and for a draw
+  valid: Bool[Array, " 9"]  # whether move k was made and is legal
 
 
 def make(*, opponent: str = "self") -> Task:
   """Games that the policy plays against itself, or against random moves.
 
-  opponent: "self": turn k is a move of seat (k - 1) % 2, and its reward what
-  the game brings to that seat: 1 to who won, -1 to who lost, 0 for a draw and
-  where no turns are left; after an invalid move, which ends the game, -1.5 to
-  who made it and 0.5 to the other (Liu et al. 2025, SPIRAL). "random": the
-  policy has the seat that the problem says, every turn is a move of it, replies
-  are random legal moves, and the reward of every turn is 1 if it won, else 0.
+  opponent: "self": turn k is a move of seat (k - 1) % 2, and its reward is the
+  final score of that seat: 1 for a win, -1 for a loss, 0 for a draw and for a
+  game that ran out of turns. An invalid move ends the game, with -1.5 for its
+  seat and 0.5 for the other (Liu et al. 2025, SPIRAL). "random": the problem
+  gives the policy's seat, every turn is a move of it, replies are random legal
+  moves, and the reward of every turn is 1 for a win, else 0.
 
-  `solution` is a random legal game, of both seats, `final` the square of a
-  valid move. Answer fields: the seat of the policy, then numbers that choose
-  the opponent's moves. Raises ValueError for another opponent.
+  `solution` is a random legal game of both seats, `final` the square of a valid
+  move. Answer fields: the seat of the policy, then numbers that choose the
+  opponent's moves. Raises ValueError for an unknown opponent.
   """
   if opponent not in OPPONENTS:
     raise ValueError(
@@ -98,7 +98,7 @@ def _problem(chance: Float[Array, " size"], alone: bool) -> Problems:
 def play_out(moves: Int[Array, " N"]) -> Game:
   """The game after these moves, PAD where there are no more.
 
-  What follows the end of a game is not looked at.
+  Moves after the end of a game are ignored.
   """
   game = Game(
     jnp.full(SQUARES, PAD, jnp.int32), jnp.int32(0), jnp.bool_(False),
@@ -137,14 +137,14 @@ def _legal(game: Game, number: Int[Array, ""]) -> Int[Array, ""]:
 
 
 def _games(episodes: Episodes) -> Game:
-  """The games of all rows: their tokens behind `=`, wherever they stand."""
-  there = (episodes.turn != PAD).astype(jnp.int32)
-  text = attempt(episodes._replace(turn=there), 1, 1 + SQUARES)
+  """The games of all rows, from the tokens after `=` in any column."""
+  text_mask = (episodes.turn != PAD).astype(jnp.int32)
+  text = attempt(episodes._replace(turn=text_mask), 1, 1 + SQUARES)
   return jax.vmap(play_out)(text[:, 1:])
 
 
 def _opponents(answer: Int[Array, "B A"], games: Game) -> Int[Array, " B"]:
-  """The move of the opponent in games that go on."""
+  """The move of the opponent in games that are not over."""
   number = jnp.take_along_axis(
     answer[:, 1:], jnp.minimum(games.count, SQUARES - 1)[:, None], axis=1
   )[:, 0]
@@ -154,17 +154,17 @@ def _opponents(answer: Int[Array, "B A"], games: Game) -> Int[Array, " B"]:
 def _answered(answer: Int[Array, "B A"], episodes: Episodes) -> Game:
   """The games after the opponent's move, where they were not over before.
 
-  It ends some of them, and then it does not stand in the row.
+  A move that ends the game is not written to the row.
   """
   games = _games(episodes)
-  mine = games.count % 2 == answer[:, 0]
-  square = jnp.where(games.over | mine, PAD, _opponents(answer, games))
-  # Where none is made, `count` may be one past the last.
+  own = games.count % 2 == answer[:, 0]
+  square = jnp.where(games.over | own, PAD, _opponents(answer, games))
+  # Where no move is made, `count` may be one past the last.
   return jax.vmap(_move)(games, games.count, square)
 
 
 def _end(answer, episodes: Episodes, turn) -> Reply:
-  """Nothing to read: the other seat moves at once, if the game goes on."""
+  """No tokens: the other seat moves at once, unless the game is over."""
   return Reply(
     jnp.zeros((turn.shape[0], 0), jnp.int32), _games(episodes).over
   )
@@ -188,16 +188,20 @@ def _verify_one(answer, episodes: Episodes, turns: int) -> Verdict:
   return Verdict(won, jnp.ones_like(won))
 
 
-def _final(episodes: Episodes, turn) -> Int[Array, " B"]:
-  """The square of the move of a turn if it was valid, else -1."""
-  before = jnp.sum(
-    jnp.cumsum(episodes.turn == turn, axis=1) == 0, axis=1, keepdims=True
-  )
+def _final(episodes: Episodes, turns: int) -> Int[Array, "B K"]:
+  """The square of the move of every turn if it was valid, else -1."""
+  valid = _games(episodes).valid
   column = jnp.arange(episodes.turn.shape[1])
-  earlier = (column < before) & (episodes.turn != PAD)
-  place = jnp.sum(earlier, axis=1) - 1  # `=` is no move
-  square = attempt(episodes, turn, 1)[:, 0]
-  valid = jnp.take_along_axis(
-    _games(episodes).valid, jnp.clip(place, 0, SQUARES - 1)[:, None], axis=1
-  )[:, 0]
-  return jnp.where(valid & (square != PAD), square, -1)
+
+  def square_of(turn):
+    before = jnp.sum(
+      jnp.cumsum(episodes.turn == turn, axis=1) == 0, axis=1, keepdims=True
+    )
+    earlier = (column < before) & (episodes.turn != PAD)
+    place = jnp.sum(earlier, axis=1) - 1  # `=` is no move
+    square = attempt(episodes, turn, 1)[:, 0]
+    place = jnp.clip(place, 0, SQUARES - 1)[:, None]
+    own = jnp.take_along_axis(valid, place, axis=1)[:, 0]
+    return jnp.where(own & (square != PAD), square, -1)
+
+  return jax.vmap(square_of, out_axes=1)(jnp.arange(1, turns + 1))

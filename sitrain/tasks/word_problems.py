@@ -1,7 +1,7 @@
 """Word problems with written steps, made from a seed: text without a download.
 
-Two kinds. *Sums* are worked out in two steps. In *trials* one of two numbers
-fits, and which one shows only when it has been tried to the end:
+There are two kinds. *Sums* need two steps. In *trials* one of two numbers fits,
+and only a complete calculation shows which one:
 
   Mia packs 3 or 5 boxes with 4 pens in each. Then she adds 7 pens and has 27
   pens in all. How many boxes?
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sitrain.tasks import text
-from sitrain.tasks.draw import check_corpus, check_share
+from sitrain.tasks.draw import check_corpus, check_probability
 from sitrain.tasks.text import Row
 from sitrain.tasks.verifiers import grading
 from sitrain.tasks.wording import wording
@@ -21,13 +21,13 @@ from sitrain.types import Chat, Task
 
 AGAIN = "There may be an error. Correct it, if any."
 NAMES = ("Mia", "Tom", "Ana", "Ben", "Eva", "Leo", "Zoe", "Max")
-SHE = ("she", "he")  # by the place of the name
+SHE = ("she", "he")  # by the parity of the name's index
 BOXES = ("boxes", "bags", "jars", "trays")
 THINGS = ("pens", "coins", "nuts", "cards", "eggs", "keys")
 
 
 class Corpus(NamedTuple):
-  """What the given attempts are like; see `make`."""
+  """Probabilities of the given attempts; see `make`."""
 
   mistake: float
   copied: float
@@ -62,22 +62,23 @@ def make(
     count: rows of the table.
     seed: of the problems and of the corpus.
     trials: the share of trials; the others are sums.
-    mistake: how often a step of the corpus is wrong; what follows goes on
-      from what is written.
-    copied, corrupted: how often the second attempt of the corpus is the first
-      again, or the first with another answer; else a trial tries the other
-      number and a sum is done anew, whether the first was right or wrong.
-    again: what is read between two attempts.
+    mistake: probability that a step of the corpus is wrong; the steps after it
+      continue from the written value.
+    copied, corrupted: probability that the second attempt of the corpus is a
+      copy of the first, or a copy with another answer; else a trial tries the
+      other number and a sum is computed anew, whether the first was right or
+      wrong.
+    again: the message between two attempts.
 
-  An answer is right iff the number behind its last `####` is. Raises
-  ValueError for impossible shares.
+  An answer is right iff the number after its last `####` is. Raises ValueError
+  for impossible probabilities.
   """
   options = dict(trials=trials, mistake=mistake)
   options |= dict(copied=copied, corrupted=corrupted)
   found = rows(count=count, seed=seed, **options)
   return text.make(
     chat, found, again=wording(again), claim=grading.gsm8k_answer,
-    grade=text.graded_by(grading.grade_gsm8k, [row.answer for row in found]),
+    grade=text.grade_by_row(grading.grade_gsm8k, [row.answer for row in found]),
     prompt_length=0, long_prompts="refuse",
   )
 
@@ -92,8 +93,8 @@ def rows(
       f"count={count} and seed={seed}: give a count of 1 at least, and a seed "
       "of 0 at least"
     )
-  check_share("trials", trials)
-  check_share("mistake", mistake)
+  check_probability("trials", trials)
+  check_probability("mistake", mistake)
   check_corpus(copied, corrupted)
   corpus = Corpus(mistake, copied, corrupted)
   made = []
@@ -105,9 +106,9 @@ def rows(
 
 
 def _words(rng) -> dict[str, str]:
-  who = int(rng.integers(len(NAMES)))
+  person = int(rng.integers(len(NAMES)))
   return {
-    "name": NAMES[who], "she": SHE[who % 2],
+    "name": NAMES[person], "she": SHE[person % 2],
     "boxes": BOXES[rng.integers(len(BOXES))],
     "things": THINGS[rng.integers(len(THINGS))],
   }

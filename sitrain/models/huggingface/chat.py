@@ -22,17 +22,17 @@ PLAIN = (
   "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}"
   "{% endfor %}"
 )
-# Some templates write the day into the prompt. A run that goes on tomorrow
-# must read the prompts of today, so that the day is always this one.
+# Some templates write the date into the prompt. It is always this one, so that
+# a resumed run reads the same prompts.
 _DAY = "{% macro strftime_now(form) %}26 Jul 2024{% endmacro %}"
 
-_ASKED = ("What is 6 * 7?", "Name a colour,\nplease.")
+_MESSAGES = ("What is 6 * 7?", "Name a colour,\nplease.")
 _AGAIN = "There might be an error above. Answer again."
-_SAID = "Forty-two."
-_TURNS = 8  # of the longest dialogue that is looked at
-# Beginnings of several kinds, for a prompt might make one token with some.
+_ANSWER = "Forty-two."
+_TURNS = 8  # of the longest dialogue that is checked
+# Different beginnings, as the end of a prompt may form one token with some.
 _ANSWERS = (
-  _SAID, "6 * 7 = 42\n\nThe answer is 42", "The answer", "an answer", "I",
+  _ANSWER, "6 * 7 = 42\n\nThe answer is 42", "The answer", "an answer", "I",
   "\\boxed{42}", "def f():", " \n indented:\n  1.\n\n ",
 )
 _THOUGHT = "Six sevens."
@@ -71,21 +71,23 @@ def make(
   answer, or the beginning-of-sequence token twice.
   """
   if reasoning not in ("refuse", "keep"):
-    raise ValueError(f"reasoning={reasoning!r}: say 'refuse' or 'keep'")
+    raise ValueError(f"reasoning={reasoning!r}: set 'refuse' or 'keep'")
   if "strftime_now" in template:
     template = _DAY + template
   render = _renderer(source, template)
   _check_text(render, reasoning)
   _check_later_turns(render)
-  end = _end(source, tokenizer, _after(render, _ASKED[0], _SAID, _AGAIN)[0])
+  first, _ = _after(render, _MESSAGES[0], _ANSWER, _AGAIN)
+  end = _end(source, tokenizer, first)
   _check_tokens(source, render, tokenizer.encode)
 
   def ask(message: str) -> list[int]:
     return tokenizer.encode(render([message]))
 
   def again(message: str) -> list[int]:
-    # The end token is encoded along, for pieces depend on what is before them.
-    return tokenizer.encode(_after(render, _ASKED[0], _SAID, message)[0])[1:]
+    # The end token is encoded, too, as tokens depend on the text before them.
+    text, _ = _after(render, _MESSAGES[0], _ANSWER, message)
+    return tokenizer.encode(text)[1:]
 
   eos = tuple(dict.fromkeys((end, source.eos_token_id, *ends)))
   return Chat(tokenizer, eos, ask, again)
@@ -105,7 +107,7 @@ def _renderer(source: Any, template: str) -> Render:
         tokenize=False,
         add_generation_prompt=True,
       )
-    except Exception as error:  # a template can raise whatever Python can
+    except Exception as error:  # a template can raise any exception
       why = " ".join(str(error).split()) or type(error).__name__
       raise ValueError(
         f"the chat template fails for {len(texts)} message(s) of user and "
@@ -121,41 +123,40 @@ def _after(
   """The text from the end token of an answer on.
 
   Also whether the template treats reasoning of earlier turns in its own way.
-  White space around the answer is passed over: whatever the policy writes there
-  is kept.
+  White space around the answer is ignored: the policy's own is kept.
   """
-  prompt, whole = render([first]), render([first, answer, again])
-  head = prompt if whole.startswith(prompt) else _OPENED.sub("", prompt)
-  if not whole.startswith(head):
+  prompt, dialogue = render([first]), render([first, answer, again])
+  head = prompt if dialogue.startswith(prompt) else _OPENED.sub("", prompt)
+  if not dialogue.startswith(head):
     raise ValueError(
       "the chat template writes the first message of a longer dialogue in "
-      f"another way than alone ({_parting(prompt, whole)}): give a template, "
-      "as a file, in which a dialogue only ever grows"
+      f"another way than alone ({_difference(prompt, dialogue)}): give a "
+      "template, as a file, in which a dialogue only ever grows"
     )
-  rest = whole[len(head):].lstrip()
-  bare, said = _EMPTY.sub("", rest), answer.strip()
-  if not bare.startswith(said):
+  rest = dialogue[len(head):].lstrip()
+  bare, answer = _EMPTY.sub("", rest), answer.strip()
+  if not bare.startswith(answer):
     raise ValueError(
       f"the chat template writes the answer {answer!r} as {bare[:40]!r}: give "
       "a template, as a file, that writes answers right after the prompt, as "
       "they are"
     )
-  return bare[len(said):].lstrip(), prompt != head or bare != rest
+  return bare[len(answer):].lstrip(), prompt != head or bare != rest
 
 
-def _parting(prompt: str, whole: str) -> str:
-  """Where two texts part, in words."""
+def _difference(one: str, other: str) -> str:
+  """The first difference of two texts."""
   same = next(
-    (i for i, (a, b) in enumerate(zip(prompt, whole)) if a != b), len(whole)
+    (i for i, (a, b) in enumerate(zip(one, other)) if a != b), len(other)
   )
-  return f"{prompt[same:same + 30]!r} became {whole[same:same + 30]!r}"
+  return f"{one[same:same + 30]!r} became {other[same:same + 30]!r}"
 
 
 def _check_text(render: Render, reasoning: str) -> None:
   """Raises ValueError unless a longer dialogue continues the shorter one."""
   found = [
     _after(render, first, answer, _AGAIN)
-    for first in _ASKED
+    for first in _MESSAGES
     for answer in _ANSWERS
   ]
   if len({after for after, _ in found}) > 1:
@@ -163,35 +164,35 @@ def _check_text(render: Render, reasoning: str) -> None:
       "what the chat template writes after an answer depends on the answer or "
       "on the first message: give a template, as a file, in which it does not"
     )
-  thought = f"<think>\n{_THOUGHT}\n</think>\n\n{_SAID}"
-  dropped = _THOUGHT not in render([_ASKED[0], thought, _AGAIN])
+  thought = f"<think>\n{_THOUGHT}\n</think>\n\n{_ANSWER}"
+  dropped = _THOUGHT not in render([_MESSAGES[0], thought, _AGAIN])
   if reasoning == "refuse" and (dropped or any(own for _, own in found)):
     raise ValueError(
       "the chat template changes or drops the reasoning (<think>...</think>) "
-      "of earlier turns, but here a second turn sees the first one whole, with "
-      "its reasoning, for the sampled token ids are kept: accept that by "
+      "of earlier turns, but here a second turn reads all of the first, with "
+      "its reasoning, as the sampled token ids are kept: accept that by "
       "reasoning='keep', or give another template as a file"
     )
 
 
 def _check_later_turns(render: Render) -> None:
   """Raises ValueError unless every later turn is written like the second."""
-  first, prompt = _ASKED[0], render(_ASKED[:1])
-  after, _ = _after(render, first, _SAID, _AGAIN)
+  first, prompt = _MESSAGES[0], render(_MESSAGES[:1])
+  after, _ = _after(render, first, _ANSWER, _AGAIN)
   for turns in range(2, _TURNS):
-    whole = render([first, *(_SAID, _AGAIN) * turns])
-    head = prompt if whole.startswith(prompt) else _OPENED.sub("", prompt)
-    rest = whole.removeprefix(head)
+    dialogue = render([first, *(_ANSWER, _AGAIN) * turns])
+    head = prompt if dialogue.startswith(prompt) else _OPENED.sub("", prompt)
+    rest = dialogue.removeprefix(head)
     for turn in range(1, turns + 1):
       # A prompt's opened reasoning is left out before answers without any.
       between = after if turn == turns else _OPENED.sub("", after)
-      said = _EMPTY.sub("", rest.lstrip())
-      found = said.removeprefix(_SAID).lstrip()
-      if not said.startswith(_SAID) or not found.startswith(between):
+      bare = _EMPTY.sub("", rest.lstrip())
+      found = bare.removeprefix(_ANSWER).lstrip()
+      if not bare.startswith(_ANSWER) or not found.startswith(between):
         raise ValueError(
           f"the chat template writes turn {turn} of {turns + 1} in another way "
-          f"than the first of two ({_parting(_SAID + after, said)}): give a "
-          "template, as a file, in which every turn is written alike"
+          f"than the first of two ({_difference(_ANSWER + after, bare)}): give "
+          "a template, as a file, in which every turn is written alike"
         )
       rest = found.removeprefix(between)
 
@@ -218,7 +219,7 @@ def _check_tokens(
   the template writes, and is kept as the policy wrote it.
   """
   start = source.bos_token_id
-  for first in _ASKED:
+  for first in _MESSAGES:
     for answer in (text for text in _ANSWERS if text == text.strip()):
       text, dialogue = render([first]), render([first, answer, _AGAIN])
       prompt, whole = encode(text), encode(dialogue)

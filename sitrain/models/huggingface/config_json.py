@@ -73,28 +73,65 @@ def rope_fields(given: Given, *, own_local: bool) -> dict[str, Any]:
   """Rotary fields of global and of local layers.
 
   `own_local`: local layers have a base of their own, rope_local_base_freq, and
-  no scaling. Raises ValueError for types that the decoder lacks.
+  no scaling. Where a file has both rope_scaling and rope_parameters, it is read
+  as transformers reads it. Raises ValueError for types that the decoder lacks,
+  and for files that transformers reads in another way than they look.
   """
-  far = {"rope_theta": given["rope_theta"]} | (given.get("rope_scaling") or {})
-  near = {"rope_theta": given["rope_local_base_freq"]} if own_local else far
+  if own_local:
+    far, near = _rope_per_kind(given)
+    length = None
+  else:
+    far = near = _rope_of_all_layers(given)
+    # transformers lets it win over the one beside the other parameters.
+    length = given.get("original_max_position_embeddings")
+  return {
+    "rope_base": float(needed(far, "rope_theta")),
+    "rope_scaling": _scaling(given, far, length),
+    "local_rope_base": float(needed(near, "rope_theta")),
+    "local_rope_scaling": _scaling(given, near, length),
+  }
+
+
+def _rope_of_all_layers(given):
+  """rope_scaling, or else rope_parameters: never a mixture of the two."""
+  scaling = given.get("rope_scaling") or {}
   found = given.get("rope_parameters") or {}
-  nested = SLIDING in found or FULL in found
-  if found and own_local and not nested:
+  if FULL in found or SLIDING in found:
+    raise ValueError(
+      f"config.json has rope_parameters for {FULL} and {SLIDING}, which this"
+      " architecture does not tell apart: give one for all layers"
+    )
+  rope = {"rope_theta": given["rope_theta"]} | (scaling or found)
+  base = found.get("rope_theta", rope["rope_theta"])
+  if scaling and base != rope["rope_theta"]:
+    raise ValueError(
+      "config.json has rope_parameters and rope_scaling, and transformers"
+      f" reads the second alone, with rope_theta {rope['rope_theta']:g} and not"
+      f" {base:g}: move the scaling into rope_parameters"
+    )
+  return rope
+
+
+def _rope_per_kind(given):
+  """Parameters of global and of local layers; rope_scaling is global."""
+  scaling = given.get("rope_scaling") or {}
+  found = given.get("rope_parameters") or {}
+  if found and FULL not in found and SLIDING not in found:
     raise ValueError(
       f"config.json has rope_parameters without {FULL} and {SLIDING}, which"
       " this architecture needs: give both"
     )
-  far = far | ((found.get(FULL) or {}) if nested else found)
-  near = near | ((found.get(SLIDING) or {}) if nested else found)
-  return {
-    "rope_base": float(far["rope_theta"]),
-    "rope_scaling": _scaling(given, far),
-    "local_rope_base": float(near["rope_theta"]),
-    "local_rope_scaling": _scaling(given, near),
-  }
+  if "type" in scaling and "rope_type" not in scaling:
+    raise ValueError(
+      "config.json has rope_scaling with a type, which transformers 5 ignores"
+      " in this architecture: call it rope_type"
+    )
+  far = {"rope_theta": given["rope_theta"]} | (found.get(FULL) or {}) | scaling
+  near = {"rope_theta": given["rope_local_base_freq"]}
+  return far, near | (found.get(SLIDING) or {})
 
 
-def _scaling(given, rope) -> RopeScaling:
+def _scaling(given, rope, length) -> RopeScaling:
   kind = rope.get("rope_type") or rope.get("type") or "default"
   share = rope.get("partial_rotary_factor", given.get("partial_rotary_factor"))
   if kind not in ("default", "linear", "llama3") or share not in (None, 1):
@@ -107,7 +144,7 @@ def _scaling(given, rope) -> RopeScaling:
   number = lambda name: float(needed(rope, name))
   if kind == "linear":
     return RopeScaling("linear", number("factor"))
-  length = rope.get("original_max_position_embeddings")
+  length = length or rope.get("original_max_position_embeddings")
   return RopeScaling(
     "llama3",
     number("factor"),

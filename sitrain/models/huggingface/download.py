@@ -2,15 +2,29 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
 # What a tokenizer is made of, and what a text ends with.
 TOKENIZER_FILES = (
-  "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-  "merges.txt", "chat_template*", "generation_config.json",
+  "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*",
+  "merges.txt", "chat_template*", "generation_config.json", "*.model",
 )  # fmt: skip
+_HUB = re.compile(r"(?!\.)([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
+
+
+class HubName(NamedTuple):
+  """A repository of the hub at a revision."""
+
+  name: str  # "owner/name", or a name alone
+  revision: str | None  # a commit, branch or tag; None: the main branch
+
+
+def hub_name(path: Any) -> HubName:
+  """What "owner/name" or "owner/name@revision" names; name "" for no hub id."""
+  found = _HUB.fullmatch(str(path))
+  return HubName(*found.groups()) if found else HubName("", None)
 
 
 def locate(path: str) -> epath.Path:
@@ -20,35 +34,56 @@ def locate(path: str) -> epath.Path:
   the hub's cache: weights, config and tokenizer only. Raises ValueError where
   there is no such model.
   """
-  folder = epath.Path(path)
+  folder = epath.Path(path).expanduser()
   if "://" in path or folder.exists():
     if not (folder / "config.json").exists():
       raise ValueError(f"{path} holds no config.json: give a model's folder")
     return folder
-  if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", path) or path[0] == ".":
+  found = hub_name(path)
+  if "/" not in found.name:
     raise ValueError(
       f"there is no folder {path}: give a model's folder, on a disk or gs://,"
-      " or its name on the Hugging Face hub, owner/name"
+      " or its name on the Hugging Face hub, owner/name or"
+      " owner/name@revision"
     )
-  return epath.Path(_download(*path.split("@")))
+  return _download(found, "*.safetensors", "*.json", *TOKENIZER_FILES)
 
 
-def _download(name, revision="main"):
+def locate_tokenizer(path: Any) -> epath.Path:
+  """The folder of a tokenizer: likewise, but without weights from the hub.
+
+  Raises ValueError where there is no such folder or hub id.
+  """
+  folder = epath.Path(path).expanduser()
+  if folder.is_dir():
+    return folder
+  found = hub_name(path)
+  if not found.name:
+    raise ValueError(
+      f"there is no folder {path}: give the folder of a tokenizer, or the id "
+      "of a model on the hub, with @revision if you like"
+    )
+  # Files of old tokenizers do not name their class: config.json tells.
+  return _download(found, "config.json", *TOKENIZER_FILES)
+
+
+def _download(hub: HubName, *wanted: str) -> epath.Path:
   # Most runs have their model on a disk.
   import huggingface_hub
 
-  wanted = ["*.safetensors", "*.json", "*.model", *TOKENIZER_FILES]
   try:
-    return huggingface_hub.snapshot_download(
-      name, revision=revision, allow_patterns=wanted,
+    return epath.Path(huggingface_hub.snapshot_download(
+      hub.name, revision=hub.revision, allow_patterns=list(wanted),
       ignore_patterns=["*/*", "consolidated*"],
-    )
+    ))
   except Exception as error:  # noqa: BLE001 The hub raises many types.
     text = str(error).strip().splitlines() or [""]
+    at = f"@{hub.revision}" if hub.revision else ""
     raise ValueError(
-      f"{name} is no folder here and cannot be had from the Hugging Face hub"
-      f" ({type(error).__name__}: {text[0][:160]}): check the name, log in"
-      f" where it asks for that, or copy the model here and give its folder"
+      f"{hub.name}{at} is no folder here and cannot be had from the Hugging"
+      f" Face hub ({type(error).__name__}: {text[0][:160]}): check the name,"
+      " log in where it asks for that, or copy the model here and give its"
+      " folder"
     ) from error
 
 

@@ -4,11 +4,14 @@ transformers ends a text at every id of `eos_token_id` in
 generation_config.json; where there is no such file, in config.json.
 """
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
-from sitrain.models.huggingface.download import read_json
+from sitrain.models.huggingface import tensorfile
+from sitrain.models.huggingface.download import hub_name, read_json
 
 FILES = ("generation_config.json", "config.json")  # the first that is there
 
@@ -29,6 +32,18 @@ def of(path: Any) -> tuple[int, ...]:
   return ()
 
 
+def write(folder: Any, ids: Sequence[int]) -> list[str]:
+  """Makes `ids` those that end a turn of a folder; names of files written."""
+  folder = epath.Path(folder)
+  if set(of(folder)) == set(ids):
+    return []
+  file = folder / FILES[0]
+  settings = read_json(file) if file.exists() else {}
+  text = json.dumps(settings | {"eos_token_id": list(ids)}, indent=2)
+  tensorfile.write_whole(file, [text.encode()])
+  return [FILES[0]]
+
+
 def _find(path: Any, name: str) -> epath.Path | None:
   """The file in a folder, or that one file of the hub, in its cache."""
   folder = epath.Path(path).expanduser()
@@ -37,10 +52,14 @@ def _find(path: Any, name: str) -> epath.Path | None:
   import huggingface_hub
   from huggingface_hub.errors import EntryNotFoundError
 
-  model, _, revision = str(path).partition("@")
+  model = hub_name(path)
+  if not model.name:
+    raise ValueError(
+      f"there is no folder {path}: give one, or the id of a model on the hub"
+    )
   try:
     found = huggingface_hub.hf_hub_download(
-      model, name, revision=revision or None
+      model.name, name, revision=model.revision
     )
   except EntryNotFoundError:
     return None

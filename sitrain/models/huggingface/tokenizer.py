@@ -1,9 +1,10 @@
-"""Tokenizers of transformers: read, trained, and their tokens as bytes."""
+"""Tokenizers of transformers: read, trained, copied; their tokens as bytes."""
 
 import contextlib
+import fnmatch
 import itertools
+import json
 import logging
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,7 +12,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from sitrain.models.huggingface import chat, end_tokens, spelling
+from sitrain.models.huggingface import (
+  chat,
+  download,
+  end_tokens,
+  spelling,
+  tensorfile,
+)
 from sitrain.tasks.characters import UNKNOWN
 from sitrain.types import PAD, Chat, Tokenizer
 
@@ -23,7 +30,6 @@ _BYTES = 256
 _WEIGHTS = (
   ".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx",
 )
-_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")  # "owner/name", or a name alone
 
 
 def load(
@@ -32,7 +38,8 @@ def load(
   """Tokenizer and dialogue form of a model.
 
   Args:
-    path: a folder of transformers, on a disk or on gs://, or a hub id.
+    path: a folder of transformers, on a disk or on gs://, or a hub id, which
+      may end in "@revision".
     model: likewise, where the model is in another place than its tokenizer.
     template: "" for the chat template of the tokenizer; "plain" for no chat
       form: a message and a line break, the answer and its end token, a line
@@ -144,24 +151,16 @@ def _read(path: Any) -> Any:
 
 @contextlib.contextmanager
 def _local(path: Any) -> Iterator[str]:
-  """A folder on a disk with the tokenizer of `path`; a hub id as it is."""
-  folder = epath.Path(path).expanduser()
-  remote = "://" in str(path)
-  if folder.is_dir() and not remote:
+  """A folder on a disk with the tokenizer of `path`."""
+  folder = download.locate_tokenizer(path)
+  if "://" not in str(folder):
     yield str(folder)
-  elif folder.is_dir():
-    with tempfile.TemporaryDirectory() as copy:
-      for file in folder.iterdir():
-        if file.is_file() and file.suffix not in _WEIGHTS:
-          file.copy(epath.Path(copy) / file.name)
-      yield copy
-  elif not remote and _HUB.fullmatch(str(path)):
-    yield str(path)
-  else:
-    raise ValueError(
-      f"there is no folder {path}: give the folder of a tokenizer, or the id "
-      "of a model on the hub"
-    )
+    return
+  with tempfile.TemporaryDirectory() as copy:
+    for file in folder.iterdir():
+      if file.is_file() and file.suffix not in _WEIGHTS:
+        file.copy(epath.Path(copy) / file.name)
+    yield copy
 
 
 def train_bpe(texts: Iterable[str], folder: Any, *, size: int) -> None:
@@ -191,9 +190,14 @@ def train_bpe(texts: Iterable[str], folder: Any, *, size: int) -> None:
   with tempfile.TemporaryDirectory() as temporary:
     source.save_pretrained(temporary)
     files = sorted(epath.Path(temporary).iterdir())
-    # A run that is killed here leaves no folder that looks whole.
+    # A run that is killed here leaves no folder that looks complete.
     for file in sorted(files, key=lambda file: file.name == "tokenizer.json"):
-      file.copy(folder / file.name, overwrite=True)
+      tensorfile.write_whole(folder / file.name, [file.read_bytes()])
+
+
+def is_trained(folder: Any) -> bool:
+  """Whether `train_bpe` has come to its end in a folder."""
+  return (epath.Path(folder) / "tokenizer.json").exists()
 
 
 def _trained(texts: Iterable[str], size: int) -> Any:
@@ -218,6 +222,30 @@ def _trained(texts: Iterable[str], size: int) -> Any:
   )
   bpe.train_from_iterator(itertools.chain([first], texts), trainer)
   return bpe
+
+
+def copy(path: Any, output: Any, *, template: str = "") -> list[str]:
+  """Copies the files of a tokenizer into a folder; returns their names.
+
+  Where `template` is not "" it becomes the chat template of the copy; `path`
+  and `template` are those of `load`, and raise ValueError as they do there.
+  """
+  source, output = download.locate_tokenizer(path), epath.Path(output)
+  output.mkdir(parents=True, exist_ok=True)
+  files = {
+    file.name: file.read_bytes() for file in sorted(source.iterdir())
+    if any(fnmatch.fnmatch(file.name, f) for f in download.TOKENIZER_FILES)
+    and not (template and file.name.startswith("chat_template"))
+  }
+  if template:
+    text = _template(_read(path), path, template).removeprefix("\ufeff")
+    name = "tokenizer_config.json"  # Where versions before 4.43 look for it.
+    settings = json.loads(files.get(name, b"{}")) | {"chat_template": text}
+    files[name] = json.dumps(settings, indent=2).encode()
+    files["chat_template.jinja"] = text.encode()
+  for name, content in files.items():
+    tensorfile.write_whole(output / name, [content])
+  return list(files)
 
 
 def vocabulary(path: Any) -> list[bytes]:

@@ -1,7 +1,7 @@
-r"""What an answer is: a number, words, a list, an interval, an equation.
+r"""Parses an answer: a number, words, a list, an interval, an equation.
 
-`read` decides by structure alone and computes nothing. Its records are
-compared in equivalence.py.
+`read` goes by structure alone and computes nothing. Its records are compared in
+matching.py.
 """
 
 import re
@@ -14,8 +14,8 @@ from sitrain.tasks.verifiers.leaves import (
   CLOSES,
   OPENS,
   PIECE,
-  holds_all,
-  no_number,
+  as_words,
+  encloses_all,
   number,
   trimmed,
 )
@@ -27,10 +27,11 @@ from sitrain.tasks.verifiers.records import (
   Clock,
   Equation,
   Inequality,
-  Many,
+  Items,
   Matrix,
   Number,
   Ratio,
+  Residue,
   Union,
 )
 from sitrain.tasks.verifiers.words import NUMBER_WORDS
@@ -53,6 +54,14 @@ TEXT = re.compile(r"\\text\{([^{}]*)\}")
 COUNTED = re.compile(
   r" ?(-?(?:\\\$ ?)?\d[\d.,/]*)(?: ([a-zA-Z][a-zA-Z ./^23]*)| ?)"
 )
+MODULO = re.compile(
+  r"([^()]*?) ?\(? ?\\(?:[bp]?mod|text\{ ?mod ?\}) ?\{?([^()]*?)\}?\)?"
+)
+POINT = re.compile(r"[A-Z](?:_(?:\d|\{\d\})|')? ?(?=\()")
+# ]-1, 3[ is written for (-1, 3), too.
+TURNED = re.compile(r"(?:^|\\in|\\c[ua]p|=) ?\]|\[ ?(?:$|\\c[ua]p)")
+_END = r"(?:(?!\\c[ua]p)[^\[\]();,])+"
+BOUNDS = re.compile(rf"([\[\](])({_END}[,;]{_END})([\[\])])")
 AND = re.compile(r"(?<=[^a-zA-Z\\]) and (?=\S)")
 OR = re.compile(r"(?<=[^a-zA-Z\\]) or (?=\S)")
 TWICE = re.compile(r"(?:[,;] ?)+(?=\\(?:land|lor)\b)")
@@ -68,8 +77,8 @@ SPACED = re.compile(
 def read(text: str, known: frozenset[str] = frozenset()) -> Any:
   """The record of an answer in plain LaTeX (see latex.plain).
 
-  known: words that count as units here, beside those of units.py. Raises
-  Unreadable for what is neither mathematics nor words.
+  known: words that are units here, besides those of units.py. Raises Unreadable
+  for a text that is neither mathematics nor words.
   """
   text = trimmed(text)
   if len(text) < 300:
@@ -86,7 +95,7 @@ def read(text: str, known: frozenset[str] = frozenset()) -> Any:
 
 
 def _prepared(text: str) -> str:
-  r"""Words that join or only wrap become what they mean.
+  r"""Rewrites words that join items or wrap numbers.
 
   \text{ and } joins items, \text{13} is 13, 1 1/4 and 1\frac{1}{4} are mixed
   numbers.
@@ -101,15 +110,22 @@ def _prepared(text: str) -> str:
     text = MIXED.sub(_mixed, text)
   if "/" in text and " " in text:
     text = SPACED.sub(_mixed, text)
+  if ("]" in text or "[" in text) and TURNED.search(text):
+    text = BOUNDS.sub(_straight, text)
   return text
 
 
+def _straight(hit: re.Match) -> str:
+  opens, closes = hit[1].replace("]", "("), hit[3].replace("[", ")")
+  return f"{opens}{hit[2]}{closes}"
+
+
 def _mixed(hit: re.Match) -> str:
-  whole, *rest = hit.groups()
+  integer, *rest = hit.groups()
   top, bottom = (x for x in rest if x)
   if int(top) >= int(bottom):
     return hit[0]
-  return rf"\mixed{{{whole}}}{{{top}}}{{{bottom}}}"
+  return rf"\mixed{{{integer}}}{{{top}}}{{{bottom}}}"
 
 
 def _unwrapped(hit: re.Match) -> str:
@@ -124,7 +140,9 @@ def _unwrapped(hit: re.Match) -> str:
   for part in parts:
     if part in ("and", "or"):
       found.append(r" \land " if part == "and" else r" \lor ")
-    elif re.fullmatch(r"[,;]|[\d.:/+\-\s]*|\(? ?[A-Za-z] ?\)", part):
+    elif re.fullmatch(r"[,;]|[\d.:/+\-\s]*|\(? ?[A-Za-z] ?\)", part) or (
+      hit[0] == hit.string and re.fullmatch(r"\([\d.\-]+\)", part)
+    ):
       found.append(part)
     else:
       found.append(rf"\text{{{part}}}")
@@ -132,7 +150,7 @@ def _unwrapped(hit: re.Match) -> str:
 
 
 def _split(text: str, marks: dict) -> tuple[list[str], list[str]]:
-  """Parts of a text at the marks that stand in no brackets, and the marks."""
+  """Splits a text at the marks outside of brackets: the parts, the marks."""
   if not any(mark in text for mark in marks):
     return [text], []
   parts, found, depth, start, at = [], [], 0, 0, 0
@@ -167,9 +185,9 @@ def _listed(parts: Sequence[str], joints: Sequence[str], known) -> Any:
   items: list[Any] = []
   for part in parts:
     found = _item(part, known)
-    plain = isinstance(found, Many) and not found.opens
+    plain = isinstance(found, Items) and not found.opens
     items += found.items if plain else [found]
-  # n = 2, 3, 4 names them all.
+  # In n = 2, 3, 4 the name applies to all items.
   first, *rest = items
   if isinstance(first, Assigned) and not any(
     isinstance(x, (Assigned, Equation, Inequality)) for x in rest
@@ -181,7 +199,7 @@ def _listed(parts: Sequence[str], joints: Sequence[str], known) -> Any:
     return Inequality(both, None, joints[0]) if joints[0] == "and" else Union(
       ("cup",), tuple(steps)
     )
-  return Many("", "", tuple(items))
+  return Items("", "", tuple(items))
 
 
 def _item(text: str, known) -> Any:
@@ -193,7 +211,7 @@ def _item(text: str, known) -> Any:
       SIGN.sub(lambda hit: upper[hit[1]], text),
       SIGN.sub(lambda hit: lower[hit[1]], text),
     ]
-    return Many("", "", tuple(_item(side, known) for side in sides))
+    return Items("", "", tuple(_item(side, known) for side in sides))
   sides, signs = _split(text, SIGNS)
   if signs:
     return relations.read(sides, signs, lambda side: _sets(side, known), text)
@@ -211,7 +229,7 @@ def _sets(text: str, known) -> Any:
 def _value(text: str, known) -> Any:
   text = trimmed(text)
   if text in (r"\emptyset", r"\{\}", r"\{ \}"):
-    return Many("{", "}", ())
+    return Items("{", "}", ())
   if text in (r"\ldots", "..."):
     return Number(DOTS)
   if re.fullmatch(r"[+-]? ?\\infty", text):
@@ -219,7 +237,8 @@ def _value(text: str, known) -> Any:
     return Number(("negate", INFINITE) if sign else INFINITE)
   if r"\begin" in text:
     return _matrix(text)
-  for found in (_bracketed(text, known), _based(text)):
+  for special in (_bracketed, _based, _residue, _point):
+    found = special(text, known)
     if found is not None:
       return found
   parts, marks = _split(text, {":": ":"})
@@ -227,17 +246,17 @@ def _value(text: str, known) -> Any:
     try:
       return Ratio(tuple(expressions.parse(part) for part in parts))
     except Unreadable:
-      return no_number(text)
+      return as_words(text)
   return number(text, known)
 
 
 def _bracketed(text: str, known) -> Any:
-  """What stands in brackets that hold the whole text, or None."""
+  """The record of a text in brackets, or None without them."""
   if text[:1] not in ("(", "[", "\\"):
     return None
   opens = re.match(r"\(|\[|\\\{|\\langle", text)
   closes = re.search(r"(\)|\]|\\\}|\\rangle)$", text)
-  if not opens or not closes or not holds_all(text):
+  if not opens or not closes or not encloses_all(text):
     return None
   inside = text[opens.end():closes.start()]
   parts, _ = _split(inside, {",": ",", ";": ","})
@@ -248,16 +267,16 @@ def _bracketed(text: str, known) -> Any:
     items: list[Any] = []
     for part in parts:
       found = _item(part, known)
-      spread = isinstance(found, Many) and not found.opens
+      spread = isinstance(found, Items) and not found.opens
       items += found.items if spread else [found]
-    return Many(one.strip("\\"), other.strip("\\"), tuple(items))
+    return Items(one.strip("\\"), other.strip("\\"), tuple(items))
   if one == r"\{":
     builder, marks = _split(inside, {"|": "|", ":": ":"})
     if len(builder) == 2 and len(builder[0].strip()) < 20:
       return _item(builder[1], known)
     found = _item(inside, known)
-    spread = isinstance(found, Many) and not found.opens
-    return Many("{", "}", found.items if spread else (found,))
+    spread = isinstance(found, Items) and not found.opens
+    return Items("{", "}", found.items if spread else (found,))
   if r"\begin" in text or re.search(r"[<>=]|\\(le|ge|cup)\b", inside):
     return None
   if (one, other) in (("(", ")"), ("[", "]")):
@@ -265,19 +284,35 @@ def _bracketed(text: str, known) -> Any:
   raise Unreadable("half an interval")
 
 
-def _based(text: str) -> Based | None:
+def _based(text: str, known) -> Based | None:
   if "_" not in text:
     return None
   bare = re.sub(r"\\text\{ ?([0-9A-Z]+) ?\}", r"\1", text).replace(" ", "")
   found = re.fullmatch(
     r"(-?)\(?(\d[0-9A-Z]*(?:\.[0-9A-Z]+)?|[A-Z]+\d[0-9A-Z]*)\)?"
-    r"_(?:\{(\d{1,2})\}|(\d{1,2})|\{?\\text\{([a-z]+)\}\}?)", bare
+    r"_(?:\{\(?(\d{1,2})\)?\}|(\d{1,2})|\{?\\text\{([a-z]+)\}\}?)", bare
   )
   if not found:
     return None
   spelled = NUMBER_WORDS.get(found[5] or "", 0)
   base = int(found[3] or found[4] or spelled)
   return Based(found[1] + (found[2].lstrip("0") or "0"), base)
+
+
+def _residue(text: str, known) -> Residue | None:
+  found = MODULO.fullmatch(text) if "mod" in text else None
+  if not found:
+    return None
+  return Residue(*map(expressions.parse, found.groups()))
+
+
+def _point(text: str, known) -> Assigned | None:
+  """A point with its name: P(3, 4)."""
+  found = POINT.match(text)
+  inside = _bracketed(text[found.end():], known) if found else None
+  if not isinstance(inside, Items) or len(inside.items) < 2:
+    return None
+  return Assigned(text[:found.end()].strip(), inside, None)
 
 
 def _matrix(text: str) -> Matrix:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 TMP_SIZE = 16 * 2**20  # bytes of all files of a sandbox
-# Numbers of (x86_64, aarch64). What could reach other namespaces, mount
-# anything, look into other processes, or hold memory that no limit counts.
+# Numbers of (x86_64, aarch64). Calls that could reach other namespaces, mount,
+# inspect other processes, or use memory that no limit counts.
 REFUSED = {
   "add_key": (248, 217), "bpf": (321, 280), "fsconfig": (431, 431),
   "fsmount": (432, 432), "fsopen": (430, 430), "fspick": (433, 433),
@@ -27,12 +27,12 @@ REFUSED = {
 }
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 CLONE, CLONE3, NEW_USER = (56, 220), 435, 0x10000000
-# Sockets are of these families only: AF_VSOCK, say, is in no network namespace.
+# Only sockets of these families: AF_VSOCK, say, ignores network namespaces.
 SOCKETS, FAMILIES = ((41, 198), (53, 199)), (1, 2)  # AF_UNIX, AF_INET
 # The first process inside. It dies with bubblewrap, and all others with it (the
-# program cannot be told to, as it is another user's); bubblewrap reaps it. With
-# its own first process bubblewrap leaves it to whoever is pid 1 outside, which
-# may never do so.
+# program cannot be made to, as another user owns it); bubblewrap reaps it. With
+# its own first process bubblewrap would leave that to pid 1 outside, which may
+# never do so.
 FIRST = ("--", "/bin/sh", "-c", '"$@"; exit $?', "sh")
 LOAD, EQUAL, ABOVE, SHARES, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # of BPF
 ALLOW, KILL, REFUSE, UNKNOWN = 0x7FFF0000, 0x80000000, 0x50001, 0x50026
@@ -41,7 +41,7 @@ NO_FAMILY = 0x50061  # EAFNOSUPPORT
 
 @functools.cache
 def path_of(tool: str) -> str:
-  """Where a tool is installed. ValueError if it is not."""
+  """The path of an installed tool; ValueError if it is not installed."""
   found = shutil.which(tool)
   if found is None:
     raise ValueError(f"{tool} is not installed; it comes with util-linux")
@@ -55,13 +55,13 @@ def python() -> str:
 
 
 def as_root(user: int, rules: int) -> list[str]:
-  """Words that precede a command, to run it under `user` in a sandbox.
+  """The arguments before a command that run it as `user` in a sandbox.
 
   rules: the descriptor that `call_filter` is read from.
   """
   keep = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")  # until setpriv has run
   return [
-    *_walls(rules), *(w for c in keep for w in ("--cap-add", c)), *FIRST,
+    *_isolation(rules), *(w for c in keep for w in ("--cap-add", c)), *FIRST,
     path_of("setpriv"), f"--reuid={user}", f"--regid={user}",
     "--clear-groups", "--inh-caps=-all", "--bounding-set=-all",
     "--no-new-privs", "--",
@@ -69,12 +69,12 @@ def as_root(user: int, rules: int) -> list[str]:
 
 
 def as_user(rules: int) -> list[str]:
-  """The same for a user who is not root, under that user's own id."""
-  return [*_walls(rules), "--unshare-user", "--disable-userns", *FIRST]
+  """The same for a user other than root, under its own id."""
+  return [*_isolation(rules), "--unshare-user", "--disable-userns", *FIRST]
 
 
-def _walls(rules: int) -> list[str]:
-  """What both have in common."""
+def _isolation(rules: int) -> list[str]:
+  """The arguments that both have in common."""
   names = ("ipc", "net", "pid", "uts", "cgroup-try")
   return [
     path_of("bwrap"), *(f"--unshare-{name}" for name in names),

@@ -1,8 +1,9 @@
 r"""Whether two answers in LaTeX are equal.
 
-Structure decides first (answers.py), then exact arithmetic, then many digits
-(values.py). Only what neither reads goes to math-verify. A slow comparison
-runs in the processes of a pool, which bounds its time.
+Answers are compared by structure first (answers.py, matching.py), then by exact
+arithmetic, then to many digits (values.py). Expressions that these cannot read
+go to math-verify. A slow comparison runs in a pool of processes, which limits
+its time.
 """
 
 import logging
@@ -16,11 +17,11 @@ from sitrain.tasks.verifiers.latex import TooMuch, Unreadable, plain
 from sitrain.tasks.verifiers.records import Words
 from sitrain.tasks.verifiers.values import Slow, Undefined
 
-# It warns that no time limit of its own is set: the pool sets one.
+# It warns that it has no time limit: the pool has one.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 QUICK = 300  # characters of answers that are compared without a pool
-# Numbers that need no reader: -12, 0.5, \\frac{1}{2}.
+# Numbers that need no parser: -12, 0.5, \\frac{1}{2}.
 SIMPLE = re.compile(
   r"(-?)(?:(\d{1,60}(?:\.\d{1,60})?|\.\d{1,60})"
   r"|\\[dt]?frac\{(-?\d{1,60})\}\{0*([1-9]\d{0,60})\})", re.ASCII
@@ -32,15 +33,15 @@ GROUPED = re.compile(r"(?<![\d.,\\])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 def strict(pair: tuple[str, str]) -> str:
   r"""Whether an answer equals a gold answer, both LaTeX without a box.
 
-  Gives "right", "wrong", or what leaves it unknown: "gold" (the gold answer
-  cannot be read or has no value), "long", "deep", "large" (it would take too
-  much). Only valid LaTeX is paid.
+  Returns "right", "wrong", or the reason why it is unknown: "gold" (the gold
+  answer cannot be read or has no value), "long", "deep", "large" (beyond the
+  bounds). Only valid LaTeX is right.
   """
   return compared(*pair, quick=False)
 
 
 def lenient(pair: tuple[str, str]) -> str:
-  """As `strict`, with malformed LaTeX repaired and roundings taken."""
+  """As `strict`, with malformed LaTeX repaired."""
   gold, answer = pair
   found = strict(pair)
   if found != "wrong":
@@ -52,14 +53,14 @@ def lenient(pair: tuple[str, str]) -> str:
 
 
 def quickly(gold: str, answer: str) -> str:
-  """As `strict` where that takes less than a call to a pool, else ""."""
+  """As `strict` where that is faster than a call to a pool, else ""."""
   if max(len(gold), len(answer)) > QUICK:
     return ""
   if SIMPLE.fullmatch(gold) and SIMPLE.fullmatch(answer):
     return "right" if _simple(gold) == _simple(answer) else "wrong"
   try:
     return compared(gold, answer, quick=True)
-  except Exception:  # a pool counts it; this process must go on
+  except Exception:  # the pool counts it; this process must continue
     return ""
 
 
@@ -77,13 +78,13 @@ def _simple(text: str) -> Fraction:
 
 
 def compared(gold: str, answer: str, *, quick: bool) -> str:
-  """The status of an answer; `quick` gives "" for what is slow."""
+  """The status of an answer; "" where `quick` and the comparison is slow."""
   try:
     known = _gold(gold)
   except (Unreadable, Undefined):
     return "gold"
   except (TooMuch, RecursionError) as error:
-    return _said(error)
+    return _reason(error)
   try:
     for text in _readings(answer):
       if _same(known, text, quick):
@@ -92,10 +93,10 @@ def compared(gold: str, answer: str, *, quick: bool) -> str:
   except Slow:
     return ""
   except (TooMuch, RecursionError) as error:
-    return _said(error)
+    return _reason(error)
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
   return str(error) if isinstance(error, TooMuch) else "deep"
 
 
@@ -115,18 +116,18 @@ def _same(known, text: str, quick: bool) -> bool:
 
 @lru_cache(maxsize=8192)
 def _gold(text: str) -> tuple[Any, str, frozenset[str]]:
-  """The gold answer's record, its words, and those that are units for it.
+  """The gold answer's record, its words, and the words that are its units.
 
-  It is trusted: what stands behind its number is a unit, whatever it says.
+  Any words after the number of a gold answer are its unit.
   """
   bare = plain(text)
   if not re.search(r"\w|\\", bare) or PROSE.search(bare):
     raise Unreadable("prose")
   if GROUPED.search(bare) and not _is_list(bare):
     bare = _ungrouped(bare)
-  said = re.findall(r"\\text\{([^{}]*)\}", bare)
+  texts = re.findall(r"\\text\{([^{}]*)\}", bare)
   units = frozenset(
-    word for part in said for word in part.lower().split()
+    word for part in texts for word in part.lower().split()
   ) - leaves.RESERVED
   record = answers.read(bare, units)
   matching.check(record)
@@ -135,7 +136,7 @@ def _gold(text: str) -> tuple[Any, str, frozenset[str]]:
 
 @lru_cache(maxsize=8192)
 def _readings(answer: str) -> tuple[str, ...]:
-  """The text of an answer, and with 8,000 as one number where that differs."""
+  """Readings of an answer: 8,000 as one number, then as two."""
   bare = plain(answer)
   other = _ungrouped(bare) if GROUPED.search(bare) else bare
   return (bare,) if other == bare else (other, bare)
@@ -152,7 +153,7 @@ def _is_list(text: str) -> bool:
 
 
 def _ungrouped(text: str) -> str:
-  """Without the commas in numbers that stand in no brackets, or in braces."""
+  """The text without commas in numbers, except inside brackets."""
   depth, last, found = 0, 0, []
   for mark in re.finditer(r"\\[{}]|[()\[\]]|" + GROUPED.pattern, text):
     piece = mark[0]
@@ -166,7 +167,7 @@ def _ungrouped(text: str) -> str:
 
 
 def repair(answer: str) -> str:
-  r"""What is likely meant by \sqrt(2), 2^(10), sqrt(2), 3pi, 1/2x."""
+  r"""Repairs malformed LaTeX: \sqrt(2), 2^(10), sqrt(2), 3pi."""
   text = re.sub(r"(?<![\\a-zA-Z])sqrt(?=[({])", r"\\sqrt", answer)
   text = re.sub(r"(?<![\\a-zA-Z])(pi|infty)(?![a-zA-Z])", r"\\\1 ", text)
   text = re.sub(r"(\\sqrt|\^) ?\(([^()]*)\)", r"\1{\2}", text)
@@ -186,6 +187,6 @@ def key(answer: str) -> str:
     if re.fullmatch(r"[A-Za-z]{3,}", text):  # a word without \\text
       return keys.key(Words(words.words(text)))
     return keys.key(answers.read(text))
-  except Exception:  # no answer may end a run; it has its own spelling
+  except Exception:  # no answer may end a run; its spelling is its key
     return " ".join(answer.split())
 

@@ -13,7 +13,7 @@ FACTORIAL = 3000  # the largest number whose factorial is computed
 
 
 class Undefined(ValueError):
-  """An expression without a value, as 1/0."""
+  """The expression has no value, such as 1/0."""
 
 
 def _divide(one: Fraction, other: Fraction) -> Fraction:
@@ -79,7 +79,7 @@ def _choose(n: Fraction, k: Fraction) -> Fraction | None:
     return None
   if k < 0 or k > n:
     return Fraction(0)
-  # An upper bound of the bits of n^k, which the result cannot exceed.
+  # The bits of n^k, an upper bound of the result.
   if min(k, n - k) * n.numerator.bit_length() > 2 * BITS:
     raise TooMuch("large")
   return Fraction(math.comb(int(n), int(k)))

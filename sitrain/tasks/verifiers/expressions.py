@@ -1,6 +1,6 @@
 r"""One expression in LaTeX as a tree; no equations, no lists, no words.
 
-A tree is a tuple of its kind and what belongs to it: ("number", Fraction),
+A tree is a tuple of its kind and its parts: ("number", Fraction),
 ("name", "x"), ("constant", "pi"), ("add", a, b), ("call", "sin", a). Juxtaposed
 factors multiply and bind as \cdot does: 1/2y is y/2.
 """
@@ -28,19 +28,19 @@ GREEK = frozenset(
 OPEN = {"(": ")", "[": "]", "{": "}", r"\lfloor": r"\rfloor",
         r"\lceil": r"\rceil", "|": "|"}
 CLOSE = frozenset([*OPEN.values(), "=", ",", ":", ";", "&", "<", ">"])
-MOST_TOKENS = 1500
+MAX_TOKENS = 1500
 
 
 def parse(text: str) -> Tree:
   """The tree of plain LaTeX (see latex.plain); Unreadable for anything else."""
   if re.search(r"(?<![_^])[\d.] [\d.]", text):
-    raise Unreadable("digits apart")
+    raise Unreadable("a space between digits")
   tokens = TOKEN.findall(text)
-  if not tokens or len(tokens) > MOST_TOKENS:
+  if not tokens or len(tokens) > MAX_TOKENS:
     raise Unreadable("empty or too long")
   tree, at = _sum([*tokens, ""], 0, False)
   if at != len(tokens):
-    raise Unreadable(f"{tokens[at]} at a place of its own")
+    raise Unreadable(f"{tokens[at]} after the end of the expression")
   return tree
 
 
@@ -64,9 +64,9 @@ def _product(tokens, at, bars):
       other, at = _signed(tokens, at + 1, bars)
       tree = ("divide", tree, other)
     elif _begins(token, bars):
-      # Two numbers side by side are no product: 3 5 is not 15.
+      # Two adjacent numbers are no product: 3 5 is not 15.
       if NUMBER.fullmatch(token) and NUMBER.fullmatch(tokens[at - 1]):
-        raise Unreadable("a number behind a number")
+        raise Unreadable("a number after a number")
       other, at = _power(tokens, at, bars)
       tree = ("multiply", tree, other)
     else:
@@ -91,7 +91,7 @@ def _signed(tokens, at, bars):
 
 def _power(tokens, at, bars):
   tree, at = _primary(tokens, at, bars)
-  tree, at = _behind(tokens, at, tree)
+  tree, at = _postfix(tokens, at, tree)
   if tokens[at] == "^":
     if tokens[at + 1:at + 4] == ["{", r"\circ", "}"]:
       tree, at = ("degrees", tree), at + 4
@@ -100,11 +100,11 @@ def _power(tokens, at, bars):
     else:
       power, at = _script(tokens, at + 1)
       tree = ("power", tree, power)
-  return _behind(tokens, at, tree)
+  return _postfix(tokens, at, tree)
 
 
-def _behind(tokens, at, tree):
-  """What stands behind a factor: a factorial, a percent sign."""
+def _postfix(tokens, at, tree):
+  """A factor with its postfix: a factorial, a percent sign."""
   if tokens[at] == "!":
     if tokens[at + 1] == "!":
       raise Unreadable("!!")
@@ -127,7 +127,7 @@ def _script(tokens, at):
 def _argument(tokens, at):
   r"""An argument of \frac, \sqrt: a group or one sign; (tree, at).
 
-  Of a number one digit belongs to it, the others stay.
+  Without braces only the first digit of a number belongs to it.
   """
   token = tokens[at]
   if NUMBER.fullmatch(token):
@@ -158,7 +158,7 @@ def _primary(tokens, at, bars):
 
 
 def _number(tokens, at):
-  r"""A number; 0.1\overline{6} and 0.\dot{3} repeat for ever."""
+  r"""A number, also a repeating decimal: 0.1\overline{6}, 0.\dot{3}."""
   text, at = tokens[at], at + 1
   if tokens[at] == ".":  # what is left of "0." before \overline
     text, at = text + ".", at + 1
@@ -172,8 +172,8 @@ def _number(tokens, at):
   else:
     digits, close, at = tokens[at + 1], "}", at + 2
   if not re.fullmatch(r"[0-9]{1,60}", digits) or close != "}":
-    raise Unreadable("what repeats is no number")
-  whole, part = text.split(".")
+    raise Unreadable("the repeating part is no number")
+  part = text.split(".")[1]
   once = Fraction(text + "0" if text != "." else "0")
   again = Fraction(int(digits), (10 ** len(digits) - 1) * 10 ** len(part))
   return ("number", once + again), at
@@ -209,7 +209,7 @@ def _letter(tokens, at):
 
 
 def _applied(tokens, at):
-  """What f is applied to: f(2) is a name and no product."""
+  """The argument of f: f(2) is a name and no product."""
   end, depth = at, 0
   while tokens[end]:
     depth += (tokens[end] == "(") - (tokens[end] == ")")
@@ -234,7 +234,7 @@ def _index(tokens, at):
 
 
 def _root_sign(tokens, at):
-  """√ takes the whole number or group behind it."""
+  """√ applies to the number or group after it."""
   if tokens[at] == "√":
     raise Unreadable("√√")
   tree, at = _primary(tokens, at, False)
@@ -298,7 +298,7 @@ def _text(words):
 
 
 def _mark(tokens, at, name):
-  """A letter or a name under a bar, an arrow, or behind a sign."""
+  """A letter or a name under a bar or an arrow, or after a sign."""
   if tokens[at] == "{":
     text, at = _index(tokens, at)
   else:
@@ -334,7 +334,7 @@ def _call(tokens, at, name, bars):
 def _called(tokens, at, bars):
   if tokens[at] in ("(", "{", "["):
     tree, at = _group(tokens, at)
-    return _behind(tokens, at, tree)
+    return _postfix(tokens, at, tree)
   tree, at = _signed(tokens, at, bars)
   while _begins(tokens[at], bars) and not (
     tokens[at] in ("*", "/", r"\cdot", r"\times", r"\div", "(")
@@ -349,7 +349,7 @@ def _called(tokens, at, bars):
 
 
 def closed(tree: Tree) -> bool:
-  """Whether a tree holds no names."""
+  """Whether a tree has no names."""
   return not names(tree)
 
 

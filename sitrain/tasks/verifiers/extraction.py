@@ -1,7 +1,7 @@
-"""Where the program stands in a model's text: between markers, or in a fence.
+"""Finds the program in a model's text: between markers, or in a fence.
 
-A model's text is never parsed as Python here. Everything goes by lines, for a
-pattern over the text could take time that grows with its square.
+A model's text is never parsed as Python here. It is read line by line, because
+a pattern over the text could take time that grows with its square.
 """
 
 import re
@@ -12,17 +12,28 @@ BEGIN, DONE = "[BEGIN]", "[DONE]"
 DEFINITION = re.compile(r"^[ \t]*(?:async +def|def|class)\b", re.MULTILINE)
 NAME = re.compile(r"^(?:async +def|def|class) +(\w+)", re.MULTILINE)
 MARKER = re.compile(r"\[BEGIN\]|\[DONE\]")
-# Before a marker on its line may stand a comment sign or the marks of Markdown.
-LOOK = re.compile(r"[\s#*_`>]*")
+# A comment sign or Markdown may precede a marker on its line.
+PREFIX = re.compile(r"[\s#*_`>]*")
 SPECIAL = re.compile(r"(?:[\s#*_`.]|<\|[^|<>\n]{1,40}\|>|</s>)*")
 ENDS = re.compile(r"(?:<\|[^|<>\s]{1,40}\|>|</s>|<end_of_turn>)\s*$")
 FENCE = re.compile(r"([ \t]*(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?)(`{3,}|~{3,})(.*)")
+# A fence that begins behind a sentence: "Here it is: ```python".
+BEHIND = re.compile(
+  r"([ \t]*(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?)[^`~]{1,300}"
+  r"(?::[ \t]*(?=`+\s*$)|[ \t:](?=`+i?py))(`{3,})"
+  r"((?:i?py(?:thon)?[0-9.]*)?\s*)", re.IGNORECASE
+)
 # The first word of an info string: python3.11, py, ipython, {.python}.
 PYTHON = re.compile(r"[{\s.]*(?:i?py(?:thon)?[0-9.]*)?(?![\w-])", re.IGNORECASE)
 ANY = ("", "txt", "text", "plaintext", "code", "pycon")
 THOUGHT = "</think>"
-MOST = 200_000  # characters at the end of a text that are searched
+MAX_SEARCHED = 200_000  # characters at the end of a text that are searched
 # How a program begins that stands in no fence.
+END = re.compile(r"\[END\](?=[\s*_`]{0,9}$)", re.MULTILINE)
+# What stands in the body of a function, and hardly ever outside of it.
+BODY = re.compile(
+  r"^(?:return|yield|for|while|with|try|if(?! __name__))\b", re.MULTILINE
+)
 CODE = re.compile(r"\s*(?:def|class|import|from|async def|@\w)\b")
 
 
@@ -35,13 +46,13 @@ class Block(NamedTuple):
 
 
 def strict_program(text: str) -> str:
-  """The one program of a text in the form that was asked for, else "".
+  """The program of a text in the form that the prompt requests, else "".
 
-  That is what stands in the last [BEGIN] ... [DONE], of which the prompt may
-  have said [BEGIN] already; or, where there is no such pair, in the only fenced
-  block of Python. What was thought before </think> does not count. For rewards.
+  It is the text in the last [BEGIN] ... [DONE], where [BEGIN] may be in the
+  prompt; or, without such a pair, in the only fenced block of Python. Text
+  before </think> does not count. For rewards.
   """
-  text = _said(text)
+  text = _final_part(text)
   marked = _marked(text)
   if marked is not None:
     return _unfenced(marked)
@@ -52,17 +63,17 @@ def strict_program(text: str) -> str:
 
 
 def lenient_program(text: str) -> str:
-  """The likeliest program of a text: the whole of it if nothing is marked.
+  """The likeliest program of a text: all of it if nothing is marked.
 
-  Takes what `strict_program` takes; else what follows the last [BEGIN], the
-  last fenced block that defines something, with the blocks before it whose
-  names it uses, the last fenced block, a block that was never closed, and in
-  the end the text itself. For reports.
+  It is the program of `strict_program`, else the text after the last [BEGIN],
+  else the last fenced block that defines something, with the blocks before it
+  whose names it uses, else the last fenced block, else a block that was never
+  closed, else the text itself. For reports.
   """
   found = strict_program(text)
   if found:
     return found
-  text = _said(text)
+  text = _final_part(text)
   if BEGIN in text and not _fenced(text.rpartition(BEGIN)[0]):
     return _unfenced(text.rpartition(BEGIN)[2].partition(DONE)[0])
   blocks = _fenced(_loose(text), loose=True)
@@ -80,12 +91,12 @@ def lenient_program(text: str) -> str:
   return trimmed(text.partition(DONE)[0])
 
 
-def _said(text: str) -> str:
-  """The text behind a thought, with line ends of one kind.
+def _final_part(text: str) -> str:
+  """The text after </think>, with "\\n" as the only line end.
 
-  Without the special tokens that end a turn, which may stand behind a fence.
+  Without the special tokens that end a turn, which may follow a fence.
   """
-  text = text[-MOST:].replace("\r\n", "\n")
+  text = text[-MAX_SEARCHED:].replace("\r\n", "\n")
   for _ in range(8):
     end = ENDS.search(text, max(0, len(text) - 60))
     if not end:
@@ -97,19 +108,21 @@ def _said(text: str) -> str:
 
 def _marked(text: str) -> str | None:
   """What stands between the last two markers; None where there is no pair."""
+  if BEGIN in text and DONE not in text:
+    text = END.sub(DONE, text)
   places = [(hit.start(), hit[0]) for hit in MARKER.finditer(text)]
   pairs = _pairs(text, places)
-  whole = [pair for pair in pairs if _own_line(text, pair[0])]
-  # A sentence may name the markers, but it spans no lines.
-  whole = whole or [x for x in pairs if "\n" in text[x[0]:x[1]].strip()]
-  if whole:
-    start, end = whole[-1]
+  likely = [pair for pair in pairs if _own_line(text, pair[0])]
+  # A sentence may name the markers, but it is one line.
+  likely = likely or [x for x in pairs if "\n" in text[x[0]:x[1]].strip()]
+  if likely:
+    start, end = likely[-1]
     return _bare(text[start + len(BEGIN):end])
   first = next((at for at, mark in places if mark == DONE), None)
   if first is not None and not any(
     at < first for at, mark in places if mark == BEGIN
   ):
-    return _bare(text[:first])
+    return _bare(trimmed(text[:first]))
   if pairs and not _fenced(text):
     start, end = pairs[-1]
     return _bare(text[start + len(BEGIN):end])
@@ -119,7 +132,7 @@ def _marked(text: str) -> str | None:
 def _pairs(text, places) -> list[tuple[int, int]]:
   """(start of a [BEGIN], start of its [DONE]).
 
-  A [DONE] that ends its line goes before one inside of it, as in a string.
+  A [DONE] at the end of its line is preferred to one inside, as in a string.
   """
   found: list[tuple[int, int]] = []
   start = inside = None
@@ -141,21 +154,21 @@ def _pairs(text, places) -> list[tuple[int, int]]:
 
 
 def _own_line(text: str, at: int) -> bool:
-  # Only near characters are looked at: a text may be one line of markers.
+  # Only near characters are read: a text may be one line of markers.
   near = text[max(0, at - 100):at]
   line = near.rpartition("\n")
-  return bool(line[1] or at <= 100) and bool(LOOK.fullmatch(line[2]))
+  return bool(line[1] or at <= 100) and bool(PREFIX.fullmatch(line[2]))
 
 
 def _ends_line(text: str, at: int) -> bool:
-  behind = at + len(DONE)
-  near = text[behind:behind + 200].partition("\n")
-  whole = bool(near[1]) or len(text) <= behind + 200
-  return whole and bool(SPECIAL.fullmatch(near[0]))
+  end = at + len(DONE)
+  near = text[end:end + 200].partition("\n")
+  complete = bool(near[1]) or len(text) <= end + 200
+  return complete and bool(SPECIAL.fullmatch(near[0]))
 
 
 def _bare(text: str) -> str:
-  """Without the marks of Markdown beside the markers."""
+  """The text without Markdown next to the markers."""
   head, line, rest = text.partition("\n")
   if line and not head.strip(" \t*_`"):
     text = line + rest
@@ -166,7 +179,7 @@ def _bare(text: str) -> str:
 
 
 def _unfenced(text: str) -> str:
-  """The program in what stood between markers, which may be fenced."""
+  """The program in the text between markers, which may be fenced."""
   body = trimmed(text)
   lines = body.split("\n")
   if FENCE.match(lines[0]):
@@ -199,6 +212,8 @@ def _fenced(text: str, *, loose: bool = False) -> list[Block]:
   for line in text.split("\n"):
     found = FENCE.match(line)
     if inside is None:
+      if not found and "`" in line:
+        found = BEHIND.fullmatch(line[:400])
       if found and "`" not in found[3]:
         info, sign, indent, inside = found[3], found[2], len(found[1]), []
     elif found and _closes(found, sign, indent, loose):
@@ -239,7 +254,7 @@ def _before_fence(text: str, *, strictly: bool = True) -> str:
 
 
 def _loose(text: str) -> str:
-  """Fences in a quote, on the line of the code, or behind it, on their own."""
+  """Moves fences in quotes or on a line with code to their own lines."""
   if re.search(r"^> ?[`~]{3}", text, re.MULTILINE):
     text = re.sub(r"^> ?", "", text, flags=re.MULTILINE)
   lines = []
@@ -256,7 +271,7 @@ def _loose(text: str) -> str:
 
 
 def _with_helpers(blocks: list[str]) -> str:
-  """The last block, behind those before it that define what it uses."""
+  """The last block, after the earlier blocks that define names it uses."""
   *others, program = blocks[-20:]
   for block in reversed(others):
     new = set(NAME.findall(block)) - set(NAME.findall(program))
@@ -268,14 +283,22 @@ def _with_helpers(blocks: list[str]) -> str:
 
 
 def trimmed(text: str) -> str:
-  """Without blank lines around it; the first line keeps its indentation."""
+  """Without blank lines around it, and without the indentation of the whole.
+
+  Only of a program: the body of a function keeps its indentation.
+  """
   lines = text.replace("\r\n", "\n").rstrip().split("\n")
   first = next((i for i, line in enumerate(lines) if line.strip()), 0)
-  return "\n".join(lines[first:])
+  found = "\n".join(lines[first:])
+  space = re.match(r"[ \t]*", lines[first])[0]
+  if not space:
+    return found
+  flat = "\n".join(line.removeprefix(space) for line in lines[first:])
+  return flat if NAME.search(flat) and not BODY.search(flat) else found
 
 
 def normalised(program: str) -> str:
-  """A program as text that votes can be counted by: equal for layouts only.
+  """A program without layout, for counting votes.
 
   Drops lines of comments, blank lines, space at the end of lines and common
   indentation. Names and expressions are left alone.

@@ -1,7 +1,7 @@
 r"""Verifiers of GSM8K and MATH: strict ones for rewards, lenient for reports.
 
-A grade is unknown (`known` 0) only where the verifier failed: it took too
-long, died or raised, or cannot read the gold answer. No answer is a wrong one.
+A grade is unknown (`known` 0) only where the verifier failed: it took too long,
+crashed or raised, or cannot read the gold answer. A missing answer is wrong.
 """
 
 import re
@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 
 from sitrain.tasks.text import Grade
 from sitrain.tasks.verifiers import equivalence
-from sitrain.tasks.verifiers.gsm8k_numbers import MARK, number, tried
+from sitrain.tasks.verifiers.gsm8k_numbers import MARK, has_digits, number
 from sitrain.tasks.verifiers.gsm8k_numbers import lenient as gsm8k_last_number
 from sitrain.tasks.verifiers.gsm8k_numbers import strict as gsm8k_answer
-from sitrain.tasks.verifiers.latex import MOST, final_answer
+from sitrain.tasks.verifiers.latex import MAX_CHARACTERS, final_answer
 from sitrain.tasks.verifiers.pool import Pool
 
-SAID = re.compile(
+ANSWER_PHRASE = re.compile(
   r"[Aa]nswer(?: is|:| =):? ?\s*((?:\$[^$\n]{1,300}\$|[^\n$]{1,200}?)"
   r"(?=[.,;]?\s*(?:$|\n|\. )))"
 )
@@ -26,7 +26,7 @@ NUMBER = re.compile(r"(?:(?<![\w)])[-−])?\$?(?:[0-9][0-9,]*(?:\.[0-9]+)?"
                     r"|(?<![0-9])\.[0-9]+)(?:/[0-9]+|%)?")
 
 def gsm8k_gold(answer: str) -> str:
-  """The number behind #### of a row of GSM8K; ValueError without one."""
+  """The number after #### of a row of GSM8K; ValueError without one."""
   gold = number(answer.rpartition(MARK)[2].strip()) if MARK in answer else ""
   if not gold:
     raise ValueError(
@@ -38,7 +38,7 @@ def gsm8k_gold(answer: str) -> str:
 def grade_gsm8k(golds: Sequence[str], texts: Sequence[str]) -> list[Grade]:
   """Strict grades, for rewards: `gsm8k_answer` equals the gold number.
 
-  Status: right, wrong, none (no digit behind the marker), gold.
+  Status: right, wrong, none (no digit after the marker), gold.
   """
   return [
     _number(gold, gsm8k_answer(text), text)
@@ -61,7 +61,7 @@ def _number(gold: str, answer: str, text: str) -> Grade:
   if not expected:
     return grade("gold")
   if not answer:
-    return grade("wrong" if tried(text) else "none")
+    return grade("wrong" if has_digits(text) else "none")
   return grade("right" if answer == expected else "wrong")
 
 
@@ -89,7 +89,7 @@ def grade_math(
 def grade_math_lenient(
   golds: Sequence[str], texts: Sequence[str], *, pool: Pool
 ) -> list[Grade]:
-  """Lenient grades, for reports: `equivalence.lenient` of what a text says."""
+  """Lenient grades, for reports: also of the answers of `loose_answer`."""
   claims = [final_answer(text) or loose_answer(text) for text in texts]
   ways = equivalence.quickly_lenient, equivalence.lenient
   return _verified(ways, golds, claims, pool)
@@ -101,20 +101,20 @@ def math_claim(text: str) -> str:
 
 
 def math_claim_lenient(text: str) -> str:
-  """As `math_claim`, of what `grade_math_lenient` reads."""
+  """As `math_claim`, for the answers that `grade_math_lenient` reads."""
   return equivalence.key(final_answer(text) or loose_answer(text))
 
 
 def loose_answer(text: str) -> str:
-  """What a text without a box says in the end, "" if nothing.
+  """The answer of a text without a box, "" if there is none.
 
-  That is what stands behind the last "answer is", else the last formula, else
-  the last number.
+  That is the text after the last "answer is", else the last formula, else the
+  last number.
   """
-  text = text[-MOST:]
-  said = SAID.findall(text)
-  if said:
-    return said[-1].strip()
+  text = text[-MAX_CHARACTERS:]
+  phrases = ANSWER_PHRASE.findall(text)
+  if phrases:
+    return phrases[-1].strip()
   formulas = FORMULA.findall(text)
   if formulas:
     return next(part for part in formulas[-1] if part).strip()
@@ -126,12 +126,12 @@ def _verified(
   ways: tuple[Callable, Callable], golds: Sequence[str],
   answers: Sequence[str], pool: Pool,
 ) -> list[Grade]:
-  """Grades by a quick way, and where it says nothing by one in the pool."""
+  """Grades by the quick way, or in the pool where that decides nothing."""
   quickly, function = ways
   pairs = list(zip(golds, answers, strict=True))
   status = {pair: _at_once(*pair, quickly) for pair in pairs}
-  asked = [pair for pair, found in status.items() if not found]
-  for pair, result in zip(asked, pool.map(function, asked)):
+  open_pairs = [pair for pair, found in status.items() if not found]
+  for pair, result in zip(open_pairs, pool.map(function, open_pairs)):
     done = result.status == "done"
     status[pair] = result.value if done else result.status
   return [grade(status[pair]) for pair in pairs]
@@ -145,7 +145,7 @@ def _at_once(gold: str, answer: str, quickly: Callable) -> str:
     return "right"
   if not answer.strip():
     return "none"
-  if len(answer) > MOST:
+  if len(answer) > MAX_CHARACTERS:
     return "long"
   if gold.split() == answer.split():
     return "right"

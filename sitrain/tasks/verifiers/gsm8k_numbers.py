@@ -1,19 +1,22 @@
-r"""The number that a text on a problem of GSM8K ends in.
+r"""The final number of a text on a problem of GSM8K.
 
-`strict` wants `#### 42` and reads the whole line: what is only the beginning of
-another number (3/4, 1e3, 5 million) is none. digits.py decides the same on the
+`strict` needs `#### 42` and reads the complete line: the beginning of another
+number (3/4, 1e3, 5 million) is no number. digits.py decides the same on the
 device. `lenient` finds a number where there is no marker.
 """
 
 import re
+import unicodedata
 from fractions import Fraction
 
 MARK = "####"
 # How words begin that make another number of the one before them: million, and
-# a half. Six letters at most, for digits.py packs them into an integer.
+# a half; with a space whole words. Six letters at most, for digits.py packs
+# them into an integer.
 SCALES = ("hundre", "thousa", "millio", "billio", "trilli", "dozen", "lakh",
-          "crore", "and")
-BEHIND_MARK = re.compile(r"#### \$?(-?)([0-9.,]+)([^\r\n]*)")
+          "crore", "and", "k ", "mil ", "mill ", "mils ", "mln ", "bn ", "bil ",
+          "bln ", "thou ")
+AFTER_MARK = re.compile(r"#### \$?(-?)([0-9.,]+)([^\r\n]*)")
 GOES_BEYOND = re.compile(r"[0-9]|^[A-Za-z]")
 WORD = re.compile(r"[A-Za-z]+")
 GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")
@@ -33,37 +36,48 @@ def number(text: str) -> str:
       return ""
     text = text.replace(",", "")
   found = DECIMAL.fullmatch(text)
-  sign, whole, part = found.groups() if found else ("", "", "")
-  if not whole and not part:
+  sign, integer, part = found.groups() if found else ("", "", "")
+  if not integer and not part:
     return ""
-  whole, part = whole.lstrip("0") or "0", part.rstrip("0")
-  shortest = f"{whole}.{part}" if part else whole
+  integer, part = integer.lstrip("0") or "0", part.rstrip("0")
+  shortest = f"{integer}.{part}" if part else integer
   return shortest if shortest == "0" else sign + shortest
 
 
 def strict(text: str) -> str:
-  r"""The number behind the last ####, or "".
+  r"""The number after the last ####, or "".
 
   That is `#### \$?-?` and a number, stops behind it dropped. The rest of its
   line may say anything, "72 dollars.", but hold no digit, no letter that
-  touches the number, and no word of SCALES (million) as its first.
+  touches the number, and no word of SCALES (million) as its first; nor begin
+  with what is strange (5!, 5², 5½, 5万).
   """
-  found = BEHIND_MARK.match(text, max(0, text.rfind(MARK)))
+  found = AFTER_MARK.match(text, max(0, text.rfind(MARK)))
   if not found:
     return ""
   sign, digits, rest = found.groups()
   if rest:
-    if GOES_BEYOND.search(rest):
+    if GOES_BEYOND.search(rest) or is_strange(rest.lstrip(" ")[:1]):
       return ""
     word = WORD.search(rest)
-    if word and word[0].lower().startswith(SCALES):
+    if word and f"{word[0].lower()} ".startswith(SCALES):
       return ""
   return number(sign + digits.rstrip(".,"))
 
 
-def tried(text: str) -> bool:
+def is_strange(character: str) -> bool:
+  """Whether a character behind a number, if there is one, makes another of it.
+
+  That are a !, and what is no ASCII but a digit, a letter, or not valid.
+  """
+  return character in ("!", "\ufffd") or not character.isascii() and (
+    character.isalnum()
+  )
+
+
+def has_digits(text: str) -> bool:
   """Whether a digit stands behind the last ####, if not a number."""
-  found = BEHIND_MARK.match(text, max(0, text.rfind(MARK)))
+  found = AFTER_MARK.match(text, max(0, text.rfind(MARK)))
   return bool(found) and bool(re.search(r"[0-9]", found[2]))
 
 
@@ -76,31 +90,33 @@ FOUND = re.compile(
   rf"|\\[dt]?frac\{{(?P<over>[0-9]+)\}}\{{(?P<under>[0-9]+)\}}"
   rf"|(?P<first>{_ONE})(?: ?[eE](?P<power>[+-]?[0-9]{{1,2}})(?![0-9A-Za-z]))?"
   rf"(?: ?/ ?(?P<second>[0-9]+(?:\.[0-9]+)?)(?![0-9/]))?)"
-  rf"(?:[ -](?P<scale>(?i:hundred|thousand|million|billion|trillion))s?\b)?"
+  rf"(?:[ -](?P<scale>(?i:hundred|thousand|million|billion|trillion))s?\b"
+  rf"| ?(?P<short>[kK]|[Mm]ill?|mln|bn)(?![A-Za-z0-9])"
+  rf"| ?(?P<part>[¼½¾⅐-⅞])|(?P<raised>[²³¹⁰-⁹]))?"
 )
 POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9,
-          "trillion": 12}
-SAID = re.compile(
+          "trillion": 12, "k": 3, "mil": 6, "mill": 6, "mln": 6, "bn": 9}
+ANSWER_PHRASE = re.compile(
   r"\\boxed ?\{|####|(?:final |the )?answer(?: is|:| =)|\*\*answer:?\*\*",
   re.IGNORECASE,
 )
 GOES_ON = re.compile(
   r" ?\)? ?(?:[-*+/^=×÷–]|\\(?:times|div|cdot)) ?(?:\*\*|\\?\$|\()? ?(?=[0-9])"
 )
-MOST = 20_000  # characters at the end of a text that are searched
+MAX_SEARCHED = 20_000  # characters at the end of a text that are searched
 
 
 def lenient(text: str) -> str:
-  """The number in the last box, behind the last ####, or behind "answer is".
+  """The number in the last box, after the last ####, or after "answer is".
 
   Without any of them the last number of the text; "" without a number. A
-  fraction, 2e3, 3 1/2 and 5 million are one number each.
+  fraction, 2e3, 3 1/2, 3½, 5 million and 5k are one number each, 5² is none.
   """
   found = strict(text)
   if found:
     return found
-  text = text[-MOST:]
-  places = [hit.end() for hit in SAID.finditer(text)]
+  text = text[-MAX_SEARCHED:]
+  places = [hit.end() for hit in ANSWER_PHRASE.finditer(text)]
   for place in reversed(places):
     hit = FOUND.search(text, place, place + 200)
     while hit and (more := GOES_ON.match(text, hit.end())):
@@ -126,7 +142,13 @@ def _shortest(hit: re.Match) -> str:
       value = Fraction(re.sub(r"[^0-9.]", "", part["first"]))
       value *= Fraction(10) ** int(part["power"] or 0)
       value /= Fraction(part["second"] or 1)
-    value *= 10 ** POWERS.get((part["scale"] or "").lower(), 0)
+    if part["raised"]:
+      return ""
+    if part["part"]:
+      top, bottom = unicodedata.normalize("NFKC", part["part"]).split("⁄")
+      value += Fraction(int(top), int(bottom))
+    scale = part["scale"] or part["short"] or ""
+    value *= 10 ** POWERS.get(scale.lower(), 0)
     return decimal(-value if part["sign"] else value)
   except (ValueError, ZeroDivisionError):  # thousands of digits are one, too
     return ""
@@ -139,7 +161,7 @@ def decimal(value: Fraction) -> str:
     digits += 1
   if 10**digits % bottom:
     return str(value)
-  whole = abs(value.numerator) * 10**digits // bottom
-  text = str(whole).rjust(digits + 1, "0")
+  scaled = abs(value.numerator) * 10**digits // bottom
+  text = str(scaled).rjust(digits + 1, "0")
   sign, point = "-" if value < 0 else "", len(text) - digits
   return sign + number(f"{text[:point]}.{text[point:]}")

@@ -1,4 +1,4 @@
-"""A text for each answer that is the same for equal ones, to count votes by."""
+"""A text for each answer, the same for equal answers, for counting votes."""
 
 from fractions import Fraction
 from typing import Any
@@ -12,12 +12,13 @@ from sitrain.tasks.verifiers.records import (
   Chain,
   Clock,
   Equation,
-  Foreign,
+  Fallback,
   Inequality,
-  Many,
+  Items,
   Matrix,
   Number,
   Ratio,
+  Residue,
   Unequal,
   Union,
   Words,
@@ -28,10 +29,12 @@ def key(record: Any) -> str:
   """The key of a record; Undefined and TooMuch where there is no value."""
   if isinstance(record, Number):
     return _tree(record.tree)
-  if isinstance(record, (Words, Foreign)):
+  if isinstance(record, (Words, Fallback)):
     return "words " + record.text
   if isinstance(record, Based):
     return f"{record.digits} in base {record.base}"
+  if isinstance(record, Residue):
+    return f"{_tree(record.tree)} modulo {_tree(record.modulus)}"
   if isinstance(record, Clock):
     return f"clock {record.parts} {record.half}"
   if isinstance(record, Ratio):
@@ -46,7 +49,7 @@ def key(record: Any) -> str:
   if isinstance(record, Matrix):
     rows = (",".join(map(_tree, row)) for row in record.rows)
     return "matrix " + ";".join(rows)
-  if isinstance(record, Many):
+  if isinstance(record, Items):
     return _items(record)
   if isinstance(record, Union):
     return "sets " + " ".join(map(key, record.sides)) + str(record.signs)
@@ -61,11 +64,11 @@ def _tree(tree) -> str:
   return values.fingerprint(tree)
 
 
-def _items(record: Many) -> str:
+def _items(record: Items) -> str:
   found = [key(item) for item in record.items]
   if record.opens == "{":
     found = sorted(set(found))
-    # A set of one is its element, and a set of more what a list of them is.
+    # A set of one equals its element, and a larger set the list of its items.
   elif not record.opens:
     found = sorted(found)
   if len(found) == 1:

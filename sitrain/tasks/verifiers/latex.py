@@ -1,26 +1,26 @@
-r"""LaTeX in one spelling: what looks the same reads the same.
+r"""Normalises LaTeX: formulas that look the same get the same text.
 
-`plain` leaves the meaning alone. It writes unicode as LaTeX, drops what only
-changes the look, and joins digits that thin spaces part in threes.
+`plain` keeps the meaning. It writes unicode as LaTeX, drops commands for
+formatting, and joins groups of three digits that thin spaces separate.
 """
 
 import re
 import unicodedata
 
-MOST = 4000  # characters of an answer that is read
-DEPTH = 40  # braces in braces
+MAX_CHARACTERS = 4000  # of an answer that is read
+MAX_DEPTH = 40  # nested braces
 
 
 class Unreadable(ValueError):
-  """A text that is no answer in LaTeX."""
+  """The text is no answer in LaTeX."""
 
 
 class TooMuch(ValueError):
-  """A text whose reading or value would take too much; said in a word."""
+  """The text or its value exceeds a bound; the message is its name."""
 
 
 def _characters() -> dict[int, str]:
-  """What unicode characters are written as."""
+  """LaTeX of unicode characters."""
   found = {0xFF01 + i: chr(0x21 + i) for i in range(94)}  # full width
   for code in range(0x660, 0x1100):
     if unicodedata.category(chr(code)) == "Nd":
@@ -44,7 +44,7 @@ def _characters() -> dict[int, str]:
     ("σ", r"\sigma "), ("δ", r"\delta "), ("ε", r"\epsilon "),
     ("€", r"\text{euros}"), ("£", r"\text{pounds}"), ("¥", r"\text{yen}"),
     ("¢", r"\text{cents}"), ("元", r"\text{yuan}"), ("度", r"^{\circ}"),
-    ("∛", r"\sqrt[3]√"), ("∜", r"\sqrt[4]√"),
+    ("∛", r"\sqrt[3]√"), ("∜", r"\sqrt[4]√"), ("✓✔✅\ufe0f", ""),
   ):
     found.update({ord(character): text for character in characters})
   for character in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞":
@@ -56,12 +56,12 @@ def _characters() -> dict[int, str]:
 CHARACTERS = _characters()
 RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-# Only the look: dropped, or what stands in the braces behind is kept.
-LOOK = re.compile(
+# Formatting: dropped, but KEPT keeps its argument.
+FORMATTING = re.compile(
   r"\\(?:displaystyle|textstyle|scriptstyle|scriptscriptstyle|limits|nolimits"
   r"|left|right|middle|[bB]igg?[lrm]?|rm|bf|it|sf|tt|large|Large|LARGE|huge"
   r"|Huge|small|normalsize|boldmath|nonumber|centering|notag|hfill|allowbreak"
-  r"|strut|mathstrut|phantom(?=\s*-))(?![a-zA-Z])"
+  r"|strut|mathstrut|checkmark|phantom(?=\s*-))(?![a-zA-Z])"
 )
 ARGUMENT = re.compile(
   r"\\(?:color|hspace|vspace|phantom|hphantom|vphantom|label|tag)\*?\s*"
@@ -98,18 +98,22 @@ THOUSANDS = re.compile(
   rf"(?<![\d.,\\])\d{{1,3}}(?:{THIN}\d{{3}})+(?![\d/])"
   rf"|(?<![\d.])\d{{1,3}}(?:(?:\{{,\}}|,\\!|\\!)\d{{3}})+(?!\d)"
 )
+# {5 \\choose 2} and {1 \\over 2}: all of a group stands on the two sides.
+_SIDE = r" ?((?:[^{}\\]|\\(?!choose|over)[a-zA-Z]+|\{[^{}]*\}){1,99}) ?"
+INFIX = re.compile(rf"{_SIDE}\\(choose|over)(?![a-zA-Z]){_SIDE}")
+GROUP = re.compile(r"\{" + INFIX.pattern + r"\}")
 
 
 SIMPLE = re.compile(r"[A-Za-z0-9+*/=.^(),-]{0,60}")
 
 
 def plain(text: str) -> str:
-  """LaTeX in one spelling; TooMuch for what is too long or too deep."""
-  if len(text) > MOST:
+  """Normalised LaTeX; TooMuch for a text that is too long or too deep."""
+  if len(text) > MAX_CHARACTERS:
     raise TooMuch("long")
   if SIMPLE.fullmatch(text):
     return text
-  # Of the line ends of a matrix the added height says nothing.
+  # The extra height of a line end in a matrix has no meaning.
   if r"\\" in text:
     text = re.sub(r"\\\\\s*\[[^\[\]]{1,12}\]", r"\\\\", text)
   if not text.isascii():
@@ -138,16 +142,24 @@ def _ascii(text: str) -> str:
 
 
 def _commands(text: str) -> str:
-  text = LOOK.sub("", ARGUMENT.sub("", text))
+  text = FORMATTING.sub("", ARGUMENT.sub("", text))
   for old, new in SAME:
     text = old.sub(new, text)
   text = KEPT.sub("", text)
-  text = re.sub(r"(?<!\\)\\\s*$", "", text)  # what is left of a space
+  text = re.sub(r"(?<!\\)\\\s*$", "", text)  # the rest of a space
   text = re.sub(r"\\frac ?(\d) (?=\d)", r"\\frac{\1}", text)
+  if r"\choose" in text or r"\over" in text:
+    whole = INFIX.fullmatch(text.strip())
+    text = _prefixed(whole) if whole else GROUP.sub(_prefixed, text)
   text = WORDS.sub(r"\\text{", text)
   text = re.sub(r"\\text\{ ?(\\[$%]|\^\{?\\circ\}?) ?\}", r"\1", text)
   text = re.sub(r"\\text\{ *\}", " ", text)
   return re.sub(r"(\\text\{[^{}]*)\\text\{([^{}]*)\}", r"\1 \2", text)
+
+
+def _prefixed(hit: re.Match) -> str:
+  command = "binom" if hit[2] == "choose" else "frac"
+  return rf"\{command}{{{hit[1]}}}{{{hit[3]}}}"
 
 
 def _without_dollars(text: str) -> str:
@@ -166,9 +178,9 @@ def _check_depth(text: str) -> None:
       depth += 1
     elif mark in "})]":
       depth -= 1
-    if depth > DEPTH:
+    if depth > MAX_DEPTH:
       raise TooMuch("deep")
-  # A minus, a root or a power in a power nests without any brace.
+  # Signs, roots and powers nest without braces.
   if re.search(r"(?:[-+^] ?){40}|(?:\\(?:sqrt|frac) ?){40}|(?:\^\w){40}", text):
     raise TooMuch("deep")
 
@@ -194,28 +206,28 @@ SENTENCE = re.compile(r"[Ff]inal answer is:?\s*\$([^$]{1,4000})\$")
 
 
 def final_answer(text: str) -> str:
-  r"""What a text claims in the end: LaTeX without its box, "" if nothing.
+  r"""The final answer of a text: LaTeX without its box, "" if there is none.
 
-  That is the last `\boxed{...}` with its braces in balance, the outermost of
-  boxes in a box; a text without any box may say "The final answer is $...$".
+  That is the last `\boxed{...}` with balanced braces, the outermost of nested
+  boxes; a text without any box may have "The final answer is $...$".
   """
   last = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
   if last < 0:
-    said = SENTENCE.findall(text)
-    return said[-1].strip() if said else ""
+    found = SENTENCE.findall(text)
+    return found[-1].strip() if found else ""
   brace = OPENED.match(text, last)
   end = _closing(text, brace.end()) if brace else -1
   if end < 0:
     return ""
   start = brace.end()
-  # rfind, for find takes ten times as long on LaTeX.
+  # rfind, because find takes ten times as long on LaTeX.
   if max(text.rfind(r"\boxed", 0, last), text.rfind(r"\fbox", 0, last)) >= 0:
     start, end = _outermost(text, start - 1, end)
   return text[start:end].strip()
 
 
 def _closing(text: str, start: int) -> int:
-  """The place of the brace that closes what stands from `start`, or -1."""
+  """The place of the brace that closes the group at `start`, or -1."""
   depth = 1
   for mark in MARKS.finditer(text, start):
     if mark[0] == "{":
@@ -228,11 +240,11 @@ def _closing(text: str, start: int) -> int:
 
 
 def _outermost(text: str, brace: int, end: int) -> tuple[int, int]:
-  """Where the content of the outermost box begins and ends that holds one."""
-  holding = [
+  """Start and end of the content of the outermost box around a brace."""
+  outer = [
     pair for pair in closed(text)
     if pair[0] <= brace < end <= pair[1]
     and BOX.search(text, max(0, pair[0] - 12), pair[0])
   ]
-  start, end = holding[-1] if holding else (brace, end)
+  start, end = outer[-1] if outer else (brace, end)
   return start + 1, end

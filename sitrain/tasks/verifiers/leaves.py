@@ -1,4 +1,4 @@
-r"""One value of an answer: an expression with its unit, or words."""
+r"""Parses one value of an answer: an expression with its unit, or words."""
 
 import re
 import string
@@ -7,10 +7,10 @@ from typing import Any
 
 from sitrain.tasks.verifiers import expressions, units
 from sitrain.tasks.verifiers.latex import Unreadable
-from sitrain.tasks.verifiers.records import Foreign, Number, Words
+from sitrain.tasks.verifiers.records import Fallback, Number, Words
 from sitrain.tasks.verifiers.words import words
 
-# An answer that begins and ends like this has nothing around it.
+# An answer that begins and ends with these needs no trimming.
 FIRST = frozenset(string.ascii_letters + string.digits + "([-+")
 LAST = frozenset(string.ascii_letters + string.digits + ")]}%")
 STOPS = re.compile(r"(?:(?<!\\)[.,;:]|\\\\|\\ |\s)+$")
@@ -20,8 +20,8 @@ OPENS = frozenset(["(", "[", "{", r"\{", r"\langle", r"\begin", r"\lfloor",
                    r"\lceil"])
 CLOSES = frozenset([")", "]", "}", r"\}", r"\rangle", r"\end", r"\rfloor",
                     r"\rceil"])
-FOREIGN = re.compile(
-  r"\\(?:int|sum|prod|lim|gcd|lcm|bmod|pmod|mod|det|min|max|text\{(?:gcd|lcm"
+FALLBACK = re.compile(
+  r"\\(?:int|sum|prod|lim|gcd|lcm|det|min|max|text\{(?:gcd|lcm"
   r"|min|max|det)\})(?![a-zA-Z])"
 )
 SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9,
@@ -30,7 +30,7 @@ SCALE = re.compile(
   r"(\\text\{|(?<=[\d}) ])) ?(dozen|hundred|thousand|[mbtr]+illion)s?"
   r"(?![a-z])", re.IGNORECASE
 )
-# What no gold answer makes a unit.
+# Words that are no unit, even in a gold answer.
 RESERVED = frozenset("""
 and or to than less more about half halves third thirds times plus minus mod
 base dozen hundred thousand million billion trillion percent hundreds thousands
@@ -40,7 +40,7 @@ PROSE = re.compile(r"(?:(?<![\\{a-z])[a-z]{2,}[ ,.]+){2}[a-z]{2}")
 
 
 def trimmed(text: str) -> str:
-  """Without stops and spaces around it, and without an outer pair of braces."""
+  """The text without outer punctuation, spaces and braces."""
   if text and text[0] in FIRST and text[-1] in LAST:
     return text
   before = None
@@ -50,12 +50,12 @@ def trimmed(text: str) -> str:
     if not text.endswith((r"\ldots", "...")):
       text = STOPS.sub("", text)
     text = STARTS.sub("", text)
-    if text.startswith("{") and text.endswith("}") and holds_all(text):
+    if text.startswith("{") and text.endswith("}") and encloses_all(text):
       text = text[1:-1]
   return text
 
 
-def holds_all(text: str) -> bool:
+def encloses_all(text: str) -> bool:
   """Whether the first bracket is closed by the last character."""
   depth = 0
   pieces = PIECE.findall(text)
@@ -67,41 +67,52 @@ def holds_all(text: str) -> bool:
 
 
 def number(text: str, known) -> Any:
-  """An expression with its unit; words for what is words."""
+  """The record of an expression with its unit, or of words."""
   text = trimmed(text)
-  bare, unit, zeros, percent, behind = text, "", 0, False, ""
+  bare, unit, factor, percent, suffix = text, "", 0, False, ""
   if not NUMERIC.fullmatch(text):
     if r"\$" in bare:
       bare, unit = DOLLAR.sub("", bare), "dollar"
-    bare = CELSIUS.sub(r"\1", ORDINAL.sub("", bare))
-    bare, zeros = _scaled(bare)
+    bare, unit = _degrees(ORDINAL.sub("", bare), unit)
+    bare, factor = _scaled(bare)
     if "%" in bare or "cent" in bare:
       bare, percent = PERCENT.subn("", bare)
-    bare, behind = _unit(bare, known)
-    if behind is None or PROSE.search(bare):
-      return no_number(text)
+    bare, suffix = _unit(bare, known)
+    if suffix is None or PROSE.search(bare):
+      return as_words(text)
   try:
     tree = expressions.parse(bare.strip())
   except Unreadable:
-    if FOREIGN.search(bare):
-      return Foreign(bare)
-    return no_number(text)
-  if zeros:
-    tree = ("multiply", tree, ("number", Fraction(zeros)))
-  return Number(tree, behind or unit, bool(percent))
+    if FALLBACK.search(bare):
+      return Fallback(bare)
+    return as_words(text)
+  if factor:
+    tree = ("multiply", tree, ("number", Fraction(factor)))
+  return Number(tree, suffix or unit, bool(percent))
 
 
 NUMERIC = re.compile(r"[-+]?[0-9.]+")
 DOLLAR = re.compile(r"\\\$ ?")
 ORDINAL = re.compile(r"(?<=\d) ?\^?\{? ?(\\text\{)? ?(st|nd|rd|th)[ }]*$")
-CELSIUS = re.compile(r"(\^\{?\\circ\}?) ?(?:\\text\{ ?[CF] ?\}|[CF])$")
+CELSIUS = re.compile(r"(\^\{?\\circ\}?) ?(?:\\text\{ ?([CF]) ?\}|([CF]))$")
 PERCENT = re.compile(
   r"(?<=.) ?(?:\\?%|\\text\{ ?per ?cent ?\}|per ?cent)$"
 )
 
 
+def _degrees(text: str, unit: str) -> tuple[str, str]:
+  """Without the letter of a temperature, and the name of its unit."""
+  found = CELSIUS.search(text)
+  if not found:
+    return text, unit
+  letter = found[2] or found[3]
+  return text[:found.end(1)], units.unit(
+    "celsius" if letter == "C" else "fahrenheit"
+  ) or ""
+
+
 def _scaled(text: str) -> tuple[str, int]:
-  """Without "million", and what it multiplies by; 0 for nothing."""
+  """The text without "million", and the factor it stands for; 0: none."""
   found = SCALE.search(text)
   if not found or not text[:found.start()].strip():
     return text, 0
@@ -110,8 +121,8 @@ def _scaled(text: str) -> tuple[str, int]:
     return text, 0
   rest = found[1] + text[found.end():]
   rest = re.sub(r"^\\text\{ *\}", "", rest)
-  zeros = 12 if word == "dozen" else 10**SCALES[word]
-  return text[:found.start()] + rest, zeros
+  factor = 12 if word == "dozen" else 10**SCALES[word]
+  return text[:found.start()] + rest, factor
 
 
 UNIT = re.compile(
@@ -125,7 +136,7 @@ LOOSE = re.compile(r"(?<=[\d)} ])([a-zA-Z][a-zA-Z]+(?:[ ./]+[a-zA-Z]+){0,3}"
 
 
 def _unit(text: str, known) -> tuple[str, str | None]:
-  """Without a unit behind it, and its name; None: the words are no unit."""
+  """The text without its unit, and the unit; None: the words are no unit."""
   found, before = None, ""
   if "\\text" in text:
     money = CURRENCY.match(text)
@@ -134,11 +145,11 @@ def _unit(text: str, known) -> tuple[str, str | None]:
       text = money[1] + text[money.end():]
     found = UNIT.search(text)
   if found and text[:found.start()].strip(" -+"):
-    said = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", found[0])
-    if re.fullmatch(r"\s*[a-zA-Z]\s*", said) and not units.unit(said.strip()):
+    suffix = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", found[0]).strip()
+    if re.fullmatch(r"[a-zA-Z]", suffix) and not units.unit(suffix):
       return text, ""  # a letter in upright type
-    name = units.unit(" ".join(said.split()))
-    if name is None and known and set(said.lower().split()) <= known:
+    name = units.unit(" ".join(suffix.split()))
+    if name is None and known and set(suffix.lower().split()) <= known:
       name = "count"
     return text[:found.start()], name
   loose = LOOSE.search(text)
@@ -149,7 +160,7 @@ def _unit(text: str, known) -> tuple[str, str | None]:
   return text, before
 
 
-def no_number(text: str) -> Words:
+def as_words(text: str) -> Words:
   """The words of a text; Unreadable where it has none."""
   found = words(text)
   if not re.search(r"[^\W\d_]", found):

@@ -1,4 +1,4 @@
-"""Whether two records of answers say the same; see records.py."""
+"""Whether two records of answers are equal; see records.py."""
 
 import re
 from collections.abc import Sequence
@@ -6,38 +6,38 @@ from fractions import Fraction
 from typing import Any
 
 from sitrain.tasks.verifiers import (
+  amounts,
   expressions,
-  foreign,
+  fallback,
   sets,
-  units,
   values,
 )
 from sitrain.tasks.verifiers.latex import TooMuch
 from sitrain.tasks.verifiers.records import (
   DOTS,
-  INFINITE,
   Assigned,
   Based,
   Chain,
   Clock,
   Equation,
-  Foreign,
+  Fallback,
   Inequality,
-  Many,
+  Items,
   Matrix,
   Number,
   Ratio,
+  Residue,
   Unequal,
   Union,
   Words,
 )
 
-MOST_ITEMS = 200
-SETS = (Many, Union, Inequality, Unequal, Number)
+MAX_ITEMS = 200
+SETS = (Items, Union, Inequality, Unequal, Number)
 
 
 def same(gold: Any, found: Any, quick: bool) -> bool:
-  """Whether a record equals the gold answer's. Slow only where `quick`."""
+  """Whether a record equals the gold answer's; `quick` may raise Slow."""
   if gold == found:
     return not isinstance(gold, Words) or bool(gold.text)
   if isinstance(gold, Words) or isinstance(found, Words):
@@ -50,141 +50,26 @@ def same(gold: Any, found: Any, quick: bool) -> bool:
     return same(gold, found.value, quick)
   if isinstance(found, Equation):
     return False
-  if isinstance(gold, Foreign) or isinstance(found, Foreign):
-    return _foreign(gold, found, quick)
+  if isinstance(gold, Fallback) or isinstance(found, Fallback):
+    return _fallback(gold, found, quick)
   pair = (type(gold), type(found))
   if pair in PAIRS:
     return PAIRS[pair](gold, found, quick)
   if isinstance(gold, (Clock, Ratio)) or isinstance(found, (Clock, Ratio)):
-    return _ratios(gold, found, quick)
+    return amounts.ratios(gold, found, quick)
   if isinstance(gold, SETS) and isinstance(found, SETS):
     return _sets(gold, found, quick)
   return False
 
 
-def _equal(one, other, quick: bool) -> bool:
-  """Two trees; Slow for what takes many digits, where `quick`."""
-  if one == other:
-    return True
-  ends = [_infinite(tree) for tree in (one, other)]
-  if any(ends):
-    return ends[0] == ends[1]
-  return values.equal(one, other, _digits(quick))
-
-
-def _digits(quick: bool) -> int:
-  return values.FEW_DIGITS if quick else values.MOST_DIGITS
-
-
-def _infinite(tree) -> int:
-  if tree == INFINITE:
-    return 1
-  return -1 if tree == ("negate", INFINITE) else 0
-
-
-def _numbers(gold: Number, found: Number, quick: bool) -> bool:
-  if units.differ(gold.unit, found.unit):
-    return False
-  if DOTS in (gold.tree, found.tree):
-    return gold.tree == found.tree
-  if _equal(gold.tree, found.tree, quick):
-    return True
-  if gold.percent == found.percent:
-    return False
-  part = ("number", Fraction(1, 100))
-  scaled = [
-    ("multiply", x.tree, part) if x.percent else x.tree for x in (gold, found)
-  ]
-  return _equal(*scaled, quick)
-
-
-def _from_base(gold: Number, found: Based, quick: bool) -> bool:
-  """42_10 is 42; 43_5 is not 23, for the question may have said just that."""
-  value = _base_value(found) if found.base == 10 else None
-  return value is not None and _equal(gold.tree, ("number", value), quick)
-
-
-def _to_base(gold: Based, found: Number, quick: bool) -> bool:
-  """Digits without their base, as the question named it; not their value."""
-  digits = re.sub(r"[^0-9.-]", "", gold.digits)
-  if digits != gold.digits or found.tree[0] not in ("number", "negate"):
-    return False
-  try:
-    return values.exact(found.tree) == Fraction(digits)
-  except values.NotExact:
-    return False
-
-
-def _base_value(record: Based) -> Fraction | None:
-  sign = -1 if record.digits.startswith("-") else 1
-  whole, _, part = record.digits.lstrip("-").partition(".")
-  if not 2 <= record.base <= 36 or len(record.digits) > 200:
-    return None
-  try:
-    value = Fraction(int(whole + part, record.base), record.base ** len(part))
-  except ValueError:
-    return None
-  return sign * value
-
-
-def _clocks(gold: Clock, found: Clock, quick: bool) -> bool:
-  if gold.half and found.half:
-    return _minutes(gold) == _minutes(found)
-  if gold.parts == found.parts:
-    return True
-  return bool(gold.half or found.half) and _minutes(gold) == _minutes(found)
-
-
-def _minutes(clock: Clock) -> tuple[int, ...]:
-  hours, *rest = clock.parts
-  if clock.half:
-    hours = hours % 12 + (12 if clock.half == "pm" else 0)
-  return hours, *rest
-
-
-def _ratios(gold, found, quick: bool) -> bool:
-  """Ratios, and what may be meant as one: 9:24, 3/8; no time of day."""
-  parts = [_parts(gold), _parts(found)]
-  if None in parts or len(parts[0]) != len(parts[1]):
-    # 9 p.m. without its half is 9.
-    if isinstance(gold, Clock) and isinstance(found, Number):
-      hours, *rest = gold.parts
-      return bool(gold.half) and not any(rest) and _equal(
-        ("number", Fraction(hours)), found.tree, quick
-      )
-    return False
-  one, other = parts
-  try:
-    return all(
-      _equal(("multiply", a, other[0]), ("multiply", b, one[0]), quick)
-      for a, b in zip(one, other)
-    ) and not any(_zero(part, quick) for part in (*one, *other))
-  except values.Undefined:
-    return False
-
-
-def _zero(tree, quick):
-  return _equal(tree, ("number", Fraction(0)), quick)
-
-
-def _parts(record) -> tuple | None:
-  if isinstance(record, Ratio):
-    return record.parts
-  if isinstance(record, Clock) and not record.half and not record.parts[2]:
-    return tuple(("number", Fraction(x)) for x in record.parts[:2])
-  if isinstance(record, Number) and not record.percent:
-    return record.tree, ("number", Fraction(1))
-  return None
-
-
-def _many(gold: Many, found: Many, quick: bool) -> bool:
+def _items(gold: Items, found: Items, quick: bool) -> bool:
   kinds = [x.opens + x.closes for x in (gold, found)]
-  if max(len(gold.items), len(found.items)) > MOST_ITEMS:
+  if max(len(gold.items), len(found.items)) > MAX_ITEMS:
     raise TooMuch("long")
   if kinds[0] == kinds[1] and kinds[0] not in ("", "{}"):
     return _ordered(gold.items, found.items, quick)
   if "{}" in kinds and set(kinds) <= {"{}", ""}:
-    return _within(gold.items, found.items, quick) and _within(
+    return _contains_all(gold.items, found.items, quick) and _contains_all(
       found.items, gold.items, quick
     )
   if kinds == ["", ""]:
@@ -204,7 +89,7 @@ def _named(items: Sequence[Any]) -> bool:
 
 
 def _indexed(items: Sequence[Any]) -> bool:
-  """Whether the names are x_1, x_2: roots, which have no order."""
+  """Whether the names are x_1, x_2, ...: roots, which have no order."""
   names = {re.sub(r"_\d+$", "_", x.name) for x in items}
   return len(names) == 1 and names.pop().endswith("_")
 
@@ -222,12 +107,18 @@ def _ordered(gold, found, quick) -> bool:
   )
 
 
-def _within(some, others, quick) -> bool:
-  return all(any(same(y, x, quick) for y in others) for x in some)
+def _contains_all(some, others, quick) -> bool:
+  return all(any(
+    _is_set(y) == _is_set(x) and same(y, x, quick) for y in others
+  ) for x in some)
+
+
+def _is_set(record) -> bool:
+  return isinstance(record, Items) and record.opens == "{"
 
 
 def _matched(gold, found, quick) -> bool:
-  """Whether each item has a partner of its own, in any order."""
+  """Whether the items are equal in pairs, in any order."""
   if len(gold) != len(found):
     return False
   left = list(found)
@@ -242,16 +133,19 @@ def _matched(gold, found, quick) -> bool:
 
 
 def _single(gold, found, quick) -> bool:
-  """A number against a list or a set of one."""
-  many, one = (gold, found) if isinstance(gold, Many) else (found, gold)
+  """Whether a number equals a list or a set of one item."""
+  many, one = (gold, found) if isinstance(gold, Items) else (found, gold)
   if one.tree == sets.REALS and many.opens == "(":
     return _sets(gold, found, quick)
   if many is found and not many.opens and len(many.items) > 1:
-    # "1/2 or 0.5" is one value in other words; 5, 5 and (for 28%) 28, 0.28 no.
+    # "1/2 or 0.5" is one value in two spellings; "5, 5" and "28 or 0.28"
+    # (for 28%) are two values.
     return len(set(many.items)) == len(many.items) and all(
       same(x, item, quick) for item in many.items for x in (gold, many.items[0])
     )
   if len(many.items) != 1 or many.opens not in ("", "{"):
+    return False
+  if _is_set(many) and _is_set(many.items[0]):
     return False
   pair = (many.items[0], one)
   return same(*(pair if many is gold else pair[::-1]), quick)
@@ -260,16 +154,16 @@ def _single(gold, found, quick) -> bool:
 def _matrices(gold: Matrix, found: Matrix, quick: bool) -> bool:
   shapes = [[len(row) for row in matrix.rows] for matrix in (gold, found)]
   return shapes[0] == shapes[1] and all(
-    _equal(a, b, quick)
+    amounts.equal(a, b, quick)
     for one, other in zip(gold.rows, found.rows) for a, b in zip(one, other)
   )
 
 
 def _chained(gold, found, quick: bool) -> bool:
-  r"""Chains of values that are true: 10/2 = 5 is 5, 6 = 5 is nothing.
+  r"""Chains of equal values: 10/2 = 5 equals 5; 6 = 5 equals nothing.
 
-  What is about equal counts with each of its sides if the last is a rounding
-  of the first: 1/3 \approx 0.33 is 1/3, and 0.33 if that is wanted.
+  Both sides of \approx count if the last is a rounding of the first:
+  1/3 \approx 0.33 equals 1/3 and 0.33.
   """
   if isinstance(gold, Chain):
     if isinstance(found, Chain) and gold.signs == found.signs and _ordered(
@@ -303,7 +197,7 @@ def _rounds(exact: Number, about: Number, quick: bool) -> bool:
 
 
 def _equations(gold, found, quick: bool) -> bool:
-  """A gold equation, or what a name is: y = 2x + 3."""
+  """Whether an answer equals a gold equation or assignment: y = 2x + 3."""
   if isinstance(gold, Assigned):
     if isinstance(found, Assigned):
       alike = gold.name.casefold() == found.name.casefold()
@@ -318,22 +212,22 @@ def _equations(gold, found, quick: bool) -> bool:
   if None in trees:
     return False
   return trees[0] == trees[1] or values.proportional(
-    *trees, _digits(quick)
+    *trees, amounts.digits(quick)
   ) != 0
 
 
-def _foreign(gold, found, quick: bool) -> bool:
+def _fallback(gold, found, quick: bool) -> bool:
   if quick:
     raise values.Slow
-  texts = [x.text if isinstance(x, Foreign) else None for x in (gold, found)]
+  texts = [x.text if isinstance(x, Fallback) else None for x in (gold, found)]
   trees = [x.tree if isinstance(x, Number) else None for x in (gold, found)]
   if any(x is None and y is None for x, y in zip(texts, trees)):
     return False
-  return foreign.equal(texts, trees)
+  return fallback.equal(texts, trees)
 
 
 def _sets(gold, found, quick: bool) -> bool:
-  """Sets in different words: x < 3 and an interval, unions in any order."""
+  """Sets in different notations: x < 3 and an interval, unions."""
   if quick:
     raise values.Slow
   if isinstance(gold, Inequality) and isinstance(found, Inequality):
@@ -347,7 +241,7 @@ def _sets(gold, found, quick: bool) -> bool:
 
 
 def _steps(gold: Inequality, found: Inequality) -> bool:
-  """Whether each step of the one is a positive multiple of the other's."""
+  """Whether each step is a positive multiple of one of the other's."""
   left = list(found.steps)
   for sign, tree in gold.steps:
     partner = next((
@@ -362,7 +256,7 @@ def _steps(gold: Inequality, found: Inequality) -> bool:
 
 
 def _names(record: Inequality) -> set[str]:
-  """What stands between bounds; letters big and small are one."""
+  """The names in an inequality, in lower case."""
   found, waiting = set(), [tree for _, tree in record.steps]
   while waiting:
     kind, *parts = waiting.pop()
@@ -374,14 +268,14 @@ def _names(record: Inequality) -> set[str]:
 
 def _unbounded(tree) -> bool:
   return any(
-    _infinite(part) for part in tree[1:] if isinstance(part, tuple)
+    amounts.infinite(part) for part in tree[1:] if isinstance(part, tuple)
   )
 
 
 def check(gold: Any) -> None:
   """Undefined for a gold number without a value (1/0), TooMuch for a huge one.
   """
-  if isinstance(gold, Number) and not _infinite(gold.tree):
+  if isinstance(gold, Number) and not amounts.infinite(gold.tree):
     try:
       values.exact(gold.tree)
     except values.NotExact:
@@ -389,12 +283,14 @@ def check(gold: Any) -> None:
 
 
 PAIRS = {
-  (Number, Number): _numbers,
-  (Number, Based): _from_base,
-  (Based, Number): _to_base,
-  (Clock, Clock): _clocks,
-  (Many, Many): _many,
-  (Many, Number): _single,
-  (Number, Many): _single,
+  (Number, Number): amounts.numbers,
+  (Number, Based): amounts.from_base,
+  (Based, Number): amounts.to_base,
+  (Clock, Clock): amounts.clocks,
+  (Residue, Residue): amounts.residues,
+  (Residue, Number): amounts.from_residue,
+  (Items, Items): _items,
+  (Items, Number): _single,
+  (Number, Items): _single,
   (Matrix, Matrix): _matrices,
 }

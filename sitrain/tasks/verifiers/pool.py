@@ -16,20 +16,20 @@ from collections.abc import Callable, Sequence
 from multiprocessing import connection
 from typing import Any, NamedTuple
 
-from sitrain.tasks.verifiers.supervisor import said
+from sitrain.tasks.verifiers.supervisor import one_line
 
-START = 120.0  # seconds that the imports of a function may take
+IMPORT_SECONDS = 120.0  # seconds that the imports of a function may take
 COMMAND = (
   "from sitrain.tasks.verifiers.supervisor import supervise; supervise()"
 )
 
 
 class Result(NamedTuple):
-  """What became of one item.
+  """The result of one item.
 
   `status` is "done", "timeout", "crash" (the worker died) or "error" (the
-  function raised, or its value cannot be pickled). `value` is what the function
-  returned where it is "done", and elsewhere one line that says what happened.
+  function raised, or its value cannot be pickled). `value` is the value of the
+  function if "done", else one line with the reason.
   """
 
   value: Any
@@ -47,10 +47,11 @@ def make(*, workers: int, seconds: float, memory: int) -> Pool:
   """Pool that starts at the first `map` and ends with `close` or the program.
 
   seconds: wall time of one item. memory: MiB that a worker may take beyond
-  what the function's module takes (Linux; elsewhere no limit is enforced).
-  An item that is overdue, dies or raises costs itself alone. Functions are
-  pickled by name, so they must stand in a module. `map` may be called from any
-  thread. Raises ValueError for options or functions that cannot work.
+  the memory of the function's module (Linux; elsewhere there is no limit). An
+  item that is overdue, crashes or raises affects no other. Functions are
+  pickled by name, so they must be in a module. `map` may be called from any
+  thread. Raises ValueError for invalid options, and for functions that cannot
+  be pickled.
   """
   _check(workers=workers, seconds=seconds, memory=memory)
   lock = threading.Lock()
@@ -61,7 +62,7 @@ def make(*, workers: int, seconds: float, memory: int) -> Pool:
     while running:
       process, pipe = running.pop()
       pipe.close()
-      process.terminate()  # a thread that waits at the pipe keeps it open
+      process.terminate()  # a waiting thread may keep the pipe open
       try:
         process.wait(timeout=5)
       except subprocess.TimeoutExpired:
@@ -80,11 +81,11 @@ def make(*, workers: int, seconds: float, memory: int) -> Pool:
         running.append(_start(workers, seconds, memory))
         atexit.register(close)
       try:
-        replies = _ask(running[0][1], message, seconds)
+        replies = _request(running[0][1], message, seconds)
       except (EOFError, OSError):
         close()
         return [Result("the supervisor died", "crash") for _ in items]
-      except BaseException:  # a late answer must not meet the next question
+      except BaseException:  # a late reply must not answer the next request
         close()
         raise
     return [_result(reply) for reply in replies]
@@ -106,7 +107,7 @@ def _pickled(function: Callable) -> bytes:
       f"{function!r} cannot be sent to a process: use a function of a module"
     ) from error
   if b"__main__" in found:
-    raise ValueError(f"{function!r} stands in the main: move it to a module")
+    raise ValueError(f"{function!r} is in the main: move it to a module")
   return found
 
 
@@ -120,16 +121,16 @@ def _start(workers, seconds, memory):
     env={**os.environ, "PYTHONPATH": path},
     stdin=subprocess.DEVNULL,
     stdout=subprocess.DEVNULL,
-    start_new_session=True,  # Ctrl-C is for the program, which then closes us
+    start_new_session=True,  # on Ctrl-C the program closes the pool
   )
   there.close()
   return process, here
 
 
-def _ask(pipe, message, seconds):
+def _request(pipe, message, seconds):
   pipe.send(message)
-  # Each item is bounded by the supervisor; this only bounds the supervisor.
-  if not pipe.poll(START + (seconds + 1) * len(message[1])):
+  # The supervisor limits each item; this limits the supervisor.
+  if not pipe.poll(IMPORT_SECONDS + (seconds + 1) * len(message[1])):
     raise EOFError
   return pipe.recv()
 
@@ -138,4 +139,4 @@ def _result(reply: bytes) -> Result:
   try:
     return Result(*pickle.loads(reply))
   except Exception as error:
-    return Result(said(error), "error")
+    return Result(one_line(error), "error")

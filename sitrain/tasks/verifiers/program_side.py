@@ -1,39 +1,39 @@
 """What runs in a program's process: the program, and calls of its functions.
 
-Descriptors 0 and 1 are the pipes from and to the process of the tests. All that
-this process is told is the program, the names in it that the tests use, and the
-arguments of the calls that were made so far. It ends when the tests do.
+Descriptors 0 and 1 are the pipes from and to the process of the tests. This
+process gets nothing but the program, the names in it that the tests use, and
+the arguments of the calls so far. It ends when the tests do.
 """
 
 import builtins
 import posix
 import sys
 
-from sitrain.tasks.verifiers.crossing import Refused, encode
-from sitrain.tasks.verifiers.talking import (
-  PROGRAM,
-  TESTS,
-  done,
-  peer,
+from sitrain.tasks.verifiers.messages import (
+  PROGRAM_LIMITS,
+  TESTS_LIMITS,
+  execute,
+  make_peer,
   receive,
   send,
-  tell,
+  send_answer,
 )
+from sitrain.tasks.verifiers.serialization import Refused, encode
 
-__builtins__ = vars(builtins).copy()  # as in crossing.py
+__builtins__ = vars(builtins).copy()  # as in serialization.py
 
 
-def serve(tests, said):
-  """Runs the program; what its names are, as far as the tests use them."""
-  _, code, names = said
+def serve(tests, message):
+  """Runs the program; answers the values of the names that the tests use."""
+  _, code, names = message
   space, found = _run(code), {}
   for name in names:
     try:
       encode(space[name], tests)
       found[name] = space[name]
     except (KeyError, Refused):
-      pass  # to use it is a NameError
-  return "gives", found, None
+      pass  # a test that uses it raises NameError
+  return "returns", found, None
 
 
 def _run(code):
@@ -45,23 +45,23 @@ def _run(code):
 
 
 def main():
-  """Says hello, and answers until the tests are through."""
+  """Sends "hello", then answers requests until the tests end."""
   source, sink, process = posix.dup(0), posix.dup(1), posix.getpid()
   nothing = posix.open("/dev/null", posix.O_RDWR)
   for stream in (0, 1, 2):
     posix.dup2(nothing, stream)
   for name in [n for n in sys.modules if n.startswith("sitrain")]:
     del sys.modules[name]
-  tests = peer(
+  tests = make_peer(
     source, sink, lost=lambda why: posix._exit(1), refuse=lambda error: None,
-    serve=serve, takes=TESTS, gives=PROGRAM,
+    serve=serve, receive_limits=TESTS_LIMITS, send_limits=PROGRAM_LIMITS,
   )
   send(tests, "hello")
   while True:
-    said = receive(tests)
-    reserve = bytearray(1 << 20)  # to answer from, when memory has run out
-    found = done(tests, said)
+    message = receive(tests)
+    reserve = bytearray(1 << 20)  # to answer with when memory has run out
+    answer = execute(tests, message)
     del reserve
     if posix.getpid() != process:  # a copy that the program made of itself
       posix._exit(0)
-    tell(tests, found)
+    send_answer(tests, answer)

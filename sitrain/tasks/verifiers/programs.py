@@ -1,10 +1,9 @@
-"""Programs that stood in a model's text, and what they are tested with.
+"""Programs in a model's text, with their tests.
 
 Rows are dictionaries with the fields of MBPP (`text`, `code`,
 `test_setup_code`, `test_list`, `challenge_test_list`) or HumanEval (`prompt`,
-`entry_point`, `test`). A model's text is never parsed in this process: a
-parser can be made to fail hard. All functions here but `grade_programs` are
-pure.
+`entry_point`, `test`). A model's text is never parsed in this process, because
+input can crash a parser. All functions here but `grade_programs` are pure.
 """
 
 import builtins
@@ -14,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sitrain.tasks.text import Grade
-from sitrain.tasks.verifiers import apart, sandbox
+from sitrain.tasks.verifiers import sandbox, separation
 from sitrain.tasks.verifiers.extraction import normalised, trimmed
 from sitrain.tasks.verifiers.sandbox import Program
 
-UNKNOWN = ("sandbox", "left_out")  # outcomes that say nothing of a program
+UNKNOWN = ("sandbox", "left_out")  # statuses that leave the grade unknown
 # Where the body of a HumanEval function ends, as Chen et al. (2021) cut it.
 AFTER_BODY = re.compile(r"\n(?:class\b|def\b|#|if\b|print\b|```)")
 
@@ -30,7 +29,7 @@ def mbpp_program(
 ) -> Program:
   """A program for a row of MBPP, with its set-up code and its tests.
 
-  The set-up code runs behind the program, whose classes it uses.
+  The set-up code runs after the program, whose classes it uses.
   `tests` names the fields that hold them: ("test_list",
   "challenge_test_list") adds those that no prompt shows. ValueError for a row
   without any.
@@ -42,23 +41,24 @@ def mbpp_program(
       "fields that hold some"
     )
   source = "\n".join([row["test_setup_code"], *lines])
-  return Program(program, source, *apart.meant(source, row["code"]))
+  own, classes = separation.names_of_reference(source, row["code"])
+  return Program(program, source, own, classes)
 
 
 def humaneval_program(row: Row, completion: str) -> Program:
   """A completion of a row of HumanEval with its test.
 
-  The completion goes on behind the stub, and is cut where the body ends; or it
-  writes the whole function again, which then replaces the stub. Functions of
-  the prompt that the test uses are run with it as the prompt has them: a
-  completion may define them anew.
+  The completion continues the stub, and is cut where the body ends; or it has
+  the complete function, which then replaces the stub. Functions of the prompt
+  that the test uses run with the test as the prompt defines them, even where
+  the completion defines them anew.
   """
   name, prompt = row["entry_point"], row["prompt"]
   if re.search(rf"^(?:async )?def {re.escape(name)}\b", completion, re.M):
     code = f"{prompt.rstrip()}\n    pass\n\n{completion}\n"
   else:
     code = prompt.rstrip("\n") + "\n" + _body(completion) + "\n"
-  helpers = apart.helpers(prompt, name, row["test"])
+  helpers = separation.helpers_of_prompt(prompt, name, row["test"])
   tests = f"{helpers}{row['test']}\ncheck({name})\n"
   own = (name,) if name in dir(builtins) else ()
   return Program(code, tests, own)
@@ -90,15 +90,15 @@ def grade_programs(
   """One grade for each text and its row; equal programs run once.
 
   `extract` finds the program (`strict_program`), `assemble` adds the tests
-  (`mbpp_program`); the others are those of `sandbox.run`. The status is that of
-  the outcome, or "none" for a text without a program, which is wrong; unknown
-  is what the sandbox failed on, and what was left out because the tests cannot
-  run apart from the program.
+  (`mbpp_program`); the other options are those of `sandbox.run`. The status is
+  that of the outcome, or "none" for a text without a program, which is wrong.
+  A grade is unknown where the sandbox failed, or where the tests cannot run in
+  a separate process.
   """
   found = [extract(text) for text in texts]
-  whole = [assemble(row, p) for row, p in zip(rows, found, strict=True)]
-  asked = [p for p, program in zip(whole, found) if program.strip()]
-  different = list(dict.fromkeys(asked))
+  assembled = [assemble(row, p) for row, p in zip(rows, found, strict=True)]
+  runnable = [p for p, program in zip(assembled, found) if program.strip()]
+  different = list(dict.fromkeys(runnable))
   outcomes = sandbox.run(
     different,
     seconds=seconds,
@@ -116,20 +116,20 @@ def grade_programs(
     no_program |= {i: "left_out" for i, _ in left}
   return [
     grade(status[p] if program.strip() else no_program[i])
-    for i, (p, program) in enumerate(zip(whole, found))
+    for i, (p, program) in enumerate(zip(assembled, found))
   ]
 
 
 def left_out(
   rows: Sequence[Row], *, assemble: Callable[[Row, str], Program]
 ) -> list[tuple[int, str]]:
-  """(place, why) of the rows whose tests cannot run apart from the program."""
-  tests = [apart.apart(*assemble(row, "")[1:]) for row in rows]
+  """(place, why) of the rows whose tests cannot run in a separate process."""
+  tests = [separation.separate(*assemble(row, "")[1:]) for row in rows]
   return [(i, t.problem) for i, t in enumerate(tests) if t.problem]
 
 
 def grade(status: str) -> Grade:
-  """The grade of an outcome's status; those of UNKNOWN say nothing of it."""
+  """The grade of an outcome's status; unknown for those of UNKNOWN."""
   return Grade(float(status == "pass"), float(status not in UNKNOWN), status)
 
 

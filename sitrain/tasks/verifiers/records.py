@@ -1,5 +1,4 @@
-"""What an answer can be, as data: read by answers.py, compared in matching.py.
-"""
+"""The kinds of answers as data: read by answers.py, compared in matching.py."""
 
 from typing import Any, NamedTuple
 
@@ -15,26 +14,33 @@ class Number(NamedTuple):
 
 
 class Words(NamedTuple):
-  """An answer in words, in small letters."""
+  """An answer in words, in lower case."""
 
   text: str
 
 
-class Foreign(NamedTuple):
-  """An expression that only math-verify reads, as an integral."""
+class Fallback(NamedTuple):
+  """An expression that only math-verify reads, such as an integral."""
 
   text: str
 
 
 class Based(NamedTuple):
-  """Digits in a base, as 43_5."""
+  """Digits in a base, such as 43_5."""
 
   digits: str
   base: int
 
 
+class Residue(NamedTuple):
+  r"""A number by a modulus, as 5 \pmod 7."""
+
+  tree: Tree
+  modulus: Tree
+
+
 class Clock(NamedTuple):
-  """A time of day, or what looks like one; `half` is am, pm or ""."""
+  """A time of day, or a ratio that looks like one; `half`: am, pm or ""."""
 
   parts: tuple[int, ...]
   half: str
@@ -46,7 +52,7 @@ class Ratio(NamedTuple):
   parts: tuple[Tree, ...]
 
 
-class Many(NamedTuple):
+class Items(NamedTuple):
   """Items between brackets: a tuple, an interval, a set; "" "" for a list."""
 
   opens: str
@@ -68,15 +74,15 @@ class Matrix(NamedTuple):
 
 
 class Assigned(NamedTuple):
-  """x = 5, f(x) = 2x, AB = 7: a name and what it is."""
+  """x = 5, f(x) = 2x, AB = 7: a name and its value."""
 
   name: str
   value: Any
-  equation: Tree | None  # of the sides' difference, where they have trees
+  equation: Tree | None  # left minus right, where both are expressions
 
 
 class Chain(NamedTuple):
-  r"""Values that are said to be equal: 2 + 3 = 5, 1/3 \approx 0.33."""
+  r"""Values joined by = or \approx: 2 + 3 = 5, 1/3 \approx 0.33."""
 
   signs: tuple[str, ...]
   values: tuple[Any, ...]
@@ -89,9 +95,9 @@ class Equation(NamedTuple):
 
 
 class Inequality(NamedTuple):
-  r"""Steps `tree < 0` or `tree \le 0`, and the set it says if there is one.
+  r"""Steps `tree < 0` or `tree \le 0`.
 
-  The bounds are (opens, closes, low, high) of one name.
+  `bounds` is (opens, closes, low, high) where it is an interval of one name.
   """
 
   steps: tuple[tuple[str, Tree], ...]
@@ -100,7 +106,7 @@ class Inequality(NamedTuple):
 
 
 class Unequal(NamedTuple):
-  """x != 3; `point` is what a name differs from."""
+  """x != 3; `point` is the excluded value of a name."""
 
   tree: Tree
   point: Tree | None

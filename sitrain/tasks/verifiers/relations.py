@@ -1,10 +1,11 @@
-r"""Equations and inequalities: what they say by their structure.
+r"""Parses equations and inequalities by their structure.
 
-x = 5, f(x) = 5 and 5 = x say 5, for the other side is one variable or a name;
+x = 5, f(x) = 5 and 5 = x assign 5, as the other side is a variable or a name;
 2x = 5 and x^2 = 5 are equations, 2 + 3 = 5 is a chain of values.
 """
 
 import re
+import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from sitrain.tasks.verifiers.records import (
   Chain,
   Equation,
   Inequality,
+  Items,
   Number,
   Unequal,
 )
@@ -38,6 +40,7 @@ _NO_NAMES = re.compile(
   r"\\(?:pi|infty|frac|sqrt|sin|cos|tan|cot|sec|csc|ln|log|lg|exp|binom|emptyset"
   r"|ldots|mixed|arcsin|arccos|arctan|sinh|cosh|tanh)(?![a-zA-Z])|^e$"
 )
+ABSOLUTE = re.compile(r"\| ?[a-vxyA-Z] ?\|")  # but not |z|, a complex number
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
@@ -94,7 +97,10 @@ def _equation(sides, signs, value):
   if not name and len(rest) == 2 and is_name(rest[1]):  # 5 = x
     name, rest, marks = _spelled(rest[1]), rest[:1], ()
   if name and len(rest) == 1:
-    return Assigned(name, value(rest[0]), _difference(sides[0], sides[-1]))
+    assigned = value(rest[0])
+    if name.startswith("(") and isinstance(assigned, Items):
+      return _in_order(name, assigned)
+    return Assigned(name, assigned, _difference(sides[0], sides[-1]))
   values = [value(side) for side in rest]
   trees = [found.tree for found in values if isinstance(found, Number)]
   if len(values) == 2 and len(trees) == 2 and not name and not all(
@@ -103,6 +109,21 @@ def _equation(sides, signs, value):
     return Equation(("subtract", *trees))
   chain = Chain(tuple(marks), tuple(values))
   return Assigned(name, chain, None) if name else chain
+
+
+def _in_order(name: str, assigned: Items) -> Assigned:
+  """(y, x) = (4, 3) says what (x, y) = (3, 4) does.
+
+  Of letters that follow each other in the alphabet; (m, k) stands as it is.
+  """
+  names = name.strip("()").split(",")
+  pairs = sorted(zip(names, assigned.items), key=lambda pair: pair[0])
+  if len(names) == len(assigned.items) and "".join(
+    letter for letter, _ in pairs
+  ) in string.ascii_letters:
+    name = f"({','.join(letter for letter, _ in pairs)})"
+    assigned = assigned._replace(items=tuple(item for _, item in pairs))
+  return Assigned(name, assigned, None)
 
 
 def _difference(left: str, right: str) -> expressions.Tree | None:
@@ -115,8 +136,8 @@ def _difference(left: str, right: str) -> expressions.Tree | None:
 def _inequality(sides, signs):
   trees = [_bound(side) for side in sides]
   if len({sign[0] for sign in signs}) > 1 or len(sides) > 3:
-    raise Unreadable("signs that point both ways")
-  if signs[0][0] == ">":  # everything points up
+    raise Unreadable("signs in both directions")
+  if signs[0][0] == ">":  # turn all signs to <
     sides, trees = sides[::-1], trees[::-1]
     signs = [FLIPPED[sign] for sign in signs[::-1]]
   steps = tuple(
@@ -134,6 +155,11 @@ def _bound(side):
 
 def _bounds(sides, signs, trees):
   """(opens, closes, low, high) of a name between closed expressions."""
+  if len(sides) == 2 and ABSOLUTE.fullmatch(sides[0]) and expressions.closed(
+    trees[1]
+  ):
+    both = "[]" if signs[0] == "<=" else "()"
+    return *both, ("negate", trees[1]), trees[1]
   where = [i for i, side in enumerate(sides) if is_name(side)]
   others = [tree for i, tree in enumerate(trees) if i not in where]
   if len(where) != 1 or not all(map(expressions.closed, others)):

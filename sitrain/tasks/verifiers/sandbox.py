@@ -1,22 +1,22 @@
-"""Runs programs that a model wrote, each alone in a sandbox of its own.
+"""Runs programs that a model wrote, each in its own sandbox.
 
 bubblewrap (0.8 or later, Linux) gives a program its own process, network and
 mount namespaces: it sees /usr and the interpreter, read-only, and 16 MB at
 /tmp; no network, no /proc, no environment, no file of the project. It has no
-capabilities and cannot gain any. Limits hold on processes, memory, processor
-time, files and their size; the wall clock is kept outside. When a program
-ends, all that it started ends with it.
+capabilities and cannot gain any. Processes, memory, processor time, files and
+their size are limited; the wall clock is measured outside. When a program ends,
+all processes that it started end with it.
 
 As root, bubblewrap itself runs as root (it can then show an interpreter that
 lies in root's home, and needs no user namespace) and the program runs under a
 user id of its own: limits on processes mean nothing for root. As another user
 the program runs in a user namespace under that user's id.
 
-What a pass is worth: the tests run in another process than the program, in
-another sandbox, and the two exchange plain values only (see crossing.py). The
-program is never told what its answers are compared with. Tests that cannot be
-run that way are left out: they say nothing about the program. docs/programs.md
-says what crosses, what is refused, and what is not defended against.
+The tests run in another process than the program, in another sandbox, and the
+two exchange plain values only (see serialization.py). The program never gets
+the expected values. Tests that cannot run that way are left out, and the grade
+is unknown. docs/programs.md lists what can be sent, what is refused, and what
+is not defended against.
 """
 
 import functools
@@ -31,20 +31,20 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from sitrain.tasks.verifiers import bench, bubble, together
-from sitrain.tasks.verifiers.apart import apart
-from sitrain.tasks.verifiers.bench import Said
+from sitrain.tasks.verifiers import bubble, same_process, separate_process
 from sitrain.tasks.verifiers.sandbox_process import START_SECONDS, filled_pipe
+from sitrain.tasks.verifiers.separate_process import RunResult
+from sitrain.tasks.verifiers.separation import separate
 
 PROCESSES = 4  # of one program, threads included
 FILES = 32  # open at once
 FILE_SIZE = 8 * 2**20  # bytes of one file
-LEAST_MEMORY = 2**26  # bytes of address space
-LEAST_FOR_TESTS = 2**28  # the same of the process of the tests
-LONGEST = 2**19  # bytes of program and tests together
+MIN_MEMORY = 2**26  # bytes of address space
+MIN_MEMORY_OF_TESTS = 2**28  # the same of the process of the tests
+MAX_SOURCE = 2**19  # bytes of program and tests together
 FIRST_USER, USERS = 50_000, 10_000  # user ids of programs, where root runs
-# What an interpreter inside begins with: the limits that it is under from then
-# on, as its arguments. A program to set them would take as long to start.
+# The first code of an interpreter in a sandbox: it sets the limits that are its
+# arguments. Another program that sets them would take as long to start.
 LIMITS = """
 import resource, sys
 while len(sys.argv) > 1:
@@ -64,15 +64,15 @@ class Program(NamedTuple):
 
   code: str
   tests: str  # runs after the code, with its names
-  own: tuple[str, ...] = ()  # built-in names that the tests mean as the code's
-  classes: tuple[str, ...] = ()  # names that are known to be the code's classes
+  own: tuple[str, ...] = ()  # built-in names that the code defines anew
+  classes: tuple[str, ...] = ()  # names of classes that the code defines
 
 
 class Outcome(NamedTuple):
-  """How a run ended: pass; fail: a test did not hold; error: it raised, could
-  not be read, or left early; timeout; oom: out of memory. Two say nothing about
-  the program: sandbox: it could not be run; left_out: its tests cannot run in
-  another process than the program."""
+  """How a run ended: pass; fail: an assertion failed; error: it raised, is no
+  Python, or exited early; timeout; oom: out of memory. Two leave the grade
+  unknown: sandbox: it could not be run; left_out: its tests cannot run in a
+  separate process."""
 
   status: str
   message: str  # one line: the test that failed, the exception
@@ -83,7 +83,7 @@ class _Limits(NamedTuple):
   seconds: float
   memory: int
   bare: bool  # no sandbox
-  together: bool  # tests that cannot run apart run in the program's process
+  same_process: bool  # where tests cannot run in a separate process
 
 
 def run(
@@ -98,9 +98,9 @@ def run(
   """Runs every program with its tests; outcomes in the same order.
 
   seconds: wall clock of one program; memory: bytes of address space of one
-  process; workers: programs at a time. Tests that cannot run apart from the
-  program are run in its process only where that was asked for. ValueError where
-  there is no sandbox.
+  process; workers: programs at a time. Tests that cannot run in a separate
+  process run in the program's only where the last option allows it. ValueError
+  where there is no sandbox.
   """
   if not programs:
     return []
@@ -108,9 +108,9 @@ def run(
     raise ValueError(
       f"seconds={seconds}, workers={workers}: both must be above 0 and finite"
     )
-  if memory < LEAST_MEMORY:
+  if memory < MIN_MEMORY:
     raise ValueError(
-      f"memory={memory}: Python itself needs {LEAST_MEMORY} bytes to start"
+      f"memory={memory}: Python itself needs {MIN_MEMORY} bytes to start"
     )
   if not run_programs_without_sandbox:
     check()
@@ -122,7 +122,7 @@ def run(
 
 @functools.cache
 def check() -> None:
-  """ValueError where programs cannot be run in a sandbox; tries one, once."""
+  """Raises ValueError where no sandbox works; runs one program, once."""
   problem = "programs cannot be run in a sandbox here:"
   if sys.platform != "linux":
     raise ValueError(f"{problem} it needs Linux; {FIX}")
@@ -141,23 +141,23 @@ def check() -> None:
 
 def _run(programs, workers, limits: _Limits) -> list[Outcome]:
   """`run` without its checks."""
-  tests = [apart(p.tests, p.own, p.classes) for p in programs]
-  benches: queue.SimpleQueue = queue.SimpleQueue()
+  tests = [separate(p.tests, p.own, p.classes) for p in programs]
+  free: queue.SimpleQueue = queue.SimpleQueue()
   for _ in range(workers):
-    benches.put(None)
+    free.put(None)
 
   def one(item):
     try:
-      return _run_one(*item, benches, limits)
+      return _run_one(*item, free, limits)
     except OSError as error:
       return Outcome("sandbox", f"could not be started: {error}", 0.0)
 
   def close(_):
-    if found := benches.get():
-      bench.close(found, group=limits.bare)
+    if found := free.get():
+      separate_process.close(found, group=limits.bare)
 
   # Threads only wait for processes here. On Ctrl-C no further one is started.
-  # Twice as many as programs may run: the others start or end a sandbox.
+  # There are two for each running program: one may start or end a sandbox.
   with ThreadPoolExecutor(2 * workers) as pool:
     try:
       return list(pool.map(one, zip(programs, tests)))
@@ -166,33 +166,34 @@ def _run(programs, workers, limits: _Limits) -> list[Outcome]:
       list(pool.map(close, range(workers)))
 
 
-def _run_one(program, tests, benches, limits) -> Outcome:
+def _run_one(program, tests, free, limits) -> Outcome:
   """One program with its tests."""
   texts = (program.code, program.tests)
-  if sum(len(text.encode(errors="replace")) for text in texts) > LONGEST:
-    return Outcome("error", f"longer than {LONGEST} bytes", 0.0)
+  if sum(len(text.encode(errors="replace")) for text in texts) > MAX_SOURCE:
+    return Outcome("error", f"longer than {MAX_SOURCE} bytes", 0.0)
   if not tests.problem:
     order = (program.code, tests.source, tests.names, tests.modules)
     for_tests = limits._replace(
-      seconds=math.inf, memory=max(limits.memory, LEAST_FOR_TESTS)
+      seconds=math.inf, memory=max(limits.memory, MIN_MEMORY_OF_TESTS)
     )
-    said = bench.judge(
-      benches, _launcher(limits, bench.LOADER),
-      _launcher(for_tests, bench.LOADER), order, limits.seconds,
-      group=limits.bare,
+    loader = separate_process.LOADER
+    result = separate_process.judge(
+      free, _launcher(limits, loader), _launcher(for_tests, loader), order,
+      limits.seconds, group=limits.bare,
     )
-  elif limits.together:
-    said = together.judge(
-      _launcher(limits, together.child()), program.code, program.tests,
-      program.own, limits.seconds, group=limits.bare,
+  elif limits.same_process:
+    result = same_process.judge(
+      _launcher(limits, same_process.child_source()), program.code,
+      program.tests, program.own, limits.seconds, group=limits.bare,
     )
   else:
-    said = Said("left_out", 0, f"tests cannot run apart: {tests.problem}", 0.0)
-  return _outcome(said, program.tests)
+    why = f"tests cannot run in a separate process: {tests.problem}"
+    result = RunResult("left_out", 0, why, 0.0)
+  return _outcome(result, program.tests)
 
 
 def _launcher(limits: _Limits, source: str):
-  """A function that starts an interpreter, in a sandbox, on `source`."""
+  """A function that starts an interpreter on `source` in a sandbox."""
   def launch(**streams) -> subprocess.Popen:
     with filled_pipe(bubble.call_filter()) as rules:
       return subprocess.Popen(
@@ -226,9 +227,9 @@ def _command(limits: _Limits, rules: int, source: str) -> list[str]:
   return [*outside, *python, f"NPROC={PROCESSES}"]
 
 
-def _outcome(said: Said, tests: str) -> Outcome:
+def _outcome(result: RunResult, tests: str) -> Outcome:
   """The outcome, with the line of the tests where it ended."""
-  status, line, message, spent = said
+  status, line, message, spent = result
   if status == "late":
     return Outcome("timeout", "took too long", spent)
   if status == "unstarted":

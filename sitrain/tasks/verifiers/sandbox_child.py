@@ -1,14 +1,14 @@
-"""What the interpreter inside the sandbox runs: one program, then its tests.
+"""The main of the interpreter in a sandbox: one program, then its tests.
 
-Handed over with `python -c`; it imports built-in modules only, which keeps a
-run short. Input, on descriptor 0: five parts, each its length in 8 bytes and
+Run by `python -c`; it imports built-in modules only, which keeps a run short.
+Input, on descriptor 0: five parts, each its length in 8 bytes and
 then its bytes: start token, program, tests, the built-in names that the tests
 mean as the program's own, end token. Output, on descriptor 1: the start token
 before the program runs, then the end token alone where every test held, else
 "status\\nline of the tests or 0\\nmessage".
 
-The end token stays in the pipe until the tests are through, so it is in no
-frame and no object that the program could look at.
+The end token stays in the pipe until the tests end, so it is in no frame and no
+object that the program could inspect.
 """
 
 import builtins
@@ -25,11 +25,11 @@ COMPARISONS = (
 NATIVE = (type(object.__eq__), type(list.append))  # methods written in C
 LIBRARY = ("collections", "fractions")  # whose comparisons in Python are right
 CONTAINERS = (list, tuple, set, frozenset)
-LONGEST_MESSAGE = 500
+MAX_MESSAGE = 500
 
 
-def comparison_of_its_own(kind) -> bool:
-  """Whether a class brings comparisons that are neither C nor the library's."""
+def has_own_comparison(kind) -> bool:
+  """Whether a class defines comparisons, other than in C or the library."""
   fields = type.__dict__["__dict__"].__get__
   trusted = [vars(sys.modules[m]) for m in LIBRARY if m in sys.modules]
   for name in COMPARISONS:
@@ -47,7 +47,7 @@ def comparison_of_its_own(kind) -> bool:
 def plain(value):
   """The value itself, if it and all in it are compared by Python's own rules.
 
-  An object whose class says that it equals everything would pass any test.
+  An object whose class equals everything would pass any test.
   """
   waiting, seen, kinds = [value], set(), set()
   while waiting:
@@ -55,7 +55,7 @@ def plain(value):
     kind = type(item)
     if kind not in kinds:
       kinds.add(kind)
-      if comparison_of_its_own(kind):
+      if has_own_comparison(kind):
         raise AssertionError("the answer brings its own comparison")
     if not issubclass(kind, CONTAINERS + (dict,)) or id(item) in seen:
       continue
@@ -102,7 +102,7 @@ def report(error):
     text = f"{type(error).__name__}: {error}".removesuffix(": ")
   except BaseException:
     text = "an exception that cannot be shown"
-  return status, line, " ".join(text[:LONGEST_MESSAGE].split())
+  return status, line, " ".join(text[:MAX_MESSAGE].split())
 
 
 def run(program, tests, own):
@@ -131,7 +131,7 @@ def main():
   for stream in (0, 1, 2):
     posix.dup2(nothing, stream)
   reserve = bytearray(1 << 20)  # to report from, when memory has run out
-  # Where the run has ended meanwhile nobody reads this, and it raises.
+  # Raises if the run has ended meanwhile.
   posix.write(sink, read_part(source))
   program, tests, own = (read_part(source).decode() for _ in range(3))
   error = run(program, tests, own.split())

@@ -1,4 +1,4 @@
-"""Sandboxed processes: pipes to them, what they say, and ending them."""
+"""Sandboxed processes: pipes to them, their output, and ending them."""
 
 import contextlib
 import fcntl
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-KEPT = 2**16  # bytes that may come back
+MAX_OUTPUT = 2**16  # bytes that are read
 START_SECONDS = 30.0  # until the interpreter is up; a busy machine is slow
 END_SECONDS = 10.0  # until a killed program is gone
 
@@ -33,7 +33,7 @@ def filled_pipe(data: bytes) -> Iterator[int]:
 
 
 def fill(sink: int, data: bytes) -> None:
-  """Writes into a pipe that nobody reads yet, without waiting for room."""
+  """Writes into a pipe that is not read yet, without waiting for room."""
   if len(data) > 2**16:
     fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, 2**20)
   os.set_blocking(sink, False)
@@ -55,50 +55,51 @@ def pipes(count: int) -> Iterator[list[tuple[int, int]]]:
       os.close(stream)
 
 
-def listen(
+def read_output(
   stream: int, start: bytes, seconds: float,
-  until: Callable[[bytes], bool] = lambda said: False,
+  until: Callable[[bytes], bool] = lambda output: False,
 ) -> tuple[bytes, bool, float]:
-  """(what came back, whether time ran out, seconds since the start token).
+  """(output, whether time ran out, seconds since the start token).
 
-  Reads until it ends, `until` holds of it, it is too much, or its time is up.
+  Reads until the stream ends, `until(output)` is true, the output is larger
+  than MAX_OUTPUT, or its time is up.
   """
   poller = select.poll()
   poller.register(stream, select.POLLIN)
-  said, began = b"", time.monotonic()
+  output, began = b"", time.monotonic()
   limit, running = began + START_SECONDS, False
-  while len(said) <= KEPT and not until(said):
+  while len(output) <= MAX_OUTPUT and not until(output):
     left = limit - time.monotonic()
     if left <= 0:
-      return said, True, time.monotonic() - began
+      return output, True, time.monotonic() - began
     if not poller.poll(min(left, 60.0) * 1000):
       continue
-    data = os.read(stream, KEPT)
+    data = os.read(stream, MAX_OUTPUT)
     if not data:
       break
-    said += data
-    if not running and start in said:
+    output += data
+    if not running and start in output:
       running, began = True, time.monotonic()
       limit = began + seconds
-  return said, False, time.monotonic() - began
+  return output, False, time.monotonic() - began
 
 
-def last_words(process: subprocess.Popen) -> str:
-  """The last line that an ended process wrote on its stream of errors."""
+def last_error_line(process: subprocess.Popen) -> str:
+  """The last line that an ended process wrote to stderr."""
   stream = process.stderr.fileno()
-  os.set_blocking(stream, False)  # whoever holds it open may never write
+  os.set_blocking(stream, False)  # another process may keep it open
   try:
-    words = os.read(stream, KEPT).decode(errors="replace").split("\n")
+    lines = os.read(stream, MAX_OUTPUT).decode(errors="replace").split("\n")
   except OSError:
-    words = []
-  return next((w.strip() for w in reversed(words) if w.strip()), "")
+    lines = []
+  return next((x.strip() for x in reversed(lines) if x.strip()), "")
 
 
 def end(process: subprocess.Popen, *, patient: bool, group: bool) -> int:
-  """Ends a sandbox and all in it; its exit status.
+  """Ends a sandbox and all in it; returns its exit status.
 
-  patient: leave it a second to end by itself, so that its status is its own;
-  group: there is no sandbox, so kill its process group.
+  patient: give it a second to exit, so that the status is its own; group: there
+  is no sandbox, so kill its process group.
   """
   if patient:
     _wait(process, 1.0)
@@ -116,7 +117,7 @@ def end(process: subprocess.Popen, *, patient: bool, group: bool) -> int:
 
 
 def _wait(process: subprocess.Popen, seconds: float) -> None:
-  """Waits until it has ended; `Popen.wait` would look at it now and then."""
+  """Waits until it has ended; `Popen.wait` with a timeout would poll."""
   try:
     handle = os.pidfd_open(process.pid)
   except OSError:  # an old kernel
@@ -133,7 +134,7 @@ def _wait(process: subprocess.Popen, seconds: float) -> None:
 
 
 def _children(process: int) -> list[int]:
-  """Process ids of its children, none where the kernel does not tell."""
+  """Process ids of its children; none where the kernel does not list them."""
   place = Path(f"/proc/{process}/task/{process}/children")
   try:
     return [int(word) for word in place.read_text().split()]

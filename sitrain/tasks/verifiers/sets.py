@@ -10,25 +10,25 @@ from sitrain.tasks.verifiers import values
 from sitrain.tasks.verifiers.records import (
   INFINITE,
   Inequality,
-  Many,
+  Items,
   Number,
   Unequal,
   Union,
 )
 
-MOST_PARTS = 40
+MAX_PARTS = 40
 DIGITS = 30  # of an end that is not rational
 REALS = ("name", "mathbb R")
 
 
 def equal(one: Any, other: Any) -> bool:
-  """Whether two records say the same set of real numbers."""
+  """Whether two records are the same set of real numbers."""
   found = [_set(record, True) for record in (one, other)]
   return None not in found and bool(found[0] == found[1])
 
 
 def _set(record: Any, top: bool) -> Any:
-  """A set of sympy, or None where a record is none.
+  """The record as a set of sympy, or None where it is no set.
 
   top: a plain number is no set, and a pair is an interval only beside others.
   """
@@ -41,7 +41,7 @@ def _set(record: Any, top: bool) -> Any:
     return None if point is None else sympy.S.Reals - sympy.FiniteSet(point)
   if isinstance(record, Union):
     return _of_union(record)
-  if isinstance(record, Many):
+  if isinstance(record, Items):
     return _of_items(record)
   return None
 
@@ -54,7 +54,7 @@ def _of_inequality(record):
 
 
 def _of_union(record):
-  if len(record.sides) > MOST_PARTS:
+  if len(record.sides) > MAX_PARTS:
     return None
   parts = [_set(side, False) for side in record.sides]
   if None in parts:
@@ -73,7 +73,7 @@ def _of_union(record):
 def _of_items(record):
   if record.opens in ("{", ""):
     ends = [_end(x.tree) if isinstance(x, Number) else None
-            for x in record.items[:MOST_PARTS]]
+            for x in record.items[:MAX_PARTS]]
     return None if None in ends else sympy.FiniteSet(*ends)
   if len(record.items) != 2:
     return None
@@ -91,7 +91,7 @@ def _interval(opens, closes, low, high):
 
 
 def _end(tree):
-  """An end as a rational number, or infinity; None for no real number."""
+  """A bound as a rational number, or infinity; None for no real number."""
   if tree == INFINITE:
     return sympy.oo
   if tree == ("negate", INFINITE):

@@ -1,8 +1,8 @@
 """The supervisor of a pool of processes; see pool.py.
 
-It is a small process with one thread, so it may fork. It forks the workers once
-the function is imported, hands out the items, ends who is overdue and replaces
-who died.
+It is a small process with one thread, so it may fork. It forks the workers when
+the function is imported, sends them the items, kills overdue workers and
+replaces dead ones.
 """
 
 import os
@@ -26,7 +26,7 @@ class _Work(NamedTuple):
   deadline: float
 
 
-def said(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
   """An error in one line."""
   try:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
@@ -35,45 +35,46 @@ def said(error: BaseException) -> str:
 
 
 def supervise() -> None:
-  """What the supervisor runs until its pipe is closed, or SIGTERM."""
+  """The main of the supervisor, until its pipe is closed or SIGTERM."""
   parent = connection.Connection(int(sys.argv[1]))
   workers, seconds, memory = int(sys.argv[2]), *map(float, sys.argv[3:])
-  crew: dict = {}
+  running: dict = {}
   name, function = b"", None
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
   try:
     while True:
-      wanted, items = parent.recv()
-      if wanted != name:
-        _dismiss(crew)
+      requested, items = parent.recv()
+      if requested != name:
+        _kill_all(running)
         try:
-          name, function = wanted, pickle.loads(wanted)
+          name, function = requested, pickle.loads(requested)
         except Exception as error:
           name = b""
-          parent.send([pickle.dumps((said(error), "error"))] * len(items))
+          parent.send([pickle.dumps((one_line(error), "error"))] * len(items))
           continue
-      parent.send(_run(function, items, parent, crew, workers, seconds, memory))
+      parent.send(
+        _run(function, items, parent, running, workers, seconds, memory)
+      )
   except (EOFError, OSError):
     pass  # the program has closed the pool or is gone
   finally:
-    _dismiss(crew)
+    _kill_all(running)
 
 
-def _run(function, items, parent, crew, workers, seconds, memory):
+def _run(function, items, parent, running, workers, seconds, memory):
   """Pickled (value, status) of each item; raises EOFError without a parent.
 
-  Items go to the workers one at a time: to send some ahead gains nothing that
-  can be measured.
+  Items go to the workers one at a time: sending some ahead is not faster.
   """
   queue, done, busy = deque(range(len(items))), {}, {}
-  for worker in list(crew.values()):
+  for worker in list(running.values()):
     if os.waitpid(worker.pid, os.WNOHANG)[0]:  # died while it had no work
-      crew.pop(worker.pipe).pipe.close()
+      running.pop(worker.pipe).pipe.close()
   while len(done) < len(items):
-    while len(crew) < min(workers, len(items)):
-      worker = _hire(function, [parent, *crew], seconds, memory)
-      crew[worker.pipe] = worker
-    for pipe in crew:
+    while len(running) < min(workers, len(items)):
+      worker = _fork_worker(function, [parent, *running], seconds, memory)
+      running[worker.pipe] = worker
+    for pipe in running:
       if queue and pipe not in busy:
         busy[pipe] = _Work(queue.popleft(), time.monotonic() + seconds)
         _send(pipe, items[busy[pipe].index])
@@ -83,11 +84,11 @@ def _run(function, items, parent, crew, workers, seconds, memory):
     if parent in ready:
       raise EOFError
     for pipe in ready:
-      done[busy.pop(pipe).index] = _receive(crew, pipe)
+      done[busy.pop(pipe).index] = _receive(running, pipe)
     now = time.monotonic()
     for pipe, work in list(busy.items()):
       if work.deadline <= now and not pipe.poll():
-        _kill(crew.pop(pipe))
+        _kill(running.pop(pipe))
         text = (f"took longer than {seconds:g} seconds", "timeout")
         done[busy.pop(pipe).index] = pickle.dumps(text)
   return [done[i] for i in range(len(items))]
@@ -97,18 +98,18 @@ def _send(pipe, item):
   try:
     pipe.send_bytes(item)
   except OSError:
-    pass  # the worker has died: its pipe says so to `_receive`
+    pass  # the worker has died: `_receive` notices it
 
 
-def _receive(crew, pipe):
-  """The reply of a worker, or what its death says."""
+def _receive(running, pipe):
+  """The reply of a worker, or how it died."""
   try:
     reply = pipe.recv_bytes()
   except (EOFError, OSError):
-    code = _kill(crew.pop(pipe))
+    code = _kill(running.pop(pipe))
     return pickle.dumps((f"its process ended with code {code}", "crash"))
-  if reply[:1] == b"-":  # its memory is spent
-    _kill(crew.pop(pipe))
+  if reply[:1] == b"-":  # it ran out of memory
+    _kill(running.pop(pipe))
   return reply[1:]
 
 
@@ -121,12 +122,12 @@ def _kill(worker):
   return os.waitstatus_to_exitcode(os.waitpid(worker.pid, 0)[1])
 
 
-def _dismiss(crew):
-  while crew:
-    _kill(crew.popitem()[1])
+def _kill_all(running):
+  while running:
+    _kill(running.popitem()[1])
 
 
-def _hire(function, others, seconds, memory):
+def _fork_worker(function, others, seconds, memory):
   here, there = connection.Pipe()
   pid = os.fork()
   if pid:
@@ -146,17 +147,17 @@ def _hire(function, others, seconds, memory):
 
 
 def _work(pipe, function, seconds, memory):
-  """What a worker runs until its pipe is closed."""
+  """The main of a worker, until its pipe is closed."""
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
   try:
     with open("/proc/self/statm") as file:
       used = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
   except OSError:
-    pass  # this system counts otherwise
+    pass  # not Linux: no limit
   while True:
     item = pipe.recv_bytes()
-    # The kernel ends a worker that hangs after its supervisor was killed.
+    # The kernel kills a worker that hangs after its supervisor was killed.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 10)
     state = b"+"
@@ -164,6 +165,6 @@ def _work(pipe, function, seconds, memory):
       reply = pickle.dumps((function(pickle.loads(item)), "done"))
     except BaseException as error:
       state = b"-" if isinstance(error, MemoryError) else b"+"
-      reply = pickle.dumps((said(error), "error"))
+      reply = pickle.dumps((one_line(error), "error"))
     signal.setitimer(signal.ITIMER_REAL, 0)
     pipe.send_bytes(state + reply)

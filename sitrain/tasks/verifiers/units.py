@@ -1,12 +1,12 @@
-"""Words that may stand behind a number and change nothing: units, known ones.
+"""Units: words after a number that do not change its value.
 
-Any other word does: "12 million", "5 or 6" and "5 dozen" are not 12, 5 and 5.
+Other words do: "12 million", "5 or 6" and "5 dozen" are not 12, 5 and 5.
 """
 
 import functools
 import re
 
-# Spellings of one unit stand in one row; the first names it.
+# Spellings of one unit are in one row; the first is its name.
 MEASURES = """
 mm millimeter millimetre
 cm centimeter centimetre
@@ -73,9 +73,6 @@ mb
 gb
 dollar usd buck
 cent
-penny pennie
-nickel
-dime
 euro eur
 pounds_sterling gbp
 yen jpy
@@ -85,8 +82,9 @@ peso
 franc
 unit
 """
-# What is counted. The list is of the words that sets of problems use.
+# Things that are counted, as in the problems of data sets.
 COUNTS = """
+penny pennie nickel dime
 animal answer apple arrangement arrow atom bag ball banana base batch bead bean
 bear bee bicycle bike bird block board boat body book bottle bow bowl box boxe
 boy branch branche brick brother bucket bulb bus buse bush bushe bushel button
@@ -122,6 +120,8 @@ negative ordered whole equal odd even consecutive lattice red blue green
 yellow white black more new us u.s. additional old
 """.split())
 
+SAME = {"mi h": "mph", "km h": "kph", "deg celsius": "celsius",
+        "deg fahrenheit": "fahrenheit"}
 POWERS = {"sq": "2", "square": "2", "cu": "3", "cubic": "3"}
 
 
@@ -143,10 +143,11 @@ NAMED = _named()
 
 @functools.lru_cache(maxsize=4096)
 def unit(words: str) -> str | None:
-  """The name of the unit that words say, "" for no words; None: no unit.
+  """The name of the unit in words, "" for no words; None: no unit.
 
-  Counts of things are all one unit, "count": what things are is not read. A
-  power is part of the name: cm^2 and square centimeters are both "cm 2".
+  Counts of things are all one unit, "count": what things are is not read, nor
+  that they stand behind a measure. A power is part of the name: cm^2 and square
+  centimeters are both "cm 2".
   """
   words = words.replace("/", " per ").replace(".", " ").replace("~", " ")
   power = re.search(r"\^ ?\{? ?([23])|(?<=[a-z])([23])$", words)
@@ -167,19 +168,24 @@ def unit(words: str) -> str | None:
     if not name:
       return None
     names.append(name)
-  real = [name for name in names if name != "count"]
-  return f"{' '.join(real)} {number}".strip() if real else (
-    "count" if names else None
-  )
+  first = names[:1] if names[:1] == ["count"] else []
+  said = " ".join(first + [name for name in names if name != "count"]) or None
+  said = SAME.get(said, said)
+  return said and (said if said == "count" else f"{said} {number}".strip())
 
 
 def differ(one: str, other: str) -> bool:
-  """Whether two units are known, and not the same.
+  """Whether two units are known and differ.
 
   A power that only one of them says is no difference: 12 cm, said of an area.
+  Degrees may be those of a temperature, and units anything that is counted.
   """
-  if {one, other} & {"", "count"}:
+  if "" in (one, other):
     return False
   names = [re.sub(r" ?[23]$", "", x) for x in (one, other)]
+  if "deg" in names and set(names) <= {"deg", "celsius", "fahrenheit"}:
+    return False
+  if "count" in names and {x.split()[0] for x in names} <= {"count", "unit"}:
+    return False
   powers = {x[-1] for x in (one, other) if x[-1] in "23"}
   return names[0] != names[1] or len(powers) > 1

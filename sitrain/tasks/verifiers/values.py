@@ -1,7 +1,7 @@
 """Values of expressions: exact where they are rational, else to many digits.
 
-Nothing is computed that would be huge: sizes are bounded before each step.
-Two expressions are equal where their values are, at a few points drawn for
+Sizes are bounded before each step, so no huge value is computed. Two
+expressions are equal where their values are equal at a few random points for
 their names, to more digits than the numbers in them could hide.
 """
 
@@ -17,9 +17,9 @@ from sitrain.tasks.verifiers.exact import BITS, EXACT, FACTORIAL, Undefined
 from sitrain.tasks.verifiers.expressions import Tree, names
 from sitrain.tasks.verifiers.latex import TooMuch
 
-DIGITS = 50  # of values that are not rational, at the least
-MOST_DIGITS = 20_000
-FEW_DIGITS = 150  # what a quick comparison may take
+DIGITS = 50  # of values that are not rational, at least
+MAX_DIGITS = 20_000
+MAX_QUICK_DIGITS = 150  # of a quick comparison
 POINTS = 3
 
 
@@ -32,22 +32,22 @@ class Slow(ValueError):
 
 
 class Near(NamedTuple):
-  """How values that are not rational are computed."""
+  """The settings of values that are not rational."""
 
   names: Mapping[str, Fraction]
   size: list[float]  # [bits of the rational numbers, log10 of the largest]
 
 
 def exact(tree: Tree) -> Fraction:
-  """The value of an expression; NotExact, Undefined or TooMuch without one."""
+  """The value of an expression; else NotExact, Undefined or TooMuch."""
   return _value(tree, None)
 
 
-def equal(one: Tree, other: Tree, most: int = MOST_DIGITS) -> bool:
-  """Whether two expressions have the same value wherever they have one.
+def equal(one: Tree, other: Tree, most: int = MAX_DIGITS) -> bool:
+  """Whether two expressions have the same value.
 
-  most: digits that it may take; Slow where more are wanted. Undefined where one
-  of them has no value at all.
+  most: the most digits; Slow where more are needed. Undefined where one of them
+  has no value.
   """
   if one == other:
     return True
@@ -62,10 +62,10 @@ def equal(one: Tree, other: Tree, most: int = MOST_DIGITS) -> bool:
   )
 
 
-def proportional(one: Tree, other: Tree, most: int = MOST_DIGITS) -> int:
+def proportional(one: Tree, other: Tree, most: int = MAX_DIGITS) -> int:
   """1 or -1 where one is a multiple of the other, by its sign; else 0.
 
-  So x - 5 and 2x - 10 give 1: equations and inequalities that say the same.
+  So x - 5 and 2x - 10 give 1, as equal equations and inequalities do.
   """
   free = sorted(names(one) | names(other))
   places = points(set(free), count=POINTS + 2)
@@ -131,7 +131,7 @@ def shown(one: Any, other: Any) -> str:
 
 
 def _parts(value) -> list[str]:
-  """The real and the imaginary part in 15 digits, without what is noise."""
+  """The real and the imaginary part in 15 digits, rounding errors as 0."""
   least = abs(value) * mpmath.mpf(10) ** -30
   return [
     mpmath.nstr(part, 15) if abs(part) > least else "0"
@@ -142,7 +142,7 @@ def _parts(value) -> list[str]:
 def points(
   free: set[str], *, count: int = POINTS
 ) -> list[Mapping[str, Fraction]]:
-  """Values for names, the same in every process; one point where none is."""
+  """Values for names, the same in every process; one point without names."""
   if not free:
     return [{}]
   return [
@@ -160,10 +160,10 @@ def _drawn(name: str, i: int) -> Fraction:
 def _near(
   pair: Callable[[Near], tuple], point: Mapping[str, Fraction], most: int
 ) -> bool:
-  """Whether the two values of `pair` are equal, to as many digits as it takes.
+  """Whether the two values of `pair` are equal, to enough digits.
 
-  The first round also finds how large and how fine the numbers are; the second
-  one takes as many digits more.
+  The first round also measures the sizes of the numbers, from which the digits
+  of the second follow.
   """
   digits = DIGITS
   for _ in range(3):
@@ -174,13 +174,13 @@ def _near(
         return one == other
       error = abs(_float(one) - _float(other))
       bound = mpmath.mpf(10) ** (near.size[1] + 25 - digits)
-      if not error <= bound:  # also where it is no number
+      if not error <= bound:  # also for NaN
         return False
     wanted = int(DIGITS + 0.302 * near.size[0] + near.size[1])
     if wanted <= digits:
       return True
     if wanted > most:
-      raise TooMuch("large") if most == MOST_DIGITS else Slow
+      raise TooMuch("large") if most == MAX_DIGITS else Slow
     digits = wanted
   return True
 
@@ -223,12 +223,12 @@ def _bounded(value: Fraction, near: Near | None) -> Fraction:
 
 
 def _sized(value, near):
-  """A number that is one, with its size noted."""
+  """A finite number; its size is recorded in `near`."""
   if not mpmath.isfinite(value):
     raise Undefined("no number")
   if value:
     near.size[1] = max(near.size[1], float(mpmath.log10(abs(value))))
-    if near.size[1] > MOST_DIGITS:
+    if near.size[1] > MAX_DIGITS:
       raise TooMuch("large")
   return value
 
@@ -272,9 +272,8 @@ def _call(name, argument, near):
 
 
 def _angle(tree, near):
-  """An argument; degrees in it are parts of a circle."""
-  value = _value(_radians(tree), near)
-  return value
+  """The value of an argument, with degrees as radians."""
+  return _value(_radians(tree), near)
 
 
 def _radians(tree):
@@ -302,7 +301,7 @@ def _power_near(base, exponent, near):
 def _long_power(base, exponent):
   if not base:
     return mpmath.mpf(0) if mpmath.re(exponent) > 0 else 1 / base
-  if abs(exponent * mpmath.log(base)) > 3 * MOST_DIGITS:
+  if abs(exponent * mpmath.log(base)) > 3 * MAX_DIGITS:
     raise TooMuch("large")
   return mpmath.power(base, exponent)
 

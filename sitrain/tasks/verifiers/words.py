@@ -1,4 +1,4 @@
-r"""Answers in words: what they say, and whether two say the same."""
+r"""Answers in words, and whether two are equal."""
 
 import re
 from fractions import Fraction
@@ -16,7 +16,7 @@ PLAIN = re.compile(r"(?:\\text\{[^{}\\]*\}|[\w\s.,'-])+")
 
 
 def words(text: str) -> str:
-  r"""A text in small letters, without what only marks it as text."""
+  r"""A text in lower case, without markup."""
   bare = re.sub(r"\\text\{([^{}]*)\}|\\[a-zA-Z]+ ?", r" \1 ", text)
   bare = re.sub(r"[{}\\$\"“”'`*]", "", bare).lower()
   bare = re.sub(r"\s*([,;:()])\s*", r" \1 ", bare)
@@ -31,12 +31,12 @@ def worded(gold: Any, found: Any) -> bool:
 
 
 def same_words(gold: Any, gold_words: str, found: Any, text: str) -> bool:
-  """Whether an answer says the words of the gold answer."""
-  said = words(text)
-  # For a gold answer like odd, which is read as o d d; never for a number.
-  if said == gold_words and (
+  """Whether an answer has the words of the gold answer."""
+  found_words = words(text)
+  # A gold answer like odd is parsed as o d d. Never for a number.
+  if found_words == gold_words and (
     isinstance(gold, Words) or PLAIN.fullmatch(text)
-    and re.search(r"[a-z]{2}", said)
+    and re.search(r"[a-z]{2}", found_words)
   ):
     return True
   if isinstance(gold, Words) and isinstance(found, Number):
@@ -53,13 +53,12 @@ def _bare(text: str) -> str:
 
 
 def option(gold: Any, text: str) -> bool:
-  """Whether a text names the option that is the gold answer: "E: the fifth".
-  """
+  """Whether a text names the gold answer's option: "E: the fifth"."""
   letter = gold.tree[1] if isinstance(gold, Number) else ""
   if not isinstance(letter, str) or not re.fullmatch(r"[A-Z]", letter):
     return False
-  said = re.sub(r"\\text\{([^{}]*)\}|[{}]", r" \1 ", text)
-  found = re.match(r"\s*(?:\(\s*([A-Z])\s*\)|([A-Z])\s*[:.)])\s*(.*)", said)
+  bare = re.sub(r"\\text\{([^{}]*)\}|[{}]", r" \1 ", text)
+  found = re.match(r"\s*(?:\(\s*([A-Z])\s*\)|([A-Z])\s*[:.)])\s*(.*)", bare)
   if not found or letter not in (found[1], found[2]):
     return False
   others = re.findall(r"(?<![A-Za-z])[B-HJ-Z](?![A-Za-z'])", found[3])

@@ -1,25 +1,25 @@
-"""How values cross between a program's process and that of its tests.
+"""Serialization of values between a program's process and its tests'.
 
 Runs inside the sandbox, on both sides, so it imports built-in modules only. A
-message is a tuple of plain values, written as tagged bytes: nothing in it is
-ever executed or looked up by a name of the sender's choice. The reader builds
-new values of exactly the built-in types below (and a few of the library's), so
-no method of the other side comes along.
+message is a tuple of plain values, written as tagged bytes. Nothing in it is
+executed or looked up by a name that the sender chooses. The reader builds new
+values of exactly the built-in types below (and a few of the library's), so the
+methods of the sender's classes are not transferred.
 
-Functions and iterators stay where they are: what crosses is the number under
-which this side keeps them, and the other side calls them, or asks for the next
-item, by messages (see talking.py). `peer` is the other side.
+Functions and iterators stay in their process and are sent as a number, their
+place in `kept`. The other side calls them, or requests the next item, by
+messages (see messages.py). `peer` is the other side.
 """
 
 import builtins
 import sys
 
-# A program may replace what is in `builtins`; functions of this file keep the
-# originals, as a function takes its builtins from its module.
+# A program may replace what is in `builtins`. Functions of this file keep the
+# originals, because a function takes its builtins from its module.
 __builtins__ = vars(builtins).copy()
 
-LARGEST = 2**23  # bytes of a message that a program sends
-DEEPEST = 100  # values inside each other in it
+MAX_BYTES = 2**23  # bytes of a message that a program sends
+MAX_DEPTH = 100  # values inside each other in it
 CONSTANTS = {b"N": None, b"T": True, b"F": False}
 TYPES = {kind.__name__: kind for kind in (
   bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set,
@@ -41,8 +41,8 @@ LIBRARY = {
     x.hour, x.minute, x.second, x.microsecond, x.tzinfo
   ),
 }
-# Classes whose value is what they hold.
-HOLDERS = {("collections", name) for name in (
+# Classes that are sent as the value in their field `data`.
+WRAPPERS = {("collections", name) for name in (
   "UserDict", "UserList", "UserString"
 )}
 VIEWS = {
@@ -52,17 +52,15 @@ Namespace = type(sys.implementation)
 
 
 class Refused(ValueError):
-  """A value that does not cross, and why."""
+  """A value that cannot be sent, and why."""
 
-
-# ---- values as bytes
 
 
 def encode(value, peer=None):
   """A plain value as bytes; Refused for what has no plain value."""
-  room, deepest = peer.gives if peer else (LARGEST, DEEPEST)
+  max_bytes, max_depth = peer.send_limits if peer else (MAX_BYTES, MAX_DEPTH)
   writer = Namespace(
-    out=bytearray(), peer=peer, room=room, deepest=deepest
+    out=bytearray(), peer=peer, max_bytes=max_bytes, max_depth=max_depth
   )
   _put(writer, value, 0)
   return writer.out
@@ -71,8 +69,8 @@ def encode(value, peer=None):
 def _put(writer, value, depth):
   """Writes a value. A subclass of a built-in type counts as that type, by the
   methods of the built-in type: none of its own is called."""
-  if depth > writer.deepest:
-    raise Refused(f"a value that is nested deeper than {writer.deepest}")
+  if depth > writer.max_depth:
+    raise Refused(f"a value that is nested deeper than {writer.max_depth}")
   _check_size(writer, 0)
   kind = type(value)
   if value is None or kind is bool:
@@ -92,7 +90,7 @@ def _put(writer, value, depth):
 
 
 def _put_items(writer, value, depth):
-  """Writes a value that holds others, or stays on this side."""
+  """Writes a container, or the number of an object that stays here."""
   kind = type(value)
   name = (kind.__module__, kind.__qualname__)
   if name in LIBRARY:
@@ -114,7 +112,7 @@ def _put_items(writer, value, depth):
     tag, items = b"r", (value.start, value.stop, value.step)
   elif kind is type and TYPES.get(value.__name__) is value:
     return _put_part(writer, b"k", value.__name__.encode())
-  elif any((b.__module__, b.__qualname__) in HOLDERS for b in kind.__mro__):
+  elif any((b.__module__, b.__qualname__) in WRAPPERS for b in kind.__mro__):
     return _put(writer, value.data, depth + 1)
   elif writer.peer and (hasattr(kind, "__next__") or callable(value)):
     tag = b"g" if hasattr(kind, "__next__") else b"h"
@@ -136,8 +134,8 @@ def _put_items(writer, value, depth):
 
 
 def _check_size(writer, more):
-  if len(writer.out) + more > writer.room:
-    raise Refused(f"a value of more than {writer.room} bytes")
+  if len(writer.out) + more > writer.max_bytes:
+    raise Refused(f"a value of more than {writer.max_bytes} bytes")
 
 
 def _put_part(writer, tag, data):
@@ -146,12 +144,12 @@ def _put_part(writer, tag, data):
 
 
 def decode(data, peer=None):
-  """The value; ValueError for bytes that are no message, whatever they are.
+  """The value, of exact built-in types; ValueError for any other bytes.
 
-  Values of exact built-in types alone; peer: asked where functions are called.
+  peer: the process that calls of received functions go to.
   """
-  _, deepest = peer.takes if peer else (LARGEST, DEEPEST)
-  reader = Namespace(data=data, at=0, peer=peer, deepest=deepest)
+  _, max_depth = peer.receive_limits if peer else (MAX_BYTES, MAX_DEPTH)
+  reader = Namespace(data=data, at=0, peer=peer, max_depth=max_depth)
   try:
     value = _take(reader, 0)
   except (KeyError, TypeError, OverflowError, ArithmeticError, RecursionError,
@@ -172,7 +170,7 @@ def _bytes(reader, size):
 
 def _take(reader, depth):
   """Reads one value."""
-  if depth > reader.deepest:
+  if depth > reader.max_depth:
     raise ValueError("a message that is nested too deep")
   tag = _bytes(reader, 1)
   if tag in CONSTANTS:
@@ -201,7 +199,7 @@ def _take(reader, depth):
 
 
 def _part(tag, data, peer):
-  """A value that is one stretch of bytes."""
+  """A value without parts."""
   if tag == b"i":
     return int.from_bytes(data, "big", signed=True)
   if tag == b"f":

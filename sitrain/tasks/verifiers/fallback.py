@@ -1,6 +1,6 @@
 r"""Expressions that only math-verify reads: integrals, sums, \gcd.
 
-What could grow without bound is refused first.
+Expressions whose value may be huge are refused first.
 """
 
 import re

@@ -1,6 +1,6 @@
-"""Whether tests can run in another process than the program, and with what.
+"""Whether tests can run in a separate process, and what they need for it.
 
-Reads the tests' text, which comes from the data set and never from a model.
+Reads the text of the tests, which comes from the data set, not from a model.
 """
 
 import ast
@@ -13,14 +13,14 @@ import symtable
 import sys
 from typing import NamedTuple
 
-# With these, tests could find names that stand nowhere in their text.
+# With these, tests could look up names that are not in their text.
 LOOKUPS = {"eval", "exec", "globals", "locals", "vars", "__import__"}
-# Modules that show a program, or share with it what is of one process.
+# Modules that inspect a program, or share state of one process with it.
 INSIDE = {
   "program", "__main__", "inspect", "gc", "asyncio", "threading", "concurrent",
   "multiprocessing", "subprocess", "os", "tempfile", "pathlib", "shutil",
 }
-# The same by name or attribute: what a program prints, files, settings.
+# Names and attributes of shared state: output, files, settings.
 SHARED = {
   "open", "input", "setattr", "delattr", "redirect_stdout", "redirect_stderr",
   "stdout", "stderr", "stdin", "environ", "seed", "setrecursionlimit",
@@ -39,28 +39,27 @@ ATTRIBUTES |= {
   "__name__",
 }
 
-
-# Tests without any of these are none, and only run the program.
-SAYING = (ast.Assert, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+# Source without any of these checks nothing, it only runs the program.
+CHECKS = (ast.Assert, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 class Tests(NamedTuple):
   """Tests as they are run."""
 
-  source: str  # with marks at calls whose value is not used
+  source: str  # with calls marked whose value is not used
   names: tuple[str, ...]  # of the program, that they use
   modules: tuple[str, ...]  # of the library, that they use without an import
-  problem: str  # why they cannot run in a process of their own, or ""
+  problem: str  # why they cannot run in a separate process, or ""
 
 
 @functools.lru_cache(maxsize=4096)
-def apart(
+def separate(
   tests: str, own: tuple[str, ...] = (), classes: tuple[str, ...] = ()
 ) -> Tests:
-  """How tests run apart from the program.
+  """The tests as they run in a separate process.
 
-  own: built-in names that they mean as the program's. classes: names that are
-  known to be classes of the program. ValueError where the tests are no Python.
+  own: built-in names that the program defines anew. classes: names of classes
+  that the program defines. ValueError where the tests are no Python.
   """
   try:
     tree = ast.parse(tests)
@@ -75,8 +74,8 @@ def apart(
     if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
   }
   problem = _problem(tree, set(names) - stored, set(classes), modules)
-  says = any(isinstance(n, SAYING) for n in ast.walk(tree))
-  if not problem and says and not _reached(tree) & set(names):
+  checks = any(isinstance(n, CHECKS) for n in ast.walk(tree))
+  if not problem and checks and not _reached(tree) & set(names):
     problem = "they run nothing of the program"
   return Tests(_marked(tests, tree), names, tuple(sorted(modules)), problem)
 
@@ -109,45 +108,45 @@ def _is_module(name: str, tree: ast.AST) -> bool:
 
 
 def _problem(tree: ast.AST, names: set[str], classes: set[str], modules) -> str:
-  """Why the tests cannot run apart, in words; else ""."""
+  """Why the tests cannot run in a separate process, or ""."""
   imported = _imported(tree)
-  ours, methods = _ours(tree, imported | modules), _methods(tree)
+  known, methods = _known(tree, imported | modules), _methods(tree)
   for node in ast.walk(tree):
-    said = ""
+    problem = ""
     if isinstance(node, ast.Name) and node.id in classes:
-      said = f"they use the class {node.id} of the program"
+      problem = f"they use the class {node.id} of the program"
     elif isinstance(node, ast.Name) and node.id in LOOKUPS:
-      said = f"they look names up by {node.id}"
+      problem = f"they look names up by {node.id}"
     elif SHARED & {getattr(node, "id", ""), getattr(node, "attr", "")}:
-      said = "they share what calls do not carry, "
-      said += getattr(node, "id", "") or node.attr
+      problem = "they share what calls do not carry, "
+      problem += getattr(node, "id", "") or node.attr
     elif isinstance(node, ast.Attribute) and isinstance(
       node.ctx, ast.Store
     ) and _base(node) in imported | modules:
-      said = f"they change .{node.attr} of a module"
+      problem = f"they change .{node.attr} of a module"
     elif isinstance(node, ast.Attribute) and not (
-      node.attr in methods or _base(node) in ours or
+      node.attr in methods or _base(node) in known or
       isinstance(node.ctx, ast.Load) and node.attr in ATTRIBUTES
     ):
-      said = f"they use .{node.attr}, which no plain value has"
+      problem = f"they use .{node.attr}, which no plain value has"
     elif isinstance(node, ast.ExceptHandler) and names & _named(node.type):
-      said = "they catch an exception of the program's"
+      problem = "they catch an exception of the program's"
     elif isinstance(node, ast.ClassDef) and names & _named(*node.bases):
-      said = "they derive from a class of the program's"
+      problem = "they derive from a class of the program's"
     elif "TextTestRunner" in (
       getattr(node, "id", ""), getattr(node, "attr", "")
     ):
-      said = "they are run by TextTestRunner, which raises nothing"
+      problem = "they are run by TextTestRunner, which raises nothing"
     elif isinstance(node, (ast.Await, ast.AsyncFor, ast.AsyncWith)):
-      said = "they wait for what the program returns"
-    if said:
-      return f"{said}, in line {node.lineno}"
+      problem = "they wait for what the program returns"
+    if problem:
+      return f"{problem}, in line {node.lineno}"
   found = sorted(INSIDE & imported)
   return f"they import {found[0]}" if found else ""
 
 
 def _reached(tree: ast.Module) -> set[str]:
-  """Names that stand in what is run: what nothing names is never called.
+  """Names in code that is run: a function that nothing names is not called.
 
   Functions and classes for a runner (pytest, unittest) would pass anything.
   """
@@ -180,7 +179,7 @@ def _imported(tree: ast.AST) -> set[str]:
   return found
 
 
-def _ours(tree: ast.AST, found: set[str]) -> set[str]:
+def _known(tree: ast.AST, found: set[str]) -> set[str]:
   """Names of modules, and of what the tests get from them: `random.Random`."""
   for node in ast.walk(tree):
     if isinstance(node, ast.Assign) and _base(node.value) in found:
@@ -217,7 +216,7 @@ def _named(*nodes: ast.AST | None) -> set[str]:
 def _marked(tests: str, tree: ast.AST) -> str:
   """Tests in which `f(x)` as a statement of its own is `__in_place__(f)(x)`.
 
-  Lines stay where they are.
+  Line numbers stay the same.
   """
   lines = tests.encode().splitlines(keepends=True)
   marks = []
@@ -227,7 +226,7 @@ def _marked(tests: str, tree: ast.AST) -> str:
       if isinstance(called, ast.Name):
         marks.append((called.lineno, called.end_col_offset, b")"))
         marks.append((called.lineno, called.col_offset, b"__in_place__("))
-  # From the back, so that the places of earlier marks stay right.
+  # From the end, so that the places of earlier marks stay valid.
   for line, column, text in sorted(marks, reverse=True):
     old = lines[line - 1]
     lines[line - 1] = old[:column] + text + old[column:]
@@ -235,10 +234,10 @@ def _marked(tests: str, tree: ast.AST) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def meant(
+def names_of_reference(
   tests: str, reference: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """Names of a reference that tests use: built-in ones (`sum`), and classes."""
+  """Names of a reference program that tests use: built-in ones, and classes."""
   defined = [
     node for node in ast.parse(reference).body
     if isinstance(node, (ast.FunctionDef, ast.ClassDef))
@@ -250,14 +249,14 @@ def meant(
 
 
 @functools.lru_cache(maxsize=4096)
-def helpers(prompt: str, name: str, test: str) -> str:
-  """What a prompt defines besides the function `name`, if its test uses any."""
+def helpers_of_prompt(prompt: str, name: str, test: str) -> str:
+  """Definitions of a prompt besides `name`, if its test uses any of them."""
   for stub in (prompt, f"{prompt.rstrip()}\n    pass\n"):
     try:
       tree = ast.parse(stub)
       break
     except (SyntaxError, ValueError):
-      tree = ast.Module([], [])  # no completion of it will be Python either
+      tree = ast.Module([], [])  # no completion of it is Python either
   used = {n.id for n in ast.walk(ast.parse(test)) if isinstance(n, ast.Name)}
   others = [node for node in tree.body if getattr(node, "name", "") != name]
   if not used & {getattr(node, "name", "") for node in others}:

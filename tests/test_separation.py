@@ -1,4 +1,4 @@
-"""What crosses between a program and its tests, and what tests can run so."""
+"""Values sent between a program and its tests, and tests that can run so."""
 
 import collections
 import datetime
@@ -10,9 +10,13 @@ import textwrap
 
 import pytest
 
-from sitrain.tasks.verifiers import crossing, sandbox
-from sitrain.tasks.verifiers.apart import apart, helpers, meant
+from sitrain.tasks.verifiers import sandbox, serialization
 from sitrain.tasks.verifiers.sandbox import Program
+from sitrain.tasks.verifiers.separation import (
+  helpers_of_prompt,
+  names_of_reference,
+  separate,
+)
 
 PLAIN = [
   None, True, False, 0, 1, -1, 2**64, -(2**64), 10**10_000, 1.5, -0.0,
@@ -29,7 +33,7 @@ PLAIN = [
 
 
 def crossed(value):
-  return crossing.decode(bytes(crossing.encode(value)))
+  return serialization.decode(bytes(serialization.encode(value)))
 
 
 def shape(value):
@@ -69,7 +73,7 @@ Point = collections.namedtuple("Point", "x y")
   (type("Number", (int,), {"__index__": lambda s: 9})(7), 7),
   (type("Number", (float,), {"__float__": lambda s: 9.0})(7.5), 7.5),
 ])
-def test_subclasses_and_holders_cross_as_what_they_hold(value, plain):
+def test_subclasses_and_wrappers_become_plain_values(value, plain):
   assert shape(crossed(value)) == shape(plain)
 
 
@@ -94,14 +98,14 @@ LOOP.append(LOOP)
   ([b"x" * 10**6] * 9, "more than 8388608 bytes"),
   ([0] * 10**7, "more than 8388608 bytes"),
 ])
-def test_what_does_not_cross_is_said(value, why):
-  with pytest.raises(crossing.Refused, match=why):
-    crossing.encode(value)
+def test_refused_values_have_a_reason(value, why):
+  with pytest.raises(serialization.Refused, match=why):
+    serialization.encode(value)
 
 
 def test_bytes_that_are_no_message_are_a_value_error():
   rng = random.Random(0)
-  whole = [bytes(crossing.encode(value)) for value in PLAIN]
+  whole = [bytes(serialization.encode(value)) for value in PLAIN]
   tags = b"NTFifsbBkltdSZcrL123hg"
   for _ in range(20_000):
     data = bytearray(rng.choice(whole))
@@ -111,14 +115,14 @@ def test_bytes_that_are_no_message_are_a_value_error():
         (b"", bytes([rng.randrange(256)]), bytes([rng.choice(tags)]))
       )
     try:
-      value = crossing.decode(bytes(data), None)
+      value = serialization.decode(bytes(data), None)
     except ValueError:
       continue
     shape(value)
   for data in (b"", b"l\xff\xff\xff\xff", b"l\0\0\0\1" * 10**5, b"NN",
                b"d\0\0\0\1N", b"S\0\0\0\1l\0\0\0\0", b"f\0\0\0\1x"):
     with pytest.raises(ValueError):
-      crossing.decode(data)
+      serialization.decode(data)
 
 
 # ---- in the sandbox
@@ -245,7 +249,7 @@ HONEST = {
 
 
 @pytest.mark.parametrize("name", HONEST)
-def test_what_is_honest_passes(walls, name):
+def test_honest_programs_pass(walls, name):
   code, tests = map(textwrap.dedent, HONEST[name])
   done = sandbox.run([Program(code, tests, ("sum",))])[0]
   assert done.status == "pass", done
@@ -279,12 +283,12 @@ def test_what_is_honest_passes(walls, name):
   ("f = 1", "import signal\nsignal.raise_signal(9)", "sandbox",
    "the process of the tests was ended"),
 ])
-def test_how_it_ends_otherwise(walls, code, tests, status, said):
+def test_other_outcomes(walls, code, tests, status, said):
   done = sandbox.run([Program(code, tests)], seconds=1.0)[0]
   assert done.status == status and said in done.message, done
 
 
-def test_a_bench_that_broke_is_replaced(walls):
+def test_a_broken_sandbox_of_tests_is_replaced(walls):
   bad = Program("f = 1", "import signal\nsignal.raise_signal(9)")
   late = Program("f = 1", "while True: f")
   good = Program("f = 1", "assert f == 1")
@@ -309,7 +313,7 @@ def test_a_bench_that_broke_is_replaced(walls):
   ("assert sum(1, 2) == max(1)", ("sum",), ()),
 ])
 def test_names_of_the_program_that_tests_use(tests, names, modules):
-  found = apart(tests, ("sum",))
+  found = separate(tests, ("sum",))
   assert (found.names, found.modules) == (names, modules)
 
 
@@ -347,25 +351,27 @@ def test_names_of_the_program_that_tests_use(tests, names, modules):
    "they are run by TextTestRunner, which raises nothing"),
   ("assert 1 == 1", "they run nothing of the program"),
 ])
-def test_tests_that_cannot_run_apart_are_named(tests, problem):
-  assert apart(tests, (), ("Pair",)).problem.startswith(problem)
-  assert bool(apart(tests, (), ("Pair",)).problem) == bool(problem)
+def test_inseparable_tests_have_a_reason(tests, problem):
+  assert separate(tests, (), ("Pair",)).problem.startswith(problem)
+  assert bool(separate(tests, (), ("Pair",)).problem) == bool(problem)
 
 
 def test_calls_whose_value_is_not_used_are_marked():
-  marked = apart("f(x)\nassert f(x)\nif 'ä': g(f(1),\n  2); a.b()").source
+  marked = separate("f(x)\nassert f(x)\nif 'ä': g(f(1),\n  2); a.b()").source
   assert marked == (
     "__in_place__(f)(x)\nassert f(x)\n"
     "if 'ä': __in_place__(g)(f(1),\n  2); a.b()"
   )
   with pytest.raises(ValueError, match="tests of a program are no Python"):
-    apart("assert f(")
+    separate("assert f(")
 
 
-def test_what_rows_say_of_their_programs():
+def test_names_of_references_and_helpers_of_prompts():
   reference = "class Node: pass\ndef sum(a): return 1\ndef len(x): return 2"
-  assert meant("assert sum(Node())", reference) == (("sum",), ("Node",))
+  names = names_of_reference("assert sum(Node())", reference)
+  assert names == (("sum",), ("Node",))
   prompt = "import math\ndef g(x):\n  return math.pi\ndef f(x):\n  'x'\n"
-  found = helpers(prompt, "f", "def check(c):\n  assert c(1) == g(1)")
+  found = helpers_of_prompt(prompt, "f", "def check(c):\n  assert c(1) == g(1)")
   assert found == "import math\ndef g(x):\n    return math.pi\n"
-  assert helpers(prompt, "f", "def check(c):\n  assert c(1) == 1") == ""
+  test = "def check(c):\n  assert c(1) == 1"
+  assert helpers_of_prompt(prompt, "f", test) == ""

@@ -1,0 +1,78 @@
+"""What several processes have to know alike: one of them looks, or all tell.
+
+Files on a shared disk may look different to each of them for a while, and an
+error may meet one of them alone. Nothing here waits in a collective before all
+processes have come, for those give up after a while.
+"""
+
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax._src import distributed as jax_distributed
+from jax.experimental import multihost_utils
+
+from sitrain.runtime.options import ConfigError
+from sitrain.runtime.storage import StorageError
+
+_DAY = 24 * 3600 * 1000  # in milliseconds; who is lost ends the wait
+_COUNT = itertools.count()  # All processes ask in the same order.
+_ERRORS = {
+  "ConfigError": ConfigError, "FileNotFoundError": FileNotFoundError,
+  "ValueError": ValueError, "OSError": StorageError,
+}  # fmt: skip
+
+
+def from_first(look: Callable[[], Any]) -> Any:
+  """look() of process 0 for all processes, who get it as JSON gives it back.
+
+  All have to ask, in the same order and from the main thread. What `look`
+  raises is raised in all of them.
+  """
+  if jax.process_count() == 1:
+    return look()
+  client = jax_distributed.global_state.client
+  key = f"sitrain/first/{next(_COUNT)}"
+  if jax.process_index() != 0:
+    said = json.loads(client.blocking_key_value_get(key, _DAY))
+    if "error" in said:
+      raise _ERRORS.get(said["kind"], RuntimeError)(said["error"])
+    return said["value"]
+  try:
+    value = look()
+  except Exception as error:
+    told = {"kind": _kind(error), "error": str(error)}
+    client.key_value_set(key, json.dumps(told))
+    raise
+  client.key_value_set(key, json.dumps({"value": value}))
+  return value
+
+
+def _kind(error: Exception) -> str:
+  known = (n for n, kind in _ERRORS.items() if isinstance(error, kind))
+  fallback = "OSError" if isinstance(error, OSError) else ""
+  return next(known, fallback)
+
+
+def worst(level: int, words: str) -> tuple[int, str]:
+  """The highest level that any process has, and the words of the first of it.
+
+  0 is good. All processes have to ask, as in `from_first`.
+  """
+  if jax.process_count() == 1:
+    return level, words
+  client, number = jax_distributed.global_state.client, next(_COUNT)
+  key = f"sitrain/worst/{number}"
+  if level:
+    client.key_value_set(f"{key}/{jax.process_index()}", words)
+  client.wait_at_barrier(f"{key}/met", _DAY)
+  levels = multihost_utils.process_allgather(np.array(level)).ravel()
+  most = int(levels.max())
+  first = int(levels.argmax())
+  if not most or first == jax.process_index():
+    return most, words
+  said = client.blocking_key_value_get(f"{key}/{first}", _DAY)
+  return most, f"process {first}: {said}"

@@ -1,0 +1,54 @@
+"""Which versions a run began with: kept in its workdir, compared later."""
+
+import logging
+from importlib import metadata
+from typing import Any
+
+from etils import epath
+
+from sitrain.runtime.storage import write_object
+
+_LOG = logging.getLogger("sitrain")
+_FILE = "packages.txt"
+
+
+def installed() -> dict[str, str]:
+  """Version by name of what came from an index, as `pip freeze` lists it."""
+  found = {}
+  for each in metadata.distributions():
+    name = (each.name or "").lower().replace("_", "-")
+    # What was installed from a folder or an address has no version to ask for.
+    if name and not each.read_text("direct_url.json"):
+      found.setdefault(name, each.version)
+  return found
+
+
+def keep(workdir: Any, found: dict[str, str]) -> None:
+  """Writes workdir/packages.txt; warns where a run goes on with others.
+
+  The file can be given to pip, as --requirement or --constraint.
+  """
+  path = epath.Path(workdir) / _FILE
+  if not path.exists():
+    lines = (f"{name}=={version}\n" for name, version in sorted(found.items()))
+    write_object(path, "".join(lines))
+    return
+  pairs = (line.partition("==") for line in path.read_text().split())
+  begun = {name: version for name, _, version in pairs}
+  if changes := differences(begun, found):
+    _LOG.warning(
+      "the run began with other versions (%s), so that its samples may differ"
+      " from here on: pip install -r %s brings them back", changes, path,
+    )
+
+
+def differences(old: dict[str, str], new: dict[str, str]) -> str:
+  """Up to five versions that differ, those of JAX first; "" for none.
+
+  What only one side has does not count: tools of a host change no sample.
+  """
+  names = [n for n in sorted(old.keys() & new.keys()) if old[n] != new[n]]
+  names.sort(key=lambda name: not name.startswith(("jax", "libtpu")))
+  shown = [f"{name} {old[name]}, now {new[name]}" for name in names[:5]]
+  more = [f"{len(names) - 5} more"] if len(names) > 5 else []
+  return "; ".join(shown + more)

@@ -1,0 +1,267 @@
+"""Which errors of reading prove a checkpoint damaged, and which prove nothing.
+
+What is proven is set aside; else a run that was short of memory or of open
+files for a moment would lose all that it has.
+"""
+
+import errno
+import logging
+import math
+import os
+import resource
+import shutil
+
+import jax
+import jax.numpy as jnp
+import pytest
+from test_runtime_checkpoint import (
+  PROGRESS,
+  assert_same,
+  fill,
+  largest_file,
+  shapes,
+  shifted,
+  state,  # noqa: F401  A fixture.
+)
+
+from sitrain.runtime import checkpoint, snapshot, storage
+
+GCS = "UNAVAILABLE: Error reading gs://bucket/1/d/x: Backend Error"
+
+
+def oserror(number):
+  return OSError(number, os.strerror(number))
+
+
+def of_tensorstore(text):
+  """As orbax passes on what tensorstore raises."""
+  error = Exception("Encountered error while reading array index: ()")
+  error.__cause__ = ValueError(text)
+  return error
+
+
+DOUBTS = {
+  "open files": oserror(errno.EMFILE),
+  "rights": oserror(errno.EACCES),
+  "stale": oserror(errno.ESTALE),
+  "disk": oserror(errno.EIO),
+  "reset": ConnectionResetError(errno.ECONNRESET, "reset by peer"),
+  "memory": MemoryError(),
+  "device memory": jax.errors.JaxRuntimeError(
+    "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."
+  ),
+  "ours": KeyError("policy"),
+  "a file elsewhere": FileNotFoundError(errno.ENOENT, "no file", "/no/such"),
+  "bucket": of_tensorstore(GCS),
+  "bucket's rights": of_tensorstore(
+    "PERMISSION_DENIED: Error reading gs://bucket/1/d/x: no access"
+  ),
+  "tensorstore's open files": of_tensorstore(
+    'RESOURCE_EXHAUSTED: Error reading "w/0.0": [OS error 24: EMFILE Too many'
+    " open files]"
+  ),
+  "a mount that is gone": of_tensorstore(
+    'FAILED_PRECONDITION: Error reading "w/0.0": [OS error 107: ENOTCONN]'
+  ),
+  "a device that is gone": of_tensorstore(
+    'NOT_FOUND: Error opening "w/0.0": [OS error 6: ENXIO No such device]'
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("doubt", DOUBTS)
+def test_what_proves_nothing_is_raised_and_nothing_is_renamed(
+  tmp_path, state, monkeypatch, caplog, doubt  # noqa: F811
+):
+  fill(tmp_path, state, [0.1, 0.2])
+
+  def fail(*given):
+    raise DOUBTS[doubt]
+
+  manager = checkpoint.open_manager(tmp_path)
+  ways = (
+    lambda: checkpoint.restore_last(manager, shapes(state)),
+    lambda: checkpoint.restore(tmp_path, "last", shapes(state)),
+  )
+  for part in ("read_record", "_read_arrays", "_measured"):
+    with monkeypatch.context() as patch:
+      patch.setattr(snapshot, part, fail)
+      for restore in ways:
+        with pytest.raises(storage.StorageError) as found:
+          restore()
+        line = str(found.value)
+        assert f"{tmp_path}/2" in line and "\n" not in line
+  checkpoint.finish(manager)
+  assert {"1", "2"} == {x for x in os.listdir(tmp_path) if x[0].isdigit()}
+  assert not [r for r in caplog.records if r.name == "sitrain"]
+  found, _ = checkpoint.restore(tmp_path, "last", shapes(state))
+  assert_same(found, shifted(state, 2))
+
+
+@pytest.mark.filterwarnings("ignore")  # of event loops that got no socket
+def test_a_process_without_open_files_harms_nothing(
+  tmp_path, state  # noqa: F811
+):
+  """At whatever file it runs out of them."""
+  fill(tmp_path, state, [0.1])
+  least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+  failed = 0
+  for more in range(24):
+    count = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count - 1 + more, most))
+    try:
+      _, reason = snapshot.read(tmp_path_epath(tmp_path) / "1", shapes(state))
+      assert not reason
+    except OSError:
+      failed += 1
+    finally:
+      resource.setrlimit(resource.RLIMIT_NOFILE, (least, most))
+  assert 2 <= failed < 24
+
+
+def tmp_path_epath(path):
+  return checkpoint.epath.Path(path)
+
+
+def flip(path):
+  content = bytearray(path.read_bytes())
+  for place in range(len(content) // 4, len(content), 16):
+    content[place] ^= 0xFF
+  path.write_bytes(bytes(content))
+
+
+HARMS = {
+  "flipped": flip,
+  "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+  "gone": os.unlink,
+}
+FILES = {
+  "data": lambda step: largest_file(step / "arrays"),
+  "index": lambda step: next((step / "arrays" / "d").iterdir()),
+  "manifest": lambda step: step / "arrays" / "manifest.ocdbt",
+  "record": lambda step: step / "record" / "metadata",
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("harm", HARMS)
+def test_what_is_proven_is_set_aside(
+  tmp_path, state, caplog, file, harm  # noqa: F811
+):
+  fill(tmp_path, state, [0.1, 0.2])
+  HARMS[harm](FILES[file](tmp_path / "2"))
+  manager = checkpoint.open_manager(tmp_path)
+  with caplog.at_level(logging.WARNING):
+    found, _ = checkpoint.restore_last(manager, shapes(state))
+  checkpoint.finish(manager)
+  assert_same(found, shifted(state, 1))
+  lines = [r.getMessage() for r in caplog.records if r.name == "sitrain"]
+  assert len(lines) == 1 and "2.unusable" in lines[0] and "\n" not in lines[0]
+  assert (tmp_path / "2.unusable").exists() and not (tmp_path / "2").exists()
+
+
+def test_arrays_that_are_gone_are_proven(tmp_path, state):  # noqa: F811
+  fill(tmp_path, state, [0.1, 0.2])
+  shutil.rmtree(tmp_path / "2" / "arrays")
+  found, _ = checkpoint.restore(tmp_path, "last", shapes(state))
+  assert_same(found, shifted(state, 1))
+
+
+def test_the_best_is_not_passed_over_in_silence(
+  tmp_path, state, monkeypatch  # noqa: F811
+):
+  """A record that cannot be read at the moment may be the best one's."""
+  fill(tmp_path, state, [0.9, 0.1])
+  read = snapshot.read_record
+
+  def fail_once(path):
+    if path.name == "1":
+      raise oserror(errno.EMFILE)
+    return read(path)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(snapshot, "read_record", fail_once)
+    for ask in (checkpoint.roles, checkpoint.iterations):
+      with pytest.raises(storage.StorageError, match=f"{tmp_path}/1 could not"):
+        ask(tmp_path, "best")
+    with pytest.raises(storage.StorageError, match="EMFILE|Too many open"):
+      checkpoint.restore(tmp_path, "best", shapes(state))
+  found, _ = checkpoint.restore(tmp_path, "best", shapes(state))
+  assert_same(found, shifted(state, 1))
+  # One that is damaged has no score.
+  (tmp_path / "1" / "record" / "metadata").write_text("{")
+  assert snapshot.score_of(tmp_path_epath(tmp_path) / "1") == -math.inf
+
+
+def test_who_reads_while_a_run_goes_on_looks_again(
+  tmp_path, state, monkeypatch, caplog  # noqa: F811
+):
+  """The run has removed what was being read, and has saved the next one."""
+  fill(tmp_path, state, [0.1, 0.2])
+  read = snapshot._read_arrays
+
+  def overtaken(path, wanted):
+    if path.name != "3":
+      shutil.copytree(tmp_path / "2", tmp_path / "3")
+      for step in "12":
+        shutil.rmtree(tmp_path / step)
+    return read(path, wanted)
+
+  monkeypatch.setattr(snapshot, "_read_arrays", overtaken)
+  found, _ = checkpoint.restore(tmp_path, "last", shapes(state))
+  assert_same(found, shifted(state, 2))
+  assert not [r for r in caplog.records if r.name == "sitrain"]
+
+
+def broken(state, field):  # noqa: F811
+  """The state with one number that is none, among many."""
+  tree = getattr(state, field)
+  leaves, shape = jax.tree.flatten(tree)
+  place = next(i for i, x in enumerate(leaves) if x.size > 99)
+  leaves[place] = leaves[place].at[3, 4].set(jnp.nan)
+  return state._replace(**{field: jax.tree.unflatten(shape, leaves)})
+
+
+@pytest.mark.parametrize("field", ["params", "opt_state", "held"])
+def test_what_is_no_number_is_never_saved(tmp_path, state, field):  # noqa: F811
+  state = state._replace(  # noqa: F811
+    held={"reference": {"w": jnp.ones((64, 128), jnp.bfloat16)}},
+    params=state.params | {"critic": {"w": state.params["policy"]["w"]}},
+    memory={"least": jnp.full(3, -jnp.inf)},  # which may be what it likes
+  )
+  manager = checkpoint.open_manager(tmp_path)
+  checkpoint.save(manager, 1, state, PROGRESS, 0.1)
+  with pytest.raises(snapshot.NotFinite) as error:
+    checkpoint.save(
+      manager, 2, broken(state, field), PROGRESS._replace(step=2), 0.2
+    )
+  checkpoint.finish(manager)
+  line = str(error.value)
+  assert line.startswith("step 2 of stage_1 is not saved") and field in line
+  assert "lower config.stage.stage_1.optimizer.learning_rate" in line
+  assert [x for x in os.listdir(tmp_path) if x.startswith("2")] == []
+  found, _ = checkpoint.restore(tmp_path, "last", shapes(state))
+  assert_same(found, state)
+
+
+def test_what_an_older_version_saved_without_numbers_is_refused(
+  tmp_path, state, monkeypatch, caplog  # noqa: F811
+):
+  """It is whole, so it is not set aside; nothing goes on from it."""
+  with monkeypatch.context() as patch:
+    patch.setattr(snapshot, "_check_finite", lambda *given: None)
+    manager = checkpoint.open_manager(tmp_path)
+    checkpoint.save(manager, 1, state, PROGRESS, 0.1)
+    checkpoint.save(manager, 2, broken(state, "params"), PROGRESS, 0.2)
+    checkpoint.finish(manager)
+  manager = checkpoint.open_manager(tmp_path)
+  for restore in (
+    lambda: checkpoint.restore_last(manager, shapes(state)),
+    lambda: checkpoint.restore(tmp_path, "best", shapes(state)),
+  ):
+    with pytest.raises(snapshot.NotFinite, match=f"{tmp_path}/2 holds numbers"):
+      restore()
+  checkpoint.finish(manager)
+  assert {"1", "2"} <= set(os.listdir(tmp_path))
+  assert not [r for r in caplog.records if r.name == "sitrain"]
