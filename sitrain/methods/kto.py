@@ -26,8 +26,7 @@ def make(
 ) -> Method:
   """Good are rows with a reward above 0 in the last turn; all turns trained.
 
-  The paper's advice for the weights: weight_good times the number of good rows
-  between 1 and 4/3 of the same of bad ones. `slots` rows are decoded at a time;
+  `weight_good` and `weight_bad` weigh them. `slots` rows are decoded at a time;
   0: all.
   """
   verbs.check_turns(task, turns)
@@ -46,10 +45,8 @@ def make(
     targets = UnpairedTargets(
       reference.logprob, good * 1.0, jnp.full(gap.shape, baseline)
     )
-    batch = Batch(
-      inputs=episodes.tokens, tokens=episodes.tokens, turn=episodes.turn,
-      path=episodes.path, mask=mask, targets=targets,
-    )
+    read = episodes.tokens, episodes.tokens, episodes.turn, episodes.path
+    batch = Batch(*read, mask, targets)
     return batch, {"curate/good": mean(good * 1.0, known * 1.0)}
 
   return Method(

@@ -43,13 +43,12 @@ def make(
       episodes, verdict, value, discount=discount, decay=decay,
       kl_weight=beta, reference_logprob=scores.logprob,
     )
-    value = ValueTargets(returns, value)
-    targets = ActorCriticTargets(batch.targets, value)
+    targets = ActorCriticTargets(batch.targets, ValueTargets(returns, value))
     return batch._replace(targets=targets), {}
 
   policy = verbs.policy_loss(
-    model, turns=len(turns), temperature=temperature, clip=clip,
-    clip_high=clip, max_ratio=max_ratio, kl="k1",
+    model, turns=len(turns), temperature=temperature, clip=clip, kl="k1",
+    clip_high=clip, max_ratio=max_ratio,
     aggregate=aggregate_of(aggregate, max(turns)),
   )
   value = verbs.value_loss(critic, clip=value_clip, weight=value_weight)

@@ -33,8 +33,7 @@ def make(
   """
   if not (0.0 <= rate < 1.0 and 0.0 < share <= 1.0):
     raise ValueError(
-      f"rate={rate} and share={share}: set rate to 0 or more, below 1, and "
-      "share above 0, to 1 at the most"
+      f"rate={rate} and share={share}: set 0 <= rate < 1 and 0 < share <= 1"
     )
   method = imitation.make(models, task, optimizer, **options)
   model, size = models["policy"], task.tokenizer.size
