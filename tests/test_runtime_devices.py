@@ -118,7 +118,7 @@ def test_one_device_needs_no_groups():
 
 @dataclasses.dataclass(frozen=True)  # A mesh takes a tuple for an array.
 class Device:
-  """What stands for a chip of one of several slices."""
+  """A fake chip of one of several slices."""
 
   id: int
   slice_index: int
@@ -139,7 +139,7 @@ def test_the_outer_axis_goes_over_slices():
   assert found.shape == (2, 2, 2)
   assert (found[0] == 0).all() and (found[1] == 1).all()
   assert {*slices(-1, 2, 1).reshape(4, 2)[:, 0].tolist()} == {0, 1}
-  # Parameters are split over slices only where rows are not.
+  # Parameters are split over slices only if rows are not.
   found = slices(1, 4, 2)
   assert (found[:, :2] == 0).all() and (found[:, 2:] == 1).all()
   with pytest.raises(ValueError, match=r"2 slices .*set config.mesh.data to a"):
