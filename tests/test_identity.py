@@ -268,6 +268,11 @@ def test_places_are_called_as_from_everywhere(tmp_path, monkeypatch):
   assert workdir.absolute("run") == str(tmp_path / "run")
   assert workdir.absolute("gs://bucket/run") == "gs://bucket/run"
   assert workdir.absolute("") == ""
+  for path in ("s3://bucket/run", "file:///run"):
+    with pytest.raises(ConfigError, match="is not supported: give a folder"):
+      workdir.absolute(path)
+  with pytest.raises(ConfigError, match="there is no user nobodyhere$"):
+    workdir.absolute("~nobodyhere/run")
   (tmp_path / "model").mkdir()
   (tmp_path / "own.py").write_text("")
   (tmp_path / "other" / "base").mkdir(parents=True)

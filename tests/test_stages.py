@@ -302,7 +302,7 @@ def test_stages_that_cannot_be_are_refused(changes, words):
 
 
 @pytest.mark.parametrize("roles, words", [
-  ({"critic": {"haed": "scalar"}}, "roles.critic.haed: did you mean 'head'"),
+  ({"critic": {"haed": "scalar"}}, "haed is not an option: did you mean 'head'"),
   ({"critic": {"head": "linear"}}, "config.roles.critic.head='linear'"),
   ({"critic": {"start": "base"}}, "config.roles.critic.start='base': set"),
   ({"policy": {"head": ""}}, "config.roles.policy: that role is always there"),

@@ -188,7 +188,9 @@ def check_stage(field: str, given: dict) -> dict:
         f"config.{field}.anchor is config.{field}.held.reference now"
       )
     if key not in STAGE:
-      raise ConfigError(f"config.{field}.{key}: {closest(key, STAGE)}")
+      raise ConfigError(
+        f"config.{field}.{key} is not an option: {closest(key, STAGE)}"
+      )
     check_type(f"{field}.{key}", given[key], type(STAGE[key]))
   return given
 

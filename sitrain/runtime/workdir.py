@@ -135,11 +135,21 @@ def read_config(workdir: Any) -> dict[str, Any]:
 def absolute(path: str) -> str:
   """A folder as it is called from everywhere; gs:// and "" stay as they are.
 
-  A shell expands no ~ behind an equals sign.
+  A shell expands no ~ behind an equals sign. Raises ConfigError for other
+  stores than gs://, and for the home of a user that this machine does not know.
   """
-  if not path or is_remote(path):
+  if not path or path.startswith("gs://"):
     return path
-  return os.path.abspath(os.path.expanduser(path))
+  if is_remote(path):
+    store = path.partition("://")[0]
+    raise ConfigError(
+      f"{path}: {store}:// is not supported: give a folder on a disk, without"
+      " ://, or one on gs://"
+    )
+  expanded = os.path.expanduser(path)
+  if path.startswith("~") and expanded == path:
+    raise ConfigError(f"{path}: there is no user {path[1:].partition('/')[0]}")
+  return os.path.abspath(expanded)
 
 
 def check_folder(workdir: str) -> None:
