@@ -48,6 +48,10 @@ AT_ONCE = {
   "a folder": (("--config=configs",), ("is a folder", "quickstart.py")),
   "no python": (("--config=README.md",), ("README.md: line", "SyntaxError")),
   "no config": (("--config.seed=1",), ("--config is missing",)),
+  "a trace that ends before it begins": (
+    (*QUICK, "--config.run.profile_steps=(5, 2)"),
+    ("profile_steps=(5, 2): give the first step to trace",),
+  ),
   "an empty config": (("--config=",), ("--config is empty: say which",)),
   "no stage": (
     (*QUICK, "--config.stages=('abc',)"),

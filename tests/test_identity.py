@@ -102,6 +102,22 @@ def test_a_run_does_not_go_on_with_what_has_begun_otherwise(
   assert (begun / "config.json").read_bytes() == before
 
 
+def test_checkpoints_without_a_config_are_nobodys(begun):
+  """Another seed would go on from them, and be named for what it is not."""
+  (begun / "config.json").unlink()
+  with pytest.raises(ConfigError, match="of base, stage1, but no config.json"):
+    workdir.claim(begun, config_of(seed=1))
+  assert not (begun / "config.json").exists()
+
+
+def test_more_steps_bend_a_schedule(tmp_path, caplog):
+  cosine = {"stage__base__optimizer__schedule": "cosine"}
+  workdir.claim(tmp_path, config_of(**cosine))
+  begin(tmp_path, "base")
+  workdir.claim(tmp_path, config_of(**cosine, stage__base__steps=9))
+  assert "schedule=cosine, which ends at the new last step" in caplog.text
+
+
 def test_a_workdir_where_nothing_has_begun_is_anybodys(tmp_path, caplog):
   """A command that failed does not lock it."""
   workdir.claim(tmp_path, config_of())

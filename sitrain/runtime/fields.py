@@ -156,7 +156,8 @@ def check_names(config: dict) -> None:
     )
   for group, known in (("run", RUN), ("mesh", MESH)):
     _check(f"config.{group}", config[group], known)
-  if len(config["run"].get("profile_steps", (0, 0))) != 2:
+  window = config["run"].get("profile_steps", (0, 0))
+  if len(window) != 2 or window[0] > window[1]:
     raise ConfigError(
       f"config.run.profile_steps={config['run']['profile_steps']}: give the "
       "first step to trace and the step after the last, as (10, 12)"

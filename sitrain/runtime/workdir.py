@@ -89,7 +89,7 @@ def claim(
   changes of what has not begun, of what changes no sample, and with more steps
   of the last stage that has begun (identity.py); they are told in a line each.
   Raises ConfigError for other changes, naming the first, and for sources with
-  another content.
+  another content, and where checkpoints are there but no config.
   """
   folder, digest = epath.Path(workdir), config_hash(config)
   path, first = folder / _CONFIG, jax.process_index() == 0
@@ -101,8 +101,15 @@ def claim(
     begun = identity.begun_in(folder, old)
     told = identity.check_changes(workdir, begun, changes)
     told += sources.check(workdir, begun, known, found or {})
-    if first and (grown := identity.grown(changes, begun)):
+    grown = identity.grown(changes, begun)
+    told += identity.bent(config, grown)
+    if first and grown:
       _forget(folder / "summary.json", grown)
+  elif there := identity.begun_in(folder, config).stages:
+    raise ConfigError(
+      f"{workdir} has checkpoints of {', '.join(there)}, but no {_CONFIG} that"
+      " says of what run: put it back, or give another --workdir"
+    )
   if first and differences(old, config, ignore=()):
     write_json(path, config)
   merged = (known if begun.stages else {}) | (found or {})
@@ -125,9 +132,15 @@ def _forget(path: epath.Path, stages: Sequence[str]) -> None:
 def read_config(workdir: Any) -> dict[str, Any]:
   """The config of a run, as it was last started; ValueError without one."""
   path = epath.Path(workdir) / _CONFIG
-  config = read_json(path)
+  try:
+    config = json.loads(path.read_text())
+  except ValueError:
+    config = ()
   if not isinstance(config, dict):
-    raise ValueError(f"{path} is no config of a run: delete it")
+    raise ValueError(
+      f"{path} is no config of a run: put back what was there, or give another"
+      " --workdir"
+    )
   _check_version(workdir, config)
   return config
 
