@@ -88,6 +88,37 @@ def reinforce(name: str, steps: int = 500, **options) -> ConfigDict:
   )
 
 
+def add_policy_gradient(
+  config: ConfigDict, name: str, held: dict = BASE, rounds: int = 1, **options
+) -> None:
+  """RL of the first attempt by a method of that name: 64 problems x 8 samples.
+
+  Four gradient steps a round, so that ratios leave 1: it is in what they do
+  then that the methods differ most.
+  """
+  method = {
+    "name": name, "problems": 64, "samples": 8, "turns": TURNS[:1],
+    "share_prompts": True,
+  } | options
+  add(config, name, stage(
+    method, {"learning_rate": 5e-4}, 100, "base/last", held,
+    best="judge/reward_1", minibatches=4, microbatches=2, rounds=rounds,
+  ))
+
+
+def add_preference(
+  config: ConfigDict, name: str, held: dict = BASE, **options
+) -> None:
+  """Rounds of 256 problems x 8 samples of a first attempt, in 8 steps each."""
+  method = {
+    "name": name, "problems": 256, "samples": 8, "turns": TURNS[:1]
+  } | options
+  add(config, name, stage(
+    method, {"learning_rate": 5e-4}, 40, "base/last", held, steps_per_call=5,
+    best="judge/reward_1", waves=4, minibatches=8, microbatches=2,
+  ))
+
+
 def add_stage_one(config: ConfigDict) -> None:
   """SCoRe's stage I on top of the base, until it has converged."""
   one = RL | {"name": "score.stage_one", "beta1": 0.1, "beta2": 1.0}
@@ -118,7 +149,8 @@ def add_imitation(
   } | options
   minibatches, epochs = 32, 2
   optimizer = {"learning_rate": 5e-4}
-  if name == "star":  # Each round restarts the optimizer and its schedule.
+  if name in ("star", "rest_em"):
+    # Each round restarts the optimizer and its schedule.
     optimizer["steps"] = minibatches * epochs
   add(config, name, stage(
     method, optimizer, rounds, "base/last", BASE, steps_per_call=1, waves=16,

@@ -33,7 +33,7 @@ def get_config(argument: str = "") -> ConfigDict:
   # strong and exact.
   paid = {
     "name": "grpo", "beta": 0.5, "kl": "exact", "reward_role": "reward_model",
-    "share_prompts": True,
+    "aggregate": "episode_sum", "share_prompts": True,
   }
   common.add(config, "grpo", common.stage(
     rows | paid, {"learning_rate": 1e-3}, 100, "base/last", held,

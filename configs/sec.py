@@ -23,7 +23,7 @@ def get_config(argument: str = "") -> ConfigDict:
   common.add_base_model(config)
   method = {
     "name": "sec", "problems": 64, "samples": 8, "turns": TURNS, "beta": 0.05,
-    "share_prompts": True,
+    "aggregate": "episode_sum", "share_prompts": True,
   }
   common.add(config, "sec", common.stage(
     method, {"learning_rate": 5e-4}, 100, "base/last", common.BASE,

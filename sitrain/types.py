@@ -103,6 +103,14 @@ class PreferenceTargets(NamedTuple):
   label: Float[Array, " B"]  # probability that the first row is the better one
 
 
+class UnpairedTargets(NamedTuple):
+  """Targets of losses on single rows that are good or bad."""
+
+  reference_logprob: Float[Array, "*B T"]
+  good: Float[Array, " B"]  # 1 or 0
+  baseline: Float[Array, " B"]  # what a gap is compared with, the same in all
+
+
 class Weights(NamedTuple):
   """Targets of weighted likelihood losses."""
 

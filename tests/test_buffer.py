@@ -8,7 +8,7 @@ import pytest
 
 from sitrain.curate import buffer
 from sitrain.curate.policy import append_rows, token_batch
-from sitrain.methods import spear, verbs
+from sitrain.methods import objectives, spear
 from sitrain.models.decoder import Decoder
 from sitrain.tasks import maze
 from sitrain.train import init_state
@@ -124,14 +124,14 @@ def test_replayed_rows_are_not_in_the_sampler_gap():
   _, _, batch = joined((True, True))
   logprob = jnp.where(jnp.arange(4)[:, None] < 2, -0.4, -30.0)
   scores = TokenScores(*[jnp.broadcast_to(logprob, batch.tokens.shape)] * 2)
-  gap = verbs.policy_metrics(batch, scores, scores.logprob, 1, "none")
+  gap = objectives.policy_metrics(batch, scores, scores.logprob, 1, "none")
   gap = gap["generate/sampler_gap"]
   np.testing.assert_allclose(gap.total, 4 * 0.1, rtol=1e-5)
   assert gap.count == 4
   # What a broken sampler gives is still seen.
   broken = batch.targets.sampler_logprob.at[0, 1].set(jnp.nan)
   targets = batch.targets._replace(sampler_logprob=broken)
-  gap = verbs.policy_metrics(
+  gap = objectives.policy_metrics(
     batch._replace(targets=targets), scores, scores.logprob, 1, "none"
   )["generate/sampler_gap"]
   assert np.isnan(gap.total)

@@ -192,7 +192,7 @@ def test_a_method_without_its_reference_is_refused(tmp_path):
   with pytest.raises(ConfigError, match="config.stage.star.held.reference"):
     stages_of(config, tmp_path)
   config["stage"]["star"]["held"] = {}
-  with pytest.raises(ConfigError, match="config.stage.star: star restarts"):
+  with pytest.raises(ConfigError, match="stage.star: this method restarts"):
     stages_of(config, tmp_path)
 
 

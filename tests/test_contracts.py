@@ -8,7 +8,7 @@ tested on one method of each structure, in test_structures.py.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import canned
 import jax
@@ -19,18 +19,34 @@ import pytest
 
 from sitrain.losses.reduce import value
 from sitrain.methods import (
+  best_of_n,
+  cispo,
+  clip_cov,
+  dapo,
   dpo,
+  dr_grpo,
+  gdpo,
   grpo,
+  gspo,
   imitation,
+  ipo,
+  kl_cov,
+  kto,
   mcts_dpo,
   multi_turn,
+  orpo,
   pair_sft,
   ppo,
   reinforce_pp,
+  rest_em,
   reward_model,
+  rloo,
+  sapo,
   satori,
   score,
   sec,
+  sft,
+  simpo,
   single_turn,
   spear,
   spin,
@@ -71,7 +87,15 @@ def kind(answer, episodes, turns):
   return Verdict(right.astype(jnp.float32), jnp.ones(right.shape))
 
 
+def kind_by_parts(answer, episodes, turns):
+  """The same, as two named rewards."""
+  verdict = kind(answer, episodes, turns)
+  parts = {name: 0.5 * verdict.reward for name in ("even", "short")}
+  return verdict._replace(parts=parts)
+
+
 TASK = MAZE._replace(verify=kind)
+PARTS = MAZE._replace(verify=kind_by_parts, rewards=("even", "short"))
 
 
 class Row(NamedTuple):
@@ -82,6 +106,7 @@ class Row(NamedTuple):
   held: tuple[str, ...] = ("reference",)
   trained: tuple[str, ...] = ("policy",)
   heads: dict[str, str] = {}  # of roles beside policy and reference
+  task: Any = TASK
 
 
 ROWS = {"problems": PROBLEMS, "samples": SAMPLES, "turns": TURNS}
@@ -116,6 +141,19 @@ METHODS = {
     heads={"critic": "scalar"},
   ),
   "dpo": Row(dpo.make, ROWS | {"anchor": 0.1}),
+  "dpo of random pairs": Row(dpo.make, ROWS | {
+    "rule": "right_and_wrong", "reference": "held", "smoothing": 0.1,
+    "behind_prefix": True, "per_token": True,
+  }),
+  "ipo": Row(ipo.make, ROWS),
+  "simpo": Row(simpo.make, ROWS, held=()),
+  "orpo": Row(orpo.make, ROWS, held=()),
+  "kto": Row(kto.make, ROWS),
+  "rest_em": Row(rest_em.make, ROWS),
+  "best_of_n": Row(best_of_n.make, ROWS, held=()),
+  "sft": Row(sft.make, {
+    "problems": PROBLEMS, "turns": TURNS, "rate": 0.3, "share": 0.5,
+  }, held=()),
   "spin": Row(spin.make, {"problems": PROBLEMS, "turns": TURNS}),
   "spiral": Row(spiral.make, ROWS, held=()),
   "mcts_dpo": Row(
@@ -129,6 +167,22 @@ METHODS = {
   "grpo of a reward model": Row(
     grpo.make, ROWS | {"beta": 0.2, "reward_role": "reward_model"},
     held=("reference", "reward_model"), heads={"reward_model": "scalar"},
+  ),
+  "rloo": Row(rloo.make, ROWS | {"beta": 0.2}),
+  "dr_grpo": Row(dr_grpo.make, ROWS, held=()),
+  "dapo": Row(dapo.make, ROWS | {"margin": 2, "share_prompts": True}, held=()),
+  "gspo": Row(gspo.make, ROWS | {"beta": 0.2, "kl": "k3+"}),
+  "cispo": Row(
+    cispo.make, ROWS | {"estimate": "maximum_likelihood"}, held=()
+  ),
+  "sapo": Row(sapo.make, ROWS | {"sampler_ratio": 2.0}, held=()),
+  "clip_cov": Row(
+    clip_cov.make, ROWS | {"share": 0.2, "low": 0.1, "dual": 3.0}, held=()
+  ),
+  "kl_cov": Row(kl_cov.make, ROWS | {"share": 0.2}, held=()),
+  "gdpo": Row(
+    gdpo.make, ROWS | {"weights": {"even": 1.0, "short": 0.5}}, held=(),
+    task=PARTS,
   ),
   "sec": Row(sec.make, ROWS | {"beta": 0.2}),
   "spear": Row(spear.make, ROWS | {"capacity": 40}, held=()),
@@ -149,8 +203,9 @@ def run_for(row, workdir=""):
   })
 
 
-def stage_for(row, task=TASK, **more):
+def stage_for(row, **more):
   """A stage of a row's method, with all of its roles."""
+  task = more.pop("task", row.task)
   models = dict.fromkeys(["policy", *row.heads], MODEL)
   return loops.stage_of(
     row.make(models, task, OPTIMIZER, **row.options), OPTIMIZER,
@@ -180,7 +235,7 @@ def case_of(name):
   state = canned.state_like(shapes, method.memory(KEY))
   posed = jax.tree.map(np.asarray, jax.jit(method.pose)(KEY, state))
   problems = canned.round_like(
-    sampled, posed, TASK, offline=row.options.get("offline", 0),
+    sampled, posed, row.task, offline=row.options.get("offline", 0),
     tree="nodes" in row.options,
   )
   return Case(

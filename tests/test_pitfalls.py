@@ -18,11 +18,11 @@ from sitrain.curate.advantage import to_tokens
 from sitrain.losses import reduce
 from sitrain.methods import (
   imitation,
+  objectives,
   reinforce,
   score,
   single_turn,
   star,
-  verbs,
 )
 from sitrain.models.logprobs import token_scores
 from sitrain.train import init_state, make_parts, make_train_step
@@ -149,8 +149,8 @@ def test_the_anchor_holds_the_first_attempt(kl, state, collect, monkeypatch):
   def on_second(gap, turn, turns):
     return jnp.roll(per_turn(gap, turn, turns), 1, axis=1)
 
-  exact, per_turn = verbs.token_scores_and_kl, batches.per_turn
-  monkeypatch.setattr(verbs, "token_scores_and_kl", inert)
+  exact, per_turn = objectives.token_scores_and_kl, batches.per_turn
+  monkeypatch.setattr(objectives, "token_scores_and_kl", inert)
   monkeypatch.setattr(batches, "per_turn", on_second)
   assert fails(check_anchor, stage_one(**options), state, collect)
 
@@ -211,7 +211,7 @@ def test_losses_are_sums_over_the_tokens_of_an_episode(state, monkeypatch):
     return real(x / jnp.maximum(length, 1), mask)
 
   for bug in (reduce.mean, mean_of_rows):
-    monkeypatch.setattr(reduce, "per_episode", bug)
+    monkeypatch.setitem(reduce.AGGREGATES, "episode_sum", bug)
     assert fails(check_sums, stage_two(), state)
 
 
@@ -403,7 +403,7 @@ def check_temperature(state, kl):
 @pytest.mark.parametrize("kl", ["exact", "k1"])
 def test_one_temperature_for_all(kl, state, monkeypatch):
   check_temperature(state, kl)
-  where = {"exact": verbs, "k1": reinforce}[kl]
+  where = {"exact": objectives, "k1": reinforce}[kl]
   name = {"exact": "token_scores_and_kl", "k1": "score_rows"}[kl]
   real = getattr(where, name)
 

@@ -83,16 +83,50 @@ def group_normalise(
   value: Float[Array, " B"],
   group: Int[Array, " B"],
   known: Float[Array, " B"],
+  *,
+  ddof: int = 0,
 ) -> Float[Array, " B"]:
   """(v_b - mean) / (std + 1e-6) of the group, std over its known rows.
 
-  Shao et al. 2024 (DeepSeekMath, GRPO), section 4.1.2. Rows of a group with
+  Shao et al. 2024 (DeepSeekMath, GRPO), section 4.1.2, which does not say by
+  what the sum of squares is divided: here by count - ddof. Rows of a group with
   equal values get 0. `group` and `known` as in `leave_one_out`.
   """
   gap = group_mean(value, group, known)
   _, square, count = _group_sums(jnp.square(gap), group, known)
+  count -= ddof
   std = jnp.sqrt(square / jnp.where(count > 0, count, 1.0))
   return gap / (std + 1e-6)
+
+
+def group_normalise_sample(
+  value: Float[Array, " B"],
+  group: Int[Array, " B"],
+  known: Float[Array, " B"],
+) -> Float[Array, " B"]:
+  """`group_normalise` with the sample deviation, as in TRL, verl and OpenRLHF.
+
+  It divides by count - 1, so that advantages are smaller by sqrt(1 - 1 / G).
+  """
+  return group_normalise(value, group, known, ddof=1)
+
+
+def maximum_likelihood(
+  value: Float[Array, " B"],
+  group: Int[Array, " B"],
+  known: Float[Array, " B"],
+) -> Float[Array, " B"]:
+  """(v_b - mean) / (mean + 1e-6) of the group, for rewards of 0 or more.
+
+  Tajwar et al. 2026 (arXiv:2602.02710, MaxRL), as the authors' scripts have it:
+  a problem weighs as much more as it is rarely solved, which for rewards of 0
+  and 1 goes towards the gradient of log p(right) as samples grow. A group
+  without a reward gets 0. `group` and `known` as in `leave_one_out`.
+  """
+  gap = group_mean(value, group, known)
+  _, total, count = _group_sums(value, group, known)
+  mean = total / jnp.where(count > 0, count, 1.0)
+  return gap / (jnp.maximum(mean, 0.0) + 1e-6)
 
 
 def whiten(
@@ -105,6 +139,71 @@ def whiten(
   Hu 2025 (REINFORCE++), Eq. 6: the groups are not used.
   """
   return group_normalise(value, jnp.zeros_like(group), known)
+
+
+def group_whiten(
+  value: Float[Array, " B"],
+  group: Int[Array, " B"],
+  known: Float[Array, " B"],
+) -> Float[Array, " B"]:
+  """`whiten` of what is left of each value without the mean of its group.
+
+  Hu 2025 (arXiv:2501.03262), the variant that is called REINFORCE++-baseline.
+  """
+  return whiten(group_mean(value, group, known), group, known)
+
+
+def decoupled(
+  parts: dict[str, Float[Array, " B"]],
+  weights: dict[str, float],
+  group: Int[Array, " B"],
+  known: Float[Array, " B"],
+) -> Float[Array, " B"]:
+  """One normalised advantage for each named reward, added up and whitened.
+
+  A = whiten(sum over n of w_n (r_n - mean) / std), mean and std those of the
+  group (Liu et al. 2026, arXiv:2601.05242, GDPO). Normalising the sum of the
+  rewards instead would give rows that earned it otherwise the same advantage.
+  Deviations are those of a sample, as in the authors' code. Raises ValueError
+  where the names of `parts` and `weights` differ.
+  """
+  if set(parts) != set(weights):
+    raise ValueError(
+      f"weights of {sorted(weights)}: this task's rewards are {sorted(parts)}"
+    )
+  gains = [
+    weights[name] * group_normalise_sample(parts[name], group, known)
+    for name in sorted(parts)
+  ]
+  one = jnp.zeros_like(group)
+  return group_normalise_sample(sum(gains), one, known)
+
+
+def overlong(
+  length: Float[Array, "B K"], *, limit: tuple[int, ...], margin: int
+) -> Float[Array, "B K"]:
+  """A penalty for long turns: 0 up to limit - margin tokens, -1 from limit on.
+
+  In between ((limit - margin) - length) / margin (Yu et al. 2025, DAPO, section
+  3.4). There is a limit for every turn; one that was cut there is charged 1.
+  """
+  begin = jnp.asarray(limit) - margin
+  return -jnp.clip((length - begin) / margin, 0.0, 1.0)
+
+
+def sampler_weight(
+  old_logprob: Float[Array, "B T"],
+  sampler_logprob: Float[Array, "B T"],
+  most: float,
+) -> Float[Array, "B T"]:
+  """min(exp(log pi_old - log mu), most) of every token, for its advantage.
+
+  Truncated importance sampling between the policy before the update, as the
+  update's program scores it, and the program that sampled (`token_truncate` of
+  TRL). Losses are linear in the size of advantages, so it may multiply them.
+  """
+  gap = jax.lax.stop_gradient(old_logprob - sampler_logprob)
+  return jnp.exp(jnp.minimum(gap, jnp.log(most)))
 
 
 def whiten_tokens(
@@ -160,11 +259,24 @@ def _group_sums(value, group, known):
   return value, total, count
 
 
+def as_it_is(
+  value: Float[Array, " B"],
+  group: Int[Array, " B"],
+  known: Float[Array, " B"],
+) -> Float[Array, " B"]:
+  """The known values themselves: REINFORCE without a baseline."""
+  return jnp.where(known > 0, value, 0.0)
+
+
 ESTIMATES = {
+  "as_it_is": as_it_is,
   "leave_one_out": leave_one_out,
   "group_mean": group_mean,
   "group_normalise": group_normalise,
+  "group_normalise_sample": group_normalise_sample,
+  "maximum_likelihood": maximum_likelihood,
   "whiten": whiten,
+  "group_whiten": group_whiten,
 }
 
 

@@ -67,6 +67,51 @@ def best_and_worst(
   return best, worst, differ & own
 
 
+def right_and_wrong(
+  noise: Float[Array, " B"],
+  value: Float[Array, " B"],
+  known: Bool[Array, " B"],
+  problem: Int[Array, " B"],
+  problems: int,
+) -> tuple[Int[Array, " P"], Int[Array, " P"], Bool[Array, " P"]]:
+  """A random right and a random wrong row of each problem: value > 0, and not.
+
+  Those of the highest `noise`, uniform in [0, 1). Returns (right, wrong,
+  whether there are both).
+  """
+  rows = value.shape[0]
+
+  def pick(wanted):
+    drawn = jnp.where(wanted, noise, -1.0)
+    most = jax.ops.segment_max(drawn, problem, problems)[problem]
+    at = jnp.where(wanted & (drawn == most), jnp.arange(rows), rows)
+    row = jax.ops.segment_min(at, problem, problems)
+    return jnp.minimum(row, rows - 1), row < rows
+
+  right, some = pick(known & (value > 0))
+  wrong, other = pick(known & ~(value > 0))
+  return right, wrong, some & other
+
+
+RULES = {  # (noise [B], value, known, problem, problems) -> as best_and_worst
+  "best_and_worst": lambda noise, *rows: best_and_worst(*rows),
+  "right_and_wrong": right_and_wrong,
+}
+
+
+def diverged(
+  chosen: Int[Array, "N T"],
+  rejected: Int[Array, "N T"],
+) -> Bool[Array, "N T"]:
+  """Where two rows have parted: at their first different token and behind it.
+
+  The prefix that both share has the same log-probability in both, so it adds
+  nothing to a difference of sums but does to means (Xie et al. 2024, MCTS-DPO,
+  train behind it only).
+  """
+  return jnp.cumsum(chosen != rejected, axis=1) > 0
+
+
 def pair_batch(
   chosen: Episodes,
   rejected: Episodes,

@@ -11,6 +11,7 @@ from sitrain.curate.advantage import (
   gae,
   per_turn,
   returns,
+  sampler_weight,
   to_tokens,
   whiten_tokens,
 )
@@ -165,6 +166,23 @@ def token_batch(
       reference_logprob=reference_logprob,
     ),
   )
+
+
+def against_sampler(
+  batch: Batch, old_logprob: Float[Array, "B T"], most: float
+) -> Batch:
+  """Ratios to `old_logprob`, and the rest of the way to the sampler a weight.
+
+  The old policy is the one before the update, as the update's own program
+  scores it; advantages weigh min(old / sampler, most), so that a program that
+  samples in bfloat16, or that is an update behind, is corrected for and clips
+  still mean how far the update has gone.
+  """
+  old = batch.targets
+  weight = sampler_weight(old_logprob, old.sampler_logprob, most)
+  return batch._replace(targets=old._replace(
+    old_logprob=old_logprob, advantage=old.advantage * weight
+  ))
 
 
 def append_rows(

@@ -1,4 +1,10 @@
-"""Policy-gradient losses on plain arrays."""
+"""Policy-gradient losses on plain arrays.
+
+A loss is a ratio and a surrogate of it: `importance_ratio` or `sequence_ratio`,
+then `clipped`, `soft_gate` or `cispo`, and `dual_clip` behind it where wanted.
+Advantages are as `curate.advantage` makes them; no gradient reaches them, nor
+the old log-probabilities.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +36,95 @@ def truncate(
   return ratio * jax.lax.stop_gradient(jnp.minimum(1.0, most / ratio))
 
 
+def sequence_ratio(
+  logprob: Float[Array, "*B T"],
+  old_logprob: Float[Array, "*B T"],
+  mask: Float[Array, "*B T"],
+) -> Float[Array, "*B T"]:
+  """The ratio of a whole sequence, the same at each of its tokens.
+
+  s = exp(mean over t of log pi(y_t) - log mu(y_t)), with the mean over the
+  tokens under the mask (arXiv:2507.18071, 2025, GSPO). The gradient at token t
+  is s grad log pi(y_t), as in the paper's variant by tokens, sg(s) pi(y_t) /
+  sg(pi(y_t)): the mean of the tokens' gradients is that of s. The gap is
+  limited as in `importance_ratio`.
+  """
+  own = jnp.where(mask > 0, logprob, 0.0)
+  gap = jnp.where(mask > 0, own - old_logprob, 0.0)
+  length = jnp.sum(mask > 0, axis=-1, keepdims=True)
+  gap = jnp.sum(gap, axis=-1, keepdims=True) / jnp.maximum(length, 1)
+  ratio = jnp.exp(jnp.clip(gap, -LARGEST_GAP, LARGEST_GAP))
+  stop = jax.lax.stop_gradient
+  return stop(ratio) * jnp.exp(own - stop(own))
+
+
+def clipped(
+  ratio: Float[Array, "*B T"],
+  advantage: Float[Array, "*B T"],
+  *,
+  clip: float,
+  clip_high: float,
+) -> Float[Array, "*B T"]:
+  """-min(r_t A_t, clip(r_t, 1 - clip, 1 + clip_high) A_t).
+
+  Schulman et al. 2017 (PPO), Eq. 7; two sides: Yu et al. 2025 (DAPO), Eq. 10.
+  There is no gradient where the ratio has already gone the way of the advantage
+  by more than that; with both inf it is -r_t A_t.
+  """
+  advantage = jax.lax.stop_gradient(advantage)
+  bounded = jnp.clip(ratio, 1.0 - clip, 1.0 + clip_high)
+  return -jnp.minimum(ratio * advantage, bounded * advantage)
+
+
+def dual_clip(
+  loss: Float[Array, "*B T"], advantage: Float[Array, "*B T"], most: float
+) -> Float[Array, "*B T"]:
+  """min(loss_t, -most A_t) where A_t < 0, and the loss elsewhere.
+
+  Ye et al. 2020 (arXiv:1912.09729): what a ratio that has grown far adds to the
+  loss is bounded. `most` is above 1; 3 is usual.
+  """
+  bound = -most * jax.lax.stop_gradient(advantage)
+  return jnp.where(advantage < 0, jnp.minimum(loss, bound), loss)
+
+
+def cispo(
+  logprob: Float[Array, "*B T"],
+  old_logprob: Float[Array, "*B T"],
+  advantage: Float[Array, "*B T"],
+  *,
+  clip: float,
+  clip_high: float,
+) -> Float[Array, "*B T"]:
+  """-sg(clip(r_t, 1 - clip, 1 + clip_high)) A_t log pi(y_t), sg: no gradient.
+
+  MiniMax 2025 (arXiv:2506.13585, CISPO): a token is weighed by the clipped
+  ratio, so unlike in PPO none is left without a gradient. clip = inf leaves the
+  lower side open.
+  """
+  ratio = importance_ratio(logprob, old_logprob)
+  weight = jnp.clip(ratio, 1.0 - clip, 1.0 + clip_high) * advantage
+  return -jax.lax.stop_gradient(weight) * logprob
+
+
+def soft_gate(
+  ratio: Float[Array, "*B T"],
+  advantage: Float[Array, "*B T"],
+  *,
+  positive: float,
+  negative: float,
+) -> Float[Array, "*B T"]:
+  """-(4 / tau) sigmoid(tau (r_t - 1)) A_t.
+
+  arXiv:2511.20347 (2025, SAPO): in the place of clipping a weight that falls
+  smoothly to 0 on both sides of r = 1, where the gradient is REINFORCE's. tau
+  is `positive` where A_t > 0 and `negative` elsewhere.
+  """
+  advantage = jax.lax.stop_gradient(advantage)
+  tau = jnp.where(advantage > 0, positive, negative)
+  return -4.0 / tau * jax.nn.sigmoid(tau * (ratio - 1.0)) * advantage
+
+
 def policy_gradient(
   logprob: Float[Array, "*B T"],
   old_logprob: Float[Array, "*B T"],
@@ -41,15 +136,11 @@ def policy_gradient(
 ) -> Float[Array, "*B T"]:
   """REINFORCE with importance ratios, clipped as in PPO.
 
-  loss_t = -min(r_t A_t, clip(r_t, 1 - clip, 1 + clip_high) A_t) with
-  r_t = exp(log pi(y_t) - log mu(y_t)), mu the policy that sampled (Schulman et
-  al. 2017, Eq. 7; two sides: Yu et al. 2025, DAPO, Eq. 10). With both inf it is
-  -r_t A_t, whose gradient on the sampler's own parameters is REINFORCE's,
-  -A_t grad log pi(y_t). Ratios are truncated to `most` first. Advantages are
-  not whitened here: dividing by their deviation would remove the weight that a
-  method gave a turn.
+  `clipped` with r_t = exp(log pi(y_t) - log mu(y_t)), mu the policy that
+  sampled. With both clips inf it is -r_t A_t, whose gradient on the sampler's
+  own parameters is REINFORCE's, -A_t grad log pi(y_t). Ratios are truncated to
+  `most` first. Advantages are not whitened here: dividing by their deviation
+  would remove the weight that a method gave a turn.
   """
-  advantage = jax.lax.stop_gradient(advantage)
   ratio = truncate(importance_ratio(logprob, old_logprob), most)
-  clipped = jnp.clip(ratio, 1.0 - clip, 1.0 + clip_high)
-  return -jnp.minimum(ratio * advantage, clipped * advantage)
+  return clipped(ratio, advantage, clip=clip, clip_high=clip_high)

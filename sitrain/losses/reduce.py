@@ -4,6 +4,9 @@ What stands under a mask may be infinite or NaN, so masking is a choice and
 never a product.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -32,20 +35,63 @@ def per_episode(x: Float[Array, "*B T"], mask: Float[Array, "*B T"]) -> Mean:
   return Mean(jnp.sum(masked(x, mask)), jnp.sum(rows.astype(jnp.float32)))
 
 
+def per_episode_mean(
+  x: Float[Array, "*B T"], mask: Float[Array, "*B T"]
+) -> Mean:
+  """Token means, averaged over the rows that have any token under the mask.
+
+  Every row counts alike, so a token of a long one counts less: the original
+  GRPO (Shao et al. 2024, Eq. 3).
+  """
+  length = jnp.sum(mask, axis=-1, keepdims=True)
+  return per_episode(x / jnp.where(length > 0, length, 1.0), mask)
+
+
+def per_length(
+  x: Float[Array, "*B T"], mask: Float[Array, "*B T"], length: int
+) -> Mean:
+  """Token sums over one constant, averaged as in `per_episode`.
+
+  Liu et al. 2025 (Dr. GRPO): no token counts less in a longer row, and losses
+  keep the size of token means. `length` must stay the same over a run.
+  """
+  found = per_episode(x, mask)
+  return found._replace(count=found.count * length)
+
+
+AGGREGATES = {
+  "token_mean": mean,  # DAPO: every token of the batch counts alike
+  "episode_sum": per_episode,
+  "episode_mean": per_episode_mean,
+  "constant_length": per_length,
+}
+
+
+def aggregate_of(name: str, length: int) -> Callable:
+  """The reducer (x, mask) -> Mean of that name; `length` for a constant one.
+
+  Raises KeyError for a name that is not in AGGREGATES.
+  """
+  if name == "constant_length":
+    return functools.partial(AGGREGATES[name], length=length)
+  return AGGREGATES[name]
+
+
 def per_turn(
   name: str,
   x: Float[Array, "*B T"],
   mask: Float[Array, "*B T"],
   turn: Array,
   turns: int,
+  aggregate: Callable = per_episode,
 ) -> dict[str, Mean]:
-  """`per_episode` of every turn by itself: {name_1: ..., name_2: ...}.
+  """`aggregate` of every turn by itself: {name_1: ..., name_2: ...}.
 
   Rows in which a turn is not trained do not count in that turn's mean, so
   rows with a given first attempt leave the weight of the others alone.
   """
   return {
-    f"{name}_{k}": per_episode(x, mask * (turn == k))
+    f"{name}_{k}": aggregate(x, mask * (turn == k))
     for k in range(1, turns + 1)
   }
 

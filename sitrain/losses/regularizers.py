@@ -5,9 +5,12 @@ With d = log pi(y_t) - log ref(y_t) under samples of the policy (Schulman 2020,
 What each is good for differs between reward and loss: k1 in the reward gives
 the unbiased gradient of the reverse KL; k2 as a loss gives the same gradient on
 policy; k3 as a loss is a biased first-order approximation; k1 as a loss has a
-gradient of zero mean (arXiv 2510.01555), so it is not offered as one.
+gradient of zero mean (arXiv 2510.01555), so it is not offered as one. "k3+" has
+the value of k3 and the gradient of k2. The exact KL of whole distributions is
+models.logprobs.token_scores_and_kl.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -40,4 +43,27 @@ def k3(
   return jnp.exp(jnp.clip(gap, -LARGEST_GAP, LARGEST_GAP)) - 1.0 - gap
 
 
-LOSSES = {"k2": k2, "k3": k3}
+def k3_plus(
+  logprob: Float[Array, "*B T"], reference: Float[Array, "*B T"]
+) -> Float[Array, "*B T"]:
+  """The value of k3 with the gradient of k2: for losses.
+
+  Straight through, as "k3+" of verl: low in variance where it is read, and on
+  policy the gradient of the reverse KL.
+  """
+  square = k2(logprob, reference)
+  stop = jax.lax.stop_gradient
+  return stop(k3(logprob, reference)) + square - stop(square)
+
+
+def absolute(
+  logprob: Float[Array, "*B T"], reference: Float[Array, "*B T"]
+) -> Float[Array, "*B T"]:
+  """|log pi - log ref|: what KL-Cov asks of the tokens that it chose.
+
+  Cui et al. 2025 (arXiv:2505.22617), there against the old policy.
+  """
+  return jnp.abs(logprob - reference)
+
+
+LOSSES = {"k2": k2, "k3": k3, "k3+": k3_plus, "absolute": absolute}

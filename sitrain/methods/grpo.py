@@ -1,8 +1,8 @@
 """GRPO: samples of a problem are compared, in units of their deviation.
 
 Shao et al. 2024 (arXiv:2402.03300), Eq. 3 and section 4.1.2, with outcome
-rewards. The loss sums over the tokens of a turn, where the paper takes their
-mean. The reward is the verifier's or that of a held reward model.
+rewards: the loss is the mean over the rows of the means over their tokens. The
+reward is the verifier's or that of a held reward model.
 """
 
 import jax.numpy as jnp
@@ -14,13 +14,17 @@ from sitrain.models.roles import params_of
 from sitrain.types import Method, Task
 
 
-@verbs.forwards(reinforce.make, without=("shape", "kl_weights", "estimate"))
+@verbs.forwards(reinforce.make, without=("shape", "kl_weights"))
 def make(
   models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
   beta: float = 0.04, kl: str = "k3", clip: float = 0.2,
+  estimate: str = "group_normalise", aggregate: str = "episode_mean",
   reward_role: str = "", **options,
 ) -> Method:
   """`beta` weighs the KL, `clip` limits the importance ratio.
+
+  With `estimate` group_normalise_sample and `aggregate` token_mean it is what
+  verl ships. Options: see reinforce.build.
 
   `reward_role` names a role with a scalar head that scores whole rows: the last
   turn gets its score, and the verifier's rewards are only reported. "": the
@@ -28,8 +32,8 @@ def make(
   """
   method = reinforce.make(
     models, task, optimizer, turns=turns, shape=lambda reward: reward,
-    kl_weights=(beta,) * len(turns), kl=kl, estimate="group_normalise",
-    clip=clip, **options,
+    kl_weights=(beta,) * len(turns), kl=kl, clip=clip,
+    estimate=estimate, aggregate=aggregate, **options,
   )
   if not reward_role:
     return method

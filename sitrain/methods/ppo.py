@@ -3,10 +3,11 @@
 Schulman et al. 2017 (arXiv:1707.06347), with the KL in the reward of each token
 (Ouyang et al. 2022) and the clipped value loss of its implementations. The
 critic is a model of its own with the policy's learning rate. The policy's loss
-sums over the tokens of a row, where most code takes their mean.
+sums over the tokens of a row by default, where most code takes their mean.
 """
 
 from sitrain.curate.policy import gae_batch
+from sitrain.losses.reduce import AGGREGATES, aggregate_of
 from sitrain.methods import verbs
 from sitrain.models.heads import value_rows
 from sitrain.models.logprobs import score_rows
@@ -19,15 +20,16 @@ def make(
   turns: tuple[int, ...], samples: int = 1, beta: float = 0.01,
   temperature: float = 1.0, clip: float = 0.2, max_ratio: float = 10.0,
   discount: float = 1.0, decay: float = 0.95, value_clip: float = 0.2,
-  value_weight: float = 1.0, slots: int = 0,
+  value_weight: float = 1.0, aggregate: str = "episode_sum", slots: int = 0,
 ) -> Method:
   """Trains the roles "policy" and "critic"; `slots` as in reinforce.make.
 
   `beta` weighs the KL of each token, `clip` limits importance ratios on both
   sides, `discount` and `decay` are GAE's gamma and lambda; `value_clip` limits
-  the change of values in a round.
+  the change of values in a round. `aggregate` is that of reinforce.build.
   """
   verbs.check_turns(task, turns)
+  verbs.check_choice("aggregate", aggregate, AGGREGATES)
   verbs.check_role(models, "critic", head="scalar")
   model, critic = models["policy"], models["critic"]
   rows = dict(samples=samples, turns=turns, temperature=temperature)
@@ -41,13 +43,13 @@ def make(
       episodes, verdict, value, discount=discount, decay=decay,
       kl_weight=beta, reference_logprob=scores.logprob,
     )
-    value = ValueTargets(returns, value)
-    targets = ActorCriticTargets(batch.targets, value)
+    targets = ActorCriticTargets(batch.targets, ValueTargets(returns, value))
     return batch._replace(targets=targets), {}
 
   policy = verbs.policy_loss(
-    model, turns=len(turns), temperature=temperature, clip=clip,
-    clip_high=clip, max_ratio=max_ratio, kl="k1",
+    model, turns=len(turns), temperature=temperature, clip=clip, kl="k1",
+    clip_high=clip, max_ratio=max_ratio,
+    aggregate=aggregate_of(aggregate, max(turns)),
   )
   value = verbs.value_loss(critic, clip=value_clip, weight=value_weight)
   return Method(

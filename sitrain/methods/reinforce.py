@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from sitrain.curate.advantage import BASELINES, ESTIMATES
-from sitrain.curate.policy import policy_batch
+from sitrain.curate.policy import against_sampler, policy_batch
+from sitrain.losses.reduce import AGGREGATES, aggregate_of
 from sitrain.methods import verbs
+from sitrain.methods.objectives import policy_objective
 from sitrain.models.logprobs import score_rows
 from sitrain.models.roles import params_of
 from sitrain.rollout import contexts
@@ -22,16 +24,16 @@ from sitrain.types import OFFLINE, Method, Task
 OFFLINE_STREAM = 2**31  # number of a sample that no other row has
 
 
-def make(
+def build(
   models: dict, task: Task, optimizer, *, problems: int, samples: int,
   turns: tuple[int, ...], shape: Callable, kl_weights: tuple[float, ...],
+  objective: Callable, aggregate: str = "episode_sum",
   temperature: float = 1.0, kl: str = "exact",
   baseline: str = "leave_one_out", estimate: str = "leave_one_out",
-  discount: float = 0.0, clip: float = math.inf, clip_high: float = -1.0,
-  max_ratio: float = 10.0, offline: int = 0, slots: int = 0,
-  share_prompts: bool = False, prompt_columns: int = 0,
+  discount: float = 0.0, sampler_ratio: float = 0.0, offline: int = 0,
+  slots: int = 0, share_prompts: bool = False, prompt_columns: int = 0,
 ) -> Method:
-  """REINFORCE on every turn.
+  """A policy gradient on every turn.
 
   Args:
     models: the decoder as "policy".
@@ -41,18 +43,23 @@ def make(
     samples: episodes of each, at least 2.
     turns: token limit of each turn.
     shape: reward [B K] -> value [B K].
-    kl_weights: beta of each turn, on the sum of its tokens' KL (nat).
+    kl_weights: beta of each turn, on its tokens' KL (nat), summed or averaged
+      as `aggregate` says.
+    objective: see objectives.policy_objective.
+    aggregate: how the losses of tokens are reduced, for each turn by itself:
+      token_mean, episode_sum, episode_mean, or constant_length, of which the
+      constant is the largest of `turns`; losses.reduce.AGGREGATES.
     temperature: of the sampler, and of all log-probabilities; above 0.
-    kl: exact, k1 (in the reward), k2, k3, or none.
+    kl: exact, k1 (in the reward), k2, k3, k3+ (k3 with the gradient of k2),
+      absolute, or none.
     baseline: which rows are compared: leave_one_out (of one problem),
       same_outcome or batch_outcome; advantage.BASELINES.
-    estimate: how: leave_one_out, group_mean, group_normalise or whiten;
-      advantage.ESTIMATES.
+    estimate: how they are; advantage.ESTIMATES.
     discount: of later turns' values in a turn's return; 0: its own alone.
-    clip: of the importance ratio, below 1; inf: none.
-    clip_high: of the ratio above 1; -1: as `clip`.
-    max_ratio: what ratios are truncated to. On policy all are 1; bfloat16 and
-      delayed samples have larger ones.
+    sampler_ratio: 0: importance ratios are to the sampler's log-probabilities.
+      Above 0: to those of the policy before the update, scored anew, and
+      advantages weigh as much as that differs from the sampler, truncated to
+      this number (2 is usual); losses.policy_gradient.sampler_weight.
     offline: more episodes a problem, whose first attempt the reference wrote.
       With samples=0 they are all there is: turn 1 is not trained then.
     slots: rows that are decoded at a time; 0: all. See rollout/refill.py.
@@ -69,6 +76,7 @@ def make(
   verbs.check_choice("kl", kl, verbs.KL_ESTIMATORS)
   verbs.check_choice("baseline", baseline, BASELINES)
   verbs.check_choice("estimate", estimate, ESTIMATES)
+  verbs.check_choice("aggregate", aggregate, AGGREGATES)
   if samples == 1 or samples + offline < 2:
     raise ValueError(f"samples={samples}: a baseline needs at least 2")
   if offline and len(turns) < 2:
@@ -90,13 +98,16 @@ def make(
     reference = jnp.zeros_like(episodes.logprob)
     if kl != "none":
       held = params_of(state, "reference")  # An error here if it is missing.
-    if kl in ("k1", "k2", "k3"):
+    if kl not in ("exact", "none"):
       reference = score_rows(model, held, episodes, **read).logprob
     batch = policy_batch(
       episodes, verdict, shape=shape, group=BASELINES[baseline],
       estimate=ESTIMATES[estimate], discount=discount, kl=kl,
       kl_weights=kl_weights, reference_logprob=reference,
     )
+    if sampler_ratio:
+      own = score_rows(model, params_of(state, "policy"), episodes, **read)
+      batch = against_sampler(batch, own.logprob, sampler_ratio)
     return group_rows(batch, together) if share_prompts else batch, {}
 
   return Method(
@@ -105,12 +116,36 @@ def make(
     judge=verbs.judge_with(task, len(turns)),
     refresh=verbs.keep_state,
     curate=curate,
-    loss=verbs.policy_loss(
-      model, turns=len(turns), temperature=temperature, clip=clip,
-      clip_high=clip if clip_high < 0 else clip_high, max_ratio=max_ratio,
-      kl=kl, shared=shared,
+    loss=policy_objective(
+      model, turns=len(turns), temperature=temperature, objective=objective,
+      aggregate=aggregate_of(aggregate, max(turns)), kl=kl, shared=shared,
     ),
   )
+
+
+@verbs.forwards(build, without=("objective",))
+def make(
+  models: dict, task: Task, optimizer, *, clip: float = math.inf,
+  clip_high: float = -1.0, dual: float = math.inf, max_ratio: float = 10.0,
+  **options,
+) -> Method:
+  """REINFORCE, or with a `clip` PPO without a critic.
+
+  Args:
+    models: as those after it, and all other options, of `build`.
+    task: what is posed.
+    optimizer: not used.
+    clip: of the importance ratio, below 1; inf: none.
+    clip_high: of the ratio above 1; -1: as `clip`.
+    dual: bound of the ratio where the advantage is negative; inf: none, 3 is
+      usual.
+    max_ratio: what ratios are truncated to. On policy all are 1; bfloat16 and
+      delayed samples have larger ones.
+    **options: of `build`.
+  """
+  high = clip if clip_high < 0 else clip_high
+  objective = verbs.clipped(clip, high, max_ratio, dual)
+  return build(models, task, optimizer, objective=objective, **options)
 
 
 def play_offline(

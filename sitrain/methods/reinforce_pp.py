@@ -2,13 +2,14 @@
 
 Hu 2025 (arXiv:2501.03262): the return of a token is the reward to come less
 beta times the KL to come, and it is compared with all tokens of the round, not
-with other samples of its problem. The loss sums over the tokens of a row, where
-the author's code (OpenRLHF) takes their mean.
+with other samples of its problem. The loss sums over the tokens of a row by
+default, where the author's code (OpenRLHF) takes their mean.
 """
 
 import jax.numpy as jnp
 
 from sitrain.curate.policy import gae_batch
+from sitrain.losses.reduce import AGGREGATES, aggregate_of
 from sitrain.methods import verbs
 from sitrain.models.logprobs import score_rows
 from sitrain.models.roles import params_of
@@ -19,15 +20,16 @@ def make(
   models: dict, task: Task, optimizer, *, problems: int,
   turns: tuple[int, ...], samples: int = 1, beta: float = 0.01,
   temperature: float = 1.0, clip: float = 0.2, max_ratio: float = 10.0,
-  slots: int = 0,
+  aggregate: str = "episode_sum", slots: int = 0,
 ) -> Method:
   """One sample a problem is enough: the whole round is the baseline.
 
   `beta` weighs the KL of each token (k1, in the reward), `clip` limits the
-  importance ratio on both sides, `max_ratio` truncates it. `slots` rows are
-  decoded at a time; 0: all.
+  importance ratio on both sides, `max_ratio` truncates it. `aggregate`
+  is that of reinforce.build. `slots` rows are decoded at a time; 0: all.
   """
   verbs.check_turns(task, turns)
+  verbs.check_choice("aggregate", aggregate, AGGREGATES)
   model = models["policy"]
   rows = dict(samples=samples, turns=turns, temperature=temperature)
 
@@ -49,5 +51,6 @@ def make(
     loss=verbs.policy_loss(
       model, turns=len(turns), temperature=temperature, clip=clip,
       clip_high=clip, max_ratio=max_ratio, kl="k1",
+      aggregate=aggregate_of(aggregate, max(turns)),
     ),
   )

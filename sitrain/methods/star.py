@@ -5,7 +5,6 @@ sample with the current policy, restart from the base, train on the kept traces.
 The paper does not say which tokens are trained; `trained` names the turns.
 """
 
-import jax
 import jax.numpy as jnp
 
 from sitrain.curate.select import at_most, imitation_batch
@@ -28,17 +27,6 @@ def make(
   verbs.check_turns(task, turns, least=2)
   model = models["policy"]
 
-  def refresh(state, problems, episodes, verdict):
-    if "reference" not in state.held:
-      raise ValueError("star restarts from it: set held.reference of its stage")
-    # A copy, for no array may stand in two fields, in the trained dtype.
-    restart = lambda base, own: jnp.array(base, own.dtype, copy=True)
-    policy = jax.tree.map(
-      restart, state.held["reference"], state.params["policy"]
-    )
-    params = dict(state.params, policy=policy)
-    return state._replace(params=params, opt_state=optimizer.init(params))
-
   def curate(key, state, problems, episodes, verdict):
     first, last = verdict.reward[:, 0], verdict.reward[:, -1]
     known = jnp.all(verdict.known > 0, axis=1)
@@ -56,7 +44,7 @@ def make(
       slots=slots,
     ),
     judge=verbs.judge_with(task, len(turns)),
-    refresh=refresh,
+    refresh=verbs.restart_from_reference(optimizer),
     curate=curate,
     loss=verbs.likelihood_loss(model),
   )

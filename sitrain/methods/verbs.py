@@ -1,5 +1,7 @@
 """The verbs that several methods share, bound to a task and a model."""
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,23 +11,20 @@ import numpy as np
 
 from sitrain.judge.verifier import verdict_metrics, verify
 from sitrain.losses.imitation import negative_log_likelihood
-from sitrain.losses.policy_gradient import policy_gradient
-from sitrain.losses.preference import (
-  bradley_terry,
-  dpo_margin,
-  sequence_sum,
-)
-from sitrain.losses.reduce import mean, per_episode, per_turn
-from sitrain.losses.regularizers import LOSSES, k3
+from sitrain.losses.policy_gradient import dual_clip, policy_gradient
+from sitrain.losses.preference import bradley_terry, dpo_margin
+from sitrain.losses.reduce import mean, per_episode
+from sitrain.losses.regularizers import LOSSES
 from sitrain.losses.value import value_error
+from sitrain.methods.objectives import pair_objective, policy_objective
 from sitrain.models.heads import values
-from sitrain.models.logprobs import token_scores, token_scores_and_kl
+from sitrain.models.logprobs import token_scores
 from sitrain.models.roles import join_base, params_of
 from sitrain.rollout.play import check_slots, play
 from sitrain.tasks.rows import some_problems, take_rows
 from sitrain.types import PAD, Batch, Mean, Task, TrainState
 
-KL_ESTIMATORS = ("exact", "k1", "k2", "k3", "none")
+KL_ESTIMATORS = ("exact", "k1", *LOSSES, "none")
 
 
 def forwards(maker: Callable, *, without: tuple[str, ...] = ()) -> Callable:
@@ -145,48 +144,43 @@ def likelihood_loss(model: Any) -> Callable:
   return loss
 
 
-def policy_loss(
-  model: Any, *, turns: int, temperature: float, clip: float,
-  clip_high: float, max_ratio: float, kl: str, shared: tuple[int, ...] = (),
+def clipped(
+  clip: float, clip_high: float, max_ratio: float, dual: float = math.inf
 ) -> Callable:
-  """REINFORCE per turn plus the KL to the reference, as sums over tokens.
+  """The objective of PPO, see losses.policy_gradient.policy_gradient.
 
-  `kl` is "exact" (full vocabulary, per token), "k2" or "k3" (from samples), or
-  "k1" or "none" (nothing here; k1 belongs into the reward). Log-probabilities
-  are taken at the temperature of the sampler. `shared` is that of
-  `token_scores`, for batches [P G T]. Raises ValueError for a clip that is not
-  above 0.
+  `dual` is the bound of `dual_clip`; inf: none. Raises ValueError for a clip
+  that is not above 0, and for a bound that is not above 1.
   """
   if clip <= 0.0:
     raise ValueError(f"clip={clip}: set it above 0, or inf for no clipping")
+  if dual <= 1.0:
+    raise ValueError(f"dual={dual}: set it above 1, or inf for none")
 
-  def loss(params, state, batch: Batch):
-    targets = batch.targets
-    rows = batch.tokens, batch.turn, batch.path
-    options = dict(
-      inputs=batch.inputs, temperature=temperature, shared=shared
+  def objective(logprob, old_logprob, advantage, masks):
+    loss = policy_gradient(
+      logprob, old_logprob, advantage, clip=clip, clip_high=clip_high,
+      most=max_ratio,
     )
-    own = join_base(params["policy"], state)
-    if kl == "exact":
-      scores, gap = token_scores_and_kl(
-        model, own, params_of(state, "reference"), *rows, **options
-      )
-    else:
-      scores = token_scores(model, own, *rows, **options)
-      gap = k3(scores.logprob, targets.reference_logprob)
-    objective = policy_gradient(
-      scores.logprob, targets.old_logprob, targets.advantage, clip=clip,
-      clip_high=clip_high, most=max_ratio,
-    )
-    terms = per_turn("policy", objective, batch.mask, batch.turn, turns)
-    if kl in LOSSES:
-      gap = LOSSES[kl](scores.logprob, targets.reference_logprob)
-    if kl in LOSSES or kl == "exact":
-      weighted = gap * targets.kl_weight
-      terms |= per_turn("kl", weighted, batch.mask, batch.turn, turns)
-    return terms, policy_metrics(batch, scores, gap, turns, kl)
+    return loss if math.isinf(dual) else dual_clip(loss, advantage, dual)
 
-  return loss
+  return objective
+
+
+def policy_loss(
+  model: Any, *, turns: int, temperature: float, clip: float,
+  clip_high: float, max_ratio: float, kl: str, shared: tuple[int, ...] = (),
+  aggregate: Callable = per_episode,
+) -> Callable:
+  """REINFORCE per turn plus the KL to the reference, as sums over tokens.
+
+  `objectives.policy_objective` with ratios that are clipped as in PPO. Raises
+  ValueError for a clip that is not above 0.
+  """
+  return policy_objective(
+    model, turns=turns, temperature=temperature, kl=kl, shared=shared,
+    objective=clipped(clip, clip_high, max_ratio), aggregate=aggregate,
+  )
 
 
 def value_loss(model: Any, *, clip: float, weight: float) -> Callable:
@@ -230,55 +224,37 @@ def join_losses(*losses: Callable) -> Callable:
 def preference_loss(
   model: Any, *, beta: float, temperature: float, anchor: float
 ) -> Callable:
-  """DPO on pairs [N 2 T], as a mean over the pairs of which both are trained.
+  """DPO on pairs [N 2 T]: Rafailov et al. 2023, Eq. 7.
 
-  Rafailov et al. 2023, Eq. 7, with the sums of tokens that the mask holds.
-  `anchor` weighs the likelihood of the chosen rows beside it (after Pang et al.
-  2024), here as a mean over all their tokens.
+  `anchor` is that of `objectives.pair_objective`.
+  """
+  return pair_objective(
+    model, margin=functools.partial(dpo_margin, beta=beta),
+    objective=bradley_terry, temperature=temperature, anchor=anchor,
+  )
+
+
+def restart_from_reference(optimizer: Any) -> Callable:
+  """A refresh that makes the policy a copy of the reference, and the optimizer
+  new, as ReST-EM and STaR have it.
+
+  A copy, for no array may stand in two fields, in the trained dtype. The verb
+  raises ValueError where the stage holds no reference.
   """
 
-  def loss(params, state, batch: Batch):
-    scores = token_scores(
-      model, join_base(params["policy"], state), batch.tokens, batch.turn,
-      batch.path, inputs=batch.inputs, temperature=temperature,
+  def refresh(state, problems, rows, verdicts) -> TrainState:
+    if "reference" not in state.held:
+      raise ValueError(
+        "this method restarts from it: set held.reference of its stage"
+      )
+    copy = lambda base, own: jnp.array(base, own.dtype, copy=True)
+    policy = jax.tree.map(
+      copy, state.held["reference"], state.params["policy"]
     )
-    sums = sequence_sum(scores.logprob, batch.mask)
-    reference = sequence_sum(batch.targets.reference_logprob, batch.mask)
-    margin = dpo_margin(sums, reference, beta=beta)
-    pair = jnp.all(jnp.any(batch.mask > 0, axis=-1), axis=-1)
-    over_pairs = lambda x: mean(x, pair.astype(jnp.float32))
-    objective = over_pairs(bradley_terry(margin, batch.targets.label))
-    chosen = mean(-scores.logprob[:, 0], batch.mask[:, 0])
-    terms = {"preference": objective}
-    if anchor:
-      terms["likelihood"] = chosen._replace(total=anchor * chosen.total)
-    return terms, {
-      "learn/preference": objective,
-      "learn/margin": over_pairs(margin),
-      # Not how many are above 0: at the reference that is rounding alone.
-      "learn/preferred": over_pairs(jax.nn.sigmoid(margin)),
-      "learn/nll_chosen": chosen,
-      "learn/nll_rejected": mean(-scores.logprob[:, 1], batch.mask[:, 1]),
-    }
+    params = dict(state.params, policy=policy)
+    return state._replace(params=params, opt_state=optimizer.init(params))
 
-  return loss
-
-
-def policy_metrics(batch, scores, gap, turns: int, kl: str) -> dict:
-  """Of every turn entropy and KL, and the gap between sampler and trainer.
-
-  Rows of earlier rounds have a gap for a reason, and are left out of it.
-  """
-  sampled = batch.targets.sampler_logprob
-  own = batch.mask * (sampled != jnp.inf)
-  error = jnp.abs(scores.logprob - sampled)
-  metrics = {"generate/sampler_gap": mean(error, own)}
-  for k in range(1, turns + 1):
-    mask = batch.mask * (batch.turn == k)
-    metrics[f"learn/entropy_{k}"] = mean(scores.entropy, mask)
-    if kl != "none":
-      metrics[f"learn/kl_{k}"] = per_episode(gap, mask)
-  return metrics
+  return refresh
 
 
 def share(chosen: Any) -> Mean:

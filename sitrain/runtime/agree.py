@@ -35,7 +35,7 @@ def from_first(look: Callable[[], Any]) -> Any:
   if jax.process_count() == 1:
     return look()
   client = jax_distributed.global_state.client
-  key = f"sitrain/first/{next(_COUNT)}"
+  key = f"sitrain/agree/first/{next(_COUNT)}"
   if jax.process_index() != 0:
     said = json.loads(client.blocking_key_value_get(key, _DAY))
     if "error" in said:
@@ -65,7 +65,7 @@ def worst(level: int, words: str) -> tuple[int, str]:
   if jax.process_count() == 1:
     return level, words
   client, number = jax_distributed.global_state.client, next(_COUNT)
-  key = f"sitrain/worst/{number}"
+  key = f"sitrain/agree/worst/{number}"
   if level:
     client.key_value_set(f"{key}/{jax.process_index()}", words)
   client.wait_at_barrier(f"{key}/met", _DAY)

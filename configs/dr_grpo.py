@@ -1,0 +1,18 @@
+"""Dr. GRPO: GRPO without deviations, lengths and KL.
+
+python -m sitrain.main --config=configs/dr_grpo.py --workdir=/tmp/sitrain_dr
+
+One turn of the hinted maze.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Base, then Dr. GRPO."""
+  config = common.base_config()
+  common.add_base_model(config)
+  common.add_policy_gradient(config, "dr_grpo", held={})
+  return common.finish(config, argument)

@@ -1,0 +1,20 @@
+"""KL-Cov: GRPO that holds the tokens which would cost the most entropy.
+
+python -m sitrain.main --config=configs/kl_cov.py --workdir=/tmp/sitrain_kl_cov
+
+One turn of the hinted maze. A round has some 2,500 tokens, of which 1 % are
+chosen; the paper chooses 0.02 % of many more.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Base, then KL-Cov."""
+  config = common.base_config()
+  common.add_base_model(config)
+  common.add_policy_gradient(config, "kl_cov", held={}, share=0.01)
+  del config.stage.kl_cov.method.share_prompts
+  return common.finish(config, argument)

@@ -1,0 +1,423 @@
+"""Methods name the right functions: their loss and their targets, in NumPy.
+
+The model is left out: log-probabilities are given where a loss would ask for
+them, and rounds are written by hand.
+"""
+
+import fakes
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sitrain.methods import (
+  best_of_n,
+  cispo,
+  clip_cov,
+  dapo,
+  dpo,
+  dr_grpo,
+  gdpo,
+  grpo,
+  gspo,
+  ipo,
+  kl_cov,
+  kto,
+  objectives,
+  orpo,
+  reinforce,
+  rest_em,
+  rloo,
+  sapo,
+  simpo,
+)
+from sitrain.tasks import maze
+from sitrain.types import (
+  Batch,
+  PolicyTargets,
+  PreferenceTargets,
+  TokenScores,
+  UnpairedTargets,
+  Verdict,
+)
+
+TASK = maze.make(doors=2, rooms=2)._replace(rewards=("right", "short"))
+LIMIT = 6
+SHAPE = {"problems": 2, "samples": 3, "turns": (LIMIT,)}
+LENGTHS = np.array([5, 1, 3, 6])
+MASK = np.arange(7) - 1 < LENGTHS[:, None]
+MASK[:, 0] = False
+RNG = np.random.default_rng(0)
+LOGPROB = RNG.uniform(-3, -0.1, MASK.shape)
+OLD = LOGPROB + 0.4 * RNG.normal(size=MASK.shape)
+REFERENCE = LOGPROB + 0.8 * RNG.normal(size=MASK.shape)
+GAIN = np.repeat(RNG.normal(size=(4, 1)), 7, axis=1)
+RATIO = np.exp(LOGPROB - OLD)
+
+
+def array(x):
+  return jnp.asarray(x, jnp.float32)
+
+
+def value(terms):
+  return {
+    name: float(term.total / term.count) for name, term in terms.items()
+  }
+
+
+@pytest.fixture
+def given(monkeypatch):
+  """Losses read these log-probabilities in the place of a model's."""
+  def scores(model, params, tokens, *rest, **options):
+    logprob = array(LOGPROB).reshape(tokens.shape)
+    return TokenScores(logprob, jnp.zeros_like(logprob))
+
+  monkeypatch.setattr(objectives, "token_scores", scores)
+  monkeypatch.setattr(objectives, "join_base", lambda params, state: params)
+
+
+def loss_of(make, **options):
+  method = make({"policy": None}, TASK, None, **SHAPE | options)
+  token = jnp.zeros(MASK.shape, jnp.int32)
+  targets = PolicyTargets(
+    array(GAIN), array(np.full(MASK.shape, 0.3)), array(OLD), array(OLD),
+    array(REFERENCE),
+  )
+  batch = Batch(
+    token, token, jnp.asarray(MASK, jnp.int32), token, array(MASK), targets
+  )
+  terms, _ = method.loss({"policy": ()}, None, batch)
+  return value(terms)
+
+
+def token_mean(x):
+  return x[MASK].mean()
+
+
+def episode_sum(x):
+  return np.mean([row[m].sum() for row, m in zip(x, MASK)])
+
+
+def episode_mean(x):
+  return np.mean([row[m].mean() for row, m in zip(x, MASK)])
+
+
+def constant(x):
+  return episode_sum(x) / LIMIT
+
+
+def ppo(ratio, low, high):
+  return -np.minimum(ratio * GAIN, np.clip(ratio, 1 - low, 1 + high) * GAIN)
+
+
+def k3():
+  gap = REFERENCE - LOGPROB
+  return np.exp(gap) - 1 - gap
+
+
+def sequence():
+  gap = [np.mean((a - b)[m]) for a, b, m in zip(LOGPROB, OLD, MASK)]
+  return np.exp(np.array(gap))[:, None] * np.ones(MASK.shape)
+
+
+def gate():
+  tau = np.where(GAIN > 0, 1.0, 1.05)
+  return -4 / tau / (1 + np.exp(-tau * (RATIO - 1))) * GAIN
+
+
+# name: (maker, its options, how tokens are reduced, loss of a token, its KL)
+POLICY = {
+  "grpo": (grpo.make, {}, episode_mean, lambda: ppo(RATIO, 0.2, 0.2), k3),
+  "grpo of tokens": (
+    grpo.make, {"aggregate": "token_mean", "kl": "k2"}, token_mean,
+    lambda: ppo(RATIO, 0.2, 0.2), lambda: (LOGPROB - REFERENCE) ** 2 / 2,
+  ),
+  "rloo": (rloo.make, {}, episode_sum, lambda: -RATIO * GAIN, None),
+  "dr_grpo": (dr_grpo.make, {}, constant, lambda: ppo(RATIO, 0.2, 0.2), None),
+  "dapo": (dapo.make, {}, token_mean, lambda: ppo(RATIO, 0.2, 0.28), None),
+  "gspo": (
+    gspo.make, {}, episode_mean, lambda: ppo(sequence(), 3e-4, 4e-4), None
+  ),
+  "cispo": (
+    cispo.make, {"clip_high": 0.1}, token_mean,
+    lambda: -np.minimum(RATIO, 1.1) * GAIN * LOGPROB, None,
+  ),
+  "sapo": (sapo.make, {}, episode_mean, gate, None),
+  "clip_cov": (
+    clip_cov.make, {}, token_mean, lambda: ppo(RATIO, 0.2, 0.2), None
+  ),
+  "kl_cov": (
+    kl_cov.make, {}, token_mean, lambda: -RATIO * GAIN,
+    lambda: np.abs(LOGPROB - REFERENCE),
+  ),
+  "dual clip": (
+    dr_grpo.make, {"dual": 1.2}, constant, lambda: np.where(
+      GAIN < 0, np.minimum(ppo(RATIO, 0.2, 0.2), -1.2 * GAIN),
+      ppo(RATIO, 0.2, 0.2),
+    ), None,
+  ),
+}
+
+
+@pytest.mark.parametrize("name", POLICY)
+def test_the_loss_of_a_method_is_its_equation(name, given):
+  make, options, reduce, tokens, kl = POLICY[name]
+  found = loss_of(make, **options)
+  want = {"policy_1": reduce(tokens())}
+  if kl is not None:
+    want["kl_1"] = reduce(0.3 * kl())
+  assert set(found) == set(want)
+  for term in want:
+    np.testing.assert_allclose(found[term], want[term], rtol=1e-5)
+
+
+TEXTS = [[5, 6, 3], [5, 3], [6, 6, 6, 6, 6, 6], [7, 3], [7, 7, 3], [8, 3]]
+PROBLEM = np.array([0, 0, 0, 1, 1, 1])
+REWARD = np.array([1, 0, 0, 0.5, 1, 1])
+
+
+def round_of(reward=REWARD, parts=None):
+  """(problems, rows, verdict) of six rows of two problems, one turn each."""
+  texts = [fakes.transcribe([4], [text], []) for text in TEXTS]
+  rows = fakes.pack(texts, problem=PROBLEM.tolist())
+  logprob = jnp.where(rows.turn >= 1, -0.5, 0.0)
+  column = lambda x: array(x)[:, None]
+  verdict = Verdict(
+    column(reward), jnp.ones((6, 1)),
+    {name: column(x) for name, x in (parts or {}).items()},
+  )
+  problems = fakes.task(
+    None, again=[9], eos=(3,), prompt=[4]
+  ).problems(None, 2)
+  return problems, rows._replace(logprob=logprob), verdict
+
+
+def curated(make, sampled, **options):
+  method = make({"policy": None}, TASK, None, **SHAPE | options)
+  return method.curate(jax.random.key(0), None, *sampled)
+
+
+def gains(batch):
+  """The advantage of each row, which all of its tokens have."""
+  mask, gain = np.asarray(batch.mask), np.asarray(batch.targets.advantage)
+  rows = [set(g[m > 0].tolist()) for g, m in zip(gain, mask)]
+  assert all(len(row) == 1 for row in rows)
+  return np.array([row.pop() for row in rows])
+
+
+def over_groups(x, function):
+  return np.concatenate([function(x[:3]), function(x[3:])])
+
+
+def normalised(x, ddof=0):
+  return over_groups(
+    x, lambda g: (g - g.mean()) / (g.std(ddof=ddof) + 1e-6)
+  )
+
+
+ADVANTAGE = {
+  "dr_grpo": (dr_grpo.make, {}, lambda r: over_groups(
+    r, lambda g: g - g.mean())),
+  "gspo": (gspo.make, {}, normalised),
+  "cispo of likelihood": (
+    cispo.make, {"estimate": "maximum_likelihood"},
+    lambda r: over_groups(r, lambda g: g / g.mean() - 1),
+  ),
+  "sapo": (
+    sapo.make, {"estimate": "group_normalise_sample"},
+    lambda r: normalised(r, 1),
+  ),
+  "dapo": (dapo.make, {}, normalised),
+  # Lengths 3, 2, 6, 2, 3, 2 of a limit of 6: those from 3 on are charged.
+  "dapo of long turns": (
+    dapo.make, {"margin": 4}, lambda r: normalised(
+      r - np.array([1 / 4, 0, 1, 0, 1 / 4, 0])
+    ),
+  ),
+}
+
+
+@pytest.mark.parametrize("name", ADVANTAGE)
+def test_the_advantage_of_a_method_is_its_equation(name):
+  make, options, equation = ADVANTAGE[name]
+  batch, _ = curated(make, round_of(), **options)
+  np.testing.assert_allclose(
+    gains(batch), equation(REWARD), rtol=1e-4, atol=1e-5
+  )
+
+
+def test_named_rewards_have_advantages_of_their_own():
+  parts = {"right": REWARD, "short": np.array([0, 1, 0, 1, 0, 1.0])}
+  weights = {"right": 1.0, "short": 0.5}
+  batch, _ = curated(
+    gdpo.make, round_of(sum(parts.values()), parts), weights=weights
+  )
+  total = sum(weights[k] * normalised(x, 1) for k, x in parts.items())
+  want = (total - total.mean()) / (total.std(ddof=1) + 1e-6)
+  np.testing.assert_allclose(gains(batch), want, rtol=1e-4, atol=1e-5)
+  with pytest.raises(ValueError, match="give each a number"):
+    curated(gdpo.make, round_of(), weights={"right": 1.0})
+
+
+def test_a_sampler_that_rounds_is_corrected_for(monkeypatch):
+  """Ratios are to the scored policy; the rest is a weight of at most 2."""
+  problems, rows, verdict = round_of()
+  noise = np.random.default_rng(0).normal(size=rows.logprob.shape)
+  scored = rows.logprob + array(noise)
+  monkeypatch.setattr(
+    reinforce, "score_rows", lambda *a, **k: TokenScores(scored, scored)
+  )
+  monkeypatch.setattr(reinforce, "params_of", lambda state, role: ())
+  sampled = problems, rows, verdict
+  plain, _ = curated(dr_grpo.make, sampled)
+  batch, _ = curated(dr_grpo.make, sampled, sampler_ratio=2.0)
+  np.testing.assert_array_equal(batch.targets.old_logprob, scored)
+  np.testing.assert_array_equal(batch.targets.sampler_logprob, rows.logprob)
+  weight = np.minimum(np.exp(noise), 2.0)
+  assert np.any(weight == 2.0)
+  np.testing.assert_allclose(
+    batch.targets.advantage * batch.mask,
+    plain.targets.advantage * weight * plain.mask, rtol=1e-5, atol=1e-6,
+  )
+
+
+def rows_trained(batch):
+  return np.flatnonzero(np.any(np.asarray(batch.mask) > 0, axis=1)).tolist()
+
+
+def test_what_is_imitated():
+  sampled = round_of()
+  assert rows_trained(curated(rest_em.make, sampled)[0]) == [0, 4, 5]
+  one = curated(rest_em.make, sampled, per_problem=1)[0]
+  assert rows_trained(one) in ([0, 4], [0, 5])
+  low = curated(rest_em.make, sampled, least=0.5)[0]
+  assert rows_trained(low) == [0, 3, 4, 5]
+  best = curated(best_of_n.make, round_of(np.array([0, 0, 0, 0.5, 0.1, 0])))[0]
+  assert rows_trained(best) == [3]
+  assert np.all(np.asarray(best.mask) <= np.asarray(best.turn >= 1))
+
+
+def pair_terms(make, **options):
+  method = make({"policy": None}, TASK, None, **SHAPE | options)
+  pairs = lambda x: array(x).reshape(2, 2, -1)
+  token = jnp.zeros((2, 2, 7), jnp.int32)
+  batch = Batch(
+    token, token, pairs(MASK).astype(jnp.int32), token, pairs(MASK),
+    PreferenceTargets(pairs(REFERENCE), jnp.ones(2)),
+  )
+  return value(method.loss({"policy": ()}, None, batch)[0])
+
+
+def sums(x):
+  return np.array([r[m].sum() for r, m in zip(x, MASK)]).reshape(2, 2)
+
+
+def means(x):
+  return np.array([r[m].mean() for r, m in zip(x, MASK)]).reshape(2, 2)
+
+
+def difference(x):
+  return x[:, 0] - x[:, 1]
+
+
+def logistic(margin):
+  return np.mean(np.log1p(np.exp(-margin)))
+
+
+def odds(x):
+  return difference(x - np.log1p(-np.exp(x)))
+
+
+CHOSEN = -np.mean([x for r in (0, 2) for x in LOGPROB[r][MASK[r]]])
+GAP = LOGPROB - REFERENCE
+PAIRS = {
+  "dpo": (dpo.make, {"anchor": 0.2}, {
+    "preference": logistic(0.1 * difference(sums(GAP))),
+    "likelihood": 0.2 * CHOSEN,
+  }),
+  "normalised dpo": (dpo.make, {"per_token": True}, {
+    "preference": logistic(0.1 * difference(means(GAP)))
+  }),
+  "ipo": (ipo.make, {}, {
+    "preference": np.mean((difference(means(GAP)) - 5) ** 2)
+  }),
+  "simpo": (simpo.make, {}, {
+    "preference": logistic(2 * difference(means(LOGPROB)) - 1)
+  }),
+  "orpo": (orpo.make, {}, {
+    "preference": 0.1 * logistic(odds(means(LOGPROB))), "likelihood": CHOSEN
+  }),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_loss_of_pairs_is_its_equation(name, given):
+  make, options, want = PAIRS[name]
+  found = pair_terms(make, **options)
+  assert set(found) == set(want)
+  for term in want:
+    np.testing.assert_allclose(found[term], want[term], rtol=1e-5)
+
+
+def test_rows_by_themselves_are_compared_with_the_mean_gap(given, monkeypatch):
+  """KTO: targets of a round, and the loss on them."""
+  problems, rows, verdict = round_of()
+  other = rows.logprob - 0.2 * (rows.turn >= 1)
+  monkeypatch.setattr(
+    kto, "score_rows", lambda *a, **k: TokenScores(other, other)
+  )
+  monkeypatch.setattr(kto, "params_of", lambda state, role: ())
+  verdict = verdict._replace(known=verdict.known.at[1].set(0.0))
+  batch, _ = curated(kto.make, (problems, rows, verdict))
+  assert batch.targets.good.tolist() == [1, 0, 0, 1, 1, 1]
+  assert rows_trained(batch) == [0, 2, 3, 4, 5]
+  length = np.array([len(TEXTS[i]) for i in (0, 2, 3, 4, 5)])
+  np.testing.assert_allclose(
+    batch.targets.baseline, 0.2 * length.mean(), rtol=1e-5
+  )
+  method = kto.make({"policy": None}, TASK, None, **SHAPE, weight_bad=0.5)
+  token, good = jnp.zeros(MASK.shape, jnp.int32), np.array([1, 0, 0, 1])
+  batch = Batch(
+    token, token, jnp.asarray(MASK, jnp.int32), token, array(MASK),
+    UnpairedTargets(array(REFERENCE), array(good), jnp.full(4, 0.3)),
+  )
+  gap = 0.1 * (sums(GAP).ravel() - 0.3)
+  want = np.where(
+    good > 0, 1 / (1 + np.exp(gap)), 0.5 / (1 + np.exp(-gap))
+  ).mean()
+  found = value(method.loss({"policy": ()}, None, batch)[0])
+  np.testing.assert_allclose(found["preference"], want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make, options, message", [
+  (grpo.make, {"aggregate": "mean"}, "choose one of token_mean"),
+  (dapo.make, {"margin": LIMIT}, "or below 6"),
+  (dr_grpo.make, {"dual": 1.0}, "above 1, or inf"),
+  (sapo.make, {"negative": 0.0}, "set both above 0"),
+  (dpo.make, {"smoothing": 0.5}, "below 0.5"),
+  (dpo.make, {"reference": "old"}, "choose one of previous, held, none"),
+  (simpo.make, {"rule": "first"}, "choose one of best_and_worst"),
+  (rest_em.make, {"start": "reference"}, "choose one of base, previous"),
+  (best_of_n.make, {"samples": 1}, "set it to 2 or more"),
+])
+def test_wrong_options_are_refused(make, options, message):
+  with pytest.raises(ValueError, match=message):
+    make({"policy": None}, TASK, None, **SHAPE | options)
+
+
+def test_the_ratio_of_a_sequence_is_that_of_a_turn(given):
+  """Two turns of a row have ratios of their own."""
+  turns = {"turns": (3, 3), "clip": np.inf, "clip_high": np.inf}
+  method = gspo.make({"policy": None}, TASK, None, **SHAPE | turns)
+  turn = np.where(MASK, np.where(np.arange(7) < 4, 1, 2), 0)
+  token = jnp.zeros(MASK.shape, jnp.int32)
+  targets = PolicyTargets(*map(array, (GAIN, 0 * OLD, OLD, OLD, OLD)))
+  batch = Batch(
+    token, token, jnp.asarray(turn, jnp.int32), token, array(MASK), targets
+  )
+  found = value(method.loss({"policy": ()}, None, batch)[0])
+  for k in (1, 2):
+    rows = [b for b in range(4) if np.any(turn[b] == k)]
+    gap = [np.mean((LOGPROB - OLD)[b][turn[b] == k]) for b in rows]
+    want = -np.mean(np.exp(gap) * GAIN[rows, 1])
+    np.testing.assert_allclose(found[f"policy_{k}"], want, rtol=1e-5)
