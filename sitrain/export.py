@@ -34,6 +34,8 @@ DTYPE = flags.DEFINE_enum(
   "Of the weights; default: that of the run's model.",
 )
 MESH = placing.define()
+flags.declare_key_flag("mesh")
+flags.adopt_module_key_flags(distributed)
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
