@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from attempt_texts import close, draw, judge, mutated, texts, write
 
-from sitrain.tasks import strings
+from sitrain.tasks import string_solutions, strings
 from sitrain.types import PAD
 
 LONGEST = 4
@@ -64,7 +64,7 @@ def halves(task, problems):
 
 def test_solutions_are_counted_as_by_trying_all_strings(drawn):
   problems, prompts = drawn
-  count = jax.jit(strings.solutions, static_argnums=1)
+  count = jax.jit(string_solutions.solutions, static_argnums=1)
   counted = np.asarray(count(problems.answer, LONGEST))
   every = [
     "".join(one) for n in range(1, LONGEST + 1)
@@ -81,13 +81,15 @@ def test_solutions_are_counted_as_by_trying_all_strings(drawn):
 
 def test_the_oracle_draws_every_solution_equally_often(drawn):
   problems, prompts = drawn
-  count = jax.jit(strings.solutions, static_argnums=1)
+  count = jax.jit(string_solutions.solutions, static_argnums=1)
   counts = np.asarray(count(problems.answer, LONGEST))
   pick = int(np.argmax((counts > 20) & (counts < 60)))
-  rule = strings.rule_of(problems.answer[pick])
+  rule = string_solutions.rule_of(problems.answer[pick])
   chance = jax.random.uniform(jax.random.key(3), (6000, LONGEST + 1))
   found = jax.jit(jax.vmap(
-    lambda one: strings.sample(rule, strings.ways(rule, LONGEST), one)
+    lambda one: string_solutions.sample(
+      rule, string_solutions.ways(rule, LONGEST), one
+    )
   ))(chance)
   written, seen = np.unique(texts(TASK, found), return_counts=True)
   assert {diagnosis(prompts[pick], one + "<end>") for one in written} == {
