@@ -130,6 +130,7 @@ def make(
 
 
 def check(options: Options) -> None:
+  """Raises ValueError for impossible options."""
   for name, most in (
     ("entities", len(ENTITIES)), ("relations", len(RELATIONS))
   ):
@@ -241,11 +242,13 @@ def slip(value, chance, mistake: float, count: int):
   return jnp.where(chance < mistake, (value + other) % count, value)
 
 
-def is_entity(token) -> Bool[Array, "..."]:
+def is_entity(token: Int[Array, "..."]) -> Bool[Array, "..."]:
+  """Whether tokens are entities."""
   return (token >= 0) & (token < FIRST_RELATION)
 
 
-def is_relation(token) -> Bool[Array, "..."]:
+def is_relation(token: Int[Array, "..."]) -> Bool[Array, "..."]:
+  """Whether tokens are relations."""
   return (token >= FIRST_RELATION) & (
     token < FIRST_RELATION + len(RELATIONS)
   )
