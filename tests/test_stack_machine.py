@@ -176,6 +176,11 @@ def test_a_critic_is_right_where_it_says_what_the_interpreter_says():
   assert 0 < 512 - sum(right) < 180
 
 
+def test_a_turn_of_a_critic_has_room_for_every_critique():
+  assert stack_machine.critic(instructions=(1, 1)).turn_length == 3
+  assert stack_machine.critic(instructions=(1, 4)).turn_length == 5
+
+
 @pytest.mark.parametrize("options,message", [
   ({"instructions": (0, 2)}, "instructions=.* 1 <= fewest"),
   ({"instructions": (1, 6)}, "instructions=.* most <= 5"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from attempt_texts import close, draw, judge, mutated, texts, write
 
-from sitrain.tasks import string_solutions, strings
+from sitrain.tasks import roles, string_solutions, strings
 from sitrain.types import PAD
 
 LONGEST = 4
@@ -208,6 +208,22 @@ def critic():
   task = strings.critic(longest=LONGEST, mistake=0.3)
   problems = draw(task, 512)
   return task, problems, texts(task, problems.prompt)
+
+
+def test_a_role_is_one_token():
+  names = roles.names_of("a<", words=("<got>",), parts=2)
+  tokenizer = roles.tokenizer(names)
+  text = "a<<got><bad@2><bad><end>"
+  ids = tokenizer.encode(text)
+  assert [names[i] for i in ids] == [
+    "a", "<", "<got>", "<bad@2>", "<bad>", "<end>"
+  ]
+  assert tokenizer.decode([PAD, *ids, PAD]) == text
+  assert tokenizer.decode([-7, len(names)]) == "\ufffd" * 2
+  with pytest.raises(ValueError, match="no token for 'b' at place 6"):
+    tokenizer.encode("<bad>ab")
+  with pytest.raises(ValueError, match="repeat one"):
+    roles.tokenizer(("a", "a"))
 
 
 @pytest.mark.parametrize("options,message", [

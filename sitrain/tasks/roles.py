@@ -105,7 +105,7 @@ def with_feedback(task: Task, diagnose: Diagnose, feedback: str) -> Task:
   return task._replace(reply=reply)
 
 
-def with_critic(task: Task, diagnose: Diagnose) -> Task:
+def with_critic(task: Task, diagnose: Diagnose, *, longest: int) -> Task:
   """The task in which the policy critiques its own attempts.
 
   Turns are an attempt, a critique of it, an attempt, and so on. After the
@@ -113,6 +113,7 @@ def with_critic(task: Task, diagnose: Diagnose) -> Task:
   attempts again. The reward of a critique is 1 iff it is the whole diagnosis.
   `solution` has the two attempts of the task, each with its diagnosis, and only
   the first if that is right. `final` of a critique is that of its attempt.
+  longest: tokens of the longest diagnosis.
   """
   ok, bad, fix, end = _ids(task, "<ok>", "<bad>", "<fix>", "<end>")
   parts = [i for i in range(task.tokenizer.size) if _is_part(task, i)]
@@ -158,7 +159,8 @@ def with_critic(task: Task, diagnose: Diagnose) -> Task:
 
   return task._replace(
     problems=problems, verify=verify, reply=reply, final=final,
-    eos=(end, ok, bad, *parts), rewards=(),
+    eos=(end, ok, bad, *parts), turn_length=max(task.turn_length, longest),
+    rewards=(),
   )
 
 

@@ -135,7 +135,9 @@ def critic(
     instructions, inputs, examples, mistake, copied, corrupted
   )
   task = make(**options._asdict())
-  return roles.with_critic(task, partial(diagnose, options=options))
+  return roles.with_critic(
+    task, partial(diagnose, options=options), longest=3
+  )
 
 
 def _check(options: Options) -> None:

@@ -118,7 +118,9 @@ def critic(
   """
   options = Options(constraints, longest, mistake, copied, corrupted)
   task = make(**options._asdict())
-  return roles.with_critic(task, partial(_diagnose, options=options))
+  return roles.with_critic(
+    task, partial(_diagnose, options=options), longest=1
+  )
 
 
 def _check(options: Options, point: float) -> None:
