@@ -162,7 +162,9 @@ def test_a_search_reads_what_the_dict_has():
     assert finals[b].tolist() == want[:3]
   right = reward[:, 0].mean()
   assert 0.5 < right < 0.9
-  turns = ["?Aa=", "?Zz=", "?Ah=", "Aa=", "??a=", ">A<end>", "?Aa", "?Aab="]
+  turns = [
+    "?Aa=", "?Zz=", "?Ah=", "Aa=", "??a=", ">A<end>", "?Aa", "?Aab=", "?Aa=B"
+  ]
   every = [turn for turn in turns if "z" not in turn] * 2
   rows = write(task, ["Aa:"] * len(every), every, again="")
   said = jax.jit(task.reply)(

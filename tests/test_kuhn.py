@@ -10,7 +10,9 @@ import pytest
 from attempt_texts import close, draw, texts
 from scipy.optimize import linprog
 
+from sitrain.evaluate import dialogues
 from sitrain.rollout import contexts
+from sitrain.runtime import progress
 from sitrain.tasks import kuhn, kuhn_values
 from sitrain.types import GIVEN, PAD, ROOT, Episodes, Problems
 
@@ -187,6 +189,12 @@ def test_hands_of_the_corpus_are_worth_what_their_strategies_are(opponent):
     error = np.std(found) / np.sqrt(len(found))
     assert abs(np.mean(found) - float(exact)) < 4.5 * error
     assert error < 0.03
+  # The second move of the other seat is a draw of its own.
+  called = [
+    won == 2 for won, prompt in zip(reward, texts(task, problems.prompt))
+    if prompt == "K:p"
+  ]
+  assert close(called, 0.4 if opponent == "equilibrium" else 0.5)
 
 
 def test_another_table_changes_the_opponent_and_nothing_else():
@@ -208,6 +216,21 @@ def test_another_table_changes_the_opponent_and_nothing_else():
   known = texts(TASK, kuhn.information_sets())
   assert len(set(known)) == 12 and known[5] == "K:p"
   assert set(texts(TASK, problems.prompt)) == set(known[:9])
+
+
+def test_a_hand_of_one_turn_is_shown_at_the_end_of_a_run():
+  rows = rows_of([(1, "K", "pb"), (0, "Q", "pbp")])
+  shown = [
+    progress.dialogue_text(
+      dialogues.dialogue(TASK, tokens, turn) | {"right_1": 1, "right_2": 0}
+    ).split("\n")
+    for tokens, turn in zip(rows.tokens, rows.turn)
+  ]
+  assert shown[0] == ["problem      K:p", "attempt 1    b  (right)", ""]
+  assert shown[1] == [
+    "problem      Q:", "attempt 1    p  (right)", "instruction  b",
+    "attempt 2    p  (wrong)", "",
+  ]
 
 
 @pytest.mark.parametrize("options,message", [
