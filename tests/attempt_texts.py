@@ -20,9 +20,8 @@ def texts(task, rows):
   return [task.tokenizer.decode(row) for row in np.asarray(rows)]
 
 
-def write(task, prompts, *turns):
+def write(task, prompts, *turns, again="?"):
   """Episodes that answer row i of the prompts with text i of every turn."""
-  again = "?"
   rows = []
   for row in zip(prompts, *turns, strict=True):
     marks = [GIVEN]
@@ -34,7 +33,10 @@ def write(task, prompts, *turns):
     rows.append(
       (
         task.tokenizer.encode("".join(parts)),
-        [m for m, part in zip(marks, parts, strict=True) for _ in part],
+        [
+          m for m, part in zip(marks, parts, strict=True)
+          for _ in task.tokenizer.encode(part)
+        ],
       )
     )
   width = max(len(tokens) for tokens, _ in rows)

@@ -237,12 +237,18 @@ def show_summary(summary: dict[str, Any], *, dialogues: int = 4) -> None:
 
 
 def dialogue_text(talk: dict[str, Any]) -> str:
-  """Problem, attempts and instruction of one episode, a line each."""
+  """Problem, attempts and instruction of one episode, a line each.
+
+  An episode that ended with its first attempt has no more lines.
+  """
   verdict = {True: "right", False: "wrong"}
-  return "\n".join([
+  lines = [
     f"problem      {talk['problem']}",
     f"attempt 1    {talk['attempt_1']}  ({verdict[bool(talk['right_1'])]})",
-    f"instruction  {talk['instruction']}",
-    f"attempt 2    {talk['attempt_2']}  ({verdict[bool(talk['right_2'])]})",
-    "",
-  ])
+  ]
+  if "attempt_2" in talk:
+    lines += [
+      f"instruction  {talk['instruction']}",
+      f"attempt 2    {talk['attempt_2']}  ({verdict[bool(talk['right_2'])]})",
+    ]
+  return "\n".join([*lines, ""])
