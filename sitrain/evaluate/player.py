@@ -30,7 +30,6 @@ from sitrain.types import (
 
 LENGTHS = 4  # that prompts are cut to: a program is compiled for each
 STEP = 16  # and each is a multiple of these
-EVEN = 8  # so is the number of problems of a part
 FULL = 1.0 - 1e-6  # the least reward that is not partial: sums are rounded
 
 
@@ -275,10 +274,7 @@ def _widen(rows, length):
 
 
 def part_size(player: Player, batch: int, problems: int) -> int:
-  """Problems played at once: as many in one part as in another.
-
-  A multiple of EVEN, or a power of two where there are only a few.
-  """
+  """Problems played at once: as many in one part as in another."""
   most = batch // player.samples
   if most < 1 or problems < 1:
     raise ValueError(
@@ -286,9 +282,7 @@ def part_size(player: Player, batch: int, problems: int) -> int:
       "each: it must hold at least one problem with all its samples"
     )
   parts = -(-problems // most)
-  each = -(-problems // parts)
-  step = min(EVEN, 1 << (each - 1).bit_length())
-  return min(most, -(-each // step) * step)
+  return -(-problems // parts)
 
 
 def _take(tree, rows):
