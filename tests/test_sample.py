@@ -1,5 +1,6 @@
 """The sampler: rows by hand, files that are resumed, and the main itself."""
 
+import functools
 import json
 import os
 import pathlib
@@ -471,6 +472,23 @@ def test_memory_is_that_of_all_copies():
   if devices > 1:
     with pytest.raises(ConfigError, match="JAX_NUM_CPU_DEVICES=1"):
       check(6 * size + 3 * row)
+
+
+def test_a_stage_that_no_memory_holds_is_refused(tmp_path):
+  config = build.plain(quickstart.get_config("quick"))
+  config["mesh"] = {"data": -1, "fsdp": 1, "tensor": 1}
+  mesh = sharding.make_mesh(**config["mesh"])
+  made = build.prepare(config, str(tmp_path), mesh)
+  size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(
+    lambda key: decoder.init(made.run.model, key), jax.random.key(0)
+  )))
+  # Parameters, gradients, two moments, and the reference of stage I.
+  stage, least = made.stages[1], 4 * 5 * size
+  check = functools.partial(memory.check_stage, made.run, stage)
+  check(2 * least * mesh.size)
+  for room in (0, least - 1):
+    with pytest.raises(ConfigError, match="stage1: .*are free: .*lora.rank=16"):
+      check(room)
 
 
 def test_another_task_keeps_how_answers_are_verified():

@@ -1,8 +1,9 @@
-"""Whether a model and the cache of its rows fit, before weights are read.
+"""Whether a model and what belongs to it fit, before weights are read.
 
-Only what is sure to be held at the same time is counted: parameters, their
-copy in the dtype of the computation, and keys and values. A machine that has
-less than this fails for certain, on Linux by being killed without a word.
+Only what is sure to be held at the same time is counted: to sample, parameters,
+their copy in the dtype of the computation, and keys and values; to train, the
+state and gradients. A machine that has less than this fails for certain, on
+Linux by being killed without a word.
 """
 
 import math
@@ -16,6 +17,8 @@ from jax.sharding import Mesh
 
 from sitrain.models.decoder import Decoder
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.start import Run, layout
+from sitrain.types import Stage
 
 _GIB = 2**30
 _LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
@@ -53,15 +56,19 @@ def of_parameters(shapes: Any, mesh: Mesh, dtype: Any) -> float | int:
   With the copy that a program makes of them where the model computes in another
   dtype, and where they are split over fsdp: a group of devices gathers them.
   """
-  leaves = jax.tree.leaves(shapes)
-  held = sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in leaves
-  )
+  leaves, held = jax.tree.leaves(shapes), _held(shapes)
   size = jnp.dtype(dtype).itemsize
   if size == leaves[0].dtype.itemsize and mesh.shape["fsdp"] == 1:
     return held
   return held + sum(x.size for x in leaves) * size / mesh.shape["tensor"]
+
+
+def _held(shapes: Any) -> int:
+  """Bytes on one device."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(shapes)
+  )
 
 
 def of_row(model: Decoder, columns: float | int) -> float | int:
@@ -105,3 +112,31 @@ def check(
     f"{said}take a smaller model, or a machine with"
     f" {(alone + samples * row) / _GIB:.1f} GiB or more"
   )
+
+
+def check_stage(run: Run, stage: Stage, memory: float | int) -> None:
+  """Raises ConfigError where `memory` bytes do not hold a stage's state.
+
+  With the gradients of a stage that trains. `memory` is that of all devices of
+  this process; the line says what would fit.
+  """
+  state, devices = layout(run, stage), len(run.mesh.local_devices)
+  trained = 0 if stage.writes else _held(state.params)
+  alone = _held(state) + trained
+  if alone * devices <= memory:
+    return
+  said = (
+    f"config.stage.{stage.name}: parameters, optimizer, gradients and what is"
+    f" held take {alone * devices / _GIB:.1f} GiB on {devices}"
+    f" device{'s' * (devices > 1)}, and {memory / _GIB:.1f} GiB are free: "
+  )
+  cpu = run.mesh.local_devices[0].platform == "cpu"
+  if cpu and devices > 1 and alone <= memory:
+    raise ConfigError(f"{said}set JAX_NUM_CPU_DEVICES=1, for one copy of them")
+  ways = []
+  if run.origin.base == ():
+    ways.append("train adapters alone with config.model.lora.rank=16")
+  if run.mesh.size > 1 and run.mesh.shape["fsdp"] == 1:
+    ways.append("split them with config.mesh.data=1 and config.mesh.fsdp=-1")
+  ways.append(f"take a machine with {alone * devices / _GIB:.1f} GiB or more")
+  raise ConfigError(said + ", or ".join(ways))
