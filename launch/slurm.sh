@@ -6,8 +6,8 @@
 #
 # from the top of the repository, in whose .venv the package is installed
 # (pip install -e '.[cuda]'); VENV names another environment. Give as many tasks
-# as GPUs per node. JAX finds out about the other processes from Slurm. The
-# workdir has to be seen by all nodes; gs:// will do.
+# as GPUs per node. JAX finds the other processes through Slurm. All nodes must
+# see the workdir; gs:// works too.
 #
 #SBATCH --job-name=sitrain
 #SBATCH --nodes=1
@@ -30,9 +30,9 @@ if [ ! -x "$python" ]; then
   exit 2
 fi
 
-# The batch shell outlives the signal; the tasks save and end with code 75. The
-# first to end must not take the others along while they save: those end by
-# themselves where one is gone.
+# The batch shell ignores the signal; the tasks save and exit with code 75. The
+# first task to exit must not kill the others while they save: they exit by
+# themselves when one is gone.
 trap : TERM
 code=0
 srun --kill-on-bad-exit=0 --wait=300 --label --unbuffered \

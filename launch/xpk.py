@@ -4,8 +4,8 @@
     --image=us-docker.pkg.dev/project/repository/sitrain:1 \\
     --config=configs/score_math.py --workdir=gs://bucket/run
 
-prints it; --execute runs it. The image is that of launch/Dockerfile. A job that
-was preempted, or ends with the exit code that says so, is started again.
+prints it; --execute runs it. The image is that of launch/Dockerfile. A job is
+started again after a preemption, and after the exit code for one.
 """
 
 import argparse
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]{0,37}[a-z0-9])?")
 
 def command(job: Job, flags: argparse.Namespace) -> list[str]:
   """`xpk workload create`, as in its own --help (AI-Hypercomputer/xpk)."""
-  # xpk runs it in a subshell: with exec, its signals reach the run itself.
+  # xpk runs it in a subshell; with exec, signals reach the run itself.
   line = f"exec {shlex.join(jobs.command(job))}"
   optional = {"--project": flags.project, "--zone": flags.zone}
   return [

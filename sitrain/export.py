@@ -1,10 +1,10 @@
-"""Writes the policy of a stage as a model that transformers can load.
+"""Exports the policy of a stage as a model that transformers can load.
 
   python -m sitrain.export --workdir=/tmp/sitrain --output=/tmp/sitrain_model
 
-Weights, config.json and the tokenizer. A run that began with a checkpoint of
-the hub keeps its architecture; another is written as the architecture of
-transformers that it is.
+Writes weights, config.json and the tokenizer. A run that began with a
+checkpoint keeps its architecture; other models get the matching architecture of
+transformers.
 """
 
 import sitrain.runtime.early  # noqa: F401
@@ -48,7 +48,7 @@ def described(config: dict, folder: epath.Path) -> tuple[Any, dict]:
 
 
 def export(workdir: epath.Path, output: epath.Path) -> str:
-  """Restores, writes, and returns a line on what was written."""
+  """Restores and writes the model; returns a line about it."""
   config = build.config_of_run(str(workdir))
   config = policy.of_role(config, ROLE.value)
   stage = policy.stage_of(config, workdir, STAGE.value)
@@ -62,7 +62,7 @@ def export(workdir: epath.Path, output: epath.Path) -> str:
     files = []
     if jax.process_index() == 0:
       files = write_tokenizer(config, workdir, output)
-    # The last file is config.json: a folder that has it is complete.
+    # config.json is written last: a folder that has it is complete.
     weights.write(output, model, params, theirs, dtype=dtype)
   count = f"tokenizer ({len(files)} files)" if files else "no tokenizer"
   return (
@@ -72,7 +72,7 @@ def export(workdir: epath.Path, output: epath.Path) -> str:
 
 
 def main(argv: list[str]) -> None:
-  """Checks the flags and writes; of several processes all take part."""
+  """Checks the flags and exports; all processes take part."""
   distributed.start(by_core=False)
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")

@@ -75,7 +75,7 @@ flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
 def open_sink(config: dict, workdir: str) -> metrics.Sink:
-  """metrics.jsonl and TensorBoard events, and wandb where it is asked for."""
+  """metrics.jsonl, TensorBoard events, and wandb if config.run.wandb is set."""
   folder = epath.Path(workdir)
   sinks = [
     metrics.jsonl(folder / "metrics.jsonl"),
@@ -91,11 +91,11 @@ def open_sink(config: dict, workdir: str) -> metrics.Sink:
 def evaluator(run: Run, task: Any, config: dict) -> Callable[..., dict]:
   """(params, say) -> the row of a stage: accuracies, controls, dialogues.
 
-  Every stage is asked the same problems; the programs are compiled once.
-  `say` gets a text, how far it is.
+  Every stage gets the same problems; the programs are compiled once. `say` gets
+  the progress as text.
   """
   options = dict(config["evaluate"])
-  options.pop("task", ())  # It has gone into `task`.
+  options.pop("task", ())  # `task` already has these options.
   players = evaluation.make_player(
     run.model, task, turns=options.pop("turns"), jit=jax.jit,
     resamples=options.pop("resamples", 8),
@@ -109,23 +109,23 @@ def evaluator(run: Run, task: Any, config: dict) -> Callable[..., dict]:
 
 
 class Start(NamedTuple):
-  """How a run gets going."""
+  """The start of a run: its time, and the programs that are compiling."""
 
   began: float  # on the monotonic clock
-  programs: list[Future]  # of the stages that are left
+  programs: list[Future]  # of the unfinished stages
   took: dict[str, float]  # seconds to the first steps
-  reached: dict[str, Future]  # stages that wait for a table to be written
+  reached: dict[str, Future]  # by stage, set when its table is written
 
 
 def summarize(
   run: Run, stages: list, judge: Callable[..., dict], digest: str,
   start: Start,
 ) -> tuple[dict, bool]:
-  """Runs what is left, stage by stage; summary.json grows with each.
+  """Runs the unfinished stages in order; summary.json grows with each.
 
-  The first stage begins when its program is compiled; those of the others are
-  compiled meanwhile, side by side. Returns the summary, and whether anything
-  was left.
+  The first stage starts when its program is compiled; the other programs are
+  compiled meanwhile, in parallel. Returns the summary, and whether any stage
+  was unfinished.
   """
   path = epath.Path(run.workdir) / "summary.json"
   begun = lambda: workdirs.read_json(path) if path.exists() else {}
@@ -159,11 +159,11 @@ def summarize(
 
 
 def check_left(run: Run, stages: list) -> None:
-  """Raises ConfigError where what is left cannot begin or go on.
+  """Raises ConfigError if an unfinished stage cannot start or resume.
 
-  Before the workdir is claimed: a checkpoint of another run that does not fit,
-  a state that is larger than the memory, or a table that another run has
-  written.
+  Call it before the workdir is claimed. The reason is a checkpoint of another
+  run that does not fit, a state that is larger than the memory, or a table that
+  another run has written.
   """
   path = epath.Path(run.workdir) / "summary.json"
   begun = lambda: workdirs.read_json(path) if path.exists() else {"stages": []}
@@ -181,17 +181,17 @@ def check_left(run: Run, stages: list) -> None:
 def watched(
   display: progress.Display, beat: Callable[..., None], start: Start
 ) -> Callable[..., None]:
-  """The display's update, which says when the first steps were done.
+  """The display's update, which also reports the time to the first steps.
 
-  It raises what meanwhile went wrong with the program of a later stage.
+  It raises compilation errors of later stages.
   """
 
-  def update(stage: str, *told: Any) -> None:
-    beat(stage, *told)
+  def update(stage: str, *status: Any) -> None:
+    beat(stage, *status)
     if not start.took:
       start.took["seconds"] = time.monotonic() - start.began
       display.say(f"{stage} first steps after {start.took['seconds']:.1f} s")
-    display.update(stage, *told)
+    display.update(stage, *status)
     for program in start.programs:
       if program.done():
         program.result()
@@ -209,10 +209,10 @@ def _empty(run: Run, digest: str) -> dict:
 
 
 def claim(workdir: str, config: dict, found: dict) -> str:
-  """The config's hash; the workdir is this run's, and every host sees it.
+  """Claims the workdir for this run; returns the config's hash.
 
-  `found` is what sources.record says. Raises ConfigError where a host does not
-  see it.
+  `found` is the result of sources.record. Raises ConfigError if a host does not
+  see the workdir.
   """
   digest = workdirs.claim(workdir, config, found)
   distributed.meet("claimed")
@@ -245,25 +245,25 @@ def _train(
   config: dict, workdir: str, start: Start, facts: dict,
   display: progress.Display,
 ) -> dict:
-  """`train`, in a workdir that is this run's alone."""
+  """`train`, while the workdir is locked."""
   jax.config.update("jax_threefry_partitionable", True)
   metrics.check_installed(project=config["run"]["wandb"])
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
   with activity.during("reading problems"):
-    task, asked, bare, stages, found = build.prepare(config, workdir, mesh)
+    ready = build.prepare(config, workdir, mesh)
   with jax.set_mesh(mesh):
-    judge = evaluator(bare, asked, config)
-    check_left(bare._replace(workdir=workdir), stages)
-  digest = claim(workdir, config, found)
+    judge = evaluator(ready.run, ready.evaluation_task, config)
+    check_left(ready.run._replace(workdir=workdir), ready.stages)
+  digest = claim(workdir, config, ready.found)
   log = logs.open_log(workdir, facts)
-  if jax.process_index() == 0 and (said := describe(task)):
-    print(said)
+  if jax.process_index() == 0 and (description := describe(ready.task)):
+    print(description)
   if jax.process_index() == 0:
     packages.keep(workdir, packages.installed())
   sink = open_sink(config, workdir)
-  run = bare._replace(
+  run = ready.run._replace(
     workdir=workdir, sink=sink,
     show=watched(display, logs.heartbeat(workdir, log), start),
     save_every=config["run"]["save_every"],
@@ -273,7 +273,7 @@ def _train(
   )
   try:
     with jax.set_mesh(mesh):
-      summary, fresh = summarize(run, stages, judge, digest, start)
+      summary, fresh = summarize(run, ready.stages, judge, digest, start)
   finally:
     sink.close()
   display.close()
@@ -283,7 +283,7 @@ def _train(
 
 
 def finish(summary: dict, workdir: str, fresh: bool) -> None:
-  """The report as a file; the table and a few dialogues on the screen."""
+  """Writes the report; prints the table and a few dialogues."""
   page = report.write_report(workdir)
   progress.show_summary(summary)
   if not fresh:

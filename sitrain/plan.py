@@ -1,15 +1,15 @@
-"""Tells what a config needs on a pod, on a machine that has none of its chips.
+"""Plans a config for a pod, on a machine without its chips.
 
   python -m sitrain.plan --config=configs/score_math.py --topology=v5e:2x4 \
     --config.mesh.data=1 --config.mesh.fsdp=8
 
-Compiles every program of the stages and shows the memory that they take on a
-chip, products, traffic, collectives and an estimate of an iteration's time.
-A TPU's compiler is stopped when it has assigned memory, before it writes
-machine code, which takes far longer; --machine_code lets it. Neither weights
-nor data are read: a model is its shapes, by --model=qwen3-8b, a folder with a
-config.json, or the name in config.model.path. Exit code 1 where something does
-not fit.
+Compiles every program of the stages and shows their memory on a chip, products,
+traffic, collectives, and an estimate of an iteration's time. The TPU compiler
+is stopped after it has assigned memory, before it generates machine code, which
+takes far longer; with --machine_code it is not. Neither weights nor data are
+read: only the shapes of a model are used, from --model=qwen3-8b, from a folder
+with a config.json, or from the name in config.model.path. Exit code 1 if
+something does not fit.
 """
 
 import sitrain.runtime.early  # noqa: F401
@@ -67,12 +67,12 @@ flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
 def plan(
-  config: dict, target: chips.Target, tell: Callable[[str], None]
+  config: dict, target: chips.Target, report: Callable[[str], None]
 ) -> dict:
-  """The plan of all stages that are asked for, as JSON has it."""
+  """The plan of all chosen stages, as a JSON value."""
   names = stages.check_stage(config, STAGE.value)
   stages.check_programs(PROGRAMS.value)
-  options = dict(only=PROGRAMS.value, tell=tell, code=CODE.value)
+  options = dict(only=PROGRAMS.value, report=report, code=CODE.value)
   whole = CODE.value or target.name == chips.LOCAL
   found = {
     "topology": target.name, "chip": target.chip._asdict(),
@@ -116,8 +116,8 @@ def main(argv: list[str]) -> None:
     use_cores()
   target = chips.target_of(TOPOLOGY.value)
   jax.config.update("jax_threefry_partitionable", True)
-  with show.telling(Console(stderr=True)) as tell:
-    found = plan(fields.placed(build.plain(CONFIG.value)), target, tell)
+  with show.progress(Console(stderr=True)) as report:
+    found = plan(fields.placed(build.plain(CONFIG.value)), target, report)
   show.show(found, Console(width=None if sys.stdout.isatty() else 110))
   if OUTPUT.value:
     text = json.dumps(finite(found), indent=1)

@@ -1,4 +1,4 @@
-"""Writes the report of a run anew, as one self-contained HTML file.
+"""Writes the report of a run again, as one self-contained HTML file.
 
 python -m sitrain.report --workdir=/tmp/sitrain
 """

@@ -1,12 +1,12 @@
-"""Samples a test set: texts, what the verifiers say of them, pass@k and maj@k.
+"""Samples a test set: texts, verdicts of the verifiers, pass@k and maj@k.
 
   python -m sitrain.sample --config=configs/score_gsm8k.py \\
     --config.model.path=FOLDER_OR_HUB_ID --samples=8 --output=gsm8k.jsonl
   python -m sitrain.sample --workdir=RUN --stage=stage2 --output=gsm8k.jsonl
 
-A model as it is, or a stage of a run. Writes a row for each problem, and its
-numbers beside it as gsm8k.jsonl.json. Started again, the same command goes on
-where it stopped. The problems are those of config.evaluate.task.
+Samples from a model without a run, or from a stage of a run. Writes a row for
+each problem, and a summary to gsm8k.jsonl.json. The same command resumes where
+it stopped. The problems are those of config.evaluate.task.
 """
 
 import sitrain.runtime.early  # noqa: F401
@@ -45,9 +45,14 @@ from sitrain.runtime import (
   sharding,
 )
 from sitrain.runtime import compile as compiling
-from sitrain.runtime.asked import Plan, config_of, options_of, plan_from
 from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.requested_samples import (
+  Plan,
+  config_of,
+  options_of,
+  plan_from,
+)
 from sitrain.runtime.task import check_context
 from sitrain.runtime.testset import tasks_of
 from sitrain.types import PAD
@@ -98,7 +103,7 @@ flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
 def load(config: dict, plan: Plan, model: Any, mesh: Any) -> Any:
-  """The parameters of a stage of a run, or of the model as it is."""
+  """The parameters of a stage of a run, or of config.model.path."""
   if plan.workdir:
     folder = epath.Path(plan.workdir) / plan.stage
     return policy.of_stage(config, model, mesh, folder, plan.which)
@@ -106,7 +111,7 @@ def load(config: dict, plan: Plan, model: Any, mesh: Any) -> Any:
 
 
 def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
-  """Plays; what is text is judged later, by the first process alone."""
+  """The player; texts are judged later, by the first process only."""
   player = playing.make(
     model, task, turns=plan.turns, samples=plan.samples, top_k=plan.top_k,
     top_p=plan.top_p, slots=plan.slots, reply=task.reply, jit=jax.jit,
@@ -142,7 +147,7 @@ def check_size(
 
 
 def missing_of(task: Any, plan: Plan, problems: int) -> np.ndarray:
-  """Which problems the output lacks; the first process knows."""
+  """A mask of the problems that the output lacks, from the first process."""
   missing = np.ones(problems, bool)
   if jax.process_index() == 0:
     done = {row["row"] for row in parts.read(plan.output)}
@@ -168,14 +173,15 @@ def write_missing(
   count = plan.problems or rows or config["evaluate"]["problems"]
   posed = player.pose(jax.random.fold_in(key, 0), count)
   total = len(posed.prompt)
-  # It refuses a batch of none.
-  rows = plan.samples * playing.part_size(player, plan.batch, total)
-  prompt = int(np.sum(np.asarray(posed.prompt) != PAD, axis=1).max())
-  check_size(config, plan, model, task, mesh, rows=rows, prompt=prompt)
+  size = playing.part_size(player, plan.batch, total)  # Checks the batch.
   parts.claim(plan.output, options_of(config, plan))
   missing = missing_of(task, plan, total)
   if not missing.any():
     return 0
+  check_size(
+    config, plan, model, task, mesh, rows=size * plan.samples,
+    prompt=int(np.sum(np.asarray(posed.prompt) != PAD, axis=1).max()),
+  )
   params = load(config, plan, model, mesh)
   parts.begin(plan.output, options_of(config, plan))
   begun()
@@ -207,7 +213,7 @@ def write_missing(
 
 
 def sample(config: dict, plan: Plan) -> dict[str, Any]:
-  """Samples what is missing, and writes and returns the summary."""
+  """Samples the missing problems; writes and returns the summary."""
   jax.config.update("jax_threefry_partitionable", True)
   if config["run"]["compile_cache"]:
     compiling.use_cache()
@@ -225,16 +231,16 @@ def sample(config: dict, plan: Plan) -> dict[str, Any]:
   if jax.process_index() != 0:
     return {}
   found = parts.finish(plan.output)
-  rng = np.random.default_rng(0)  # of the bootstrap; of no sample
+  rng = np.random.default_rng(0)  # only for the bootstrap
   summary = sampling.summarize(
     rng, found, verifiers=tuple(tasks), turns=len(plan.turns), ks=plan.ks,
     draws=plan.draws,
   )  # fmt: skip
   texts = next(iter(tasks.values())).texts
   left_out = len(texts.rows) - len(texts.kept) if texts else 0
-  asked = options_of(config, plan)["task"]
+  task = options_of(config, plan)["task"]
   device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-  summary = {"task": asked["name"], "split": asked.get("split", "")} | summary
+  summary = {"task": task["name"], "split": task.get("split", "")} | summary
   summary |= {
     "left_out": left_out, "samples": plan.samples, "new": new,
     "temperature": plan.temperature, "device": device, "jax": jax.__version__,
@@ -244,7 +250,7 @@ def sample(config: dict, plan: Plan) -> dict[str, Any]:
 
 
 def show(summary: dict[str, Any], plan: Plan) -> None:
-  """The table, and where everything is."""
+  """Prints the tables and the path of the output."""
   console = Console(width=None if sys.stdout.isatty() else 120)
   for table in tables.samples_tables(summary):
     console.print(table)

@@ -155,8 +155,8 @@ def _serve():
   from transformers import AutoTokenizer  # noqa: F401
 
   import sitrain.evaluate.run
-  import sitrain.runtime.asked
   import sitrain.runtime.report
+  import sitrain.runtime.requested_samples
   import sitrain.runtime.stage  # noqa: F401
 
   answers = os.fdopen(os.dup(1), "w")

@@ -224,7 +224,8 @@ def test_other_rows_at_the_same_path_are_refused(tmp_path, caplog):
   workdir.claim(folder, config, ready.found)
   begin(folder, "one")
   record = lambda: sources.record(
-    config, config, build.task_from(config, str(folder)), ready.asked, []
+    config, config, build.task_from(config, str(folder)),
+    ready.evaluation_task, [],
   )
   workdir.claim(folder, config, record())
   other = [row | {"answer": "#### 7"} for row in ROWS]

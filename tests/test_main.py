@@ -1,4 +1,4 @@
-"""The main as a user sees it: what it leaves, says, survives and refuses."""
+"""The main as a user sees it: its files, output, resumption and errors."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def arrays(workdir, stage):
 
 
 def numbers(rows):
-  """Rows without what a clock says."""
+  """Rows without the fields that depend on time."""
   clocks = ("run/seconds", "run/host_seconds", "seconds")
   return [{k: v for k, v in row.items() if k not in clocks} for row in rows]
 
@@ -179,7 +179,7 @@ def test_a_finished_run_trains_nothing(finished, ask):
     and path.name != "report.html"
     and not {"tensorboard", "logs"} & set(path.parts)
   }
-  # No shell expands what stands behind an equals sign.
+  # A shell does not expand ~ after an equals sign.
   home = {"HOME": str(workdir.parent)}
   done = ask(*RUN, f"--workdir=~/{workdir.name}", **home)
   assert done.code == 0 and done.err == ""
@@ -301,7 +301,7 @@ def test_no_usable_checkpoint_is_an_error(finished, tmp_path, ask):
 
 
 def test_an_error_in_training_is_no_bad_input(finished, tmp_path, ask):
-  """Who starts runs again may do so; the log says where it happened."""
+  """Its exit code is 1, so launchers may restart; the log has the traceback."""
   workdir = unfinished(finished, tmp_path)
   gap = "--config.run.max_sampler_gap=1e-12"
   done = ask(*RUN, gap, f"--workdir={workdir}")
@@ -359,7 +359,7 @@ def get_config(argument=""):
   return config
 """
 
-# What is wrong: arguments, environment, what the one line has to say.
+# Name -> arguments, environment, and words that the error line must have.
 EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 WRONG = {
   "misspelt field": (
@@ -425,7 +425,7 @@ WRONG = {
 
 
 def refused(done, words):
-  """One line that says all the words, and a code that says it went wrong."""
+  """Asserts one line of error with all the words, and a nonzero exit code."""
   assert done.code == 2, done
   assert len(done.err.splitlines()) == 1, done.err
   assert done.err.startswith("error: ") and done.out == ""
@@ -514,7 +514,7 @@ def test_the_workdir_of_another_config_is_refused(finished, ask):
     ["config.seed=0", "this one has 1", "--workdir", "--config.seed=0"],
   )
   assert (finished[0] / "metrics.jsonl").read_bytes() == before
-  # What only shows or stores a run may differ.
+  # Fields that only show or store a run may differ.
   done = ask(*RUN, "--config.run.keep=5", f"--workdir={finished[0]}")
   assert done.code == 0
 

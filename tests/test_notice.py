@@ -114,7 +114,7 @@ def test_elsewhere_nobody_is_asked(quiet, monkeypatch, tmp_path):
   monkeypatch.delenv("NO_GCE_CHECK")
   monkeypatch.delenv("GCE_METADATA_HOST")
   (tmp_path / "none").write_text("Google Compute Engine\n")
-  assert notice.told()
+  assert notice.is_on_compute_engine()
 
 
 CHILD = """

@@ -1,4 +1,4 @@
-"""What processes tell each other, against a store that is a dict.
+"""Heartbeats of processes, with a dict as the store.
 
 test_survival.py runs real ones, and ends them.
 """
@@ -17,10 +17,10 @@ from sitrain.configs import quickstart
 from sitrain.runtime import build, distributed, peers, signals
 from sitrain.runtime.options import ConfigError
 
-ALONE = peers._Word(0, peers.ALIVE, 0, "")
-LEFT = peers._Word(3, peers.LEFT, 1, "no disk")
-ORDERED = peers._Word(3, peers.LEFT, signals.RESTART, "stopped")
-DONE = peers._Word(3, peers.DONE, 0, "")
+ALONE = peers._Heartbeat(0, peers.ALIVE, 0, "")
+LEFT = peers._Heartbeat(3, peers.LEFT, 1, "no disk")
+ORDERED = peers._Heartbeat(3, peers.LEFT, signals.RESTART, "stopped")
+DONE = peers._Heartbeat(3, peers.DONE, 0, "")
 LOST = 10.0  # seconds
 
 
@@ -79,7 +79,7 @@ GONE = (signals.RESTART, "process 0 is gone")
   "word, seconds, failures, training, want", [
     (ALONE, LOST - 1, 0, False, ()),
     (ALONE, LOST + 1, 0, False, GONE),
-    # The store is process 0's: where it refuses, nobody waits.
+    # Process 0 has the store: if it refuses, process 0 is lost.
     (ALONE, 0.1, peers._TRIES - 1, False, ()),
     (ALONE, 0.1, peers._TRIES, False, GONE),
     # There is time for words of one's own, and an order is obeyed in order.
@@ -126,13 +126,13 @@ def test_only_new_words_are_heard(store):
     before = watch.heard[0][1]
     store.says(0, word)
     time.sleep(0.002)
-    peers._listen(watch)
+    peers._read(watch)
     assert (watch.heard[0][1] > before) == bool(new)
-  peers._say(watch)
-  peers._say(watch, peers.LEFT, 7, "why")
-  said = peers._Word(*json.loads(store.known[f"{peers._KEY}1"]))
-  assert said == peers._Word(2, peers.LEFT, 7, "why")
-  peers._listen(watch)  # One does not hear oneself.
+  peers._publish(watch)
+  peers._publish(watch, peers.LEFT, 7, "why")
+  said = peers._Heartbeat(*json.loads(store.known[f"{peers._KEY}1"]))
+  assert said == peers._Heartbeat(2, peers.LEFT, 7, "why")
+  peers._read(watch)  # A process does not read its own heartbeat.
   assert set(watch.heard) == {0}
 
 
@@ -145,7 +145,7 @@ def looking(watch, monkeypatch):
     watch.over.set()
 
   monkeypatch.setattr(peers, "leave", leave)
-  for work in (peers._talk_on, peers._look_on):
+  for work in (peers._publish_loop, peers._watch_loop):
     threading.Thread(target=work, args=(watch,), daemon=True).start()
   return found
 
@@ -170,21 +170,21 @@ def test_a_process_that_stops_is_missed(how, store, monkeypatch):
 
 
 def test_a_failure_of_ones_own_waits_for_the_others_words(store, monkeypatch):
-  """An error may be what is seen of another's end: that is said, then."""
+  """After an error a process waits, in case the loss of another caused it."""
   watch = watch_of(lost=60.0)
   monkeypatch.setattr(peers, "_WATCH", [watch])
-  # Once the first has heard everybody after the failure, nobody is gone.
+  # If process 0 hears from all after the failure, none is lost.
   hear = lambda rounds: watch.heard.update(
     {0: (ALONE._replace(rounds=rounds), time.monotonic())}
   )
   hear(5)
   later = [threading.Timer(0.1 * i, hear, [5 + i]) for i in (1, 2)]
+  began = time.monotonic()
   for timer in later:
     timer.start()
-  began = time.monotonic()
   peers.failed()
   assert 0.2 <= time.monotonic() - began < 30
-  said = peers._Word(*json.loads(store.known[f"{peers._KEY}1"]))
+  said = peers._Heartbeat(*json.loads(store.known[f"{peers._KEY}1"]))
   assert said.state == peers.FAILED
   peers.done()
   assert watch.over.is_set()
@@ -211,7 +211,7 @@ def many(monkeypatch, store, count, lost):
 
   def leave(code, why):
     found.left[found.me[0]] = code, why
-    peers._say(found.watches[found.me[0]], peers.LEFT, code, why)
+    peers._publish(found.watches[found.me[0]], peers.LEFT, code, why)
     raise Left(code, why)
 
   monkeypatch.setattr(peers, "_me", lambda: found.me[0])
@@ -234,8 +234,8 @@ def lives(found, seconds, but=()):
         continue
       found.me[0] = index
       with contextlib.suppress(Left):
-        peers._say(watch)
-        peers._listen(watch)
+        peers._publish(watch)
+        peers._read(watch)
         for other, (word, since) in watch.heard.items():
           peers._judge(watch, other, word, found.now[0] - since)
 
@@ -245,7 +245,7 @@ def test_seven_hundred_processes_live_and_miss_one(store, monkeypatch):
   found = many(monkeypatch, store, 700, lost=40.0)
   lives(found, 100.0)
   assert found.left == {}
-  assert found.watches[0].said[0].rounds >= 10
+  assert found.watches[0].last[0].rounds >= 10
   lives(found, 60.0, but=[650])
   assert len(found.left) == 699
   assert {code for code, _ in found.left.values()} == {signals.RESTART}
@@ -258,9 +258,9 @@ def test_what_one_says_at_its_end_reaches_all(store, monkeypatch):
   found.me[0] = 3
   with contextlib.suppress(Left):
     peers.leave(1, "no disk")
-  rounds = found.watches[0].said[0].rounds
+  rounds = found.watches[0].last[0].rounds
   lives(found, 20.0)
-  assert found.watches[0].said[0].rounds == rounds
+  assert found.watches[0].last[0].rounds == rounds
   assert found.left.pop(3) == (1, "no disk")
   assert set(found.left.values()) == {(1, "process 3 has left: no disk")}
   assert len(found.left) == 4
@@ -299,7 +299,7 @@ def test_processes_that_differ_do_not_agree(index, monkeypatch, tmp_path):
 @pytest.mark.parametrize("orders", [(False, False), (False, True)])
 def test_all_stop_where_one_was_asked(orders, monkeypatch):
   monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
-  monkeypatch.setattr(signals, "asked", lambda: orders[0])
+  monkeypatch.setattr(signals, "stop_requested", lambda: orders[0])
   monkeypatch.setattr(
     distributed.multihost_utils, "process_allgather",
     lambda mine: np.array([mine, orders[1]]),

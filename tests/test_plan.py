@@ -367,7 +367,7 @@ def test_updates_compile_for_a_tpu(make, tmp_path):
   config["mesh"] = {"data": 1, "fsdp": 8, "tensor": 1}
   config = plan_models.with_shapes(config, model, tmp_path)
   found = plan_stages.plan_stage(
-    config, tmp_path, place, "stage2", only=["learn"], tell=lambda text: None
+    config, tmp_path, place, "stage2", only=["learn"], report=lambda text: None
   )
   [row] = found["programs"]
   assert row["fits"] and found["chips"] == 8

@@ -8,12 +8,12 @@ import pytest
 
 from configs import quickstart
 from sitrain.runtime import batches, build, sharding
-from sitrain.runtime.plan import apart as plan_apart
 from sitrain.runtime.plan import chips as plan_chips
 from sitrain.runtime.plan import cost as plan_cost
 from sitrain.runtime.plan import hlo as plan_hlo
 from sitrain.runtime.plan import models as plan_models
 from sitrain.runtime.plan import programs as plan_programs
+from sitrain.runtime.plan import subprocess_compile as plan_compile
 
 # Out of the update of one layer of Qwen2.5-1.5B's widths for v5e:2x4 by libtpu
 # 0.0.42.1: an all-gather that is hidden behind two products, a prefetch of a
@@ -133,9 +133,9 @@ def test_two_rounds_in_one_are_counted_once(excerpt):
 
 
 def test_traffic_of_prefetches_and_of_pieces(excerpt):
-  whole, product = 2 * 16 * 384 * 2 * 128, 4 * 64 * 64
-  assert excerpt["slice.420"].bytes == whole / 4
-  assert excerpt["copy-start.134"].bytes == whole
+  complete, product = 2 * 16 * 384 * 2 * 128, 4 * 64 * 64
+  assert excerpt["slice.420"].bytes == complete / 4
+  assert excerpt["copy-start.134"].bytes == complete
   # The shard lies in the core's memory; what is gathered is written once.
   assert excerpt["async-collective-start.8"].bytes == GATHERED
   assert excerpt["fusion.902"].bytes == 2 * product
@@ -191,27 +191,31 @@ def small(tmp_path_factory):
   config["mesh"] = {"data": 1, "fsdp": 8, "tensor": 1}
   config = plan_models.with_shapes(config, "", folder)
   plan = plan_programs.planned(config, folder, place, "stage2")
-  whole = plan_apart.compile_whole(plan_programs.lowered(plan)["learn"])
-  apart = plan_apart.compile_apart(config, folder, place, "stage2", "learn")
-  return plan, whole, apart
+  lowered = plan_programs.lowered(plan)["learn"]
+  complete = plan_compile.compile_completely(lowered)
+  scheduled = plan_compile.compile_in_subprocess(
+    config, folder, place, "stage2", "learn"
+  )
+  return plan, complete, scheduled
 
 
 @pytest.mark.nightly
 def test_without_machine_code_a_program_is_the_same(small):
-  _, whole, apart = small
+  _, complete, scheduled = small
   mine, theirs = (
-    plan_cost.works(plan_hlo.parse(made.text), 1) for made in (apart, whole)
+    plan_cost.works(plan_hlo.parse(made.text), 1)
+    for made in (scheduled, complete)
   )
   assert mine == theirs and len(mine) > 100
-  assert apart.memory == whole.memory | {"code": 0}
-  assert 0 < whole.memory["code"] < 2**24
+  assert scheduled.memory == complete.memory | {"code": 0}
+  assert 0 < complete.memory["code"] < 2**24
 
 
 @pytest.mark.nightly
 def test_bytes_of_the_small_program_as_by_hand(small):
   """Against a count by hand, from the shapes of the config's `_shrink`."""
-  plan, _, apart = small
-  done = plan_cost.works(plan_hlo.parse(apart.text), 1)
+  plan, _, scheduled = small
+  done = plan_cost.works(plan_hlo.parse(scheduled.text), 1)
   sent = lambda kind: [w for w in done if w.collective.kind == kind]
   width, vocabulary, chips = 16, 15, 8
   # Every chip has a problem: its prompt once, and two turns of 5 of 8 samples.

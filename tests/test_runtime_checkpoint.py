@@ -362,10 +362,10 @@ def test_numbers_are_cast_where_that_is_asked_for(tmp_path, state):
   with pytest.raises(ValueError, match=r"has bfloat16\[3\] for .*needs float"):
     checkpoint.restore(tmp_path, "last", other)
   found, _ = checkpoint.restore(
-    tmp_path, "last", other, fit=snapshot.in_any_dtype
+    tmp_path, "last", other, fit=snapshot.cast_dtypes
   )
   cast = lambda x: x.astype(swap[x.dtype])
   assert_same(found.params, jax.tree.map(cast, shifted(state, 1).params))
   wrong = other._replace(step=jax.ShapeDtypeStruct((), jnp.float32))
   with pytest.raises(ValueError, match=r"int32\[\] for step"):
-    checkpoint.restore(tmp_path, "last", wrong, fit=snapshot.in_any_dtype)
+    checkpoint.restore(tmp_path, "last", wrong, fit=snapshot.cast_dtypes)

@@ -118,7 +118,7 @@ def test_one_device_needs_no_groups():
 
 @dataclasses.dataclass(frozen=True)  # A mesh takes a tuple for an array.
 class Device:
-  """What stands for a chip of one of several slices."""
+  """A fake chip of one of several slices."""
 
   id: int
   slice_index: int
@@ -139,7 +139,7 @@ def test_the_outer_axis_goes_over_slices():
   assert found.shape == (2, 2, 2)
   assert (found[0] == 0).all() and (found[1] == 1).all()
   assert {*slices(-1, 2, 1).reshape(4, 2)[:, 0].tolist()} == {0, 1}
-  # Parameters are split over slices only where rows are not.
+  # Parameters are split over slices only if rows are not.
   found = slices(1, 4, 2)
   assert (found[:, :2] == 0).all() and (found[:, 2:] == 1).all()
   with pytest.raises(ValueError, match=r"2 slices .*set config.mesh.data to a"):
@@ -179,8 +179,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from sitrain.runtime import cores, sharding
-for name in cores.PATIENCE if sys.argv[1:] else ():
-  cores.PATIENCE[name] = int(sys.argv[1])
+for name in cores.COLLECTIVE_TIMEOUTS if sys.argv[1:] else ():
+  cores.COLLECTIVE_TIMEOUTS[name] = int(sys.argv[1])
 cores.use_cores()
 mesh = sharding.make_mesh(2)
 
@@ -221,12 +221,12 @@ def test_devices_of_a_cpu_wait_for_each_other(limit, flags, played):
 def test_what_a_user_tells_xla_stays(monkeypatch):
   name = "xla_cpu_collective_call_terminate_timeout_seconds"
   monkeypatch.setenv("XLA_FLAGS", f"--{name}=7 --xla_cpu_x=1")
-  cores.be_patient()
+  cores.allow_slow_collectives()
   found = os.environ["XLA_FLAGS"].split()
   assert found[-2:] == [f"--{name}=7", "--xla_cpu_x=1"]
   assert len(found) == 4 and all("timeout" in word for word in found[:3])
-  assert cores.PATIENCE[name] >= 24 * 3600
-  cores.be_patient()
+  assert cores.COLLECTIVE_TIMEOUTS[name] >= 24 * 3600
+  cores.allow_slow_collectives()
   assert os.environ["XLA_FLAGS"].split() == found
   monkeypatch.delenv("JAX_PLATFORMS", raising=False)
   monkeypatch.setattr(
@@ -234,7 +234,7 @@ def test_what_a_user_tells_xla_stays(monkeypatch):
     lambda: (4, "v5e"),
   )
   monkeypatch.delenv("XLA_FLAGS")
-  cores.be_patient()
+  cores.allow_slow_collectives()
   assert "XLA_FLAGS" not in os.environ
 
 

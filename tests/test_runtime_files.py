@@ -403,7 +403,7 @@ def test_progress_lives_on_a_terminal(clock):
   shown = progress.live(console)
   with activity.during("reading weights"):
     clock[0] += 65
-    activity._tell("at", activity.now())
+    activity._notify("at", activity.now())
   shown.update("stage_1", 2, 4, {"judge/reward_1": 0.5}, 10.0)
   shown.close()
   text = console.export_text()
@@ -427,7 +427,7 @@ def clock(monkeypatch):
 def ticks(clock, seconds):
   for _ in range(seconds):
     clock[0] += 1
-    activity._tell("at", activity.now())
+    activity._notify("at", activity.now())
 
 
 def test_what_takes_long_is_said_with_its_seconds(clock):

@@ -21,12 +21,12 @@ from sitrain.models import decoder
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import describe, tokenizer, weights
 from sitrain.runtime import (
-  asked,
   build,
   checkpoint,
   memory,
   parts,
   policy,
+  requested_samples,
   sharding,
   testset,
 )
@@ -92,7 +92,7 @@ def config_of(folder):
 
 def plan_of(config, output, **given):
   flags = SimpleNamespace(**GIVEN_FLAGS | {"output": str(output)} | given)
-  return asked.plan_from(config, flags)
+  return requested_samples.plan_from(config, flags)
 
 
 def lines(path):
@@ -281,7 +281,7 @@ def test_corrections_and_disagreement():
 
 @pytest.fixture(scope="module")
 def whole(folder, tmp_path_factory):
-  """(file, its summary) of samples that nobody has disturbed."""
+  """(file, its summary) of a sampler run without interruption."""
   output = tmp_path_factory.mktemp("whole") / "rows.jsonl"
   config = config_of(folder)
   return output, sample.sample(config, plan_of(config, output))
@@ -331,7 +331,7 @@ def test_batch_and_kills_and_more_samples_change_nothing(
     sample.sample(config, plan)
   monkeypatch.undo()
   assert not output.exists() and len(parts.read(output)) == sum(count) == 8
-  # What the killed writer left of a third part is no row.
+  # The unfinished third part of the killed writer has no rows.
   (parts.folder_of(output) / "00003.jsonl.new").write_text('{"row": 7, "te')
   assert sample.sample(config, plan)["new"] == 4
   assert lines(output) == [first_of(row) for row in lines(whole[0])]

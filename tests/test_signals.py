@@ -95,7 +95,7 @@ if sys.argv[1:]:
       signals.Working("one", 2, 3, time.monotonic(), 5.0, lambda: 1)
     )
     print("ready", flush=True)
-    while not signals.asked():
+    while not signals.stop_requested():
       time.sleep(0.01)
     print("asked", flush=True)
     time.sleep(float(sys.argv[1]))

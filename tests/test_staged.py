@@ -1,4 +1,4 @@
-"""Stages whose judge runs on the host: what it gets, and delayed samples."""
+"""Stages with a judge on the host: its arguments, and delayed samples."""
 
 import functools
 import threading
@@ -59,7 +59,7 @@ TASK = on_host(
 
 
 def method_of(task=TASK):
-  """SCoRe's stage II, whose problems tell the step that they are posed for."""
+  """SCoRe's stage II; its problems encode the step that they are posed for."""
   method = score.stage_two(
     {"policy": MODEL}, task, OPTIMIZER, turns=TURNS, problems=PROBLEMS,
     samples=SAMPLES,
@@ -86,7 +86,7 @@ def rarely(task):
 
 
 def begin():
-  """A state of its own, for it is donated."""
+  """A new state for each call, because it is donated."""
   rng = np.random.default_rng(0)
   tables = rng.normal(size=(2, VOCABULARY, VOCABULARY)).astype(np.float32)
   policy, reference = map(fakes.tabled, tables)
@@ -104,7 +104,7 @@ def abstract():
 
 
 def stepped(method):
-  """Samples and verdicts that tell the step which their verbs see."""
+  """Samples and verdicts that encode the step that their verbs see."""
 
   def generate(keys, state, problems):
     rows = method.generate(keys, state, problems)
@@ -181,7 +181,7 @@ def test_a_single_step_has_nothing_to_be_late_for():
 
 
 def test_a_call_depends_on_its_arguments_alone():
-  """So a run that is resumed between calls goes on as it would have."""
+  """A run that is resumed between calls gives the same results."""
   loop = loop_of(3, 1)
   half, _ = loop(begin(), ROOT)
   kept = loops.copy(half)
@@ -193,7 +193,7 @@ def test_a_call_depends_on_its_arguments_alone():
 
 
 def test_only_a_fresh_sampler_can_disagree():
-  """An update's doing has a name of its own, and stops no run."""
+  """The gap from an update has its own metric, and stops no run."""
   _, told = loop_of(3, 1)(begin(), ROOT)
   rows = metrics.records(told)
   fresh, late = ([row[name] for row in rows] for name in (GAP, OLD_GAP))
@@ -276,7 +276,7 @@ def test_a_problem_is_wanted_for_a_signal_in_every_kind_of_rows():
 
 
 def test_the_judge_of_a_host_leaves_the_device_alone():
-  """A small operation there would wait for all waves that are sampled."""
+  """Another operation would be queued after all waves that are sampled."""
   problems, episodes = jax.tree.map(
     np.asarray, parts()[0](begin(), ROOT)
   )

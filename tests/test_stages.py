@@ -1,4 +1,4 @@
-"""What a stage starts from, holds, remembers, reads and writes."""
+"""The sources, held roles, memory and tables of stages."""
 
 import concurrent.futures
 import json
@@ -36,7 +36,7 @@ PROBLEMS, TURNS = 4, (3, 3)
 
 
 def sft(task=TASK, problems=PROBLEMS):
-  """The cheapest method there is: nothing is sampled."""
+  """The cheapest method: it samples nothing."""
   return imitation.make(
     {"policy": MODEL}, task, OPTIMIZER, problems=problems, turns=TURNS
   )
@@ -48,7 +48,7 @@ def stage_of(name="one", method=None, **more):
 
 
 def done(loop):
-  """What `compile_ahead` returns, of a loop that is there already."""
+  """A finished future of a loop, like that of `compile_ahead`."""
   future = concurrent.futures.Future()
   future.set_result(loop)
   return future
@@ -86,7 +86,7 @@ def test_a_gradient_of_nan_stops_before_a_checkpoint(tmp_path):
 def test_parameters_of_nan_are_not_saved_whatever_is_measured(
   tmp_path, steps, saved
 ):
-  """Also those of the last step, whose loss nobody sees; no stage follows."""
+  """Also for the last step, after which no other loss is computed."""
   run, stage = loops.run_of(MODEL, tmp_path), stage_of(steps=steps)
   step = pretended(*[1.0] * steps).result()
 
@@ -123,7 +123,7 @@ def test_the_best_checkpoint_is_that_of_a_window():
 
 
 def test_a_new_policy_of_a_later_stage_repeats_no_keys(tmp_path):
-  """start="init" begins anew; the count of iterations goes on."""
+  """start="init" initializes again; the count of iterations continues."""
   run = loops.run_of(MODEL, tmp_path)
   _, progress = run_stage(run, stage_of(), pretended(1.0, 1.0))
   first = progress.first + progress.step
@@ -391,7 +391,7 @@ def nothing(models, task, optimizer, **options):
 
 
 @pytest.mark.parametrize("returned, words", [
-  # It would be spread over the turns in silence.
+  # It would broadcast over the turns silently.
   ("verdict._replace(reward=first), metrics",
    r"judge makes reward of shape \[8, 1\] for 8 rows: .*\[rows, turns\]"),
   ("verdict._replace(parts={'long': first[:, 0]}), metrics",

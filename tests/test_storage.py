@@ -1,4 +1,4 @@
-"""Runs whose workdir is a bucket, and buckets that fail them."""
+"""Runs with a workdir on a bucket, and errors of buckets."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def script(name, *arguments, devices, bucket):
 
 @pytest.fixture(scope="module")
 def cases(bucket):
-  """What came of every fault; see storage_cases.py."""
+  """The outcome of every fault; see storage_cases.py."""
   url = bucket.environment["STORAGE_EMULATOR_HOST"]
   process = script("storage_cases.py", url, devices=1, bucket=bucket)
   done = mains.finish(process)
@@ -186,7 +186,7 @@ def arrays(workdir, stage):
 
 
 def rows(workdir, stage=""):
-  """The records without what a clock says."""
+  """The records without the fields that depend on time."""
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   found = [json.loads(line) for line in lines]
   return [

@@ -1,4 +1,4 @@
-"""Several processes, and what is left of a run that is stopped or killed."""
+"""Runs of several processes, and runs that are stopped or killed."""
 
 import contextlib
 import copy
@@ -59,7 +59,7 @@ def pair(workdir, cache, *arguments, second=()):
 
 
 def ended(processes, code):
-  """What they leave behind; all must end with `code`."""
+  """Waits for the processes; all must exit with `code`."""
   found = [mains.finish(process, seconds=LONG) for process in processes]
   assert [done.code for done in found] == [code] * len(found), found
   return found
@@ -168,7 +168,7 @@ def test_sigterm_to_one_of_two_saves_both_at_one_step(stopped):
 def test_a_run_goes_on_bit_for_bit_after_sigterm_and_a_kill(
   stopped, together, cache, tmp_path
 ):
-  """The pair that goes on after SIGTERM loses one process, and the other ends.
+  """A resumed pair loses one process, and the other one exits.
 
   That it is the first which is gone is the harder case: its store is gone too.
   """
@@ -262,7 +262,7 @@ def told(monkeypatch, *arguments, **environment):
   for name in ("coordinator", "processes", "process"):
     given[name] = copy.deepcopy(flags.FLAGS[name])
   given(["main", *arguments])
-  return distributed._told(given)
+  return distributed._place_from_flags(given)
 
 
 def test_who_is_there_is_told_by_flags_or_environment(monkeypatch):

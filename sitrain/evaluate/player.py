@@ -68,7 +68,7 @@ def no_progress(done: int, total: int) -> None:
   """Ignores the progress."""
 
 
-def unsharded(generate: Callable, *, taken: Callable) -> Callable:
+def unsharded(generate: Callable, *, prepare: Callable) -> Callable:
   """Returns `generate` unchanged: the compiler chooses the layout."""
   return generate
 
@@ -105,11 +105,11 @@ def make(
       top_p=top_p,
     )  # fmt: skip
 
-  taken = lambda state: (computed(state[0], model.dtype), state[1])
+  prepare = lambda state: (computed(state[0], model.dtype), state[1])
   judge, compiled = make_judge(task, len(turns)), partial(jit)
   return Player(
     pose=_poser(task, jit),
-    play=compiled(spread(generate, taken=taken)),
+    play=compiled(spread(generate, prepare=prepare)),
     judge=judge if task.on_host else compiled(judge),
     samples=samples,
     turns=len(turns),

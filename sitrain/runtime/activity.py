@@ -1,9 +1,9 @@
-"""What this process is at: for its screen, its log and its heartbeat.
+"""The current activity of this process, for the screen, the log and heartbeat.
 
   with activity.during("reading weights"):
 
-Whoever shows it is a follower, by name; it is told once a second what goes on,
-and of every end.
+Followers, registered by name, get the running activity once a second, and every
+activity that ends.
 """
 
 import contextlib
@@ -15,23 +15,23 @@ from typing import Any, NamedTuple
 
 
 class Activity(NamedTuple):
-  """What goes on."""
+  """Something that takes time."""
 
   what: str
   began: float  # on the monotonic clock
-  seldom: bool  # one of many, of which not each is worth a line
+  seldom: bool  # one of many: show it only if it takes long
 
 
 class Follower(NamedTuple):
-  """Who shows what goes on."""
+  """Callbacks that show activities."""
 
-  at: Callable[[list[Activity]], None]  # the innermost, or nothing
-  did: Callable[[Activity], None]  # an end
-  say: Callable[[str], None]  # a line
+  at: Callable[[list[Activity]], None]  # once a second: the innermost, or []
+  did: Callable[[Activity], None]  # an activity that ended
+  say: Callable[[str], None]  # a line of text
 
 
 def _nothing(_: Any) -> None:
-  """Of what a follower does not show."""
+  """Ignores an event."""
 
 
 IDLE = Follower(_nothing, _nothing, _nothing)
@@ -41,7 +41,7 @@ _TICKING: list[threading.Thread] = []
 
 
 def follow(name: str, follower: Follower) -> None:
-  """The follower of this name from now on."""
+  """Registers a follower, or replaces the one of that name."""
   _FOLLOWERS[name] = follower
   if not _TICKING:
     _TICKING.append(threading.Thread(target=_tick, daemon=True))
@@ -49,17 +49,17 @@ def follow(name: str, follower: Follower) -> None:
 
 
 def leave(name: str) -> None:
-  """Whoever follows by this name is told nothing more."""
+  """Removes the follower of this name."""
   _FOLLOWERS.pop(name, None)
 
 
 def seconds(one: Activity) -> float:
-  """Since it began."""
+  """Seconds since it began."""
   return time.monotonic() - one.began
 
 
 def now() -> list[Activity]:
-  """The innermost activity, or nothing."""
+  """The innermost activity, or []."""
   return _NOW[-1:]
 
 
@@ -67,7 +67,7 @@ def now() -> list[Activity]:
 def during(
   what: str, *, seldom: bool = False
 ) -> Iterator[Callable[[str], None]]:
-  """Inside, the process is at `what`; the value adds to it how far it is."""
+  """Inside, the activity is `what`; the value is a function to add progress."""
   place, one = len(_NOW), Activity(what, time.monotonic(), seldom)
   _NOW.append(one)
 
@@ -78,17 +78,17 @@ def during(
     yield add
   finally:
     del _NOW[place:]
-  _tell("did", one)
+  _notify("did", one)
 
 
 def say(text: str) -> None:
-  """A line to all followers, and to stderr where no screen is among them."""
+  """Sends a line to all followers, and to stderr if none is the screen."""
   if "screen" not in _FOLLOWERS:
     print(text, file=sys.stderr, flush=True)
-  _tell("say", text)
+  _notify("say", text)
 
 
-def _tell(what: str, value: Any) -> None:
+def _notify(what: str, value: Any) -> None:
   for follower in list(_FOLLOWERS.values()):
     with contextlib.suppress(OSError, ValueError):  # Its reader may be gone.
       getattr(follower, what)(value)
@@ -97,4 +97,4 @@ def _tell(what: str, value: Any) -> None:
 def _tick() -> None:
   while True:
     time.sleep(1.0)
-    _tell("at", now())
+    _notify("at", now())

@@ -1,8 +1,8 @@
-"""What several processes have to know alike: one of them looks, or all tell.
+"""Values that all processes must agree on: broadcast, or the worst of all.
 
-Files on a shared disk may look different to each of them for a while, and an
-error may meet one of them alone. Nothing here waits in a collective before all
-processes have come, for those give up after a while.
+Files on a shared disk may look different to each process for a while, and an
+error may occur in only one. Nothing here waits in a collective before all
+processes have arrived, because collectives time out.
 """
 
 import itertools
@@ -18,8 +18,8 @@ from jax.experimental import multihost_utils
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.storage import StorageError
 
-_DAY = 24 * 3600 * 1000  # in milliseconds; who is lost ends the wait
-_COUNT = itertools.count()  # All processes ask in the same order.
+_DAY = 24 * 3600 * 1000  # ms; peers.py ends the wait if a process is lost
+_COUNT = itertools.count()  # All processes call in the same order.
 _ERRORS = {
   "ConfigError": ConfigError, "FileNotFoundError": FileNotFoundError,
   "ValueError": ValueError, "OSError": StorageError,
@@ -27,25 +27,25 @@ _ERRORS = {
 
 
 def from_first(look: Callable[[], Any]) -> Any:
-  """look() of process 0 for all processes, who get it as JSON gives it back.
+  """The result of look() in process 0, for all processes; it passes as JSON.
 
-  All have to ask, in the same order and from the main thread. What `look`
-  raises is raised in all of them.
+  All processes must call it, in the same order and from the main thread. An
+  error of `look` is raised in all of them.
   """
   if jax.process_count() == 1:
     return look()
   client = jax_distributed.global_state.client
-  key = f"sitrain/first/{next(_COUNT)}"
+  key = f"sitrain/agree/first/{next(_COUNT)}"
   if jax.process_index() != 0:
-    said = json.loads(client.blocking_key_value_get(key, _DAY))
-    if "error" in said:
-      raise _ERRORS.get(said["kind"], RuntimeError)(said["error"])
-    return said["value"]
+    reply = json.loads(client.blocking_key_value_get(key, _DAY))
+    if "error" in reply:
+      raise _ERRORS.get(reply["kind"], RuntimeError)(reply["error"])
+    return reply["value"]
   try:
     value = look()
   except Exception as error:
-    told = {"kind": _kind(error), "error": str(error)}
-    client.key_value_set(key, json.dumps(told))
+    reply = {"kind": _kind(error), "error": str(error)}
+    client.key_value_set(key, json.dumps(reply))
     raise
   client.key_value_set(key, json.dumps({"value": value}))
   return value
@@ -58,14 +58,14 @@ def _kind(error: Exception) -> str:
 
 
 def worst(level: int, words: str) -> tuple[int, str]:
-  """The highest level that any process has, and the words of the first of it.
+  """The highest level of all processes, and the message of the first with it.
 
-  0 is good. All processes have to ask, as in `from_first`.
+  Level 0 is good. All processes must call it, as in `from_first`.
   """
   if jax.process_count() == 1:
     return level, words
   client, number = jax_distributed.global_state.client, next(_COUNT)
-  key = f"sitrain/worst/{number}"
+  key = f"sitrain/agree/worst/{number}"
   if level:
     client.key_value_set(f"{key}/{jax.process_index()}", words)
   client.wait_at_barrier(f"{key}/met", _DAY)
@@ -74,5 +74,5 @@ def worst(level: int, words: str) -> tuple[int, str]:
   first = int(levels.argmax())
   if not most or first == jax.process_index():
     return most, words
-  said = client.blocking_key_value_get(f"{key}/{first}", _DAY)
-  return most, f"process {first}: {said}"
+  words = client.blocking_key_value_get(f"{key}/{first}", _DAY)
+  return most, f"process {first}: {words}"

@@ -16,23 +16,23 @@ _LOG = logging.getLogger("sitrain")
 
 
 class Counts(NamedTuple):
-  """What one iteration of a method makes, by the shapes of its verbs."""
+  """The sizes of an iteration of a method, from the shapes of its verbs."""
 
   problems: int
   rows: int  # episodes, of all kinds
   units: int  # leading size of the batch: rows, pairs, or groups of rows
-  columns: int  # behind the prompt: steps of the decoding loops at the most
-  kinds: tuple[str, ...] = ("",)  # of rows, by name where there are several
-  metrics: tuple[str, ...] = ()  # names of what an iteration measures
+  columns: int  # after the prompt: the most steps of the decoding loops
+  kinds: tuple[str, ...] = ("",)  # names of the kinds of rows; ("",): one kind
+  metrics: tuple[str, ...] = ()  # names of the metrics of an iteration
 
 
 def count(
   method: Method, state: TrainState, *, learns: bool = True
 ) -> Counts:
-  """Traces all verbs, and the loss where it `learns`; `state` may be shapes.
+  """Traces all verbs, and the loss if it `learns`; `state` may be shapes.
 
-  Raises ValueError where a verb does, for rows that do not come in equal
-  numbers for every problem, and for rewards that are not one a row and turn.
+  Raises ValueError if a verb does, if problems have different numbers of rows,
+  and for rewards that are not one per row and turn.
   """
   names: dict[str, None] = {}
 
@@ -43,11 +43,11 @@ def count(
     judged = method.judge(key, state, problems, rows)
     if isinstance(judged, Verdict):
       raise ValueError("judge returns a verdict: return (verdict, metrics)")
-    verdicts, told = judged
+    verdicts, metrics = judged
     _check_verdicts(rows, verdicts)
     state = method.refresh(state, problems, rows, verdicts)
     batch, more = method.curate(key, state, problems, rows, verdicts)
-    names.update(dict.fromkeys((*told, *more)))
+    names.update(dict.fromkeys((*metrics, *more)))
     if learns:
       _, more = method.loss(state.params, state, batch)
       names.update(dict.fromkeys((*more, "learn/gradient_norm")))
@@ -75,7 +75,7 @@ def count(
 
 
 def _check_verdicts(rows: Any, verdicts: Any) -> None:
-  """Raises ValueError for rewards that would be spread over rows or turns."""
+  """Raises ValueError for rewards that would broadcast over rows or turns."""
   kinds = rows if isinstance(rows, dict) else {"": rows}
   judged = verdicts if isinstance(verdicts, dict) else {"": verdicts}
   if kinds.keys() != judged.keys():
@@ -97,7 +97,7 @@ def _check_verdicts(rows: Any, verdicts: Any) -> None:
 def check_problems(
   field: str, problems: int, mesh: Mesh | AbstractMesh
 ) -> None:
-  """Raises ConfigError where groups of devices cannot have equal shares."""
+  """Raises ConfigError if problems do not divide over the device groups."""
   split = groups(mesh)
   if problems % split:
     below = problems // split * split
@@ -111,10 +111,10 @@ def check_problems(
 def fit(
   field: str, options: dict, counts: Counts, mesh: Mesh | AbstractMesh
 ) -> dict[str, int]:
-  """Waves and microbatches of a stage that its rows and the mesh divide by.
+  """The waves and microbatches of a stage that divide its rows and the mesh.
 
-  They are at most those of `options`: fewer change memory and no result. Raises
-  ConfigError where even one of each does not divide.
+  At most those of `options`: fewer change the memory but not the results.
+  Raises ConfigError if even one of each does not divide.
   """
   problems, split = counts.problems, groups(mesh)
   check_problems(field, problems, mesh)
@@ -142,7 +142,7 @@ def fit(
 def _fix(
   field: str, problems: int, counts: Counts, minibatches: int, split: int
 ) -> str:
-  """Which minibatches fit these problems, or which problems fit the rest."""
+  """The fix: minibatches that fit these problems, or problems that fit."""
   fitting = [
     n for n in range(min(minibatches, counts.units), 0, -1)
     if counts.units % (n * split) == 0
@@ -158,12 +158,12 @@ def _fix(
 
 
 def _most(field: str, name: str, options: dict[str, Any], size: int) -> int:
-  """The largest divisor of `size` that is at most what is asked for."""
-  asked = options[name]
-  found = next(n for n in range(min(asked, size), 0, -1) if size % n == 0)
-  if found != asked:
+  """The largest divisor of `size` that is at most the option `name`."""
+  wanted = options[name]
+  found = next(n for n in range(min(wanted, size), 0, -1) if size % n == 0)
+  if found != wanted:
     _LOG.warning(
       "config.%s.%s=%d does not divide what a group of devices has: now %d",
-      field, name, asked, found,
+      field, name, wanted, found,
     )
   return found

@@ -1,6 +1,6 @@
-"""From a config to objects: models and stages, and clear errors on the way.
+"""Builds models and stages from a config, with clear errors.
 
-Config objects end here: below there are keyword arguments only.
+Configs are not passed further: called functions get keyword arguments.
 """
 
 import functools
@@ -50,7 +50,7 @@ from sitrain.runtime.start import (
 from sitrain.runtime.task import check_context, task_from, task_of_stage
 from sitrain.types import Method, Stage, Task
 
-# One place to ask for the parts of a run.
+# Re-exported, so that callers need only this module.
 __all__ = ["STAGE", "check_evaluation", "count_rows", "task_from"]
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -58,7 +58,7 @@ PARTS = ("waves", "minibatches", "epochs", "microbatches", "buckets")
 
 
 def plain(config: Any) -> Any:
-  """A config as dicts, with tuples for lists, as JSON gives it back."""
+  """A config as dicts, with tuples for lists; the same from JSON."""
   if hasattr(config, "to_dict"):
     config = config.to_dict()
   if isinstance(config, dict):
@@ -69,9 +69,9 @@ def plain(config: Any) -> Any:
 
 
 def config_of_run(workdir: str) -> dict:
-  """The config of a run, with the revisions of the hub that it was begun with.
+  """The config of a run, with the hub revisions that it began with.
 
-  Raises ConfigError where there is none.
+  Raises ConfigError if the workdir has none.
   """
   if not workdir or not (epath.Path(workdir) / "config.json").exists():
     raise ConfigError(
@@ -97,11 +97,11 @@ def check_folders(config: dict) -> None:
 
 
 def model_from(config: dict, task: Task) -> Decoder:
-  """The decoder that config.model describes, at the task's vocabulary."""
+  """The decoder that config.model describes, with the task's vocabulary."""
   check_model(config["model"])
   options = dict(config["model"])
   path = options.pop("path", "")
-  options.pop("lora", ())  # It is the origin's.
+  options.pop("lora", ())  # `origin_from` reads it.
   options["dtype"] = DTYPES[options.get("dtype", "float32")]
   if path:
     model = weights.from_folder(weights.locate(path), **options)
@@ -128,10 +128,10 @@ def _check_vocabulary(path: str, model: Decoder, task: Task) -> None:
 
 
 def origin_from(config: dict, model: Decoder) -> Origin:
-  """Where the parameters come from: config.model.path, or they are drawn.
+  """Where the parameters come from: config.model.path or initialization.
 
   With config.model.lora.rank above 0 adapters are trained, and the checkpoint
-  stays as it is, in the dtype of the model.
+  is frozen, in the dtype of the model.
   """
   path = config["model"].get("path", "")
   options = {"rank": 0} | config["model"].get("lora", {})
@@ -155,14 +155,14 @@ def origin_from(config: dict, model: Decoder) -> Origin:
   )
 
 
-EXECUTION = families.EXECUTION  # what a checkpoint leaves open
+EXECUTION = families.EXECUTION  # options that a checkpoint does not decide
 
 
 HEADS = ("", "scalar")
 
 
 def roles_from(config: dict, run: Run, task: Task) -> dict[str, Role]:
-  """The roles of config.roles, beside the policy and its reference."""
+  """The roles of config.roles, besides the policy and its reference."""
   roles = {}
   for name, given in config.get("roles", {}).items():
     field = f"config.roles.{name}"
@@ -184,11 +184,11 @@ def roles_from(config: dict, run: Run, task: Task) -> dict[str, Role]:
 
 
 def _role(config, field, options, run, task) -> Role:
-  """A role with the policy's parameters at first, or those of a checkpoint."""
+  """A role that starts from the policy, from a checkpoint or from scratch."""
   start, path = options["start"], options["path"]
   if path:
     own = config | {"model": config["model"] | {"path": path}}
-    # Its shapes are the checkpoint's own, and no adapters of the policy's.
+    # The checkpoint decides its shapes; the policy's adapters do not apply.
     own["model"] = {
       n: v for n, v in own["model"].items() if n in ("path", *EXECUTION)
     }
@@ -205,8 +205,8 @@ def _role(config, field, options, run, task) -> Role:
 
 
 def run_from(config: dict, task: Task, model: Decoder, mesh: Mesh) -> Run:
-  """What stages share, as far as the config and the mesh decide it."""
-  # Where it writes and shows is for the main to say.
+  """The Run that stages share, as far as config and mesh decide it."""
+  # The main sets where it writes and shows.
   run = Run(*[()] * len(Run._fields))._replace(
     mesh=mesh, model=model, seed=config["seed"],
     origin=origin_from(config, model),
@@ -226,37 +226,38 @@ def stages_from(
 
 
 class Prepared(NamedTuple):
-  """All that a run is made of, before anything is claimed or written."""
+  """All objects of a run, before anything is claimed or written."""
 
   task: Task
-  asked: Task  # of the evaluation
-  run: Run  # without a workdir and what shows it
+  evaluation_task: Task
+  run: Run  # without a workdir and outputs
   stages: list[Stage]
-  found: dict[str, Any]  # what sources.record says
+  found: dict[str, Any]  # the result of sources.record
 
 
 def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
-  """Everything that a config asks for, checked; raises ConfigError.
+  """Builds and checks everything that a config names; raises ConfigError.
 
-  Models of the hub are those that the workdir was begun with. Nothing is
-  written but a tokenizer where one is to be trained.
+  Models of the hub get the revisions that the workdir began with. Nothing is
+  written, except a tokenizer if one has to be trained.
   """
   check_config(config)
   pins = sources.pinned(config, sources.known_of(workdir))
   check_folders(pins)
   task = on_host(task_from(pins, workdir))
-  asked = on_host(task_from(pins, workdir, part="evaluate"))
-  check_evaluation(config, asked)
+  evaluation_task = on_host(task_from(pins, workdir, part="evaluate"))
+  check_evaluation(config, evaluation_task)
   model = model_from(pins, task)
   run = run_from(pins, task, model, mesh)
   stages = stages_from(pins, task, run, workdir)
   turns = config["evaluate"]["turns"]
-  check_context(pins, "evaluate.turns", asked, columns_of(asked, turns)[1])
+  columns = columns_of(evaluation_task, turns)[1]
+  check_context(pins, "evaluate.turns", evaluation_task, columns)
   found = {}
   if jax.process_index() == 0:
-    found = sources.record(config, pins, task, asked, stages)
+    found = sources.record(config, pins, task, evaluation_task, stages)
     sources.remark(found)
-  return Prepared(task, asked, run, stages, found)
+  return Prepared(task, evaluation_task, run, stages, found)
 
 
 def _stage(config, name, task, run, workdir, before) -> Stage:
@@ -298,9 +299,9 @@ def _stage(config, name, task, run, workdir, before) -> Stage:
 
 
 def _rows_of_stage(config, field, options, task, run, workdir, before):
-  """(task, its table in `frozen`, what reads a written one when it is there).
+  """(task, its table in `frozen`, a function to read a written table later).
 
-  A stage may have a task of its own, and rows that a stage before it wrote.
+  A stage may have its own task, and the rows that an earlier stage wrote.
   """
   if options["task"]:
     task = on_host(task_of_stage(config, field, options["task"], workdir))
@@ -312,25 +313,25 @@ def _rows_of_stage(config, field, options, task, run, workdir, before):
   order = order_key(config["seed"], len(before))
   if not options["table"]:
     return task, frozen_of(task, order), None
-  asked = call(written.table_of, f"{field}.table", options["table"])
+  selection = call(written.table_of, f"{field}.table", options["table"])
   writers = {stage.name: stage for stage in before if stage.writes}
-  if asked.stage not in writers:
+  if selection.stage not in writers:
     raise ConfigError(
-      f"config.{field}.table.stage={asked.stage!r}: name a stage before it "
-      f"that writes rows: {closest(asked.stage, writers)}"
+      f"config.{field}.table.stage={selection.stage!r}: name a stage before it "
+      f"that writes rows: {closest(selection.stage, writers)}"
     )
-  writer = writers[asked.stage]
+  writer = writers[selection.stage]
   kinds = count_rows(f"stage.{writer.name}", run, writer).kinds
-  if asked.kind not in kinds:
+  if selection.kind not in kinds:
     named = kinds != ("",)
     raise ConfigError(
-      f"config.{field}.table.kind={asked.kind!r}: "
-      + (closest(asked.kind, kinds) if named
-         else f"the rows of {asked.stage} have no kinds, leave it out")
+      f"config.{field}.table.kind={selection.kind!r}: "
+      + (closest(selection.kind, kinds) if named
+         else f"the rows of {selection.stage} have no kinds, leave it out")
     )
   shape = written.shape_of(writer)
   task = task._replace(table=shape)
   lazy = functools.cache(lambda: frozen_of(
-    task._replace(table=written.read_table(workdir, asked)), order
+    task._replace(table=written.read_table(workdir, selection)), order
   ))
   return task, frozen_of(task, order), lazy

@@ -1,7 +1,7 @@
-"""Checkpoints of a stage: the last ones and the best one, each of them whole.
+"""Checkpoints of a stage: the last ones and the best one.
 
-A checkpoint is one folder that appears at once; see snapshot.py for what is
-in it. Folders may lie on a disk or on gs://.
+A checkpoint is one folder, created atomically; see snapshot.py for its content.
+Folders may be on a disk or on gs://.
 """
 
 import errno
@@ -26,12 +26,12 @@ from sitrain.types import Progress, TrainState
 
 _LOG = logging.getLogger("sitrain")
 _SCORE = "score"
-_LOOKS = 3  # at folders whose checkpoints come and go
-_UNUSABLE = ".unusable"  # the ending of a damaged checkpoint that was set aside
+_LOOKS = 3  # attempts, because a running stage removes checkpoints
+_UNUSABLE = ".unusable"  # suffix of a damaged checkpoint that was set aside
 
 
 def _score(metrics: Any) -> float:
-  """The score of a checkpoint; one without a number is never the best."""
+  """The score of a checkpoint; without one -inf, which is never the best."""
   value = (metrics or {}).get(_SCORE)
   return -math.inf if value is None else float(value)
 
@@ -41,8 +41,8 @@ def open_manager(
 ) -> ocp.CheckpointManager:
   """Opens (and makes) the checkpoint folder of one stage for writing.
 
-  Keeps the last `keep` checkpoints and the `best` ones by score; of equal
-  scores the later. What a killed run left half-written is reported and
+  Keeps the last `keep` checkpoints and the `best` ones by score; the later one
+  of equal scores. Unfinished checkpoints of a killed run are reported and
   removed.
   """
   folder = epath.Path(folder)
@@ -62,7 +62,7 @@ def open_manager(
 
 
 def _tidy(folder: epath.Path) -> None:
-  """Reports half-written checkpoints; sets aside what orbax cannot list."""
+  """Reports unfinished checkpoints; sets aside those that orbax cannot list."""
   first = jax.process_index() == 0
   finished = [str(step) for step in steps(folder)] if first else []
   for path in _inside(folder) if first else []:
@@ -80,12 +80,12 @@ def _tidy(folder: epath.Path) -> None:
 
 
 def steps(folder: Any) -> list[int]:
-  """The steps of which a stage has finished checkpoints, in order."""
+  """The steps of a stage's finished checkpoints, in order."""
   return sorted(ocp.utils.checkpoint_steps(folder))
 
 
 def _inside(folder: epath.Path) -> list[epath.Path]:
-  """What is in a folder; on gs:// an empty one does not exist."""
+  """The content of a folder; on gs:// an empty folder does not exist."""
   return list(folder.iterdir()) if folder.exists() else []
 
 
@@ -129,10 +129,10 @@ def save(
 ) -> bool:
   """Saves in the background; the state may be donated when this returns.
 
-  `step` grows from save to save; False where it does not, and nothing is
-  written. A `score` that is not a finite number ranks last. Raises OSError,
-  naming the folder, where the disk is full or the bucket refuses, possibly at
-  the next `save` or at `finish`; finished checkpoints stay.
+  `step` must grow from save to save; else nothing is written and the result is
+  False. A `score` that is not finite ranks last. Raises OSError, which names
+  the folder, if the disk is full or the bucket refuses, possibly only at the
+  next `save` or at `finish`; finished checkpoints stay.
   """
   metrics = {_SCORE: float(score) if math.isfinite(score) else None}
   args = snapshot.save_args(state, progress, score)
@@ -141,22 +141,22 @@ def save(
 
 
 def wait(manager: ocp.CheckpointManager) -> None:
-  """Waits for the last save; raises what went wrong in it."""
+  """Waits for the last save; raises its error."""
   with storage.explaining(manager.directory):
     manager.wait_until_finished()
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
-  """Waits for the last save and closes; raises what went wrong in it."""
+  """Waits for the last save and closes; raises its error."""
   with storage.explaining(manager.directory):
     try:
       manager.wait_until_finished()
     finally:
-      manager.close()  # It raises the same once more.
+      manager.close()  # It raises the same error again.
 
 
 def _worth_logging(record: logging.LogRecord) -> bool:
-  """False for tracebacks of orbax about what the main says in one line."""
+  """False for tracebacks of orbax that the main reports in one line."""
   error = record.exc_info[1] if record.exc_info else None
   known = error and storage.meaning(error, "")
   return not (known or isinstance(error, KeyboardInterrupt))
@@ -171,9 +171,9 @@ def _none_usable(folder: Any) -> FileNotFoundError:
 
 
 def check_fresh(manager: ocp.CheckpointManager) -> None:
-  """Raises FileNotFoundError where all checkpoints of a stage were damaged.
+  """Raises FileNotFoundError if all checkpoints of a stage were damaged.
 
-  Starting it anew would hide that something was lost.
+  Starting from scratch would hide the loss.
   """
   folder = epath.Path(manager.directory)
   if any(path.name.endswith(_UNUSABLE) for path in _inside(folder)):
@@ -181,9 +181,9 @@ def check_fresh(manager: ocp.CheckpointManager) -> None:
 
 
 def saved_steps(manager: ocp.CheckpointManager) -> list[int]:
-  """The steps that there are to go on from, in order, as process 0 sees them.
+  """The steps that a run can resume from, in order, as seen by process 0.
 
-  All processes have to ask.
+  All processes must call it.
   """
   return agree.from_first(lambda: sorted(manager.all_steps()))
 
@@ -191,14 +191,14 @@ def saved_steps(manager: ocp.CheckpointManager) -> list[int]:
 def restore_last(
   manager: ocp.CheckpointManager, abstract_state: TrainState
 ) -> tuple[TrainState, Progress]:
-  """The newest usable checkpoint, placed as `abstract_state` says.
+  """The newest usable checkpoint, with the shardings of `abstract_state`.
 
   Args:
     manager: of the stage.
     abstract_state: ShapeDtypeStructs with shardings, of any device count.
 
-  A damaged one is reported in one line and set aside. Raises
-  FileNotFoundError where none is usable, and as snapshot.read does: then
+  A damaged checkpoint is reported in one line and set aside. Raises
+  FileNotFoundError if none is usable, and the errors of snapshot.read; then
   nothing is set aside.
   """
   for step in reversed(saved_steps(manager)):
@@ -217,15 +217,14 @@ def restore(
   which: str,
   abstract_state: Any,
   *,
-  fit: Callable[..., dict[str, Any]] = snapshot.exactly,
+  fit: Callable[..., dict[str, Any]] = snapshot.same_dtypes,
 ) -> tuple[Any, Progress]:
   """The "best" or the "last" checkpoint of a stage, for reading only.
 
-  `abstract_state` may be a part of the TrainState that was saved: fields that
-  are `()` are not read. `fit` is snapshot's `exactly` or `in_any_dtype`. Raises
-  as `restore_last` does; a damaged checkpoint is reported and left where it is.
-  A run that goes on meanwhile may remove what is being read: then it is looked
-  for again.
+  `abstract_state` may be a part of the saved TrainState: fields that are `()`
+  are not read. `fit` is snapshot's `same_dtypes` or `cast_dtypes`. Raises like
+  `restore_last`; a damaged checkpoint is reported and left in place. A running
+  stage may remove a checkpoint while it is read: then this searches again.
   """
   for _ in range(_LOOKS):
     found, gone = _first_usable(folder, which, abstract_state, fit)
@@ -237,7 +236,7 @@ def restore(
 
 
 def _first_usable(folder, which, abstract_state, fit) -> tuple[list, bool]:
-  """What is found, and whether something has vanished meanwhile."""
+  """The first usable checkpoint, and whether one vanished while it was read."""
   gone = False
   for path in _ranked(folder, which):
     found, reason = snapshot.read(path, abstract_state, fit=fit)
@@ -258,7 +257,7 @@ def _first_usable(folder, which, abstract_state, fit) -> tuple[list, bool]:
 def check(
   folder: Any, which: str, abstract_state: Any, *, fit: Callable[..., dict]
 ) -> None:
-  """Raises as `restore` does, by the first record that can be read."""
+  """Raises the errors of `restore`, from the first readable record alone."""
   path, record = _first_record(folder, which)
   fit(path, record["arrays"], snapshot.by_path(abstract_state))
 
@@ -266,20 +265,20 @@ def check(
 def roles(folder: Any, which: str, field: str = "params") -> set[str]:
   """The roles of a stage's "best" or "last" checkpoint.
 
-  `field` is "params" for those that are trained, "held" for the others.
+  `field` is "params" for trained roles, "held" for the others.
   """
   names = _first_record(folder, which)[1]["arrays"]
   return {n.split(".")[1] for n in names if n.startswith(f"{field}.")}
 
 
 def iterations(folder: Any, which: str) -> int:
-  """Iterations of all stages up to a checkpoint of a stage."""
+  """The iterations of all stages up to a checkpoint of a stage."""
   progress = _first_record(folder, which)[1]["progress"]
   return progress["first"] + progress["step"]
 
 
 def _first_record(folder: Any, which: str) -> tuple[epath.Path, dict]:
-  """The first checkpoint whose record can be read, and the record."""
+  """The first checkpoint with a readable record, and the record."""
 
   def look():
     for _ in range(_LOOKS):  # As in `restore`.
@@ -294,17 +293,17 @@ def _first_record(folder: Any, which: str) -> tuple[epath.Path, dict]:
 
 
 def _ranked(folder: Any, which: str) -> list[epath.Path]:
-  """The finished checkpoints of a stage, those first that are wanted."""
+  """The finished checkpoints of a stage, the best or the last one first."""
   found = agree.from_first(lambda: list(map(str, _sorted(folder, which))))
   return list(map(epath.Path, found))
 
 
 def _sorted(folder: Any, which: str) -> list[epath.Path]:
-  """`_ranked`, as this process sees it."""
+  """`_ranked`, as seen by this process."""
   if which not in ("best", "last"):
     raise ValueError(f"checkpoint {which!r} of {folder}: say best or last")
   with storage.explaining(folder):
     paths = [epath.Path(folder) / str(step) for step in steps(folder)]
   if which == "best":
-    paths.sort(key=snapshot.score_of)  # Stable: of equal scores the later.
+    paths.sort(key=snapshot.score_of)  # Stable: later ones win ties.
   return paths[::-1]

@@ -1,7 +1,7 @@
-"""What a config must fit before anything is loaded: sources, steps, metrics.
+"""Checks of a config before anything is loaded: sources, steps, metrics.
 
-`check_config` needs the config alone, neither data nor weights; the others need
-the shapes of an iteration too. What is found out later costs hours.
+`check_config` needs only the config, neither data nor weights; the others need
+the shapes of an iteration too. An error that shows up later costs hours.
 """
 
 import dataclasses
@@ -45,9 +45,9 @@ CHOICES = {
 
 
 def check_config(config: dict, *, trains: bool = True) -> None:
-  """Raises ConfigError for what the config alone shows to be wrong.
+  """Raises ConfigError for errors that show in the config alone.
 
-  One that only samples a model as it is (`trains` False) needs no stages.
+  A config that only samples a model (`trains` is False) needs no stages.
   """
   fields.check(config)
   check_model(config["model"])
@@ -96,9 +96,9 @@ def _check_tokenizer(given: dict) -> None:
 
 
 def check_stage(field: str, given: dict, saved: Sequence[str]) -> dict:
-  """The options of a stage with the defaults, checked by themselves.
+  """The options of a stage with the defaults, checked without the task.
 
-  `saved` are the stages before it that have checkpoints.
+  `saved` are the earlier stages that have checkpoints.
   """
   options = fields.STAGE | fields.check_stage(field, given)
   check_sources(field, options, saved)
@@ -115,7 +115,7 @@ def check_stage(field: str, given: dict, saved: Sequence[str]) -> dict:
 
 
 def until_from(field: str, options: dict) -> Callable:
-  """What ends the stage early; ConfigError where there is no such thing."""
+  """The function that ends the stage early; ConfigError if it is unknown."""
   until = dict(options["until"])
   name = until.pop("name", "")
   try:
@@ -140,7 +140,7 @@ def optimizer_from(field: str, options: dict) -> Any:
 
 
 def check_model(given: dict) -> None:
-  """Names, types and sizes of config.model."""
+  """Checks names, types and sizes of config.model."""
   path = given.get("path", "")
   known = {n: Decoder.__dataclass_fields__[n] for n in model_fields(path)}
   for name, value in given.items():
@@ -196,7 +196,7 @@ def model_fields(path: str) -> list[str]:
 
 
 def evaluation_options() -> dict[str, inspect.Parameter]:
-  """The options of config.evaluate, as parameters of who takes them."""
+  """The options of config.evaluate, as parameters of their functions."""
   player, own = inspect.signature(make_player).parameters, accepted(evaluate)
   more = {"turns": player["turns"], "resamples": player["resamples"]}
   known = {n: one for n, one in own.items() if n != "on_progress"} | more
@@ -208,7 +208,7 @@ def evaluation_options() -> dict[str, inspect.Parameter]:
 
 
 def check_evaluation(config: dict, task: Task) -> None:
-  """config.evaluate, checked before a stage is trained for it."""
+  """Checks config.evaluate, before a stage is trained."""
   _check_evaluation_options(config["evaluate"])
   try:
     check_turns(task, config["evaluate"]["turns"], least=2)
@@ -240,7 +240,7 @@ def _check_evaluation_options(options: dict) -> None:
 
 
 def check_sources(field: str, options: dict, saved: Sequence[str]) -> None:
-  """Where trained and held parameters come from, and who they are."""
+  """Checks the sources of trained and held parameters, and their roles."""
   _check_source(f"{field}.start", options["start"], saved)
   for name, source in options["held"].items():
     _check_source(f"{field}.held.{name}", source, saved)
@@ -277,7 +277,7 @@ def _check_source(field: str, source: str, saved: Sequence[str]) -> None:
 
 
 def check_steps(field: str, options: dict) -> None:
-  """How often a stage trains and saves."""
+  """Checks that a stage's steps are whole calls."""
   steps, per_call = options["steps"], options["steps_per_call"]
   if steps % per_call:
     raise ConfigError(
@@ -287,7 +287,7 @@ def check_steps(field: str, options: dict) -> None:
 
 
 def count_rows(field: str, run: Run, stage: Stage) -> batches.Counts:
-  """What an iteration of a stage makes; ConfigError where a verb fails."""
+  """The sizes of an iteration of a stage; ConfigError if a verb fails."""
   try:
     key = jax.random.key(0)
     state = jax.eval_shape(lambda key: new_state(run, stage, key), key)
@@ -305,12 +305,12 @@ def count_rows(field: str, run: Run, stage: Stage) -> batches.Counts:
 def check_metrics(
   field: str, options: dict, stage: Stage, counts: batches.Counts
 ) -> None:
-  """Raises ConfigError where `best` or `until` names what nobody measures."""
+  """Raises ConfigError if `best` or `until` names an unknown metric."""
   known = list(counts.metrics)
   if stage.rounds > 1:
     known += ["generate/rounds", "generate/wanted"]
-  asked = {"best": stage.best, "until.metric": options["until"].get("metric")}
-  for name, metric in asked.items():
+  named = {"best": stage.best, "until.metric": options["until"].get("metric")}
+  for name, metric in named.items():
     if metric and metric not in known and not stage.writes:
       raise ConfigError(
         f"config.{field}.{name}={metric!r} is no metric of this stage: "
@@ -319,7 +319,7 @@ def check_metrics(
 
 
 def check_fused(field: str, run: Run, stage: Stage) -> None:
-  """Raises ConfigError where the judge of a fused stage is on the host."""
+  """Raises ConfigError if the judge of a fused stage runs on the host."""
   state = jax.eval_shape(
     lambda key: new_state(run, stage, key), jax.random.key(0)
   )

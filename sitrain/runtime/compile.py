@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-# Fires once per program that reaches the backend, found in the cache or not.
+# One event per program that reaches the backend, cached or not.
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _AHEAD = "compiles ahead"
 _HIT = "/jax/compilation_cache/cache_hits"
@@ -22,10 +22,11 @@ def cache_folder() -> epath.Path:
 
 
 def use_cache() -> epath.Path:
-  """Keeps compiled programs between runs; returns the folder.
+  """Turns on the persistent compilation cache; returns its folder.
 
-  All of them, however small: a toy run is many small programs. Call it before
-  the first compilation. Programs with host callbacks are not stored.
+  It stores all programs, however small, because a toy run has many small ones.
+  Call it before the first compilation. Programs with host callbacks are not
+  stored.
   """
   folder = cache_folder()
   folder.mkdir(parents=True, exist_ok=True)
@@ -36,18 +37,17 @@ def use_cache() -> epath.Path:
 
 
 def ahead(make: Callable[[], Any]) -> Future:
-  """Begins `make` in a thread of its own.
+  """Starts `make` in a daemon thread.
 
-  Who asks for the result gets what `make` raised. The thread ends with the
-  process, whatever it is at: the workers of an executor would be waited for,
-  also at Ctrl-C.
+  The future's result raises the error of `make`. A daemon thread ends with the
+  process; the workers of an executor would be waited for, even at Ctrl-C.
   """
   future = Future()
 
   def work():
     try:
       future.set_result(make())
-    except BaseException as error:  # noqa: BLE001  It belongs to who waits.
+    except BaseException as error:  # noqa: BLE001  `result` raises it.
       future.set_exception(error)
 
   threading.Thread(target=work, name=_AHEAD, daemon=True).start()
@@ -55,9 +55,9 @@ def ahead(make: Callable[[], Any]) -> Future:
 
 
 def compiling_ahead() -> bool:
-  """Whether a thread of `ahead` is at work.
+  """Whether a thread of `ahead` is running.
 
-  Python cannot end in order then: the compiler does not bear being cut off.
+  Then Python cannot shut down cleanly: interrupting the compiler crashes.
   """
   return any(thread.name == _AHEAD for thread in threading.enumerate())
 
@@ -72,9 +72,9 @@ class Counter(NamedTuple):
 def count_compilations() -> Counter:
   """Counts programs compiled in this process from now on.
 
-  Unlike the cache size of a jitted function, which also grows when only the
-  kind of an argument changes, this counts what really costs time. Programs
-  read from the cache on disk count too: they were traced and lowered anew.
+  The cache size of a jitted function also grows when only the kind of an
+  argument changes; this counts real compilations. Programs from the cache on
+  disk count too, because they were traced and lowered again.
   """
   events = []
 
@@ -107,7 +107,7 @@ def count_cache_hits() -> Counter:
 
 
 class Profiler(NamedTuple):
-  """Traces some fused calls: tell it before and after every one."""
+  """Profiles some fused calls; call `before` and `after` around every one."""
 
   before: Callable[[int], None]  # the step that the call starts with
   after: Callable[[int], None]  # the step that comes next
@@ -123,8 +123,8 @@ def profile_steps(
     workdir: of the run.
     start: the first step of the window.
     stop: the step after it; start == stop: no trace.
-    wait: blocks until what was dispatched has run, so that the trace holds
-      it, as `lambda: jax.block_until_ready(state)`.
+    wait: blocks until all dispatched work is done, so that the trace has it,
+      as `lambda: jax.block_until_ready(state)`.
   """
   state = {"running": False}
   folder = epath.Path(workdir) / "profile"

@@ -1,4 +1,4 @@
-"""A CPU as a mesh of its cores."""
+"""Makes a CPU a mesh of its cores."""
 
 import glob
 import importlib.util
@@ -8,12 +8,11 @@ from importlib import metadata
 import jax
 from jax._src import hardware_utils
 
-MOST = 8  # beyond it rows get too few for each
-# Where a device waits for others in a collective XLA's limit for CPUs is 40 s;
-# then it aborts the process. A group of devices whose texts end early waits for
-# as long as the longest text of the others takes, which may be hours. What
-# hangs for ever is shown by the watchdog, see logs.py.
-PATIENCE = {
+MAX_DEVICES = 8  # with more, each has too few rows
+# On CPUs XLA aborts the process if a device waits 40 s in a collective. Devices
+# whose texts end early wait for the longest text, which may take hours. The
+# watchdog of logs.py reports real hangs.
+COLLECTIVE_TIMEOUTS = {
   "xla_cpu_collective_call_warn_stuck_timeout_seconds": 3600,
   "xla_cpu_collective_call_terminate_timeout_seconds": 24 * 3600,
   "xla_cpu_collective_timeout_seconds": 24 * 3600,  # between processes
@@ -21,42 +20,44 @@ PATIENCE = {
 
 
 def use_cores(*, share: int = 1) -> None:
-  """Makes a device of every core, where jax runs on the CPU alone.
+  """Makes a device of every core, if JAX runs on the CPU only.
 
-  XLA reads a cache of keys and values with one core a device, so rollouts are
-  that much faster. A power of two, so that rows divide by it. What the user has
-  set, by JAX_NUM_CPU_DEVICES or XLA_FLAGS, stays. Of a machine that `share`
-  processes have together each takes its part. Call it before jax has looked for
-  devices.
+  XLA reads the KV cache with one core per device, so rollouts scale with the
+  devices. Their number is a power of two, so that rows divide by it. Values set
+  by the user (JAX_NUM_CPU_DEVICES or XLA_FLAGS) are kept. `share` processes of
+  one machine split its cores. Call it before JAX looks for devices.
   """
-  be_patient()
+  allow_slow_collectives()
   leave_out_tpu()
   given = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
   if not given and jax.config.jax_num_cpu_devices < 0:
     mine = max(1, cores() // share)
-    devices = min(MOST, 1 << (mine.bit_length() - 1))
+    devices = min(MAX_DEVICES, 1 << (mine.bit_length() - 1))
     jax.config.update("jax_num_cpu_devices", devices)
 
 
-def be_patient() -> None:
-  """Lets devices of a CPU wait for each other, however long.
+def allow_slow_collectives() -> None:
+  """Raises the timeouts of collectives between CPU devices.
 
-  By XLA_FLAGS, which XLA reads when its first backend starts; what the user has
-  set there stays. On a host of TPUs nothing is set: libtpu reads the flags too.
+  Sets XLA_FLAGS, which XLA reads when its first backend starts; flags set by
+  the user are kept. Sets nothing on TPU hosts, because libtpu reads XLA_FLAGS
+  too.
   """
   chips, _ = hardware_utils.num_available_tpu_chips_and_device_id()
   if chips and os.environ.get("JAX_PLATFORMS") != "cpu":
     return
   given = os.environ.get("XLA_FLAGS", "")
-  ours = [f"--{n}={s}" for n, s in PATIENCE.items() if n not in given]
+  ours = [
+    f"--{n}={s}" for n, s in COLLECTIVE_TIMEOUTS.items() if n not in given
+  ]
   os.environ["XLA_FLAGS"] = " ".join([*ours, given]).strip()
 
 
 def leave_out_tpu() -> None:
-  """Has jax not look for TPUs where libtpu is installed and none is there.
+  """Stops JAX from looking for TPUs if libtpu is installed but no TPU exists.
 
-  It would write pages of errors about hosts, and about the lock of whoever else
-  looks. Only where nothing speaks of another accelerator.
+  libtpu would print pages of errors about missing hosts and its lock file. Does
+  nothing if there are signs of another accelerator.
   """
   chips, _ = hardware_utils.num_available_tpu_chips_and_device_id()
   devices = [*glob.glob("/dev/accel*"), *glob.glob("/dev/vfio/[0-9]*")]

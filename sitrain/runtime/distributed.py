@@ -1,7 +1,7 @@
-"""Several processes: how they find each other, and whether they agree.
+"""Joins several processes, and checks that they agree.
 
-On TPU pods and in steps of Slurm JAX finds out by itself. Elsewhere each
-process is told, by flags or by the environment:
+On TPU pods and in Slurm steps JAX finds the processes itself. Elsewhere flags
+or environment variables name them:
 
   --coordinator=HOST:PORT --processes=N --process=I
   JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID
@@ -42,12 +42,12 @@ flags.DEFINE_float(
   lower_bound=2.0,
 )
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
-_A_DAY = 24 * 3600 * 1000  # in milliseconds; who is lost ends the wait
+_A_DAY = 24 * 3600 * 1000  # ms; peers.py ends the wait if a process is lost
 _PACKAGE = Path(__file__).parent.parent
 
 
 class Place(NamedTuple):
-  """Which process of how many this is."""
+  """The rank of this process among how many."""
 
   coordinator: str  # host:port
   processes: int
@@ -55,14 +55,14 @@ class Place(NamedTuple):
 
 
 def start(*, by_core: bool = True) -> None:
-  """Joins the other processes, where there are any; a CPU becomes its cores.
+  """Joins the other processes, if any; makes a device of every CPU core.
 
-  Not so without `by_core`: each device has a copy of what is not split. To be
-  called before JAX looks for devices. Raises ConfigError for flags that do not
-  fit together.
+  With by_core=False the CPU stays one device, which avoids copies of replicated
+  arrays. Call it before JAX looks for devices. Raises ConfigError for flags
+  that do not fit together.
   """
   given = flags.FLAGS
-  place = _told(given)
+  place = _place_from_flags(given)
   alone = not place or place[0].processes == 1
   here = place and place[0].coordinator.rpartition(":")[0] in _LOCAL
   leave_out_tpu()
@@ -74,25 +74,27 @@ def start(*, by_core: bool = True) -> None:
     _join(given, {})
 
 
-def _told(given: Any) -> list[Place]:
-  """What flags and environment say, or nothing."""
+def _place_from_flags(given: Any) -> list[Place]:
+  """The Place that flags and environment name, or []."""
   known = os.environ.get
-  said = {
+  values = {
     "--coordinator": given.coordinator or known("JAX_COORDINATOR_ADDRESS"),
     "--processes": given.processes or known("JAX_NUM_PROCESSES"),
     "--process": (
       known("JAX_PROCESS_ID") if given.process is None else given.process
     ),
   }
-  missing = [name for name, value in said.items() if value in (None, "")]
-  if len(missing) == len(said):
+  missing = [name for name, value in values.items() if value in (None, "")]
+  if len(missing) == len(values):
     return []
   if missing:
     raise ConfigError(
-      f"{missing[0]} is missing: several processes need {', '.join(said)}"
+      f"{missing[0]} is missing: several processes need {', '.join(values)}"
     )
   try:
-    place = Place(str(said["--coordinator"]), *map(int, [*said.values()][1:]))
+    place = Place(
+      str(values["--coordinator"]), *map(int, [*values.values()][1:])
+    )
   except ValueError as error:
     raise ConfigError(f"how many processes, and which: {error}") from error
   if ":" not in place.coordinator or not 0 <= place.process < place.processes:
@@ -110,9 +112,9 @@ def _in_slurm() -> bool:
 
 
 def _on_tpu() -> bool:
-  """Whether this is a host of TPUs that knows about its neighbours.
+  """Whether this is a TPU host that knows its slice.
 
-  Its chips are looked for first, for JAX asks a server of the cloud.
+  Checks for chips first, because JAX would query the cloud's metadata server.
   """
   wanted = os.environ.get("JAX_PLATFORMS") or "tpu"
   hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
@@ -122,8 +124,8 @@ def _on_tpu() -> bool:
 
 
 def _join(given: Any, place: dict[str, Any]) -> None:
-  """Meets the others, and begins to look after them."""
-  # Orders to stop are ours, see signals.py; JAX would take SIGTERM for itself.
+  """Joins the other processes, and starts watching them."""
+  # signals.py handles SIGTERM; JAX would install its own handler.
   jax.config.update("jax_enable_preemption_service", False)
   where = place.get("coordinator", "the host of process 0")
   late = threading.Timer(
@@ -135,16 +137,16 @@ def _join(given: Any, place: dict[str, Any]) -> None:
   )  # fmt: skip
   late.daemon = True
   late.start()
-  told = {
+  options = {
     "coordinator_address": place["coordinator"],
     "num_processes": place["processes"],
     "process_id": place["process"],
     "cluster_detection_method": "deactivate",
   } if place else {}  # fmt: skip
   try:
-    # JAX's own limits would end the process with a stack of C++.
+    # On its own timeouts JAX aborts with a C++ stack trace: ours come first.
     jax.distributed.initialize(
-      **told, heartbeat_timeout_seconds=int(3 * given.lost_seconds),
+      **options, heartbeat_timeout_seconds=int(3 * given.lost_seconds),
       initialization_timeout=int(2 * given.join_seconds),
     )  # fmt: skip
   except (RuntimeError, ValueError, OSError) as error:
@@ -160,16 +162,16 @@ def _join(given: Any, place: dict[str, Any]) -> None:
 
 
 def code_revision() -> str:
-  """What the launcher or git calls this code, and a hash of its source."""
+  """The revision from the launcher or git, and a hash of the source."""
   root, found = _PACKAGE.parent, ""
   if (root / "REVISION").exists():
     found = (root / "REVISION").read_text().strip()
   elif (root / ".git").exists() and shutil.which("git"):
-    asked = subprocess.run(
+    result = subprocess.run(
       ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True,
       check=False,
     )
-    found = asked.stdout.strip()[:12]
+    found = result.stdout.strip()[:12]
   digest = hashlib.sha256()
   for path in sorted(_PACKAGE.rglob("*.py")):
     digest.update(str(path.relative_to(_PACKAGE)).encode() + path.read_bytes())
@@ -177,34 +179,34 @@ def code_revision() -> str:
 
 
 def stop_agreed() -> int:
-  """The signal by which any process was asked to stop, or 0, in all of them.
+  """The signal that any process received, or 0; the same in all processes.
 
-  All have to ask at the same place, between two calls of their programs.
+  All processes must call it at the same point, between two program calls.
   """
-  mine = signals.asked()
+  signal = signals.stop_requested()
   if jax.process_count() == 1:
-    return mine
-  return int(np.max(multihost_utils.process_allgather(np.int32(mine))))
+    return signal
+  return int(np.max(multihost_utils.process_allgather(np.int32(signal))))
 
 
 def meet(name: str) -> None:
-  """Waits for all processes, however long, once for a name.
+  """A barrier of all processes, without a timeout; use each name once.
 
-  Before the first call of a program, whose compilation takes some longer than
-  others: collectives of CPUs give up on who is 30 seconds late.
+  For use before the first call of a program: compilation times differ, and CPU
+  collectives abort if a process is 30 seconds late.
   """
   state = jax_distributed.global_state
   if state.num_processes > 1:
     state.client.wait_at_barrier(f"sitrain/{name}", _A_DAY)
 
 
-def check_agreement(config: Any, **told: str) -> dict[str, str]:
-  """What this process is; raises ConfigError where another one differs.
+def check_agreement(config: Any, **facts: str) -> dict[str, str]:
+  """The facts of this process; raises ConfigError where another one differs.
 
-  `config` and what else it has been `told` count as well. To be called before
+  The given `facts` and the hash of `config` are compared too. Call it before
   anything is written.
   """
-  facts = told | {
+  facts |= {
     "jax": jax.__version__,
     "code": code_revision(),
     "config": config_hash({"config": config}, ignore=()),
@@ -212,7 +214,7 @@ def check_agreement(config: Any, **told: str) -> dict[str, str]:
   _compare("run", facts)
   if jax_distributed.global_state.num_processes > 1:
     _compare("packages", packages.installed())
-  # Only now: devices are looked for by all processes together.
+  # Only now, because all processes initialize their backends together.
   kinds = [device.device_kind for device in jax.local_devices()]
   facts |= {
     "devices": f"{len(kinds)} x {', '.join(sorted(set(kinds)))}",
@@ -228,29 +230,31 @@ def _compare(name: str, facts: dict[str, str]) -> None:
   state = jax_distributed.global_state
   if state.num_processes == 1:
     return
-  mine = json.dumps([socket.gethostname(), facts])
-  state.client.key_value_set(f"sitrain/{name}/{state.process_id}", mine)
+  own = json.dumps([socket.gethostname(), facts])
+  state.client.key_value_set(f"sitrain/{name}/{state.process_id}", own)
   wait = int(flags.FLAGS.join_seconds * 1000)
-  said = (
+  facts_by_host = (
     state.client.blocking_key_value_get(f"sitrain/{name}/{i}", wait)
     for i in range(state.num_processes)
   )
-  if different := first_difference(map(json.loads, said)):
+  if different := first_difference(map(json.loads, facts_by_host)):
     raise ConfigError(different)
 
 
-def first_difference(said: Iterable[tuple[str, dict[str, str]]]) -> str:
-  """What sets a process apart from the first, or "".
+def first_difference(
+  facts_by_host: Iterable[tuple[str, dict[str, str]]]
+) -> str:
+  """How a process differs from the first, or "".
 
-  `said` are (host, facts) of all processes.
+  `facts_by_host` are the (host, facts) of all processes.
   """
-  (host, first), *others = said
+  (host, first), *others = facts_by_host
   for i, (other, facts) in enumerate(others, start=1):
     for name, value in facts.items():
-      said_first = first.get(name, "none")
-      if value != said_first:
+      expected = first.get(name, "none")
+      if value != expected:
         return (
           f"process {i} ({other}) has {name} {value}, process 0 ({host}) has"
-          f" {said_first}: start all with the same code, command and machines"
+          f" {expected}: start all with the same code, command and machines"
         )
   return ""

@@ -1,4 +1,4 @@
-"""What a user sees when something goes wrong: one line, and how to mend it."""
+"""Error handling of the mains: one line with the fix, and an exit code."""
 
 import logging
 import os
@@ -17,24 +17,26 @@ from sitrain.runtime.options import ConfigError
 
 
 def run_main(main: Callable[[list[str]], None]) -> None:
-  """absl's app.run with errors in one line, unless --traceback is given.
+  """Like absl's app.run, with errors in one line unless --traceback is given.
 
-  Exit codes: 2 for a wrong command line or config, 130 for Ctrl-C, 75 where the
-  same command resumes, after SIGTERM or the loss of a process; 1 else.
+  Exit codes: 2 for a wrong command line or config, 130 for Ctrl-C, 75 after
+  SIGTERM or the loss of a process (the same command resumes), else 1.
   """
-  asked = any(a in ("--traceback", "--traceback=true") for a in sys.argv)
+  traceback_wanted = any(
+    a in ("--traceback", "--traceback=true") for a in sys.argv
+  )
   _show_warnings()
   signals.listen(peers.leave)
   try:
     arguments = _parsed(sys.argv)
   except Exception as error:
-    _leave(error, asked, 2)
+    _leave(error, traceback_wanted, 2)
   try:
     main(arguments)
   except KeyboardInterrupt as error:
-    _leave(error, asked, signals.INTERRUPTED)
+    _leave(error, traceback_wanted, signals.INTERRUPTED)
   except (ValueError, OSError) as error:
-    _leave(error, asked, code_of(error))
+    _leave(error, traceback_wanted, code_of(error))
   except Exception as error:
     peers.failed()
     _leave(error, True, 1)
@@ -47,23 +49,23 @@ _BEGUN = threading.Event()
 
 
 def begun() -> None:
-  """To be called when the work begins, and all that was asked for is checked.
+  """Call it when the command line and the config are checked and work starts.
 
-  From then on a ValueError says no more that the command line or the config
-  is wrong, but for a ConfigError.
+  From then on only ConfigError means that the command line or the config is
+  wrong, and other ValueErrors do not.
   """
   _BEGUN.set()
 
 
 def code_of(error: Exception) -> int:
-  """The exit code of an error that is told in a line, but for `Stopped`."""
+  """The exit code of an error that is shown in one line; not of `Stopped`."""
   if isinstance(error, ConfigError):
     return 2
   return 2 if isinstance(error, ValueError) and not _BEGUN.is_set() else 1
 
 
 def _show_warnings() -> None:
-  """Warnings of this package as lines of their own, like errors."""
+  """Prints warnings of this package as "warning: ..." lines."""
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter("warning: %(message)s"))
   handler.setLevel(logging.WARNING)
@@ -74,10 +76,9 @@ def _show_warnings() -> None:
 
 
 def _show_unraisable(found: Any) -> None:
-  """Shows what cannot be raised, but for what is of no use to anybody.
+  """Shows unraisable exceptions, except one of Tensorstore.
 
-  Once a save has failed, Tensorstore tells the end of its other writes to a
-  loop that is closed.
+  After a failed save its other writes report to an event loop that is closed.
   """
   if str(found.exc_value) != "Event loop is closed":
     sys.__unraisablehook__(found)
@@ -88,21 +89,21 @@ def _parsed(arguments: list[str]) -> list[str]:
   return overrides.parse(arguments)
 
 
-def _leave(error: BaseException, asked: bool, code: int) -> None:
+def _leave(error: BaseException, traceback_wanted: bool, code: int) -> None:
   line = one_line(error)
   if isinstance(error, signals.Stopped):
     code = error.code
-  elif signals.asked():
-    # Whatever else came of it, the last checkpoint is whole.
-    code = signals.code_of(signals.asked())
-  elif asked:
+  elif signals.stop_requested():
+    # Whatever error followed, the last checkpoint is complete.
+    code = signals.code_of(signals.stop_requested())
+  elif traceback_wanted:
     traceback.print_exception(error)
   if code == 1:
     note("".join(traceback.format_exception(error)))
   if _disk_full(error) or peers.several():
-    # Writers of other libraries would fail once more at exit, each with a
-    # traceback; what could be saved has been. And JAX would wait for the other
-    # processes, which wait for this one.
+    # Exit at once: writers of other libraries would fail again at exit, each
+    # with a traceback, and JAX would wait for the other processes, which wait
+    # for this one.
     peers.leave(code, line)
   print(f"error: {line}", file=sys.stderr, flush=True)
   note(f"exit code {code}: {line}")
@@ -111,10 +112,10 @@ def _leave(error: BaseException, asked: bool, code: int) -> None:
 
 
 def _end(code: int, *, at_once: bool = False) -> None:
-  """Ends the process, without waiting for what others do in threads.
+  """Ends the process; with `at_once`, without waiting for threads.
 
-  A save that Ctrl-C has cut off would fail while the interpreter shuts down,
-  with a traceback; the next start removes it.
+  A save interrupted by Ctrl-C would fail with a traceback while the interpreter
+  shuts down; the next start removes the unfinished checkpoint.
   """
   if at_once or compiling_ahead():
     sys.stdout.flush()
@@ -137,7 +138,7 @@ def one_line(error: BaseException) -> str:
   if storage.is_of_bucket(error):
     text = storage.meaning(error, "the bucket") or text
   start, found, trace = text.partition("Traceback (most recent call last):")
-  if found:  # An error of a config file, as ml_collections passes it on.
+  if found:  # An error in a config file, forwarded by ml_collections.
     where = start.partition(": ")[0].removeprefix("flag ")
     text = f"{where}: {trace.splitlines()[-1].partition(': ')[2]}"
   if _disk_full(error) and "free some space" not in text:

@@ -1,7 +1,7 @@
-"""The fields of a config: their names, their types, and what they may be.
+"""The fields of a config: their names, types and ranges.
 
 Options of methods, tasks and optimizers are declared by the functions that take
-them; what holds for all of them (a rate is no negative number) stands here.
+them. Rules for all of them (a rate is not negative) are here.
 """
 
 import math
@@ -33,15 +33,15 @@ ROLE = {"start": "policy", "head": "", "path": ""}
 
 
 class Range(NamedTuple):
-  """What a number may be: from `least` to `most`."""
+  """The allowed range of a number: from `least` to `most`."""
 
   least: float
   most: float = math.inf
-  above: bool = False  # `least` itself is left out
-  below: bool = False  # so is `most`
+  above: bool = False  # excludes `least` itself
+  below: bool = False  # excludes `most` itself
 
 
-# Field -> its range; of a tuple, that of each of its numbers. `*` is any word.
+# Field -> its range; for a tuple, of each of its numbers. `*` is any word.
 RANGES = {
   "seed": Range(0, 2**32 - 1),
   "model.(layers|width|heads|kv_heads|head_size|mlp_size|vocabulary|window)":
@@ -60,7 +60,7 @@ RANGES = {
   "stage.*.method.temperature": Range(0, above=True),
   "stage.*.method.(beta|beta1|beta2)": Range(0),
   "stage.*.method.(clip|max_ratio)": Range(0, above=True),
-  # Above a hundred nothing is left of a model, whatever the optimizer.
+  # A rate above 100 destroys any model, whatever the optimizer.
   "stage.*.optimizer.learning_rate": Range(0, 100),
   "stage.*.optimizer.(warmup|end_factor|weight_decay)": Range(0),
   "stage.*.optimizer.(steps|accumulate)": Range(1),
@@ -81,20 +81,19 @@ RANGES = {
 }
 
 
-# Fields that name a file or a folder, or something of the hub.
+# Fields that name a file, a folder, or a repository of the hub.
 PATHS = (
   "model.path", "roles.*.path", "tokenizer.(path|template)",
   "(task|evaluate.task|stage.*.task).source",
 )
-# Those that may name a checkpoint of another run: WORKDIR/STAGE/last.
+# Fields that may name a checkpoint of another run: WORKDIR/STAGE/last.
 CHECKPOINTS = ("stage.*.start", "stage.*.held.*")
 
 
 def placed(config: dict, field: str = "") -> dict:
-  """The config with its files and folders as they are called from everywhere.
+  """The config with absolute paths of its files and folders.
 
-  `~` is the home of this user. What is not there stays as it is: it may be of
-  the hub.
+  `~` is expanded. Paths that do not exist are kept: they may name the hub.
   """
   found = {}
   for name, value in config.items():
@@ -113,7 +112,7 @@ def _placed(field: str, value: str) -> str:
     return f"file:{_absolute(path)}{colon}{function}"
   if any(matches(field, pattern) for pattern in PATHS):
     return _absolute(value)
-  # "<stage>/last" is of this run, wherever it is started.
+  # "<stage>/last", with one slash, is a checkpoint of this run.
   if any(matches(field, p) for p in CHECKPOINTS) and value.count("/") > 1:
     folder, which = value.rsplit("/", 1)
     return f"{_absolute(folder)}/{which}"
@@ -129,21 +128,20 @@ def _absolute(value: str) -> str:
 
 
 def check(config: dict) -> None:
-  """Raises ConfigError for a name that nothing reads, a type, or a range.
+  """Raises ConfigError for an unknown name, a wrong type or a wrong range.
 
-  What is misspelt would be passed over in silence.
+  A misspelt name would be ignored silently.
   """
   check_names(config)
   check_ranges(config)
   if 0 in config["mesh"].values():
     raise ConfigError(
-      "config.mesh: an axis of 0 devices: give 1 or more, or -1 for all that "
-      "are left"
+      "config.mesh: an axis of 0 devices: give 1 or more, or -1 for the rest"
     )
 
 
 def check_names(config: dict) -> None:
-  """Raises ConfigError for names and types of the top, the run and the mesh."""
+  """Raises ConfigError for names and types at the top, in run and in mesh."""
   _check("config", config, TOP)
   there = *config, "roles", "tokenizer"  # These two may be left out.
   missing = [name for name in TOP if name not in there]
@@ -167,7 +165,7 @@ def check_names(config: dict) -> None:
 
 
 def check_ranges(config: dict) -> None:
-  """Raises ConfigError for a number outside of its range in RANGES."""
+  """Raises ConfigError for a number outside its range in RANGES."""
   for field, value in _numbers(config):
     for pattern, allowed in RANGES.items():
       if matches(field, pattern):
@@ -175,13 +173,13 @@ def check_ranges(config: dict) -> None:
 
 
 def check_word(field: str, name: str) -> None:
-  """Raises ConfigError for a name that could not be that of a folder."""
+  """Raises ConfigError for a name that cannot be a folder's."""
   if not re.fullmatch(r"\w+", name):
     raise ConfigError(f"{field}: {name!r} is not a plain word")
 
 
 def check_stage(field: str, given: dict) -> dict:
-  """The settings of a stage, each of a known name and the right type."""
+  """The options of a stage; ConfigError for unknown names and wrong types."""
   for key in given:
     if key == "anchor":
       raise ConfigError(
@@ -194,7 +192,7 @@ def check_stage(field: str, given: dict) -> dict:
 
 
 def matches(field: str, pattern: str) -> bool:
-  """Whether a dotted name is one of a pattern, or stands below it."""
+  """Whether a dotted name matches a pattern of RANGES or PATHS."""
   words = re.escape(".").join(pattern.replace("*", r"\w+").split("."))
   return re.fullmatch(words, field) is not None
 
@@ -210,7 +208,7 @@ def _check(field: str, given: dict, known: dict[str, type]) -> None:
 
 
 def _numbers(tree: dict, field: str = "") -> Iterator[tuple[str, Any]]:
-  """(dotted name, value) of all that is a number or holds some."""
+  """(dotted name, value) of all numbers and tuples."""
   for name, value in tree.items():
     inner = f"{field}.{name}" if field else str(name)
     if isinstance(value, dict):
@@ -223,14 +221,14 @@ def _check_range(field: str, value: Any, allowed: Range) -> None:
   each = value if isinstance(value, (tuple, list)) else (value,)
   for one in each:
     if isinstance(one, bool) or not isinstance(one, (int, float)):
-      continue  # Its type is what is wrong.
+      continue  # A wrong type is reported elsewhere.
     low = one > allowed.least if allowed.above else one >= allowed.least
     high = one < allowed.most if allowed.below else one <= allowed.most
     if not (low and high):
-      raise ConfigError(f"config.{field}={value}: {_said(allowed)}")
+      raise ConfigError(f"config.{field}={value}: {_range_text(allowed)}")
 
 
-def _said(allowed: Range) -> str:
+def _range_text(allowed: Range) -> str:
   """The range in words."""
   least, most = f"{allowed.least:g}", f"{allowed.most:.12g}"
   if math.isinf(allowed.most) and allowed.above:

@@ -1,7 +1,7 @@
-"""What follows from the fields that a command line gives, unless it gives them.
+"""Fields that follow from those given on the command line.
 
-A user who names another data set or a smaller batch should not have to say
-what that means for every other field.
+A user who names another data set or a smaller batch should not have to change
+every field that depends on it. Given fields are never changed.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from sitrain.models.huggingface import families
 from sitrain.runtime.options import find
 from sitrain.tasks.tables import FILES
 
-# Fields that `quick` leaves as they are where one of them is given.
+# Parts that `quick` must not change if one of these fields is given.
 KEEP = {"task": ("config.task.source",), "model": ("config.model.path",)}
 
 
 def keep(spec: str, given: Sequence[str]) -> str:
-  """FILE:quick,... with the words that keep what is given."""
+  """FILE:quick,... with the arguments that keep the given fields."""
   file, _, argument = spec.partition(":")
   words = argument.split(",")
   if "quick" not in words:
@@ -29,11 +29,11 @@ def keep(spec: str, given: Sequence[str]) -> str:
 
 
 def settle(config: Any, default: Any, given: Sequence[str]) -> None:
-  """Sets fields of a ConfigDict that follow from those that are given.
+  """Sets the fields of a ConfigDict that follow from the given ones.
 
   `default` is the config of the file alone. The evaluation reads the data set
-  of the task where it did before; a file has no splits; a checkpoint decides
-  the shape of a model; a batch of another size keeps the size of its parts.
+  of the task if it did before. A file has no splits. A checkpoint decides the
+  shape of a model. A batch of another size keeps the size of its parts.
   """
   _settle_task(config, default, given)
   _settle_model(config, default, given)
@@ -59,7 +59,7 @@ def _settle_task(config: Any, default: Any, given: Sequence[str]) -> None:
 
 
 def _settle_model(config: Any, default: Any, given: Sequence[str]) -> None:
-  """Leaves out the shapes of a model from nothing where a path is given."""
+  """Removes the shapes of a newly initialized model if a path is given."""
   model = config.model
   if "config.model.path" in given and not default.model.get("path", ""):
     for name in list(model):
@@ -69,7 +69,7 @@ def _settle_model(config: Any, default: Any, given: Sequence[str]) -> None:
 
 
 def _splits_files(name: str) -> bool:
-  """Whether a task finds its splits inside of a file, by itself."""
+  """Whether a task finds its splits inside a file itself."""
   try:
     maker = find("tasks", name, "task.name")
   except ValueError:  # It is refused later, with its field.
@@ -80,7 +80,7 @@ def _splits_files(name: str) -> bool:
 def _settle_parts(
   stage: Any, default: Any, field: str, given: Sequence[str]
 ) -> None:
-  """Waves of as many problems as before, and microbatches of as many rows."""
+  """Keeps the problems per wave and the rows per microbatch."""
   old, new = (
     [one.method.get(n, 1) for n in ("problems", "samples")]
     for one in (default, stage)

@@ -1,4 +1,4 @@
-"""Tasks that are verified on the host, and which stages may have them."""
+"""Tasks with verifiers on the host, and the stages that allow them."""
 
 import contextlib
 import contextvars
@@ -13,7 +13,7 @@ from sitrain.types import Episodes, Task, Verdict
 
 
 class HostOnly(ValueError):
-  """A verifier of the host was traced."""
+  """A verifier that runs on the host was traced."""
 
   def __init__(self):
     super().__init__("the task verifies on the host: set it to False")
@@ -24,7 +24,7 @@ _shapes_only = contextvars.ContextVar("shapes_only", default=False)
 
 @contextlib.contextmanager
 def shapes_only():
-  """Within it verifiers of the host may be traced: only their shapes count."""
+  """Inside, host verifiers may be traced: only their shapes count."""
   token = _shapes_only.set(True)
   try:
     yield
@@ -33,9 +33,9 @@ def shapes_only():
 
 
 def on_host(task: Task) -> Task:
-  """The task with a verifier that gets NumPy arrays, where it is on the host.
+  """The task; a verifier on the host gets NumPy arrays.
 
-  To trace it raises HostOnly, a ValueError, outside of `shapes_only`.
+  Tracing such a verifier raises HostOnly, except inside `shapes_only`.
   """
   if not task.on_host:
     return task
@@ -55,7 +55,7 @@ def on_host(task: Task) -> Task:
 
 
 def _traced(tree: Any) -> bool:
-  """Whether only shapes are asked for; raises HostOnly where values are."""
+  """Whether only shapes are needed; raises HostOnly if values are traced."""
   traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree))
   if traced and not _shapes_only.get():
     raise HostOnly
@@ -67,7 +67,7 @@ def _numpy(tree: Any) -> Any:
 
 
 def check_host(field: str, options: dict) -> None:
-  """Raises ConfigError where the judge cannot be traced, or delayed samples.
+  """Checks the options delay and rounds, which need a judge on the host.
 
   `field` is "stage.<name>", and `options` are the stage's.
   """

@@ -1,8 +1,8 @@
-"""A run's identity: which changes of a config a run may go on with.
+"""The identity of a run: the config changes with which it may be resumed.
 
-It is what changes samples or updates of what has begun: task, model, methods,
-optimizers, seed. A stage has begun when it has a checkpoint or rows. Changes of
-anything else are taken over and told.
+Fields that change samples or updates of a stage that has begun are fixed: task,
+model, methods, optimizers, seed. A stage has begun when it has a checkpoint or
+rows. Other changes are applied and reported.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from sitrain.runtime import checkpoint, fields
 from sitrain.runtime.options import ConfigError
 
 NOT_SET = "(not set)"
-# They change neither a sample nor an update, but for its rounding.
+# Fields that change samples and updates at most by rounding.
 FREE = (
   "run", "mesh", "evaluate",
   "(task|stage.*.task).workers",
@@ -33,10 +33,10 @@ class Change(NamedTuple):
 
 
 class Begun(NamedTuple):
-  """What a workdir has begun, as far as its config says."""
+  """The stages of a workdir that have begun."""
 
   stages: tuple[str, ...]  # in order
-  roles: frozenset[str]  # that they train or hold
+  roles: frozenset[str]  # the roles that they train or hold
 
 
 def begun_in(workdir: Any, config: dict) -> Begun:
@@ -68,11 +68,11 @@ def is_free(field: str) -> bool:
 def check_changes(
   workdir: Any, begun: Begun, changes: Sequence[Change]
 ) -> list[str]:
-  """Lines on the changes that a run goes on with, and the stages that grow.
+  """A line for each change with which the run can be resumed.
 
-  Raises ConfigError for the first change that it cannot go on with.
+  Raises ConfigError for the first change with which it cannot.
   """
-  told = []
+  lines = []
   for change in changes:
     field, was, now = change
     if is_free(field) or not _concerns(field, begun):
@@ -87,18 +87,18 @@ def check_changes(
         f"{workdir} holds a run with config.{field}={was}, this one has {now}:"
         f" give another --workdir{'' if was == NOT_SET else fix}"
       )
-    told.append(f"config.{field}: {was} -> {now}")
-  return told
+    lines.append(f"config.{field}: {was} -> {now}")
+  return lines
 
 
 def grown(changes: Sequence[Change], begun: Begun) -> list[str]:
-  """The stages that have begun and are given more steps."""
+  """The stages that have begun and get more steps."""
   names = [c.field.split(".")[1] for c in changes if _grows(c.field)]
   return [name for name in names if name in begun.stages]
 
 
 def _concerns(field: str, begun: Begun) -> bool:
-  """Whether what has begun depends on a field."""
+  """Whether a stage that has begun depends on a field."""
   first, *rest = field.split(".")
   if first == "stage" and rest:
     return rest[0] in begun.stages
@@ -112,7 +112,7 @@ def _grows(field: str) -> bool:
 
 
 def _check_order(workdir: Any, begun: Begun, change: Change) -> None:
-  """Raises ConfigError unless the stages that have begun stay the first."""
+  """Raises ConfigError unless the stages that have begun still come first."""
   count = len(begun.stages)
   names = [text.strip('" ') for text in change.now.strip("[]").split(",")]
   if tuple(names[:count]) != begun.stages:
@@ -124,7 +124,7 @@ def _check_order(workdir: Any, begun: Begun, change: Change) -> None:
 
 
 def _check_steps(workdir: Any, begun: Begun, change: Change) -> None:
-  """Raises ConfigError for fewer steps, and where a later stage has begun."""
+  """Raises ConfigError for fewer steps, and if a later stage has begun."""
   name, last = change.field.split(".")[1], begun.stages[-1]
   if int(change.now) < int(change.was):
     raise ConfigError(

@@ -1,4 +1,4 @@
-"""What a config can say: its fields with all defaults, and all options."""
+"""Lists the fields of a config with all defaults, and all options."""
 
 import inspect
 import math
@@ -16,10 +16,10 @@ WIDTH = 80
 
 
 def resolved(config: dict) -> dict:
-  """The config with the defaults of all that it names.
+  """A checked config with the defaults of everything that it names.
 
-  A checked one; what only data or a tokenizer decide, such as the vocabulary,
-  is left out. Stages that are not run are left out too.
+  Values that depend on data or a tokenizer, such as the vocabulary, are left
+  out, and so are stages that are not run.
   """
   task = find("tasks", config["task"]["name"], "task.name")
   found = dict(config)
@@ -79,9 +79,9 @@ def _of(options: dict[str, inspect.Parameter]) -> dict[str, Any]:
 
 
 def shown(config: dict, given: dict) -> list[str]:
-  """A resolved config as lines that a get_config can have before its return.
+  """A resolved config as lines of Python for a get_config function.
 
-  `given` is the config before: what it lacks is set whole.
+  `given` is the unresolved config: dicts that it lacks are set in one line.
   """
   return list(_lines("config", config, given))
 
@@ -109,7 +109,7 @@ def _literal(value: Any) -> str:
 
 
 def listed() -> list[str]:
-  """All methods, tasks and options, with types, defaults and what they are."""
+  """All methods, tasks and options, with types, defaults and descriptions."""
   lines = []
   for title, package in (
     ("Methods: config.stage.NAME.method", "methods"),
@@ -141,7 +141,7 @@ def listed() -> list[str]:
 
 
 def _takes_functions(maker: Callable) -> bool:
-  """Whether it is for other makers: no config holds a function."""
+  """Whether only other makers can call it: a config has no functions."""
   return any("Callable" in str(o.annotation) for o in accepted(maker).values())
 
 
@@ -172,14 +172,14 @@ def _type(kind: Any) -> str:
 
 
 def _about(maker: Callable) -> dict[str, str]:
-  """Option -> what its docstring says, those of a forwarding maker first."""
+  """Option -> its description in the docstring, including forwarded options."""
   found = {}
   if hasattr(maker, "forwards"):
     found = _about(maker.forwards[0])
   text = (inspect.getdoc(maker) or "").partition("Args:\n")[2]
   text = text.partition("\n\n")[0]
   entry = r"^  ([a-z][\w, ]*): (.*(?:\n    .*)*)"
-  for names, said in re.findall(entry, text, re.MULTILINE):
+  for names, about in re.findall(entry, text, re.MULTILINE):
     for name in names.split(", "):
-      found[name] = " ".join(said.split())
+      found[name] = " ".join(about.split())
   return found

@@ -1,13 +1,13 @@
-"""One process at a time that writes in a place: a lock that no dead one holds.
+"""A lock on a workdir, so that only one run writes there.
 
-WORKDIR/lock.json says which process trains there; it is written anew every few
-seconds, and is gone when the run ends. On a disk the kernel locks the file, and
-lets go of it however the process ends. On gs://, and on disks that know no
-locks, a process counts as dead whose file does not change for a while: whoever
-looks counts the seconds, so clocks need not agree. That a process of the same
-machine is dead is known at once.
+WORKDIR/lock.json names the process that trains there. It is rewritten every few
+seconds, and removed when the run ends. On a disk the kernel locks the file, and
+releases it however the process ends. On gs://, and on disks without locks, the
+lock expires when the file has not changed for a while. The waiting process
+measures that time itself, so clocks need not agree. A dead process of the same
+machine is detected at once.
 
-Who only reads a workdir needs no lock.
+Reading a workdir needs no lock.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ from sitrain.runtime.options import ConfigError
 from sitrain.runtime.storage import explaining, is_remote
 
 NAME = "lock.json"
-BEAT = 10.0  # seconds between two signs of life
-SILENCE = 60.0  # seconds without one, after which the holder is dead
-SERVER = 120.0  # in which a file server lets go of a dead machine's locks
-LOOK = 1.0  # seconds between two looks
-_SIZE = 1024  # bytes of the file, so that writing it anew is one write
+BEAT = 10.0  # seconds between two heartbeats
+SILENCE = 60.0  # seconds without a heartbeat until the lock expires
+SERVER = 120.0  # seconds until a file server releases a dead machine's locks
+LOOK = 1.0  # seconds between two attempts
+_SIZE = 1024  # bytes of the file; fixed, so that rewriting it is one write
 _LOG = logging.getLogger("sitrain")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -49,31 +49,31 @@ _NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS)
 class Holder(NamedTuple):
   """The process that holds a lock."""
 
-  token: str  # of this one run
+  token: str  # unique for each run
   host: str
-  machine: str  # where its number means something
-  process: int  # its number there
-  started: str  # tells it from a later one of the same number
-  since: str  # for people
-  beat: int  # grows while it is alive
+  machine: str  # the boot and PID namespace in which `process` is valid
+  process: int  # PID
+  started: str  # start time, to detect a reused PID
+  since: str  # start time, readable
+  beat: int  # counts heartbeats
 
 
 class Place(NamedTuple):
-  """A file that says who holds a lock."""
+  """A lock file, and the operations on it."""
 
-  read: Callable[[], list[Holder]]  # nobody, or one
-  take: Callable[[Holder], bool]  # whether it is ours now
-  write: Callable[[Holder], None]  # once it is ours
+  read: Callable[[], list[Holder]]  # the holder, or []
+  take: Callable[[Holder], bool]  # whether the lock is ours now
+  write: Callable[[Holder], None]  # a heartbeat of the holder
   release: Callable[[], None]
-  exact: bool  # whether `take` itself knows if the holder is alive
+  exact: bool  # whether `take` itself detects a dead holder
 
 
 @contextlib.contextmanager
 def held(what: str, path: Any) -> Iterator[None]:
-  """Within it this run holds the lock `path`; of several processes the first.
+  """Holds the lock `path` for this run; process 0 takes it for all processes.
 
-  `what` is the flag that the lock is for, as a user gives it. Raises
-  ConfigError, in all processes, where another run holds it.
+  `what` is the flag of the locked path, for messages. Raises ConfigError, in
+  all processes, if another run holds the lock.
   """
   token = from_first(lambda: _hold(what, path))
   try:
@@ -83,11 +83,11 @@ def held(what: str, path: Any) -> Iterator[None]:
       _HELD.pop(token)()
 
 
-_HELD: dict[str, Callable[[], None]] = {}  # by token, how to let go of it
+_HELD: dict[str, Callable[[], None]] = {}  # token -> release
 
 
 def _hold(what: str, path: Any) -> str:
-  """Takes the lock and begins to keep it; returns its name in _HELD."""
+  """Takes the lock and starts its heartbeat; returns its token in _HELD."""
   if not is_remote(path):
     path = os.path.abspath(path)
   made = [] if is_remote(path) else _make(what, os.path.dirname(path))
@@ -116,8 +116,8 @@ def _hold(what: str, path: Any) -> str:
   def release() -> None:
     over.set()
     keeper.join(BEAT)
-    if not keeper.is_alive():  # Else it is in the middle of writing.
-      with contextlib.suppress(Exception):  # It would only be waited for.
+    if not keeper.is_alive():  # Else it is still writing.
+      with contextlib.suppress(Exception):  # Else the lock just expires.
         place.release()
     _unmake(made)
 
@@ -130,7 +130,7 @@ def acquire(
   clock: Callable[[], float] = time.monotonic,
   sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-  """Returns when the place is ours, which takes a while after some deaths.
+  """Waits until the lock is ours, which may need its expiry.
 
   Raises ConfigError as soon as its holder is known to be alive.
   """
@@ -172,7 +172,7 @@ def _name(holder: Holder) -> str:
 def _keep(
   what: str, place: Place, mine: Holder, over: threading.Event
 ) -> None:
-  """Says that this process is alive; ends it where another has taken over."""
+  """Writes heartbeats; ends this process if another run has taken the lock."""
   while not over.wait(BEAT):
     try:
       found = place.read()
@@ -184,11 +184,11 @@ def _keep(
       mine = mine._replace(beat=mine.beat + 1)
       if not over.is_set():
         place.write(mine)
-    except Exception as error:  # noqa: BLE001  Of disks and stores.
+    except Exception as error:  # noqa: BLE001  Storage raises many types.
       note(f"the lock of {what} is not written: {error!r}")
 
 
-# Who is who.
+# Identity and liveness of processes.
 
 
 def _this_process() -> Holder:
@@ -201,7 +201,7 @@ def _this_process() -> Holder:
 
 
 def _machine() -> str:
-  """Names the machine since it was booted, and its container's processes."""
+  """Identifies the machine, its boot and the PID namespace."""
   words = [socket.gethostname()]
   with contextlib.suppress(OSError):
     words.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -210,7 +210,7 @@ def _machine() -> str:
 
 
 def _started(process: int) -> str:
-  """When a process of this machine was started; "" where it is dead."""
+  """The start time of a process of this machine; "" if it is dead."""
   try:
     text = Path(f"/proc/{process}/stat").read_text()
   except OSError:
@@ -230,24 +230,24 @@ def _answers(process: int) -> str:
 
 
 def _is_alive(holder: Holder) -> bool:
-  """Whether it is known to be: it is a process of this machine."""
+  """Whether it is known to be alive: a process of this machine that runs."""
   here = holder.machine == _machine()
   return here and _started(holder.process) == holder.started
 
 
 def _is_dead(holder: Holder) -> bool:
-  """Whether it is known to be."""
+  """Whether it is known to be dead: a process of this machine that ended."""
   here = holder.machine == _machine()
   return here and _started(holder.process) != holder.started
 
 
-# Where it is written.
+# The two kinds of lock files.
 
 
 def locked(path: epath.Path) -> Place:
   """A file that the kernel locks for this process.
 
-  `take` raises OSError where the disk knows no locks.
+  `take` raises OSError if the disk does not support locks.
   """
   held: list[int] = []
 
@@ -256,7 +256,7 @@ def locked(path: epath.Path) -> Place:
       descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
       fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      # Who let go of it meanwhile has removed what was opened.
+      # A holder that released it meanwhile has removed the opened file.
       ours = os.fstat(descriptor).st_ino == os.stat(path).st_ino
     except (BlockingIOError, FileNotFoundError):
       ours = False
@@ -267,7 +267,7 @@ def locked(path: epath.Path) -> Place:
       os.close(descriptor)
       return False
     held.append(descriptor)
-    with contextlib.suppress(OSError):  # A full disk is found out elsewhere.
+    with contextlib.suppress(OSError):  # A full disk is reported elsewhere.
       write(mine)
     return True
 
@@ -283,14 +283,14 @@ def locked(path: epath.Path) -> Place:
 
 
 def leased(path: epath.Path) -> Place:
-  """A file that whoever sees no life in it may write."""
+  """A lock file that expires without heartbeats."""
 
   def write(mine: Holder) -> None:
     workdirs.write_json(path, mine._asdict())
 
   def take(mine: Holder) -> bool:
     write(mine)
-    time.sleep(LOOK)  # Of two who come at once, the last to write has it.
+    time.sleep(LOOK)  # Of two concurrent writers, the last one wins.
     return [x.token for x in _read(path)] == [mine.token]
 
   def release() -> None:
@@ -300,7 +300,7 @@ def leased(path: epath.Path) -> Place:
 
 
 def _read(path: epath.Path) -> list[Holder]:
-  """Who holds it; nobody, too, where it is being written."""
+  """The holder, or []; [] also while the file is being written."""
   try:
     with explaining(path):
       return [Holder(**json.loads(path.read_text()))]
@@ -309,7 +309,7 @@ def _read(path: epath.Path) -> list[Holder]:
 
 
 def _make(what: str, folder: str) -> list[str]:
-  """Makes a folder; returns what was not there, the innermost first."""
+  """Makes a folder; returns the folders that were missing, innermost first."""
   missing = []
   while not os.path.exists(folder):
     missing.append(folder)
@@ -327,7 +327,7 @@ def _make(what: str, folder: str) -> list[str]:
 
 
 def _unmake(folders: list[str]) -> None:
-  """Removes what was made, where it is still empty."""
+  """Removes the folders from `_make` that are still empty."""
   with contextlib.suppress(OSError):
     for folder in folders:
       os.rmdir(folder)

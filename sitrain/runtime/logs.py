@@ -1,4 +1,4 @@
-"""What each host notes down: its log, a heartbeat, stacks of what hangs."""
+"""The log of each host, the heartbeat file, and stacks of hanging calls."""
 
 import faulthandler
 import logging
@@ -19,40 +19,40 @@ from sitrain.runtime import activity
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.storage import is_remote
 
-_HOST = logging.getLogger("sitrain.host")  # What goes nowhere else.
-_SAID = logging.getLogger("sitrain")  # What the screen has as well.
+_HOST_LOG = logging.getLogger("sitrain.host")  # Only in the file.
+_PACKAGE_LOG = logging.getLogger("sitrain")  # On the screen too.
 
 
 class Log(NamedTuple):
-  """The log of a host: a file on its disk, which the workdir shows."""
+  """The log file of a host, on its disk, and how to copy it to the workdir."""
 
   file: Any  # open for appending
-  copy: Callable[[], None]  # to a workdir on gs://
+  copy: Callable[[], None]  # copies it to a workdir on gs://
 
 
-_OPEN: list[tuple[Log, logging.Handler]] = []  # One at the most.
+_OPEN: list[tuple[Log, logging.Handler]] = []  # At most one.
 
 
 def note(text: str) -> None:
-  """A line in the log of this host, with the time."""
-  _HOST.info(text)
+  """Writes a line with the time to the log of this host."""
+  _HOST_LOG.info(text)
 
 
 def open_log(workdir: Any, facts: dict[str, str]) -> Log:
-  """Appends to workdir/logs/host_<process>.log from now on, `facts` first.
+  """Starts appending to workdir/logs/host_<process>.log, `facts` first.
 
-  Objects on gs:// cannot be appended to: there the file lies on the host's own
-  disk, and `copy` brings it into the workdir. A crash of the interpreter leaves
-  its stacks in it. The log of a run before it in the same process is closed.
+  Objects on gs:// cannot be appended to: then the file is on the host's own
+  disk, and `copy` uploads it to the workdir. A crash of the interpreter dumps
+  its stacks to it. The log of an earlier run in the same process is closed.
   """
   target = epath.Path(workdir) / "logs" / f"host_{jax.process_index()}.log"
   path = _local(target)
   file = open(path, "a", encoding="utf-8", buffering=1)
   handler = logging.StreamHandler(file)
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-  _HOST.propagate = False
-  _HOST.setLevel(logging.INFO)
-  for logger in (_HOST, _SAID):
+  _HOST_LOG.propagate = False
+  _HOST_LOG.setLevel(logging.INFO)
+  for logger in (_HOST_LOG, _PACKAGE_LOG):
     logger.addHandler(handler)
   faulthandler.enable(file)
 
@@ -60,7 +60,7 @@ def open_log(workdir: Any, facts: dict[str, str]) -> Log:
     if str(path) != str(target):
       target.write_text(epath.Path(path).read_text())
 
-  _close()  # What hears of crashes has a new file now.
+  _close()  # Only now: faulthandler writes to the new file already.
   note(f"--- {' '.join(sys.argv)}")
   note(", ".join(f"{name} {value}" for name, value in facts.items()))
   took = lambda one: note(f"{one.what}: {activity.seconds(one):.1f} s")
@@ -73,29 +73,29 @@ def open_log(workdir: Any, facts: dict[str, str]) -> Log:
 def _close() -> None:
   """Closes the log that is open, if there is one."""
   for log, handler in _OPEN:
-    quietly(log.copy)
-    for logger in (_HOST, _SAID):
+    ignoring_errors(log.copy)
+    for logger in (_HOST_LOG, _PACKAGE_LOG):
       logger.removeHandler(handler)
     log.file.close()
   _OPEN.clear()
 
 
 def copy_all() -> None:
-  """Brings the log into its workdir, where that can be done."""
+  """Copies the log to its workdir, if possible."""
   for log, _ in _OPEN:
-    quietly(log.copy)
+    ignoring_errors(log.copy)
 
 
-def quietly(write: Callable[[], None]) -> None:
-  """Notes what goes wrong in writing what no run depends on."""
+def ignoring_errors(write: Callable[[], None]) -> None:
+  """Runs `write`, on which no run depends; logs an error of it."""
   try:
     write()
-  except Exception as error:  # noqa: BLE001  Of disks and stores; many types.
+  except Exception as error:  # noqa: BLE001  Storage raises many types.
     note(f"not written: {type(error).__name__}: {error}")
 
 
 def _local(target: epath.Path) -> str:
-  """Where the log is written; it begins with what the target holds."""
+  """The path to write the log to; it starts with the content of the target."""
   if not is_remote(target):
     target.parent.mkdir(parents=True, exist_ok=True)
     return str(target)
@@ -109,16 +109,16 @@ def heartbeat(
 ) -> Callable[..., None]:
   """(stage, step, steps, record, tokens_per_second) -> heartbeat.json.
 
-  The first process writes it, as a whole, after each call; on gs:// at most
-  every `every` seconds. All of them note as often where they are. Between the
-  calls it is written as often, with what the process is at and since when.
+  Process 0 replaces the file after each call; on gs:// at most every `every`
+  seconds. All processes log their progress as often. Between calls the file is
+  written as often, with the current activity and its duration.
   """
   path = epath.Path(workdir) / "heartbeat.json"
   remote, last = is_remote(path), [-every, time.monotonic()]
-  # A run that goes on is where it was until its first step.
+  # A resumed run keeps the old progress until its first step.
   known = {"stage": "", "step": -1, "steps": -1, "tokens_per_second": math.nan}
   if path.exists():
-    quietly(lambda: known.update(workdirs.read_json(path)))
+    ignoring_errors(lambda: known.update(workdirs.read_json(path)))
   writing = threading.Lock()
 
   def write(now: list[activity.Activity]) -> None:
@@ -127,14 +127,14 @@ def heartbeat(
       for one in now:
         known.update(doing=one.what, seconds=activity.seconds(one))
       last[1] = time.monotonic()
-      quietly(lambda: workdirs.write_json(path, known))
+      ignoring_errors(lambda: workdirs.write_json(path, known))
 
   def beat(stage: str, step: int, steps: int, _: Any, rate: float) -> None:
     due = time.monotonic() - last[0] >= every
     if due:
       last[0] = time.monotonic()
       note(f"{stage} {step}/{steps} {rate:.0f} tokens/s")
-      quietly(log.copy)
+      ignoring_errors(log.copy)
     if jax.process_index() == 0 and (due or not remote):
       known.update(stage=stage, step=step, steps=steps, tokens_per_second=rate)
       write([])
@@ -149,13 +149,13 @@ def heartbeat(
 
 
 _LIBRARIES = (
-  # Orbax, where a save is due before the last one is written: on quick steps.
+  # Orbax, when a save is due before the last one is written (fast steps).
   "Waiting for previous save to complete",
 )
 
 
 def quiet_libraries() -> None:
-  """Leaves out what libraries log that is of no use to a user."""
+  """Hides log lines of libraries that do not help a user."""
   log = logging.getLogger("absl")
   log.setLevel(logging.WARNING)
   log.addFilter(_of_use)
@@ -166,7 +166,7 @@ def _of_use(record: logging.LogRecord) -> bool:
 
 
 class Watchdog(NamedTuple):
-  """Dumps the stacks of a call that takes too long: tell it of every call."""
+  """Dumps the stacks of a call that takes too long; wrap every call in it."""
 
   before: Callable[[], None]
   after: Callable[[float], None]  # the seconds that the call took
@@ -176,11 +176,11 @@ ASLEEP = Watchdog(lambda: None, lambda seconds: None)
 
 
 def watchdog(file: Any, *, factor: float, floor: float) -> Watchdog:
-  """Stacks of all threads to `file`, once for a call that hangs.
+  """Dumps the stacks of all threads to `file`, once for a call that hangs.
 
-  A call hangs after `factor` times the median of those before it, but no
-  sooner than after `floor` seconds; the first one, which has none before it,
-  after `factor` times that. Nothing is ever ended.
+  A call hangs if it takes `factor` times the median of the calls before it, and
+  at least `floor` seconds. For the first call `floor` replaces the median.
+  The call itself is never interrupted.
   """
   took: deque[float] = deque(maxlen=101)
 
@@ -188,15 +188,15 @@ def watchdog(file: Any, *, factor: float, floor: float) -> Watchdog:
     return max(floor, factor * statistics.median(took or [floor]))
 
   def before() -> None:
-    # A thread in C writes them, also where the interpreter itself is stuck.
+    # A C thread writes them, even if the interpreter itself is stuck.
     faulthandler.dump_traceback_later(limit(), file=file)
 
   def after(seconds: float) -> None:
     faulthandler.cancel_dump_traceback_later()
     if seconds > limit():
       note(
-        f"the call above took {seconds:.1f} s, and {limit():.1f} s is much: "
-        "see the stacks"
+        f"the call above took {seconds:.1f} s, more than the limit of"
+        f" {limit():.1f} s: see the stacks"
       )
     took.append(seconds)
 

@@ -1,4 +1,4 @@
-"""The only place that divides means; records, and where they are written."""
+"""Metrics: divides means into numbers (only here) and writes the records."""
 
 import importlib
 import json
@@ -24,20 +24,20 @@ Record = dict[str, Any]
 
 
 class Sink(NamedTuple):
-  """Where records go."""
+  """A destination of records."""
 
   write: Callable[[Record], None]
   close: Callable[[], None]
-  flush: Callable[[], None] = lambda: None  # all so far is then kept
+  flush: Callable[[], None] = lambda: None  # makes all records so far durable
 
 
 def silent() -> Sink:
-  """Writes nothing: what all processes but the first have."""
+  """Writes nothing; for all processes but the first."""
   return Sink(write=lambda record: None, close=lambda: None)
 
 
 def divide(mean: Mean) -> np.ndarray:
-  """total / count on the host; NaN where nothing was counted."""
+  """total / count on the host; NaN where the count is 0."""
   total = np.asarray(mean.total, np.float64)
   count = np.asarray(mean.count, np.float64)
   safe = np.where(count == 0, 1.0, count)
@@ -65,10 +65,11 @@ _VERBS = ("generate/", "judge/", "curate/", "learn/")  # in the order of a step
 
 
 def not_finite(measured: Metrics) -> tuple[int, str, float]:
-  """(index of the step, name, value) of the first metric that is no number.
+  """(index of the step, name, value) of the first metric that is not finite.
 
-  Of a step the first in the order of the verbs, for it spreads to the later
-  ones; (-1, "", 0.0) where there is none. A mean over nothing is not meant.
+  Within a step the first in the order of the verbs, because it spreads to the
+  later ones; (-1, "", 0.0) if all are finite. Means with a count of 0 are
+  skipped.
   """
   order = lambda name: [not name.startswith(verb) for verb in _VERBS]
   found = []
@@ -80,7 +81,7 @@ def not_finite(measured: Metrics) -> tuple[int, str, float]:
 
 
 def finite(value: Any) -> Any:
-  """`value` with None for what JSON cannot say: NaN and infinities."""
+  """`value` with None for NaN and infinities, which JSON lacks."""
   if isinstance(value, dict):
     return {str(k): finite(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
@@ -98,10 +99,10 @@ def to_line(record: Record) -> str:
 
 
 def jsonl(path: Any, *, every: float = 30.0) -> Sink:
-  """Appends a line per record to a file; each is on the disk at once.
+  """Appends a line per record to a file, written at once.
 
-  Objects on gs:// cannot be appended to: there the file is written anew, at
-  least every `every` seconds, where `flush` is called, and at the end.
+  Objects on gs:// cannot be appended to: there the whole file is rewritten, at
+  least every `every` seconds, on `flush`, and at the end.
   """
   if jax.process_index() != 0:
     return silent()
@@ -128,7 +129,7 @@ def _rewritten(path: epath.Path, every: float) -> Sink:
     flushed[:] = len(lines), time.monotonic()
 
   def write(record: Record) -> None:
-    # Not before: what a stage that is resumed drops is dropped by now.
+    # Read it only now: a resumed stage truncates it before its first record.
     if not lines and path.exists():
       lines.append(path.read_text())
     lines.append(to_line(record))
@@ -139,24 +140,24 @@ def _rewritten(path: epath.Path, every: float) -> Sink:
 
 
 def _kept(lines: Sequence[str], stage: str, step: int) -> list[str]:
-  """The lines from before `stage`, and of it those up to `step`."""
+  """The lines before `stage`, and those of it up to `step`."""
   kept, seen = [], False
   for line in lines:
     try:
       record = json.loads(line)
     except ValueError:  # The last line of a killed run may be cut.
       continue
-    mine = record.get("stage") == stage
-    seen = seen or mine
-    if (mine and record.get("step", 0) <= step) or not seen:
+    same = record.get("stage") == stage
+    seen = seen or same
+    if (same and record.get("step", 0) <= step) or not seen:
       kept.append(line if line.endswith("\n") else line + "\n")
   return kept
 
 
 def truncate(path: Any, stage: str, step: int) -> int:
-  """Drops records beyond `step` of `stage`, and of the stages after it.
+  """Drops records after `step` of `stage`, and of later stages.
 
-  The file is replaced as a whole. Returns how many lines were dropped.
+  The file is replaced atomically. Returns how many lines were dropped.
   """
   path = epath.Path(path)
   if jax.process_index() != 0 or not path.exists():
@@ -185,7 +186,7 @@ def _numbers(record: Record) -> dict[str, float]:
 
 
 def _iteration(record: Record) -> int:
-  """Counts over all stages: steps alone begin anew with every stage."""
+  """Counts over all stages; steps start again in every stage."""
   return record.get("iteration", record.get("step", 0))
 
 
@@ -199,7 +200,7 @@ def _optional(module: str, package: str) -> Any:
 
 
 def check_installed(*, project: str) -> None:
-  """Raises ConfigError where `wandb` would, before anything is written."""
+  """Raises ConfigError early if wandb is configured but not installed."""
   if project:
     _optional("wandb", "wandb")
 
@@ -207,10 +208,9 @@ def check_installed(*, project: str) -> None:
 def tensorboard(folder: Any, *, every: float = 30.0) -> Sink:
   """Scalars "<stage>/<name>" by iteration of the run, through tensorboardX.
 
-  What a process before this one has written from the first iteration on that
-  this one writes is purged. For gs:// events are written to a folder of this
-  machine, which is copied where `flush` is called, but not twice in `every`
-  seconds, and at the end.
+  Events that an earlier process wrote for the iterations of this one are
+  purged. For gs:// events are written to a local folder, which is copied on
+  `flush`, at most every `every` seconds, and at the end.
   """
   if jax.process_index() != 0:
     return silent()
@@ -221,7 +221,7 @@ def tensorboard(folder: Any, *, every: float = 30.0) -> Sink:
 
 
 def _events(writer: Any) -> Sink:
-  """One event a record: one for each number costs as many locks."""
+  """One event per record; one per number would take a lock for each."""
   protos = _optional("tensorboardX.proto.summary_pb2", "tensorboardX")
   events = _optional("tensorboardX.proto.event_pb2", "tensorboardX")
   began = []
@@ -268,15 +268,15 @@ def _copied(make: Callable, folder: epath.Path, every: float) -> Sink:
 def wandb(folder: Any, *, project: str, config: Record) -> Sink:
   """Scalars "<stage>/<name>" by iteration of the run to Weights & Biases.
 
-  A workdir is one run there, whose id it keeps: it is resumed, and what it has
-  already from a process before this one is not logged again. Raises ConfigError
-  where wandb is not installed or does not begin.
+  A workdir is one run of wandb and stores its id. A resumed run does not log
+  iterations again that an earlier process has logged. Raises ConfigError if
+  wandb is not installed or cannot start.
   """
   if jax.process_index() != 0:
     return silent()
   module, folder = _optional("wandb", "wandb"), epath.Path(folder)
   local = folder
-  if is_remote(folder):  # wandb writes to disks alone.
+  if is_remote(folder):  # wandb writes to disks only.
     local = tempfile.mkdtemp(prefix="sitrain_wandb_")
   try:
     logged = module.init(
@@ -288,7 +288,7 @@ def wandb(folder: Any, *, project: str, config: Record) -> Sink:
       f"config.run.wandb={project!r}: Weights & Biases says: {error}: run"
       " `wandb login`, or set WANDB_MODE=offline, or leave it out"
     ) from error
-  first = logged.step  # of those that it does not have
+  first = logged.step  # the first iteration that is not logged yet
 
   def write(record: Record) -> None:
     if (step := _iteration(record)) >= first:
@@ -298,7 +298,7 @@ def wandb(folder: Any, *, project: str, config: Record) -> Sink:
 
 
 def _wandb_id(folder: epath.Path) -> str:
-  """Drawn once for a workdir: names of folders are not unique."""
+  """A random id, drawn once per workdir: folder names are not unique."""
   path = folder / "wandb_id"
   if path.exists() and (known := path.read_text().strip()):
     return known

@@ -1,8 +1,8 @@
-"""The cloud's notice that it takes a machine away counts as SIGTERM.
+"""Turns the cloud's notice of a preemption into SIGTERM.
 
-Compute Engine tells its machines through a server of metadata; a request waits
-there until a value changes. A TPU VM that is preempted, or whose host goes into
-maintenance, is told so before anything is sent to its processes.
+Compute Engine has a metadata server, where a request waits until a value
+changes. It announces a preemption or a host maintenance before the processes of
+the VM get a signal.
 """
 
 import os
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from sitrain.runtime.logs import note
 
-# Values under computeMetadata/v1/instance that mean that it ends.
+# Values under computeMetadata/v1/instance that announce the end of the VM.
 ENDS = {
   "preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE",
 }
@@ -25,10 +25,10 @@ WAIT = 60  # seconds that the server holds a request
 PAUSE = 10.0  # seconds after an error
 
 
-def told() -> bool:
-  """Whether this machine has such a server, as google-auth decides it.
+def is_on_compute_engine() -> bool:
+  """Whether this machine has a metadata server; same rules as google-auth.
 
-  GCE_METADATA_HOST names one; NO_GCE_CHECK=true says that there is none.
+  GCE_METADATA_HOST names one; NO_GCE_CHECK=true disables the check.
   """
   if os.environ.get("NO_GCE_CHECK", "").lower() == "true":
     return False
@@ -40,16 +40,16 @@ def told() -> bool:
 
 
 def end_process() -> None:
-  """Sends this process SIGTERM, which signals.py hears."""
+  """Sends SIGTERM to this process; signals.py handles it."""
   os.kill(os.getpid(), signal.SIGTERM)
 
 
 def watch(act: Callable[[], None] = end_process) -> list[threading.Thread]:
-  """Waits in threads for a notice, and then calls `act`, once for each kind.
+  """Waits in threads for notices; calls `act` once for each kind.
 
-  No threads where there is nobody who tells.
+  Starts no threads where there is no metadata server.
   """
-  if not told():
+  if not is_on_compute_engine():
     return []
   threads = [
     threading.Thread(
@@ -63,14 +63,14 @@ def watch(act: Callable[[], None] = end_process) -> list[threading.Thread]:
 
 
 def _follow(name, end, act) -> None:
-  etag, said = "0", ""  # The first request is answered at once.
+  etag, last_error = "0", ""  # Etag 0: the first reply comes at once.
   while True:
     began, before = time.monotonic(), etag
     try:
-      value, etag = _ask(name, etag)
-    except Exception as error:  # noqa: BLE001  A watcher may not die of a reply.
-      if said != str(error):  # Not the same line every ten seconds.
-        said = str(error)
+      value, etag = _request(name, etag)
+    except Exception as error:  # noqa: BLE001  Keep watching.
+      if last_error != str(error):  # Log each error once.
+        last_error = str(error)
         note(f"no notice of {name}: {type(error).__name__}: {error}")
       time.sleep(PAUSE)
       continue
@@ -78,11 +78,11 @@ def _follow(name, end, act) -> None:
       act()
       return
     if etag == before and time.monotonic() - began < 1.0:
-      time.sleep(min(1.0, PAUSE))  # It was asked to wait, and did not.
+      time.sleep(min(1.0, PAUSE))  # The server did not wait for a change.
 
 
-def _ask(name, etag) -> tuple[str, str]:
-  """The value once it is another than that of `etag`, or after WAIT seconds."""
+def _request(name, etag) -> tuple[str, str]:
+  """(value, etag), when the value changes or after WAIT seconds."""
   host = os.environ.get("GCE_METADATA_HOST", HOST)
   request = urllib.request.Request(
     f"http://{host}/computeMetadata/v1/instance/{name}"

@@ -1,4 +1,4 @@
-"""Optimizers of optax by name, with schedule, clipping and accumulation."""
+"""Optax optimizers by name, with schedule, clipping and accumulation."""
 
 import difflib
 import re
@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import optax
 
-# Weight decay leaves out vectors. They are told by their names, because
-# stacked layers give a vector of each layer two dimensions.
+# Weight decay skips vectors. They are recognized by name, because the vectors
+# of stacked layers have two dimensions.
 _NO_DECAY = re.compile(r"norm|bias|scale")
 
 
 def one_of(what: str, name: str, known: Iterable[str]) -> None:
-  """Raises ValueError where `name` is not known, with the closest that is."""
+  """Raises ValueError for an unknown name, with the closest known one."""
   known = sorted(known)
   if name not in known:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
@@ -61,7 +61,7 @@ def make_schedule(
 
 
 def _decayed(params: Any) -> Any:
-  """True for every parameter that weight decay shrinks."""
+  """True for every parameter that weight decay applies to."""
 
   def decays(path, leaf):
     name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -13,11 +13,11 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
-_OWN = "sitrain_file_"  # how modules made of a user's files are called
+_OWN = "sitrain_file_"  # prefix of the names of modules from a user's files
 
 
 class ConfigError(ValueError):
-  """Something that the user can mend in the config; one line."""
+  """An error that the user can fix in the config; one line."""
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -31,9 +31,9 @@ def closest(name: str, known: Iterable[str]) -> str:
 def find(package: str, name: str, field: str) -> Callable:
   """`make` of sitrain.<package>.<name>, or the function after its dot.
 
-  `file:PATH.py` names `make` of a file of the user's, and
-  `file:PATH.py:FUNCTION` another of its functions. Raises ConfigError that
-  names the field where there is none.
+  `file:PATH.py` names `make` of a user's file, and `file:PATH.py:FUNCTION`
+  another function of it. Raises ConfigError, which names the field, if there is
+  no such function.
   """
   if name.startswith("file:"):
     return _from_file(name, field)
@@ -54,7 +54,7 @@ def find(package: str, name: str, field: str) -> Callable:
 
 
 def makers(package: str) -> dict[str, Callable]:
-  """All that `find` finds in a package, by name."""
+  """All functions that `find` finds in a package, by name."""
   folder = importlib.import_module(f"sitrain.{package}").__path__
   found = {}
   for module in sorted(m.name for m in pkgutil.iter_modules(folder)):
@@ -66,7 +66,7 @@ def makers(package: str) -> dict[str, Callable]:
 
 
 def _from_file(name: str, field: str) -> Callable:
-  """The function of file:PATH.py:FUNCTION; of one path always the same."""
+  """The function of file:PATH.py:FUNCTION; a file is loaded only once."""
   path, _, function = name.removeprefix("file:").partition(":")
   file = pathlib.Path(path).expanduser().resolve()
   if not file.is_file():
@@ -101,7 +101,7 @@ def _from_file(name: str, field: str) -> Callable:
 
 
 def own_place(error: BaseException) -> str:
-  """The line of a user's own file that raised an error, or ""."""
+  """The line of a user's file that raised an error, or ""."""
   known = {
     getattr(module, "__file__", ""): pathlib.Path(module.__file__).name
     for name, module in list(sys.modules.items()) if name.startswith(_OWN)
@@ -113,7 +113,7 @@ def own_place(error: BaseException) -> str:
 
 
 def _makes(module, name: str) -> bool:
-  """Whether a name is a function of that module that makes a task or method."""
+  """Whether a name is a function of the module that makes a task or method."""
   value = getattr(module, name)
   if name.startswith("_") or not inspect.isfunction(value):
     return False
@@ -123,9 +123,9 @@ def _makes(module, name: str) -> bool:
 
 
 def accepted(function: Callable) -> dict[str, inspect.Parameter]:
-  """Options of a maker, with those that it says it forwards to another.
+  """Options of a maker, including those that it forwards to another maker.
 
-  A maker declares that by `methods.verbs.forwards`.
+  A maker declares forwarding with `methods.verbs.forwards`.
   """
   options = {
     n: p for n, p in inspect.signature(function).parameters.items()
@@ -155,9 +155,9 @@ def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
 
 
 def checked(function: Callable, field: str, options: dict) -> dict:
-  """The options, each one that the function has and of its type.
+  """The options, checked by name and type against the function.
 
-  Raises ConfigError that names the field, also where one is missing.
+  Raises ConfigError, which names the field, also for a missing option.
   """
   return check_options(field, options, accepted(function))
 
@@ -165,7 +165,7 @@ def checked(function: Callable, field: str, options: dict) -> dict:
 def check_options(
   field: str, given: dict, known: dict[str, inspect.Parameter]
 ) -> dict:
-  """`checked`, for options that are known by their parameters."""
+  """Like `checked`, with the parameters instead of the function."""
   options = dict(given)
   for name, value in options.items():
     if name not in known:
@@ -183,17 +183,14 @@ def check_options(
 
 
 def _number(value: Any, wanted: Any) -> Any:
-  """A number that Python has no literal for, as a command line gives it."""
+  """Converts inf and nan, which have no Python literal, from text."""
   if wanted is float and str(value).lstrip("+-") in ("inf", "nan"):
     return float(value)
   return value
 
 
 def check_type(field: str, value: Any, wanted: Any) -> None:
-  """Raises ConfigError where a number, word or flag has another type.
-
-  Also where a number is NaN, which no option can mean.
-  """
+  """Raises ConfigError for a value of another type, and for NaN."""
   simple = {
     int: int, float: (int, float), str: str, bool: bool, dict: dict,
     tuple: (tuple, list),

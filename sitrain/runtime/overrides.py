@@ -1,4 +1,4 @@
-"""The flag --config, and --config.FIELD=VALUE behind it."""
+"""The flags --config and --config.FIELD=VALUE."""
 
 import logging
 import os
@@ -12,13 +12,13 @@ from ml_collections import config_flags
 from sitrain.runtime import follow
 from sitrain.runtime.options import ConfigError, closest
 
-# Here every name is an option of a function, or refused by who reads it: a flag
-# may give one that the config file does not name.
+# Here names are options of functions, which check them. So a flag may set one
+# that the config file does not have.
 _OPEN = re.compile(
   r"config\.(task|model|evaluate(\.task)?|roles\.\w+|"
   r"stage\.\w+(\.(method|optimizer|held|task|table|until))?)"
 )
-# What parsers say, and what that means.
+# Messages of parsers, and what to tell the user.
 _ILLEGAL = (
   ("invalid literal for int()", "give an int, a whole number"),
   ("could not convert string to float", "give a number"),
@@ -28,7 +28,7 @@ _ILLEGAL = (
 
 
 def define(about: str, **more: Any) -> flags.FlagHolder:
-  """The flag --config of a main; `more` as of DEFINE_config_file."""
+  """The flag --config of a main; `more` is passed to DEFINE_config_file."""
   return config_flags.DEFINE_config_file(
     "config", None, about, lock_config=False, accept_new_attributes=True, **more
   )
@@ -37,11 +37,11 @@ def define(about: str, **more: Any) -> flags.FlagHolder:
 def parse(
   words: list[str], known: flags.FlagValues = flags.FLAGS
 ) -> list[str]:
-  """Reads a command line; what is no flag is left.
+  """Parses a command line; returns the words that are not flags.
 
-  What follows from the given fields is set too (follow.py). Raises ConfigError
-  for a --config that is no file of a config, for the first --config.a.b=1 that
-  nothing will read, and for values of another type.
+  Also sets fields that follow from the given ones (follow.py). Raises
+  ConfigError if --config is not a config file, for the first --config.a.b=1
+  that nothing reads, and for values of another type.
   """
   spec = _spec(words)
   given = _given(words)
@@ -60,7 +60,7 @@ def parse(
   except flags.IllegalFlagValueError as error:
     raise ConfigError(_illegal(str(error))) from error
   except (AttributeError, KeyError):
-    # ml_collections names the last part of a field that is not there.
+    # ml_collections names only the last part of a missing field.
     for name in given:
       _check_field(default, name)
     raise
@@ -72,7 +72,7 @@ def parse(
 
 
 def _spec(words: list[str]) -> str:
-  """What --config says, or "" where it is not given."""
+  """The value of --config, or "" if it is not given."""
   for word, after in zip(words, [*words[1:], ""]):
     name, equals, value = word.partition("=")
     if name in ("--config", "-config"):
@@ -90,13 +90,13 @@ def _replaced(words: list[str], old: str, new: str) -> list[str]:
 
 
 def _given(words: list[str]) -> list[str]:
-  """The fields that are set, as config.a.b."""
+  """The names of the given fields, as config.a.b."""
   names = [word.partition("=")[0].lstrip("-") for word in words]
   return [name for name in names if name.startswith("config.")]
 
 
 def _read(spec: str, known: flags.FlagValues) -> Any:
-  """The config of FILE:ARGUMENT as it is; ConfigError in a line."""
+  """The config of FILE:ARGUMENT without overrides; ConfigError in one line."""
   file = spec.partition(":")[0]
   if os.path.isdir(file):
     raise ConfigError(
@@ -107,7 +107,7 @@ def _read(spec: str, known: flags.FlagValues) -> Any:
     raise ConfigError(f"--config={spec}: there is no file {file}")
   log = logging.getLogger("absl")
   level = log.level
-  log.setLevel(logging.ERROR)  # It warns of what is refused below.
+  log.setLevel(logging.ERROR)  # It warns about errors that are raised below.
   try:
     config = known["config"].parser.parse(spec)
   except Exception as error:
@@ -123,7 +123,7 @@ def _read(spec: str, known: flags.FlagValues) -> Any:
 
 
 def _why(error: Exception, file: str) -> str:
-  """What is wrong with a file of a config, and in which line."""
+  """The error of a config file, with its line."""
   if "has no attribute 'get_config'" in str(error):
     return "it has no function get_config(argument): add it"
   if isinstance(error, ValueError):
@@ -138,9 +138,9 @@ def _why(error: Exception, file: str) -> str:
 
 
 def _illegal(text: str) -> str:
-  """What a parser of a flag says, in a user's words."""
+  """The message of a flag's parser, reworded for the user."""
   flag, _, why = text.removeprefix("flag ").partition(": ")
-  fix = next((fix for said, fix in _ILLEGAL if said in why), why)
+  fix = next((fix for part, fix in _ILLEGAL if part in why), why)
   return f"{flag}: {fix}"
 
 

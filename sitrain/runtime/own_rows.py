@@ -13,18 +13,19 @@ from sitrain.types import Metrics
 
 
 def of_own_rows(judge: Callable, mesh: Mesh) -> tuple[Callable, Callable]:
-  """(the judge on the rows of this process, the sum of what it tells).
+  """(the judge on the rows of this process, the total of its metrics).
 
-  The judge gets NumPy arrays, all problems, and the episodes that this process
-  holds; its verdict is on all rows. What it tells is of its own rows, until
-  `total(metrics)` adds up all processes: only verdicts and metrics pass between
-  them. A mesh where one row lives in two processes raises ValueError, for it
-  would be judged twice.
+  The judge gets NumPy arrays: all problems, and the episodes of this process.
+  The verdict that comes out covers all rows. The metrics cover the rows of this
+  process, until `total(metrics)` adds up all processes: only verdicts and
+  metrics are sent between them. Raises ValueError for a mesh where one row
+  lives in two processes, because it would be judged twice.
   """
   if jax.process_count() == 1:
-    return _judge_with(judge, jax.device_get, lambda x: x), lambda told: told
+    same = lambda x: x
+    return _judge_with(judge, jax.device_get, same), same
   _check_rows(mesh)
-  # Outside of the mesh of all: what is computed here differs by process.
+  # Not on the global mesh: what is computed here differs by process.
   alone = jax.make_mesh(
     (1,), ("alone",), axis_types=(AxisType.Auto,),
     devices=jax.local_devices()[:1],
@@ -34,23 +35,24 @@ def of_own_rows(judge: Callable, mesh: Mesh) -> tuple[Callable, Callable]:
     with jax.set_mesh(alone):
       return jax.device_get(judge(*given))
 
-  mine = lambda tree: _mine(tree, mesh)
-  return _judge_with(judge_alone, mine, lambda x: _everyones(x, mesh)), _total
+  to_local = lambda tree: _local_rows(tree, mesh)
+  to_global = lambda tree: _global_rows(tree, mesh)
+  return _judge_with(judge_alone, to_local, to_global), _total
 
 
-def _judge_with(judge, mine, everyones) -> Callable:
+def _judge_with(judge, to_local, to_global) -> Callable:
   def judge_rows(key, state, problems, episodes):
-    given = jax.device_get(problems), mine(episodes)
-    verdict, told = jax.device_get(judge(key, state, *given))
+    given = jax.device_get(problems), to_local(episodes)
+    verdict, metrics = jax.device_get(judge(key, state, *given))
     to_float = lambda x: np.asarray(x, np.float32)
-    return everyones(jax.tree.map(to_float, verdict)), told
+    return to_global(jax.tree.map(to_float, verdict)), metrics
 
   return judge_rows
 
 
-def _total(told: Metrics) -> Metrics:
+def _total(metrics: Metrics) -> Metrics:
   gather = multihost_utils.process_allgather
-  return jax.tree.map(lambda x: np.sum(gather(x), axis=0), told)
+  return jax.tree.map(lambda x: np.sum(gather(x), axis=0), metrics)
 
 
 def _check_rows(mesh: Mesh) -> None:
@@ -66,14 +68,14 @@ def _check_rows(mesh: Mesh) -> None:
       )
 
 
-def _mine(tree: Any, mesh: Mesh) -> Any:
-  """The rows of every array that this process holds, as NumPy arrays."""
+def _local_rows(tree: Any, mesh: Mesh) -> Any:
+  """The rows of every array that are on this process, as NumPy arrays."""
   local = multihost_utils.global_array_to_host_local_array
   rows = PartitionSpec(ROWS)
   return jax.tree.map(lambda x: np.asarray(local(x, mesh, rows)), tree)
 
 
-def _everyones(tree: Any, mesh: Mesh) -> Any:
-  """Rows of all processes as arrays that are split like the episodes."""
+def _global_rows(tree: Any, mesh: Mesh) -> Any:
+  """Local rows of every process as global arrays, split like the episodes."""
   put = jax.make_array_from_process_local_data
   return jax.tree.map(lambda x: put(shard_rows(mesh), x), tree)

@@ -1,4 +1,4 @@
-"""Which versions a run began with: kept in its workdir, compared later."""
+"""The package versions of a run: saved in its workdir and compared later."""
 
 import logging
 from importlib import metadata
@@ -13,20 +13,20 @@ _FILE = "packages.txt"
 
 
 def installed() -> dict[str, str]:
-  """Version by name of what came from an index, as `pip freeze` lists it."""
+  """name -> version of packages from an index, as `pip freeze` lists them."""
   found = {}
   for each in metadata.distributions():
     name = (each.name or "").lower().replace("_", "-")
-    # What was installed from a folder or an address has no version to ask for.
+    # Installs from a folder or a URL have no version that pip could install.
     if name and not each.read_text("direct_url.json"):
       found.setdefault(name, each.version)
   return found
 
 
 def keep(workdir: Any, found: dict[str, str]) -> None:
-  """Writes workdir/packages.txt; warns where a run goes on with others.
+  """Writes workdir/packages.txt; warns if a resumed run has other versions.
 
-  The file can be given to pip, as --requirement or --constraint.
+  The file works with pip's --requirement and --constraint.
   """
   path = epath.Path(workdir) / _FILE
   if not path.exists():
@@ -45,7 +45,7 @@ def keep(workdir: Any, found: dict[str, str]) -> None:
 def differences(old: dict[str, str], new: dict[str, str]) -> str:
   """Up to five versions that differ, those of JAX first; "" for none.
 
-  What only one side has does not count: tools of a host change no sample.
+  Packages of only one side do not count: they change no sample.
   """
   names = [n for n in sorted(old.keys() & new.keys()) if old[n] != new[n]]
   names.sort(key=lambda name: not name.startswith(("jax", "libtpu")))

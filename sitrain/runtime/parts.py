@@ -1,7 +1,7 @@
-"""A file of rows that grows part by part: what is killed loses one part.
+"""A file of rows, written in parts: a killed process loses at most one part.
 
-Parts lie beside the file, in a folder with the ending .parts, each of them
-whole or not there, on a disk and on gs:// alike; in the end they become the
+The parts are in a folder beside the file, with the suffix .parts. Each is
+written atomically, on a disk and on gs://. In the end they are merged into the
 file.
 """
 
@@ -19,19 +19,19 @@ from sitrain.runtime.storage import is_remote
 
 
 def folder_of(path: Any) -> epath.Path:
-  """Where the parts of a file lie until it is whole."""
+  """The folder of a file's parts, until they are merged."""
   return epath.Path(f"{path}.parts")
 
 
 def header_of(path: Any) -> epath.Path:
-  """The JSON file that says how the rows were made, and what they add up to."""
+  """The JSON file with the options of the rows and their summary."""
   return epath.Path(f"{path}.json")
 
 
 def claim(path: Any, options: dict[str, Any]) -> None:
-  """Raises ConfigError where a file was begun with other options.
+  """Raises ConfigError if the file was begun with other options.
 
-  Also where rows lie at `path` and nothing says where they come from.
+  Also if there are rows at `path` without a header.
   """
   header = header_of(path)
   if not header.exists():
@@ -54,20 +54,20 @@ def claim(path: Any, options: dict[str, Any]) -> None:
 
 
 def begin(path: Any, options: dict[str, Any]) -> None:
-  """Says in the header how the rows are made."""
+  """Writes the options to the header."""
   if jax.process_index() == 0 and not header_of(path).exists():
     workdirs.write_json(header_of(path), {"options": options})
 
 
 def note(path: Any, summary: dict[str, Any]) -> None:
-  """Writes what the rows add up to into the header."""
+  """Adds the summary of the rows to the header."""
   header = header_of(path)
   known = workdirs.read_json(header) | {"summary": summary}
   workdirs.write_json(header, known)
 
 
 def read(path: Any) -> list[dict[str, Any]]:
-  """The rows that there are by their numbers, of the file and its parts."""
+  """The rows of the file and its parts, sorted by number."""
   file, folder = epath.Path(path), folder_of(path)
   files = [file] if file.exists() else []
   if folder.exists():
@@ -80,14 +80,14 @@ def add(path: Any, rows: Sequence[dict[str, Any]]) -> None:
   """Writes the next part."""
   folder, names = folder_of(path), []
   folder.mkdir(parents=True, exist_ok=True)
-  if folder.exists():  # On gs:// an empty one does not.
+  if folder.exists():  # On gs:// an empty folder does not exist.
     names = [p.stem for p in folder.iterdir() if p.name.endswith(".jsonl")]
   number = max((int(name) for name in names if name.isdigit()), default=0) + 1
   _write(folder / f"{number:05d}.jsonl", rows)
 
 
 def finish(path: Any) -> list[dict[str, Any]]:
-  """Makes the file of its parts, in order, and removes them; all rows."""
+  """Merges the parts into the file and removes them; returns all rows."""
   rows = read(path)
   if folder_of(path).exists():
     _write(epath.Path(path), rows)
@@ -105,13 +105,13 @@ def _rows(path: epath.Path) -> list[dict[str, Any]]:
 
 
 def _write(path: epath.Path, rows: Sequence[dict[str, Any]]) -> None:
-  """A reader sees the whole file or none."""
+  """Writes a file atomically."""
   lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
   text = "".join(lines)
-  for end in "\x85\u2028\u2029":  # Some readers would end a line there.
+  for end in "\x85\u2028\u2029":  # Some readers split lines there.
     text = text.replace(end, f"\\u{ord(end):04x}")
   content = text.encode(errors="replace")
-  if is_remote(path):  # Writing an object replaces it as a whole.
+  if is_remote(path):  # Writing an object is atomic.
     path.write_bytes(content)
     return
   path.parent.mkdir(parents=True, exist_ok=True)

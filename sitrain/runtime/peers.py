@@ -1,10 +1,10 @@
-"""What processes tell each other outside of their programs, and who is gone.
+"""Heartbeats between processes, and the end of all when one is lost.
 
-Each says every second or so that it is alive, through the store of the first
-process. The first hears all of them and the others hear the first alone, so
-that what the store has to do grows with their number and not with its square.
-Where one is gone the others would wait in a collective for ever: they end
-instead, and say which it was.
+Every process publishes a heartbeat about once a second in the key-value store
+of process 0. Process 0 reads all of them, and the others read only process 0,
+so the load of the store is linear in the number of processes. When a process is
+lost, the others would wait in a collective forever. Instead they exit and name
+it.
 """
 
 import contextlib
@@ -24,55 +24,56 @@ from sitrain.runtime import signals
 from sitrain.runtime.logs import copy_all, note
 
 ALIVE, FAILED, LEFT, DONE = "alive", "failed", "left", "done"
-_KEY = "sitrain/peers/"  # of the others' words
-_FIRST = "sitrain/first/"  # of the first one's
-_BUSY = 500  # processes from which on each speaks less than once a second
-_TRIES = 3  # failures in a row before the coordinator counts as gone
-_PATIENCE = 2.0  # seconds in which a process may find its own words
-_COPYING = 5.0  # seconds that a log may take to reach its bucket
+_KEY = "sitrain/peers/"  # heartbeats of the others
+_FIRST = "sitrain/first/"  # the heartbeat of process 0
+_BUSY = 500  # heartbeats per second that the store should take at most
+_TRIES = 3  # failures in a row before the coordinator counts as lost
+_PATIENCE = 2.0  # seconds that a process gets to report its own error first
+_COPYING = 5.0  # seconds that copying a log to its bucket may take
 
 
-class _Word(NamedTuple):
-  """What a process says."""
+class _Heartbeat(NamedTuple):
+  """The published state of a process."""
 
   count: int
   state: str
-  code: int  # of the exit, where it has left
+  code: int  # the exit code, where state is LEFT
   why: str
-  rounds: int = 0  # how often the first has heard all that are alive
+  rounds: int = 0  # how often process 0 has heard from all that are alive
 
 
 class _Watch(NamedTuple):
-  """What this process knows of the others."""
+  """What this process knows about the others."""
 
-  lost: float  # seconds of silence after which a process is gone
-  period: float
-  said: list[_Word]  # what this process said last
-  heard: dict[int, tuple[_Word, float]]  # and the others, and when it changed
-  failures: list[int]  # of the store, in a row
+  lost: float  # seconds of silence after which a process is lost
+  period: float  # seconds between heartbeats
+  last: list[_Heartbeat]  # the last one of this process
+  # The last one of every other process, and when it changed.
+  heard: dict[int, tuple[_Heartbeat, float]]
+  failures: list[int]  # how many calls of the store have failed in a row
   over: threading.Event
-  awaited: set[int]  # whom the first has not heard in this round
+  awaited: set[int]  # processes that process 0 awaits in this round
 
 
-_WATCH: list[_Watch] = []  # of this process, once it has joined others
-_LEAVING, _SAYING = threading.Lock(), threading.Lock()
+_WATCH: list[_Watch] = []  # one, once this process has joined others
+_LEAVING, _PUBLISHING = threading.Lock(), threading.Lock()
 
 
 def watch(lost: float) -> None:
-  """Begins to tell and to look; a process silent for `lost` seconds is gone."""
+  """Starts heartbeats; a process without one for `lost` seconds is lost."""
   _WATCH.append(_new(lost, distributed.global_state.num_processes))
   # Python's own handlers run in the main thread, which may never get there.
   libc = ctypes.CDLL(None)
   libc.signal.argtypes = ctypes.c_int, type(_explain_abort)
   libc.signal(signal.SIGABRT, _explain_abort)
-  # Two, for the store of a dead machine may not even refuse to answer.
-  for work in (_talk_on, _look_on):
+  # Two threads, because a call to the store of a dead machine may hang.
+  for work in (_publish_loop, _watch_loop):
     threading.Thread(target=work, args=_WATCH, daemon=True).start()
 
 
 def _new(lost: float, count: int) -> _Watch:
-  """What one of `count` processes knows at first."""
-  start, now = _Word(0, ALIVE, 0, ""), time.monotonic()
+  """The initial _Watch of one of `count` processes."""
+  start, now = _Heartbeat(0, ALIVE, 0, ""), time.monotonic()
   heard = {i: (start, now) for i in (range(1, count) if _me() == 0 else [0])}
   return _Watch(
     lost, _period(lost, count), [start], heard, [0], threading.Event(),
@@ -81,15 +82,15 @@ def _new(lost: float, count: int) -> _Watch:
 
 
 def _period(lost: float, count: int) -> float:
-  """Seconds between two words: many of them to a limit, whatever the count."""
+  """Seconds between heartbeats: several within `lost`, whatever the count."""
   return min(max(1.0, count / _BUSY), lost / 8)
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _explain_abort(_: int) -> None:
-  """Says that process 0 is gone, where JAX aborts the process because of it.
+  """Reports the loss of process 0 when JAX aborts because of it.
 
-  It can be told of no other way. Other aborts go on when this returns.
+  There is no other way to detect that. Other aborts continue on return.
   """
   host, _, port = distributed.global_state.coordinator_address.rpartition(":")
   try:
@@ -99,78 +100,80 @@ def _explain_abort(_: int) -> None:
 
 
 def _store() -> Any:
-  # The public API has no store; orbax takes it from here, too.
+  # The public API has no store; orbax uses this one too.
   return distributed.global_state.client
 
 
 def _me() -> int:
-  # Unlike jax.process_index() it does not wait for a backend.
+  # Unlike jax.process_index(), it does not initialize a backend.
   return distributed.global_state.process_id
 
 
-def _say(watch: _Watch, state: str = "", code: int = 0, why: str = "") -> None:
-  """The next word: as the last one, where there is no new state."""
-  with _SAYING:
-    last = watch.said[0]
-    now = last if not state else _Word(0, state, code, why, last.rounds)
-    watch.said[0] = now._replace(count=last.count + 1)
-    text, folder = json.dumps(watch.said[0]), _KEY if _me() else _FIRST
+def _publish(
+  watch: _Watch, state: str = "", code: int = 0, why: str = ""
+) -> None:
+  """Publishes the next heartbeat; without a `state`, the last one again."""
+  with _PUBLISHING:
+    last = watch.last[0]
+    now = last if not state else _Heartbeat(0, state, code, why, last.rounds)
+    watch.last[0] = now._replace(count=last.count + 1)
+    text, folder = json.dumps(watch.last[0]), _KEY if _me() else _FIRST
     _store().key_value_set(f"{folder}{_me()}", text, allow_overwrite=True)
 
 
-def _listen(watch: _Watch) -> None:
+def _read(watch: _Watch) -> None:
   for key, text in _store().key_value_dir_get(_FIRST if _me() else _KEY):
-    index, word = int(key.rpartition("/")[2]), _Word(*json.loads(text))
-    if index in watch.heard and watch.heard[index][0] != word:
-      watch.heard[index] = word, time.monotonic()
+    index, beat = int(key.rpartition("/")[2]), _Heartbeat(*json.loads(text))
+    if index in watch.heard and watch.heard[index][0] != beat:
+      watch.heard[index] = beat, time.monotonic()
       watch.awaited.discard(index)
   if _me() == 0:
     _count_round(watch)
 
 
 def _count_round(watch: _Watch) -> None:
-  """One more round, where all that are alive have spoken since the last one."""
-  states = {index: word.state for index, (word, _) in watch.heard.items()}
+  """Counts a round when all that are alive have sent since the last round."""
+  states = {index: beat.state for index, (beat, _) in watch.heard.items()}
   if LEFT in states.values():
-    return  # This one is about to leave as well.
+    return  # This process is about to leave as well.
   if any(states[index] == ALIVE for index in watch.awaited):
     return
   watch.awaited.update(states)
-  with _SAYING:
-    last = watch.said[0]
-    watch.said[0] = last._replace(rounds=last.rounds + 1)
+  with _PUBLISHING:
+    last = watch.last[0]
+    watch.last[0] = last._replace(rounds=last.rounds + 1)
 
 
-def _talk_on(watch: _Watch) -> None:
+def _publish_loop(watch: _Watch) -> None:
   while not watch.over.wait(0.5 if watch.failures[0] else watch.period):
     try:
-      _say(watch)
-      _listen(watch)
+      _publish(watch)
+      _read(watch)
       watch.failures[0] = 0
-    except Exception:  # noqa: BLE001  Of the store; there are many types.
+    except Exception:  # noqa: BLE001  The store raises many types.
       watch.failures[0] += 1
 
 
-def _look_on(watch: _Watch) -> None:
+def _watch_loop(watch: _Watch) -> None:
   while not watch.over.wait(watch.period):
-    for index, (word, since) in watch.heard.items():
-      _judge(watch, index, word, time.monotonic() - since)
+    for index, (beat, since) in watch.heard.items():
+      _judge(watch, index, beat, time.monotonic() - since)
 
 
-def _judge(watch, index, word, seconds) -> None:
-  """Ends this process where another one is missing."""
+def _judge(watch, index, beat, seconds) -> None:
+  """Ends this process if process `index` has left or is lost."""
   refused = index == 0 and watch.failures[0] >= _TRIES
   silent = refused or seconds > watch.lost
-  # The first one passes on what it knows of another.
-  passed_on = word.why.startswith("process ")
-  # Who left when asked to may have saved, and this one may be about to finish.
-  ordered = word.code == signals.RESTART and signals.in_training()
+  # Process 0 forwards the end of another process.
+  passed_on = beat.why.startswith("process ")
+  # A process that left on a signal may have saved; this one may be about to.
+  ordered = beat.code == signals.RESTART and signals.in_training()
   patient = seconds < _PATIENCE or (ordered and not passed_on)
-  if watch.over.is_set() or word.state == DONE:
+  if watch.over.is_set() or beat.state == DONE:
     return
-  if word.state == LEFT and (silent or not patient):
+  if beat.state == LEFT and (silent or not patient):
     left = "" if passed_on else f"process {index} has left: "
-    leave(word.code, left + word.why)
+    leave(beat.code, left + beat.why)
   if silent:
     leave(signals.RESTART, _gone(index))
 
@@ -183,14 +186,14 @@ def _gone(index: int) -> str:
 
 
 def failed() -> None:
-  """To be called where something unexpected has happened to this process.
+  """Call it after an unexpected error in this process.
 
-  It may be that another one is gone; then that is said, and the process ends.
-  Returns when it is not so.
+  If the cause is the loss of another process, reports that and exits. Returns
+  if all others are alive.
   """
   for watch in _WATCH:
-    _quietly(watch, FAILED)
-    # A round that begins after this one has failed: nobody is gone then.
+    _try_publish(watch, FAILED)
+    # After a round that began after the failure, all others are alive.
     enough = _rounds(watch) + 2
     wait = watch.lost + 6 * watch.period + 2 * _PATIENCE
     until = time.monotonic() + wait
@@ -201,40 +204,41 @@ def failed() -> None:
 
 
 def _rounds(watch: _Watch) -> int:
-  """How often the first process has heard all others, as far as is known."""
-  return (watch.heard[0][0] if _me() else watch.said[0]).rounds
+  """How often process 0 has heard from all others, as far as is known."""
+  return (watch.heard[0][0] if _me() else watch.last[0]).rounds
 
 
 def done() -> None:
-  """Says that nothing more is needed of this process, and looks no longer."""
+  """Publishes that this process has finished, and stops watching."""
   for watch in _WATCH:
-    _quietly(watch, DONE)
+    _try_publish(watch, DONE)
     watch.over.set()
 
 
 def leave(code: int, why: str) -> None:
-  """Ends the process at once; the others are told why."""
-  with _LEAVING:  # for ever: the first one to come here ends the process
+  """Ends the process at once, and publishes why."""
+  with _LEAVING:  # Never released: the first caller ends the process.
     try:
-      _say_goodbye(code, why)
+      _publish_end(code, why)
     finally:
       os._exit(code)
 
 
-def _say_goodbye(code: int, why: str) -> None:
+def _publish_end(code: int, why: str) -> None:
+  """Reports the end of this process on stderr, in the log and to the others."""
   with contextlib.suppress(OSError, ValueError):  # Its reader may be gone.
     if sys.stderr.isatty():
       sys.stderr.write("\x1b[?25h")  # A display may have hidden the cursor.
     print(f"error: {why}", file=sys.stderr, flush=True)
   note(f"exit code {code}: {why}")
-  # In threads, for the store of a dead machine, or a bucket, may not answer.
+  # In threads, because the store or a bucket may hang.
   copying = threading.Thread(target=copy_all, daemon=True)
   copying.start()
   for watch in _WATCH:
     last = (watch, LEFT, code, why)
-    telling = threading.Thread(target=_tell_last, args=last, daemon=True)
-    telling.start()
-    telling.join(_PATIENCE + 6 * watch.period)
+    publishing = threading.Thread(target=_publish_last, args=last, daemon=True)
+    publishing.start()
+    publishing.join(_PATIENCE + 6 * watch.period)
   copying.join(_COPYING)
   sys.stdout.flush()
   sys.stderr.flush()
@@ -245,24 +249,24 @@ def several() -> bool:
   return bool(_WATCH)
 
 
-def _tell_last(watch: _Watch, *word: Any) -> None:
-  """Tells the others; process 0 stays until they have heard it through it."""
-  _quietly(watch, *word)
+def _publish_last(watch: _Watch, *beat: Any) -> None:
+  """Publishes the end; process 0, which has the store, waits for the others."""
+  _try_publish(watch, *beat)
   if _me() != 0:
     return
   until = time.monotonic() + 4 * watch.period + _PATIENCE
   while time.monotonic() < until:
-    if all(word.state in (LEFT, DONE) for word, _ in watch.heard.values()):
+    if all(beat.state in (LEFT, DONE) for beat, _ in watch.heard.values()):
       break
     time.sleep(watch.period / 4)
     try:
-      _listen(watch)
-    except Exception:  # noqa: BLE001  There is nobody left to tell.
+      _read(watch)
+    except Exception:  # noqa: BLE001  The store is gone.
       break
 
 
-def _quietly(watch: _Watch, *word: Any) -> None:
+def _try_publish(watch: _Watch, *beat: Any) -> None:
   try:
-    _say(watch, *word)
-  except Exception as error:  # noqa: BLE001  It is told where it can be.
+    _publish(watch, *beat)
+  except Exception as error:  # noqa: BLE001  Best effort.
     note(f"the others could not be told: {error}")

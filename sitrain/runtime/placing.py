@@ -1,9 +1,9 @@
-"""The flag --mesh of the mains that read what another machine has trained.
+"""The flag --mesh of the mains that read a run of another machine.
 
   --mesh=data=2,tensor=4
 
-Without it the mesh is that of the config, where it fits the devices that are
-here; else the nearest that does, and a line says which.
+Without it the mesh is that of the config if it fits the devices here. Else it
+is a similar one that fits, and a warning names it.
 """
 
 import logging
@@ -28,21 +28,21 @@ def define() -> flags.FlagHolder:
   )
 
 
-def mesh_of(config: dict[str, Any], asked: Sequence[str]) -> Mesh:
-  """The mesh that the flag asks for, or that of the config as far as it fits.
+def mesh_of(config: dict[str, Any], flag: Sequence[str]) -> Mesh:
+  """The mesh of the flag; without it that of the config, or a similar one.
 
   Raises ConfigError for a flag that does not fit the devices.
   """
-  return sharding.make_mesh(*sizes_of(config, asked, jax.device_count()))
+  return sharding.make_mesh(*sizes_of(config, flag, jax.device_count()))
 
 
 def sizes_of(
-  config: dict[str, Any], asked: Sequence[str], count: int
+  config: dict[str, Any], flag: Sequence[str], count: int
 ) -> tuple[int, ...]:
-  """As `mesh_of`, for `count` devices."""
-  if asked:
+  """The sizes of `mesh_of`, for `count` devices."""
+  if flag:
     try:
-      return sharding.mesh_sizes(count, **_read(asked), field="--mesh ")
+      return sharding.mesh_sizes(count, **_read(flag), field="--mesh ")
     except ValueError as error:
       raise ConfigError(str(error)) from error
   sizes = sharding.sizes_that_fit(count, **config["mesh"])
@@ -61,13 +61,13 @@ def _unlike(given: dict[str, int], sizes: tuple[int, ...]) -> bool:
   return any(size not in (sharding.REST, known[n]) for n, size in given.items())
 
 
-def _read(asked: Sequence[str]) -> dict[str, int]:
+def _read(flag: Sequence[str]) -> dict[str, int]:
   sizes = {}
-  for word in asked:
-    name, _, size = word.partition("=")
+  for item in flag:
+    name, _, size = item.partition("=")
     if name not in sharding.AXES:
       raise ConfigError(f"--mesh: {closest(name, sharding.AXES)}")
     if not size.removeprefix("-").isdigit():
-      raise ConfigError(f"--mesh={word}: give a number, as {name}=2")
+      raise ConfigError(f"--mesh={item}: give a number, as {name}=2")
     sizes[name] = int(size)
   return sizes

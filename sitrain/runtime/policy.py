@@ -1,4 +1,4 @@
-"""The parameters of a model as it is, or of a role of a stage of a run."""
+"""Loads the parameters of a model, or of a role in a stage of a run."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,9 +20,9 @@ from sitrain.types import Params
 
 
 def of_model(path: str, model: Decoder, mesh: Mesh) -> Params:
-  """The parameters of a folder or a name of the hub, over the mesh.
+  """The parameters of a folder or of a model of the hub, on the mesh.
 
-  Raises NotFinite where one of them is no number.
+  Raises NotFinite for NaN or infinite parameters.
   """
   wanted = shapes_of(model, mesh)
   params = weights_of(path, model, wanted)
@@ -41,8 +41,8 @@ def shapes_of(model: Decoder, mesh: Mesh) -> Params:
 def of_role(config: dict, role: str) -> dict:
   """The config with the model of a role.
 
-  Raises ConfigError for one that is not defined, and for one with a scalar
-  head, which writes no text.
+  Raises ConfigError for an undefined role, and for one with a scalar head,
+  which generates no text.
   """
   if role in ("policy", "reference"):
     return config
@@ -66,10 +66,10 @@ def of_stage(
   config: dict, model: Decoder, mesh: Mesh, folder: epath.Path, which: str,
   *, role: str = "policy",
 ) -> Params:
-  """A role of a stage's "last" or "best" checkpoint, over the mesh.
+  """A role's parameters in a stage's "last" or "best" checkpoint, on the mesh.
 
   `folder` is that of the stage, `config` that of `of_role`. Adapters are merged
-  into what they adapt. Raises ConfigError where the stage has no such role.
+  into the base weights. Raises ConfigError if the stage has no such role.
   """
   origin = build.origin_from(config, model)
   field, init = "params", origin.init
@@ -106,21 +106,21 @@ def has_role(folder: epath.Path, role: str) -> bool:
   )
 
 
-def stage_of(config: dict, folder: epath.Path, asked: str) -> str:
-  """The stage `asked`, or for "" the last of a run that has a checkpoint.
+def stage_of(config: dict, folder: epath.Path, name: str) -> str:
+  """The stage `name`; for "" the last stage with a checkpoint of a policy.
 
-  Raises ConfigError for a stage that is not in the run or has none.
+  Raises ConfigError for a stage that is not in the run or has no checkpoint.
   """
-  names = config["stages"]
-  if asked and asked not in names:
+  stages = config["stages"]
+  if name and name not in stages:
     raise ConfigError(
-      f"--stage={asked} is not in the run: {closest(asked, names)}"
+      f"--stage={name} is not in the run: {closest(name, stages)}"
     )
   trained = [
-    name for name in names if checkpoint.steps(folder / name)
-    and "policy" in config["stage"][name].get("trained", ("policy",))
+    each for each in stages if checkpoint.steps(folder / each)
+    and "policy" in config["stage"][each].get("trained", ("policy",))
   ]
-  if not (trained and (asked or trained[-1]) in trained):
-    which = f"stage {asked}" if asked else "every stage"
+  if not (trained and (name or trained[-1]) in trained):
+    which = f"stage {name}" if name else "every stage"
     raise ConfigError(f"{which} of {folder} lacks a checkpoint: train it first")
-  return asked or trained[-1]
+  return name or trained[-1]

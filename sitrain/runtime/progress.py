@@ -1,4 +1,4 @@
-"""What a run shows while it runs, and the table at its end."""
+"""The progress display of a run, and the table at its end."""
 
 import functools
 import math
@@ -23,7 +23,7 @@ from sitrain.runtime import activity
 
 _REWARDS = (("reward 1", "judge/reward_1"), ("reward 2", "judge/reward_2"))
 
-# What the summary of a stage shows: title, key of its row.
+# Columns of the summary: title, key in the row of a stage.
 COLUMNS = (
   ("accuracy@1", "accuracy_1"),
   ("accuracy@2", "accuracy_2"),
@@ -34,7 +34,7 @@ COLUMNS = (
 
 
 class Display(NamedTuple):
-  """Where a run tells how far it is."""
+  """Shows the progress of a run."""
 
   update: Callable[..., None]  # (stage, step, steps, record, tokens_per_second)
   say: Callable[[str], None]  # a line
@@ -42,7 +42,7 @@ class Display(NamedTuple):
 
 
 def duration(seconds: float) -> str:
-  """Hours, minutes and seconds as h:mm:ss; "?" where not known."""
+  """A duration as h:mm:ss; "?" if not known."""
   if not math.isfinite(seconds):
     return "?"
   minutes, second = divmod(round(max(seconds, 0.0)), 60)
@@ -50,14 +50,14 @@ def duration(seconds: float) -> str:
 
 
 def time_left(first: int, step: int, steps: int, elapsed: float) -> float:
-  """Seconds until `steps`, from `elapsed` since step `first`; NaN at first."""
+  """Seconds until `steps`, given `elapsed` since `first`; NaN at `first`."""
   if step <= first:
     return math.nan
   return (steps - step) * elapsed / (step - first)
 
 
 def number(value: Any, digits: int = 3) -> str:
-  """A number for people; "-" where there is none."""
+  """A formatted number; "-" if it is missing or not finite."""
   known = isinstance(value, (int, float)) and math.isfinite(value)
   return f"{value:.{digits}f}" if known else "-"
 
@@ -72,8 +72,8 @@ def status(record: dict[str, Any], rate: float, left: float) -> str:
 def display(*, every: float = 30.0) -> Display:
   """A live bar on a terminal, else a plain line every `every` seconds.
 
-  Both show what the process is at, see activity.py. Processes but the first
-  stay silent.
+  Both show the current activity, see activity.py. All processes but the first
+  print nothing.
   """
   if jax.process_index() != 0:
     activity.follow("screen", activity.IDLE)
@@ -84,7 +84,7 @@ def display(*, every: float = 30.0) -> Display:
 
 
 def _clock() -> Callable[[str, int, int], float]:
-  """Time left of a stage, from when its first update was seen."""
+  """Time left of a stage, measured from its first update."""
   began: dict[str, tuple[float, int]] = {}
 
   def left(stage: str, step: int, steps: int) -> float:
@@ -94,19 +94,19 @@ def _clock() -> Callable[[str, int, int], float]:
   return left
 
 
-SOON = 2.0  # seconds; what takes less is not worth a line
+SOON = 2.0  # seconds; shorter activities get no line
 
 
 def plain(say: Callable[[str], None], every: float) -> Display:
-  """A line at the start and the end of a stage, and between by time.
+  """A line at the start and the end of a stage, and every `every` seconds.
 
-  So for what goes on: a line once it lasts, one where it lasts long, and one at
-  its end; of what is one of many only the one where it lasts long.
+  An activity gets a line after SOON seconds, every `every` seconds while it
+  lasts, and at its end; a `seldom` one only every `every` seconds.
   """
   left, now = _clock(), time.monotonic()
-  last = {"stage": "", "time": now, "update": now, "said": ()}
+  last = {"stage": "", "time": now, "update": now, "shown": ()}
 
-  def tell(text: str) -> None:
+  def show(text: str) -> None:
     last["time"] = time.monotonic()
     say(text)
 
@@ -117,28 +117,28 @@ def plain(say: Callable[[str], None], every: float) -> Display:
     # Lines of what goes on meanwhile do not put it off.
     due = time.monotonic() - last["update"] >= every
     if due or stage != last["stage"] or step >= steps:
-      tell(f"{stage} {step}/{steps}  {status(record, rate, remaining)}")
+      show(f"{stage} {step}/{steps}  {status(record, rate, remaining)}")
       last.update(stage=stage, update=last["time"])
 
   def at(now: list[activity.Activity]) -> None:
     for one in now:
-      seconds, new = activity.seconds(one), last["said"] != one.began
+      seconds, new = activity.seconds(one), last["shown"] != one.began
       if new and not one.seldom and seconds >= SOON:
-        tell(f"{one.what} ...")
-        last["said"] = one.began
+        show(f"{one.what} ...")
+        last["shown"] = one.began
       elif time.monotonic() - last["time"] >= every:
-        tell(f"{one.what}: {duration(seconds)} so far")
+        show(f"{one.what}: {duration(seconds)} so far")
 
   def did(one: activity.Activity) -> None:
     if not one.seldom and activity.seconds(one) >= SOON:
-      tell(f"{one.what}: {activity.seconds(one):.1f} s")
+      show(f"{one.what}: {activity.seconds(one):.1f} s")
 
-  activity.follow("screen", activity.Follower(at, did, tell))
-  return Display(update, tell, functools.partial(activity.leave, "screen"))
+  activity.follow("screen", activity.Follower(at, did, show))
+  return Display(update, show, functools.partial(activity.leave, "screen"))
 
 
 def live(console: Console) -> Display:
-  """A bar per stage, and below them what goes on."""
+  """A bar per stage, and below them the current activity."""
   left, bars = _clock(), {}
   bar = Progress(
     TextColumn("[bold]{task.description}"),
@@ -180,7 +180,7 @@ def live(console: Console) -> Display:
 
 
 def cell(row: dict[str, Any], key: str) -> str:
-  """'value [low, high]' in percent, or without the interval where it lacks."""
+  """'value [low, high]' in percent; just the value if it has no interval."""
   value = row.get(key)
   if not isinstance(value, (int, float)) or not math.isfinite(value):
     return "-"
@@ -192,7 +192,7 @@ def cell(row: dict[str, Any], key: str) -> str:
 
 
 def control(row: dict[str, Any]) -> str:
-  """Accuracy@2 of the resample control, with its interval where it has one."""
+  """Accuracy@2 of the resample control, with its interval if it has one."""
   resample = row.get("resample") or {}
   return cell(resample, "accuracy_2")
 
@@ -200,7 +200,7 @@ def control(row: dict[str, Any]) -> str:
 def summary_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
   """The summary as text: a title row, then a row per stage.
 
-  Mean rewards stand in it where some are partial, which no accuracy counts.
+  Mean rewards are included if some are partial, which no accuracy shows.
   """
   titles = ["stage", *(title for title, _ in COLUMNS), "resample@2"]
   body = [
@@ -217,13 +217,13 @@ def summary_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
-  """The stages of summary.json as a table of rich; numbers in percent."""
+  """The stages of summary.json as a rich table; numbers in percent."""
   titles, *body = summary_rows(rows)
   table = Table(title="accuracy in %, [95 % interval]")
   for i, title in enumerate(titles):
     table.add_column(title, justify="left" if i == 0 else "right")
   for row in body:
-    # The interval under its value; a bracket would be read as markup.
+    # The interval goes below its value; brackets are escaped for rich.
     table.add_row(*(text.replace(" [", "\n\\[") for text in row))
   return table
 

@@ -1,4 +1,4 @@
-"""Weights of a folder or of the hub, and a line while they are read."""
+"""Reads weights of a folder or of the hub, with a line of progress."""
 
 from typing import Any
 
@@ -9,6 +9,6 @@ from sitrain.types import Params
 
 
 def weights_of(path: str, model: Decoder, wanted: Any) -> Params:
-  """The parameters at `path`, placed as `wanted` says; see weights.read."""
+  """The parameters at `path`, with the shardings of `wanted`."""
   with activity.during(f"reading weights of {path}"):
     return weights.read(weights.locate(path), model, wanted)

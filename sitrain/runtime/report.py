@@ -1,4 +1,4 @@
-"""One HTML file that tells a run: curves, summary, dialogues, config."""
+"""The report of a run as one HTML file: curves, summary, dialogues, config."""
 
 import base64
 import html
@@ -14,7 +14,7 @@ from sitrain.runtime.progress import control, duration, summary_rows
 
 Records = Sequence[dict[str, Any]]
 
-# Title, and the metrics whose names start so: one curve each.
+# Title, and the prefix of its metrics: one curve each.
 CURVES = (
   ("reward per turn", "judge/reward_"),
   ("KL to the reference per turn (nat)", "learn/kl_"),
@@ -44,7 +44,7 @@ overflow-wrap:anywhere}
 
 
 def read_records(path: Any) -> list[dict[str, Any]]:
-  """The records of a metrics.jsonl; lines that are cut are left out."""
+  """The records of a metrics.jsonl; incomplete lines are skipped."""
   path, found = epath.Path(path), []
   for line in path.read_text().splitlines() if path.exists() else []:
     try:
@@ -55,9 +55,9 @@ def read_records(path: Any) -> list[dict[str, Any]]:
 
 
 def place(records: Records) -> tuple[list[float], list[tuple[float, str]]]:
-  """Where each record stands on one axis over all stages, and the borders.
+  """The position of each record on one axis over all stages, and the borders.
 
-  A stage starts where the one before it has ended.
+  A stage starts where the one before it ended.
   """
   at, borders = [], []
   start, last, stage = 0.0, 0.0, ""
@@ -71,16 +71,16 @@ def place(records: Records) -> tuple[list[float], list[tuple[float, str]]]:
 
 
 def curve_names(records: Records, start: str) -> list[str]:
-  """The metrics whose names start so, sorted."""
+  """The metrics whose names start with `start`, sorted."""
   return sorted({k for r in records for k in r if k.startswith(start)})
 
 
 def picture(title: str, start: str, records: Records) -> str:
-  """The curves of one group as an inline PNG; "" where there are none."""
+  """The curves of one group as an inline PNG; "" if there are none."""
   names = curve_names(records, start)
   if not names:
     return ""
-  # Here: a start would wait for it. Without pyplot it draws by Agg.
+  # Imported here, because it is slow. Without pyplot it uses the Agg backend.
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=(6.4, 3.4), dpi=110, layout="constrained")
@@ -108,7 +108,7 @@ def picture(title: str, start: str, records: Records) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-  """Rows of text as an HTML table, the first of them its titles."""
+  """Rows of text as an HTML table; the first row has the titles."""
   head, *body = rows
   lines = ["<tr>" + "".join(f"<th>{html.escape(c)}</th>" for c in head)]
   for row in body:
@@ -117,7 +117,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def controls(stages: Records) -> str:
-  """The resample control of every stage: what a second try alone gives."""
+  """The resample control of every stage: a fresh second sample."""
   rows = [["stage", "accuracy@2 of a fresh second sample", "cs", "cl"]]
   for stage in stages:
     resample = stage.get("resample") or {}
@@ -170,7 +170,7 @@ def _json(path: epath.Path) -> dict[str, Any]:
 def render(
   records: Records, summary: dict[str, Any], config: dict[str, Any], name: str
 ) -> str:
-  """The page from what a run has written."""
+  """The page, from the files of a run."""
   stages = summary.get("stages") or []
   pictures = "".join(picture(t, s, records) for t, s in CURVES)
   talks = "".join(dialogue(t) for t in summary.get("dialogues") or [])
@@ -192,10 +192,10 @@ def render(
 
 
 def write_report(workdir: Any) -> epath.Path:
-  """Writes workdir/report.html from what the run left there.
+  """Writes workdir/report.html from the files of the run.
 
-  Reads metrics.jsonl, summary.json and config.json, each where it exists.
-  Raises FileNotFoundError where there are neither metrics nor a summary.
+  Reads metrics.jsonl, summary.json and config.json, each if it exists. Raises
+  FileNotFoundError if there are neither metrics nor a summary.
   """
   folder = epath.Path(workdir)
   records = read_records(folder / "metrics.jsonl")

@@ -1,4 +1,4 @@
-"""Where arrays live: the mesh, rules for parameters, rows split over it.
+"""The mesh, the partition rules of parameters, and rows split over the mesh.
 
 Axes: `data` splits rows, `fsdp` splits rows and parameters, `tensor` splits
 the width of layers.
@@ -25,12 +25,12 @@ from sitrain.models.axes import ROWS
 from sitrain.types import Episodes, Problems, Rows, TrainState
 
 AXES = ("data", "fsdp", "tensor")
-REST = -1  # the size of an axis that takes the devices that are left
+REST = -1  # the size of an axis that gets the remaining devices
 _AUTO = (AxisType.Auto,) * len(AXES)
 
 Rules = Sequence[tuple[str, PartitionSpec]]
 
-# What a method remembers, and tables, have no rules of their own.
+# A method's memory and tables have no rules of their own: they are replicated.
 _MEMORY = (
   (r"^(memory|frozen/(table|order|scale|first))(/|$)", PartitionSpec()),
 )
@@ -42,9 +42,9 @@ def make_mesh(
 ) -> Mesh:
   """Devices as a mesh [data, fsdp, tensor]; -1 on one axis: the rest.
 
-  `devices` may be of a machine that is not there; none: all of this one.
-  Raises ValueError where the sizes do not give the number of devices, or the
-  slices that these are of.
+  `devices` may come from a topology without hardware; empty: all of this
+  machine. Raises ValueError if the sizes do not multiply to the number of
+  devices or do not divide over their slices.
   """
   devices = list(devices) or jax.devices()
   sizes = mesh_sizes(len(devices), data, fsdp, tensor)
@@ -62,10 +62,10 @@ def make_mesh(
 def over_slices(
   slices: int, data: int, fsdp: int, tensor: int
 ) -> tuple[int, ...]:
-  """How many slices each axis of a mesh goes over: data first, then fsdp.
+  """How many slices each axis of a mesh spans: data first, then fsdp.
 
-  The network between slices is slow: `data` crosses it once a step, `fsdp` in
-  every layer; `tensor` may not. Raises ValueError where that does not do.
+  The network between slices is slow: `data` crosses it once per step, `fsdp` in
+  every layer, `tensor` never. Raises ValueError if the sizes do not divide.
   """
   by_data = math.gcd(slices, data)
   by_fsdp = slices // by_data
@@ -84,8 +84,8 @@ def mesh_sizes(
 ) -> tuple[int, ...]:
   """The sizes of the axes of a mesh of `count` devices.
 
-  Raises ValueError, which calls an axis `field` and its name, where they do not
-  multiply to it.
+  Raises ValueError if they do not multiply to `count`; its message prefixes the
+  names of axes with `field`.
   """
   sizes = [data, fsdp, tensor]
   named = " * ".join(f"{field}{n}={s}" for n, s in zip(AXES, sizes))
@@ -111,10 +111,10 @@ def mesh_sizes(
 def sizes_that_fit(
   count: int, data: int = REST, fsdp: int = 1, tensor: int = 1
 ) -> tuple[int, ...]:
-  """The sizes, or where `count` devices have no place for them others.
+  """The sizes, or smaller ones if they do not fit `count` devices.
 
-  Then tensor and fsdp are divisors of what they were, so that whatever divided
-  by them still does, and data takes the rest.
+  Then tensor and fsdp become divisors of the old sizes, so that whatever
+  divided by those still divides, and data gets the rest.
   """
   try:
     return mesh_sizes(count, data, fsdp, tensor)
@@ -150,7 +150,7 @@ def _check_divides(
 
 
 def _match(rules: Rules, name: str, shape: tuple[int, ...]) -> PartitionSpec:
-  """The spec of the first rule that is found in `name`."""
+  """The spec of the first rule whose regex matches in `name`."""
   if math.prod(shape) == 1:
     return PartitionSpec()
   for pattern, spec in rules:
@@ -169,9 +169,9 @@ def match_rules(
 ) -> Any:
   """The PartitionSpec of every array of `tree`, by its path.
 
-  The first (regex, spec) whose regex is found (re.search) in the path wins,
-  so that the state of an optimizer, whose paths end like those of the
-  parameters, is split as they are. Arrays of one number are replicated.
+  The first (regex, spec) whose regex matches anywhere in the path (re.search)
+  wins. Paths of optimizer state end like those of the parameters, so it is
+  split the same way. Arrays of one element are replicated.
 
   Args:
     rules: pairs (regex, PartitionSpec).
@@ -202,7 +202,7 @@ def state_shardings(rules: Rules, abstract_state: Any, mesh: Mesh) -> Any:
 
 
 def abstract(tree: Any, shardings: Any) -> Any:
-  """ShapeDtypeStructs of `tree` that say where each array is to live."""
+  """ShapeDtypeStructs of `tree` with the given shardings."""
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     tree,
@@ -211,12 +211,12 @@ def abstract(tree: Any, shardings: Any) -> Any:
 
 
 def groups(mesh: Mesh | AbstractMesh) -> int:
-  """How many groups of devices rows are split over."""
+  """The number of device groups that rows are split over."""
   return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
 def shard_rows(mesh: Mesh) -> NamedSharding:
-  """Rows over data and fsdp, everything else whole."""
+  """Rows split over data and fsdp, other dimensions not split."""
   return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
@@ -226,7 +226,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def _shift(rows: Any, problems: int, index: Array) -> Any:
-  """Makes row numbers of group `index` count from the first group's rows."""
+  """Turns row numbers of group `index` into global row numbers."""
 
   def one(kind: Episodes) -> Episodes:
     count, parent = kind.parent.shape[0], kind.parent
@@ -238,28 +238,28 @@ def _shift(rows: Any, problems: int, index: Array) -> Any:
   return jax.tree.map(one, rows, is_leaf=lambda x: isinstance(x, Episodes))
 
 
-def as_it_is(state: Any) -> Any:
-  """What a group of devices takes of a state: all of it."""
+def unchanged(state: Any) -> Any:
+  """The default of `prepare`: the state itself."""
   return state
 
 
 def by_group(
   generate: Callable[..., Rows], mesh: Mesh, *,
-  taken: Callable[[Any], Any] = as_it_is,
+  prepare: Callable[[Any], Any] = unchanged,
 ) -> Callable[..., Rows]:
-  """`generate` on each group of devices by itself, on its rows.
+  """Runs `generate` on each group of devices separately, on its rows.
 
-  The program is manual over data and fsdp, so no collective inside the
-  decoding loop crosses them, not even the stop flag, and weights are gathered
-  once, before it; `tensor` is left to the compiler. A group gets
-  `taken(state)`, which makes small what is gathered. `problem` counts the
+  The program is manual over data and fsdp: no collective in the decoding loop
+  crosses groups, not even for the stop flag, and weights are gathered once,
+  before the loop. `tensor` is left to the compiler. A group gets
+  `prepare(state)`, which reduces what is gathered. `problem` counts the
   problems, and `parent` the rows, of all groups together. Problems that do not
-  divide over the groups are filled up with the last one, whose rows are left
-  out of the result. Call it under jit.
+  divide over the groups are padded with copies of the last one, whose rows are
+  removed from the result. Call it under jit.
   """
   if mesh.size == 1:
     return generate
-  by_row, everywhere = PartitionSpec(ROWS), PartitionSpec()
+  by_row, whole = PartitionSpec(ROWS), PartitionSpec()
 
   def one_group(
     index: Array, keys: Array, state: TrainState, problems: Problems
@@ -270,7 +270,7 @@ def by_group(
   mapped = jax.shard_map(
     one_group,
     mesh=mesh,
-    in_specs=(by_row, by_row, everywhere, by_row),
+    in_specs=(by_row, by_row, whole, by_row),
     out_specs=by_row,
     axis_names=set(ROWS),
     check_vma=False,
@@ -279,7 +279,7 @@ def by_group(
   def generate_by_group(
     keys: Array, state: TrainState, problems: Problems
   ) -> Rows:
-    count, state = keys.shape[0], taken(state)
+    count, state = keys.shape[0], prepare(state)
     # The number of a group arrives as an argument: axis_index cannot be
     # lowered on every backend while another axis is automatic.
     index = jnp.arange(groups(mesh), dtype=jnp.int32)
@@ -309,10 +309,10 @@ def _first(rows: Any, count: int, total: int) -> Any:
 
 def by_group_for_all(
   generate: Callable[..., Rows], mesh: Mesh, *,
-  taken: Callable[[Any], Any] = as_it_is,
+  prepare: Callable[[Any], Any] = unchanged,
 ) -> Callable[..., Rows]:
-  """As `by_group`, and then every device has all rows: what a host reads."""
+  """Like `by_group`, with the result replicated, so that a host can read it."""
   if mesh.size == 1:
     return generate
-  play, whole = by_group(generate, mesh, taken=taken), replicated(mesh)
+  play, whole = by_group(generate, mesh, prepare=prepare), replicated(mesh)
   return lambda *given: jax.lax.with_sharding_constraint(play(*given), whole)

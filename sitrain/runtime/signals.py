@@ -1,8 +1,8 @@
-"""Who is asked to stop does so in order where it trains, and else at once.
+"""Handles SIGTERM and SIGINT: training saves first, everything else ends.
 
-SIGTERM is what preempts a machine, SIGINT is Ctrl-C. Both are acknowledged at
-once: where it trains, the running call ends first and is saved. A second signal
-of any kind ends the process wherever it is.
+Preemption sends SIGTERM, Ctrl-C sends SIGINT. Both are acknowledged at once. In
+training the running call ends first and is saved. A second signal of either
+kind ends the process immediately.
 """
 
 import contextlib
@@ -16,59 +16,59 @@ from typing import NamedTuple
 
 from sitrain.runtime import activity
 
-RESTART = 75  # EX_TEMPFAIL: the same command resumes; launchers give it again
+RESTART = 75  # EX_TEMPFAIL: launchers run the same command again, which resumes
 INTERRUPTED = 130
-# Seconds in which one signal may come twice: launchers pass it on.
+# Seconds within which a repeated signal counts once: launchers forward signals.
 TOGETHER = {signal.SIGTERM: 1.0, signal.SIGINT: 0.3}
-# Seconds between a notice and the end of a machine: spot VMs and TPUs of
-# Google, and pods of Kubernetes, have so many.
+# Seconds between the notice and the end of a machine, for Google's spot VMs and
+# TPUs and for Kubernetes pods.
 NOTICE = 30.0
 
 
 class Working(NamedTuple):
-  """Where training is."""
+  """The progress of the running call."""
 
   stage: str
-  step: int  # steps that are done
-  last: int  # the step that the running call ends with
-  began: float  # when the running call did, on the monotonic clock
-  call: float  # seconds that a call takes; NaN where not known yet
-  saved: Callable[[], int]  # the step of the last checkpoint that is whole
+  step: int  # steps done
+  last: int  # the last step of the running call
+  began: float  # start of the running call, on the monotonic clock
+  call: float  # seconds per call; NaN where not known yet
+  saved: Callable[[], int]  # the step of the last complete checkpoint
 
 
 class Stopped(ValueError):
-  """Training has ended before its time, and was saved where it ended."""
+  """Training stopped early on a signal, and was saved."""
 
   def __init__(self, number: int, where: str):
     super().__init__(stopped(number, where))
     self.code = code_of(number)
 
 
-_HEARD: list[tuple[int, float]] = []  # (signal, when), the first alone
-_WORKING: list[Working] = []  # of the running call, if there is one
+_RECEIVED: list[tuple[int, float]] = []  # (signal, time) of the first one
+_WORKING: list[Working] = []  # the running call, if there is one
 _TRAINING = threading.Event()
 
 
-def asked() -> int:
+def stop_requested() -> int:
   """The signal that asked this process to stop, or 0."""
-  return _HEARD[0][0] if _HEARD else 0
+  return _RECEIVED[0][0] if _RECEIVED else 0
 
 
 def code_of(number: int) -> int:
-  """The exit code of who was asked to stop by a signal."""
+  """The exit code of a process that a signal stopped."""
   return INTERRUPTED if number == signal.SIGINT else RESTART
 
 
 def in_training() -> bool:
-  """Whether the process is inside of `training`."""
+  """Whether the process is inside `training`."""
   return _TRAINING.is_set()
 
 
 def listen(leave: Callable[[int, str], None]) -> None:
-  """Begins to listen; `leave(code, why)` is to end the process at once.
+  """Starts handling signals; `leave(code, why)` ends the process at once.
 
-  To be called in the main thread. A thread of its own hears of a signal also
-  while the main thread is inside of a compiler.
+  Call it in the main thread. A separate thread reads the signals, so they are
+  handled while the main thread is inside a compiler.
   """
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
@@ -76,21 +76,21 @@ def listen(leave: Callable[[int, str], None]) -> None:
     signal.signal(number, lambda *_: None)
   signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
   threading.Thread(
-    target=_hear, args=(reader, leave), name="signals", daemon=True
+    target=_read_signals, args=(reader, leave), name="signals", daemon=True
   ).start()
 
 
-def _hear(reader: int, leave: Callable[[int, str], None]) -> None:
+def _read_signals(reader: int, leave: Callable[[int, str], None]) -> None:
   while True:
     number, now = os.read(reader, 1)[0], time.monotonic()
     if number not in TOGETHER:
       continue
-    if not _HEARD:
-      _HEARD.append((number, now))
+    if not _RECEIVED:
+      _RECEIVED.append((number, now))
       if not in_training():
         leave(code_of(number), stopped(number))
       activity.say(acknowledged(number))
-    elif now - _HEARD[0][1] > TOGETHER[number]:
+    elif now - _RECEIVED[0][1] > TOGETHER[number]:
       leave(
         code_of(number), "asked to stop twice: finished checkpoints are kept"
       )
@@ -98,19 +98,19 @@ def _hear(reader: int, leave: Callable[[int, str], None]) -> None:
 
 @contextlib.contextmanager
 def training(leave: Callable[[int, str], None]) -> Iterator[None]:
-  """Inside, a signal waits: it is for the caller to look at `asked`."""
+  """Inside, signals do not end the process; callers poll `stop_requested`."""
   _TRAINING.set()
   try:
     yield
   finally:
     _TRAINING.clear()
     _WORKING.clear()
-  if asked():
-    leave(code_of(asked()), stopped(asked()))
+  if stop_requested():
+    leave(code_of(stop_requested()), stopped(stop_requested()))
 
 
 def working(where: Working) -> None:
-  """Says where training is, at the beginning of a call."""
+  """Records where training is, at the start of a call."""
   _WORKING[:] = [where]
 
 
@@ -119,7 +119,7 @@ def _name(number: int) -> str:
 
 
 def acknowledged(number: int) -> str:
-  """What is said at once to who asks a process that trains to stop."""
+  """The line printed at once when a signal arrives in training."""
   if not _WORKING:
     return f"{_name(number)}: the run ends as soon as it can be resumed"
   (where,) = _WORKING
@@ -134,7 +134,7 @@ def acknowledged(number: int) -> str:
 
 
 def _when(where: Working) -> str:
-  """When the running call will have ended."""
+  """When the running call will end."""
   if math.isnan(where.call):
     return " (the first of this start: how long it takes is not known)"
   left = where.began + where.call - time.monotonic()
@@ -142,10 +142,10 @@ def _when(where: Working) -> str:
 
 
 def _loss(where: Working) -> str:
-  """What is lost where the running call is not waited for."""
+  """What is lost if the running call is not waited for."""
   try:
     saved = where.saved()
-  except Exception:  # noqa: BLE001  Of a bucket, say: this is but a line.
+  except Exception:  # noqa: BLE001  A bucket may fail.
     return " and goes back to the last checkpoint"
   lost = f"{where.step - saved} finished step(s)"
   if not saved:
@@ -154,7 +154,7 @@ def _loss(where: Working) -> str:
 
 
 def slow(call: float) -> str:
-  """What is to be known of calls that outlast the notice of a machine's end."""
+  """A warning about calls that take longer than the notice of a preemption."""
   return (
     f"a call takes {call:.0f} s: SIGTERM and Ctrl-C end the run after the"
     f" running one. A machine that is preempted has {NOTICE:.0f} s, and goes"

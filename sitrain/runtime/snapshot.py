@@ -1,7 +1,7 @@
-"""One checkpoint: its arrays by path, its record, and whether both are whole.
+"""One checkpoint: its arrays by path, its record, and checks of both.
 
-Of every array the record holds dtype, shape and a fingerprint. Orbax itself
-does not notice when bytes of an array change on the disk.
+The record has dtype, shape and a fingerprint of every array. Orbax itself does
+not notice when bytes of an array change on the disk.
 """
 
 import json
@@ -18,16 +18,16 @@ from jaxtyping import Array, UInt32
 from sitrain.runtime import agree, storage
 from sitrain.types import Progress
 
-LAYOUT = 2  # of a checkpoint; records without a number have the first
+LAYOUT = 2  # of a checkpoint; records without a number have layout 1
 _FIELDS = ("progress", "score", "arrays")
 _ARRAYS, _RECORD = "arrays", "record"
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16}
-_FINITE = ("params.", "opt_state.", "held.")  # what has to be finite
+_FINITE = ("params.", "opt_state.", "held.")  # these have to be finite
 _PRIMES = (1, 7919, 104729, 1299709, 15485863, 32452843, 49979687, 67867967)
 
 
 class NotFinite(ValueError):
-  """Parameters have become infinite, or no numbers at all."""
+  """Parameters are infinite or NaN."""
 
 
 def by_path(tree: Any) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _mix(h: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 
 @jax.jit
 def _measured(arrays: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-  """Of every array its fingerprint, and whether all of it is finite."""
+  """The fingerprint of every array, and whether all of it is finite."""
   return {
     name: (fingerprint(jnp.asarray(x)), jnp.all(jnp.isfinite(x)))
     for name, x in arrays.items()
@@ -75,10 +75,10 @@ def _measured(arrays: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
 
 
 def check_finite(tree: Any, what: str, fix: str) -> None:
-  """Raises NotFinite where a parameter of a TrainState is no number.
+  """Raises NotFinite if a TrainState has NaN or infinite parameters.
 
-  `what` begins the line, as in "step 3 has", and `fix` ends it. What is
-  trained, its optimizer's state and what is held is looked at.
+  `what` starts the line, as in "step 3 has", and `fix` ends it. Trained
+  parameters, optimizer state and held parameters are checked.
   """
   _check_finite(jax.device_get(_measured(by_path(tree))), what, fix)
 
@@ -96,7 +96,7 @@ def _check_finite(found: dict[str, Any], what: str, fix: str) -> None:
 
 
 def _described(arrays: dict[str, Any], found: dict[str, Any]) -> dict:
-  """Of every array: dtype, shape and fingerprint, as JSON."""
+  """Dtype, shape and fingerprint of every array, as JSON."""
   return {
     name: [str(jnp.asarray(x).dtype), list(jnp.shape(x)), int(found[name][0])]
     for name, x in arrays.items()
@@ -106,9 +106,9 @@ def _described(arrays: dict[str, Any], found: dict[str, Any]) -> dict:
 def save_args(
   tree: Any, progress: Progress, score: float
 ) -> ocp.args.Composite:
-  """What orbax is to write for one checkpoint.
+  """The arguments with which orbax writes one checkpoint.
 
-  Raises NotFinite where a parameter is no number: that is never saved.
+  Raises NotFinite for NaN or infinite parameters: those are never saved.
   """
   arrays = by_path(tree)
   found = jax.device_get(_measured(arrays))
@@ -143,22 +143,22 @@ def read_record(path: Any) -> dict[str, Any]:
 
 
 def known_record(path: Any) -> dict[str, Any]:
-  """The record of a checkpoint, {} where it is damaged; raises as `read`."""
+  """The record of a checkpoint, {} if it is damaged; raises like `read`."""
   record, damage = _tried(lambda: read_record(path), path, "record")
   return record if not damage and isinstance(record, dict) else {}
 
 
 def score_of(path: Any) -> float:
-  """The score of the checkpoint at `path`; -inf where it has none.
+  """The score of the checkpoint at `path`; -inf if it has none.
 
-  Raises as `read` does: a best one is not to be passed over.
+  Raises like `read`, so that the best checkpoint is not skipped silently.
   """
   value = known_record(path).get("score")
   return -math.inf if value is None else float(value)
 
 
 def _progress(fields: dict[str, Any]) -> Progress:
-  """The Progress of a record; null stands for what was no number."""
+  """The Progress of a record; null becomes NaN (-inf for `best`)."""
   nan = float("nan")
   window = {
     name: [nan if x is None else x for x in values]
@@ -168,10 +168,10 @@ def _progress(fields: dict[str, Any]) -> Progress:
   return Progress(**{**fields, "window": window, "best": best})
 
 
-def exactly(path: Any, saved: dict, wanted: dict) -> dict[str, Any]:
-  """What to read: `wanted`, if it is what was saved.
+def same_dtypes(path: Any, saved: dict, wanted: dict) -> dict[str, Any]:
+  """The arrays to read: `wanted`, if shapes and dtypes are those saved.
 
-  Raises ValueError where the run wants other arrays.
+  Raises ValueError if the run needs other arrays.
   """
   for name, x in wanted.items():
     want = f"{x.dtype}{list(x.shape)}"
@@ -184,18 +184,18 @@ def exactly(path: Any, saved: dict, wanted: dict) -> dict[str, Any]:
   return wanted
 
 
-def in_any_dtype(path: Any, saved: dict, wanted: dict) -> dict[str, Any]:
-  """As `exactly`, but floating point numbers may have been saved in another."""
+def cast_dtypes(path: Any, saved: dict, wanted: dict) -> dict[str, Any]:
+  """As `same_dtypes`, but floats may have been saved in another float dtype."""
   read = dict(wanted)
   for name, x in wanted.items():
     dtype = jnp.dtype(saved[name][0]) if name in saved else x.dtype
     if all(jnp.issubdtype(d, jnp.floating) for d in (dtype, x.dtype)):
       read[name] = jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
-  return exactly(path, saved, read)
+  return same_dtypes(path, saved, read)
 
 
 def check_layout(path: Any, record: Any) -> None:
-  """Raises ValueError for a record that another version has written."""
+  """Raises ValueError for a record of another version."""
   whole = isinstance(record, dict) and all(f in record for f in _FIELDS)
   layout = record.get("layout", 1) if isinstance(record, dict) else 0
   if layout != LAYOUT:
@@ -211,16 +211,16 @@ def check_layout(path: Any, record: Any) -> None:
 
 
 def _first_of_its_kind(record: logging.LogRecord) -> bool:
-  """False for what asyncio logs of the other arrays of a damaged checkpoint.
+  """False for asyncio's log of further errors of a damaged checkpoint.
 
-  Orbax reads them side by side and raises the first error; those of the others
-  are logged with a traceback when they are collected, at any time later.
+  Orbax reads arrays concurrently and raises the first error. The others would
+  be logged with a traceback whenever they are garbage collected.
   """
   return "exception was never retrieved" not in record.getMessage()
 
 
 def _read_arrays(path: Any, wanted: dict[str, Any]) -> dict[str, Any]:
-  """Reads this process's part; it waits for no other one, as a Checkpointer."""
+  """Reads this process's part; unlike a Checkpointer, without a barrier."""
   logging.getLogger("asyncio").addFilter(_first_of_its_kind)
   folder = path / _ARRAYS
   if not folder.exists():
@@ -240,22 +240,21 @@ def _read_arrays(path: Any, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(
-  path: Any, abstract: Any, *, fit: Callable[..., dict[str, Any]] = exactly
+  path: Any, abstract: Any, *, fit: Callable[..., dict[str, Any]] = same_dtypes
 ) -> tuple[Any, str]:
-  """((tree, Progress), "") or, of a damaged checkpoint, ((), the reason).
+  """((tree, Progress), ""), or ((), reason) for a damaged checkpoint.
 
-  All processes find the same. Damaged is what is proven to be (see
-  storage.is_damage); whatever else goes wrong is raised, and may go right the
-  next time.
+  All processes return the same result. Only proven damage counts (see
+  storage.is_damage); other errors may be temporary and are raised.
 
   Args:
     path: the folder of one checkpoint.
     abstract: ShapeDtypeStructs with shardings; a part of what was saved.
-    fit: what may differ, `exactly` or `in_any_dtype`.
+    fit: what may differ, `same_dtypes` or `cast_dtypes`.
 
-  Raises ValueError where the checkpoint is of other arrays or layout, NotFinite
-  where it holds parameters that are no numbers, and StorageError, which names
-  it, where it could not be read.
+  Raises ValueError for other arrays or another layout, NotFinite for NaN or
+  infinite parameters, and StorageError, which names the checkpoint, if it
+  cannot be read.
   """
   wanted = by_path(abstract)
   record, reason = agree.from_first(
@@ -283,7 +282,7 @@ def read(
 
 
 def _tried(make: Callable[[], Any], path: Any, what: str) -> tuple[Any, str]:
-  """(make(), ""), or ((), the damage); raises what is none."""
+  """(make(), ""), or ((), the damage); raises other errors."""
   try:
     return make(), ""
   except Exception as error:
@@ -295,7 +294,7 @@ def _tried(make: Callable[[], Any], path: Any, what: str) -> tuple[Any, str]:
 
 
 def _tried_by_all(make: Callable[[], Any], path: Any) -> tuple[Any, str]:
-  """As `_tried`, of arrays, of which every process reads its own part."""
+  """Like `_tried`, for arrays, of which every process reads its own part."""
   value, reason, error = (), "", None
   try:
     value, reason = _tried(make, path, "arrays")

@@ -1,8 +1,8 @@
-"""What a run was begun with beside its config: data sets and models.
+"""The data sets and models that a run began with, by fingerprint.
 
-The same path may hold another file tomorrow, and a name of the hub another
-revision. WORKDIR/sources.json has a fingerprint of each; a run whose sources
-are others does not go on.
+A path may have another file later, and a name of the hub another revision.
+WORKDIR/sources.json has a fingerprint of each source. A run whose sources have
+changed is not resumed.
 """
 
 import hashlib
@@ -23,19 +23,20 @@ from sitrain.types import Stage, Task
 
 _LOG = logging.getLogger("sitrain")
 FILE = "sources.json"
-_BLOCK, _BLOCKS = 2**20, 64  # of a file; larger ones are read in places only
+_BLOCK, _BLOCKS = 2**20, 64  # bytes and count; larger files are sampled
 
 
 def record(
-  config: dict, pins: dict, task: Task, asked: Task, stages: list[Stage]
+  config: dict, pins: dict, task: Task, evaluation_task: Task,
+  stages: list[Stage],
 ) -> dict:
-  """field -> what it stands for: rows or a model, with their fingerprints.
+  """field -> the rows or the model that it names, with their fingerprint.
 
-  `pins` is the config with pinned revisions, `task` and `asked` are those of
-  config.task and of the evaluation.
+  `pins` is the config with pinned revisions. `task` and `evaluation_task` are
+  those of config.task and config.evaluate.task.
   """
   found = {}
-  tasks = {"task": task, "evaluate.task": asked} | {
+  tasks = {"task": task, "evaluate.task": evaluation_task} | {
     f"stage.{stage.name}.task": stage.task for stage in stages
     if config["stage"][stage.name].get("task", {})
     and not config["stage"][stage.name].get("table", {})
@@ -51,7 +52,7 @@ def record(
 
 
 def models_of(config: dict) -> dict[str, str]:
-  """field -> path of the models that a config names."""
+  """field -> path, for the models that a config names."""
   paths = {"model.path": config["model"].get("path", "")} | {
     f"roles.{name}.path": role.get("path", "")
     for name, role in config.get("roles", {}).items()
@@ -60,7 +61,7 @@ def models_of(config: dict) -> dict[str, str]:
 
 
 def remark(found: dict) -> None:
-  """Warns where the evaluation poses the problems that are trained on."""
+  """Warns if the evaluation uses the training problems."""
   own, test = (found.get(n, {}) for n in ("task", "evaluate.task"))
   if own and own.get("fingerprint") == test.get("fingerprint"):
     _LOG.warning(
@@ -70,9 +71,9 @@ def remark(found: dict) -> None:
 
 
 def rows_of(task: Task, source: str) -> dict[str, Any]:
-  """Count and fingerprint of the rows of a table, and of the file of them.
+  """Count and fingerprint of the rows of a table and of their file.
 
-  The file has what no prompt shows, such as tests of programs.
+  The file has data that no prompt shows, such as tests of programs.
   """
   digest = hashlib.sha256()
   for array in task.table:
@@ -92,7 +93,7 @@ def rows_of(task: Task, source: str) -> dict[str, Any]:
 
 
 def _revision_of_rows(source: str) -> str:
-  """The commit of a data set of the hub, "owner/name:config"; "" of others."""
+  """The commit of a hub data set, "owner/name:config"; "" for other sources."""
   if not source or is_remote(source) or source.endswith(FILES):
     return ""
   import huggingface_hub
@@ -101,15 +102,15 @@ def _revision_of_rows(source: str) -> str:
     name = source.partition("@")[0].partition(":")[0]
     found = huggingface_hub.HfApi().dataset_info(name, timeout=10.0)
     return found.sha or ""
-  except Exception:  # noqa: BLE001 It is of many kinds; the rows are there.
+  except Exception:  # noqa: BLE001 Optional: the rows are read.
     return ""
 
 
 def model_of(path: str) -> dict[str, str]:
   """Fingerprint and revision of a model: its config and its weights.
 
-  Of a file of weights above 64 MiB 64 blocks of 1 MiB are read, at equal
-  distances, and the first and the last among them.
+  From a file of weights above 64 MiB, 64 blocks of 1 MiB are read, equally
+  spaced from the first to the last.
   """
   folder, digest, total = weights.locate(path), hashlib.sha256(), 0
   names = sorted(
@@ -140,13 +141,13 @@ def _blocks(file: epath.Path, size: int) -> Iterator[bytes]:
 
 
 def revision_of(folder: epath.Path) -> str:
-  """The commit of a folder in the hub's cache; "" of other folders."""
+  """The commit of a folder in the hub's cache; "" for other folders."""
   inside = folder.parent.name == "snapshots"
   return folder.name if inside else ""
 
 
 def known_of(workdir: Any) -> dict:
-  """What the workdir was begun with; {} where that is not known."""
+  """The sources that the workdir began with; {} if not known."""
   path = epath.Path(workdir) / FILE
   if not str(workdir) or not path.exists():
     return {}
@@ -154,11 +155,11 @@ def known_of(workdir: Any) -> dict:
 
 
 def check(workdir: Any, begun: Begun, known: dict, found: dict) -> list[str]:
-  """Lines on sources that differ and change nothing that has begun.
+  """A line for each changed source that no stage that has begun depends on.
 
-  Raises ConfigError where one does.
+  Raises ConfigError for other changed sources.
   """
-  told = []
+  lines = []
   for field, now in found.items():
     was = known.get(field, now)
     if was["fingerprint"] == now["fingerprint"]:
@@ -173,8 +174,8 @@ def check(workdir: Any, begun: Begun, known: dict, found: dict) -> list[str]:
         f"{workdir} was begun with other content of {line}: put back what was"
         " there, or give another --workdir"
       )
-    told.append(line)
-  return told
+    lines.append(line)
+  return lines
 
 
 def _concerns(field: str, begun: Begun) -> bool:
@@ -187,9 +188,9 @@ def _concerns(field: str, begun: Begun) -> bool:
 
 
 def pinned(config: dict, known: dict) -> dict:
-  """The config with the revisions of the hub that the run was begun with.
+  """The config with the hub revisions that the run began with.
 
-  A path that names a revision itself stays as it is, as does a changed one.
+  Paths that name a revision, and paths that have changed, are kept.
   """
   at = lambda field, path: _at(known.get(field, {}), path)
 
@@ -225,7 +226,7 @@ def _at(known: dict, path: str) -> str:
 
 
 def _options(config: dict, field: str) -> dict:
-  """The options of config.`field`, with those of config.task below them."""
+  """The options of config.`field`, with those of config.task as defaults."""
   own: Any = config
   for part in field.split("."):
     own = own.get(part, {})

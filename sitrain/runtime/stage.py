@@ -1,4 +1,4 @@
-"""One stage of a run: from its start, or from where it stopped, to its end."""
+"""Trains one stage of a run, from its start or its newest checkpoint."""
 
 import contextlib
 import functools
@@ -64,8 +64,8 @@ _LOG = logging.getLogger("sitrain")
 
 def by_group(stage: Stage, mesh: Any) -> Method:
   """The stage's method, generating per group of devices."""
-  method, taken = stage.method, partial(for_sampling, dtype=stage.dtype)
-  generate = sharding.by_group(method.generate, mesh, taken=taken)
+  method, prepare = stage.method, partial(for_sampling, dtype=stage.dtype)
+  generate = sharding.by_group(method.generate, mesh, prepare=prepare)
   return method._replace(generate=generate)
 
 
@@ -79,7 +79,7 @@ def parts_of(stage: Stage, mesh: Any) -> tuple[Callable, Callable, Callable]:
 
 
 def wanted(problems: Any, rows: Any, verdicts: Any) -> Any:
-  """Problems [P] with a signal in every kind of rows that is judged."""
+  """Problems [P] with a signal in every kind of judged rows."""
   count = problems.prompt.shape[0]
   if not isinstance(rows, dict):
     return with_signal(rows, verdicts, count)
@@ -88,7 +88,7 @@ def wanted(problems: Any, rows: Any, verdicts: Any) -> Any:
 
 
 def iteration_of(stage: Stage, mesh: Any) -> Callable:
-  """The fused iteration of a stage, posing again where its config says so."""
+  """The fused iteration of a stage, with several rounds if configured."""
   more = {"wanted": wanted, "rounds": stage.rounds} if stage.rounds > 1 else {}
   return make_iteration(*parts_of(stage, mesh), **more)
 
@@ -99,7 +99,7 @@ def lower_stage(
   """The stage's programs by name, lowered from the shapes of state and key.
 
   Fused: the "loop" of `steps_per_call` iterations, one jitted scan. Staged: the
-  same parts, each a program, as `staged.Programs` names them.
+  same parts as separate programs, with the names in `staged.NAMES`.
   """
   if not stage.fused or stage.writes:
     learn = parts_of(stage, run.mesh)[2]
@@ -115,7 +115,7 @@ def lower_stage(
 
 
 def programs(stage: Stage) -> str:
-  """How many programs `lower_stage` makes."""
+  """How many programs `lower_stage` makes, as text."""
   if stage.fused and not stage.writes:
     return "1 program"
   return f"{2 if stage.writes else 4 + 2 * (stage.rounds > 1)} programs"
@@ -124,10 +124,10 @@ def programs(stage: Stage) -> str:
 def compile_loop(
   run: Run, stage: Stage, abstract: Any
 ) -> Callable | Sampler:
-  """The stage's iterations, `steps_per_call` of them, compiled once.
+  """Compiles `steps_per_call` iterations of the stage.
 
-  Staged, the judge stands between the programs, on the host. Of a stage that
-  writes rows there is the sampler alone.
+  In a staged stage the judge runs on the host, between the programs. A stage
+  that writes rows has only the sampler.
   """
   lowered = lower_stage(run, stage, abstract, keys_of(run)[1])
   if "loop" in lowered:
@@ -142,18 +142,18 @@ def compile_loop(
 def compile_ahead(
   run: Run, stage: Stage, *, after: Sequence[Future] = ()
 ) -> Future:
-  """Begins `compile_loop` in a thread; the result is the loop.
+  """Starts `compile_loop` in a thread; the result is the loop.
 
-  The thread itself waits for all of `after`, which leaves the machine to those
-  that are needed first. Who asks for the result gets ConfigError where the
-  compiler gave up, for want of memory say.
+  The thread first waits for all of `after`, so that programs needed earlier get
+  the machine. The result raises ConfigError if the compiler fails, for example
+  for lack of memory.
   """
 
   def make():
     for future in after:
       future.result()
     try:
-      with jax.set_mesh(run.mesh):  # It holds for one thread alone.
+      with jax.set_mesh(run.mesh):  # It is thread-local.
         return compile_loop(run, stage, layout(run, stage))
     except jax.errors.JaxRuntimeError as error:
       raise ConfigError(
@@ -168,10 +168,10 @@ def run_stage(
 ) -> tuple[Any, Progress]:
   """Trains a stage to its end; returns its last policy, as decoders take it.
 
-  Starts from the newest checkpoint of the stage where there is one; a stage
-  that is done is only read. `compiled` is what `compile_ahead` returned, and
-  `first` the iterations of the stages before. The policy is () of a stage that
-  trains none.
+  Starts from the newest checkpoint of the stage if there is one; a finished
+  stage is only read. `compiled` is the result of `compile_ahead`, and `first`
+  counts the iterations of earlier stages. A stage that does not train the
+  policy returns () for it.
   """
   manager = checkpoint.open_manager(folder(run, stage.name), keep=run.keep)
   try:
@@ -202,17 +202,17 @@ def run_stage(
 
 
 def saved_part(state: TrainState) -> TrainState:
-  """What a checkpoint holds; the rest comes from where the run began."""
+  """The saved part of a state; the rest comes from the sources of the run."""
   return state._replace(frozen={})
 
 
 def begin(
   run: Run, stage: Stage, manager: Any, abstract: Any, first: int
 ) -> tuple[TrainState, Progress]:
-  """The stage's newest state, or its first.
+  """The newest state of the stage, or its first.
 
-  Raises NotFinite where its parameters are no numbers, OSError where the disk
-  has no room for what it will write.
+  Raises NotFinite for NaN or infinite parameters, OSError if the disk has too
+  little space for the checkpoints.
   """
   if checkpoint.saved_steps(manager):
     saved = saved_part(abstract)
@@ -220,7 +220,7 @@ def begin(
     state = with_frozen(run, stage, state, abstract, progress.first)
     return state, progress
   checkpoint.check_fresh(manager)
-  # The last ones, the best one, and the one that is being written.
+  # The last `keep`, the best, and the one that is being written.
   needed = (run.keep + 2) * array_bytes(saved_part(abstract))
   check_space(run.workdir, needed)
   first = began_at(run, stage, first)
@@ -235,9 +235,9 @@ def begin(
 
 
 def reopened(stage: Stage, progress: Progress) -> Progress:
-  """A stage that was done is not where it has got more steps since.
+  """Reopens a finished stage that has got more steps.
 
-  What `until` has ended stays so: more steps would not have changed that.
+  A stage that `until` ended stays finished: more steps would not change that.
   """
   more = progress.step < stage.steps and not stage.until(progress.window)
   return progress._replace(done=progress.done and not more)
@@ -273,7 +273,7 @@ def _train(run, stage, loop, manager, state, progress):
 
 @contextlib.contextmanager
 def _call(run, stage, progress, took) -> Iterator[None]:
-  """Around a call: says where training is; `took` are the seconds of others."""
+  """Around a call: records progress for signals; `took` has earlier seconds."""
   step, began = progress.step, time.monotonic()
   last = min(step + stage.steps_per_call, stage.steps)
   signals.working(signals.Working(
@@ -290,9 +290,9 @@ def _call(run, stage, progress, took) -> Iterator[None]:
 
 
 def _after(run, stage, progress, measured, spent) -> Progress:
-  """Writes the records of a call, shows the last, and decides what is next.
+  """Writes the records of a call, shows their mean, and updates the progress.
 
-  `spent` holds the seconds of the call, and those of the host before it.
+  `spent` has the seconds of the call, and those of the host before it.
   """
   rows = metrics.records(measured)
   check_numbers(stage.name, progress.step, measured, run.max_gap)
@@ -320,12 +320,10 @@ def _after(run, stage, progress, measured, spent) -> Progress:
 def best_score(
   stage: Stage, window: dict[str, list[float]], step: int
 ) -> float:
-  """What ranks a checkpoint: the mean of `best` over stopping.BEST_SPAN steps.
+  """The score of a checkpoint: the mean of `best` over the last steps.
 
-  A single step of a few problems is noise.
-
-  -inf before there are so many (or all steps of a shorter stage); without a
-  metric the later one is the better.
+  A mean over BEST_SPAN steps: one is noisy. -inf before there are so many steps
+  (or all steps of a shorter stage). Without a metric the score is the step.
   """
   if not stage.best:
     return float(step)
@@ -340,11 +338,11 @@ def best_score(
 def check_numbers(
   stage: str, step: int, measured: dict[str, Mean], most: float
 ) -> None:
-  """Raises NotFinite for what is no number, ValueError for too wide a gap.
+  """Raises NotFinite for metrics that are not finite, ValueError for the gap.
 
-  `measured` are the means [steps] of the steps after `step`; nothing of them
-  has been saved. The gap is between the log-probabilities of sampler and
-  trainer, of which `most` nat in the mean are allowed.
+  `measured` are the means [steps] of the steps after `step`, which are not
+  saved yet. The gap is between the log-probabilities of sampler and trainer; at
+  most `most` nat in the mean are allowed.
   """
   i, name, value = metrics.not_finite(measured)
   if name:
@@ -362,7 +360,7 @@ def check_numbers(
       "checkpoint is from before it"
     )
   gap = measured.get(GAP, Mean(np.zeros(1), np.ones(1)))
-  widest = float(np.fmax.reduce(metrics.divide(gap)))  # of nothing it is NaN
+  widest = float(np.fmax.reduce(metrics.divide(gap)))  # NaN without counts
   if widest > most:
     raise ValueError(
       f"generate/sampler_gap: the sampler's log-probabilities are {widest:.3g} "
@@ -372,7 +370,7 @@ def check_numbers(
 
 
 def tokens_written(measured: dict[str, Mean]) -> float:
-  """Tokens that the policy wrote in a call, over all turns; NaN if none."""
+  """Tokens that the policy generated in a call, all turns; NaN if unknown."""
   names = [name for name in measured if name.startswith("generate/length_")]
   total = sum(float(np.sum(measured[name].total)) for name in names)
   return total if names else math.nan
@@ -382,15 +380,15 @@ def save(
   run: Run, stage: Stage, manager: Any, state: TrainState, progress: Progress,
   *, extra: bool,
 ) -> None:
-  """A checkpoint where one is due, or else where an `extra` one is asked for.
+  """Saves a checkpoint if one is due, or if `extra`.
 
-  It is ranked by the last call's mean of the stage's metric. An extra one ranks
-  last: a run that was never stopped has none, and is to find the same best.
+  Its score is that of `best_score`. An extra one ranks last: a run without
+  interruption does not have it, and must find the same best checkpoint.
   """
   calls = progress.step // stage.steps_per_call
   due = progress.done or calls % run.save_every == 0
   if due or extra:
     state = saved_part(state)
     score = progress.best if due else -math.inf
-    run.sink.flush()  # No checkpoint may be ahead of the records.
+    run.sink.flush()  # A checkpoint must not be ahead of the records.
     checkpoint.save(manager, progress.step, state, progress, score)

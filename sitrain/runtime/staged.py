@@ -1,11 +1,10 @@
 """The loop of a stage whose judge runs on the host, wave by wave.
 
-The same verbs, keys and results as the fused loop of train.py, in three
-programs. The waves are sampled without waiting, so the host judges one while
-the device samples the next ones; nothing but these programs is put on the
-device meanwhile, for it would wait behind them. To verify a first attempt while
-the second is sampled would cut the one loop over all turns; waves hide the
-same time without that.
+The same verbs, keys and results as the fused loop of train.py, in separate
+programs. Waves are dispatched without waiting, so the host judges one while the
+device samples the next. Nothing else is dispatched meanwhile, because it would
+be queued after them. Verifying first attempts while second ones are sampled
+would split the one loop over all turns; waves hide the same time without that.
 """
 
 import functools
@@ -51,9 +50,9 @@ NAMES = ("pose", "generate", "join", "learn", "wanted", "merge")
 
 
 class _Posed(NamedTuple):
-  """The draws of an iteration before its samples; lists have one a wave."""
+  """The keys and problems of an iteration; lists have one entry per wave."""
 
-  step: Array  # as `pose` sees it, see train.at_round
+  step: Array  # the step that `pose` sees, see train.at_round
   row_keys: list[Array]
   problems: list[Problems]
   judge_keys: list[Array]
@@ -66,9 +65,9 @@ def lower_staged(
 ) -> dict[str, Any]:
   """The programs of a stage, lowered from the shapes of its state and key.
 
-  `learn` is that of `train.make_parts`; `wanted` names problems with a signal,
-  for stages of several rounds. Raises ValueError where samples of an older
-  policy are asked for and the loss does not weigh them.
+  `learn` is that of `train.make_parts`. `wanted` marks problems with a signal,
+  for stages of several rounds. Raises ValueError if `delay` is set and the loss
+  does not weigh samples of an older policy.
   """
   method, waves = stage.method, stage.parts["waves"]
   everywhere, by_row = replicated(mesh), shard_rows(mesh)
@@ -133,7 +132,7 @@ def make_sampler(stage: Stage, programs: dict, mesh: Mesh) -> Sampler:
     then = state._replace(step=posed.step)
     waves, played = zip(posed.row_keys, posed.problems), []
     for i, (k, wave) in enumerate(waves, start=1):
-      # On a CPU the call itself may take as long as the sampling.
+      # On a CPU the call itself may block as long as the sampling takes.
       what = f"sampling wave {i} of {len(posed.problems)}"
       with activity.during(what, seldom=True):
         played.append(programs["generate"](k, then, wave))
@@ -149,12 +148,13 @@ def make_sampler(stage: Stage, programs: dict, mesh: Mesh) -> Sampler:
         jax.block_until_ready(rows)
       with activity.during(f"judging {of}", seldom=True):
         judged.append(judge(k, then, wave, rows))
-    verdicts, told = zip(*judged)
-    return list(verdicts), jax.tree.map(lambda *x: sum(x), *told)
+    verdicts, metrics = zip(*judged)
+    return list(verdicts), jax.tree.map(lambda *x: sum(x), *metrics)
 
   def finish(state, sampling):
-    (posed, played), (verdicts, told) = sampling, judge_waves(state, sampling)
-    return programs["join"](posed.problems, played, verdicts), told
+    posed, played = sampling
+    verdicts, metrics = judge_waves(state, sampling)
+    return programs["join"](posed.problems, played, verdicts), metrics
 
   return Sampler(begin, judge_waves, finish, total)
 
@@ -163,11 +163,11 @@ def make_staged(stage: Stage, programs: dict, mesh: Mesh) -> Callable:
   """`steps_per_call` iterations: (state, root_key) -> (state, metrics [steps]).
 
   `programs` are compiled. With a delay of 1 an iteration is sampled before the
-  update of the one before it, so that verifying hides behind sampling in one
-  wave too; the first of a call is not, so that a call depends on its arguments
-  alone. Keys and problems stay those of `train.make_iteration`. The loss weighs
-  every token by its ratio to the policy that wrote it; that its prefix, and
-  with it the KL term, is of that policy stays as it is.
+  previous update, so verifying overlaps with sampling even with one wave. The
+  first iteration of a call is not, so that a call depends on its arguments
+  alone. Keys and problems are those of `train.make_iteration`. The loss weighs
+  every token by its ratio to the policy that sampled it. The prefixes, and with
+  them the KL term, come from that policy and are not corrected.
   """
   sampler = make_sampler(stage, programs, mesh)
   steps, delay = stage.steps_per_call, stage.delay
@@ -191,8 +191,8 @@ def make_staged(stage: Stage, programs: dict, mesh: Mesh) -> Callable:
       while count < min(step + delay + 1, steps):
         begun.append(sampler.begin(state, root_key, count - step, 0))
         count += 1
-      state, *told = finish(state, root_key, begun.pop(0))
-      rows.append(told)
+      state, *metrics = finish(state, root_key, begun.pop(0))
+      rows.append(metrics)
     with activity.during("updating", seldom=True):
       judged, learned = (_stacked(jax.device_get(x)) for x in zip(*rows))
     measured = sampler.total(judged) | learned
@@ -202,19 +202,19 @@ def make_staged(stage: Stage, programs: dict, mesh: Mesh) -> Callable:
 
 
 def _more_rounds(stage, programs, sampler, state, again, sampled, judged):
-  """Poses again until all problems have a signal, as train.sample_until."""
+  """Poses again until all problems have a signal, like train.sample_until."""
   kept = programs["wanted"](*sampled)
   number = 1
   while number < stage.rounds and not np.all(jax.device_get(kept)):
-    more, told = sampler.finish(state, again(number))
+    more, metrics = sampler.finish(state, again(number))
     sampled, kept = programs["merge"](sampled, more)
-    judged = jax.tree.map(lambda x, y: x + y, judged, told)
+    judged = jax.tree.map(lambda x, y: x + y, judged, metrics)
     number += 1
   return sampled, judged, round_metrics(jnp.int32(number), kept)
 
 
 def _pose(stage, state, root_key, ahead, number) -> _Posed:
-  """The draws of train.make_iteration and train.make_parts."""
+  """The keys and problems of train.make_iteration and train.make_parts."""
   method, waves = stage.method, stage.parts["waves"]
   state = state._replace(step=state.step + ahead)
   key = jax.random.fold_in(root_key, state.step)
@@ -238,7 +238,7 @@ def _pose(stage, state, root_key, ahead, number) -> _Posed:
 
 
 def _join(problems, rows, verdicts):
-  """Lists of waves as one round, in the order of one wave."""
+  """Joins lists of waves into one round, in the order of a single wave."""
   stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)
   count = sum(len(wave.prompt) for wave in problems)
   problems = jax.tree.map(
@@ -253,13 +253,13 @@ def _merge(wanted, kept, more):
 
 
 def _learn(learn, state, key, problems, rows, verdicts):
-  """`learn`, and the next step."""
-  state, told = learn(state, key, problems, rows, verdicts)
-  return state._replace(step=state.step + 1), told
+  """`learn`, with the step incremented."""
+  state, metrics = learn(state, key, problems, rows, verdicts)
+  return state._replace(step=state.step + 1), metrics
 
 
 def _like(tree, place):
-  """Shapes with where their arrays are to live."""
+  """Shapes with the sharding `place`."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree
   )
@@ -281,9 +281,9 @@ def _stacked(rows):
 
 
 def _fresh(measured: Metrics) -> Metrics:
-  """Of delayed steps [steps] the gap to the sampler gets a name of its own.
+  """Renames the sampler gap of delayed steps [steps] to OLD_GAP.
 
-  It is an update's doing there and no defect of the sampler.
+  There the gap comes from an update, not from a defect of the sampler.
   """
   gap = measured[GAP]
   first = np.arange(len(gap.count)) == 0

@@ -1,4 +1,4 @@
-"""How a stage begins: the shapes of its state, and where its values lie."""
+"""The first state of a stage: its shapes, shardings and sources."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,24 +18,24 @@ from sitrain.types import Stage, TrainState
 class Origin(NamedTuple):
   """Where the parameters of a role come from; made by build.origin_from."""
 
-  init: Callable[[Any], Any]  # key -> what is trained; traced for its shapes
-  first: Callable[[Any, Any], Any]  # (key, abstract) -> its first values
-  base: Any  # shapes of what adapters adapt, or ()
-  read_base: Callable[[Any], Any]  # abstract -> its values
-  scale: float  # of what adapters add
+  init: Callable[[Any], Any]  # key -> trained parameters; traced for shapes
+  first: Callable[[Any, Any], Any]  # (key, abstract) -> their first values
+  base: Any  # shapes of the base weights of adapters, or ()
+  read_base: Callable[[Any], Any]  # abstract -> base weights
+  scale: float  # of the adapters' output
 
 
 class Role(NamedTuple):
-  """What config.roles says of a role beside the policy."""
+  """A role of config.roles."""
 
   model: Any
-  start: str  # "policy": what the policy is, else "init": its own origin
+  start: str  # "policy": the policy's parameters; "init": its own origin
   head: str  # "scalar" or ""
-  origin: Origin  # of its own parameters; the policy's where it starts from it
+  origin: Origin  # of its parameters; the policy's if it starts from it
 
 
 class Run(NamedTuple):
-  """What all stages of a run share."""
+  """Everything that the stages of a run share."""
 
   workdir: Any
   mesh: Any
@@ -48,19 +48,19 @@ class Run(NamedTuple):
   profile: tuple[int, int]  # steps of each stage to trace; (0, 0): none
   max_gap: float  # nat between sampler and trainer, in the mean of a step
   origin: Origin  # of the policy
-  roles: dict[str, Role] = {}  # those beside policy and reference
-  watchdog: logs.Watchdog = logs.ASLEEP  # is told of every fused call
+  roles: dict[str, Role] = {}  # except policy and reference
+  watchdog: logs.Watchdog = logs.ASLEEP  # wraps every fused call
 
 
 def folder(run: Run, stage: str) -> epath.Path:
-  """Where the checkpoints of a stage lie."""
+  """The folder of a stage's checkpoints."""
   return epath.Path(run.workdir) / stage
 
 
 def role_of(run: Run, name: str) -> Role:
-  """The role of that name; policy and reference are always there.
+  """The role of that name; policy and reference always exist.
 
-  Raises ValueError for one that nothing defines.
+  Raises ValueError for an undefined role.
   """
   policy = Role(run.model, "policy", "", run.origin)
   known = {"policy": policy, "reference": policy} | run.roles
@@ -73,14 +73,14 @@ def role_of(run: Run, name: str) -> Role:
 
 
 def init_role(run: Run, name: str, key: Any) -> Any:
-  """Parameters of a role from nothing; traced for their shapes."""
+  """Newly initialized parameters of a role; traced for their shapes."""
   role = role_of(run, name)
   params = role.origin.init(key)
   return heads.add(role.model, params) if role.head else params
 
 
 def new_state(run: Run, stage: Stage, key: Any) -> TrainState:
-  """A state from nothing; traced for its shapes."""
+  """A newly initialized state; traced for its shapes."""
   params = {name: init_role(run, name, key) for name in stage.trained}
   held = {
     name: computed(init_role(run, name, key), role_of(run, name).model.dtype)
@@ -93,7 +93,7 @@ def new_state(run: Run, stage: Stage, key: Any) -> TrainState:
 
 
 def _frozen(run: Run, stage: Stage, base: Any, first: int) -> dict[str, Any]:
-  """The table, where the stage began, and what adapters adapt."""
+  """The table, the first iteration of the stage, and the base weights."""
   table = stage.frozen() if callable(stage.frozen) else stage.frozen
   frozen = dict(table or {})
   frozen["first"] = np.int32(first)
@@ -116,9 +116,9 @@ def layout(run: Run, stage: Stage) -> Any:
 def start_state(
   run: Run, stage: Stage, abstract: Any, first: int = 0
 ) -> TrainState:
-  """The state that a stage begins with: made, or taken from other stages.
+  """The first state of a stage: initialized, or from other stages.
 
-  `first` counts the iterations of the stages before it.
+  `first` counts the iterations of earlier stages.
   """
   params, opt_state = _trained(run, stage, abstract)
   held = {
@@ -136,7 +136,7 @@ def start_state(
 def with_frozen(
   run: Run, stage: Stage, state: TrainState, abstract: Any, first: int
 ) -> TrainState:
-  """The state with what no checkpoint holds, placed as `abstract` says."""
+  """The state with its unsaved part, with the shardings of `abstract`."""
   base = ()
   if run.origin.base != ():
     base = run.origin.read_base(abstract.frozen["base"])
@@ -146,7 +146,7 @@ def with_frozen(
 
 
 def _trained(run: Run, stage: Stage, abstract: Any) -> tuple[Any, Any]:
-  """Parameters and optimizer of `start`."""
+  """Parameters and optimizer state from the stage's `start`."""
   place = jax.tree.map(lambda x: x.sharding, abstract)
   init = jax.jit(stage.optimizer.init, out_shardings=place.opt_state)
   if stage.start == "init":
@@ -160,7 +160,7 @@ def _trained(run: Run, stage: Stage, abstract: Any) -> tuple[Any, Any]:
   if stage.restart:
     return params, init(params)
   saved, _ = checkpoint.restore(
-    *source, only(opt_state=abstract.opt_state), fit=snapshot.in_any_dtype
+    *source, only(opt_state=abstract.opt_state), fit=snapshot.cast_dtypes
   )
   return params, saved.opt_state
 
@@ -173,7 +173,7 @@ def _held(run: Run, name: str, source: str, wanted: Any) -> Any:
 
 
 def _first(run: Run, name: str, wanted: Any) -> Any:
-  """The parameters that a role begins with, placed as `wanted` says."""
+  """The first parameters of a role, with the shardings of `wanted`."""
   role, key = role_of(run, name), keys_of(run)[0]
   if not role.head:
     return role.origin.first(key, wanted)
@@ -184,9 +184,9 @@ def _first(run: Run, name: str, wanted: Any) -> Any:
 
 
 def _from_source(run: Run, source: Any, name: str, wanted: Any) -> Any:
-  """A role's parameters of a checkpoint, or the policy's where it has none.
+  """A role's parameters in a checkpoint, or the policy's if it has none.
 
-  Raises ValueError where the role does not start from the policy.
+  Raises ValueError if the role does not start from the policy.
   """
   role = role_of(run, name)
   saved = name if name in checkpoint.roles(*source) else "policy"
@@ -198,19 +198,19 @@ def _from_source(run: Run, source: Any, name: str, wanted: Any) -> Any:
   add_head = role.head and saved != name
   trunk = {n: x for n, x in wanted.items() if n != heads.NAME or not add_head}
   state, _ = checkpoint.restore(
-    *source, only(params={saved: trunk}), fit=snapshot.in_any_dtype
+    *source, only(params={saved: trunk}), fit=snapshot.cast_dtypes
   )
   params = state.params[saved]
   return heads.add(role.model, params) if add_head else params
 
 
 def only(**fields: Any) -> TrainState:
-  """A TrainState that names just what is to be read of a checkpoint."""
+  """A TrainState with only the fields to read from a checkpoint."""
   return TrainState(*[()] * len(TrainState._fields))._replace(**fields)
 
 
 def check_sources(run: Run, stages: Sequence[Stage]) -> None:
-  """Raises ValueError where the checkpoint of another run does not fit."""
+  """Raises ValueError if a checkpoint of another run does not fit."""
   for stage in stages:
     wanted = layout(run, stage) if _foreign(stage) else None
     if elsewhere(stage.start):
@@ -229,7 +229,7 @@ def _foreign(stage: Stage) -> bool:
 
 def _check_source(run: Run, source: str, params: dict) -> None:
   checkpoint.check(
-    *_source(run, source), only(params=params), fit=snapshot.in_any_dtype
+    *_source(run, source), only(params=params), fit=snapshot.cast_dtypes
   )
 
 
@@ -239,10 +239,10 @@ def elsewhere(name: str) -> bool:
 
 
 def began_at(run: Run, stage: Stage, first: int) -> int:
-  """TrainState.step of a stage's start.
+  """TrainState.step at the start of a stage.
 
-  It goes on counting where the run begins with another run's checkpoint, so
-  that no keys are drawn twice.
+  It continues the count of another run's checkpoint, so that no keys are used
+  twice.
   """
   if first or not elsewhere(stage.start):
     return first
@@ -250,7 +250,7 @@ def began_at(run: Run, stage: Stage, first: int) -> int:
 
 
 def drawn(init: Callable[[Any], Any]) -> Origin:
-  """Parameters that are drawn from the key by `init`."""
+  """An origin of parameters that `init` draws from a key."""
 
   def first(key, abstract):
     cast = lambda x, a: x.astype(a.dtype)
@@ -268,14 +268,14 @@ def _source(run: Run, name: str) -> tuple[epath.Path, str]:
 
 
 def keys_of(run: Run):
-  """The key of the first parameters and the root of all other draws."""
+  """The key of the first parameters, and the root of all other keys."""
   return jax.random.split(jax.random.key(run.seed, impl="threefry2x32"))
 
 
 def order_key(seed: int, stage: int = 0) -> np.ndarray:
-  """What the order of a table's rows is drawn from, as raw numbers.
+  """The key for the order of a table's rows, as raw numbers.
 
-  Each stage, by its number, has an order of its own.
+  Each stage, by its number, has its own order.
   """
   key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 1)
   return np.asarray(jax.random.key_data(jax.random.fold_in(key, stage)))

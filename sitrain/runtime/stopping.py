@@ -1,7 +1,7 @@
-"""When a stage ends early: functions of the window of recent metrics.
+"""Early stopping: functions of the window of recent metrics.
 
-They look at saved numbers only, so a resumed run stops at the same step, and
-all processes stop together.
+They read saved numbers only, so a resumed run stops at the same step, and all
+processes stop together.
 """
 
 import inspect
@@ -49,25 +49,25 @@ def plateau(metric: str, *, span: int, tolerance: float, above: float) -> Until:
 
 
 def _mean(values: Sequence[float]) -> float:
-  """The mean of what is not NaN; NaN, which compares false, of nothing."""
+  """The mean of the values that are not NaN; without any NaN."""
   finite = [x for x in values if not math.isnan(x)]
   return sum(finite) / len(finite) if finite else math.nan
 
 
 def remark(window: Window) -> str:
-  """What a user should know of a stage that has ended, or "".
+  """A warning about a finished stage that learned nothing, or "".
 
-  That nothing was learned: no step of the window had a gradient.
+  Nothing was learned if all gradients in the window are 0.
   """
   norms = window.get("learn/gradient_norm", [])
   if not norms or any(norms):  # NaN is true.
     return ""
   nll = window.get("learn/nll", [])
-  said = f" and learn/nll is {nll[-1]:.3g}" if nll else ""
+  nll_text = f" and learn/nll is {nll[-1]:.3g}" if nll else ""
   return (
-    f"the gradient was 0 in the last {len(norms)} steps{said}, so nothing was"
-    " learned: see whether any rewards differ (judge/), or lower the learning"
-    " rate where the parameters have grown too large"
+    f"the gradient was 0 in the last {len(norms)} steps{nll_text}, so nothing"
+    " was learned: see whether any rewards differ (judge/), or lower the"
+    " learning rate where the parameters have grown too large"
   )
 
 
@@ -76,7 +76,7 @@ def extend(
 ) -> Window:
   """The window after these records: the last `length` values by name.
 
-  Where a record lacks a metric, NaN keeps the steps aligned.
+  NaN replaces metrics that a record lacks, to keep the steps aligned.
   """
   seen = len(next(iter(window.values()), []))
   names = list(dict.fromkeys([*window, *(n for r in records for n in r)]))
@@ -93,12 +93,12 @@ _MAKERS = {"never": never, "plateau": plateau}
 
 
 def options(name: str) -> dict[str, inspect.Parameter]:
-  """The options of `make` beside the name."""
+  """The options of `make`, without the name."""
   one_of("until", name, _MAKERS)
   return dict(inspect.signature(_MAKERS[name]).parameters)
 
 
 def make(name: str, **options: Any) -> Until:
-  """`never()` or `plateau(**options)` by name, as configs say it."""
+  """`never()` or `plateau(**options)`, by the name in a config."""
   one_of("until", name, _MAKERS)
   return _MAKERS[name](**options)

@@ -1,4 +1,4 @@
-"""Folders on gs:// and on disks: may a run write there, and what went wrong."""
+"""Folders on gs:// and on disks: write checks, and errors in one line."""
 
 import contextlib
 import errno
@@ -13,14 +13,14 @@ import fsspec
 import jax
 from etils import epath
 
-# A listing that gcsfs keeps does not show what others have written since.
+# Cached listings of gcsfs do not show what other processes have written since.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
-# What it gives up on is raised too, and then told in one line.
+# Its final errors are raised too, and reported in one line.
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 _FULL = "no space left"
 AGAIN = "start the same command again; finished checkpoints are intact"
-# What an error says, in small letters, and what that means for its user.
+# Text of an error, in lower case, and what the user should do about it.
 _MEANINGS = (
   (
     (_FULL,),
@@ -49,16 +49,16 @@ _MEANINGS = (
 
 
 class StorageError(OSError):
-  """One line on a disk or a bucket, and how to mend it."""
+  """An error of a disk or a bucket, in one line, with the fix."""
 
 
 def is_remote(path: Any) -> bool:
-  """True for gs:// and its like, where there is no appending or renaming."""
+  """True for gs:// and similar, where files cannot be appended or renamed."""
   return "://" in str(path)
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-  """An error and what it came from; some libraries make rings of them."""
+  """An error and its causes; some libraries make cycles of them."""
   seen: list[BaseException] = []
   while error is not None and error not in seen:
     seen.append(error)
@@ -67,9 +67,9 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def is_of_bucket(error: BaseException) -> bool:
-  """Whether a library that talks to buckets has raised it.
+  """Whether gcsfs or Tensorstore raised it, for a bucket.
 
-  Other errors may name a bucket, or say timeout, and mean something else.
+  Other errors may name a bucket, or a timeout, and mean something else.
   """
   module = type(error).__module__.partition(".")[0]
   tensorstore = re.match(r"[A-Z_]{5,}: .*gs://", str(error), re.DOTALL)
@@ -77,34 +77,34 @@ def is_of_bucket(error: BaseException) -> bool:
 
 
 def meaning(error: BaseException, place: Any) -> str:
-  """One line on what is wrong with a place and how to mend it, or ""."""
+  """One line on what is wrong with a place, with the fix; or ""."""
   for one in chain(error):
     if isinstance(one, StorageError):
       return one.args[-1]
-    text = _said(one)
+    text = _reason(one)
     for words, line in _MEANINGS:
       if text and any(word in text for word in words):
         return line.format(place)
   return ""
 
 
-def _said(error: BaseException) -> str:
-  """What an error of a disk or a store says, in small letters; else ""."""
+def _reason(error: BaseException) -> str:
+  """The text of a disk's or a bucket's error, in lower case; else ""."""
   text, module = str(error), type(error).__module__.partition(".")[0]
   if isinstance(error, OSError) and error.errno == errno.ENOSPC:
     text = _FULL
   elif module in ("gcsfs", "google", "aiohttp", "requests"):
     text = f"http {getattr(error, 'code', '')} {text}"
   elif isinstance(error, OSError):
-    text = text if error.errno is None else ""  # Those of gcsfs have none.
+    text = text if error.errno is None else ""  # gcsfs sets no errno.
   elif not ("gs://" in text or _FULL in text.lower()):
-    return ""  # Tensorstore has ValueErrors for all; those of a place name it.
+    return ""  # Tensorstore raises ValueError for everything.
   plain = re.sub(r"(gs|https?)://\S+", "", text.partition(" [")[0])
   return f"{type(error).__name__} {plain}".lower()
 
 
-# The states in which Tensorstore reports bytes that are not what was written;
-# it has them for other things, too, so its words have to say so as well.
+# Status codes of Tensorstore for corrupted bytes. They have other causes too,
+# so the message has to match as well.
 _OF_BYTES = re.compile(r"(DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION|Error)\b")
 _BAD_BYTES = re.compile(
   r"Error decoding|Truncated|[Dd]ecompress|[Cc]orrupt|[Cc]hecksum|CRC"
@@ -114,15 +114,15 @@ _SYSTEM = re.compile(r"OS error (?!\d+: ENOENT)")
 
 
 def is_damage(error: BaseException, place: Any) -> bool:
-  """Whether an error of reading proves that files below `place` are damaged.
+  """Whether a read error proves that files under `place` are damaged.
 
-  A file is missing, is no JSON, or holds other bytes than were written. All
-  else may be gone the next time: open files, memory, rights, connections.
+  That is: a file is missing, is not JSON, or has other bytes than were written.
+  Everything else may be temporary: open files, memory, permissions, network.
   """
   links, link = [], error
   while link is not None and link not in links:
     links.append(link)
-    link = link.__cause__  # What else was going on then proves nothing.
+    link = link.__cause__  # `__context__` may be unrelated.
   doubt = any(
     isinstance(x, (OSError, MemoryError))
     and not isinstance(x, FileNotFoundError) for x in links
@@ -146,9 +146,9 @@ def _proves(error: BaseException, place: Any) -> bool:
 
 
 def _is_missing(error: FileNotFoundError, place: Any) -> bool:
-  """Whether a file below `place` is missing; some only say so.
+  """Whether a file under `place` is really missing.
 
-  Python's own `exists` says so, too, of what may not be looked at.
+  Some libraries report unreadable files as missing, and so does `Path.exists`.
   """
   name = str(error.filename or error)
   below = str(place).partition("://")[2] or str(place)
@@ -167,19 +167,19 @@ def _is_missing(error: FileNotFoundError, place: Any) -> bool:
 
 
 def unreadable(error: BaseException, place: Any) -> BaseException:
-  """What to raise where a checkpoint could not be read, and may be whole."""
-  if isinstance(told := explained(error, place), StorageError):
-    return told
+  """The error to raise for an unreadable checkpoint that may be intact."""
+  if isinstance(explanation := explained(error, place), StorageError):
+    return explanation
   lines = str(error).strip().splitlines()
-  said = f"{type(error).__name__}: {lines[0][:200]}" if lines else repr(error)
+  reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else repr(error)
   return StorageError(
-    f"checkpoint {place} could not be read, and is left as it is: {said}: mend"
-    " that and start the same command again"
+    f"checkpoint {place} could not be read, and is left as it is: {reason}:"
+    " mend that and start the same command again"
   )
 
 
 def explained(error: BaseException, place: Any) -> BaseException:
-  """StorageError about `place`, or the error itself if it is of no place."""
+  """StorageError about `place`, or the error itself if it is not of storage."""
   line = meaning(error, place)
   if not line or isinstance(error, StorageError):
     return error
@@ -189,28 +189,28 @@ def explained(error: BaseException, place: Any) -> BaseException:
 
 @contextlib.contextmanager
 def explaining(place: Any) -> Iterator[None]:
-  """Errors of the disk or the store become StorageErrors about `place`."""
+  """Turns errors of disks and buckets into StorageErrors about `place`."""
   try:
     yield
   except Exception as error:
-    told = explained(error, place)
-    if told is error:
+    explanation = explained(error, place)
+    if explanation is error:
       raise
-    raise told from error
+    raise explanation from error
 
 
 def write_object(path: epath.Path, content: str | bytes) -> None:
-  """Replaces an object as a whole; asks again where that may help."""
+  """Replaces an object in one piece."""
   data = content.encode() if isinstance(content, str) else content
   with explaining(path):
     path.write_bytes(data)
 
 
 def check_writable(folder: Any) -> None:
-  """Writes, reads and deletes a small object, where the folder is on gs://.
+  """Writes, reads and deletes a small object, if the folder is on gs://.
 
-  Raises StorageError where there is no such bucket or where one of the three is
-  not allowed.
+  Raises StorageError if the bucket does not exist or one of the three is not
+  allowed.
   """
   if not is_remote(folder):
     return

@@ -1,4 +1,4 @@
-"""The task of a run, and the tokenizer where its problems are text."""
+"""The task of a run, and the tokenizer if its problems are text."""
 
 import importlib
 import inspect
@@ -36,12 +36,12 @@ def task_from(config: dict, workdir: str = "", *, part: str = "") -> Task:
 
 
 def reads_text(config: dict) -> bool:
-  """Whether the problems of config.task are text, which a tokenizer encodes."""
+  """Whether the problems of config.task are text, which needs a tokenizer."""
   return _takes_chat(find("tasks", config["task"]["name"], "task.name"))
 
 
 def chat_of(config: dict, workdir: str) -> Chat:
-  """Tokenizer and dialogue form of a config whose task `reads_text`."""
+  """The tokenizer and chat template of a config whose task `reads_text`."""
   maker = find("tasks", config["task"]["name"], "task.name")
   return _chat_from(config, maker, workdir)
 
@@ -55,7 +55,7 @@ def task_of_stage(
 ) -> Task:
   """The task of config.`field`.task: config.task with other options.
 
-  One of another name takes no options of config.task. Raises ConfigError.
+  A task of another name gets no options of config.task. Raises ConfigError.
   """
   options = config["task"]
   other = changed.get("name", options["name"]) != options["name"]
@@ -68,7 +68,7 @@ def task_of_stage(
 
 
 def options_of(config: dict, part: str = "") -> dict:
-  """The options of the task, with what a part of the config changes."""
+  """The options of the task, with the changes of a part of the config."""
   changed = config[part].get("task", {}) if part else {}
   return dict(config["task"]) | changed
 
@@ -76,10 +76,10 @@ def options_of(config: dict, part: str = "") -> dict:
 def write_tokenizer(
   config: dict, folder: epath.Path, output: epath.Path
 ) -> list[str]:
-  """Writes the tokenizer of the run, if it has one; the names of its files.
+  """Writes the tokenizer of the run, if it has one; returns its file names.
 
-  With the chat template and the end tokens that the run was trained with, also
-  where its config has others than the tokenizer.
+  Chat template and end tokens are those of the run, even if its config has
+  other ones than the tokenizer.
   """
   options = config.get("tokenizer", {})
   path = options.get("path", "") or config["model"].get("path", "")
@@ -96,9 +96,8 @@ def write_tokenizer(
 def _chat_from(config: dict, maker: Callable, workdir: str) -> Chat:
   """The tokenizer of config.tokenizer, else that of config.model.path.
 
-  With neither, but with config.tokenizer.size, one of that size is trained on
-  the texts of the task, once, and kept in the workdir; for workdir "" it is
-  not kept.
+  Without both, a tokenizer of config.tokenizer.size is trained on the texts of
+  the task, once, and saved in the workdir; for workdir "" it is not saved.
   """
   options = {"path": "", "size": 0} | config.get("tokenizer", {})
   path, size = options.pop("path"), options.pop("size")
@@ -122,10 +121,10 @@ def _chat_from(config: dict, maker: Callable, workdir: str) -> Chat:
 def _trained(
   config: dict, maker: Callable, workdir: epath.Path, size: int
 ) -> epath.Path:
-  """The folder of the workdir's own tokenizer; trained where it is missing.
+  """The folder of the workdir's own tokenizer, which is trained if missing.
 
-  A command that failed before its first step may have left one behind that
-  belongs to another config; what has begun keeps its own.
+  A command that failed before its first step may have left a tokenizer of
+  another config; a run that has begun keeps its own.
   """
   folder = workdir / "tokenizer"
   source = json.dumps({"size": size, "task": config["task"]}, sort_keys=True)
@@ -139,7 +138,7 @@ def _trained(
 
 
 def _texts(config: dict, maker: Callable) -> list[str]:
-  """All that stands in the rows of the task, and between two attempts."""
+  """All texts in the rows of the task, and the text between attempts."""
   module = importlib.import_module(maker.__module__)
   known, given = accepted(module.rows), config["task"]
   rows = call(module.rows, "task", {n: given[n] for n in known if n in given})
@@ -154,24 +153,24 @@ def describe(task: Task) -> str:
   if task.table == ():
     return ""
   prompt = lengths((task.table.prompt != PAD).sum(axis=1))
-  said = (
+  text = (
     f"{prompt.count} problems; prompts of {prompt.median} tokens (median), "
     f"{prompt.most} (95 %), {prompt.longest} (longest)"
   )
   given = (task.table.solution != PAD).sum(axis=1)
   if given.any():
     turns = lengths(given[given > 0])
-    said += (
+    text += (
       f"; given solutions of {turns.median}, {turns.most}, {turns.longest}"
     )
-  return said
+  return text
 
 
 def check_context(config: dict, field: str, task: Task, columns: int) -> None:
-  """Raises ConfigError where a dialogue is longer than the model can read.
+  """Raises ConfigError if dialogues exceed the context of the model.
 
-  `columns` is what may come behind a prompt, as config.`field` says. Only a
-  checkpoint says how long dialogues may be (max_position_embeddings).
+  `columns` is the most tokens after a prompt, by config.`field`. Only models
+  from a checkpoint have a limit (max_position_embeddings).
   """
   path = config["model"].get("path", "")
   if not path or task.table == ():

@@ -9,7 +9,7 @@ from sitrain.runtime.task import options_of
 from sitrain.types import Task
 
 OTHER = {"strict": "lenient", "lenient": "strict"}
-# What a config says of these holds for another task as well.
+# Options of the config's task that another task keeps.
 SHARED = (
   "verifier", "workers", "seconds", "memory", "run_programs_without_sandbox",
   "run_tests_where_programs_can_forge_a_pass",
@@ -19,10 +19,10 @@ SHARED = (
 def retasked(
   config: dict, *, name: str = "", source: str = "", split: Any = None
 ) -> dict:
-  """The config with another test set: a task of its own, a source, or both.
+  """The config with another test set: another task, a source, or both.
 
-  Another task has its default options, but for those in SHARED. `split` is of
-  `source`; None leaves it as it is.
+  Another task gets default options, except those in SHARED. `split` belongs to
+  `source`; None keeps it.
   """
   old = options_of(config, "evaluate")
   new = old
@@ -39,11 +39,11 @@ def retasked(
 def tasks_of(
   config: dict, workdir: str, *, verifiers: tuple[str, ...] = ()
 ) -> dict[str, Task]:
-  """The test set by the names of its verifiers.
+  """verifier -> the test set with that verifier.
 
-  `verifiers` default to the config's own and, of strict and lenient, the other
-  one. A task that has only one goes by its own name. Raises ConfigError for
-  verifiers that the task lacks.
+  `verifiers` default to that of the config and, for strict and lenient, the
+  other one too. A task with only one verifier has the task's name as key.
+  Raises ConfigError for verifiers that the task lacks.
   """
   options = options_of(config, "evaluate")
   maker = find("tasks", options["name"], "task.name")
@@ -56,7 +56,7 @@ def tasks_of(
     task = build.task_from(config, workdir, part="evaluate")
     return {options["name"]: on_host(task)}
   own = options.get("verifier", known["verifier"].default)
-  # Texts are judged on the host, where "device" is "strict".
+  # Texts are judged on the host, where "device" means "strict".
   own = "strict" if own == "device" else own
   names = verifiers or (own, *([OTHER[own]] if own in OTHER else []))
   for name in names:

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, whether it has room, and its JSON files."""
+"""The folder of a run: its config, its free space, and its JSON files."""
 
 import contextlib
 import errno
@@ -19,11 +19,11 @@ from sitrain.runtime.options import ConfigError
 from sitrain.runtime.storage import is_remote, write_object
 
 _CONFIG = "config.json"
-RUN_ONLY = ("run",)  # what shows and stores a run, and changes no number of it
+RUN_ONLY = ("run",)  # fields that change no number of a run
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-  """The fields of a nested config by dotted name, in order."""
+  """dotted name -> value of a nested config, in order."""
   if not isinstance(config, dict) or not config:
     return {prefix: config}
   flat = {}
@@ -44,7 +44,7 @@ def relevant(config: dict[str, Any], ignore: tuple[str, ...]) -> dict[str, str]:
 def config_hash(
   config: dict[str, Any], *, ignore: tuple[str, ...] = RUN_ONLY
 ) -> str:
-  """12 hexadecimal digits that name a config, whatever its fields' order."""
+  """12 hexadecimal digits of a config's hash; ignores the order of fields."""
   text = json.dumps(relevant(config, ignore), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -57,7 +57,7 @@ def differences(
 ) -> list[identity.Change]:
   """The fields that differ, in order.
 
-  What only one side has shows as `(not set)` on the other.
+  A field that one side lacks has the value `(not set)` there.
   """
   a, b = relevant(old, ignore), relevant(new, ignore)
   none = identity.NOT_SET
@@ -83,24 +83,24 @@ def first_difference(
 def claim(
   workdir: Any, config: dict[str, Any], found: dict[str, Any] | None = None
 ) -> str:
-  """Makes the workdir this config's; returns the config's hash.
+  """Writes the config to the workdir; returns the config's hash.
 
-  `found` is what sources.record says of data and models. A run goes on with
-  changes of what has not begun, of what changes no sample, and with more steps
-  of the last stage that has begun (identity.py); they are told in a line each.
-  Raises ConfigError for other changes, naming the first, and for sources with
-  another content.
+  `found` is the result of sources.record. A run can be resumed with changes to
+  stages that have not begun, with changes that affect no sample, and with more
+  steps of the last stage that has begun (identity.py). Each change is logged.
+  Raises ConfigError for the first other change, and for sources with other
+  content.
   """
   folder, digest = epath.Path(workdir), config_hash(config)
   path, first = folder / _CONFIG, jax.process_index() == 0
   known = sources.known_of(folder)
-  told, begun, old = [], identity.Begun((), frozenset()), {}
+  lines, begun, old = [], identity.Begun((), frozenset()), {}
   if path.exists():
     old = read_config(folder)
     changes = differences(fields.placed(old), config)
     begun = identity.begun_in(folder, old)
-    told = identity.check_changes(workdir, begun, changes)
-    told += sources.check(workdir, begun, known, found or {})
+    lines = identity.check_changes(workdir, begun, changes)
+    lines += sources.check(workdir, begun, known, found or {})
     if first and (grown := identity.grown(changes, begun)):
       _forget(folder / "summary.json", grown)
   if first and differences(old, config, ignore=()):
@@ -109,13 +109,13 @@ def claim(
   if first and merged and merged != known:
     write_json(folder / sources.FILE, merged)
   if begun.stages:
-    for line in told:
+    for line in lines:
       logging.getLogger("sitrain").warning("goes on with %s", line)
   return digest
 
 
 def _forget(path: epath.Path, stages: Sequence[str]) -> None:
-  """Takes the rows of stages that go on out of the summary."""
+  """Removes the rows of stages that get more steps from the summary."""
   if path.exists():
     summary = read_json(path)
     rows = [row for row in summary["stages"] if row["name"] not in stages]
@@ -123,7 +123,7 @@ def _forget(path: epath.Path, stages: Sequence[str]) -> None:
 
 
 def read_config(workdir: Any) -> dict[str, Any]:
-  """The config of a run, as it was last started; ValueError without one."""
+  """The config of the last start of a run; ValueError without one."""
   path = epath.Path(workdir) / _CONFIG
   config = read_json(path)
   if not isinstance(config, dict):
@@ -133,9 +133,9 @@ def read_config(workdir: Any) -> dict[str, Any]:
 
 
 def absolute(path: str) -> str:
-  """A folder as it is called from everywhere; gs:// and "" stay as they are.
+  """The absolute path of a folder; gs:// and "" are kept.
 
-  A shell expands no ~ behind an equals sign.
+  Expands ~, because a shell does not after an equals sign.
   """
   if not path or is_remote(path):
     return path
@@ -143,9 +143,9 @@ def absolute(path: str) -> str:
 
 
 def check_folder(workdir: str) -> None:
-  """Raises ConfigError where a folder of a disk cannot be written.
+  """Raises ConfigError if a folder on a disk cannot be written.
 
-  It tries, and leaves nothing behind.
+  It writes a file, and removes everything that it has made.
   """
   if is_remote(workdir) or jax.process_index() != 0:
     return
@@ -173,7 +173,7 @@ def check_folder(workdir: str) -> None:
 
 
 def _check_version(workdir: Any, config: Any) -> None:
-  """Raises ValueError for a run of a version whose stages had an `anchor`."""
+  """Raises ValueError for a run of an old version, with `anchor` in a stage."""
   stages = config.get("stage") or {}
   if any("anchor" in (stage or ()) for stage in stages.values()):
     raise ValueError(
@@ -184,7 +184,7 @@ def _check_version(workdir: Any, config: Any) -> None:
 
 
 def write_json(path: Any, value: Any) -> None:
-  """Writes valid JSON so that a reader sees the old file or the new one."""
+  """Writes valid JSON atomically."""
   path = epath.Path(path)
   text = json.dumps(finite(value), indent=2, allow_nan=False, default=str)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +196,7 @@ def write_json(path: Any, value: Any) -> None:
 
 
 def read_json(path: Any) -> Any:
-  """The value in a file of JSON; raises ValueError that names the file."""
+  """The value of a JSON file; raises ValueError, which names the file."""
   path = epath.Path(path)
   try:
     return json.loads(path.read_text())
@@ -210,9 +210,9 @@ def array_bytes(tree: Any) -> int:
 
 
 def check_space(folder: Any, needed: int) -> None:
-  """Raises OSError where a disk has fewer than `needed` bytes free.
+  """Raises OSError if a disk has fewer than `needed` bytes free.
 
-  Folders on gs:// are not limited.
+  Folders on gs:// have no limit.
   """
   if is_remote(folder):
     return

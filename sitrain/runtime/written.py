@@ -1,8 +1,8 @@
-"""Rows that a stage writes to a table, and the table as a later stage reads it.
+"""Rows that a stage writes to a table, and the table for a later stage.
 
-WORKDIR/STAGE/rows.jsonl grows by one part for each iteration (runtime/parts.py)
-and becomes one file in the end. A row holds token ids, so nothing is decoded
-and encoded again, and its text for people.
+WORKDIR/STAGE/rows.jsonl grows by one part per iteration (runtime/parts.py),
+which are merged in the end. A row has token ids, so nothing is decoded and
+encoded again, and its text, for reading.
 """
 
 import math
@@ -41,7 +41,7 @@ from sitrain.types import (
 
 
 class Table(NamedTuple):
-  """Which rows of a stage become a table; see `table_of`."""
+  """The selection of rows that become a table; see `table_of`."""
 
   stage: str
   kind: str
@@ -68,7 +68,7 @@ def table_of(
 
 
 def path_of(workdir: Any, stage: str) -> epath.Path:
-  """The table that a stage writes."""
+  """The path of the table that a stage writes."""
   return epath.Path(workdir) / stage / "rows.jsonl"
 
 
@@ -77,15 +77,15 @@ def write_stage(
 ) -> tuple[tuple, Progress]:
   """Poses, generates and judges, and writes all rows; trains nothing.
 
-  What a stopped run has written stays; it goes on with the next iteration.
-  Raises ConfigError where the table is there and another run wrote it.
+  A stopped run keeps its rows and resumes with the next iteration. Raises
+  ConfigError if another run wrote the table.
   """
   path = path_of(run.workdir, stage.name)
   check_new(run, stage)
   folder(run, stage.name).mkdir(parents=True, exist_ok=True)
   parts.begin(path, {"stage": stage.name, "steps": stage.steps})
   done, count, whole = from_first(lambda: _so_far(path))
-  # A run may go on with more steps than it was begun with.
+  # A resumed run may have more steps than at its start.
   finished = whole and done >= stage.steps
   first = began_at(run, stage, first)
   progress = Progress(stage.name, done, {}, -math.inf, count, finished, first)
@@ -105,7 +105,7 @@ def write_stage(
 
 
 def _so_far(path: epath.Path) -> tuple[int, int, bool]:
-  """Iterations and rows that are written, and whether that is all."""
+  """Iterations and rows written so far, and whether the table is complete."""
   rows = parts.read(path)
   steps = 1 + max((row["step"] for row in rows), default=-1)
   return steps, len(rows), path.exists()
@@ -121,7 +121,7 @@ def _write_rows(run, stage, sampler, state, progress, path) -> Progress:
     ))  # fmt: skip
     now = state._replace(step=np.int32(first + progress.step))
     posed, played = sampling = sampler.begin(now, key, 0, 0)
-    verdicts, told = sampler.judge(now, sampling)
+    verdicts, metrics = sampler.judge(now, sampling)
     waves = jax.device_get(_everywhere((posed.problems, played, verdicts)))
     rows = records(stage.task, list(zip(*waves)), step=progress.step)
     rows = [{"row": progress.rows + i} | row for i, row in enumerate(rows)]
@@ -130,7 +130,9 @@ def _write_rows(run, stage, sampler, state, progress, path) -> Progress:
     progress = progress._replace(
       step=progress.step + 1, rows=progress.rows + len(rows)
     )
-    record = {n: float(m.total / m.count) for n, m in told.items() if m.count}
+    record = {
+      n: float(m.total / m.count) for n, m in metrics.items() if m.count
+    }
     run.show(stage.name, progress.step, stage.steps, record, float("nan"))
     if stop := stop_agreed():
       raise signals.Stopped(
@@ -147,10 +149,10 @@ def _everywhere(tree: Any) -> Any:
 
 
 def records(task: Any, waves: list[tuple], *, step: int) -> list[dict]:
-  """Rows of a round as JSON: ids of the prompt and of every turn, rewards.
+  """Rows of a round as JSON: token ids of prompt and turns, and rewards.
 
-  `waves` holds (problems, rows, verdicts) of each; the rows stand kind by kind
-  and problem by problem, in the order of one wave (train.join_waves).
+  `waves` has (problems, rows, verdicts) of each wave. The rows are sorted by
+  kind and problem, in the order of a single wave (train.join_waves).
   """
   found = []
   for w, (problems, rows, verdicts) in enumerate(waves):
@@ -178,31 +180,31 @@ def _record(task, name, problems, rows: Episodes, verdict, b, step) -> dict:
 
 
 def shape_of(stage: Stage) -> Problems:
-  """A table like the one that a stage is going to write, of one row."""
+  """A table of one row, with the shapes of the one that a stage will write."""
   one, blank = problem_shape(stage.task), lambda x: np.zeros(x.shape, np.int32)
-  # How long its solutions will be is not known yet; a token stands for them.
+  # The length of its solutions is not known yet: one token.
   solution = np.zeros((1, 1), np.int32)
   return Problems(*map(blank, one))._replace(solution=solution)
 
 
-def read_table(workdir: Any, asked: Table) -> Problems:
-  """The kept rows as problems whose solutions are their turns.
+def read_table(workdir: Any, selection: Table) -> Problems:
+  """The selected rows as problems whose solutions are their turns.
 
-  Raises ValueError where no row is kept.
+  Raises ValueError if no row is selected.
   """
-  path, kept, seen = path_of(workdir, asked.stage), [], {}
+  path, kept, seen = path_of(workdir, selection.stage), [], {}
   for row in parts.read(path):
-    known = row["known"][-1] > 0 and row["reward"][-1] >= asked.least
-    if not known or row["kind"] != asked.kind:
+    known = row["known"][-1] > 0 and row["reward"][-1] >= selection.least
+    if not known or row["kind"] != selection.kind:
       continue
     name = str((row["prompt"], row["answer"]))
     seen[name] = seen.get(name, 0) + 1
-    if not asked.per_problem or seen[name] <= asked.per_problem:
+    if not selection.per_problem or seen[name] <= selection.per_problem:
       kept.append(row)
   if not kept:
     raise ValueError(
-      f"{path} has no row of kind {asked.kind!r} with a reward of at least "
-      f"{asked.least}: lower table.least, or write more rows"
+      f"{path} has no row of kind {selection.kind!r} with a reward of at least "
+      f"{selection.least}: lower table.least, or write more rows"
     )
   solutions = [sum(row["turns"], []) for row in kept]
   return Problems(
@@ -213,7 +215,7 @@ def read_table(workdir: Any, asked: Table) -> Problems:
 
 
 def check_new(run: Run, stage: Stage) -> None:
-  """Raises ConfigError where the table is there and is not this run's."""
+  """Raises ConfigError if the table exists and is not from this run."""
   path = path_of(run.workdir, stage.name)
   header = parts.header_of(path)
   there = path.exists() or parts.folder_of(path).exists()

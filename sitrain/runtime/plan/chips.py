@@ -1,11 +1,10 @@
-"""Chips, how they are joined, and the devices that programs are compiled for.
+"""Specifications of chips, topologies, and the devices to compile for.
 
-Figures are of one chip, from the pages "TPU v4", "v5e", "v5p" and "v6e" of
-Google Cloud's documentation (docs.cloud.google.com/tpu/docs), "interchip
-interconnect" in one direction, and of NVIDIA's data sheets of the A100 80 GB,
-H100 SXM and H200. Of a CPU nothing is published: a core is taken for 50
-GFLOP/s and 10 GB/s. The memory of a TPU is what its compiler says is available,
-which is less than the page says.
+Figures are per chip, from the pages "TPU v4", "v5e", "v5p" and "v6e" of Google
+Cloud's documentation (docs.cloud.google.com/tpu/docs), "interchip interconnect"
+in one direction, and from NVIDIA's data sheets of the A100 80 GB, H100 SXM and
+H200. For a CPU core 50 GFLOP/s and 10 GB/s are assumed. The memory of a TPU is
+what its compiler reports as available, which is less than the pages say.
 """
 
 import importlib.util
@@ -23,18 +22,18 @@ LOCAL = "local"
 
 
 class Chip(NamedTuple):
-  """What one device can do."""
+  """The specification of one device."""
 
   name: str
   memory: float  # bytes that a program may use
-  flops: float  # a second, products in bfloat16
-  bandwidth: float  # bytes a second of its memory
-  links: float  # bytes a second to other chips, all links, one direction
-  host: int  # chips that share a host at the most
+  flops: float  # per second, matrix products in bfloat16
+  bandwidth: float  # bytes per second of its memory
+  links: float  # bytes per second to other chips, all links, one direction
+  host: int  # the most chips of a host
 
 
 class Target(NamedTuple):
-  """What programs are compiled for."""
+  """The devices that programs are compiled for."""
 
   name: str
   chip: Chip
@@ -60,9 +59,9 @@ _GPUS = {
 
 
 def check_topology(name: str) -> tuple[str, int]:
-  """(the kind of chip, how many) of "v5e:2x4", or ("local", 0).
+  """(kind of chip, number) of a topology such as "v5e:2x4"; ("local", 0).
 
-  Raises ConfigError for a name that is none, with the closest one.
+  Raises ConfigError for an unknown name, with the closest one.
   """
   known = [f"{c}:{s}" for c, slices in _SLICES.items() for s in slices]
   if name == LOCAL:
@@ -78,10 +77,10 @@ def check_topology(name: str) -> tuple[str, int]:
 
 
 def target_of(name: str) -> Target:
-  """The devices of a topology, which need not be there, or of this machine.
+  """The devices of a topology, without hardware, or of this machine.
 
-  Call it before jax has looked for devices. Raises ConfigError for an unknown
-  name and where the compiler for TPUs is not installed.
+  Call it before JAX looks for devices. Raises ConfigError for an unknown name,
+  and if the TPU compiler is not installed.
   """
   chip, _ = check_topology(name)
   if chip == LOCAL:
@@ -91,8 +90,8 @@ def target_of(name: str) -> Target:
       f"--topology={name} needs the compiler for TPUs: pip install "
       "'sitrain[tpu]', which runs on any Linux machine"
     )
-  # The compiler alone is wanted: it must ask no cloud about this machine, nor
-  # wait for a program that holds a TPU here.
+  # Only the compiler is needed: it must not query the metadata server, nor wait
+  # for a process that uses a TPU here.
   for variable, value in {
     "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",

@@ -1,8 +1,8 @@
-"""What chips send each other in an instruction.
+"""Bytes that chips send each other in an instruction.
 
-TPU's compiler hides a collective behind products: it begins in a fusion of its
-own, is repeated word for word in every fusion that goes on beside a part of it,
-and once more where it ends. It is counted where it begins.
+The TPU compiler overlaps collectives with products: a collective starts in its
+own fusion, is repeated in every fusion that overlaps with a part of it, and
+again where it ends. It is counted where it starts.
 """
 
 import math
@@ -16,12 +16,12 @@ KINDS = (
   "all-gather", "all-reduce", "reduce-scatter", "all-to-all",
   "collective-permute",
 )
-_STEP = "async_collective_fusion"  # the name of a fusion that goes on
+_STEP = "async_collective_fusion"  # prefix of a fusion that continues one
 _TARGET = re.compile(r'custom_call_target="AsyncCollective(Start|Done)"')
 
 
 class Sent(NamedTuple):
-  """A collective, as one chip takes part in it on a ring."""
+  """The part of one chip in a collective, on a ring."""
 
   kind: str
   dtype: str
@@ -33,7 +33,7 @@ NOTHING = Sent("", "", 0.0, 0.0)
 
 
 def piece(program: hlo.Program, one: hlo.Instruction) -> str:
-  """"start", "step" or "done" of a collective that a fusion is; else ""."""
+  """"start", "step" or "done" for a fusion of a collective; else ""."""
   if one.opcode != "fusion":
     return ""
   name = hlo.called(one, ("calls",))[0]
@@ -45,7 +45,7 @@ def piece(program: hlo.Program, one: hlo.Instruction) -> str:
 
 
 def sent(program: hlo.Program, part: str, one: hlo.Instruction) -> Sent:
-  """The collective in an instruction; NOTHING where it is none."""
+  """The collective in an instruction; NOTHING if there is none."""
   if one.opcode != "fusion":
     return _alone(program, part, one)
   if piece(program, one) in ("step", "done"):
@@ -69,7 +69,7 @@ def _alone(program, part, one) -> Sent:
     return NOTHING
   within = program.parts[part]
   operands = [within[n].kind for n in one.operands if n in within]
-  given = sum(hlo.size(x, everywhere=True) for x in operands)
+  given = sum(hlo.size(x, all_memories=True) for x in operands)
   count = group(one.rest)
   share = (count - 1) / count
   found = {
@@ -88,7 +88,7 @@ def _dtypes(kinds) -> Iterator[str]:
 
 
 def group(rest: str) -> int:
-  """How many chips take part in a collective together."""
+  """The number of chips in a group of a collective."""
   mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest)
   if mesh:
     sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))

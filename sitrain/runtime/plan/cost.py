@@ -1,4 +1,4 @@
-"""What a compiled program costs: products, traffic, collectives, seconds."""
+"""The cost of a compiled program: products, traffic, collectives, seconds."""
 
 import math
 import re
@@ -19,51 +19,50 @@ class Work(NamedTuple):
   """One instruction, and how often it runs."""
 
   name: str
-  loop: str  # "once", or the trip counts of the loops that it stands in
+  loop: str  # "once", or the trip counts of the loops around it
   times: float
   flops: float
-  bytes: float  # that pass between the chip's memory and its core
+  bytes: float  # traffic between the chip's memory and its core
   collective: collectives.Sent
   buffer: float  # bytes of its result in the chip's memory
   shape: str
-  source: str  # what it was traced from
+  source: str  # the operation that it was traced from
 
 
 class Cost(NamedTuple):
-  """A run of a program on one chip."""
+  """The cost of one run of a program on one chip."""
 
   flops: float
   bytes: float
   sent: float
   compute_seconds: float
   sent_seconds: float
-  collectives: list[dict]  # kind, loop, dtype, count, bytes, sent: a run's
+  collectives: list[dict]  # kind, loop, dtype, count, bytes, sent per run
 
 
 def works(
   program: hlo.Program, steps: int, *, rounds: int = 1, refills: int = 1
 ) -> list[Work]:
-  """All that a run of the program does. Of branches the dearest counts.
+  """All instructions of a run of the program. The costliest branch counts.
 
-  `steps` is what the loops that end by a value make together, one after the
-  other: the most tokens that a row can get. Where one of them stands in
-  another, slots are refilled: they make all `steps`, `rounds` times, in the
-  inner loop; the outer one counts as often as it reads prompts, `refills`
-  times, and those after it find nothing left to do.
+  `steps` is the sum of the steps of all dynamic loops (those that end by a
+  computed value): the most tokens of a row. If dynamic loops are nested, slots
+  are refilled: the inner loop makes all `steps`, `rounds` times, the outer one
+  runs `refills` times, once per read of prompts, and later dynamic loops have
+  nothing left to do.
   """
   inner, outer = _dynamic(program)
   nested = {name for found in outer.values() for name in found}
   last = nested or inner
   each = math.ceil(steps * rounds / max(len(last), 1))
   counts = dict.fromkeys(outer, refills) | dict.fromkeys(inner, 0)
-  # An inner loop runs anew in every round of the outer one.
+  # An inner loop runs again in every round of the outer one.
   counts |= dict.fromkeys(last, each / refills if nested else each)
   return list(_walk(program, program.entry, 1.0, (), counts))
 
 
 def _dynamic(program) -> tuple[set[str], dict[str, set[str]]]:
-  """Loops that end by a value: the innermost, and others with what they hold.
-  """
+  """Dynamic loops: the innermost, and the outer ones with their inner ones."""
   bodies = {}
   for part, instructions in program.parts.items():
     for one in instructions.values():
@@ -71,21 +70,21 @@ def _dynamic(program) -> tuple[set[str], dict[str, set[str]]]:
         if hlo.trips(program, part, one) == hlo.DYNAMIC:
           bodies[one.name] = hlo.called(one, ("body",))[0]
 
-  def held(part):
+  def loops_in(part):
     for one in program.parts[part].values():
       if one.name in bodies:
         yield one.name
       for name in _inside(one):
-        yield from held(name)
+        yield from loops_in(name)
 
-  holds = {name: set(held(body)) for name, body in bodies.items()}
-  inner = {name for name, found in holds.items() if not found}
-  outer = {name: found & inner for name, found in holds.items() if found}
+  nested = {name: set(loops_in(body)) for name, body in bodies.items()}
+  inner = {name for name, found in nested.items() if not found}
+  outer = {name: found & inner for name, found in nested.items() if found}
   return inner, outer
 
 
 def _inside(one) -> list[str]:
-  """The computations that an instruction runs as parts of the program."""
+  """The computations that an instruction calls."""
   if one.opcode in ("while", "call", "async-start"):
     return hlo.called(one, ("body", "calls", "to_apply"))
   return hlo.branches(one) if one.opcode == "conditional" else []
@@ -100,7 +99,7 @@ def _walk(program, part, times, loops, counts) -> Iterator[Work]:
       if count == hlo.DYNAMIC:
         count = counts[one.name]
         name = f"decode {count:.0f}"
-      # Loops of one round are no loops.
+      # A loop of one iteration does not count as a loop.
       deeper = (*loops, name) if count > 1 else loops
       if count:
         yield from _walk(program, inside[0], times * count, deeper, counts)
@@ -124,17 +123,17 @@ def _work(program, part, one, times, loop) -> Work:
     name=one.name, loop=loop, times=times,
     flops=hlo.flops(program, part, one), bytes=traffic(program, part, one),
     collective=collectives.sent(program, part, one),
-    buffer=hlo.size(one.kind, everywhere=False),
+    buffer=hlo.size(one.kind, all_memories=False),
     shape=one.kind, source=source[1] if source else "",
   )
 
 
 def cost_of(done: list[Work], chip: Chip) -> Cost:
-  """Sums over a run, and its seconds on a chip as by the roofline.
+  """Sums over a run, and its seconds on a chip by the roofline model.
 
-  An instruction takes as long as its products at the chip's peak in bf16 or
-  its traffic at the memory's bandwidth, whichever is more; collectives come on
-  top, at the bandwidth of all links. Nothing overlaps and nothing waits.
+  An instruction takes the time of its products at the chip's peak in bf16 or of
+  its traffic at the memory's bandwidth, whichever is more. Collectives are
+  added, at the bandwidth of all links. Nothing overlaps and nothing waits.
   """
   flops, moved, sent = (
     sum(each(w) * w.times for w in done)
@@ -159,7 +158,7 @@ def cost_of(done: list[Work], chip: Chip) -> Cost:
 
 
 def largest(done: list[Work], count: int) -> list[dict]:
-  """The largest results that the program holds, whichever live together."""
+  """The largest results of the program, whether or not they live together."""
   order = sorted(done, key=lambda w: -w.buffer)[:count]
   return [
     {"bytes": w.buffer, "shape": w.shape[:120], "source": w.source[-160:]}

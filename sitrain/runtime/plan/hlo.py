@@ -1,7 +1,7 @@
 """Reads the text of a compiled program: its instructions, loops and costs.
 
-The compiler's own totals count the body of a loop once, however often it runs.
-Here every computation counts as often as its loops say.
+The totals of the compiler count the body of a loop once, however often it runs.
+Here every computation is multiplied by the trip counts of its loops.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-DYNAMIC = 0  # the trip count of a loop that a value of the run ends
+DYNAMIC = 0  # the trip count of a loop that ends by a computed value
 _SIZES = {"pred": 1, "token": 0, "s4": 0.5, "u4": 0.5, "s2": 0.25, "u2": 0.25}
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -21,7 +21,7 @@ _CALLED = re.compile(r"\b(calls|to_apply|body|condition)=%?([\w.\-]+)")
 _DOT = re.compile(
   r"lhs_contracting_dim(?:ension)?s\"?[=:][\[{]([\d,\"]*)[\]}]"
 )
-_SAME = ("copy", "bitcast", "convert")  # pass a number on
+_SAME = ("copy", "bitcast", "convert")  # they keep the value
 _WHOLE = re.compile(r"-?\d+")
 _BRANCHES = re.compile(
   r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=(%[\w.\-]+)"
@@ -35,8 +35,8 @@ class Instruction(NamedTuple):
   kind: str  # the shape of the result, as it is written
   opcode: str
   operands: tuple[str, ...]
-  inside: str  # what stands between the brackets
-  rest: str  # the attributes behind them
+  inside: str  # the text between the brackets
+  rest: str  # the attributes after them
   root: bool
 
 
@@ -48,7 +48,7 @@ class Program(NamedTuple):
 
 
 def parse(text: str) -> Program:
-  """The computations of what `Compiled.as_text` gives."""
+  """The computations in the text of `Compiled.as_text`."""
   parts, entry, now = {}, "", {}
   for line in text.splitlines():
     if head := _HEAD.match(line):
@@ -89,14 +89,14 @@ def arrays(kind: str) -> list[str]:
   return [found[0] for found in _ARRAY.finditer(kind)]
 
 
-def size(kind: str, *, everywhere: bool) -> float:
-  """Bytes of a shape; without `everywhere` only those in the main memory.
+def size(kind: str, *, all_memories: bool) -> float:
+  """Bytes of a shape; without `all_memories` only those in the main memory.
 
-  A layout with S(1) and so on lies in a memory of the core.
+  Layouts with S(1) or higher are in a memory of the core.
   """
   total = 0.0
   for dtype, sizes, layout in _ARRAY.findall(kind):
-    if everywhere or "S(" not in layout:
+    if all_memories or "S(" not in layout:
       bits = re.search(r"\d+", dtype)
       each = _SIZES.get(dtype, int(bits[0]) / 8 if bits else 0)
       total += each * math.prod(int(n) for n in sizes.split(",") if n)
@@ -116,10 +116,11 @@ def branches(one: Instruction) -> list[str]:
 
 
 def trips(program: Program, part: str, loop: Instruction) -> int:
-  """How often the body of a while loop runs; DYNAMIC where a value decides.
+  """How often the body of a while loop runs; DYNAMIC where it is not known.
 
-  The compiler's word where it gives one, else the bound that the condition
-  compares a counter with, from the constant that the counter begins at.
+  The compiler's own count where it gives one. Else from the bound that the
+  condition compares a counter with, and the constant that the counter starts
+  at.
   """
   known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest)
   if known:
@@ -148,14 +149,14 @@ def trips(program: Program, part: str, loop: Instruction) -> int:
 
 
 def _counter(condition, test) -> int:
-  """Where the counter of a loop stands in its tuple; -1 where not found."""
+  """The index of a loop's counter in its tuple; -1 where not found."""
   reads = [condition[n] for n in test.operands if n in condition]
   index = [re.search(r"index=(\d+)", one.rest) for one in reads]
   return next((int(found[1]) for found in index if found), -1)
 
 
 def _first(instructions, loop, index) -> int:
-  """The constant that the counter of a loop begins at; 0 where not found."""
+  """The constant that the counter of a loop starts at; 0 where not found."""
   start = instructions.get(loop.operands[0])
   if index < 0 or start is None or start.opcode != "tuple":
     return 0
@@ -163,7 +164,7 @@ def _first(instructions, loop, index) -> int:
 
 
 def _step(body, index) -> int:
-  """What a round adds to the counter: 2 where two rounds have become one.
+  """What an iteration adds to the counter: 2 in a loop unrolled by two.
 
   1 where it is not found.
   """
@@ -180,7 +181,7 @@ def _step(body, index) -> int:
 
 
 def _constant(instructions, name) -> int:
-  """The whole number that a name stands for; 0 where it is no constant."""
+  """The integer constant of that name; 0 where it is not one."""
   one = instructions.get(name)
   while one is not None and one.opcode in _SAME:
     one = instructions.get(one.operands[0])
@@ -189,13 +190,12 @@ def _constant(instructions, name) -> int:
 
 
 def flops(program: Program, part: str, one: Instruction) -> float:
-  """Floating point operations of the products in an instruction.
+  """Floating point operations of the matrix products in an instruction.
 
-  Sums and functions of single numbers are left out: they hide behind reading
-  what they work on.
+  Elementwise operations are left out: reading their operands takes longer.
   """
   within = program.parts[part]
-  # A GPU's library is called for products, which are described as JSON.
+  # On GPUs products are library calls, which describe the product as JSON.
   axes = _DOT.search(one.rest) if one.opcode in ("dot", "custom-call") else ()
   if axes:
     left = dims(within[one.operands[0]].kind)
@@ -210,7 +210,7 @@ def flops(program: Program, part: str, one: Instruction) -> float:
 
 
 def _convolution(within, one) -> float:
-  """TPUs write products as convolutions, and batches as dilated windows."""
+  """For TPUs products are convolutions, and batches are dilated windows."""
   labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.rest)
   left, right, out = (
     dict(zip(label, dims(kind))) for label, kind in zip(
@@ -226,7 +226,7 @@ def _convolution(within, one) -> float:
 
 
 def _windows(rest: str) -> Iterator[dict[str, int]]:
-  """stride, padding and dilations of every axis of a window."""
+  """Stride, padding and dilations of every axis of a window."""
   text = re.search(r"window=\{([^}]*)\}", rest)
   given = dict(part.split("=") for part in text[1].split()) if text else {}
   count = len(given["size"].split("x")) if given else 0
@@ -243,7 +243,7 @@ def _windows(rest: str) -> Iterator[dict[str, int]]:
 
 
 def _meetings(size, window, out, *, stride, pad, spread, reach) -> int:
-  """How often a place of the window meets a number and no padding."""
+  """How often a position of the window covers an element, not padding."""
   if spread == stride == 1 and out == 1:
     return min(size, window)
   at = np.arange(out)[:, None] * stride + np.arange(window) * reach - pad

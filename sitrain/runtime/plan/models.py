@@ -1,4 +1,4 @@
-"""Stand-ins for what a plan does without: weights, tokenizers and data."""
+"""Stand-ins for weights, tokenizers and data, which a plan does not read."""
 
 import inspect
 import json
@@ -14,9 +14,9 @@ from sitrain.tasks import text
 from sitrain.tasks.text import Row
 from sitrain.types import Chat, Task, Tokenizer
 
-ROWS = 10_000  # of a data set whose size is not known here
-PROMPT = 512  # tokens, where the config leaves it to the data
-LETTERS = 4  # of a token, about, in English
+ROWS = 10_000  # of a data set, whose size is not known here
+PROMPT = 512  # tokens, if the config leaves it to the data
+LETTERS = 4  # per token, roughly, in English
 
 
 def _qwen2(width, mlp, layers, heads, kv_heads, **more):
@@ -50,7 +50,7 @@ def _gemma2(*sizes, head, scalar):
   }
 
 
-# As the config.json of each says on the hub.
+# From the config.json of each on the hub.
 SHAPES = {
   "qwen2.5-0.5b": _qwen2(896, 4864, 24, 14, 2),
   "qwen2.5-1.5b": _qwen2(1536, 8960, 28, 12, 2),
@@ -68,16 +68,16 @@ SHAPES = {
   "gemma-2-27b": _gemma2(4608, 36864, 46, 32, 16, head=128, scalar=144),
 }
 _ENDINGS = ("-instruct", "-it", "-base", "-chat", "-hf")
-# What a config without a checkpoint leaves open when it is given one's shapes.
+# Options for a config without a checkpoint that gets the shapes of one.
 _EXECUTION = {
   "dtype": "bfloat16", "scan": True, "remat": "full", "attention": "auto"
 }
 
 
 def shapes_of(name: str) -> dict[str, Any]:
-  """The config.json of a folder, or of a model of SHAPES or of the hub's name.
+  """The config.json of a folder, or of a model in SHAPES, by its hub name too.
 
-  Raises ConfigError for another one, with the closest.
+  Raises ConfigError for an unknown name, with the closest.
   """
   folder = epath.Path(name)
   if "://" in name or folder.exists():
@@ -94,10 +94,10 @@ def shapes_of(name: str) -> dict[str, Any]:
 
 
 def with_shapes(config: dict, name: str, folder: Any) -> dict:
-  """The config with a model of which only the shapes are there.
+  """The config with a model that has only shapes.
 
   `name` is that of --model; "": the config's own. Its config.json is written
-  to `folder`. A config whose model comes from no checkpoint stays as it is.
+  to `folder`. A config whose model has no checkpoint is not changed.
   """
   options = config["model"]
   name = name or options.get("path", "")
@@ -110,10 +110,10 @@ def with_shapes(config: dict, name: str, folder: Any) -> dict:
 
 
 def task_of(config: dict, folder: Any) -> Task:
-  """The config's task, or where its text comes from elsewhere one like it.
+  """The config's task, or a stand-in of the same shapes if it reads text.
 
-  Like it are the shapes: a table of prompts that are as long as the config
-  lets them be, and a reply of about as many tokens as the task's own has.
+  The stand-in has a table of prompts of the maximum length, and a reply of
+  about as many tokens as that of the task.
   """
   if not _stands_in(config):
     return task_from(config, str(folder))
@@ -133,7 +133,7 @@ def task_of(config: dict, folder: Any) -> Task:
 
 
 def assumptions(config: dict) -> list[str]:
-  """What a plan takes for granted about a config's text, in words."""
+  """The assumptions of a plan about a config's text, as lines."""
   if not _stands_in(config):
     return []
   options = options_of(config)
@@ -151,13 +151,13 @@ def _maker(config):
 
 
 def _stands_in(config) -> bool:
-  """Whether a task would ask for the tokenizer of a checkpoint."""
+  """Whether a task needs the tokenizer of a checkpoint."""
   chats = "chat" in inspect.signature(_maker(config)).parameters
   return chats and bool(config["model"].get("path"))
 
 
 def _chat(vocabulary: int) -> Chat:
-  encode = lambda said: [2] * math.ceil(len(said) / LETTERS)
+  encode = lambda text: [2] * math.ceil(len(text) / LETTERS)
   return Chat(Tokenizer(encode, _nothing, vocabulary), (1,), encode, encode)
 
 

@@ -1,4 +1,4 @@
-"""Compiles every program of a stage for a target and says what it needs."""
+"""Compiles every program of a stage for a target; reports memory and cost."""
 
 import math
 import os
@@ -16,13 +16,13 @@ from sitrain.runtime.host import on_host
 from sitrain.runtime.plan import hlo, models
 from sitrain.runtime.plan.chips import Target
 from sitrain.runtime.plan.cost import cost_of, largest, works
-from sitrain.runtime.plan.refusals import BUFFERS, held, refused
+from sitrain.runtime.plan.refusals import BUFFERS, refused, state_bytes
 from sitrain.runtime.stage import lower_stage
 from sitrain.runtime.staged import NAMES as STAGED
 from sitrain.runtime.start import Run, keys_of, layout
 from sitrain.types import Stage
 
-# Of a fused stage the first, of a staged one the others; see runtime/stage.py.
+# A fused stage has the first, a staged one the others; see runtime/stage.py.
 NAMES = ("loop", *STAGED)
 
 
@@ -31,16 +31,15 @@ class Planned(NamedTuple):
 
   run: Run
   stage: Stage
-  abstract: Any  # the shapes of its state, and where they are to live
+  abstract: Any  # shapes and shardings of its state
   counts: Counts
   known: dict[str, Any]
 
 
 def planned(config: dict, folder: Any, target: Target, name: str) -> Planned:
-  """A stage on a target. Nothing of its state is ever made.
+  """A stage on a target. Its state has only shapes.
 
-  `folder` is for what stands in for files. Raises ConfigError for what a run
-  would refuse too.
+  `folder` has stand-ins for files. Raises ConfigError like a run.
   """
   task = on_host(models.task_of(config, folder))
   model = build.model_from(config, task)
@@ -54,7 +53,7 @@ def planned(config: dict, folder: Any, target: Target, name: str) -> Planned:
   given = config["stage"][name]
   return Planned(run, stage, abstract, counts, {
     "stage": name, "mesh": dict(mesh.shape), "chips": mesh.size,
-    "parameters": _count(abstract.params), "state_bytes": held(abstract),
+    "parameters": _count(abstract.params), "state_bytes": state_bytes(abstract),
     "steps": counts.columns, "runs": _runs(stage),
     **_refills(given, counts, mesh),
     "problems": counts.problems, "rows": counts.rows,
@@ -78,9 +77,9 @@ def _count(tree) -> int:
 
 
 def _refills(stage: dict, counts: Counts, mesh: Any) -> dict[str, int]:
-  """How often slots are played to their end, and prompts are read for them.
+  """How often slots are decoded to their end, and prompts are read for them.
 
-  All rows take all steps, so a group's slots end together.
+  All rows are assumed to take all steps, so a group's slots end together.
   """
   groups = sharding.groups(mesh) * stage.get("waves", 1)
   slots = stage["method"].get("slots", 0)
@@ -92,7 +91,7 @@ def _refills(stage: dict, counts: Counts, mesh: Any) -> dict[str, int]:
 
 
 def _runs(stage: Stage) -> dict[str, float]:
-  """How often each program runs in an iteration, at the most."""
+  """The most runs of each program in an iteration."""
   rounds = float(stage.rounds)
   return {
     "loop": 1 / stage.steps_per_call, "pose": rounds, "learn": 1.0,
@@ -112,17 +111,17 @@ def names_of(stage: Stage) -> tuple[str, ...]:
 
 
 def _worked() -> float:
-  """Seconds that cores have worked for this process and those that it ended."""
+  """CPU seconds of this process and its finished child processes."""
   return sum(os.times()[:4])
 
 
 def compiled(
   name: str, make: Callable[[], Any], known: dict, target: Target
 ) -> dict:
-  """What a program needs and costs on one chip; `known` is by `planned`.
+  """Memory and cost of a program on one chip; `known` is that of `planned`.
 
-  `make` compiles it and returns what `apart` does. Raises ValueError where the
-  compiler fails for another reason than memory.
+  `make` compiles it and returns a subprocess_compile.Compiled. Raises
+  ValueError if the compiler fails for another reason than memory.
   """
   began, worked = time.monotonic(), _worked()
   row = {"stage": known["stage"], "program": name}
@@ -144,7 +143,7 @@ def compiled(
     refills=known["refills"],
   )
   cost = cost_of(done, target.chip)
-  # A program may leave a part of the state unread; it is held all the same.
+  # State that the program does not read still takes memory.
   rest = max(known["state_bytes"] - made.memory["arguments"], 0)
   memory = made.memory | {"held": rest}
   total, runs = sum(memory.values()), known["runs"][name]
@@ -162,10 +161,10 @@ def largest_batch(
   small: list[dict], big: list[dict], problems: tuple[int, int], unit: int,
   target: Target,
 ) -> int:
-  """The most problems that fit, by a line through two compiles.
+  """The most problems that fit, linearly extrapolated from two batches.
 
-  `small` and `big` are programs of the same stage at `problems`; the answer is
-  a multiple of `unit`, 0 where none fits.
+  `small` and `big` are programs of the same stage for the two `problems`. The
+  result is a multiple of `unit`; 0 if none fits, -1 if not known.
   """
   most = math.inf
   for one, two in zip(small, big):
@@ -182,7 +181,7 @@ def largest_batch(
 def unit_of(stage: dict, per_problem: int, mesh: Any) -> int:
   """The fewest problems that waves, mesh and microbatches divide.
 
-  `per_problem` is how many units of the batch a problem makes.
+  `per_problem` is the number of batch units per problem.
   """
   options = build.STAGE | stage
   groups = sharding.groups(mesh)

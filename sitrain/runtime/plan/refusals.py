@@ -1,4 +1,4 @@
-"""What is said of a program that does not fit, and by which buffers."""
+"""Reports programs that do not fit, with their largest buffers."""
 
 import math
 import re
@@ -9,12 +9,12 @@ import jax
 from sitrain.runtime import sharding
 from sitrain.runtime.plan.chips import Target
 
-BUFFERS = 5  # of the largest that are named
+BUFFERS = 5  # how many of the largest are listed
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def held(abstract: Any) -> int:
-  """Bytes of a tree of shapes on one chip, by their shardings."""
+def state_bytes(abstract: Any) -> int:
+  """Bytes per chip of a tree of shapes, by their shardings."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(abstract)
@@ -22,14 +22,13 @@ def held(abstract: Any) -> int:
 
 
 def overfull(abstract: Any, known: dict, target: Target) -> dict[str, Any]:
-  """What does not fit where the state alone is too large, without compiling.
+  """The row of a stage whose state alone is too large; nothing is compiled.
 
-  The row of a program that would need nothing else; its largest buffers are
-  the largest arrays of the state.
+  Its largest buffers are the largest arrays of the state.
   """
   leaves = jax.tree_util.tree_leaves_with_path(abstract)
   named = sorted(
-    ((held(x), sharding.path_name(path), x) for path, x in leaves),
+    ((state_bytes(x), sharding.path_name(path), x) for path, x in leaves),
     key=lambda one: -one[0],
   )
   total = known["state_bytes"]
@@ -49,7 +48,7 @@ def overfull(abstract: Any, known: dict, target: Target) -> dict[str, Any]:
 
 
 def refused(message: str, target: Target) -> dict[str, Any]:
-  """What the compiler says where a program does not fit."""
+  """The row of a program that the compiler refused, from its message."""
   number = r"([\d.]+)([KMGT]?)"
   used = re.search(rf"Used {number} of {number} hbm", message) or re.search(
     rf"\({number}\) exceeds available HBM \({number}\)", message

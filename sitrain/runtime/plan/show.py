@@ -11,7 +11,7 @@ from rich.table import Table
 
 GIB, TOP = 2**30, 8  # collectives of a program that are shown
 ASSUMPTIONS = [
-  "every turn is written to its limit: decoding loops that a value ends run"
+  "every turn is written to its limit: decoding loops with an early exit run"
   " all their steps",
   "an instruction takes the time of its products at the chip's peak in bf16 or"
   " of its traffic at the memory's bandwidth, whichever is more",
@@ -21,19 +21,19 @@ ASSUMPTIONS = [
 
 NO_CODE = [
   "programs are compiled as for a run up to their schedule and memory; machine"
-  " code is not made, and the memory that it takes is left out"
+  " code is not generated, and its memory is left out"
   " (--machine_code)",
 ]
 
 
 @contextlib.contextmanager
-def telling(console: Console) -> Iterator[Callable[[str], None]]:
-  """Lines with the time since the beginning; a terminal also sees it pass."""
+def progress(console: Console) -> Iterator[Callable[[str], None]]:
+  """Prints lines with the time since the start; with a spinner on terminals."""
   began, last = time.monotonic(), {"text": ""}
   spins = console.is_terminal
   status = console.status("starting") if spins else contextlib.nullcontext()
 
-  def tell(text: str) -> None:
+  def report(text: str) -> None:
     spent = f"{time.monotonic() - began:6.0f} s"
     console.print(f"{spent}  {text}", markup=False, highlight=False)
     last["text"] = text
@@ -41,7 +41,7 @@ def telling(console: Console) -> Iterator[Callable[[str], None]]:
       status.update(text)
 
   with status:
-    yield tell
+    yield report
 
 
 def amount(value: float, unit: str) -> str:
@@ -61,7 +61,7 @@ def gib(value: Any) -> str:
 
 
 def _table(title: str, *titles: str, words: Sequence[str]) -> Table:
-  """An empty table; columns of `words` are flush left."""
+  """An empty table; columns named in `words` are left-aligned."""
   table = Table(title=title)
   for each in titles:
     table.add_column(each, justify="left" if each in words else "right")
@@ -69,7 +69,7 @@ def _table(title: str, *titles: str, words: Sequence[str]) -> Table:
 
 
 def memory_table(found: dict) -> Table:
-  """What every program needs."""
+  """The memory of every program."""
   table = _table(
     f"{found['topology']}: GiB a chip, of {found['chip']['memory'] / GIB:.1f}",
     "program", "arguments", "temporaries", "outputs", "held", "total", "fits",
@@ -86,7 +86,7 @@ def memory_table(found: dict) -> Table:
 
 
 def cost_table(found: dict) -> Table:
-  """What every program that compiled does."""
+  """The cost of every program that compiled."""
   table = _table(
     "one run on one chip", "program", "flops", "traffic", "sent", "seconds",
     "of them to send", "runs an iteration", words=("program",),
@@ -104,7 +104,7 @@ def cost_table(found: dict) -> Table:
 
 
 def collective_table(rows: Sequence[dict]) -> Table:
-  """The collectives that send most, of all programs."""
+  """The collectives of all programs that send the most."""
   table = _table(
     "collectives of one run: bytes of results, and sent", "program", "kind",
     "dtype", "loop", "count", "bytes", "sent",
@@ -120,8 +120,8 @@ def collective_table(rows: Sequence[dict]) -> Table:
   return table
 
 
-def said(stage: dict, found: dict) -> Iterator[str]:
-  """What is to be said of a stage, line by line."""
+def lines_of(stage: dict, found: dict) -> Iterator[str]:
+  """The report of a stage, line by line."""
   name, mesh = stage["stage"], stage["mesh"]
   axes = " ".join(f"{axis}={size}" for axis, size in mesh.items())
   yield (
@@ -167,7 +167,7 @@ def search_table(name: str, ranked: Sequence[dict]) -> Table:
 
 
 def show(found: dict, console: Console) -> None:
-  """Tables of memory and collectives, an estimate, and what it stands on."""
+  """Prints tables of memory and cost, the estimates and their assumptions."""
   for name, ranked in found["search"].items():
     console.print(search_table(name, ranked))
   console.print(memory_table(found))
@@ -178,6 +178,6 @@ def show(found: dict, console: Console) -> None:
     console.print(collective_table(rows))
   plain = dict(markup=False, highlight=False)
   for stage in found["stages"]:
-    for line in said(stage, found):
+    for line in lines_of(stage, found):
       console.print(line, **plain)
   console.print("assumed: " + "; ".join(found["assumptions"]), **plain)

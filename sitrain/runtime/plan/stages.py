@@ -8,47 +8,47 @@ from typing import Any
 
 from sitrain.runtime import sharding
 from sitrain.runtime.options import ConfigError, closest
-from sitrain.runtime.plan import apart, programs, refusals
+from sitrain.runtime.plan import programs, refusals, subprocess_compile
 from sitrain.runtime.plan.chips import LOCAL, Target
 
-MICRO = (8, 2)  # rows that a group of devices updates on at a time
+MICRO = (8, 2)  # rows per group of devices in a microbatch
 
-Tell = Callable[[str], Any]
+Report = Callable[[str], Any]
 
 
-def check_programs(asked: Sequence[str]) -> None:
+def check_programs(names: Sequence[str]) -> None:
   """Raises ConfigError for the name of a program that no stage has."""
-  for name in asked:
+  for name in names:
     if name not in programs.NAMES:
       raise ConfigError(f"--programs={name}: {closest(name, programs.NAMES)}")
 
 
-def check_stage(config: dict, asked: str) -> list[str]:
+def check_stage(config: dict, name: str) -> list[str]:
   """The stages to plan; ConfigError for one that is not in the config."""
   names = list(config["stages"])
-  if asked and asked not in names:
+  if name and name not in names:
     raise ConfigError(
-      f"--stage={asked} is not in the config: "
-      + closest(asked, names)
+      f"--stage={name} is not in the config: {closest(name, names)}"
     )
-  return [asked] if asked else names
+  return [name] if name else names
 
 
 def plan_stage(
   config: dict, folder: Any, target: Target, name: str, *,
-  only: Sequence[str], tell: Tell, code: bool = False,
+  only: Sequence[str], report: Report, code: bool = False,
 ) -> dict[str, Any]:
-  """What the programs of a stage need, and what an iteration takes.
+  """Memory and cost of the programs of a stage, and the time of an iteration.
 
-  `only` names the programs to compile; none: all. `tell` hears what is done.
-  With `code` the machine code of a TPU is made too, which takes far longer.
+  `only` names the programs to compile; empty: all. `report` gets lines of
+  progress. With `code` the machine code for a TPU is generated too, which takes
+  far longer.
   """
   plan = programs.planned(config, folder, target, name)
   if plan.known["state_bytes"] > target.chip.memory:
     rows = [refusals.overfull(plan.abstract, plan.known, target)]
   else:
-    make = _maker(config, folder, plan, target, code)
-    rows = _programs(plan, target, only, tell, make)
+    make = _compiler(config, folder, plan, target, code)
+    rows = _programs(plan, target, only, report, make)
   fits = all(row["fits"] for row in rows)
   known = {n: v for n, v in plan.known.items() if n != "runs"}
   return known | {
@@ -57,20 +57,24 @@ def plan_stage(
   }
 
 
-def _maker(config, folder, plan, target, code) -> Callable[[str], apart.Made]:
-  """What compiles a program of a stage by its name."""
+def _compiler(
+  config, folder, plan, target, code
+) -> Callable[[str], subprocess_compile.Compiled]:
+  """name -> Compiled of a program of the stage."""
   if target.name != LOCAL and not code:
     name = plan.known["stage"]
-    return lambda program: apart.compile_apart(
+    return lambda program: subprocess_compile.compile_in_subprocess(
       config, folder, target, name, program
     )
   lowered = programs.lowered(plan)
-  whole = target.name != LOCAL
-  compile_all = apart.compile_whole if whole else apart.compile_here
-  return lambda program: compile_all(lowered[program])
+  compile_one = (
+    subprocess_compile.compile_here if target.name == LOCAL
+    else subprocess_compile.compile_completely
+  )
+  return lambda program: compile_one(lowered[program])
 
 
-def _programs(plan, target, only, tell, make) -> list[dict]:
+def _programs(plan, target, only, report, make) -> list[dict]:
   name, names = plan.known["stage"], programs.names_of(plan.stage)
   if only and not set(only) & set(names):
     raise ConfigError(
@@ -79,7 +83,7 @@ def _programs(plan, target, only, tell, make) -> list[dict]:
   rows = []
   for program in names:
     if not only or program in only:
-      tell(f"{name}: compiling {program}")
+      report(f"{name}: compiling {program}")
       made = functools.partial(make, program)
       rows.append(programs.compiled(program, made, plan.known, target))
   return rows
@@ -87,12 +91,12 @@ def _programs(plan, target, only, tell, make) -> list[dict]:
 
 def largest_batch(
   config: dict, folder: Any, target: Target, found: dict, *,
-  only: Sequence[str], tell: Tell, code: bool = False,
+  only: Sequence[str], report: Report, code: bool = False,
 ) -> int:
   """The most problems of a stage that fit, by compiling it once more.
 
-  It is an estimate: memory is taken to be a line through two batches. -1 where
-  it cannot be told.
+  An estimate: memory is assumed to be linear in the batch. -1 where it is not
+  known.
   """
   name, count = found["stage"], found["problems"]
   if found["programs"][0]["program"] == "state":
@@ -100,10 +104,10 @@ def largest_batch(
   mesh = sharding.make_mesh(**config["mesh"], devices=target.devices)
   unit = programs.unit_of(config["stage"][name], found["per_problem"], mesh)
   other = count // 2 if count // 2 % unit == 0 and count > 1 else 2 * count
-  tell(f"{name}: once more with {other} problems, for the largest batch")
+  report(f"{name}: once more with {other} problems, for the largest batch")
   again = plan_stage(
     programs.with_problems(config, name, other), folder, target, name,
-    only=only, tell=tell, code=code,
+    only=only, report=report, code=code,
   )
   pair = sorted([found, again], key=lambda one: one["problems"])
   return programs.largest_batch(
@@ -113,9 +117,9 @@ def largest_batch(
 
 
 def meshes(count: int, host: int) -> Iterator[dict[str, int]]:
-  """All ways to share devices among the axes, the most data first.
+  """All ways to split devices over the axes, the most data first.
 
-  `tensor` stays inside of a host, which has `host` devices.
+  `tensor` stays within a host, which has `host` devices.
   """
   divisors = [n for n in range(1, count + 1) if count % n == 0]
   for tensor, fsdp in itertools.product(divisors, divisors):
@@ -128,10 +132,10 @@ def candidates(
 ) -> list[dict]:
   """Configs of a stage that may fit: other meshes, batches, microbatches.
 
-  A batch is the smallest that the mesh divides and that is no smaller than the
-  config's. Those whose state alone fills the memory are left out; the others
-  come in the order in which they are worth a try: little is gathered where
-  `tensor` and `fsdp` are small, and larger microbatches gather less often.
+  A batch is the smallest that divides over the mesh and is at least that of the
+  config. Meshes whose state alone fills the memory are left out. The most
+  promising come first: small `tensor` and `fsdp` gather little, and large
+  microbatches gather less often.
   """
   found = []
   alone = {"mesh": {"data": 1, "fsdp": 1, "tensor": 1}}
@@ -163,8 +167,8 @@ def _changed(config, name, counts, mesh, micro) -> dict:
     groups * count, each
   ))
   problems = -(-counts.problems // unit) * unit
-  units = problems * each // (groups * count)  # of a group in an update
-  # As many as keep a part to `micro` rows, or to one unit that has more.
+  units = problems * each // (groups * count)  # of a group, per update
+  # The fewest parts of at most `micro` rows, or of one unit with more rows.
   rows = counts.rows // counts.problems
   fewest = min(-(-units * rows // each // micro), units)
   parts = next(n for n in range(fewest, units + 1) if units % n == 0)
@@ -177,12 +181,12 @@ def _changed(config, name, counts, mesh, micro) -> dict:
 
 def search(
   config: dict, folder: Any, target: Target, name: str, *, tries: int,
-  only: Sequence[str], tell: Tell, code: bool = False,
+  only: Sequence[str], report: Report, code: bool = False,
 ) -> list[dict]:
   """Plans of the first `tries` candidates, the best first.
 
-  The best fits and takes the fewest seconds a row. Raises ConfigError where
-  no mesh holds the state.
+  The best fits and takes the fewest seconds per row. Raises ConfigError where
+  the state fits on no mesh.
   """
   ways = candidates(config, folder, target, name)
   if not ways:
@@ -193,15 +197,17 @@ def search(
     )
   found = []
   for number, way in enumerate(ways[:tries], 1):
-    tell(f"mesh {number} of {min(tries, len(ways))}: {way['mesh']}")
+    report(f"mesh {number} of {min(tries, len(ways))}: {way['mesh']}")
     try:
       found.append(
-        plan_stage(way, folder, target, name, only=only, tell=tell, code=code)
+        plan_stage(
+          way, folder, target, name, only=only, report=report, code=code
+        )
       )
     except ConfigError:
       raise
     except ValueError as error:
-      tell(f"it does not compile: {error}")
+      report(f"it does not compile: {error}")
   if not found:
     raise ConfigError(
       f"--search: none of the {min(tries, len(ways))} candidates that were "
@@ -211,7 +217,7 @@ def search(
 
 
 def rank(found: Sequence[dict]) -> list[dict]:
-  """Plans that fit before others, and then by the seconds a row takes."""
+  """Plans that fit come first; then by seconds per row."""
   return sorted(found, key=lambda one: (
     not one["fits"], math.isnan(one["step_seconds"]),
     one["step_seconds"] / one["rows"],

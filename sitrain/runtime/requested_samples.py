@@ -1,4 +1,4 @@
-"""What a user of the sampler asks for: its flags, checked, as a plan."""
+"""The sampler's flags, checked and combined with the config into a plan."""
 
 from typing import Any, NamedTuple
 
@@ -13,10 +13,10 @@ from sitrain.runtime.workdir import absolute
 
 
 class Plan(NamedTuple):
-  """What the flags ask for, and where they are silent config.evaluate."""
+  """The values of the flags, with config.evaluate for those not given."""
 
   output: str
-  workdir: str  # "": the model as it is
+  workdir: str  # "": a model without a run
   stage: str
   which: str
   samples: int
@@ -31,37 +31,37 @@ class Plan(NamedTuple):
   ks: tuple[int, ...]
   verifiers: tuple[str, ...]
   draws: int
-  mesh: tuple[str, ...]  # as --mesh has it; (): the config's, where it fits
+  mesh: tuple[str, ...]  # as in --mesh; (): that of the config, where it fits
 
 
-# They change no sample.
+# Fields that change no sample.
 FREE = ("output", "workdir", "batch", "slots", "ks", "draws", "mesh")
 
 
 def plan_from(config: dict, given: Any) -> Plan:
   """Raises ConfigError for flags that do not fit each other; `given`: FLAGS."""
   options = config["evaluate"]
-  heat, seed, batch = (
+  temperature, seed, batch = (
     options.get(name, default) if value is None else value
     for name, value, default in (
       ("temperature", given.temperature, 1.0), ("seed", given.seed, 0),
       ("batch", given.batch, 256),
     )
   )
-  limits, n = tuple(options["turns"]), given.samples
-  if given.turns > len(limits):
+  token_limits, n = tuple(options["turns"]), given.samples
+  if given.turns > len(token_limits):
     raise ConfigError(
-      f"--turns={given.turns}: config.evaluate.turns={limits} has limits for "
-      f"{len(limits)}"
+      f"--turns={given.turns}: config.evaluate.turns={token_limits} has "
+      f"limits for {len(token_limits)}"
     )
-  if heat == 0 and n > 1:
+  if temperature == 0 and n > 1:
     raise ConfigError(
       f"--samples={n} of --temperature=0 would be equal: give --samples=1"
     )
-  words = given.ks or [2**i for i in range(n.bit_length())]
-  if not all(str(k).isdigit() and 1 <= int(k) <= n for k in words):
+  ks = given.ks or [2**i for i in range(n.bit_length())]
+  if not all(str(k).isdigit() and 1 <= int(k) <= n for k in ks):
     raise ConfigError(
-      f"--ks={','.join(map(str, words))}: give numbers from 1 to --samples={n}"
+      f"--ks={','.join(map(str, ks))}: give numbers from 1 to --samples={n}"
     )
   stage = given.stage
   if given.workdir:
@@ -70,16 +70,16 @@ def plan_from(config: dict, given: Any) -> Plan:
   return Plan(
     output=absolute(given.output), workdir=absolute(given.workdir),
     stage=stage, which=given.which,
-    samples=n, temperature=heat, top_k=given.top_k, top_p=given.top_p,
-    turns=limits[: given.turns], problems=given.problems, batch=batch,
-    slots=given.slots, seed=seed, ks=tuple(sorted({int(k) for k in words})),
+    samples=n, temperature=temperature, top_k=given.top_k, top_p=given.top_p,
+    turns=token_limits[: given.turns], problems=given.problems, batch=batch,
+    slots=given.slots, seed=seed, ks=tuple(sorted({int(k) for k in ks})),
     verifiers=tuple(given.verifiers), draws=given.draws,
     mesh=tuple(given.mesh),
   )  # fmt: skip
 
 
 def options_of(config: dict, plan: Plan) -> dict[str, Any]:
-  """All that the samples are a function of."""
+  """Everything that the samples depend on."""
   task = task_options(config, "evaluate")
   found = {k: v for k, v in plan._asdict().items() if k not in FREE}
   found |= {
@@ -88,14 +88,14 @@ def options_of(config: dict, plan: Plan) -> dict[str, Any]:
   }
   if plan.workdir:
     found["run"] = absolute(plan.workdir)
-    # A stage that has been trained on is another policy.
+    # After more training the stage is another policy.
     folder = epath.Path(plan.workdir) / plan.stage
     found["checkpoints"] = checkpoint.steps(folder)
   return found
 
 
 def config_of(given: Any) -> dict:
-  """The config of --config or of the workdir, with the flags' own test set."""
+  """The config of --config or of the workdir, with the flags' test set."""
   if given.workdir and given.config is not None:
     raise ConfigError("--workdir has a config of its own: leave out --config")
   if given.workdir:
@@ -109,8 +109,9 @@ def config_of(given: Any) -> dict:
     check_config(config, trains=False)
     if given.stage or not config["model"].get("path", ""):
       raise ConfigError(
-        f"--stage={given.stage} is of a run: give its --workdir" if given.stage
-        else "--config.model.path is missing: a model, or --workdir of a run"
+        f"--stage={given.stage} belongs to a run: give its --workdir"
+        if given.stage
+        else "--config.model.path is missing: give it, or --workdir of a run"
       )
   return retasked(
     config, name=given.task, source=given.source, split=given.split

@@ -1,10 +1,10 @@
-"""Compiles a program for a TPU in a process of its own, up to its memory.
+"""Compiles a program for a TPU in a subprocess, up to memory assignment.
 
-TPU's compiler first optimizes and schedules a program and assigns its memory,
-and then writes the machine code, which takes by far most of its time and tells
-a plan nothing but the size of the code. It offers no way to stop between the
-two, but it can be told to write down what it has by then. So a process compiles
-and writes, and it is ended when everything is there.
+The TPU compiler first optimizes and schedules a program and assigns its memory.
+Then it generates machine code, which takes most of the time, and of which a
+plan only needs the size. The compiler cannot stop between the two, but it can
+dump its intermediate results to files. So a subprocess compiles with the dump
+on, and is killed as soon as the files are complete.
 """
 
 import contextlib
@@ -24,57 +24,57 @@ import jax
 from sitrain.runtime import build
 from sitrain.runtime.plan import chips, programs
 
-POLL = 0.2  # seconds between looks at what is written
+POLL = 0.2  # seconds between two checks of the dumped files
 _TEXT = "*after_optimizations_after_buffer_assignment.txt"
 _MEMORY = "*after_optimizations-buffer-assignment.txt"
 _ERROR = "error.txt"
 _ALLOCATION = re.compile(r"^allocation \d+: size (\d+)(.*)$", re.MULTILINE)
 
 
-class Made(NamedTuple):
-  """What is known of a compiled program."""
+class Compiled(NamedTuple):
+  """The text and the memory of a compiled program."""
 
   text: str  # its instructions, scheduled
   memory: dict[str, int]  # bytes of arguments, temporaries, outputs, code
 
 
-def compile_here(lowered: Any) -> Made:
+def compile_here(lowered: Any) -> Compiled:
   """Compiles for this machine, in this process."""
   made = lowered.compile()
   sizes = made.memory_analysis()
   outputs = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-  return Made(made.as_text(), {
+  return Compiled(made.as_text(), {
     "arguments": sizes.argument_size_in_bytes,
     "temporaries": sizes.temp_size_in_bytes, "outputs": max(outputs, 0),
     "code": sizes.generated_code_size_in_bytes,
   })
 
 
-def compile_whole(lowered: Any) -> Made:
-  """Compiles for a TPU in this process, machine code and all.
+def compile_completely(lowered: Any) -> Compiled:
+  """Compiles for a TPU in this process, including the machine code.
 
-  Memory is of the buffer assignment: `memory_analysis` takes outputs that lie
-  in donated arguments off the temporaries once more.
+  Memory comes from the buffer assignment, because `memory_analysis` subtracts
+  outputs that alias donated arguments from the temporaries a second time.
   """
   with tempfile.TemporaryDirectory() as name:
     made = lowered.compile(compiler_options=_dump(name))
     found = next(pathlib.Path(name).glob(_MEMORY)).read_text()
   code = made.memory_analysis().generated_code_size_in_bytes
-  return Made(made.as_text(), memory_of(found) | {"code": code})
+  return Compiled(made.as_text(), memory_of(found) | {"code": code})
 
 
 def _dump(name: str) -> dict[str, Any]:
-  """Options with which the compiler writes to a folder what it has."""
+  """Options with which the compiler dumps its results to a folder."""
   return {"xla_dump_to": name, "xla_dump_hlo_as_text": True}
 
 
-def compile_apart(
+def compile_in_subprocess(
   config: dict, folder: Any, target: chips.Target, stage: str, program: str
-) -> Made:
-  """A program of a stage, compiled for a TPU in another process.
+) -> Compiled:
+  """A program of a stage, compiled for a TPU in a subprocess.
 
-  Its machine code is not made, and `code` of its memory is 0. Raises what
-  compiling it here raises: JaxRuntimeError where the compiler gives up.
+  No machine code is generated, so `code` in its memory is 0. Raises the same as
+  compiling in this process: JaxRuntimeError where the compiler fails.
   """
   with tempfile.TemporaryDirectory() as name:
     place = pathlib.Path(name)
@@ -82,20 +82,20 @@ def compile_apart(
       "config": config, "folder": str(folder), "topology": target.name,
       "stage": stage, "program": program,
     }))
-    with _child(place) as process:
-      text = _written(place)
+    with _compiler_process(place) as process:
+      text = _program_text(place)
       while not text and process.poll() is None:
         time.sleep(POLL)
-        text = _written(place)
+        text = _program_text(place)
     if not text:
-      raise jax.errors.JaxRuntimeError(_why(place, process.returncode))
-    return Made(text, memory_of(next(place.glob(_MEMORY)).read_text()))
+      raise jax.errors.JaxRuntimeError(_failure(place, process.returncode))
+    return Compiled(text, memory_of(next(place.glob(_MEMORY)).read_text()))
 
 
-def _written(place) -> str:
-  """The text of the program, once it is there to its end; else "".
+def _program_text(place) -> str:
+  """The text of the program, once the file is complete; else "".
 
-  It is written last, and its last line is its entry's closing bracket.
+  It is written last, and ends with the closing bracket of its entry.
   """
   for path in place.glob(_TEXT):
     text = path.read_text()
@@ -105,9 +105,10 @@ def _written(place) -> str:
 
 
 @contextlib.contextmanager
-def _child(place: pathlib.Path):
-  """The process that compiles what `place` asks for; it ends with the block."""
-  command = [sys.executable, "-m", "sitrain.runtime.plan.apart", str(place)]
+def _compiler_process(place: pathlib.Path):
+  """A process that compiles the request in `place`; killed after the block."""
+  module = "sitrain.runtime.plan.subprocess_compile"
+  command = [sys.executable, "-m", module, str(place)]
   with (place / "log.txt").open("w") as log:
     process = subprocess.Popen(
       command, stdout=log, stderr=log, env=os.environ | {"EPATH_USE_TF": "0"}
@@ -119,8 +120,8 @@ def _child(place: pathlib.Path):
       process.wait()
 
 
-def _why(place, code) -> str:
-  """Why a process ended before its program was there."""
+def _failure(place, code) -> str:
+  """Why a process ended before its program was complete."""
   error, log = place / _ERROR, (place / "log.txt").read_text()
   if error.exists():
     return error.read_text()
@@ -128,9 +129,9 @@ def _why(place, code) -> str:
 
 
 def memory_of(assignment: str) -> dict[str, int]:
-  """Bytes in a chip's memory by what they are, from a buffer assignment.
+  """Bytes in a chip's memory by kind, from a buffer assignment.
 
-  Allocations of a color lie elsewhere: in the memory of the core.
+  Allocations with a color are in the memory of the core and are left out.
   """
   found = {"arguments": 0, "temporaries": 0, "outputs": 0, "code": 0}
   for size, what in _ALLOCATION.findall(assignment):
@@ -146,7 +147,7 @@ def memory_of(assignment: str) -> dict[str, int]:
 
 
 def _end_with_parent() -> None:
-  """Ends this process when the one that waits for it is gone."""
+  """Ends this process when its parent is gone."""
   parent = os.getppid()
   while os.getppid() == parent:
     time.sleep(1)
@@ -154,15 +155,15 @@ def _end_with_parent() -> None:
 
 
 def main(place: pathlib.Path) -> None:
-  """Compiles what a request asks for, and writes why it cannot be done."""
-  asked = json.loads((place / "request.json").read_text())
+  """Compiles the program of a request; writes the error where that fails."""
+  request = json.loads((place / "request.json").read_text())
   threading.Thread(target=_end_with_parent, daemon=True).start()
-  target = chips.target_of(asked["topology"])
+  target = chips.target_of(request["topology"])
   jax.config.update("jax_threefry_partitionable", True)
   plan = programs.planned(
-    build.plain(asked["config"]), asked["folder"], target, asked["stage"]
+    build.plain(request["config"]), request["folder"], target, request["stage"]
   )
-  lowered = programs.lowered(plan)[asked["program"]]
+  lowered = programs.lowered(plan)[request["program"]]
   try:
     lowered.compile(compiler_options=_dump(str(place)))
   except jax.errors.JaxRuntimeError as error:
