@@ -30,7 +30,7 @@ from sitrain.evaluate.votes import majority_at, pass_at, vote, vote_of_episodes
 from sitrain.rollout.contexts import given
 from sitrain.runtime import progress
 from sitrain.runtime.metrics import finite
-from sitrain.types import GIVEN, PAD, Verdict
+from sitrain.types import GIVEN, PAD, Problems, Verdict
 
 TURNS = (4, 4)
 
@@ -428,6 +428,17 @@ def test_parts_hold_as_many_problems_each_and_are_cut_to_few_lengths():
   # 164 problems are not filled up to 256, nor 257 to 512.
   assert size(164, 256) == 164 and size(257, 256) == 129
   assert size(1319, 256) == 220 and size(64, 64, 8) == 8
+
+  def posed(tokens):
+    empty = np.arange(4400) < 4400 - np.array(tokens)[:, None]
+    none = np.zeros((len(tokens), 1), np.int32)
+    return Problems(np.where(empty, PAD, 1).astype(np.int32), none, none)
+
+  # One prompt in 64 does not make all others of its part long.
+  found = playing.parts_of(player(1), posed([4352, *range(700, 763)]), batch=64)
+  assert [rows.tolist() for rows in found] == [list(range(1, 64)), [0]]
+  found = playing.parts_of(player(1), posed(range(70, 130)), batch=64)
+  assert [len(rows) for rows in found] == [60]
   longest = [130, 131, 140, 180, 200, 200, 210, 222, 900]
   assert playing.lengths_of(longest) == [144, 208, 224, 912]
   assert playing.lengths_of([7, 7]) == [16]

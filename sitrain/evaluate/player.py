@@ -192,8 +192,23 @@ def parts_of(
 ) -> list[Int[np.ndarray, " N"]]:
   """Numbers of the problems of each part, sorted by prompt length."""
   size = part_size(player, batch, posed.prompt.shape[0])
-  order = np.argsort(_tokens(posed.prompt), kind="stable")
-  return [order[i : i + size] for i in range(0, len(order), size)]
+  tokens = _tokens(posed.prompt)
+  order = np.argsort(tokens, kind="stable")
+  *parts, last = [order[i : i + size] for i in range(0, len(order), size)]
+  return [*parts, *_split_longest(last, tokens)]
+
+
+def _split_longest(part, tokens):
+  """The last part, or two where a few prompts are much longer than the others.
+
+  Two only where that halves the columns, as each part decodes by itself.
+  """
+  length, count = -(-tokens[part] // STEP) * STEP, len(part)
+  first = np.arange(1, count)
+  columns = first * length[:-1] + (count - first) * length[-1]
+  if count < 2 or 2 * columns.min() > count * length[-1]:
+    return [part]
+  return np.split(part, [first[columns.argmin()]])
 
 
 def lengths_of(longest: Iterable[int]) -> list[int]:
@@ -232,7 +247,10 @@ def play_rows(
 ) -> Played:
   """Episodes of the problems `rows`, one part of `played`."""
   size = part_size(player, batch, posed.prompt.shape[0])
-  # The last part is padded, so that all parts have one shape.
+  # The last part is padded, so that all parts have one shape; not so a few
+  # rows, which are those of the longest prompts or what a file still lacks.
+  if 2 * len(rows) <= size:
+    size = 1 << (len(rows) - 1).bit_length()
   filled = np.pad(rows, (0, size - len(rows)), mode="edge")
   part = _cut(_take(posed, filled), posed, parts_of(player, posed, batch=batch))
   key = jax.random.fold_in(key, 1 + stream)
