@@ -445,12 +445,13 @@ def test_parts_hold_as_many_problems_each_and_are_cut_to_few_lengths():
 
 
 def test_rows_are_the_same_however_their_prompts_are_cut(toy, monkeypatch):
-  """Prompts of 3 to 90 tokens, in five parts and in one; none is cut short."""
+  """Prompts of 3 to 40 tokens and of 150, in six parts and in one."""
   monkeypatch.setattr(playing, "LENGTHS", 2)
   model, params, task = toy
-  draw, width = rng(4), 96
+  draw, width = rng(4), 160
   prompt = np.full((20, width), PAD, np.int32)
-  for row, tokens in zip(prompt, draw.permutation(np.linspace(3, 90, 20))):
+  lengths = draw.permutation([*np.linspace(3, 40, 19), 150])
+  for row, tokens in zip(prompt, lengths):
     row[-int(tokens):] = draw.integers(0, model.vocabulary, int(tokens))
   one = jax.eval_shape(lambda k: task.problems(k, 20), jax.random.key(0))
   table = one._replace(prompt=prompt, **{
@@ -475,8 +476,9 @@ def test_rows_are_the_same_however_their_prompts_are_cut(toy, monkeypatch):
     temperature=1.0,
   )[1]
   cut = played(4)
-  assert seen == [(4, 64)] * 3 + [(4, 96)] * 2
+  assert seen == [(4, 48)] * 5 + [(1, 160)]
   monkeypatch.setattr(playing, "lengths_of", lambda longest: [width])
+  monkeypatch.setattr(playing, "_split_longest", lambda part, tokens: [part])
   seen.clear()
   uncut = played(20)
   assert seen == [(20, width)]
