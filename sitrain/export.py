@@ -34,6 +34,8 @@ DTYPE = flags.DEFINE_enum(
   "Of the weights; default: that of the run's model.",
 )
 MESH = placing.define()
+flags.declare_key_flag("mesh")
+flags.adopt_module_key_flags(distributed)
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
@@ -71,6 +73,12 @@ def export(workdir: epath.Path, output: epath.Path) -> str:
   )
 
 
+def _is_taken(folder: epath.Path) -> bool:
+  """Whether it is more than what a cut off export leaves, which are files."""
+  inside = folder.iterdir() if folder.exists() else ()
+  return any(path.name == "config.json" or path.is_dir() for path in inside)
+
+
 def main(argv: list[str]) -> None:
   """Checks the flags and exports; all processes take part."""
   distributed.start(by_core=False)
@@ -80,7 +88,7 @@ def main(argv: list[str]) -> None:
     epath.Path(workdirs.absolute(flag.value)) for flag in (WORKDIR, OUTPUT)
   )
   build.config_of_run(workdirs.absolute(WORKDIR.value))
-  if not OUTPUT.value or (output / "config.json").exists():
+  if not OUTPUT.value or _is_taken(output):
     raise ConfigError(
       f"--output={OUTPUT.value} is "
       + ("taken" if OUTPUT.value else "missing")

@@ -98,6 +98,8 @@ flags.DEFINE_integer("seed", None, "Default: config.evaluate.seed.")
 flags.DEFINE_list("ks", [], "Of pass@k and maj@k; default: 1, 2, 4, ...")
 flags.DEFINE_integer("draws", 1000, "Of the bootstrap.", lower_bound=1)
 placing.define()
+flags.declare_key_flag("mesh")
+flags.adopt_module_key_flags(distributed)
 flags.declare_key_flag("config")  # --help is to show it.
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 

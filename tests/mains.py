@@ -6,9 +6,7 @@ for every case, before JAX has begun, which saves the seconds of the imports.
 
 import functools
 import importlib
-import importlib.util
 import json
-import mmap
 import os
 import signal
 import subprocess
@@ -17,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from sitrain.runtime.cores import xla_has_flag
 
 ROOT = Path(__file__).parent.parent
 # The smallest run of several stages: most of its time is the compiler's, and
@@ -39,22 +39,10 @@ class Done(NamedTuple):
   err: str
 
 
-@functools.cache
-def has_flag(name):
-  """Whether XLA knows a flag: of one that it does not know it aborts."""
-  folder = Path(importlib.util.find_spec("jaxlib").origin).parent
-  for path in folder.glob("libjax*.so"):
-    with path.open("rb") as file:
-      with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as found:
-        if found.find(name.encode()) >= 0:
-          return True
-  return False
-
-
 def flags(given):
   """XLA's flags for tests, which compile more than they compute."""
   quick = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1"
-  if not quick or EMITTERS in given or not has_flag(EMITTERS):
+  if not quick or EMITTERS in given or not xla_has_flag(EMITTERS):
     return given
   return f"{given} --{EMITTERS}=false".strip()
 

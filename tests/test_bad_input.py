@@ -48,6 +48,19 @@ AT_ONCE = {
   "a folder": (("--config=configs",), ("is a folder", "quickstart.py")),
   "no python": (("--config=README.md",), ("README.md: line", "SyntaxError")),
   "no config": (("--config.seed=1",), ("--config is missing",)),
+  "a trace that ends before it begins": (
+    (*QUICK, "--config.run.profile_steps=(5, 2)"),
+    ("profile_steps=(5, 2): give the first step to trace",),
+  ),
+  "an empty config": (("--config=",), ("--config is empty: say which",)),
+  "no stage": (
+    (*QUICK, "--config.stages=('abc',)"),
+    ("names 'abc', which is no config.stage: choose one of base, stage1",),
+  ),
+  "no option of a stage": (
+    (*QUICK, "--config.stage.stage1.learning_rate=1"),
+    ("stage1.learning_rate is not an option: choose one of best, buckets",),
+  ),
   "steps": ((*QUICK, f"{BASE}steps=-2"), ("base.steps=-2: set 1 or more",)),
   "learning rate nan": (
     (*QUICK, f"{BASE}optimizer.learning_rate=nan"), ("learning_rate=nan",),

@@ -171,12 +171,14 @@ def test_mistakes_are_named_in_one_line(scratch, ask, tmp_path):
   workdir, _, _ = scratch
   (tmp_path / "taken").mkdir()
   (tmp_path / "taken" / "config.json").write_text("{}")
+  (tmp_path / "home" / "stage1").mkdir(parents=True)
   asked = {
     f"--workdir={tmp_path}": "has no config.json: give the workdir of a run",
     f"--workdir={workdir}": "--output= is missing: give a new folder",
     f"--workdir={workdir} --output={tmp_path}/out --mesh=fsdp=3":
-      "--mesh fsdp=3",
+      "fsdp=3,",
     f"--workdir={workdir} --output={tmp_path}/taken": "taken is taken: give a",
+    f"--workdir={workdir} --output={tmp_path}/home": "home is taken: give a",
     f"--workdir={workdir} --output={tmp_path}/out --stage=stage9":
       "--stage=stage9 is not in the run: did you mean",
     f"--workdir={workdir} --output={tmp_path}/out --stage=stage2":

@@ -102,6 +102,22 @@ def test_a_run_does_not_go_on_with_what_has_begun_otherwise(
   assert (begun / "config.json").read_bytes() == before
 
 
+def test_checkpoints_without_a_config_are_nobodys(begun):
+  """Another seed would go on from them, and be named for what it is not."""
+  (begun / "config.json").unlink()
+  with pytest.raises(ConfigError, match="of base, stage1, but no config.json"):
+    workdir.claim(begun, config_of(seed=1))
+  assert not (begun / "config.json").exists()
+
+
+def test_more_steps_bend_a_schedule(tmp_path, caplog):
+  cosine = {"stage__base__optimizer__schedule": "cosine"}
+  workdir.claim(tmp_path, config_of(**cosine))
+  begin(tmp_path, "base")
+  workdir.claim(tmp_path, config_of(**cosine, stage__base__steps=9))
+  assert "schedule=cosine, which ends at the new last step" in caplog.text
+
+
 def test_a_workdir_where_nothing_has_begun_is_anybodys(tmp_path, caplog):
   """A command that failed does not lock it."""
   workdir.claim(tmp_path, config_of())
@@ -109,6 +125,13 @@ def test_a_workdir_where_nothing_has_begun_is_anybodys(tmp_path, caplog):
   workdir.claim(tmp_path, other)
   assert workdir.read_config(tmp_path)["seed"] == 1
   assert "goes on with" not in caplog.text
+
+
+def test_numbers_of_another_evaluation_are_named(begun, caplog):
+  rows = [{"name": "base", "end": 2}]
+  workdir.write_json(begun / "summary.json", {"seed": 0, "stages": rows})
+  workdir.claim(begun, config_of(evaluate__problems=32))
+  assert "the old evaluation's numbers of base" in caplog.text
 
 
 def test_a_stage_with_more_steps_is_taken_out_of_the_summary(begun):
@@ -269,6 +292,11 @@ def test_places_are_called_as_from_everywhere(tmp_path, monkeypatch):
   assert workdir.absolute("run") == str(tmp_path / "run")
   assert workdir.absolute("gs://bucket/run") == "gs://bucket/run"
   assert workdir.absolute("") == ""
+  for path in ("s3://bucket/run", "file:///run"):
+    with pytest.raises(ConfigError, match="is not supported: give a folder"):
+      workdir.absolute(path)
+  with pytest.raises(ConfigError, match="there is no user nobodyhere$"):
+    workdir.absolute("~nobodyhere/run")
   (tmp_path / "model").mkdir()
   (tmp_path / "own.py").write_text("")
   (tmp_path / "other" / "base").mkdir(parents=True)

@@ -261,3 +261,10 @@ def test_the_main_leaves_anothers_workdir_alone(tmp_path, ask):
   assert done.code == 2 and done.out == ""
   (line,) = done.err.splitlines()
   assert line.startswith(f"error: --workdir={workdir} is in use by process")
+
+
+def test_a_place_that_takes_no_file_is_named():
+  """Nobody makes files there, not even root."""
+  with pytest.raises(ConfigError, match="^--output=/proc/x cannot be written"):
+    with lock.held("--output=/proc/x", "/proc/x.lock"):
+      pass

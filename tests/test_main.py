@@ -182,7 +182,9 @@ def test_a_finished_run_trains_nothing(finished, ask):
   # A shell does not expand ~ after an equals sign.
   home = {"HOME": str(workdir.parent)}
   done = ask(*RUN, f"--workdir=~/{workdir.name}", **home)
-  assert done.code == 0 and done.err == ""
+  lines = done.err.splitlines()
+  assert done.code == 0, done.err
+  assert all(line.startswith("reading problems") for line in lines), lines
   assert "nothing was trained" in done.out and "accuracy@2" in done.out
   for path, when in before.items():
     assert path.stat().st_mtime_ns == when, path

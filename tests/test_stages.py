@@ -302,7 +302,7 @@ def test_stages_that_cannot_be_are_refused(changes, words):
 
 
 @pytest.mark.parametrize("roles, words", [
-  ({"critic": {"haed": "scalar"}}, "roles.critic.haed: did you mean 'head'"),
+  ({"critic": {"haed": "scalar"}}, "an option: did you mean 'head'"),
   ({"critic": {"head": "linear"}}, "config.roles.critic.head='linear'"),
   ({"critic": {"start": "base"}}, "config.roles.critic.start='base': set"),
   ({"policy": {"head": ""}}, "config.roles.policy: that role is always there"),
@@ -484,7 +484,7 @@ def test_a_run_of_the_old_layout_is_refused_in_one_line(tmp_path):
     workdir.claim(tmp_path, config)
   assert "--workdir" in str(info.value) and "\n" not in str(info.value)
   (tmp_path / "config.json").write_text("[1]")
-  with pytest.raises(ValueError, match="is no config of a run: delete it"):
+  with pytest.raises(ValueError, match="is no config of a run: put back"):
     workdir.claim(tmp_path, config)
 
 

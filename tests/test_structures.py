@@ -32,6 +32,7 @@ from sitrain.models.roles import params_of
 from sitrain.rollout import contexts
 from sitrain.rollout.play import play, row_keys
 from sitrain.runtime import checkpoint, compile
+from sitrain.runtime.cores import xla_has_flag
 from sitrain.runtime.stage import compile_loop
 from sitrain.runtime.start import layout, start_state
 from sitrain.types import GIVEN, Method, Progress, Verdict
@@ -158,7 +159,7 @@ def compiled(name, **changed):
   run, stage = run_for(ROWS[name]), stage_of(name)._replace(**changed)
   compile_one = jax.stages.Lowered.compile
   with pytest.MonkeyPatch.context() as patch:
-    if name in EXACT and mains.has_flag(mains.EMITTERS):
+    if name in EXACT and xla_has_flag(mains.EMITTERS):
       patch.setattr(
         jax.stages.Lowered, "compile",
         lambda lowered: compile_one(lowered, {mains.EMITTERS: True}),

@@ -89,6 +89,8 @@ OUTPUT = flags.DEFINE_string(
   "output", "", "JSON file, pictures beside it; default: workdir."
 )
 MESH = placing.define()
+flags.declare_key_flag("mesh")
+flags.adopt_module_key_flags(distributed)
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 Study = Callable[..., dict[str, Any]]  # (params, *, key, on_progress)

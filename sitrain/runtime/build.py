@@ -172,7 +172,9 @@ def roles_from(config: dict, run: Run, task: Task) -> dict[str, Role]:
     check_type(f"roles.{name}", given, dict)
     for key in given:
       if key not in ROLE:
-        raise ConfigError(f"{field}.{key}: {closest(key, ROLE)}")
+        raise ConfigError(
+          f"{field}.{key} is not an option: {closest(key, ROLE)}"
+        )
       check_type(f"roles.{name}.{key}", given[key], str)
     options = ROLE | given
     if options["head"] not in HEADS:

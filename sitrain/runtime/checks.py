@@ -55,7 +55,8 @@ def check_config(config: dict, *, trains: bool = True) -> None:
     for key in given:
       if key not in fields.ROLE:
         raise ConfigError(
-          f"config.roles.{name}.{key}: {closest(key, fields.ROLE)}"
+          f"config.roles.{name}.{key} is not an option:"
+          f" {closest(key, fields.ROLE)}"
         )
   _check_tokenizer(config.get("tokenizer", {}))
   for part in ("", "evaluate"):
@@ -73,7 +74,8 @@ def check_config(config: dict, *, trains: bool = True) -> None:
   for i, name in enumerate(config["stages"]):
     if name not in config["stage"]:
       raise ConfigError(
-        f"config.stages names {name!r}: {closest(name, config['stage'])}"
+        f"config.stages names {name!r}, which is no config.stage:"
+        f" {closest(name, config['stage'])}"
       )
     fields.check_word("config.stages", name)
     if name in config["stages"][:i]:

@@ -1,9 +1,12 @@
 """Makes a CPU a mesh of its cores."""
 
+import functools
 import glob
 import importlib.util
+import mmap
 import os
 from importlib import metadata
+from pathlib import Path
 
 import jax
 from jax._src import hardware_utils
@@ -48,9 +51,22 @@ def allow_slow_collectives() -> None:
     return
   given = os.environ.get("XLA_FLAGS", "")
   ours = [
-    f"--{n}={s}" for n, s in COLLECTIVE_TIMEOUTS.items() if n not in given
+    f"--{name}={seconds}" for name, seconds in COLLECTIVE_TIMEOUTS.items()
+    if name not in given and xla_has_flag(name)
   ]
   os.environ["XLA_FLAGS"] = " ".join([*ours, given]).strip()
+
+
+@functools.cache
+def xla_has_flag(name: str) -> bool:
+  """Whether jaxlib contains a flag; XLA aborts at a flag that it lacks."""
+  folder = Path(importlib.util.find_spec("jaxlib").origin).parent
+  for path in [*folder.glob("libjax*"), *folder.glob("xla_extension*")]:
+    with path.open("rb") as file:
+      with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(name.encode()) >= 0:
+          return True
+  return False
 
 
 def leave_out_tpu() -> None:

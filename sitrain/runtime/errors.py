@@ -86,7 +86,11 @@ def _show_unraisable(found: Any) -> None:
 
 def _parsed(arguments: list[str]) -> list[str]:
   app.define_help_flags()
-  return overrides.parse(arguments)
+  try:
+    return overrides.parse(arguments)
+  except SystemExit as error:  # absl's --help ends with 1
+    helped = any(a.lstrip("-").startswith("help") for a in arguments[1:])
+    sys.exit(0 if helped and error.code == 1 else error.code)
 
 
 def _leave(error: BaseException, traceback_wanted: bool, code: int) -> None:

@@ -154,7 +154,8 @@ def check_names(config: dict) -> None:
     )
   for group, known in (("run", RUN), ("mesh", MESH)):
     _check(f"config.{group}", config[group], known)
-  if len(config["run"].get("profile_steps", (0, 0))) != 2:
+  window = config["run"].get("profile_steps", (0, 0))
+  if len(window) != 2 or window[0] > window[1]:
     raise ConfigError(
       f"config.run.profile_steps={config['run']['profile_steps']}: give the "
       "first step to trace and the step after the last, as (10, 12)"
@@ -186,7 +187,9 @@ def check_stage(field: str, given: dict) -> dict:
         f"config.{field}.anchor is config.{field}.held.reference now"
       )
     if key not in STAGE:
-      raise ConfigError(f"config.{field}.{key}: {closest(key, STAGE)}")
+      raise ConfigError(
+        f"config.{field}.{key} is not an option: {closest(key, STAGE)}"
+      )
     check_type(f"{field}.{key}", given[key], type(STAGE[key]))
   return given
 

@@ -97,6 +97,21 @@ def grown(changes: Sequence[Change], begun: Begun) -> list[str]:
   return [name for name in names if name in begun.stages]
 
 
+def bent(config: dict, grown: Sequence[str]) -> list[str]:
+  """Lines on stages whose learning rate is another one with more steps."""
+  lines = []
+  for name in grown:
+    given = config["stage"][name].get("optimizer", {})
+    schedule = given.get("schedule", "constant")
+    if schedule != "constant" and "steps" not in given:
+      lines.append(
+        f"config.stage.{name}.optimizer.schedule={schedule}, which ends at the"
+        " new last step from here on: a run that is begun with as many steps"
+        " gets other parameters"
+      )
+  return lines
+
+
 def _concerns(field: str, begun: Begun) -> bool:
   """Whether a stage that has begun depends on a field."""
   first, *rest = field.split(".")

@@ -43,7 +43,9 @@ LOOK = 1.0  # seconds between two attempts
 _SIZE = 1024  # bytes of the file; fixed, so that rewriting it is one write
 _LOG = logging.getLogger("sitrain")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-_NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_WRITING = (
+  errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR,
+)
 
 
 class Holder(NamedTuple):

@@ -21,11 +21,17 @@ class ConfigError(ValueError):
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-  """ "; did you mean 'x'?" with the most similar of `known`."""
+  """What to give in the place of `name`: the most similar of `known`, and all.
+
+  It ends a sentence, as in "x is not an option: did you mean 'y'? (known: y)".
+  """
   known = sorted(known)
   near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-  hint = f"did you mean {near[0]!r}? " if near else ""
-  return f"{hint}(known: {', '.join(known) or 'none'})"
+  if not known:
+    return "there is none"
+  if not near:
+    return f"choose one of {', '.join(known)}"
+  return f"did you mean {near[0]!r}? (known: {', '.join(known)})"
 
 
 def find(package: str, name: str, field: str) -> Callable:

@@ -47,6 +47,8 @@ def parse(
   given = _given(words)
   if "config" not in known:
     spec, given = "", []
+  if "config" in known and {"--config=", "-config="} & {*words}:
+    raise ConfigError("--config is empty: say which file of configs/")
   if given and not spec:
     raise ConfigError(
       f"--{given[0]}: --config is missing: say which file of configs/"

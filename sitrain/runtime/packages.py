@@ -10,6 +10,7 @@ from sitrain.runtime.storage import write_object
 
 _LOG = logging.getLogger("sitrain")
 _FILE = "packages.txt"
+_INSTALLERS = ("pip", "setuptools", "wheel")  # they change no sample
 
 
 def installed() -> dict[str, str]:
@@ -18,6 +19,8 @@ def installed() -> dict[str, str]:
   for each in metadata.distributions():
     name = (each.name or "").lower().replace("_", "-")
     # Installs from a folder or a URL have no version that pip could install.
+    if name in _INSTALLERS:
+      continue
     if name and not each.read_text("direct_url.json"):
       found.setdefault(name, each.version)
   return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epath
 
+from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.progress import control, duration, summary_rows
 
 Records = Sequence[dict[str, Any]]
@@ -164,7 +165,7 @@ def _facts(summary: dict[str, Any]) -> str:
 
 
 def _json(path: epath.Path) -> dict[str, Any]:
-  return json.loads(path.read_text()) if path.exists() else {}
+  return workdirs.read_json(path) if path.exists() else {}
 
 
 def render(

@@ -89,6 +89,8 @@ def mesh_sizes(
   """
   sizes = [data, fsdp, tensor]
   named = " * ".join(f"{field}{n}={s}" for n, s in zip(AXES, sizes))
+  if field == "--mesh=":
+    named = field + ",".join(f"{n}={s}" for n, s in zip(AXES, sizes))
   if sizes.count(REST) > 1 or any(s < 1 and s != REST for s in sizes):
     raise ValueError(
       f"{named}: sizes are >= 1, and only one of them may be -1 (the rest)"

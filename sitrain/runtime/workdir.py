@@ -89,7 +89,7 @@ def claim(
   stages that have not begun, with changes that affect no sample, and with more
   steps of the last stage that has begun (identity.py). Each change is logged.
   Raises ConfigError for the first other change, and for sources with other
-  content.
+  content, and where checkpoints exist without a config.
   """
   folder, digest = epath.Path(workdir), config_hash(config)
   path, first = folder / _CONFIG, jax.process_index() == 0
@@ -101,8 +101,16 @@ def claim(
     begun = identity.begun_in(folder, old)
     lines = identity.check_changes(workdir, begun, changes)
     lines += sources.check(workdir, begun, known, found or {})
-    if first and (grown := identity.grown(changes, begun)):
+    grown = identity.grown(changes, begun)
+    lines += identity.bent(config, grown)
+    if first and grown:
       _forget(folder / "summary.json", grown)
+    lines += _evaluated_before(folder / "summary.json", changes)
+  elif there := identity.begun_in(folder, config).stages:
+    raise ConfigError(
+      f"{workdir} has checkpoints of {', '.join(there)}, but no {_CONFIG} that"
+      " says of what run: put it back, or give another --workdir"
+    )
   if first and differences(old, config, ignore=()):
     write_json(path, config)
   merged = (known if begun.stages else {}) | (found or {})
@@ -112,6 +120,16 @@ def claim(
     for line in lines:
       logging.getLogger("sitrain").warning("goes on with %s", line)
   return digest
+
+
+def _evaluated_before(
+  path: epath.Path, changes: Sequence[identity.Change]
+) -> list[str]:
+  """A line on the stages that another evaluation has measured."""
+  changed = any(change.field.startswith("evaluate.") for change in changes)
+  rows = read_json(path)["stages"] if changed and path.exists() else []
+  names = ", ".join(row["name"] for row in rows)
+  return [f"the old evaluation's numbers of {names}"] if names else []
 
 
 def _forget(path: epath.Path, stages: Sequence[str]) -> None:
@@ -125,9 +143,15 @@ def _forget(path: epath.Path, stages: Sequence[str]) -> None:
 def read_config(workdir: Any) -> dict[str, Any]:
   """The config of the last start of a run; ValueError without one."""
   path = epath.Path(workdir) / _CONFIG
-  config = read_json(path)
+  try:
+    config = json.loads(path.read_text())
+  except ValueError:
+    config = ()
   if not isinstance(config, dict):
-    raise ValueError(f"{path} is no config of a run: delete it")
+    raise ValueError(
+      f"{path} is no config of a run: put back what was there, or give another"
+      " --workdir"
+    )
   _check_version(workdir, config)
   return config
 
@@ -135,11 +159,21 @@ def read_config(workdir: Any) -> dict[str, Any]:
 def absolute(path: str) -> str:
   """The absolute path of a folder; gs:// and "" are kept.
 
-  Expands ~, because a shell does not after an equals sign.
+  Expands ~, because a shell does not after an equals sign. Raises ConfigError
+  for stores other than gs://, and for the home of an unknown user.
   """
-  if not path or is_remote(path):
+  if not path or path.startswith("gs://"):
     return path
-  return os.path.abspath(os.path.expanduser(path))
+  if is_remote(path):
+    store = path.partition("://")[0]
+    raise ConfigError(
+      f"{path}: {store}:// is not supported: give a folder on a disk, without"
+      " ://, or one on gs://"
+    )
+  expanded = os.path.expanduser(path)
+  if path.startswith("~") and expanded == path:
+    raise ConfigError(f"{path}: there is no user {path[1:].partition('/')[0]}")
+  return os.path.abspath(expanded)
 
 
 def check_folder(workdir: str) -> None:

@@ -78,7 +78,8 @@ def _programs(plan, target, only, report, make) -> list[dict]:
   name, names = plan.known["stage"], programs.names_of(plan.stage)
   if only and not set(only) & set(names):
     raise ConfigError(
-      f"--programs={','.join(only)}: stage {name} has {', '.join(names)}"
+      f"--programs={','.join(only)}: stage {name} has"
+      f" {', '.join(names)}: choose of these"
     )
   rows = []
   for program in names:
