@@ -33,6 +33,24 @@ def base_config(
   return config
 
 
+def test_set(
+  task: dict, *, turns: tuple[int, ...], argument: str
+) -> ConfigDict:
+  """A test set for a model as it is, answered greedily; nothing is trained.
+
+  Raises ValueError for an argument.
+  """
+  if argument:
+    raise ValueError(
+      f"config argument {argument!r}: a test set has none; --problems=8 takes "
+      "the first eight"
+    )
+  config = base_config(task, test={}, turns=turns)
+  # Not all at once: the display counts the parts.
+  config.evaluate.update({"batch": 64, "temperature": 0.0})
+  return config
+
+
 def add_score(
   config: ConfigDict, *, turns: tuple[int, ...], problems: int, steps: int,
   learning_rate: float, beta2: float, fused: bool = False,

@@ -32,6 +32,7 @@ from sitrain.runtime import (
   listing,
   lock,
   logs,
+  memory,
   metrics,
   notice,
   overrides,
@@ -161,7 +162,8 @@ def check_left(run: Run, stages: list) -> None:
   """Raises ConfigError if an unfinished stage cannot start or resume.
 
   Call it before the workdir is claimed. The reason is a checkpoint of another
-  run that does not fit, or a table that another run has written.
+  run that does not fit, a state that is larger than the memory, or a table that
+  another run has written.
   """
   path = epath.Path(run.workdir) / "summary.json"
   begun = lambda: workdirs.read_json(path) if path.exists() else {"stages": []}
@@ -170,6 +172,8 @@ def check_left(run: Run, stages: list) -> None:
   left = [stage for stage in stages if stage.name not in done]
   check_sources(run, [stage for stage in left if not callable(stage.frozen)])
   for stage in left:
+    if not callable(stage.frozen):
+      memory.check_stage(run, stage, memory.free())
     if stage.writes:
       check_new(run, stage)
 

@@ -29,12 +29,14 @@ from rich.console import Console
 from sitrain.evaluate import player as playing
 from sitrain.evaluate import samples as sampling
 from sitrain.evaluate import tables
+from sitrain.rollout.play import columns_of
 from sitrain.runtime import (
   activity,
   build,
   distributed,
   lock,
   logs,
+  memory,
   overrides,
   parts,
   placing,
@@ -51,7 +53,9 @@ from sitrain.runtime.requested_samples import (
   options_of,
   plan_from,
 )
+from sitrain.runtime.task import check_context
 from sitrain.runtime.testset import tasks_of
+from sitrain.types import PAD
 
 overrides.define("A file of configs/, for a model as it is.")
 flags.DEFINE_string("workdir", "", "Of a run, instead of --config.")
@@ -120,6 +124,30 @@ def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
   return player._replace(judge=lambda problems, episodes: ())
 
 
+def check_size(
+  config: dict, plan: Plan, model: Any, task: Any, mesh: Any, *, rows: int,
+  prompt: int,
+) -> None:
+  """Raises ConfigError where dialogues or rows are too large, before loading.
+
+  For the model's context, and for the memory that is free. `rows` are played
+  at a time, with prompts of up to `prompt` tokens.
+  """
+  written = columns_of(task, plan.turns)[1]
+  check_context(config, "evaluate.turns", task, written)
+  if plan.workdir:
+    return
+  slots = plan.slots * sharding.groups(mesh)
+  # Samples share what is kept of their prompt, unless they wait for slots.
+  alone = 0 < slots < rows
+  memory.check(
+    model, policy.shapes_of(model, mesh), mesh, path=config["model"]["path"],
+    rows=min(slots, rows) if alone else rows, samples=plan.samples,
+    columns=prompt / (1 if alone else plan.samples) + written,
+    memory=memory.free(),
+  )
+
+
 def missing_of(task: Any, plan: Plan, problems: int) -> np.ndarray:
   """A mask of the problems that the output lacks, from the first process."""
   missing = np.ones(problems, bool)
@@ -147,11 +175,15 @@ def write_missing(
   count = plan.problems or rows or config["evaluate"]["problems"]
   posed = player.pose(jax.random.fold_in(key, 0), count)
   total = len(posed.prompt)
-  playing.part_size(player, plan.batch, total)  # Checks the batch.
+  size = playing.part_size(player, plan.batch, total)  # Checks the batch.
   parts.claim(plan.output, options_of(config, plan))
   missing = missing_of(task, plan, total)
   if not missing.any():
     return 0
+  check_size(
+    config, plan, model, task, mesh, rows=size * plan.samples,
+    prompt=int(np.sum(np.asarray(posed.prompt) != PAD, axis=1).max()),
+  )
   params = load(config, plan, model, mesh)
   parts.begin(plan.output, options_of(config, plan))
   begun()
@@ -166,6 +198,7 @@ def write_missing(
   todo = playing.parts_of(player, posed, batch=plan.batch)
   todo = [rows[missing[rows]] for rows in todo if missing[rows].any()]
   done = total - int(missing.sum())
+  show("problems", done, total, {}, float("nan"))
   for i, rows in enumerate(todo, start=1):
     how = "compiling, and " * (i == 1)
     part = f"{how}sampling part {i} of {len(todo)} ({len(rows)} problems)"
@@ -189,6 +222,7 @@ def sample(config: dict, plan: Plan) -> dict[str, Any]:
   mesh = placing.mesh_of(config, plan.mesh)
   display = progress.display()
   try:
+    build.check_folders(config)
     with activity.during("reading problems"):
       tasks = tasks_of(config, plan.workdir, verifiers=plan.verifiers)
     build.check_evaluation(config, next(iter(tasks.values())))

@@ -13,10 +13,18 @@ import mains
 import numpy as np
 import pytest
 import qwen
+from absl import flags
 from jax.sharding import AbstractMesh
 
 from sitrain.judge.verifier import verdict_metrics
-from sitrain.runtime import batches, build, fields
+from sitrain.runtime import (
+  batches,
+  build,
+  checks,
+  fields,
+  overrides,
+  testset,
+)
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.sharding import AXES
@@ -29,9 +37,11 @@ from sitrain.types import Verdict
 
 FOLDER = mains.ROOT / "configs"
 DATA = os.environ.get("SITRAIN_DATA", "")
-FILES = sorted(
+MADE = sorted(
   path for path in FOLDER.glob("*.py") if "def get_config" in path.read_text()
 )
+TEST_SETS = [path for path in MADE if "text.test_set(" in path.read_text()]
+FILES = [path for path in MADE if path not in TEST_SETS]
 traced = {}  # programs seen before, by all that they depend on
 
 
@@ -62,6 +72,10 @@ def hub(tmp_path_factory):
 ROWS = {
   "gsm8k": "gsm8k_train.jsonl", "math": "math_train.jsonl",
   "mbpp": "mbpp.jsonl",
+}
+TESTED = {
+  "gsm8k": ("gsm8k_test.jsonl", 1319), "math500": ("math500.jsonl", 500),
+  "mbpp": ("mbpp.jsonl", 500), "humaneval": ("HumanEval.jsonl.gz", 164),
 }
 
 
@@ -134,6 +148,33 @@ def test_the_docstring_has_the_command(path):
   command = f"python -m sitrain.main --config=configs/{path.name} --workdir=/"
   assert command in module.__doc__
   assert module.get_config.__doc__
+
+
+@pytest.mark.parametrize("path", TEST_SETS, ids=name_of)
+def test_a_test_set_needs_no_more_than_a_model(path, hub):
+  command = f"python -m sitrain.sample --config=configs/{path.name} "
+  assert command in path.read_text()
+  with pytest.raises(ValueError, match="--problems=8"):
+    config_of(path, "quick")
+  config = config_of(path, "")
+  with pytest.raises(ConfigError, match="python -m sitrain.sample"):
+    checks.check_config(config)
+  checks.check_config(config, trains=False)
+  assert config["evaluate"]["temperature"] == 0.0
+  if not DATA:
+    pytest.skip("SITRAIN_DATA names no folder with the rows of a test set")
+  file, count = TESTED[path.stem]
+  words = ["main", f"--config={path}", f"--config.model.path={hub}",
+           f"--config.task.source={DATA}/{file}"]
+  known = flags.FlagValues()
+  overrides.define("", flag_values=known, sys_argv=words)
+  overrides.parse(words, known)
+  config = build.plain(known["config"].value)
+  if path.stem in ("mbpp", "humaneval"):
+    config["task"]["run_programs_without_sandbox"] = True  # None is run.
+  (task,) = testset.tasks_of(config, "", verifiers=("lenient",)).values()
+  build.check_evaluation(config, task)
+  assert len(task.table.prompt) == count
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

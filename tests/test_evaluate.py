@@ -30,7 +30,7 @@ from sitrain.evaluate.votes import majority_at, pass_at, vote, vote_of_episodes
 from sitrain.rollout.contexts import given
 from sitrain.runtime import progress
 from sitrain.runtime.metrics import finite
-from sitrain.types import Verdict
+from sitrain.types import GIVEN, PAD, Problems, Verdict
 
 TURNS = (4, 4)
 
@@ -418,6 +418,73 @@ def test_samples_do_not_depend_on_the_batch(toy, players):
   assert np.any(third.tokens != one.tokens)
   with pytest.raises(ValueError, match="batch=2"):
     playing.played(players.fresh, params, key, batch=2, **options)
+
+
+def test_parts_hold_as_many_problems_each_and_are_cut_to_few_lengths():
+  player = lambda samples: playing.Player(None, None, None, samples, 1)
+  size = lambda n, batch, samples=1: playing.part_size(
+    player(samples), batch, n
+  )
+  # 164 problems are not filled up to 256, nor 257 to 512.
+  assert size(164, 256) == 164 and size(257, 256) == 129
+  assert size(1319, 256) == 220 and size(64, 64, 8) == 8
+
+  def posed(tokens):
+    empty = np.arange(4400) < 4400 - np.array(tokens)[:, None]
+    none = np.zeros((len(tokens), 1), np.int32)
+    return Problems(np.where(empty, PAD, 1).astype(np.int32), none, none)
+
+  # One prompt in 64 does not make all others of its part long.
+  found = playing.parts_of(player(1), posed([4352, *range(700, 763)]), batch=64)
+  assert [rows.tolist() for rows in found] == [list(range(1, 64)), [0]]
+  found = playing.parts_of(player(1), posed(range(70, 130)), batch=64)
+  assert [len(rows) for rows in found] == [60]
+  longest = [130, 131, 140, 180, 200, 200, 210, 222, 900]
+  assert playing.lengths_of(longest) == [144, 208, 224, 912]
+  assert playing.lengths_of([7, 7]) == [16]
+
+
+def test_rows_are_the_same_however_their_prompts_are_cut(toy, monkeypatch):
+  """Prompts of 3 to 40 tokens and of 150, in six parts and in one."""
+  monkeypatch.setattr(playing, "LENGTHS", 2)
+  model, params, task = toy
+  draw, width = rng(4), 160
+  prompt = np.full((20, width), PAD, np.int32)
+  lengths = draw.permutation([*np.linspace(3, 40, 19), 150])
+  for row, tokens in zip(prompt, lengths):
+    row[-int(tokens):] = draw.integers(0, model.vocabulary, int(tokens))
+  one = jax.eval_shape(lambda k: task.problems(k, 20), jax.random.key(0))
+  table = one._replace(prompt=prompt, **{
+    name: np.zeros(getattr(one, name).shape, np.int32)
+    for name in ("answer", "solution")
+  })
+  player = playing.make(
+    model, task._replace(table=table), turns=(4,), samples=1,
+    reply=task.reply, jit=jax.jit,
+  )
+  seen = []
+
+  def play(keys, state, problems):
+    seen.append(problems.prompt.shape)
+    return player.play(keys, state, problems)
+
+  watched = player._replace(
+    play=play, judge=lambda problems, rows: playing.Judged(*[rows.problem] * 5)
+  )
+  played = lambda batch: playing.played(
+    watched, params, jax.random.key(1), problems=20, batch=batch,
+    temperature=1.0,
+  )[1]
+  cut = played(4)
+  assert seen == [(4, 48)] * 5 + [(1, 160)]
+  monkeypatch.setattr(playing, "lengths_of", lambda longest: [width])
+  monkeypatch.setattr(playing, "_split_longest", lambda part, tokens: [part])
+  seen.clear()
+  uncut = played(20)
+  assert seen == [(20, width)]
+  for got, want in ((cut.tokens, uncut.tokens), (cut.turn, uncut.turn)):
+    np.testing.assert_array_equal(got, want)
+  assert np.all(np.sum(cut.turn == GIVEN, 1) == np.sum(prompt != PAD, 1))
 
 
 def test_the_summary_of_a_stage_is_complete_json(toy, row):

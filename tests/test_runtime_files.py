@@ -470,6 +470,22 @@ def test_what_takes_long_is_said_with_its_seconds(clock):
   assert len(said) == 4
 
 
+def test_what_goes_on_does_not_put_off_how_far_it_is(clock):
+  said = []
+  shown = progress.plain(said.append, every=30.0)
+  shown.update("problems", 0, 4, {}, math.nan)
+  for done in (1, 2, 3):
+    with activity.during("sampling"):
+      ticks(clock, 40)
+    shown.update("problems", done, 4, {}, 7.0)
+  shown.close()
+  assert [line for line in said if line.startswith("problems")] == [
+    "problems 0/4  ? left", "problems 1/4  7 tokens/s  0:02:00 left",
+    "problems 2/4  7 tokens/s  0:01:20 left",
+    "problems 3/4  7 tokens/s  0:00:40 left",
+  ]
+
+
 def test_a_line_without_a_screen_is_said_anyhow(clock, capsys):
   activity.say("a line")
   assert capsys.readouterr().err == "a line\n"

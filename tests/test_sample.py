@@ -1,8 +1,10 @@
 """The sampler: rows by hand, files that are resumed, and the main itself."""
 
+import functools
 import json
 import os
 import pathlib
+import shutil
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -18,7 +20,16 @@ from sitrain.evaluate.player import Judged, Played
 from sitrain.models import decoder
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import describe, tokenizer, weights
-from sitrain.runtime import build, checkpoint, parts, requested_samples, testset
+from sitrain.runtime import (
+  build,
+  checkpoint,
+  memory,
+  parts,
+  policy,
+  requested_samples,
+  sharding,
+  testset,
+)
 from sitrain.runtime.options import ConfigError
 from sitrain.tasks import gsm8k, maze, mbpp, text
 from sitrain.tasks import word_problems as words
@@ -394,6 +405,90 @@ def test_a_stage_of_a_run_in_two_turns(tmp_path):
   (workdir / "stage1" / "8").mkdir()
   with pytest.raises(ConfigError, match=r"checkpoints=\[7\], .* for \[7, 8\]"):
     sample.sample(config, plan)
+
+
+def test_what_does_not_fit_is_said_before_weights_are_read(
+  folder, tmp_path, monkeypatch
+):
+  """Packed weights, another tokenizer, the context, and the memory."""
+  monkeypatch.setattr(policy, "of_model", pytest.fail)
+  path, output = tmp_path / "model", tmp_path / "rows.jsonl"
+  shutil.copytree(folder, path)
+  known = json.loads((path / "config.json").read_text())
+  config = config_of(path)
+
+  def refused(message, **given):
+    with pytest.raises(ConfigError, match=message):
+      sample.sample(config, plan_of(config, output, **given))
+    assert not output.exists()
+
+  def describe(**changed):
+    (path / "config.json").write_text(json.dumps(known | changed))
+
+  describe(max_position_embeddings=60)
+  refused(r"evaluate\.turns and prompts of up to \d+ .* reads 60: lower turns")
+  describe(vocab_size=SIZE - 1)
+  refused("has 299 tokens, and the tokenizer 300: set config.tokenizer.path")
+  describe()
+  monkeypatch.setattr(memory, "free", lambda: 60_000)
+  refused("are free: set --batch=6 or less")
+  monkeypatch.setattr(memory, "free", lambda: 5_000)
+  refused("take a smaller model, or a machine with")
+  # Nothing else is read for this.
+  monkeypatch.setattr(sample, "tasks_of", pytest.fail)
+  describe(quantization_config={"quant_method": "awq", "bits": 4})
+  refused(r"model\.path=.*quantization_config \(awq\).*unpack it")
+
+
+def test_memory_is_that_of_all_copies():
+  model = Decoder(
+    vocabulary=1000, layers=2, width=64, heads=4, kv_heads=2, head_size=16,
+    mlp_size=128, dtype=jnp.bfloat16,
+  )
+  assert memory.of_row(model, 10) == 2 * 2 * 2 * 16 * 10 * 2
+  size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(
+    lambda key: decoder.init(model, key), jax.random.key(0)
+  )))
+  devices = len(jax.devices())
+  for mesh, held in (
+    (sharding.make_mesh(devices, 1, 1), 4 * size + 2 * size),
+    (sharding.make_mesh(1, devices, 1), 2 * size),
+  ):
+    shapes = policy.shapes_of(model, mesh)
+    found = memory.of_parameters(shapes, mesh, model.dtype)
+    assert held <= found <= 6 * size
+  assert memory.free() > 2**20
+  options = dict(path="m", rows=8, samples=2, columns=1000)
+  mesh = sharding.make_mesh(devices, 1, 1)
+  check = lambda room: memory.check(
+    model, policy.shapes_of(model, mesh), mesh, **options, memory=room
+  )
+  weights, row = 6 * size * devices, memory.of_row(model, 1000)
+  check(weights + 8 * row)
+  with pytest.raises(ConfigError, match="m: .*set --batch=6 or less"):
+    check(weights + 7.5 * row)
+  with pytest.raises(ConfigError, match="or a machine with"):
+    check(6 * size + row)
+  if devices > 1:
+    with pytest.raises(ConfigError, match="JAX_NUM_CPU_DEVICES=1"):
+      check(6 * size + 3 * row)
+
+
+def test_a_stage_that_no_memory_holds_is_refused(tmp_path):
+  config = build.plain(quickstart.get_config("quick"))
+  config["mesh"] = {"data": -1, "fsdp": 1, "tensor": 1}
+  mesh = sharding.make_mesh(**config["mesh"])
+  made = build.prepare(config, str(tmp_path), mesh)
+  size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(
+    lambda key: decoder.init(made.run.model, key), jax.random.key(0)
+  )))
+  # Parameters, gradients, two moments, and the reference of stage I.
+  stage, least = made.stages[1], 4 * 5 * size
+  check = functools.partial(memory.check_stage, made.run, stage)
+  check(2 * least * mesh.size)
+  for room in (0, least - 1):
+    with pytest.raises(ConfigError, match="stage1: .*are free: .*lora.rank=16"):
+      check(room)
 
 
 def test_another_task_keeps_how_answers_are_verified():

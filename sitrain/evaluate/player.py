@@ -1,6 +1,7 @@
 """Plays and judges the episodes that an evaluation needs, part by part."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,7 +28,8 @@ from sitrain.types import (
   Task,
 )
 
-SLOTS = 64  # prompts are trimmed to a multiple of these
+LENGTHS = 4  # that prompts are cut to: a program is compiled for each
+STEP = 16  # and each is a multiple of these
 FULL = 1.0 - 1e-6  # the least reward that is not partial: sums are rounded
 
 
@@ -190,8 +192,46 @@ def parts_of(
 ) -> list[Int[np.ndarray, " N"]]:
   """Numbers of the problems of each part, sorted by prompt length."""
   size = part_size(player, batch, posed.prompt.shape[0])
-  order = np.argsort(np.sum(np.asarray(posed.prompt) != PAD, 1), kind="stable")
-  return [order[i : i + size] for i in range(0, len(order), size)]
+  tokens = _tokens(posed.prompt)
+  order = np.argsort(tokens, kind="stable")
+  *parts, last = [order[i : i + size] for i in range(0, len(order), size)]
+  return [*parts, *_split_longest(last, tokens)]
+
+
+def _split_longest(part, tokens):
+  """The last part, or two where a few prompts are much longer than the others.
+
+  Two only where that halves the columns, as each part decodes by itself.
+  """
+  length, count = -(-tokens[part] // STEP) * STEP, len(part)
+  first = np.arange(1, count)
+  columns = first * length[:-1] + (count - first) * length[-1]
+  if count < 2 or 2 * columns.min() > count * length[-1]:
+    return [part]
+  return np.split(part, [first[columns.argmin()]])
+
+
+def lengths_of(longest: Iterable[int]) -> list[int]:
+  """At most LENGTHS lengths, of which each part gets the least that holds it.
+
+  `longest` has the tokens of the longest prompt of every part. A length is one
+  of these, rounded up to STEP; those are left out that cost the least columns
+  in all. Powers of two would read up to twice the columns, and a length for
+  each part would compile more than it saves.
+  """
+  parts = Counter(-(-n // STEP) * STEP for n in longest)
+  while len(parts) > LENGTHS:
+    known = sorted(parts)
+    low, high = min(
+      zip(known, known[1:]), key=lambda two: parts[two[0]] * (two[1] - two[0])
+    )
+    parts[high] += parts.pop(low)
+  return sorted(parts)
+
+
+def _tokens(prompt) -> Int[np.ndarray, " P"]:
+  """Tokens of every prompt."""
+  return np.sum(np.asarray(prompt) != PAD, axis=1)
 
 
 def play_rows(
@@ -207,10 +247,12 @@ def play_rows(
 ) -> Played:
   """Episodes of the problems `rows`, one part of `played`."""
   size = part_size(player, batch, posed.prompt.shape[0])
-  # The last part is padded, so that all parts have one shape.
+  # The last part is padded, so that all parts have one shape; not so a few
+  # rows, which are those of the longest prompts or what a file still lacks.
+  if 2 * len(rows) <= size:
+    size = 1 << (len(rows) - 1).bit_length()
   filled = np.pad(rows, (0, size - len(rows)), mode="edge")
-  part = _take(posed, filled)
-  part = part._replace(prompt=part.prompt[:, -_width(part.prompt) :])
+  part = _cut(_take(posed, filled), posed, parts_of(player, posed, batch=batch))
   key = jax.random.fold_in(key, 1 + stream)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, filled)
   episodes = player.play(keys, (params, jnp.float32(temperature)), part)
@@ -219,10 +261,16 @@ def play_rows(
   return _take(found, slice(len(rows) * player.samples))
 
 
-def _width(prompt):
-  """Slots of the longest prompt, rounded up so that few shapes compile."""
-  longest = int(np.sum(np.asarray(prompt) != PAD, axis=1).max())
-  return min(prompt.shape[1], -(-longest // SLOTS) * SLOTS)
+def _cut(part, posed, parts):
+  """The problems `part` without columns in which no prompt has a token.
+
+  They are cut to the least of the lengths of all `parts` that holds them.
+  """
+  tokens = _tokens(posed.prompt)
+  lengths = lengths_of(int(tokens[rows].max()) for rows in parts)
+  longest, most = _tokens(part.prompt).max(), part.prompt.shape[1]
+  width = next(length for length in lengths if length >= longest)
+  return part._replace(prompt=part.prompt[:, -min(width, most) :])
 
 
 def _in_order(player, parts, found):
@@ -244,14 +292,15 @@ def _widen(rows, length):
 
 
 def part_size(player: Player, batch: int, problems: int) -> int:
-  """Problems played at once; a power of two where there are only a few."""
-  size = min(batch // player.samples, 1 << (problems - 1).bit_length())
-  if size < 1 or problems < 1:
+  """Problems played at once: as many in one part as in another."""
+  most = batch // player.samples
+  if most < 1 or problems < 1:
     raise ValueError(
       f"batch={batch} rows for {problems} problems of {player.samples} samples "
       "each: it must hold at least one problem with all its samples"
     )
-  return size
+  parts = -(-problems // most)
+  return -(-problems // parts)
 
 
 def _take(tree, rows):

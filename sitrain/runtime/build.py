@@ -81,6 +81,21 @@ def config_of_run(workdir: str) -> dict:
   return sources.pinned(config, sources.known_of(workdir))
 
 
+def check_folders(config: dict) -> None:
+  """Raises ConfigError for a model that is not there or not supported.
+
+  Before a tokenizer or a data set is read, which takes seconds.
+  """
+  for field, path in sources.models_of(config).items():
+    where = f"config.{field}"
+    try:
+      folder = weights.locate(path)
+      where += f"={path}"
+      weights.from_folder(folder)
+    except ValueError as error:
+      raise ConfigError(f"{where}: {error}") from error
+
+
 def model_from(config: dict, task: Task) -> Decoder:
   """The decoder that config.model describes, with the task's vocabulary."""
   check_model(config["model"])
@@ -230,11 +245,7 @@ def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
   """
   check_config(config)
   pins = sources.pinned(config, sources.known_of(workdir))
-  for field, path in sources.models_of(pins).items():
-    try:
-      weights.locate(path)
-    except ValueError as error:
-      raise ConfigError(f"config.{field}: {error}") from error
+  check_folders(pins)
   task = on_host(task_from(pins, workdir))
   evaluation_task = on_host(task_from(pins, workdir, part="evaluate"))
   check_evaluation(config, evaluation_task)

@@ -44,8 +44,11 @@ CHOICES = {
 }
 
 
-def check_config(config: dict) -> None:
-  """Raises ConfigError for errors that show in the config alone."""
+def check_config(config: dict, *, trains: bool = True) -> None:
+  """Raises ConfigError for errors that show in the config alone.
+
+  A config that only samples a model (`trains` is False) needs no stages.
+  """
   fields.check(config)
   check_model(config["model"])
   for name, given in config.get("roles", {}).items():
@@ -63,8 +66,11 @@ def check_config(config: dict) -> None:
     checked(maker, field, options)
   _check_evaluation_options(config["evaluate"])
   saved: list[str] = []
-  if not config["stages"]:
-    raise ConfigError("config.stages is empty: name at least one stage")
+  if trains and not config["stages"]:
+    raise ConfigError(
+      "config.stages is empty: name at least one stage, or sample the model as "
+      "it is with python -m sitrain.sample"
+    )
   for i, name in enumerate(config["stages"]):
     if name not in config["stage"]:
       raise ConfigError(

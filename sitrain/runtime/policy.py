@@ -24,13 +24,18 @@ def of_model(path: str, model: Decoder, mesh: Mesh) -> Params:
 
   Raises NotFinite for NaN or infinite parameters.
   """
-  wanted = _layout(partial(decoder.init, model), mesh)
+  wanted = shapes_of(model, mesh)
   params = weights_of(path, model, wanted)
   check_finite(
     only(params={"policy": params}), f"config.model.path={path} holds",
     "give another model",
   )
   return params
+
+
+def shapes_of(model: Decoder, mesh: Mesh) -> Params:
+  """Shapes and places of the parameters of `of_model`."""
+  return _layout(partial(decoder.init, model), mesh)
 
 
 def of_role(config: dict, role: str) -> dict:

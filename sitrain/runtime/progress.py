@@ -103,7 +103,8 @@ def plain(say: Callable[[str], None], every: float) -> Display:
   An activity gets a line after SOON seconds, every `every` seconds while it
   lasts, and at its end; a `seldom` one only every `every` seconds.
   """
-  left, last = _clock(), {"stage": "", "time": time.monotonic(), "shown": ()}
+  left, now = _clock(), time.monotonic()
+  last = {"stage": "", "time": now, "update": now, "shown": ()}
 
   def show(text: str) -> None:
     last["time"] = time.monotonic()
@@ -113,10 +114,11 @@ def plain(say: Callable[[str], None], every: float) -> Display:
     stage: str, step: int, steps: int, record: dict, rate: float
   ) -> None:
     remaining = left(stage, step, steps)
-    due = time.monotonic() - last["time"] >= every
+    # Lines of what goes on meanwhile do not put it off.
+    due = time.monotonic() - last["update"] >= every
     if due or stage != last["stage"] or step >= steps:
       show(f"{stage} {step}/{steps}  {status(record, rate, remaining)}")
-      last["stage"] = stage
+      last.update(stage=stage, update=last["time"])
 
   def at(now: list[activity.Activity]) -> None:
     for one in now:

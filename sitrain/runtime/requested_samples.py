@@ -106,7 +106,7 @@ def config_of(given: Any) -> dict:
     )
   else:
     config = fields.placed(build.plain(given.config))
-    check_config(config)
+    check_config(config, trains=False)
     if given.stage or not config["model"].get("path", ""):
       raise ConfigError(
         f"--stage={given.stage} belongs to a run: give its --workdir"

@@ -86,9 +86,7 @@ FAMILIES = {
     "language_model.", _LOOKING,
   ),
 }  # fmt: skip
-_REFUSED = (
-  "mlp_bias", "quantization_config", "use_bidirectional_attention",
-)  # fmt: skip
+_REFUSED = ("mlp_bias", "use_bidirectional_attention")
 
 
 def family(config: dict[str, Any]) -> Family:
@@ -197,6 +195,13 @@ def _settled(model: Decoder) -> dict[str, Any]:
 
 
 def _check_supported(given):
+  if packed := given.get("quantization_config"):
+    how = packed.get("quant_method", "") if isinstance(packed, dict) else packed
+    raise ValueError(
+      f"config.json has a quantization_config ({how or 'of no name'}), so its"
+      " weights are packed: give the model that it was made from, or unpack it"
+      " (dequantize() of transformers) and save it again"
+    )
   for name in _REFUSED:
     if given.get(name):
       raise ValueError(

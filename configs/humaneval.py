@@ -1,0 +1,23 @@
+"""HumanEval with a model as it is (Chen et al. 2021): 164 Python functions.
+
+python -m sitrain.sample --config=configs/humaneval.py \\
+  --config.model.path=FOLDER_OR_HUB_ID --output=humaneval.jsonl
+
+Greedy; for pass@k add --samples=8 --temperature=0.8, for a correction
+--turns=2. Programs run in bubblewrap. Without the hub:
+--config.task.source=HumanEval.jsonl.gz; on a CPU
+--config.model.dtype=float32 is faster.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import text
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """The test set alone; it has no other argument than ""."""
+  task = {
+    "name": "humaneval", "source": "openai/openai_humaneval", "split": "test",
+    "limit": 0, "verifier": "lenient", "run_programs_without_sandbox": False,
+  }
+  return text.test_set(task, turns=(512, 512), argument=argument)
