@@ -135,7 +135,7 @@ def check_sizes():
   for problems, more, fitting in (
     (6, {}, "method.problems=6 does not divide .* = 4: set it to 4 or 8"),
     (8, {"minibatches": 3},
-     r"method.problems=8 makes 16 rows.*= 3 \* 4: set .*of 4"),
+     r"method.problems=8 makes 16 rows.*= 3 \* 4: set .*minibatches to 2"),
   ):
     try:
       fit(problems, **more)

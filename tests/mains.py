@@ -88,6 +88,12 @@ def json_of(done):
   return json.JSONDecoder().raw_decode(done.out, start)[0]
 
 
+def lines(done):
+  """What a process writes to stderr, without the phases that it goes through."""
+  found = done.err.splitlines()
+  return [line for line in found if not line.startswith("reading problems")]
+
+
 def wait_for(process, happened, seconds=120):
   """Waits until `happened()`, while the process runs."""
   until = time.monotonic() + seconds

@@ -189,6 +189,6 @@ def test_mistakes_are_named_in_one_line(scratch, ask, tmp_path):
   for words, message in asked.items():
     done = ask(*words.split(), module=EXPORT)
     assert done.code == 2, done.err
-    (line,) = done.err.splitlines()
+    (line,) = mains.lines(done)
     assert line.startswith("error: ") and message in line
   assert not (tmp_path / "out").exists()

@@ -259,7 +259,7 @@ def test_the_main_leaves_anothers_workdir_alone(tmp_path, ask):
     done = ask("--config=configs/quickstart.py:quick", f"--workdir={workdir}")
     assert os.listdir(workdir) == before == [lock.NAME]
   assert done.code == 2 and done.out == ""
-  (line,) = done.err.splitlines()
+  (line,) = mains.lines(done)
   assert line.startswith(f"error: --workdir={workdir} is in use by process")
 
 

@@ -541,7 +541,7 @@ def test_mistakes_are_named_in_one_line(folder, ask, tmp_path):
   asked_for = {
     f"--output={tmp_path}/x.jsonl": "--config is missing: say which file",
     f"--workdir={tmp_path}": "has no config.json: give the workdir of a run",
-    words: "--config.model.path is missing: a model, or --workdir",
+    words: "--config.model.path is missing: give it, or --workdir",
     f"{words} --workdir={tmp_path}": "leave out --config",
     f"{score} --stage=stage1": "--stage=stage1 is of a run: give its --workdir",
     score: "--output=: give a file whose name ends in .jsonl",

@@ -247,7 +247,7 @@ def test_a_run_on_a_bucket_that_is_in_use_is_left_alone(ask, bucket, in_use):
   before = bucket.names("")
   done = ask(*RUN, "--workdir=gs://bucket/run")
   assert done.code == 2 and done.out == "" and bucket.names("") == before
-  (line,) = done.err.splitlines()
+  (line,) = mains.lines(done)
   assert line.startswith("error: --workdir=gs://bucket/run is in use by proces")
   assert f"process {os.getpid()} of" in line
 
@@ -312,7 +312,7 @@ def test_mistakes_are_one_line_before_anything_is_written(
   before = bucket.names("")
   done = ask(f"--workdir={tmp_path}/new", *more)
   assert done.code == code, done.err[-3000:]
-  (said,) = done.err.splitlines()
+  (said,) = mains.lines(done)
   assert said.startswith(f"error: {line}")
   assert bucket.names("") == before
 
@@ -323,7 +323,7 @@ def test_a_bucket_without_permission_is_left_alone(ask, bucket):
   done = ask(*RUN, "--workdir=gs://bucket/denied")
   bucket.faults()
   assert done.code == 1
-  (said,) = done.err.splitlines()
+  (said,) = mains.lines(done)
   assert said.startswith("error: no permission for gs://bucket: give this")
   assert bucket.names("") == before
 
