@@ -5,6 +5,7 @@ import json
 import hub_models
 import jax
 import jax.numpy as jnp
+import mains
 import numpy as np
 import pytest
 import qwen

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import mains
 import pytest
 
 from sitrain.runtime import lock, logs, peers

@@ -427,10 +427,10 @@ WRONG = {
 def refused(done, words):
   """Asserts one line of error with all the words, and a nonzero exit code."""
   assert done.code == 2, done
-  assert len(mains.lines(done)) == 1, done.err
-  assert done.err.startswith("error: ") and done.out == ""
+  assert len(lines := mains.lines(done)) == 1, done.err
+  assert lines[0].startswith("error: ") and done.out == ""
   for word in words:
-    assert word in done.err, done.err
+    assert word in lines[0], done.err
 
 
 @pytest.mark.parametrize("case", WRONG)

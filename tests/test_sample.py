@@ -543,7 +543,7 @@ def test_mistakes_are_named_in_one_line(folder, ask, tmp_path):
     f"--workdir={tmp_path}": "has no config.json: give the workdir of a run",
     words: "--config.model.path is missing: give it, or --workdir",
     f"{words} --workdir={tmp_path}": "leave out --config",
-    f"{score} --stage=stage1": "--stage=stage1 is of a run: give its --workdir",
+    f"{score} --stage=stage1": "--stage=stage1 belongs to a run: give its --w",
     score: "--output=: give a file whose name ends in .jsonl",
     f"{score} --output={tmp_path}/x.jsonl --task=gsm9k":
       "config.task.name='gsm9k' is not in sitrain/tasks: did you mean 'gsm8k'",
