@@ -89,7 +89,7 @@ def json_of(done):
 
 
 def lines(done):
-  """What a process writes to stderr, without the phases that it goes through."""
+  """The lines of a process on stderr, without those on its phases."""
   found = done.err.splitlines()
   return [line for line in found if not line.startswith("reading problems")]
 
