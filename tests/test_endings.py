@@ -30,7 +30,7 @@ def test_after_the_work_has_begun_only_a_config_error_is_bad_input(monkeypatch):
   assert list(map(errors.code_of, wrong)) == [2, 2, 1, 2]
   errors.begun()
   assert list(map(errors.code_of, wrong)) == [2, 1, 1, 1]
-  assert isinstance(Stopped(), ValueError)  # It has a code of its own.
+  assert issubclass(Stopped, ValueError)  # It has a code of its own.
 
 
 METHOD = Method(*[lambda *given: ()] * len(Method._fields))
