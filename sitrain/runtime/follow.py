@@ -35,8 +35,11 @@ def settle(config: Any, default: Any, given: Sequence[str]) -> None:
   of the task if it did before. A file has no splits. A checkpoint decides the
   shape of a model. A batch of another size keeps the size of its parts.
   """
-  _settle_task(config, default, given)
-  _settle_model(config, default, given)
+  # A config without these is refused later, with the field that it lacks.
+  if "task" in config and "evaluate" in config:
+    _settle_task(config, default, given)
+  if "model" in config:
+    _settle_model(config, default, given)
   for name, stage in default.get("stage", {}).items():
     _settle_parts(config.stage[name], stage, f"config.stage.{name}", given)
 
