@@ -10,13 +10,13 @@ import loops
 import optax
 import pytest
 
-from sitrain import main
 from sitrain.runtime import (
   agree,
   checkpoint,
   errors,
   snapshot,
   stage,
+  stages,
 )
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.signals import Stopped
@@ -91,10 +91,10 @@ def test_a_stage_that_begins_with_no_numbers_is_refused(begin, value):
 def test_the_first_process_says_which_stages_are_left(tmp_path, monkeypatch):
   """A disk that shows this one an old summary makes it start no other stage."""
   said = {"stages": [{"name": "one", "end": 3}], "seconds": 1.0}
-  monkeypatch.setattr(main, "from_first", lambda look: said)
-  monkeypatch.setattr(main, "compile_ahead", None)  # Nothing is to be compiled.
-  begun = main.Start(0.0, [], {}, {})
-  found = main.summarize(run_in(tmp_path), [STAGE], dict, "x", begun)
+  monkeypatch.setattr(stages, "from_first", lambda look: said)
+  monkeypatch.setattr(stages, "compile_ahead", None)  # It compiles nothing.
+  begun = stages.Start(0.0, [], {}, {})
+  found = stages.summarize(run_in(tmp_path), [STAGE], dict, "x", begun)
   assert found == (said, False)
 
 
