@@ -42,7 +42,9 @@ def sizes_of(
   """The sizes of `mesh_of`, for `count` devices."""
   if flag:
     try:
-      return sharding.mesh_sizes(count, **_read(flag), field="--mesh=")
+      return sharding.mesh_sizes(
+        count, **_read(flag), field="--mesh=", separator=","
+      )
     except ValueError as error:
       raise ConfigError(str(error)) from error
   sizes = sharding.sizes_that_fit(count, **config["mesh"])

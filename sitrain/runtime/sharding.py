@@ -80,17 +80,15 @@ def over_slices(
 
 def mesh_sizes(
   count: int, data: int = REST, fsdp: int = 1, tensor: int = 1, *,
-  field: str = "config.mesh.",
+  field: str = "config.mesh.", separator: str = " * config.mesh.",
 ) -> tuple[int, ...]:
   """The sizes of the axes of a mesh of `count` devices.
 
-  Raises ValueError if they do not multiply to `count`; its message prefixes the
-  names of axes with `field`.
+  Raises ValueError if they do not multiply to `count`; its message names the
+  sizes after `field`, with `separator` between them.
   """
   sizes = [data, fsdp, tensor]
-  named = " * ".join(f"{field}{n}={s}" for n, s in zip(AXES, sizes))
-  if field == "--mesh=":
-    named = field + ",".join(f"{n}={s}" for n, s in zip(AXES, sizes))
+  named = field + separator.join(f"{n}={s}" for n, s in zip(AXES, sizes))
   if sizes.count(REST) > 1 or any(s < 1 and s != REST for s in sizes):
     raise ValueError(
       f"{named}: sizes are >= 1, and only one of them may be -1 (the rest)"

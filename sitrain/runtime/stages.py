@@ -32,11 +32,7 @@ def check_left(run: Run, stages: list) -> None:
   run that does not fit, a state that is larger than the memory, or a table that
   another run has written.
   """
-  path = epath.Path(run.workdir) / "summary.json"
-  begun = lambda: workdirs.read_json(path) if path.exists() else {"stages": []}
-  summary = from_first(begun)
-  done = {row["name"] for row in summary["stages"]}
-  left = [stage for stage in stages if stage.name not in done]
+  left = _unfinished(stages, _read_summary(run))
   check_sources(run, [stage for stage in left if not callable(stage.frozen)])
   for stage in left:
     if not callable(stage.frozen):
@@ -55,11 +51,8 @@ def summarize(
   compiled meanwhile, in parallel. Returns the summary, and whether any stage
   was unfinished.
   """
-  path = epath.Path(run.workdir) / "summary.json"
-  begun = lambda: workdirs.read_json(path) if path.exists() else {}
-  summary = from_first(begun) or _empty(run, digest)
-  done = {row["name"] for row in summary["stages"]}
-  left = [stage for stage in stages if stage.name not in done]
+  summary = _read_summary(run) or _empty(run, digest)
+  left = _unfinished(stages, summary)
   for stage in left:
     after = start.programs[:1]
     if callable(stage.frozen):  # Its table is not there yet.
@@ -82,8 +75,23 @@ def summarize(
     summary["stages"].append(row)
     summary["seconds"] += seconds
     if jax.process_index() == 0:
-      workdirs.write_json(path, summary)
+      workdirs.write_json(_path(run), summary)
   return summary, bool(left)
+
+
+def _path(run: Run) -> epath.Path:
+  return epath.Path(run.workdir) / "summary.json"
+
+
+def _read_summary(run: Run) -> dict:
+  """The summary as process 0 sees it; {} before the first stage is done."""
+  path = _path(run)
+  return from_first(lambda: workdirs.read_json(path) if path.exists() else {})
+
+
+def _unfinished(stages: list, summary: dict) -> list:
+  done = {row["name"] for row in summary.get("stages", ())}
+  return [stage for stage in stages if stage.name not in done]
 
 
 def _empty(run: Run, digest: str) -> dict:
