@@ -65,9 +65,10 @@ def start(*, by_core: bool = True) -> None:
   place = _place_from_flags(given)
   alone = not place or place[0].processes == 1
   here = place and place[0].coordinator.rpartition(":")[0] in _LOCAL
-  leave_out_tpu()
   if by_core:
     use_cores(share=1 if alone or not here else place[0].processes)
+  else:
+    leave_out_tpu()
   if not alone:
     _join(given, place[0]._asdict())
   elif not place and (_in_slurm() or _on_tpu()):
