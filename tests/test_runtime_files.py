@@ -187,6 +187,19 @@ def test_a_missing_wandb_says_how_to_get_it(tmp_path, monkeypatch):
   metrics.check_installed(project="")
 
 
+def test_a_source_tree_on_the_path_is_no_installed_package(
+  tmp_path, monkeypatch
+):
+  """As after `pip install --editable`, started from the checkout."""
+  (tmp_path / "ours.egg-info").mkdir()
+  text = "Metadata-Version: 2.1\nName: ours\nVersion: 1\n"
+  (tmp_path / "ours.egg-info" / "PKG-INFO").write_text(text)
+  monkeypatch.syspath_prepend(tmp_path)
+  assert any(d.name == "ours" for d in packages.metadata.distributions())
+  found = packages.installed()
+  assert found["jax"] == jax.__version__ and "ours" not in found
+
+
 def test_a_run_that_goes_on_with_other_versions_says_so(tmp_path, caplog):
   begun = {"numpy": "2.4.6", "jax": "0.10.2", "black": "1"}
   packages.keep(tmp_path, begun)

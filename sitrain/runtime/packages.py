@@ -18,10 +18,11 @@ def installed() -> dict[str, str]:
   found = {}
   for each in metadata.distributions():
     name = (each.name or "").lower().replace("_", "-")
-    # Installs from a folder or a URL have no version that pip could install.
-    if name in _INSTALLERS:
+    # Installs from a folder or a URL have no version that pip could install,
+    # and a source tree on the path (its egg-info) was never installed.
+    if not name or name in _INSTALLERS or not each.read_text("INSTALLER"):
       continue
-    if name and not each.read_text("direct_url.json"):
+    if not each.read_text("direct_url.json"):
       found.setdefault(name, each.version)
   return found
 
