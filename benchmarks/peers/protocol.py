@@ -15,6 +15,7 @@ for its input and uses no processor.
 import json
 import os
 import queue
+import resource
 import sys
 import threading
 import time
@@ -101,3 +102,18 @@ def prompts(case: dict, rows: int) -> list[list[int]]:
 def share_of_even(tokens: list[int]) -> float:
   """The reward of the benchmarks, any function of the tokens."""
   return sum(token % 2 == 0 for token in tokens) / max(len(tokens), 1)
+
+
+def seconds_of_cores() -> float:
+  """Of all threads of this process until now, those of the system included."""
+  used = resource.getrusage(resource.RUSAGE_SELF)
+  return used.ru_utime + used.ru_stime
+
+
+def spent(before: float) -> dict[str, float]:
+  """Seconds of cores since then as "cpu", and the "peak" of memory in bytes."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return {
+    "cpu": seconds_of_cores() - before,
+    "peak": peak * (1 if sys.platform == "darwin" else 1024),
+  }
