@@ -19,6 +19,7 @@ from etils import epath
 
 from sitrain.curate.select import with_signal
 from sitrain.models.roles import for_sampling, params_of
+from sitrain.rollout.lengths import cut_prompts
 from sitrain.runtime import (
   activity,
   checkpoint,
@@ -63,9 +64,10 @@ _LOG = logging.getLogger("sitrain")
 
 
 def by_group(stage: Stage, mesh: Any) -> Method:
-  """The stage's method, generating per group of devices."""
+  """The stage's method, generating per group of devices, with cut prompts."""
   method, prepare = stage.method, partial(for_sampling, dtype=stage.dtype)
   generate = sharding.by_group(method.generate, mesh, prepare=prepare)
+  generate = cut_prompts(generate, stage.parts["buckets"])
   return method._replace(generate=generate)
 
 
