@@ -22,7 +22,7 @@ def base_config(
     "reasoning": "refuse",
   })
   config.model = ConfigDict({
-    "path": MODEL, "dtype": "bfloat16", "scan": True, "remat": "full",
+    "path": MODEL, "dtype": "bfloat16", "scan": True, "remat": "auto",
     "residual": "whole", "attention": "auto",
     "lora": {"rank": 0, "alpha": 32.0},  # rank 0 trains all parameters
   })

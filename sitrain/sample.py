@@ -36,6 +36,7 @@ from sitrain.runtime import (
   distributed,
   lock,
   logs,
+  machine,
   memory,
   overrides,
   parts,
@@ -168,7 +169,7 @@ def write_missing(
   `show` is the update of a display.
   """
   task = next(iter(tasks.values()))
-  model = build.model_from(config, task)
+  model = machine.suited(build.model_from(config, task), mesh)
   player = make_player(model, task, plan, mesh)
   key = jax.random.key(plan.seed, impl="threefry2x32")
   rows = len(task.table.prompt) if task.table else plan.problems

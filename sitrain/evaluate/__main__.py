@@ -27,6 +27,7 @@ from sitrain.runtime import (
   build,
   distributed,
   logs,
+  machine,
   placing,
   policy,
   progress,
@@ -236,7 +237,7 @@ def evaluate_all(
   mesh = placing.mesh_of(config, MESH.value)
   task = build.task_from(config, str(folder), part="evaluate")
   task = on_host(task)
-  model = build.model_from(config, task)
+  model = machine.suited(build.model_from(config, task), mesh)
   spread = partial(sharding.by_group_for_all, mesh=mesh)
   found = {
     "which": WHICH.value, "greedy": GREEDY.value, **plan._asdict(), "stages": {}

@@ -1,5 +1,6 @@
 """The pure functions that a decoder layer is made of."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,6 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from sitrain.models import products
 
 MASKED = -1e30  # finite, so that a query that sees nothing stays finite
 
@@ -97,23 +100,31 @@ def soft_cap(x: Float[Array, "..."], cap: float) -> Float[Array, "..."]:
 
 
 def project(
-  x: Float[Array, "R I"], params: dict[str, Array], name: str
+  x: Float[Array, "R I"], params: dict[str, Array], name: str, *,
+  wide: bool = False,
 ) -> Float[Array, "R O"]:
   """x @ W of the projection `name`, with its low-rank adapter if it has one.
 
   x W + (x A) B (Hu et al. 2021, eq. 3); inputs and outputs that are several
-  axes, such as heads, are flattened.
+  axes, such as heads, are flattened. `wide` products are those of products.py.
   """
-  flat = lambda w, rows: w.reshape(rows, -1)
-  y = x @ flat(params[name], x.shape[1])
+
+  def times(x, weight):
+    weight = weight.reshape(x.shape[1], -1)
+    if not wide:
+      return x @ weight
+    return products.wide(x, weight, False).astype(x.dtype)
+
+  y = times(x, params[name])
   if f"{name}_a" not in params:
     return y
-  low = x @ flat(params[f"{name}_a"], x.shape[1])
-  return y + low @ flat(params[f"{name}_b"], low.shape[1])
+  low = times(x, params[f"{name}_a"])
+  return y + times(low, params[f"{name}_b"])
 
 
 def gated_mlp(
-  x: Float[Array, "R D"], params: dict[str, Array], *, activation: str
+  x: Float[Array, "R D"], params: dict[str, Array], *, activation: str,
+  wide: bool = False,
 ) -> Float[Array, "R D"]:
   """down(act(gate x) * up x) (Shazeer 2020, eq. 6, SwiGLU and GEGLU).
 
@@ -122,23 +133,26 @@ def gated_mlp(
   if activation not in ("silu", "gelu_tanh"):
     raise ValueError(f"activation {activation!r}: not silu or gelu_tanh")
   act = jax.nn.silu if activation == "silu" else jax.nn.gelu
-  gate, up = project(x, params, "gate"), project(x, params, "up")
-  return project(act(gate) * up, params, "down")
+  times = functools.partial(project, params=params, wide=wide)
+  gate, up = times(x, name="gate"), times(x, name="up")
+  return times(act(gate) * up, name="down")
 
 
 def remat(fn: Callable, policy: str, *, scanned: bool) -> Callable:
-  """`fn` with what its backward pass recomputes: none, full or dots.
+  """`fn` with what its backward pass recomputes: none, full, dots or auto.
 
-  "dots" keeps the products with weights and recomputes the rest. Raises
-  ValueError for another policy.
+  "dots" keeps the products with weights and recomputes the rest. "auto" is
+  "full" where nobody has settled it (runtime/machine.py). Raises ValueError for
+  another policy.
   """
   if policy == "none":
     return fn
   policies = {
     "full": jax.checkpoint_policies.nothing_saveable,
+    "auto": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   }
   if policy not in policies:
-    raise ValueError(f"remat {policy!r}: not none, full or dots")
+    raise ValueError(f"remat {policy!r}: not none, full, dots or auto")
   # A scan already keeps XLA from merging the two passes.
   return jax.checkpoint(fn, policy=policies[policy], prevent_cse=not scanned)

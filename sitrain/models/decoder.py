@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sitrain.models import attention, axes, blocks, parameters
+from sitrain.models import attention, axes, blocks, parameters, products
 from sitrain.models.blocks import RopeScaling
 from sitrain.types import PAD, Key, Params
 
@@ -91,9 +91,10 @@ class Decoder(nn.Module, kw_only=True):
   embed_scale: float = 1.0
   dtype: Any = jnp.float32  # of the computation; norms, softmax, logits: f32
   scan: bool = False  # layers as a scan, where there is no cache
-  remat: str = "none"  # or "full", "dots": what the backward pass recomputes
+  remat: str = "none"  # or "full", "dots", "auto": what is recomputed
   residual: str = "whole"  # or "split" between layers: over `tensor` too
   attention: str = "auto"  # of rows without a cache; see attention.KINDS
+  wide: bool = False  # bfloat16 products as products.py has them, for CPUs
   fork: tuple = ()  # an attention.Fork where rows without a cache are forked
 
   @nn.compact
@@ -130,12 +131,14 @@ class Decoder(nn.Module, kw_only=True):
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
     """Logits of the next token, in float32, with the cap applied."""
     table = self.get_variable("params", "embed" if self.tied else "head")
-    logits = jax.lax.dot_general(
-      hidden.reshape(-1, self.width),
-      table.astype(self.dtype),
-      (((1,), (1,)), ((), ())),
-      preferred_element_type=jnp.float32,
-    ).reshape(*hidden.shape[:-1], self.vocabulary)
+    rows, table = hidden.reshape(-1, self.width), table.astype(self.dtype)
+    logits = products.wide(rows, table, True) if self.wide else (
+      jax.lax.dot_general(
+        rows, table, (((1,), (1,)), ((), ())),
+        preferred_element_type=jnp.float32,
+      )
+    )
+    logits = logits.reshape(*hidden.shape[:-1], self.vocabulary)
     return blocks.soft_cap(logits, self.logit_cap)
 
   @nn.nowrap
@@ -214,7 +217,7 @@ class Decoder(nn.Module, kw_only=True):
     y, cache = self._attention(p, y, table, cache, column)
     x = x + (self._norm(y, p["attention_post_norm"]) if self.post_norms else y)
     y = self._norm(x, p["mlp_norm"])
-    y = blocks.gated_mlp(y, p, activation=self.activation)
+    y = blocks.gated_mlp(y, p, activation=self.activation, wide=self.wide)
     x = x + (self._norm(y, p["mlp_post_norm"]) if self.post_norms else y)
     return (x if cache else axes.between_layers(x, self.residual)), cache
 
@@ -222,7 +225,7 @@ class Decoder(nn.Module, kw_only=True):
   def _attention(self, p, x, table, cache, column):
     (cos, sin, visible), heads, lead = table, {}, table[2].shape[:2]
     for name in ("query", "key", "value"):
-      y = blocks.project(x, p, name)
+      y = blocks.project(x, p, name, wide=self.wide)
       heads[name] = y.reshape(*lead, -1, self.head_size)
       if self.qkv_bias:
         heads[name] += p[name + "_bias"]
@@ -251,7 +254,8 @@ class Decoder(nn.Module, kw_only=True):
       mixed = attention.attend(
         query, key, value, visible, local=any(self.local), **options
       )
-    y = blocks.project(mixed.reshape(x.shape[0], -1), p, "out")
+    mixed = mixed.reshape(x.shape[0], -1)
+    y = blocks.project(mixed, p, "out", wide=self.wide)
     return (y + p["out_bias"] if self.out_bias else y), cache
 
 

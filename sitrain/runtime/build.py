@@ -17,7 +17,7 @@ from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, weights
 from sitrain.rollout.play import columns_of
-from sitrain.runtime import batches, sources, stopping, written
+from sitrain.runtime import batches, machine, sources, stopping, written
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.checks import (
   check_config,
@@ -195,6 +195,7 @@ def _role(config, field, options, run, task) -> Role:
       n: v for n, v in own["model"].items() if n in ("path", *EXECUTION)
     }
     model = model_from(own, task)
+    model = machine.suited(model, run.mesh)
     return Role(model, "init", options["head"], origin_from(own, model))
   if start not in ("policy", "init"):
     raise ConfigError(
@@ -249,7 +250,7 @@ def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
   task = on_host(task_from(pins, workdir))
   evaluation_task = on_host(task_from(pins, workdir, part="evaluate"))
   check_evaluation(config, evaluation_task)
-  model = model_from(pins, task)
+  model = machine.suited(model_from(pins, task), mesh)
   run = run_from(pins, task, model, mesh)
   stages = stages_from(pins, task, run, workdir)
   turns = config["evaluate"]["turns"]

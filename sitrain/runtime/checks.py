@@ -38,7 +38,7 @@ from sitrain.runtime.task import options_of as task_options
 from sitrain.types import Episodes, Stage, Task
 
 CHOICES = {
-  "dtype": ("float32", "bfloat16"), "remat": ("none", "full", "dots"),
+  "dtype": ("float32", "bfloat16"), "remat": ("none", "full", "dots", "auto"),
   "residual": ("whole", "split"), "attention": attention.KINDS,
   "activation": ("silu", "gelu_tanh"),
 }
@@ -194,7 +194,7 @@ def check_model(given: dict) -> None:
 def model_fields(path: str) -> list[str]:
   """The options of config.model beside path and lora."""
   names = families.EXECUTION if path else Decoder.__dataclass_fields__
-  return [n for n in names if n not in ("parent", "name", "fork")]
+  return [n for n in names if n not in ("parent", "name", "fork", "wide")]
 
 
 def evaluation_options() -> dict[str, inspect.Parameter]:

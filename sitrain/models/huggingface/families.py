@@ -179,7 +179,7 @@ def check_fits(model: Decoder, config: dict[str, Any]) -> None:
 
 
 def _settled(model: Decoder) -> dict[str, Any]:
-  skipped = ("parent", "name", *EXECUTION)
+  skipped = ("parent", "name", "wide", *EXECUTION)
   known = [n for n in Decoder.__dataclass_fields__ if n not in skipped]
   found = {name: getattr(model, name) for name in known}
   kinds = [model.local[i % len(model.local)] for i in range(model.layers)]

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from sitrain.rollout.refill import SHARE
-from sitrain.runtime import build, sharding
+from sitrain.runtime import build, machine, sharding
 from sitrain.runtime.batches import Counts
 from sitrain.runtime.host import on_host
 from sitrain.runtime.plan import hlo, models
@@ -42,8 +42,8 @@ def planned(config: dict, folder: Any, target: Target, name: str) -> Planned:
   `folder` has stand-ins for files. Raises ConfigError like a run.
   """
   task = on_host(models.task_of(config, folder))
-  model = build.model_from(config, task)
   mesh = sharding.make_mesh(**config["mesh"], devices=target.devices)
+  model = machine.suited(build.model_from(config, task), mesh)
   run = build.run_from(config, task, model, mesh)
   stages = build.stages_from(config, task, run, str(folder))
   stage = next(stage for stage in stages if stage.name == name)
