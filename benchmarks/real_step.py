@@ -4,10 +4,11 @@
   python -m benchmarks.real_step --folder=FOLDER --rank=16
 
 One step of AdamW on the mean negative log-likelihood of `--rows` rows of
-`--columns` tokens, the gradient clipped to norm 1, all in float32. FOLDER is a
-checkpoint of the Hugging Face hub. PYTHON is an interpreter that has torch and
-transformers; without it they are left out. With `--rank` sitrain also trains
-adapters of that rank beside the frozen model.
+`--columns` tokens, the gradient clipped to norm 1. FOLDER is a checkpoint of
+the Hugging Face hub. PYTHON is an interpreter that has torch and transformers;
+without it they are left out. With `--dtype=bfloat16` parameters and optimizer
+stay in float32, in both (transformers then runs under torch's autocast). With
+`--rank` sitrain also trains adapters of that rank beside the frozen model.
 
 In every round each contestant gets its own process, one after the other, as
 two of them may not fit into memory. Prints the median seconds of a step with
@@ -35,9 +36,13 @@ FOLDER = flags.DEFINE_string("folder", "", "The checkpoint.")
 PYTHON = flags.DEFINE_string("transformers", "", "Interpreter that has it.")
 ROWS = flags.DEFINE_integer("rows", 16, "Rows of a step.", 1)
 COLUMNS = flags.DEFINE_integer("columns", 210, "Tokens of a row.", 2)
+DTYPE = flags.DEFINE_enum(
+  "dtype", "float32", ["float32", "bfloat16"], "Of the computation."
+)
 RANK = flags.DEFINE_integer("rank", 0, "Of adapters; 0: none are trained.", 0)
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Processes of each.", 1)
 STEPS = flags.DEFINE_integer("steps", 2, "Timed steps of a process.", 1)
+WARM_UP = flags.DEFINE_integer("warm_up", 1, "Steps before those.", 0)
 OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
 
 
@@ -52,24 +57,28 @@ def contestants(case: dict, python: str) -> dict[str, tuple[list[str], dict]]:
   return found
 
 
-def one_process(name: str, command: list[str], case: dict, steps: int) -> dict:
-  """Its facts, and the answers of the timed steps after one that is not."""
+def one_process(
+  name: str, command: list[str], case: dict, steps: int, warm_up: int
+) -> dict:
+  """Its facts, and the answers of the timed steps after those that are not."""
   with workers({name: command}) as started:
     ask = lambda **words: request(started[name], RUN_SECONDS, **words)
     facts = request(
       started[name], PREPARE_SECONDS, action="prepare", case=case
     )
-    ask(action="run")
-    return {"facts": facts, "runs": [ask(action="run") for _ in range(steps)]}
+    runs = [ask(action="run") for _ in range(warm_up + steps)]
+    return {"facts": facts, "runs": runs[warm_up:]}
 
 
-def measure(case: dict, python: str, rounds: int, steps: int) -> dict:
+def measure(
+  case: dict, python: str, rounds: int, steps: int, warm_up: int
+) -> dict:
   """Seconds, seconds of the cores, and memory of every contestant by round."""
   racing = contestants(case, python)
   found = {name: [] for name in racing}
   for number in range(rounds):
     for name in list(racing)[:: -1 if number % 2 else 1]:
-      found[name].append(one_process(name, *racing[name], steps))
+      found[name].append(one_process(name, *racing[name], steps, warm_up))
       show(name, found[name][-1:])
   return found
 
@@ -118,8 +127,11 @@ def main(argv: list[str]) -> None:
   case = {
     "folder": str(pathlib.Path(FOLDER.value).resolve()), "rows": ROWS.value,
     "columns": COLUMNS.value, "rank": RANK.value,
+    "dtype": DTYPE.value,
   }
-  found = report(measure(case, PYTHON.value, ROUNDS.value, STEPS.value))
+  found = report(measure(
+    case, PYTHON.value, ROUNDS.value, STEPS.value, WARM_UP.value
+  ))
   if OUTPUT.value:
     case["folder"] = pathlib.Path(case["folder"]).name
     text = json.dumps({"case": case} | found, indent=1)

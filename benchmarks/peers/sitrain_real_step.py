@@ -7,7 +7,7 @@ from benchmarks.peers import protocol
 from sitrain.methods.verbs import likelihood_loss
 from sitrain.models import decoder, lora
 from sitrain.models.huggingface import weights
-from sitrain.runtime import optimizer, sharding
+from sitrain.runtime import machine, optimizer, sharding
 from sitrain.runtime.cores import use_cores
 from sitrain.train import init_state, make_train_step
 from sitrain.types import Batch, Weights
@@ -56,7 +56,9 @@ def make_state(case: dict, model, optim, mesh):
 def prepare(case: dict):
   """Compiles the step; every run is one of them, from where the last ended."""
   mesh = sharding.make_mesh()
-  model = weights.from_folder(case["folder"], scan=True)
+  model = machine.suited(weights.from_folder(
+    case["folder"], scan=True, remat="auto", dtype=jnp.dtype(case["dtype"])
+  ), mesh)
   optim = optimizer.make(learning_rate=1e-5, steps=1000)
   step = make_train_step(optim, likelihood_loss(model))
   with jax.set_mesh(mesh):
@@ -79,7 +81,9 @@ def prepare(case: dict):
     nll = metrics["learn/nll"]
     return {"nll": float(nll.total / nll.count)} | protocol.spent(before)
 
-  settings = f"jax {jax.__version__}, {jax.device_count()} devices"
+  settings = (
+    f"jax {jax.__version__}, {jax.device_count()} devices, {case['dtype']}"
+  )
   return run, {"parameters": size, "settings": settings}
 
 

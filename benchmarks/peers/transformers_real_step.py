@@ -14,6 +14,7 @@ def prepare(case: dict):
   model = transformers.AutoModelForCausalLM.from_pretrained(
     case["folder"], dtype=torch.float32
   ).train()
+  narrow = case["dtype"] == "bfloat16"
   optimizer = torch.optim.AdamW(
     model.parameters(), lr=1e-5, weight_decay=0.0
   )
@@ -25,7 +26,8 @@ def prepare(case: dict):
 
   def run():
     before = protocol.seconds_of_cores()
-    loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+    with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+      loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -35,7 +37,7 @@ def prepare(case: dict):
   size = sum(p.numel() for p in model.parameters())
   settings = (
     f"transformers {transformers.__version__}, torch {torch.__version__},"
-    f" {torch.get_num_threads()} threads"
+    f" {torch.get_num_threads()} threads, {case['dtype']}"
   )
   return run, {"parameters": size, "settings": settings}
 
