@@ -34,8 +34,13 @@ def of_model(path: str, model: Decoder, mesh: Mesh) -> Params:
 
 
 def shapes_of(model: Decoder, mesh: Mesh) -> Params:
-  """Shapes and places of the parameters of `of_model`."""
-  return _layout(partial(decoder.init, model), mesh)
+  """Shapes and places of the parameters of `of_model`.
+
+  In the dtype of the computation, because nothing of it is trained: else a
+  program would hold a copy beside them.
+  """
+  init = lambda key: computed(decoder.init(model, key), model.dtype)
+  return _layout(init, mesh)
 
 
 def of_role(config: dict, role: str) -> dict:
