@@ -26,19 +26,23 @@ def cut_prompts(generate: Callable[..., Rows], buckets: int) -> Callable:
   def generate_cut(keys: Array, state: Any, problems: Problems) -> Rows:
     slots = problems.prompt.shape[1]
     full = jax.eval_shape(generate, keys, state, problems)
-
-    def with_slots(kept, keys, state, problems):
-      prompt = problems.prompt[:, slots - kept :]
-      rows = generate(keys, state, problems._replace(prompt=prompt))
-      return jax.tree.map(_fill, rows, full, is_leaf=_is_kind)
-
     lengths = sorted({-(-slots * i // buckets) for i in range(1, buckets + 1)})
     tokens = jnp.sum(problems.prompt != PAD, axis=1)
     bucket = jnp.sum(jnp.max(tokens) > jnp.array(lengths[:-1], jnp.int32))
-    branches = [functools.partial(with_slots, length) for length in lengths]
+    branches = [
+      functools.partial(_with_slots, generate, full, n) for n in lengths
+    ]
     return jax.lax.switch(bucket, branches, keys, state, problems)
 
   return generate_cut if buckets > 1 else generate
+
+
+def _with_slots(generate, full, kept, keys, state, problems):
+  """Rows of prompts of `kept` columns, filled up to those of `full`."""
+  slots = problems.prompt.shape[1]
+  problems = problems._replace(prompt=problems.prompt[:, slots - kept :])
+  rows = generate(keys, state, problems)
+  return jax.tree.map(_fill, rows, full, is_leaf=_is_kind)
 
 
 def _is_kind(x: Any) -> bool:
