@@ -4,11 +4,7 @@ In every round each one gets its own process, one after the other. Seconds of
 all cores tell more than those of the clock on a machine that others use too.
 """
 
-import json
-import pathlib
 import statistics
-
-from absl import app, flags
 
 from benchmarks.rounds import (
   PREPARE_SECONDS,
@@ -19,27 +15,7 @@ from benchmarks.rounds import (
 )
 
 RUN_SECONDS = 1800.0  # of a run, for models of 0.5 B parameters on busy cores
-FOLDER = flags.DEFINE_string("folder", "", "The checkpoint.")
-PYTHON = flags.DEFINE_string(
-  "transformers", "", "Interpreter that has torch and transformers."
-)
-DTYPE = flags.DEFINE_enum(
-  "dtype", "float32", ["float32", "bfloat16"], "Of the computation."
-)
-ROUNDS = flags.DEFINE_integer("rounds", 3, "Processes of each.", 1)
-RUNS = flags.DEFINE_integer("runs", 2, "Timed runs of a process.", 1)
-WARM_UP = flags.DEFINE_integer("warm_up", 1, "Runs before those.", 0)
-OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
-
 Racing = dict[str, tuple[list[str], dict]]  # name -> (command, case)
-
-
-def case_of(**sizes: int) -> dict:
-  """The case of the flags; raises UsageError where there is no checkpoint."""
-  folder = pathlib.Path(FOLDER.value)
-  if not (folder / "config.json").exists():
-    raise app.UsageError(f"--folder={FOLDER.value!r} has no config.json")
-  return {"folder": str(folder.resolve()), "dtype": DTYPE.value} | sizes
 
 
 def one_process(
@@ -100,12 +76,3 @@ def report(found: dict[str, list[dict]]) -> dict:
       result[name][f"{field}_ratio"] = ratio
       print(f"  {first} against {name}: {format_ratio(ratio)} {what}")
   return result
-
-
-def run(racing: Racing, case: dict) -> None:
-  """Measures and reports as the flags say, and writes --output."""
-  found = report(measure(racing, ROUNDS.value, RUNS.value, WARM_UP.value))
-  if OUTPUT.value:
-    case = case | {"folder": pathlib.Path(case["folder"]).name}
-    text = json.dumps({"case": case} | found, indent=1)
-    pathlib.Path(OUTPUT.value).write_text(text + "\n")

@@ -12,25 +12,25 @@ alternate.py. transformers uses all cores, a dynamic cache and sdpa.
 
 from absl import app, flags
 
-from benchmarks import alternate
+from benchmarks import real
 from benchmarks.rounds import modules
 
 ROWS = flags.DEFINE_integer("rows", 64, "Rows.", 1)
 PROMPT = flags.DEFINE_integer("prompt", 64, "Tokens of a prompt.", 2)
 NEW = flags.DEFINE_integer("new", 128, "Tokens that are written in a row.", 1)
-flags.adopt_module_key_flags(alternate)
+flags.adopt_module_key_flags(real)
 
 
 def main(argv: list[str]) -> None:
   """Checks the flags and measures."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown words on the command line: {argv[1:]}")
-  case = alternate.case_of(
+  case = real.case_of(
     batch=ROWS.value, prompt=PROMPT.value, new=NEW.value
   )
-  commands = modules("real_decode", {"transformers": alternate.PYTHON.value})
+  commands = modules("real_decode", {"transformers": real.PYTHON.value})
   racing = {name: (command, case) for name, command in commands.items()}
-  alternate.run(racing, case)
+  real.run(racing, case)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ resident memory, and how many times faster sitrain is; see alternate.py.
 
 from absl import app, flags
 
-from benchmarks import alternate
+from benchmarks import alternate, real
 from benchmarks.rounds import modules
 
 ROWS = flags.DEFINE_integer("rows", 16, "Rows of a step.", 1)
 COLUMNS = flags.DEFINE_integer("columns", 210, "Tokens of a row.", 2)
 RANK = flags.DEFINE_integer("rank", 0, "Of adapters; 0: none are trained.", 0)
-flags.adopt_module_key_flags(alternate)
+flags.adopt_module_key_flags(real)
 
 
 def contestants(case: dict, python: str) -> alternate.Racing:
@@ -40,10 +40,10 @@ def main(argv: list[str]) -> None:
   """Checks the flags and measures."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown words on the command line: {argv[1:]}")
-  case = alternate.case_of(
+  case = real.case_of(
     rows=ROWS.value, columns=COLUMNS.value, rank=RANK.value
   )
-  alternate.run(contestants(case, alternate.PYTHON.value), case)
+  real.run(contestants(case, real.PYTHON.value), case)
 
 
 if __name__ == "__main__":

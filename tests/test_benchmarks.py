@@ -7,7 +7,15 @@ import textwrap
 import numpy as np
 import pytest
 
-from benchmarks import decode, profiled, rounds, step, traffic, turns
+from benchmarks import (
+  alternate,
+  decode,
+  profiled,
+  rounds,
+  step,
+  traffic,
+  turns,
+)
 from benchmarks.peers import protocol
 from sitrain.configs import quickstart, word_problems
 from sitrain.runtime import build, policy
@@ -55,6 +63,25 @@ def test_a_worker_that_fails_is_named(body, seconds, words):
     with pytest.raises(rounds.WorkerError, match=f"(?s)^fake: .*{words}"):
       rounds.request(started["fake"], seconds, action="run")
   assert started["fake"].process.poll() is not None
+
+
+def test_contestants_that_fill_the_memory_take_turns(capsys):
+  answer = """
+    message["settings"] = str(message.get("case"))
+    print(json.dumps(message | {{"cpu": {}, "seconds": 1.0, "peak": 2**30}}),
+          flush=True)
+  """
+  racing = {
+    name: (fake(textwrap.dedent(answer).format(cpu)), cpu)
+    for name, cpu in (("ours", 2), ("other", 3))
+  }
+  found = alternate.measure(racing, 2, 3, 1)
+  assert [len(one["runs"]) for one in found["other"]] == [3, 3]
+  said = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+  assert said == ["ours", "other", "other", "ours"]
+  result = alternate.report(found)
+  assert result["other"]["cpu_ratio"]["median"] == 1.5
+  assert result["other"]["seconds_ratio"]["median"] == 1.0
 
 
 def test_a_request_to_a_dead_worker_is_an_error():
