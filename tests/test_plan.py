@@ -11,7 +11,7 @@ from mains import QUICK
 from configs import quickstart, score_math
 from sitrain.models import decoder
 from sitrain.models.huggingface import families
-from sitrain.runtime import build
+from sitrain.runtime import build, machine
 from sitrain.runtime.batches import Counts
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.plan import chips as plan_chips
@@ -86,7 +86,7 @@ def test_a_text_task_is_stood_in_for_by_its_shapes(tmp_path):
   task = plan_models.task_of(config, tmp_path)
   assert task.table.prompt.shape == (plan_models.ROWS, 512)
   assert task.tokenizer.size == 151936 and task.on_host
-  model = build.model_from(config, task)
+  model = machine.suited_to(build.model_from(config, task), "tpu")
   assert model.vocabulary == 151936 and model.dtype == jnp.bfloat16
   assert model.scan and model.remat == "full"
 
