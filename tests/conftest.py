@@ -1,6 +1,7 @@
 """What several test files share: one small decoder and its task."""
 
 import collections
+import gc
 import os
 import pathlib
 
@@ -27,6 +28,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from sitrain.models.decoder import Decoder, init
 from sitrain.tasks import maze
 
+# JAX makes millions of small objects while it traces: at Python's threshold of
+# 700, looking for cycles among them is a fifth of the seconds.
+gc.set_threshold(100_000, 10, 10)
 # The files that take longest, in this order: none may be left for the end,
 # where the other worker would have nothing to do.
 FIRST = (
@@ -68,6 +72,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_collection_finish(session):
+  gc.freeze()  # What was imported stays, so nobody need look through it.
   session.stash[CPU] = _cpu_seconds()
 
 

@@ -11,6 +11,9 @@ import sys
 TESTS = pathlib.Path(__file__).parent
 # What the nightly tests of a file are about: files and folders.
 SUBJECTS = {
+  "test_benchmarks.py": (
+    "benchmarks", "sitrain/models", "sitrain/rollout", "sitrain/train.py",
+  ),
   "test_collectives.py": (
     "sitrain/models", "sitrain/runtime/sharding.py", "sitrain/runtime/stage.py",
     "sitrain/rollout", "tests/eight_devices_collectives.py",
@@ -24,14 +27,20 @@ SUBJECTS = {
   "test_plan_counts.py": (
     "sitrain/models", "sitrain/runtime/plan", "sitrain/train.py",
   ),
+  "test_structures.py": (
+    "sitrain/curate", "sitrain/methods", "sitrain/runtime/stage.py",
+    "sitrain/runtime/staged.py", "sitrain/train.py",
+  ),
   "test_survival.py": (
     "benchmarks/kills.py", "sitrain/main.py", "sitrain/runtime/checkpoint.py",
     "sitrain/runtime/distributed.py", "sitrain/runtime/peers.py",
     "sitrain/runtime/signals.py", "sitrain/runtime/stage.py",
   ),
   "test_text_run.py": (
-    "configs/score_gsm8k.py", "configs/text.py", "sitrain/runtime/host.py",
-    "sitrain/tasks/gsm8k.py", "sitrain/tasks/text.py",
+    "configs/score_gsm8k.py", "configs/score_mbpp.py", "configs/text.py",
+    "sitrain/runtime/host.py", "sitrain/tasks/gsm8k.py",
+    "sitrain/tasks/mbpp.py", "sitrain/tasks/text.py",
+    "sitrain/tasks/verifiers",
   ),
 }
 

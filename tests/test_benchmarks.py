@@ -170,6 +170,7 @@ def test_peers_without_an_interpreter_are_left_out():
   assert commands["two"] == ["python9", "-m", "benchmarks.peers.two_decode"]
 
 
+@pytest.mark.nightly
 def test_workers_of_sitrain():
   cases = {
     "decode": {"model": TOY, "batch": 2, "prompt": 4, "new": 3},
@@ -190,6 +191,7 @@ def test_workers_of_sitrain():
       assert all(0 <= answer["reward"] <= 1 for answer in answers)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name, mean, samples", [
   ("cursor", 4, 1), ("cache", 0, 1), ("group", 0, 2),
 ])
@@ -207,6 +209,7 @@ def test_both_ways_of_two_turns_write_the_same(name, mean, samples):
   assert (len(set(written)) > 1) == bool(mean)
 
 
+@pytest.mark.nightly
 def test_traffic_is_at_least_what_must_be_read():
   case = {"model": TOY, "batch": 4, "prompt": 8, "new": 8}
   found = traffic.traffic(case)

@@ -309,6 +309,7 @@ def test_what_does_not_fit_ends_with_one_and_is_named(ask, tmp_path):
   assert row["flops"] > 0 and row["step_seconds"] > 0
 
 
+@pytest.mark.nightly
 def test_search_ranks_what_it_compiled(ask, tmp_path):
   done, found = plan_on_cores(
     ask, tmp_path / "plan.json", "--search", "--tries=2", "--stage=base"

@@ -28,8 +28,8 @@ SMALL = {
   "steps": 2, "steps_per_call": 1, "method.problems": 4, "method.samples": 2,
   "microbatches": 2, "waves": 2,
 }
-# Each of these takes more than a minute: MBPP trains the whole model too.
-NIGHTLY = ("gsm8k", "gsm8k:fused")
+# Each of these takes about a minute.
+NIGHTLY = ("gsm8k", "gsm8k:fused", "mbpp")
 SOURCES = {
   "gsm8k": ("gsm8k_train.jsonl", "gsm8k_test.jsonl", (192, 192)),
   "gsm8k:adapters": ("gsm8k_train.jsonl", "gsm8k_test.jsonl", (192, 192)),
