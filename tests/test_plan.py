@@ -259,7 +259,8 @@ def test_meshes_and_their_rank():
 
 
 def test_candidates_hold_the_state_and_divide(tmp_path):
-  config = build.plain(score_math.get_config())
+  config = short_text()[0]  # The state is that of long texts.
+  config["task"]["limit"] = 64
   config = plan_models.with_shapes(config, "qwen2.5-0.5b", tmp_path)
   found = plan_stages.candidates(config, tmp_path, target(2**34), "stage2")
   assert [c["mesh"] for c in found] == [
