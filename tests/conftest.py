@@ -21,6 +21,7 @@ os.environ["XLA_FLAGS"] = mains.flags(os.environ.get("XLA_FLAGS", ""))
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
@@ -46,6 +47,11 @@ OPTIMIZED = (
 )
 # So they may not read programs from the disk, nor may these.
 COMPILED = (*OPTIMIZED, "test_attention", "test_forks")
+# What these trace other files check, and to check its shapes and types again is
+# a quarter of the seconds.
+UNCHECKED = (
+  "test_configs", "test_score_table", "test_stages", "test_structures",
+)
 QUICKLY = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
 CPU = pytest.StashKey[float]()
 
@@ -117,6 +123,16 @@ def optimizations(request):
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shapes_unchecked(request):
+  """Switches jaxtyping's checks off where they were made before."""
+  jaxtyping.config.update(
+    "jaxtyping_disable", request.module.__name__ in UNCHECKED
+  )
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ def assert_near(got, want):
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["scanned", "gemma"])
 def test_a_shared_prompt_changes_neither_scores_nor_gradients(name):
   got, want = both(MODELS[name], rows(), (SLOTS, REST))
   assert float(jnp.max(jnp.abs(want[0][1][0]))) > 1

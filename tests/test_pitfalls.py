@@ -88,20 +88,25 @@ def round_of(state, collect):
   return posed, episodes, Verdict(reward, jnp.ones_like(reward))
 
 
-def curated(method, state, round_of):
-  return jax.jit(lambda *a: method.curate(*a)[0])(
-    jax.random.key(2), state, *round_of
-  )
+@functools.cache
+def compiled(method):
+  """(batch, gradient of the objective) of a method, each compiled once."""
 
-
-def gradient(method, state, batch):
-  """Of the objective with respect to the table of the policy."""
-
-  def objective(params):
+  def objective(params, state, batch):
     terms, _ = method.loss(params, state, batch)
     return sum(reduce.value(term) for term in terms.values())
 
-  return jax.jit(jax.grad(objective))(state.params)["policy"]["table"]
+  curate = jax.jit(lambda *given: method.curate(*given)[0])
+  return curate, jax.jit(jax.grad(objective))
+
+
+def curated(method, state, round_of):
+  return compiled(method)[0](jax.random.key(2), state, *round_of)
+
+
+def gradient(method, state, batch):
+  """With respect to the table of the policy."""
+  return compiled(method)[1](state.params, state, batch)["policy"]["table"]
 
 
 def first_turn_kl(state):

@@ -83,7 +83,8 @@ def test_the_episodes_are_those_of_all_rows_at_once(
 def test_the_log_probabilities_are_token_scores(toy, posed):
   model, params, _ = toy
   keys, problems, temperature = posed
-  rows = run(keys, model, params, problems, temperature, slots=4)
+  # As above to the letter, so that nothing is compiled.
+  rows = run(keys, model, params, problems, temperature, slots=4, turns=TURNS)
   scores = jax.jit(lambda temperature: token_scores(
     model, params, rows.tokens, rows.turn, rows.path, inputs=rows.tokens,
     temperature=temperature,
@@ -184,6 +185,14 @@ def test_inside_a_map(toy, posed):
     assert_same(Episodes(*(leaf[number] for leaf in waves)), want)
 
 
+def drawn(task):
+  """Shapes of keys and of as many problems."""
+  return jax.eval_shape(
+    lambda key: (jax.random.split(key, 4), task.problems(key, 4)),
+    jax.random.key(0),
+  )
+
+
 @pytest.fixture
 def asked_for(monkeypatch):
   """The slots of every rollout that is begun; what it plays is tested above."""
@@ -204,8 +213,7 @@ def test_an_evaluation_plays_in_slots(toy, asked_for):
     player.make, model, task, turns=(task.turn_length,), samples=2,
     reply=task.reply, jit=jax.jit,
   )
-  problems = task.problems(jax.random.key(0), 4)
-  keys = jax.random.split(jax.random.key(1), 4)
+  keys, problems = drawn(task)
   jax.eval_shape(make(slots=3).play, keys, (params, 1.0), problems)
   assert asked_for == [3]
   with pytest.raises(ValueError, match="slots=-2: set it to .* 0"):
@@ -220,8 +228,7 @@ def test_a_method_plays_in_slots(toy, asked_for):
   )
   roles = {"policy": params}, (), {"reference": params}
   state = TrainState(jnp.int32(0), {}, *roles, ())
-  problems = task.problems(jax.random.key(0), 4)
-  keys = jax.random.split(jax.random.key(1), 4)
+  keys, problems = drawn(task)
   jax.eval_shape(make(slots=3).generate, keys, state, problems)
   assert asked_for == [3]
   with pytest.raises(ValueError, match="slots=-1: set it to .* 0"):

@@ -53,7 +53,9 @@ def arguments(name, model, workdir):
     "model.path": model, "model.dtype": "float32", "model.remat": "none",
     "task.source": pathlib.Path(DATA) / train, "evaluate.problems": 4,
     "evaluate.task.source": pathlib.Path(DATA) / test,
-    "evaluate.batch": 8, "evaluate.turns": turns, "task.limit": 64,
+    "evaluate.turns": turns, "task.limit": 64,
+    # All in one part: others would be of other lengths, each compiled.
+    "evaluate.batch": 32,
   }
   if config == "gsm8k":
     given |= {"task.split": "", "evaluate.task.split": ""}
