@@ -15,6 +15,7 @@ import pytest
 import qwen
 from absl import flags
 from jax.sharding import AbstractMesh
+from test_contracts import METHODS
 
 from sitrain.judge.verifier import verdict_metrics
 from sitrain.runtime import (
@@ -42,6 +43,9 @@ MADE = sorted(
 )
 TEST_SETS = [path for path in MADE if "text.test_set(" in path.read_text()]
 FILES = [path for path in MADE if path not in TEST_SETS]
+CONTRACTS = {
+  row.make.__module__.rpartition(".")[2] for row in METHODS.values()
+}
 looped = set()  # kinds of loops that were traced
 
 
@@ -220,6 +224,8 @@ def test_quick_stages_trace(path, tmp_path, monkeypatch):
   )
   for stage in stages:
     abstract = layout(run, stage)
+    method = config["stage"][stage.name]["method"]["name"].split(".")[0]
+    assert method in CONTRACTS, f"{method} has no row in test_contracts.py"
     kind = loop_kind(config, stage, abstract)
     if kind in looped:
       continue

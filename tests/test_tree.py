@@ -1,5 +1,7 @@
 """Tree search against a slow one in Python over the same steps of text."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -332,6 +334,11 @@ def forest(seed, problems=5, nodes=9, width=3):
   return rows, verdict
 
 
+pairs_of = jax.jit(
+  functools.partial(siblings.sibling_pairs, problems=5, depth=3)
+)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_sibling_pairs_are_those_of_a_slow_walk(seed):
   rows, verdict = forest(seed)
@@ -340,11 +347,7 @@ def test_sibling_pairs_are_those_of_a_slow_walk(seed):
   found = siblings.tree_values(verdict, jnp.asarray(rows.parent), 3)
   np.testing.assert_allclose(found[0], value, rtol=1e-5)
   np.testing.assert_array_equal(found[1], count)
-  best, worst, there = map(np.asarray, jax.jit(
-    lambda rows, verdict: siblings.sibling_pairs(
-      rows, verdict, problems=5, depth=3
-    )
-  )(rows, verdict))
+  best, worst, there = map(np.asarray, pairs_of(rows, verdict))
   pairs, want = set(), set()
   for b, w in zip(best[there], worst[there]):
     pairs.add((int(b), int(w)))
