@@ -199,7 +199,7 @@ def state_of(roles=("policy", "reference"), memory=()):
 def played():
   """(problems, rows, verdict) of six problems and four samples."""
   key = jax.random.key(1)
-  problems = TASK.problems(key, 6)
+  problems = jax.jit(TASK.problems, static_argnums=1)(key, 6)
   play = verbs.play_with(
     MODEL, TASK, samples=4, turns=TURNS, temperature=1.0
   )
@@ -212,29 +212,35 @@ def played():
 def test_values_in_parts_are_values(played, monkeypatch):
   rows, critic = played[1], state_of(("critic", "reference")).params["critic"]
   critic = critic | {heads.NAME: jnp.arange(8.0)}
-  whole = heads.value_rows(MODEL, critic, rows)
+  values = lambda: jax.jit(lambda p: heads.value_rows(MODEL, p, rows))(critic)
+  whole = values()
   assert whole.shape == rows.tokens.shape and jnp.std(whole) > 0.1
   monkeypatch.setattr("sitrain.models.reading.ATTENTION_ELEMENTS", 2000)
   parts = jax.make_jaxpr(lambda p: heads.value_rows(MODEL, p, rows))(critic)
   assert "scan" in str(parts), "there was one part"
-  np.testing.assert_allclose(
-    heads.value_rows(MODEL, critic, rows), whole, atol=1e-5
-  )
+  np.testing.assert_allclose(values(), whole, atol=1e-5)
 
 
-def pair_batch(seed=0, turns=TURN[:2]):
+@functools.cache
+def pair_batch():
   """Pairs of random rows with random marks; some are left out."""
-  rng = np.random.default_rng(seed)
+  rng, turns = np.random.default_rng(0), TURN[:2]
   tokens = rng.integers(0, 9, (2, 2, *turns.shape))
   tokens = np.where(turns == PAD, PAD, tokens)[0]
   rows = [rows_of(turns, tokens=t) for t in tokens]
-  reference = pairs.score_pairs(
-    MODEL, state_of().held["reference"], *rows, temperature=1.0
-  )
-  return pairs.pair_batch(
-    *rows, reference, label=jnp.ones(2),
-    trained=jnp.array([[True, True], [True, False]]),
-  )
+
+  @jax.jit
+  def made(held, *rows):
+    reference = pairs.score_pairs(MODEL, held, *rows, temperature=1.0)
+    return pairs.pair_batch(
+      *rows, reference, label=jnp.ones(2),
+      trained=jnp.array([[True, True], [True, False]]),
+    )
+
+  return made(state_of().held["reference"], *rows)
+
+
+score = jax.jit(functools.partial(score_rows, MODEL, temperature=1.0))
 
 
 # Op by op, each of hundreds would be compiled.
@@ -253,9 +259,7 @@ def test_pairs_are_scored_as_rows():
   batch = pair_batch()
   for i in range(2):
     rows = rows_of(batch.turn[:, i], tokens=batch.tokens[:, i])
-    want = score_rows(
-      MODEL, state_of().held["reference"], rows, temperature=1.0
-    ).logprob
+    want = score(state_of().held["reference"], rows).logprob
     np.testing.assert_allclose(
       batch.targets.reference_logprob[:, i], want, atol=1e-6
     )
@@ -287,9 +291,9 @@ def test_dpo_against_numpy():
   state, batch = state_of(), pair_batch()
   terms, metrics = preference(anchor=0.5)(state.params, state, batch)
   own = np.stack([
-    score_rows(
-      MODEL, state.params["policy"],
-      rows_of(batch.turn[:, i], tokens=batch.tokens[:, i]), temperature=1.0,
+    score(
+      state.params["policy"],
+      rows_of(batch.turn[:, i], tokens=batch.tokens[:, i]),
     ).logprob for i in range(2)
   ], axis=1)
   mask = np.asarray(batch.mask)

@@ -359,7 +359,7 @@ def test_offline_attempts_alone_are_the_same_rows(toy):
     offline=2,
   )
   state = init_state({"policy": params}, SGD, held={"reference": params})
-  posed = task.problems(jax.random.key(0), 4)
+  posed = jax.jit(task.problems, static_argnums=1)(jax.random.key(0), 4)
   keys = jax.random.split(jax.random.key(1), 4)
   alone, beside = (
     jax.jit(make(samples=n).generate)(keys, state, posed) for n in (0, 2)

@@ -100,7 +100,8 @@ def small():
     vocabulary=BOTH.tokenizer.size, layers=1, width=8, heads=1, kv_heads=1,
     head_size=8, mlp_size=8,
   )
-  return model, decoder.init(model, jax.random.key(5))
+  init = jax.jit(decoder.init, static_argnums=0)
+  return model, init(model, jax.random.key(5))
 
 
 def played(small, task, turns, count=200):

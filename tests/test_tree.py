@@ -21,7 +21,7 @@ DEPTH, WIDTH, EXPLORE, COUNT = 3, 2, 1.5, 3
 def parts(toy):
   """(problems, keys, step, evaluate): a step is an attempt at a maze."""
   model, params, task = toy
-  problems = task.problems(jax.random.key(0), COUNT)
+  problems = jax.jit(task.problems, static_argnums=1)(jax.random.key(0), COUNT)
   slots = problems.prompt.shape[1]
 
   def step(keys, rows, live):
@@ -204,7 +204,7 @@ def test_numbers_below_one_are_refused(parts):
 def attempts(toy):
   """(problems, rows): nodes of a token each, with rollouts."""
   model, params, task = toy
-  problems = task.problems(jax.random.key(3), 4)
+  problems = jax.jit(task.problems, static_argnums=1)(jax.random.key(3), 4)
 
   def grown(keys):
     return steps.grow(
