@@ -349,9 +349,9 @@ def test_spin_prefers_the_solution_and_leaves_out_what_equals_it(played):
   problems, turns = played[0], (4, 4)  # longer than a solution needs
   method = spin.make({"policy": MODEL}, TASK, (), problems=6, turns=turns)
   # The policy writes the solution of the first problem, and of the others not.
-  rows = contexts.given(
-    problems, reply=TASK.reply, turns=turns, eos=TASK.eos
-  )
+  rows = jax.jit(functools.partial(
+    contexts.given, reply=TASK.reply, turns=turns, eos=TASK.eos
+  ))(problems)
   first = jnp.argmax(rows.turn > 0, axis=1)
   column = jnp.arange(rows.tokens.shape[1]) == first[:, None]
   wrong = column & (jnp.arange(6) > 0)[:, None]

@@ -370,11 +370,13 @@ def test_offline_attempts_alone_are_the_same_rows(toy):
   assert given.tolist() == [4 * p + s for p in range(4) for s in (2, 3)]
   np.testing.assert_array_equal(alone.tokens, beside.tokens[given])
   np.testing.assert_array_equal(alone.problem, beside.problem[given])
-  batch, _ = make(samples=0).curate(
-    keys[0], state, posed, alone, task.verify(
-      posed.answer[alone.problem], alone, 2
-    )
-  )
+
+  @jax.jit
+  def batch_of(key, posed, rows):
+    verdict = task.verify(posed.answer[rows.problem], rows, 2)
+    return make(samples=0).curate(key, state, posed, rows, verdict)[0]
+
+  batch = batch_of(keys[0], posed, alone)
   assert not np.any(batch.mask * (batch.turn == 1))
   assert np.any(batch.mask * (batch.turn == 2))
   with pytest.raises(ValueError, match="samples=1: a baseline needs"):
