@@ -94,6 +94,8 @@ def begun(whole, workdir):
 def test_two_processes_write_one_run(together):
   rows = read(together)
   assert [row["step"] for row in rows] == list(range(1, 25))
+  # Of a policy that stands still equal bits would say nothing.
+  assert len({row["learn/parameter_norm"] for row in rows}) == 24
   for i in range(2):
     log = (together / "logs" / f"host_{i}.log").read_text()
     assert "processes 2" in log and "4 x cpu" in log
