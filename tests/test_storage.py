@@ -37,9 +37,11 @@ def bucket():
 
 
 @pytest.fixture(scope="module")
-def asked(ask, bucket):
-  """As `ask`, of a main that sees the bucket."""
-  return lambda *given, **more: ask(*given, **bucket.environment, **more)
+def ask(cache, bucket):
+  """ask(*arguments, module=...) -> Done, of a main that sees the bucket."""
+  question, close = mains.serve(**bucket.environment)
+  yield lambda *given, **more: question(list(given), cache, **more)
+  close()
 
 
 def script(name, *arguments, devices, bucket):
@@ -115,16 +117,16 @@ def test_places_are_checked(cases, case, line):
 
 
 @pytest.fixture(scope="module")
-def local(asked, tmp_path_factory):
+def local(ask, tmp_path_factory):
   """The workdir of a run on a disk that was never interrupted."""
   workdir = tmp_path_factory.mktemp("local") / "run"
-  done = asked(*RUN, f"--workdir={workdir}")
+  done = ask(*RUN, f"--workdir={workdir}")
   assert done.code == 0, done.err[-3000:]
   return workdir
 
 
 @pytest.fixture(scope="module")
-def remote(asked, bucket, cache, local, tmp_path_factory):
+def remote(ask, bucket, cache, local, tmp_path_factory):
   """A copy of a run on the bucket that was killed inside a save; its stderr."""
   arguments = [*RUN, "--workdir=gs://bucket/run"]
   bucket.faults(gcs.fault("POST.*run/stage1/4/", "slow"))
@@ -141,7 +143,7 @@ def remote(asked, bucket, cache, local, tmp_path_factory):
     gcs.fault("POST.*stage1/6/commit", "lost", times=1),
     gcs.fault("POST.*metrics.jsonl", "unavailable", times=1),
   )
-  done = asked(*arguments)
+  done = ask(*arguments)
   assert len(bucket.served()) == 3
   bucket.faults()
   assert done.code == 0, done.err[-3000:]
@@ -241,9 +243,9 @@ def in_use(bucket, remote):
   assert name not in bucket.names("")
 
 
-def test_a_run_on_a_bucket_that_is_in_use_is_left_alone(asked, bucket, in_use):
+def test_a_run_on_a_bucket_that_is_in_use_is_left_alone(ask, bucket, in_use):
   before = bucket.names("")
-  done = asked(*RUN, "--workdir=gs://bucket/run")
+  done = ask(*RUN, "--workdir=gs://bucket/run")
   assert done.code == 2 and done.out == "" and bucket.names("") == before
   (line,) = mains.lines(done)
   assert line.startswith("error: --workdir=gs://bucket/run is in use by proces")
@@ -264,21 +266,19 @@ def test_a_run_on_a_bucket_that_is_in_use_is_left_alone(asked, bucket, in_use):
     ),
   ],
 )
-def test_mains_read_the_bucket(
-  asked, bucket, in_use, module, arguments, leaves
-):
+def test_mains_read_the_bucket(ask, bucket, in_use, module, arguments, leaves):
   """Also while a run goes on there."""
-  done = asked("--workdir=gs://bucket/run", *arguments, module=module)
+  done = ask("--workdir=gs://bucket/run", *arguments, module=module)
   assert done.code == 0, done.err[-3000:]
   assert leaves in bucket.names("")
 
 
 def test_a_stage_starts_from_another_runs_checkpoint(
-  asked, remote, local, tmp_path
+  ask, remote, local, tmp_path
 ):
   """Stage I from the base of the run on the bucket is that run's stage I."""
   start = "gs://bucket/run/base/last"
-  done = asked(
+  done = ask(
     *STAGE, f"--config.stage.stage1.start={start}",
     f"--config.stage.stage1.held.reference={start}", f"--workdir={tmp_path}",
   )  # fmt: skip
@@ -307,20 +307,20 @@ NO_ANCHOR = ("--config.stage.stage1.held.reference=init",)
   ],
 )  # fmt: skip
 def test_mistakes_are_one_line_before_anything_is_written(
-  asked, bucket, remote, tmp_path, more, code, line
+  ask, bucket, remote, tmp_path, more, code, line
 ):
   before = bucket.names("")
-  done = asked(f"--workdir={tmp_path}/new", *more)
+  done = ask(f"--workdir={tmp_path}/new", *more)
   assert done.code == code, done.err[-3000:]
   (said,) = mains.lines(done)
   assert said.startswith(f"error: {line}")
   assert bucket.names("") == before
 
 
-def test_a_bucket_without_permission_is_left_alone(asked, bucket):
+def test_a_bucket_without_permission_is_left_alone(ask, bucket):
   before = bucket.names("")
   bucket.faults(gcs.fault("^POST .*upload", "forbidden"))
-  done = asked(*RUN, "--workdir=gs://bucket/denied")
+  done = ask(*RUN, "--workdir=gs://bucket/denied")
   bucket.faults()
   assert done.code == 1
   (said,) = mains.lines(done)
@@ -328,13 +328,13 @@ def test_a_bucket_without_permission_is_left_alone(asked, bucket):
   assert bucket.names("") == before
 
 
-def test_a_bucket_that_is_full_keeps_the_last_checkpoint(asked, bucket):
+def test_a_bucket_that_is_full_keeps_the_last_checkpoint(ask, bucket):
   arguments = [
     *mains.QUICK, "--config.stages=('base',)",
     "--workdir=gs://bucket/full",
   ]
   bucket.faults(gcs.fault("POST.*full/base/2/arrays", "quota"))
-  done = asked(*arguments)
+  done = ask(*arguments)
   bucket.faults()
   assert done.code == 1
   assert done.err.splitlines()[-1].startswith(

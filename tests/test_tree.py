@@ -269,13 +269,16 @@ def test_nodes_are_judged_as_whole_attempts(toy, attempts):
     rows.tokens[row, slots : slots + len(walk)] = walk
     want[row] = 1
   assert want.sum() > 2
-  verdict, _ = verify_as_one_turn(task, problems, rows)
+  judge = jax.jit(functools.partial(verify_as_one_turn, task))
+  verdict, _ = judge(problems, rows)
   written = np.any(rows.turn > GIVEN, axis=1)
   np.testing.assert_array_equal(verdict.known[:, 0], written)
   found = np.asarray(verdict.reward[:, 0])
   assert np.all(found[want > 0] == 1)
   # Without the steps before, and without the rollout, none of them is right.
-  alone = verify(task, problems, rows, 1).reward[:, 0]
+  alone = jax.jit(
+    lambda problems, rows: verify(task, problems, rows, 1).reward[:, 0]
+  )(problems, rows)
   assert not np.any(np.asarray(alone)[want > 0])
 
 
