@@ -57,7 +57,6 @@ def environment(cache, **more):
   given = {
     "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_THREAD,
     "SITRAIN_CACHE": str(cache), "NO_GCE_CHECK": "true",
-    "EPATH_USE_TF": "0",
     # Mains ask for the cache; scripts look at what the compiler says, of which
     # a stored program says less.
     "JAX_COMPILATION_CACHE_DIR": "",
