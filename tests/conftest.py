@@ -19,14 +19,13 @@ import mains
 
 os.environ["XLA_FLAGS"] = mains.flags(os.environ.get("XLA_FLAGS", ""))
 
+import fakes
 import jax
-import jax.numpy as jnp
 import jaxtyping
-import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from sitrain.models.decoder import Decoder, init
+from sitrain.models.decoder import Decoder
 from sitrain.tasks import maze
 
 # JAX makes millions of small objects while it traces: at Python's threshold of
@@ -147,18 +146,7 @@ def toy():
     head_size=8,
     mlp_size=32,
   )
-  shapes = jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
-  rng = np.random.default_rng(3)
-
-  # NumPy draws them: to compile `init` takes longer than most tests. They are
-  # larger than a first policy's, so that a mistake moves the logits.
-  def fill(path, leaf):
-    if jax.tree_util.keystr(path).rstrip("']").endswith("norm"):
-      return jnp.asarray(1 + 0.1 * rng.normal(size=leaf.shape), jnp.float32)
-    return jnp.asarray(0.4 * rng.normal(size=leaf.shape), jnp.float32)
-
-  params = jax.tree_util.tree_map_with_path(fill, shapes)
-  return model, params, maze.make(doors=2, rooms=2)
+  return model, fakes.parameters(model, 3), maze.make(doors=2, rooms=2)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import functools
 
+import fakes
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from sitrain.curate.advantage import gae, whiten_tokens
 from sitrain.curate.policy import gae_batch, token_rewards
 from sitrain.losses.value import value_error
 from sitrain.methods import dpo, ppo, reinforce_pp, spin, verbs
-from sitrain.models import decoder, heads
+from sitrain.models import heads
 from sitrain.models.decoder import Decoder
 from sitrain.models.logprobs import score_rows
 from sitrain.models.roles import check_trained
@@ -36,9 +37,6 @@ MODEL = Decoder(
   vocabulary=TASK.tokenizer.size, layers=1, width=8, heads=1, kv_heads=1,
   head_size=8, mlp_size=8,
 )
-
-
-INIT = jax.jit(functools.partial(decoder.init, MODEL))
 
 
 def array(x):
@@ -187,8 +185,7 @@ def test_the_value_error_by_hand():
 
 
 def state_of(roles=("policy", "reference"), memory=()):
-  keys = jax.random.split(jax.random.key(0), len(roles))
-  params = {n: INIT(k) for n, k in zip(roles, keys)}
+  params = {n: fakes.parameters(MODEL, i) for i, n in enumerate(roles)}
   if "critic" in params:
     params["critic"] = heads.add(MODEL, params["critic"])
   held = {"reference": params.pop("reference")}

@@ -2,6 +2,7 @@
 
 import functools
 
+import fakes
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +31,6 @@ MODELS = {
 
 
 # Op by op, each of a hundred would be compiled.
-INIT = jax.jit(decoder.init, static_argnums=0)
 token_scores = jax.jit(
   logprobs.token_scores, static_argnums=0, static_argnames="shared"
 )
@@ -68,7 +68,7 @@ def objective(model, params, reference, given, shared):
 def both(model, given, shared):
   """Value, scores and gradient with `shared` and with rows one by one."""
   params, reference = (
-    INIT(model, jax.random.key(seed)) for seed in (0, 1)
+    fakes.parameters(model, seed) for seed in (0, 1)
   )
   grad = jax.jit(
     jax.value_and_grad(objective, argnums=1, has_aux=True),
@@ -125,7 +125,7 @@ def test_rows_that_do_not_fit_are_nan():
   room = int(jnp.sort(end[0])[1]) - 3  # enough for two rows, not for all
   shared, plain = (
     np.asarray(token_scores(
-      MODELS["llama"], INIT(MODELS["llama"], jax.random.key(0)),
+      MODELS["llama"], fakes.parameters(MODELS["llama"], 0),
       tokens, turn, path, inputs=tokens, shared=x,
     ).logprob)
     for x in ((SLOTS, room), ())
@@ -142,7 +142,7 @@ def test_rows_that_do_not_fit_are_nan():
 def test_complete_episodes_have_equal_scores(monkeypatch):
   """In parts of whole problems."""
   model, (tokens, turn, path) = MODELS["llama"], rows()
-  params = INIT(model, jax.random.key(0))
+  params = fakes.parameters(model, 0)
   flat = [x.reshape(-1, x.shape[-1]) for x in (tokens, turn, path)]
   number = jnp.arange(flat[0].shape[0])
   episodes = types.Episodes(
@@ -169,7 +169,7 @@ def test_rows_may_be_cut_to_their_longest():
 def test_branches_do_not_see_one_another():
   """What another row of the problem says changes no score of this one."""
   model, given = MODELS["llama"], rows(lengths=(6, 6, 6))
-  params = INIT(model, jax.random.key(0))
+  params = fakes.parameters(model, 0)
   other = given[0].at[:, 1, SLOTS:].set(7)
   first, second = (
     token_scores(
@@ -182,7 +182,7 @@ def test_branches_do_not_see_one_another():
 
 
 def flops(model, shared):
-  params = INIT(model, jax.random.key(0))
+  params = fakes.parameters(model, 0)
   grad = jax.jit(
     jax.grad(lambda p: objective(model, p, params, rows(), shared)[0])
   )
@@ -217,7 +217,7 @@ def test_parts_of_a_batch_keep_the_samples_of_a_problem():
     {"policy": model}, task, (), problems=PROBLEMS, samples=4, offline=2,
     turns=(3, 3), share_prompts=True,
   )
-  params = INIT(model, jax.random.key(0))
+  params = fakes.parameters(model, 0)
   state = train.init_state(
     {"policy": params}, optax.sgd(0.1), held={"reference": params}
   )

@@ -2,6 +2,7 @@
 
 import functools
 
+import fakes
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 from sitrain.curate import restarts
 from sitrain.curate.restarts import NEW, RIGHT, WRONG
 from sitrain.methods import satori, ssr_zero
-from sitrain.models import decoder
 from sitrain.models.decoder import Decoder
 from sitrain.rollout.contexts import append, append_reply, begin
 from sitrain.rollout.play import columns_of
@@ -147,9 +147,8 @@ def test_transitions_by_hand():
 
 
 def state_of(memory=()):
-  init = jax.jit(functools.partial(decoder.init, MODEL))
-  params = {"policy": init(KEY)}
-  held = {"reference": init(jax.random.key(1))}
+  params = {"policy": fakes.parameters(MODEL, 0)}
+  held = {"reference": fakes.parameters(MODEL, 1)}
   return init_state(params, optax.identity(), held=held, memory=memory)
 
 

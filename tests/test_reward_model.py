@@ -2,6 +2,7 @@
 
 import functools
 
+import fakes
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from sitrain.curate.pairs import best_pairs
 from sitrain.methods import grpo, reward_model
-from sitrain.models import decoder, heads
+from sitrain.models import heads
 from sitrain.models.decoder import Decoder
 from sitrain.rollout.contexts import append, begin
 from sitrain.tasks import maze
@@ -35,18 +36,17 @@ VERDICT = Verdict(
 MODELS = {"policy": MODEL, "reward_model": MODEL}
 ROLE = "reward_model"
 # Op by op, each of a hundred would be compiled.
-INIT = jax.jit(decoder.init, static_argnums=0)
 SCORE = jax.jit(heads.score, static_argnums=0)
 
 
 def role(seed):
   """A scalar head that is not 0, on parameters of its own."""
-  params = heads.add(MODEL, INIT(MODEL, jax.random.key(seed)))
+  params = heads.add(MODEL, fakes.parameters(MODEL, seed))
   return params | {heads.NAME: jax.random.normal(jax.random.key(seed), (8,))}
 
 
 def state_of(**params):
-  own = {"policy": INIT(MODEL, KEY)}
+  own = {"policy": fakes.parameters(MODEL, 0)}
   held = {"reference": own["policy"]}
   return init_state(
     params or own, optax.identity(), held=held | ({} if params else {
