@@ -3,9 +3,9 @@
   python -m benchmarks.turns
   python -m benchmarks.turns --full
 
-For the model of `benchmarks.decode`. The sizes below are those of --full, for
-accelerators and for a CPU with nothing else to do, where they take half an
-hour; without it a CPU measures SMALL, in minutes.
+For the model of `benchmarks.decode`. The sizes below are those of --full and of
+accelerators; without it a CPU measures those of SMALL. Every compilation and
+round prints a line.
 
 cursor: 64 rows, attempts of geometric length (mean 64, limit 256), 16 tokens
 between them. In sitrain each row begins its second attempt when its first has

@@ -246,6 +246,20 @@ def test_both_ways_of_two_turns_write_the_same(name, mean, samples):
   assert (len(set(written)) > 1) == bool(mean)
 
 
+def test_turns_print_a_line_for_each_compilation_and_round(monkeypatch, capsys):
+  ways = {"one_cursor": lambda: 1.0, "loop_a_turn": lambda: 2.0}
+  monkeypatch.setattr(turns, "prepare", lambda name, case: ways)
+  assert turns.SMALL.keys() == turns.CASES.keys()
+  found = turns.measure(2, {"cursor": turns.SMALL["cursor"]})
+  lines = capsys.readouterr().out.splitlines()
+  for line, words in zip(lines, (
+    "one_cursor: compiled", "loop_a_turn: compiled", "round 1: one_cursor 0",
+    "round 2: one_cursor 0", "times as fast as loop_a_turn",
+  ), strict=True):
+    assert line.startswith("cursor: ") and words in line
+  assert found["cursor"]["columns"] == 64 + 2 * 64 + turns.REPLY
+
+
 def test_traffic_is_at_least_what_must_be_read():
   case = {"model": TOY, "batch": 4, "prompt": 8, "new": 8}
   found = traffic.traffic(case)
