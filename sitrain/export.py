@@ -20,7 +20,7 @@ from etils import epath
 from sitrain.models.huggingface import describe, weights
 from sitrain.runtime import build, distributed, logs, placing, policy
 from sitrain.runtime import workdir as workdirs
-from sitrain.runtime.errors import run_main
+from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.task import write_tokenizer
 
@@ -61,6 +61,7 @@ def export(workdir: epath.Path, output: epath.Path) -> str:
     params = policy.of_stage(
       config, model, mesh, workdir / stage, WHICH.value, role=ROLE.value
     )
+    begun()
     files = []
     if jax.process_index() == 0:
       files = write_tokenizer(config, workdir, output)

@@ -98,7 +98,7 @@ def evaluator(run: Run, task: Any, config: dict) -> Callable[..., dict]:
     spread=functools.partial(sharding.by_group_for_all, mesh=run.mesh),
   )
   key = jax.random.key(options.pop("seed"), impl="threefry2x32")
-  of = lambda say: lambda done, total: say(f"{done} of {total} problems")
+  of = progress.of_problems(programs=2)  # of both players
   return lambda params, say: evaluation.evaluate(
     players, params, task, key, on_progress=of(say), **options
   )

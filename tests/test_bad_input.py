@@ -40,6 +40,9 @@ def refused(prepare, *said):
 # The command line, and what is said of it: no data, model or device is needed.
 AT_ONCE = {
   "a word for a number": ((*QUICK, "--config.seed=abc"), ("seed=abc", "int")),
+  "half a list": (
+    (*QUICK, "--config.evaluate.turns=(5,"), ("turns=(5,: give a list", "(5, "),
+  ),
   "half a step": ((*QUICK, f"{BASE}steps=1.5"), ("base.steps=1.5", "whole")),
   "no flag": ((*QUICK, f"{BASE}fused=maybe"), ("fused=maybe", "True or False")),
   "a word for fields": (
@@ -239,6 +242,8 @@ def test_types_that_only_a_config_file_can_have(tmp_path):
   for part, name, value, said in (
     ("model", "layers", "2", "config.model.layers='2' is a str: give an int"),
     ("model", "width", 16.0, "config.model.width=16.0 is a float"),
+    ("evaluate", "turns", ("abc",), "has 'abc', which is no whole number: give"
+     " a list of them, as --config.evaluate.turns='(5, 5)'"),
     ("evaluate", "turns", 5, "config.evaluate.turns=5 is a int: give a tuple"),
     ("model", "rope_scaling", {"kin": "linear"}, "mean 'kind'?"),
     ("run", "keep", True, "config.run.keep=True is a bool"),

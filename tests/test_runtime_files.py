@@ -240,6 +240,8 @@ class Wandb:
     assert step not in self.steps and step >= self.step
     self.steps[step] = numbers
 
+  offline = False
+
   def finish(self):
     pass
 
@@ -274,6 +276,10 @@ def test_a_workdir_is_one_run_of_wandb_and_no_step_comes_twice(
   monkeypatch.setattr(metrics, "is_remote", lambda path: True)
   run(one, [])
   assert str(one) not in there.given["dir"] and len(there.runs) == 2
+  assert not pathlib.Path(there.given["dir"]).exists()
+  there.offline = True  # Nothing was sent.
+  run(one, [])
+  assert pathlib.Path(there.given["dir"]).exists()
   shutil.rmtree(there.given["dir"])
   with pytest.raises(ConfigError, match="not configured: run `wandb login`"):
     metrics.wandb(one, project="closed", config={})

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import app
 
-from sitrain.runtime import overrides, peers, signals, storage
+from sitrain.runtime import overrides, peers, scratch, signals, storage
 from sitrain.runtime.compile import compiling_ahead
 from sitrain.runtime.logs import copy_all, note
 from sitrain.runtime.options import ConfigError
@@ -124,6 +124,7 @@ def _end(code: int, *, at_once: bool = False) -> None:
   if at_once or compiling_ahead():
     sys.stdout.flush()
     sys.stderr.flush()
+    scratch.remove()
     os._exit(code)
   sys.exit(code)
 

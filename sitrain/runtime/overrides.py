@@ -23,6 +23,7 @@ _ILLEGAL = (
   ("invalid literal for int()", "give an int, a whole number"),
   ("could not convert string to float", "give a number"),
   ("Non-boolean argument", "give True or False"),
+  ("Error while parsing string", "give a list, such as (5, 5) or ('a', 'b')"),
   ("as a ConfigDict", "it has fields of its own: set those, one flag for each"),
 )
 
