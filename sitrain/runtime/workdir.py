@@ -103,9 +103,11 @@ def claim(
     lines += sources.check(workdir, begun, known, found or {})
     grown = identity.grown(changes, begun)
     lines += identity.bent(config, grown)
-    if first and grown:
-      _forget(folder / "summary.json", grown)
-    lines += _evaluated_before(folder / "summary.json", changes)
+    rows = _rows(folder / "summary.json")
+    gone = [*grown, *identity.anew(rows, begun, changes)]
+    if first and gone:
+      _forget(folder / "summary.json", gone)
+    lines += _evaluated_before(rows, changes)
   elif there := identity.begun_in(folder, config).stages:
     raise ConfigError(
       f"{workdir} has checkpoints of {', '.join(there)}, but no {_CONFIG} that"
@@ -122,14 +124,19 @@ def claim(
   return digest
 
 
+def _rows(path: epath.Path) -> list[str]:
+  """The stages of a summary; none where it is not there."""
+  rows = read_json(path)["stages"] if path.exists() else []
+  return [row["name"] for row in rows]
+
+
 def _evaluated_before(
-  path: epath.Path, changes: Sequence[identity.Change]
+  rows: Sequence[str], changes: Sequence[identity.Change]
 ) -> list[str]:
   """A line on the stages that another evaluation has measured."""
-  changed = any(change.field.startswith("evaluate.") for change in changes)
-  rows = read_json(path)["stages"] if changed and path.exists() else []
-  names = ", ".join(row["name"] for row in rows)
-  return [f"the old evaluation's numbers of {names}"] if names else []
+  if rows and any(one.field.startswith("evaluate.") for one in changes):
+    return [f"the old evaluation's numbers of {', '.join(rows)}"]
+  return []
 
 
 def _forget(path: epath.Path, stages: Sequence[str]) -> None:
