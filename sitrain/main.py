@@ -150,7 +150,7 @@ def train(config: dict, workdir: str) -> dict:
   display = progress.display()
   try:
     check_writable(workdir)
-    workdirs.check_folder(workdir)
+    workdirs.check_folder(workdir, f"--workdir={workdir}")
     with lock.held(f"--workdir={workdir}", epath.Path(workdir) / lock.NAME):
       return _train(config, workdir, start, facts, display)
   finally:

@@ -297,6 +297,7 @@ OTHERS = {
     ([WORKDIR, "--problems=0"], "--problems=0"),
     ([WORKDIR, "--batch=4"], "--batch=4 rows do not hold the 32 samples"),
     ([WORKDIR, "--resamples=1"], "--resamples=1"),
+    ([WORKDIR, "--output=/proc/x/y.json"], "--output=/proc/x/y.json cannot be"),
     ([WORKDIR, "--temperature=0"], "give one above 0, and --greedy"),
     ([WORKDIR, "--stage=stge1"], "did you mean 'stage1'?"),
     ([WORKDIR, "--role=critic"], "--role=critic: "),

@@ -350,13 +350,13 @@ def test_a_workdir_that_cannot_be_written_is_named(place, tmp_path):
   (tmp_path / "file").write_text("")
   place = place.format(tmp_path)
   with pytest.raises(ConfigError, match=f"--workdir={place} cannot be written"):
-    workdir.check_folder(place)
+    workdir.check_folder(place, f"--workdir={place}")
 
 
 def test_a_workdir_that_can_be_written_is_left_as_it_was(tmp_path):
-  workdir.check_folder(str(tmp_path / "a" / "b"))
+  workdir.check_folder(str(tmp_path / "a" / "b"), "--output")
   (tmp_path / "run").mkdir()
-  workdir.check_folder(str(tmp_path / "run"))
+  workdir.check_folder(str(tmp_path / "run"), "--output")
   assert [path.name for path in tmp_path.iterdir()] == ["run"]
   assert not list((tmp_path / "run").iterdir())
 

@@ -40,6 +40,7 @@ from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError, closest
+from sitrain.runtime.storage import check_writable
 from sitrain.types import PAD, Task
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
@@ -320,6 +321,8 @@ def main(argv: list[str]) -> None:
     compiling.use_cache()
   output = workdirs.absolute(OUTPUT.value) or folder / "evaluation.json"
   output = epath.Path(output)
+  check_writable(output.parent)
+  workdirs.check_folder(str(output.parent), f"--output={output}")
   flag_values = flags.FLAGS.flag_values_dict() | {"process": 0}
   distributed.check_agreement([config, flag_values])
   display = progress.display()

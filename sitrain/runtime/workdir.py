@@ -183,20 +183,21 @@ def absolute(path: str) -> str:
   return os.path.abspath(expanded)
 
 
-def check_folder(workdir: str) -> None:
+def check_folder(folder: str, what: str) -> None:
   """Raises ConfigError if a folder on a disk cannot be written.
 
-  It writes a file, and removes everything that it has made.
+  It writes a file, and removes everything that it has made. `what` is the flag
+  that names the folder, for the message.
   """
-  if is_remote(workdir) or jax.process_index() != 0:
+  if is_remote(folder) or jax.process_index() != 0:
     return
-  made, path = [], os.path.abspath(workdir)
+  made, path = [], os.path.abspath(folder)
   while not os.path.exists(path):
     made.append(path)
     path = os.path.dirname(path)
-  probe = epath.Path(workdir) / ".writable"
+  probe = epath.Path(folder) / ".writable"
   try:
-    os.makedirs(workdir, exist_ok=True)
+    os.makedirs(folder, exist_ok=True)
     probe.write_text("sitrain")
     probe.unlink()
   except OSError as error:
@@ -204,13 +205,13 @@ def check_folder(workdir: str) -> None:
       raise
     why = os.strerror(error.errno) if error.errno else str(error)
     raise ConfigError(
-      f"--workdir={workdir} cannot be written ({why}): give a folder on a disk"
+      f"{what} cannot be written ({why}): give a folder on a disk"
       " where this user may write, or one on gs://"
     ) from error
   finally:
-    for folder in made:
+    for path in made:
       with contextlib.suppress(OSError):
-        os.rmdir(folder)
+        os.rmdir(path)
 
 
 def _check_version(workdir: Any, config: Any) -> None:
