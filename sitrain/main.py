@@ -98,9 +98,10 @@ def evaluator(run: Run, task: Any, config: dict) -> Callable[..., dict]:
     spread=functools.partial(sharding.by_group_for_all, mesh=run.mesh),
   )
   key = jax.random.key(options.pop("seed"), impl="threefry2x32")
-  of = progress.of_problems(programs=2)  # of both players
+  tell = progress.of_problems(programs=2)  # of both players
   return lambda params, say: evaluation.evaluate(
-    players, params, task, key, on_progress=of(say), **options
+    players, params, task, key, on_progress=functools.partial(tell, say),
+    **options
   )
 
 

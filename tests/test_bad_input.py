@@ -237,6 +237,16 @@ def test_an_own_method_that_raises_is_named_with_its_line(tmp_path):
   refused(prepare, "stage.base.method: own.py, line 8, raises KeyError")
 
 
+def test_the_config_may_be_named_after_its_fields():
+  for words in (
+    ["--config.seed=3", "--config.model.layers=1", QUICK[0]],
+    ["--config.seed=3", "--config", QUICK[0].partition("=")[2],
+     "--config.model.layers=1"],
+  ):
+    config = parsed(*words)
+    assert config["seed"] == 3 and config["model"]["layers"] == 1
+
+
 def test_types_that_only_a_config_file_can_have(tmp_path):
   config = build.plain(quickstart.get_config("quick"))
   for part, name, value, said in (

@@ -621,9 +621,9 @@ def test_temporary_folders_go_with_the_process(monkeypatch, capsys):
 
 
 def test_progress_says_what_is_compiled_first():
-  said, of = [], progress.of_problems(programs=2)
+  said, tell = [], progress.of_problems(programs=2)
   for done in (0, 32, 64, 0, 64, 0):  # Two players of a stage, then the next.
-    of(said.append)(done, 64)
+    tell(said.append, done, 64)
   assert said == [
     "compiling, 0 of 64 problems", "32 of 64 problems", "64 of 64 problems",
     "compiling, 0 of 64 problems", "64 of 64 problems", "0 of 64 problems",

@@ -282,7 +282,7 @@ def evaluate_all(
   }
   check_size(config, plan, model, task, mesh, folder / names[0])
   wanted = make_studies(model, task, plan, spread)
-  saying = {title: progress.of_problems(PROGRAMS[title]) for title in wanted}
+  tell = {title: progress.of_problems(PROGRAMS[title]) for title in wanted}
   key = jax.random.key(plan.seed, impl="threefry2x32")
   with jax.set_mesh(mesh):
     for name in names:
@@ -294,7 +294,7 @@ def evaluate_all(
       for title, study in wanted.items():
         what = f"{name}: {title.replace('_', ' ')}"
         with activity.during(what, seldom=True) as say:
-          on_progress = partial(_update, show, what, saying[title](say))
+          on_progress = partial(_update, show, what, tell[title], say)
           results[title] = study(params, key=key, on_progress=on_progress)
       found["stages"][name] = results
       if jax.process_index() == 0:
@@ -302,8 +302,8 @@ def evaluate_all(
   return found
 
 
-def _update(show, what, say, done, total):
-  say(done, total)
+def _update(show, what, tell, say, done, total):
+  tell(say, done, total)
   show(what, done, total, {}, math.nan)
 
 

@@ -96,22 +96,19 @@ def _clock() -> Callable[[str, int, int], float]:
 
 def of_problems(
   programs: int,
-) -> Callable[[Callable[[str], None]], Callable[[int, int], None]]:
-  """say -> (problems done, problems in all) -> None, which says it.
+) -> Callable[[Callable[[str], None], int, int], None]:
+  """(say, problems done, problems in all) -> None, which says it.
 
   The first part of each of `programs` passes over the problems is compiled
   first, and that takes longer than the problems themselves.
   """
   left = iter(range(programs))
 
-  def following(say: Callable[[str], None]) -> Callable[[int, int], None]:
-    def on_progress(done: int, total: int) -> None:
-      compiles = done == 0 and next(left, None) is not None
-      say(f"{'compiling, ' * compiles}{done} of {total} problems")
+  def tell(say: Callable[[str], None], done: int, total: int) -> None:
+    compiles = done == 0 and next(left, None) is not None
+    say(f"{'compiling, ' * compiles}{done} of {total} problems")
 
-    return on_progress
-
-  return following
+  return tell
 
 
 SOON = 2.0  # seconds; shorter activities get no line
