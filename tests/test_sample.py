@@ -377,7 +377,7 @@ def test_samples_of_other_options_are_refused(whole, folder, tmp_path):
   assert foreign.read_text() == "{}\n"
 
 
-def test_a_stage_of_a_run_in_two_turns(tmp_path):
+def test_a_stage_of_a_run_in_two_turns(tmp_path, monkeypatch):
   config = build.plain(quickstart.get_config("quick"))
   config["run"]["compile_cache"] = False
   workdir = tmp_path / "run"
@@ -396,6 +396,11 @@ def test_a_stage_of_a_run_in_two_turns(tmp_path):
     problems=4, batch=4,
   )
   assert plan.stage == "stage1" and plan.turns == config["evaluate"]["turns"]
+  with monkeypatch.context() as patch:
+    patch.setattr(memory, "free", lambda: 1000)
+    with pytest.raises(ConfigError, match="checkpoint of .*stage1: its pa"):
+      sample.sample(config, plan)
+  assert not output.exists() and not parts.header_of(output).exists()
   summary = sample.sample(config, plan)
   first, second = summary["verifiers"]["maze"]["attempts"]
   moved = second["incorrect_to_correct"] - second["correct_to_incorrect"]
