@@ -176,7 +176,7 @@ def test_a_finished_run_says_which_of_its_checkpoints_are_damaged(
   for name in names:
     fill(tmp_path / name, state, [0.1, 0.2])
   stages.check_kept(tmp_path, names)
-  assert not caplog.records
+  assert not [r for r in caplog.records if r.name == "sitrain"]
   flip(largest_file(tmp_path / "base" / "2" / "arrays"))
   (tmp_path / "one" / "2" / "record" / "metadata").write_text("{")
   shutil.rmtree(tmp_path / "two")
