@@ -10,15 +10,17 @@ from sitrain.runtime.errors import one_line
 from sitrain.runtime.options import ConfigError
 
 
-def check(job: Job, devices: int) -> None:
+def check(job: Job, devices: int, *, slices: int = 1) -> None:
   """Raises ConfigError for what would end the job as soon as it starts.
 
-  A config that cannot be read, fields that it does not have, and problems that
-  `devices` do not divide. Model, data and memory are not looked at.
+  A config that cannot be read, fields that it does not have, a mesh that
+  `slices` of `devices` each cannot make, and problems that do not divide over
+  it. Model, data and memory are not looked at.
   """
   config = read(job)
   try:
-    sizes = sharding.mesh_sizes(devices, **config["mesh"])
+    sizes = sharding.mesh_sizes(devices * slices, **config["mesh"])
+    sharding.over_slices(slices, *sizes)
   except ValueError as error:
     raise ConfigError(str(error)) from error
   mesh = AbstractMesh(sizes, sharding.AXES)

@@ -38,6 +38,19 @@ def command(job: Job, flags: argparse.Namespace) -> list[str]:
   ]
 
 
+def check_config(job: Job, kind: str, slices: int) -> None:
+  """Raises ConfigError where the job could not begin on such slices.
+
+  For a type whose devices are not known, "", only the config is read.
+  """
+  from launch import fit  # Not above: --help does not wait for JAX.
+
+  if kind:
+    fit.check(job, accelerators.devices_of(kind), slices=slices)
+  else:
+    fit.read(job)
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m launch.xpk", description=__doc__, allow_abbrev=False,
@@ -77,10 +90,15 @@ def main(words: list[str]) -> int:
       raise ConfigError(
         f"--name={job.name}: give up to 39 of a-z, 0-9 and -, a letter first"
       )
-    if not flags.type.startswith("tpu7x-"):
+    known = not flags.type.startswith("tpu7x-")
+    if known:
       accelerators.software_of(flags.type)
     if not job.workdir.startswith("gs://"):
       raise ConfigError(f"--workdir={job.workdir}: give gs://bucket/folder")
+    for name, least in (("slices", 1), ("restarts", 0), ("grace", 0)):
+      if (value := getattr(flags, name)) < least:
+        raise ConfigError(f"--{name}={value}: give {least} or more")
+    check_config(job, flags.type if known else "", flags.slices)
     words = command(job, flags)
     if not flags.execute:
       print(shlex.join(words))

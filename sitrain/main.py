@@ -98,9 +98,10 @@ def evaluator(run: Run, task: Any, config: dict) -> Callable[..., dict]:
     spread=functools.partial(sharding.by_group_for_all, mesh=run.mesh),
   )
   key = jax.random.key(options.pop("seed"), impl="threefry2x32")
-  of = lambda say: lambda done, total: say(f"{done} of {total} problems")
+  tell = progress.of_problems(programs=2)  # of both players
   return lambda params, say: evaluation.evaluate(
-    players, params, task, key, on_progress=of(say), **options
+    players, params, task, key, on_progress=functools.partial(tell, say),
+    **options
   )
 
 
@@ -150,7 +151,7 @@ def train(config: dict, workdir: str) -> dict:
   display = progress.display()
   try:
     check_writable(workdir)
-    workdirs.check_folder(workdir)
+    workdirs.check_folder(workdir, f"--workdir={workdir}")
     with lock.held(f"--workdir={workdir}", epath.Path(workdir) / lock.NAME):
       return _train(config, workdir, start, facts, display)
   finally:

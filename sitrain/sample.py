@@ -135,16 +135,15 @@ def check_size(
   """
   written = columns_of(task, plan.turns)[1]
   check_context(config, "evaluate.turns", task, written)
+  what = f"config.model.path={config['model'].get('path', '')}"
+  shapes = policy.shapes_of(model, mesh)
   if plan.workdir:
-    return
-  slots = plan.slots * sharding.groups(mesh)
-  # Samples share what is kept of their prompt, unless they wait for slots.
-  alone = 0 < slots < rows
+    folder = epath.Path(plan.workdir) / plan.stage
+    what = f"the {plan.which} checkpoint of {folder}"
+    shapes = policy.shapes_of_stage(config, model, mesh, folder, plan.which)
+  sampled = memory.Sampled(rows, plan.samples, prompt, written, plan.slots)
   memory.check(
-    model, policy.shapes_of(model, mesh), mesh, path=config["model"]["path"],
-    rows=min(slots, rows) if alone else rows, samples=plan.samples,
-    columns=prompt / (1 if alone else plan.samples) + written,
-    memory=memory.free(),
+    model, shapes, mesh, sampled, what=what, memory=memory.free()
   )
 
 
@@ -175,7 +174,7 @@ def write_missing(
   count = plan.problems or rows or config["evaluate"]["problems"]
   posed = player.pose(jax.random.fold_in(key, 0), count)
   total = len(posed.prompt)
-  size = playing.part_size(player, plan.batch, total)  # Checks the batch.
+  size = playing.part_size(plan.samples, plan.batch, total)  # Checks the batch.
   parts.claim(plan.output, options_of(config, plan))
   missing = missing_of(task, plan, total)
   if not missing.any():

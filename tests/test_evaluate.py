@@ -422,9 +422,7 @@ def test_samples_do_not_depend_on_the_batch(toy, players):
 
 def test_parts_hold_as_many_problems_each_and_are_cut_to_few_lengths():
   player = lambda samples: playing.Player(None, None, None, samples, 1)
-  size = lambda n, batch, samples=1: playing.part_size(
-    player(samples), batch, n
-  )
+  size = lambda n, batch, samples=1: playing.part_size(samples, batch, n)
   # 164 problems are not filled up to 256, nor 257 to 512.
   assert size(164, 256) == 164 and size(257, 256) == 129
   assert size(1319, 256) == 220 and size(64, 64, 8) == 8

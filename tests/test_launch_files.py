@@ -160,16 +160,17 @@ def test_skypilot_runs_the_config_on_every_node(place):
 
 XPK = [
   "--name=score", "--cluster=mine", "--type=v5p-64", "--image=r/i:1",
-  "--config=configs/score.py", "--workdir=gs://bucket/run",
+  "--config=configs/quickstart.py", "--workdir=gs://bucket/run",
 ]
 
 
-def test_xpk_command_can_be_pasted(place, capsys):
+def test_xpk_command_can_be_pasted(place, capsys, monkeypatch):
+  monkeypatch.setattr(xpk, "check_config", lambda *given: None)
   assert xpk.main([*XPK, *ODD, "--project=p", "--slices=2"]) == 0
   words = shlex.split(capsys.readouterr().out)
   assert words[:3] == ["xpk", "workload", "create"]
   flags = dict(word.split("=", 1) for word in words[3:])
-  job = Job("score", "configs/score.py", "gs://bucket/run", tuple(ODD))
+  job = Job("score", "configs/quickstart.py", "gs://bucket/run", tuple(ODD))
   line = shlex.split(flags.pop("--command"))
   assert line == ["exec", *jobs.command(job)]
   assert flags == {
@@ -188,10 +189,24 @@ def test_xpk_runs_when_asked_to(place, monkeypatch, capsys):
   for wrong, said in (
     ("--name=A", "a letter first"), ("--type=v5x-8", "did you mean"),
     ("--workdir=/tmp", "gs://"), ("--nonsense", "unknown"),
-    ("--config.x=a\nb", "line breaks"),
+    ("--config.x=a\nb", "line breaks"), ("--slices=0", "--slices=0: give 1"),
+    ("--config.sed=1", "did you mean 'seed'"),
+    ("--config.mesh.data=3", "does not fit the 32 device(s)"),
   ):
     assert xpk.main([*XPK, wrong]) == 2
     assert said in capsys.readouterr().err
+  # Every slice has 32 devices, and one group of 96 spans all three.
+  mesh = ["--config.mesh.data=1", "--config.mesh.fsdp=96", "--slices=3"]
+  problems = [
+    f"--config.stage.{name}.method.problems=96"
+    for name in ("base", "stage1", "stage2")
+  ]
+  assert xpk.main([*XPK, *mesh, *problems]) == 0
+  mesh[:2] = ["--config.mesh.data=4", "--config.mesh.tensor=24"]
+  assert xpk.main([*XPK, *mesh, *problems]) == 2
+  assert "does not divide by the 3 slices" in capsys.readouterr().err
+  assert xpk.main([*XPK, "--type=tpu7x-8", "--config.seed=x"]) == 2
+  assert "give an int" in capsys.readouterr().err
 
 
 def test_dockerfile_copies_what_there_is_and_installs_an_extra():

@@ -192,7 +192,7 @@ def parts_of(
   player: Player, posed: Problems, *, batch: int
 ) -> list[Int[np.ndarray, " N"]]:
   """Numbers of the problems of each part, sorted by prompt length."""
-  size = part_size(player, batch, posed.prompt.shape[0])
+  size = part_size(player.samples, batch, posed.prompt.shape[0])
   tokens = _tokens(posed.prompt)
   order = np.argsort(tokens, kind="stable")
   *parts, last = [order[i : i + size] for i in range(0, len(order), size)]
@@ -247,7 +247,7 @@ def play_rows(
   stream: int = 0,
 ) -> Played:
   """Episodes of the problems `rows`, one part of `played`."""
-  size = part_size(player, batch, posed.prompt.shape[0])
+  size = part_size(player.samples, batch, posed.prompt.shape[0])
   # The last part is padded, so that all parts have one shape; not so a few
   # rows, which are those of the longest prompts or what a file still lacks.
   if 2 * len(rows) <= size:
@@ -292,12 +292,12 @@ def _widen(rows, length):
   return np.pad(rows, more, constant_values=PAD)
 
 
-def part_size(player: Player, batch: int, problems: int) -> int:
-  """Problems played at once: as many in one part as in another."""
-  most = batch // player.samples
+def part_size(samples: int, batch: int, problems: int) -> int:
+  """Problems played at once, each `samples` times: as many in every part."""
+  most = batch // samples
   if most < 1 or problems < 1:
     raise ValueError(
-      f"batch={batch} rows for {problems} problems of {player.samples} samples "
+      f"batch={batch} rows for {problems} problems of {samples} samples "
       "each: it must hold at least one problem with all its samples"
     )
   parts = -(-problems // most)

@@ -11,6 +11,8 @@ from typing import Any
 
 # etils: gs:// without TensorFlow, which knows no emulators and loads for long.
 os.environ.setdefault("EPATH_USE_TF", "0")
+# transformers: no "PyTorch was not found", for only its tokenizers are used.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 _CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}  # as signals.py has them
 

@@ -214,6 +214,10 @@ def check_type(field: str, value: Any, wanted: Any) -> None:
     )
   if str(wanted) == "tuple[int, ...]":
     for one in value:
-      check_type(field, one, int)
+      if isinstance(one, bool) or not isinstance(one, int):
+        raise ConfigError(
+          f"config.{field}={value!r} has {one!r}, which is no whole number:"
+          f" give a list of them, as --config.{field}='(5, 5)'"
+        )
   if isinstance(value, float) and math.isnan(value):
     raise ConfigError(f"config.{field} is not a number (NaN): give one")

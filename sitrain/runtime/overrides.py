@@ -23,6 +23,7 @@ _ILLEGAL = (
   ("invalid literal for int()", "give an int, a whole number"),
   ("could not convert string to float", "give a number"),
   ("Non-boolean argument", "give True or False"),
+  ("Error while parsing string", "give a list, such as (5, 5) or ('a', 'b')"),
   ("as a ConfigDict", "it has fields of its own: set those, one flag for each"),
 )
 
@@ -39,10 +40,12 @@ def parse(
 ) -> list[str]:
   """Parses a command line; returns the words that are not flags.
 
-  Also sets fields that follow from the given ones (follow.py). Raises
-  ConfigError if --config is not a config file, for the first --config.a.b=1
-  that nothing reads, and for values of another type.
+  --config may come after its fields. Also sets fields that follow from the
+  given ones (follow.py). Raises ConfigError if --config is not a config file,
+  for the first --config.a.b=1 that nothing reads, and for values of another
+  type.
   """
+  _put_config_first(words)
   spec = _spec(words)
   given = _given(words)
   if "config" not in known:
@@ -80,6 +83,19 @@ def _spec(words: list[str]) -> str:
     if name in ("--config", "-config"):
       return value if equals else after
   return ""
+
+
+def _put_config_first(words: list[str]) -> None:
+  """Moves --config before its fields, where ml_collections wants it.
+
+  In place: its flag reads sys.argv itself.
+  """
+  for i, word in enumerate(words):
+    name, equals, _ = word.partition("=")
+    if name in ("--config", "-config"):
+      end = i + 1 if equals else i + 2
+      words[:end] = [*words[:1], *words[i:end], *words[1:i]]
+      return
 
 
 def _replaced(words: list[str], old: str, new: str) -> list[str]:

@@ -33,7 +33,7 @@ from sitrain.runtime.distributed import meet, stop_agreed
 from sitrain.runtime.errors import begun
 from sitrain.runtime.optimizer import one_of
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.snapshot import NotFinite, check_finite
+from sitrain.runtime.snapshot import NotFinite, check_finite, lower
 from sitrain.runtime.staged import (
   GAP,
   Sampler,
@@ -355,7 +355,7 @@ def check_numbers(
     fix = (
       "it comes from the rewards that the task gives, which have to be finite"
       if name.startswith("judge/") else
-      f"lower config.stage.{stage}.optimizer.learning_rate"
+      lower(stage)
     )
     raise NotFinite(
       f"step {step + i + 1} of {stage}: {what} is {value}: {fix}; the last "
