@@ -86,6 +86,8 @@ def _marks(task, problem, played, texts, ended, k) -> Marks:
   """Marks of attempt k (from 0); a text that was cut is wrong, and ungraded."""
   if task.texts == ():
     return _judged_marks(played.judged, k)
+  if task.texts.grade == ():
+    return _verified_marks(task, problem, played, texts, ended, k)
   complete = np.flatnonzero(ended)
   numbers = [int(task.texts.kept[problem[b]]) for b in complete]
   graded = task.texts.grade([texts[b] for b in complete], numbers)
@@ -100,6 +102,24 @@ def _marks(task, problem, played, texts, ended, k) -> Marks:
     marks.known.append(int(given.known) if given else 1)
     marks.finals.append(task.texts.claim(text) if given else "")
   return marks
+
+
+def _verified_marks(task, problem, played, texts, ended, k) -> Marks:
+  """Marks by `Task.verify`, whose rewards look at more than a turn's text."""
+  answer = np.asarray(task.table.answer)[problem]
+  only = played._replace(turn=np.where(
+    (played.turn > 0) & (played.turn != k + 1), 0, played.turn
+  ))
+  verdict = task.verify(answer, only, k + 1)
+  reward, known = (np.asarray(x)[:, k].astype(float) for x in verdict[:2])
+  cases = [known == 0, reward >= FULL, ~np.array(ended)]
+  words = np.select(cases, ["unknown", "right", "cut"], "wrong")
+  return Marks(
+    words.tolist(), (known * (reward >= FULL)).astype(int).tolist(),
+    known.astype(int).tolist(),
+    [task.texts.claim(text) if end else "" for text, end in zip(texts, ended)],
+    (reward * known).tolist(),
+  )
 
 
 def _judged_marks(judged: Judged, k: int) -> Marks:
