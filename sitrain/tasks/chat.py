@@ -328,7 +328,7 @@ def _prompt(chat: Chat, example: Example) -> list[int]:
 def _row(example: Example) -> Row:
   return Row(
     messages.transcript(example.messages), (), example.solutions,
-    example.level, example.answer, example.name,
+    example.level, example.answer, example.name or example.where,
   )
 
 

@@ -55,9 +55,11 @@ def read(text: str, *, split: str, limit: int) -> list[Found]:
 
   Raises ValueError as `tables.read` does, and for a source without rows.
   """
-  found = []
-  for number, source in enumerate(parse(text)):
-    name = f"{source.name} ({split})" if split else source.name
+  found, sources = [], parse(text)
+  short = [_short(source.name) for source in sources]
+  for number, source in enumerate(sources):
+    name = short[number] if short.count(short[number]) == 1 else source.name
+    name = f"{name} ({split})" if split else name
     rows = list(tables.whole_rows(source.name, split=split))
     if not rows:
       raise ValueError(f"{name} has no rows: name a data set that has some")
@@ -66,6 +68,11 @@ def read(text: str, *, split: str, limit: int) -> list[Found]:
       for i, row in enumerate(tables.first(rows, limit), 1)
     ]
   return found
+
+
+def _short(name: str) -> str:
+  """A file without its folder."""
+  return name.rpartition("/")[2] if name.endswith(tables.FILES) else name
 
 
 def mixed(
