@@ -12,7 +12,7 @@ from sitrain.evaluate.player import FULL, Judged, Played
 from sitrain.evaluate.summary import is_partial
 from sitrain.evaluate.votes import majority_at, pass_at
 from sitrain.tasks.text import turn_tokens
-from sitrain.types import PAD, Problems, Task
+from sitrain.types import GIVEN, PAD, ROOT, Episodes, Problems, Task
 
 Record = dict[str, Any]  # one problem with all its attempts, as in the file
 
@@ -107,10 +107,14 @@ def _marks(task, problem, played, texts, ended, k) -> Marks:
 def _verified_marks(task, problem, played, texts, ended, k) -> Marks:
   """Marks by `Task.verify`, whose rewards look at more than a turn's text."""
   answer = np.asarray(task.table.answer)[problem]
-  only = played._replace(turn=np.where(
-    (played.turn > 0) & (played.turn != k + 1), 0, played.turn
-  ))
-  verdict = task.verify(answer, only, k + 1)
+  # Other turns are context here, and are not judged.
+  other = (played.turn > GIVEN) & (played.turn != k + 1)
+  none, rows = np.zeros(played.turn.shape, np.int32), len(played.turn)
+  verdict = task.verify(answer, Episodes(
+    tokens=played.tokens, turn=np.where(other, GIVEN, played.turn),
+    logprob=none.astype(np.float32), path=none,
+    problem=np.arange(rows, dtype=np.int32), parent=np.full(rows, ROOT),
+  ), k + 1)
   reward, known = (np.asarray(x)[:, k].astype(float) for x in verdict[:2])
   cases = [known == 0, reward >= FULL, ~np.array(ended)]
   words = np.select(cases, ["unknown", "right", "cut"], "wrong")

@@ -33,7 +33,8 @@ def settle(config: Any, default: Any, given: Sequence[str]) -> None:
 
   `default` is the config of the file alone. The evaluation reads the data set
   of the task if it did before. Another task has options of its own. A file has
-  no splits. A checkpoint decides the shape of a model. A batch of another size keeps the size of its parts.
+  no splits. A checkpoint decides the shape of a model. A batch of another size
+  keeps the size of its parts.
   """
   # A config without these is refused later, with the field that it lacks.
   if "task" in config and "evaluate" in config:

@@ -257,7 +257,7 @@ def _number(one: Reward, given: Given, i: int, value: Any) -> float:
     number = math.nan if isinstance(value, (str, bytes)) else float(value)
   except (TypeError, ValueError):
     number = math.nan
-  if not abs(number) <= np.finfo(np.float32).max:
+  if not abs(number) <= float(np.finfo(np.float32).max):
     raise ValueError(
       f"{_name(one, given)} returns {_kind(value)} for {given.where[i]}: "
       "return a finite number, or None where the reward is not known"
