@@ -1,10 +1,13 @@
 """A user's own rows: every form, every mistake, and what becomes of them."""
 
+import ast
 import json
+import re
 
 import fakes
 import jax
 import jax.numpy as jnp
+import mains
 import numpy as np
 import pytest
 
@@ -13,8 +16,9 @@ from sitrain.evaluate.player import Played
 from sitrain.judge import verifier
 from sitrain.methods import given_pairs
 from sitrain.models.huggingface import tokenizer
-from sitrain.runtime import reading_matter
+from sitrain.runtime import reading_matter, testset
 from sitrain.runtime.host import on_host
+from sitrain.runtime.options import accepted
 from sitrain.tasks import chat as chats
 from sitrain.tasks import messages, sources, tables
 from sitrain.types import PAD, Problems
@@ -450,3 +454,43 @@ def test_transcripts_and_padding_are_for_reading(chat, write):
   task = chats.make(chat, source=write([{"messages": TALK, "answer": "1"}]))
   assert task.texts.rows[0].message == "user: Hi\nassistant: Yes?\nuser: 6*7?"
   assert (task.table.prompt[:, -1] != PAD).all()
+
+
+def is_python(block):
+  try:
+    return bool(ast.parse(block))
+  except SyntaxError:
+    return False
+
+
+def test_the_page_of_the_docs_names_what_there_is_and_its_code_runs(
+  chat, write, tmp_path
+):
+  page = (mains.ROOT / "docs" / "own.md").read_text()
+  named = set(re.findall(r"config\.task\.(\w+)", page)) - {"name"}
+  assert named <= set(accepted(chats.make)) and len(named) > 8
+  own, device, prepare = filter(
+    is_python, re.findall(r"```python\n(.*?)```", page, re.S)
+  )
+  files = {"rewards": own, "device": device, "rows": prepare}
+  for name, source in files.items():
+    (tmp_path / f"{name}.py").write_text(source)
+  at = lambda name: f"file:{tmp_path}/{name}"
+  path = write([{"question": "1+1?", "solution": "so #### 2"}])
+  options = dict(source=path, prepare=at("rows.py:prepare"))
+  both = f"{at('rewards.py:right')},{at('rewards.py:short')}*0.5"
+  task = chats.make(chat, reward=both, **options)
+  found = judged(task, dialogue(chat, task, "It is 2"), 1)
+  assert found.reward.tolist() == [[1.5]]
+  task = chats.make(chat, device_reward=at("device.py:low"), **options)
+  assert judged(task, dialogue(chat, task, "2"), 1).known.tolist() == [[1]]
+
+
+def test_of_another_source_nothing_is_held_out():
+  config = {
+    "task": {"name": "chat", "source": "a", "held_out": 0.2, "part": "train"},
+    "evaluate": {"task": {"part": "test"}},
+  }
+  assert testset.retasked(config)["task"]["part"] == "test"
+  other = testset.retasked(config, source="b")["task"]
+  assert other == {"name": "chat", "source": "b"}

@@ -8,12 +8,10 @@ row are its pair, the chosen one first.
 from collections.abc import Callable
 
 import jax.numpy as jnp
-import numpy as np
 
 from sitrain.losses.reduce import mean
 from sitrain.methods import dpo, ipo, orpo, simpo, verbs
 from sitrain.rollout import contexts
-from sitrain.tasks.rows import some_problems
 from sitrain.types import Method, Task, Verdict
 
 SAMPLED = ("samples", "rule", "slots")  # options of pairs of own samples
@@ -27,15 +25,7 @@ def build(
 
   Raises ValueError for more turns, and for rows without a pair that fits.
   """
-  if len(turns) != 1:
-    raise ValueError(f"turns={turns}: a pair is of one turn: give one limit")
-  given = np.asarray(some_problems(task).solution)
-  ends = np.isin(given, task.eos).sum(axis=1)
-  if (ends < 2).any():
-    raise ValueError(
-      "this task gives no pairs: it needs rows with chosen and rejected"
-    )
-  verbs.check_solutions(task, turns * 2)
+  verbs.check_pairs(task, turns)
   method = maker(models, task, optimizer, turns=turns, samples=2, **options)
 
   def generate(keys, state, problems):
@@ -50,9 +40,8 @@ def build(
 
   def judge(key, state, problems, episodes):
     fits = contexts.fits(problems, turns * 2, task.eos)[episodes.problem]
-    reward = 1.0 - jnp.arange(len(fits)) % 2
-    known, cut = fits.astype(jnp.float32), 1.0 - fits
-    return Verdict(reward[:, None], known[:, None]), {
+    reward, cut = 1.0 - jnp.arange(len(fits)) % 2, 1.0 - fits
+    return Verdict(reward[:, None], 1.0 - cut[:, None]), {
       "judge/too_long": mean(cut, jnp.ones_like(cut))
     }
 

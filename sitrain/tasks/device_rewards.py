@@ -43,8 +43,9 @@ def on_device(
   given = padded([answers[i] for i in row], left=False, width=1)
 
   def verify(
-    answer: Int[Array, "B A"], episodes: Episodes, turns: int
+    answer: Int[Array | np.ndarray, "B A"], episodes: Episodes, turns: int
   ) -> Verdict:
+    answer = jnp.asarray(answer)
     each = [
       _judged(own, answer[:, 1:], *_turn(episodes, k + 1, chat.eos), k + 1, cut)
       for k in range(turns)
@@ -101,11 +102,12 @@ def _turn(
   episodes: Episodes, turn: int, eos: tuple[int, ...]
 ) -> tuple[Array, Array]:
   """The tokens of a turn from column 0 on, and whether it ended."""
-  own = episodes.turn == turn
-  end = own & jnp.isin(episodes.tokens, jnp.asarray(eos, jnp.int32))
+  tokens = jnp.asarray(episodes.tokens)
+  own = jnp.asarray(episodes.turn) == turn
+  end = own & jnp.isin(tokens, jnp.asarray(eos, jnp.int32))
   keep = own & ~end
   order = jnp.argsort(~keep, axis=1, stable=True)
-  tokens = jnp.where(keep, episodes.tokens, PAD)
+  tokens = jnp.where(keep, tokens, PAD)
   return jnp.take_along_axis(tokens, order, axis=1), jnp.any(end, axis=1)
 
 
