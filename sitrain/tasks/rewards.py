@@ -287,19 +287,22 @@ def judge_one(one: Reward, given: Given) -> tuple[str, float | str]:
 
 def _in_pool(pool: pools.Pool, one: Reward, given: Given) -> list[float]:
   texts = [_only(given, i) for i in range(len(given.texts))]
-  results, found = pool.map(functools.partial(judge_one, one), texts), []
+  results = pool.map(functools.partial(judge_one, one), texts)
+  found, lost = [], []
   for where, result in zip(given.where, results):
-    status, value = result.value if result.status == "done" else ("", 0.0)
+    status, value = result.value if result.status == "done" else ("", math.nan)
     if status == "failed":
       raise ValueError(value)
     if result.status == "error":
       raise ValueError(_failure(one, given, where, str(result.value)))
-    if not status:
-      _LOG.warning(
-        "%s: %s %s: its reward is not known, see judge/unknown_%d",
-        _name(one, given), where, result.value, given.turn,
-      )
-    found.append(value if status else math.nan)
+    lost += [] if status else [f"{where} {result.value}"]
+    found.append(value)
+  if lost:
+    _LOG.warning(
+      "%s: %s: its reward is not known, nor that of %d other texts; "
+      "judge/unknown_%d counts them", _name(one, given), lost[0], len(lost) - 1,
+      given.turn,
+    )
   return found
 
 
