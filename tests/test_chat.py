@@ -494,3 +494,16 @@ def test_of_another_source_nothing_is_held_out():
   assert testset.retasked(config)["task"]["part"] == "test"
   other = testset.retasked(config, source="b")["task"]
   assert other == {"name": "chat", "source": "b"}
+
+
+def test_the_main_shows_rows_of_any_task_and_loads_no_model(ask, write):
+  words = [
+    "--config=configs/chat.py:quick", f"--config.task.source={write(LEGS)}",
+  ]
+  done = ask(*words, "--of=evaluate", module="sitrain.data")
+  assert done.code == 0, done.err
+  joined = done.out.replace("│", "")
+  assert "8 are not held out" in joined and "Legs of 5 spiders?" in joined
+  done = ask(*words, "--of=tusk", module="sitrain.data")
+  assert done.code == 2
+  assert "--of='tusk': did you mean 'task'?" in done.err.splitlines()[-1]
