@@ -168,6 +168,7 @@ class Chat(NamedTuple):
   eos: tuple[int, ...]  # ids that end a turn of the policy
   ask: Callable[[str], list[int]]  # the first message, up to the first turn
   again: Callable[[str], list[int]]  # a later one: from end to next turn
+  dialogue: Any = ()  # messages {role, content} up to the first turn -> ids
 
 
 class Task(NamedTuple):

@@ -75,7 +75,7 @@ def hub(tmp_path_factory):
 
 ROWS = {
   "gsm8k": "gsm8k_train.jsonl", "math": "math_train.jsonl",
-  "mbpp": "mbpp.jsonl",
+  "mbpp": "mbpp.jsonl", "chat": "gsm8k_train.jsonl",
 }
 TESTED = {
   "gsm8k": ("gsm8k_test.jsonl", 1319), "math500": ("math500.jsonl", 500),

@@ -311,6 +311,18 @@ def check_solutions(task: Task, turns: tuple[int, ...]) -> None:
       )
 
 
+def check_pairs(task: Task, turns: tuple[int, ...]) -> None:
+  """Raises ValueError where a row gives no pair of turns, or one too long."""
+  if len(turns) != 1:
+    raise ValueError(f"turns={turns}: a pair is of one turn: give one limit")
+  given = np.asarray(some_problems(task).solution)
+  if (np.isin(given, task.eos).sum(axis=1) < 2).any():
+    raise ValueError(
+      "this task gives no pairs: it needs rows with chosen and rejected"
+    )
+  check_solutions(task, turns * 2)
+
+
 def check_samples(samples: int, least: int = 2) -> None:
   """Raises ValueError where a problem's samples cannot be compared."""
   if samples < least:

@@ -31,10 +31,10 @@ from sitrain.runtime.options import (
   checked,
   closest,
   find,
-  own_place,
 )
 from sitrain.runtime.start import Run, elsewhere, new_state
 from sitrain.runtime.task import options_of as task_options
+from sitrain.tasks.own_functions import own_place
 from sitrain.types import Episodes, Stage, Task
 
 CHOICES = {
