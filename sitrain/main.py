@@ -54,7 +54,7 @@ from sitrain.runtime.storage import check_writable
 from sitrain.runtime.task import describe
 
 CONFIG = overrides.define(
-  "The run: a file of configs/, with :arguments if it has any."
+  "The run: a name, as quickstart, or a file; with :arguments if it has any."
 )
 WORKDIR = flags.DEFINE_string(
   "workdir", "", "Where checkpoints, metrics and the report go."
@@ -218,7 +218,7 @@ def main(argv: list[str]) -> None:
     print("\n".join(listing.listed()))
     return
   if CONFIG.value is None:
-    raise ConfigError("--config is missing: say which file of configs/")
+    raise ConfigError("--config is missing: say which, as --config=quickstart")
   config = fields.placed(build.plain(CONFIG.value))
   if SHOW.value:
     check_config(config)

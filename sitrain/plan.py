@@ -35,7 +35,7 @@ from sitrain.runtime.plan import chips, models, show, stages
 from sitrain.runtime.workdir import absolute
 
 CONFIG = overrides.define(
-  "The run: a file of configs/, with :arguments if it has any."
+  "The run: a name, as quickstart, or a file; with :arguments if it has any."
 )
 TOPOLOGY = flags.DEFINE_string(
   "topology", "local", "A slice, as v5e:16x16, or local: this machine."
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   if CONFIG.value is None:
-    raise ConfigError("--config is missing: say which file of configs/")
+    raise ConfigError("--config is missing: say which, as --config=quickstart")
   logs.quiet_libraries()
   chips.check_topology(TOPOLOGY.value)
   if TOPOLOGY.value == chips.LOCAL:

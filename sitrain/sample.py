@@ -57,7 +57,7 @@ from sitrain.runtime.task import check_context
 from sitrain.runtime.testset import tasks_of
 from sitrain.types import PAD
 
-overrides.define("A file of configs/, for a model as it is.")
+overrides.define("A name or a file of a config, for a model as it is.")
 flags.DEFINE_string("workdir", "", "Of a run, instead of --config.")
 flags.DEFINE_string("stage", "", "Of the run; default: the last trained one.")
 flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint of the stage.")
