@@ -12,7 +12,7 @@ import importlib.util
 import sys
 from typing import NamedTuple
 
-from sitrain import __version__
+import sitrain
 
 
 class Command(NamedTuple):
@@ -30,7 +30,7 @@ COMMANDS = {
   ),
   "sample": Command(
     "sitrain.sample", "sample a test set, with pass@k and maj@k",
-    "--workdir=/tmp/sitrain --samples=8 --output=/tmp/samples.jsonl",
+    "--workdir=/tmp/sitrain --output=/tmp/samples.jsonl",
   ),
   "evaluate": Command(
     "sitrain.evaluate", "measure a run's stages: correction, turns, scaling",
@@ -67,8 +67,15 @@ def commands() -> dict[str, Command]:
   """The commands whose modules exist."""
   return {
     name: command for name, command in COMMANDS.items()
-    if importlib.util.find_spec(command.module)
+    if _can_run(command.module)
   }
+
+
+def _can_run(module: str) -> bool:
+  spec = importlib.util.find_spec(module)
+  if spec is not None and spec.submodule_search_locations:
+    spec = importlib.util.find_spec(f"{module}.__main__")
+  return spec is not None
 
 
 def help_text() -> str:
@@ -76,7 +83,7 @@ def help_text() -> str:
   known = commands()
   width = max(map(len, known)) + 2
   lines = [
-    f"sitrain {__version__}: trains language models to improve themselves.",
+    f"sitrain {sitrain.__version__} trains language models to improve themselves",
     "",
     "  sitrain COMMAND [--FLAG=VALUE ...]",
     "  sitrain COMMAND --help    all flags of a command",
@@ -112,7 +119,7 @@ def main() -> int:
     print(help_text())
     return 0 if sys.argv[1:] else 2
   if name in ("--version", "-version"):
-    print(f"sitrain {__version__}")
+    print(f"sitrain {sitrain.__version__}")
     return 0
   if name not in commands():
     print(unknown(name), file=sys.stderr)

@@ -12,7 +12,7 @@ ORDER = (
   "methods", "train", "evaluate", "runtime", "main",
 )
 MAINS = (
-  "main.py", "report.py", "export.py", "sample.py", "plan.py",
+  "cli.py", "main.py", "report.py", "export.py", "sample.py", "plan.py",
   "evaluate/__main__.py",
 )
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -37,7 +37,7 @@ def line(error: ImportError) -> str:
   names = [name for names in MODULES.values() for name in names]
   # Some libraries raise ImportErrors of their own: "Install gcsfs to access".
   said = (name for name in names if name in str(error).split())
-  name = error.name or next(said, "")
+  name = (error.name or next(said, "")).partition(".")[0]
   return _missing((name,), extra) if (extra := extra_of(name)) else ""
 
 
