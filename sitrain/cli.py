@@ -83,7 +83,7 @@ def help_text() -> str:
   known = commands()
   width = max(map(len, known)) + 2
   lines = [
-    f"sitrain {sitrain.__version__} trains language models to improve themselves",
+    f"sitrain {sitrain.__version__}: language models that improve themselves.",
     "",
     "  sitrain COMMAND [--FLAG=VALUE ...]",
     "  sitrain COMMAND --help    all flags of a command",
@@ -116,7 +116,10 @@ def main() -> int:
   early.listen()
   name, *words = sys.argv[1:] or ["--help"]
   if name in ("--help", "-h", "-help", "help"):
-    print(help_text())
+    try:
+      print(help_text(), flush=True)
+    except BrokenPipeError:  # `sitrain --help | head`
+      sys.stdout = None
     return 0 if sys.argv[1:] else 2
   if name in ("--version", "-version"):
     print(f"sitrain {sitrain.__version__}")

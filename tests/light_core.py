@@ -9,8 +9,9 @@ import sys
 
 FORBIDDEN = (
   "ml_collections", "transformers", "tokenizers", "tensorflow", "datasets",
-  "matplotlib", "math_verify", "latex2sympy2_extended", "sympy", "gcsfs",
-  "huggingface_hub", "jinja2", "tensorboardX", "wandb", "torch",
+  "matplotlib", "math_verify", "latex2sympy2_extended", "sympy", "mpmath",
+  "gcsfs", "huggingface_hub", "jinja2", "tensorboardX", "wandb", "torch",
+  "pyarrow", "pandas", "requests",
 )
 
 

@@ -8,6 +8,7 @@ import sys
 
 import mains
 import pytest
+import test_house as house
 
 import sitrain
 from sitrain import cli
@@ -146,6 +147,20 @@ def test_the_table_of_extras_is_that_of_the_package():
   core = [x for x in SETUP["options"]["install_requires"].split("\n") if x]
   heavy = {name for names in extras.MODULES.values() for name in names}
   assert not heavy & set(map(module_of, core))
+
+
+def test_what_is_imported_is_installed_by_the_core_or_named_with_its_extra():
+  core = SETUP["options"]["install_requires"].strip().split("\n")
+  core = {module_of(line).removesuffix("_checkpoint") for line in core}
+  known = core | extras.ALONG.keys() | set(sys.stdlib_module_names) | {
+    name for names in extras.MODULES.values() for name in names
+  }
+  unknown = {
+    f"{house.name(path)}: {name}" for path in house.SOURCES
+    for name in (module.partition(".")[0] for _, module in house.imported(path))
+    if name not in known | {"sitrain"}
+  }
+  assert not unknown
 
 
 def test_the_package_has_all_that_is_run():

@@ -19,9 +19,9 @@ MODULES = {
   "wandb": ("wandb",),
 }
 # Modules that come along with one of these.
-_ALONG = {
-  "latex2sympy2_extended": "text", "pyarrow": "text", "sympy": "text",
-  "tensorflow": "tensorflow",
+ALONG = {
+  "latex2sympy2_extended": "text", "mpmath": "text", "pyarrow": "text",
+  "sympy": "text", "tensorflow": "tensorflow",
 }
 
 
@@ -29,7 +29,7 @@ def extra_of(module: str) -> str:
   """The extra that installs a module, or ""."""
   name = module.partition(".")[0]
   found = (extra for extra, names in MODULES.items() if name in names)
-  return next(found, _ALONG.get(name, ""))
+  return next(found, ALONG.get(name, ""))
 
 
 def line(error: ImportError) -> str:
