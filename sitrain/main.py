@@ -1,6 +1,6 @@
 """Trains a language model to improve itself: all stages of a config, in order.
 
-  python -m sitrain.main --config=configs/quickstart.py --workdir=/tmp/sitrain
+  sitrain train --config=quickstart --workdir=/tmp/sitrain
 
 Any field of the config can be set on the command line, as in
 --config.stage.stage2.method.bonus=2: --show prints all of them as they are, and

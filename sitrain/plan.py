@@ -1,6 +1,6 @@
 """Plans a config for a pod, on a machine without its chips.
 
-  python -m sitrain.plan --config=configs/score_math.py --topology=v5e:2x4 \
+  sitrain plan --config=score_math --topology=v5e:2x4 \
     --config.mesh.data=1 --config.mesh.fsdp=8
 
 Compiles every program of the stages and shows their memory on a chip, products,

@@ -1,8 +1,8 @@
 """Samples a test set: texts, verdicts of the verifiers, pass@k and maj@k.
 
-  python -m sitrain.sample --config=configs/score_gsm8k.py \\
+  sitrain sample --config=score_gsm8k \\
     --config.model.path=FOLDER_OR_HUB_ID --samples=8 --output=gsm8k.jsonl
-  python -m sitrain.sample --workdir=RUN --stage=stage2 --output=gsm8k.jsonl
+  sitrain sample --workdir=RUN --stage=stage2 --output=gsm8k.jsonl
 
 Samples from a model without a run, or from a stage of a run. Writes a row for
 each problem, and a summary to gsm8k.jsonl.json. The same command resumes where
