@@ -20,6 +20,10 @@ SUBJECTS = {
   ),
   "test_configs.py": ("configs", "sitrain/curate", "sitrain/methods"),
   "test_documents.py": ("colab",),
+  "test_package.py": (
+    "setup.cfg", "pyproject.toml", "sitrain/cli.py",
+    "sitrain/runtime/config_files.py", "sitrain/runtime/extras.py",
+  ),
   "test_plan.py": (
     "sitrain/models", "sitrain/runtime/plan", "sitrain/runtime/sharding.py",
     "sitrain/train.py",

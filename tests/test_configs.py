@@ -151,19 +151,19 @@ def test_the_docstring_has_the_command(path):
   spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  command = f"python -m sitrain.main --config=configs/{path.name} --workdir=/"
+  command = f"sitrain train --config={path.stem} --workdir=/"
   assert command in module.__doc__
   assert module.get_config.__doc__
 
 
 @pytest.mark.parametrize("path", TEST_SETS, ids=name_of)
 def test_a_test_set_needs_no_more_than_a_model(path, hub):
-  command = f"python -m sitrain.sample --config=configs/{path.name} "
+  command = f"sitrain sample --config={path.stem} "
   assert command in path.read_text()
   with pytest.raises(ValueError, match="--problems=8"):
     config_of(path, "quick")
   config = config_of(path, "")
-  with pytest.raises(ConfigError, match="python -m sitrain.sample"):
+  with pytest.raises(ConfigError, match="sitrain sample"):
     checks.check_config(config)
   checks.check_config(config, trains=False)
   assert config["evaluate"]["temperature"] == 0.0
