@@ -17,6 +17,7 @@ from sitrain.losses.reduce import mean, per_episode
 from sitrain.losses.regularizers import LOSSES
 from sitrain.losses.value import value_error
 from sitrain.methods.objectives import pair_objective, policy_objective
+from sitrain.models import foreign
 from sitrain.models.heads import values
 from sitrain.models.logprobs import token_scores
 from sitrain.models.roles import join_base, params_of
@@ -83,6 +84,7 @@ def play_with(
   """
   check_slots(slots)
   check_temperature(temperature)
+  foreign.check(model)
 
   def generate(keys, state, problems):
     return play(

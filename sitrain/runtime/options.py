@@ -5,9 +5,10 @@ import importlib
 import inspect
 import math
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from sitrain.runtime import extras
 from sitrain.tasks import own_functions
 
 
@@ -46,7 +47,12 @@ def find(package: str, name: str, field: str) -> Callable:
       f"config.{field}={name!r} is not in sitrain/{package}: "
       + closest(module, modules)
     )
-  found = importlib.import_module(f"sitrain.{package}.{module}")
+  try:
+    found = importlib.import_module(f"sitrain.{package}.{module}")
+  except ImportError as error:
+    if not (why := extras.line(error)):
+      raise
+    raise ConfigError(f"config.{field}={name!r}: {why}") from error
   makers = [n for n in vars(found) if _makes(found, n)]
   if (function or "make") not in makers:
     full = [f"{module}.{n}" if n != "make" else module for n in makers]
@@ -55,15 +61,37 @@ def find(package: str, name: str, field: str) -> Callable:
 
 
 def makers(package: str) -> dict[str, Callable]:
-  """All functions that `find` finds in a package, by name."""
-  folder = importlib.import_module(f"sitrain.{package}").__path__
+  """All functions that `find` finds in a package, by name.
+
+  Without those of modules that are `not_installed`.
+  """
   found = {}
-  for module in sorted(m.name for m in pkgutil.iter_modules(folder)):
-    known = importlib.import_module(f"sitrain.{package}.{module}")
-    for name, value in vars(known).items():
+  for module, known in _modules(package):
+    names = () if isinstance(known, str) else vars(known)
+    for name in names:
       if _makes(known, name):
-        found[module if name == "make" else f"{module}.{name}"] = value
+        full = module if name == "make" else f"{module}.{name}"
+        found[full] = getattr(known, name)
   return found
+
+
+def not_installed(package: str) -> dict[str, str]:
+  """module -> which extra it needs, for those that cannot be imported here."""
+  return {
+    name: known for name, known in _modules(package) if isinstance(known, str)
+  }
+
+
+def _modules(package: str) -> Iterator[tuple[str, Any]]:
+  """The modules of a package by name, or what has to be installed first."""
+  folder = importlib.import_module(f"sitrain.{package}").__path__
+  for module in sorted(m.name for m in pkgutil.iter_modules(folder)):
+    try:
+      yield module, importlib.import_module(f"sitrain.{package}.{module}")
+    except ImportError as error:
+      if not (why := extras.line(error)):
+        raise
+      yield module, why
 
 
 def _from_file(name: str, field: str) -> Callable:
@@ -170,6 +198,10 @@ def check_type(field: str, value: Any, wanted: Any) -> None:
     )
   if str(wanted) == "tuple[int, ...]":
     for one in value:
-      check_type(field, one, int)
+      if isinstance(one, bool) or not isinstance(one, int):
+        raise ConfigError(
+          f"config.{field}={value!r} has {one!r}, which is no whole number:"
+          f" give a list of them, as --config.{field}='(5, 5)'"
+        )
   if isinstance(value, float) and math.isnan(value):
     raise ConfigError(f"config.{field} is not a number (NaN): give one")
