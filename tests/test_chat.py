@@ -11,8 +11,8 @@ import mains
 import numpy as np
 import pytest
 
-from sitrain.evaluate import samples
-from sitrain.evaluate.player import Played
+from sitrain.evaluate import samples, studies
+from sitrain.evaluate.player import Judged, Played, Player
 from sitrain.judge import verifier
 from sitrain.methods import given_pairs
 from sitrain.models.huggingface import tokenizer
@@ -507,3 +507,16 @@ def test_the_main_shows_rows_of_any_task_and_loads_no_model(ask, write):
   done = ask(*words, "--of=tusk", module="sitrain.data")
   assert done.code == 2
   assert "--of='tusk': did you mean 'task'?" in done.err.splitlines()[-1]
+
+
+def test_scaling_of_a_table_with_fewer_rows_than_are_asked_for(monkeypatch):
+  rows = np.arange(3 * 2 * 2).reshape(6, 2)
+  judged = Judged(rows % 2, np.ones((6, 2)), rows, 0 * rows, rows % 2)
+  found = Played((), (), judged)
+  monkeypatch.setattr(studies, "played", lambda *_, **more: ((), found))
+  player = Player((), (), (), samples=2, turns=2)
+  row = studies.scaling(
+    player, (), jax.random.key(0), budgets=(2,), problems=64, temperature=1.0,
+    draws=5,
+  )
+  assert row["sequential"] == [1.0] and row["parallel"] == [0.0]
