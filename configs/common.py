@@ -29,7 +29,11 @@ def base_config() -> ConfigDict:
     "max_sampler_gap": 0.1,  # nat between sampler and trainer; above: stop
     "compile_cache": True,
     "profile_steps": (0, 0),  # the steps of each stage to trace
-    "wandb": "",  # a project's name
+    "wandb": "",  # a project's name, and so for the next two
+    "trackio": "",
+    "mlflow": "",
+    "samples_every": 0,  # steps between samples.jsonl's dialogues; 0: none
+    "samples": 4,  # how many of them at a time
   })
   return config
 

@@ -31,12 +31,12 @@ from sitrain.runtime import (
   listing,
   lock,
   logs,
-  metrics,
   notice,
   overrides,
   packages,
   progress,
   report,
+  services,
   sharding,
 )
 from sitrain.runtime import (
@@ -68,20 +68,6 @@ LIST = flags.DEFINE_bool(
 flags.declare_key_flag("config")  # --help is to show it.
 flags.adopt_module_key_flags(distributed)
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
-
-
-def open_sink(config: dict, workdir: str) -> metrics.Sink:
-  """metrics.jsonl, TensorBoard events, and wandb if config.run.wandb is set."""
-  folder = epath.Path(workdir)
-  sinks = [
-    metrics.jsonl(folder / "metrics.jsonl"),
-    metrics.tensorboard(folder / "tensorboard"),
-  ]
-  if config["run"]["wandb"]:
-    sinks.append(
-      metrics.wandb(folder, project=config["run"]["wandb"], config=config)
-    )
-  return metrics.join(sinks)
 
 
 def evaluator(run: Run, task: Any, config: dict) -> Callable[..., dict]:
@@ -164,7 +150,7 @@ def _train(
 ) -> dict:
   """`train`, while the workdir is locked."""
   jax.config.update("jax_threefry_partitionable", True)
-  metrics.check_installed(project=config["run"]["wandb"])
+  services.check_installed(config["run"])
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
@@ -179,7 +165,7 @@ def _train(
     print(description)
   if jax.process_index() == 0:
     packages.keep(workdir, packages.installed())
-  sink = open_sink(config, workdir)
+  sink = services.open_all(workdir, config["run"], config)
   run = ready.run._replace(
     workdir=workdir, sink=sink,
     show=watched(display, logs.heartbeat(workdir, log), start),

@@ -26,6 +26,7 @@ from sitrain.runtime import (
   peers,
   sharding,
   signals,
+  sinks,
   stopping,
 )
 from sitrain.runtime.compile import ahead, profile_steps
@@ -180,8 +181,7 @@ def run_stage(
       state, progress = begin(run, stage, manager, abstract, first)
     progress = reopened(stage, progress)
     if not progress.done:
-      path = epath.Path(run.workdir) / "metrics.jsonl"
-      metrics.truncate(path, stage.name, progress.step)
+      sinks.drop_later(run.workdir, stage.name, progress.step)
       if progress.step:
         activity.say(f"{stage.name} goes on after step {progress.step}")
       with activity.during(f"compiling {stage.name} ({programs(stage)})"):

@@ -10,7 +10,7 @@ from etils import epath
 
 from sitrain.models import decoder, heads
 from sitrain.models.parameters import computed
-from sitrain.runtime import checkpoint, logs, metrics, sharding, snapshot
+from sitrain.runtime import checkpoint, logs, sharding, sinks, snapshot
 from sitrain.train import init_state
 from sitrain.types import Stage, TrainState
 
@@ -41,7 +41,7 @@ class Run(NamedTuple):
   mesh: Any
   model: Any  # of the policy
   seed: int
-  sink: metrics.Sink
+  sink: sinks.Sink
   show: Callable[..., None]  # (stage, step, steps, record, tokens_per_second)
   save_every: int  # fused calls between checkpoints
   keep: int  # last checkpoints kept
