@@ -38,6 +38,7 @@ from sitrain.runtime import (
   report,
   services,
   sharding,
+  watch,
 )
 from sitrain.runtime import (
   compile as compiling,
@@ -70,14 +71,18 @@ flags.adopt_module_key_flags(distributed)
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
-def evaluator(run: Run, task: Any, config: dict) -> Callable[..., dict]:
-  """(params, say) -> the row of a stage: accuracies, controls, dialogues.
+def evaluators(
+  run: Run, task: Any, config: dict
+) -> tuple[Callable[..., dict], watch.Watch]:
+  """(params, say) -> the row of a stage, and what is looked at before its end.
 
-  Every stage gets the same problems; the programs are compiled once. `say` gets
-  the progress as text.
+  The row has accuracies, controls and dialogues; every stage gets the same
+  problems. The programs are compiled once. `say` gets the progress as text.
   """
-  options = dict(config["evaluate"])
-  options.pop("task", ())  # `task` already has these options.
+  options = {
+    name: value for name, value in config["evaluate"].items()
+    if name not in (*watch.OPTIONS, "task")  # `task` already has its options.
+  }
   players = evaluation.make_player(
     run.model, task, turns=options.pop("turns"), jit=jax.jit,
     resamples=options.pop("resamples", 8),
@@ -85,9 +90,10 @@ def evaluator(run: Run, task: Any, config: dict) -> Callable[..., dict]:
   )
   key = jax.random.key(options.pop("seed"), impl="threefry2x32")
   of = lambda say: lambda done, total: say(f"{done} of {total} problems")
-  return lambda params, say: evaluation.evaluate(
+  judge = lambda params, say: evaluation.evaluate(
     players, params, task, key, on_progress=of(say), **options
   )
+  return judge, watch.make(config, players.episodes)
 
 
 def watched(
@@ -157,7 +163,7 @@ def _train(
   with activity.during("reading problems"):
     ready = build.prepare(config, workdir, mesh)
   with jax.set_mesh(mesh):
-    judge = evaluator(ready.run, ready.evaluation_task, config)
+    judge, looks = evaluators(ready.run, ready.evaluation_task, config)
     check_left(ready.run._replace(workdir=workdir), ready.stages)
   digest = claim(workdir, config, ready.found)
   log = logs.open_log(workdir, facts)
@@ -172,7 +178,7 @@ def _train(
     save_every=config["run"]["save_every"],
     keep=config["run"]["keep"], profile=config["run"]["profile_steps"],
     max_gap=config["run"]["max_sampler_gap"],
-    watchdog=logs.watchdog(log.file, factor=10.0, floor=60.0),
+    watchdog=logs.watchdog(log.file, factor=10.0, floor=60.0), watch=looks,
   )
   try:
     with jax.set_mesh(mesh):

@@ -295,7 +295,7 @@ def _stage(config, name, task, run, workdir, before) -> Stage:
   check_context(config, f"{field}.method.turns", task, counts.columns)
   if options["fused"] and task.on_host and not options["writes"]:
     check_fused(field, run, stage)
-  check_metrics(field, options, stage, counts)
+  check_metrics(field, options, stage, counts, config["evaluate"])
   parts = stage.parts | batches.fit(field, options, counts, run.mesh)
   return stage._replace(parts=parts, frozen=lazy or frozen)
 

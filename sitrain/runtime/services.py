@@ -107,7 +107,7 @@ def trackio(folder: Any, *, project: str, config: Record) -> Sink:
 def mlflow(folder: Any, *, project: str, config: Record) -> Sink:
   """As `wandb`, to a run of the experiment `project` of MLflow.
 
-  It goes to MLFLOW_TRACKING_URI, or to mlflow.db in a workdir on a disk. Raises
+  It goes to MLFLOW_TRACKING_URI, or to mlflow.db of a workdir on a disk. Raises
   ConfigError if MLflow is not installed or cannot start.
   """
   if jax.process_index() != 0:
@@ -117,6 +117,9 @@ def mlflow(folder: Any, *, project: str, config: Record) -> Sink:
   try:
     if not os.environ.get("MLFLOW_TRACKING_URI") and not is_remote(folder):
       module.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+      if module.get_experiment_by_name(project) is None:
+        files = (folder / "mlflow").as_posix()  # else where it was started
+        module.create_experiment(project, artifact_location=files)
     module.set_experiment(project)
     own = known.read_text().strip() if known.exists() else None
     run = module.start_run(run_id=own, run_name=folder.name)

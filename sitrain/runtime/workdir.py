@@ -126,7 +126,10 @@ def _evaluated_before(
   path: epath.Path, changes: Sequence[identity.Change]
 ) -> list[str]:
   """A line on the stages that another evaluation has measured."""
-  changed = any(change.field.startswith("evaluate.") for change in changes)
+  changed = any(  # Those while a stage trains are not in the summary.
+    change.field.startswith("evaluate.")
+    and not change.field.startswith("evaluate.every") for change in changes
+  )
   rows = read_json(path)["stages"] if changed and path.exists() else []
   names = ", ".join(row["name"] for row in rows)
   return [f"the old evaluation's numbers of {names}"] if names else []
