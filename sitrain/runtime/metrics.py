@@ -29,7 +29,7 @@ def records(metrics: Metrics) -> list[dict[str, float]]:
     metrics: means whose totals and counts are [steps].
   """
   host = jax.device_get(metrics)
-  numbers = {name: divide(mean) for name, mean in host.items()}
+  numbers = derived({name: divide(mean) for name, mean in host.items()})
   steps = {len(x) for x in numbers.values()}
   if len(steps) > 1:
     raise ValueError(f"metrics of different numbers of steps: {sorted(steps)}")
@@ -37,6 +37,18 @@ def records(metrics: Metrics) -> list[dict[str, float]]:
     {name: float(x[i]) for name, x in numbers.items()}
     for i in range(steps.pop() if steps else 0)
   ]
+
+
+def derived(numbers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The numbers, with the effective sample size of ratios for their square.
+
+  (mean r)^2 / mean r^2 (Kish 1965): no mean itself, so it is made of two.
+  """
+  if "learn/ratio_squared" not in numbers:
+    return numbers
+  square = numbers.pop("learn/ratio_squared")
+  size = numbers["learn/ratio"] ** 2 / square
+  return numbers | {"learn/effective_sample": size}
 
 
 _VERBS = ("generate/", "judge/", "curate/", "learn/")  # in the order of a step

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from sitrain.runtime import metrics, stopping, watch
+from sitrain.runtime import alarms, metrics, samples, stopping, watch
 from sitrain.runtime.optimizer import one_of
 from sitrain.runtime.snapshot import NotFinite
 from sitrain.runtime.staged import GAP
@@ -16,28 +16,35 @@ def record(
   run: Run, stage: Stage, progress: Progress, measured: Metrics,
   spent: dict[str, float], state: TrainState,
 ) -> Progress:
-  """Writes the records of a call, shows their mean, and updates the progress.
+  """Writes records and samples of a call, shows their mean, and goes on.
 
   `spent` has the seconds of the call, and those of the host before it. `state`
   is what the call returned; the numbers of an evaluation are in the record of
   the last step.
   """
+  measured, shown = samples.taken(measured)
   rows = metrics.records(measured)
   check_numbers(stage.name, progress.step, measured, run.max_gap)
   rate = tokens_written(measured) / spent["run/seconds"]
   spent = {name: value / len(rows) for name, value in spent.items()}
   step = progress.step + len(rows)
   found = watch.evaluated(run.watch, stage, step, state)
+  texts = samples.records(stage, shown, progress.step, run.watch.samples_every)
+  texts = dict(texts)
   for i, row in enumerate(rows, start=progress.step + 1):
     at = {"step": i, "iteration": progress.first + i}
     more = spent | found if i == step else spent
-    run.sink.write({"stage": stage.name} | at | row | more)
+    at = {"stage": stage.name} | at
+    run.sink.write(at | row | more)
+    if i in texts:
+      run.sink.samples([at | one for one in texts[i]])
   recent = {name: [row[name] for row in rows] for name in rows[0]}
   show = {name: float(np.nanmean(values)) for name, values in recent.items()
           if not np.all(np.isnan(values))}
   run.show(stage.name, step, stage.steps, show, rate)
   window = stopping.extend(progress.window, rows, stage.window)
   window = stopping.add_evaluation(window, found, step, stage.window)
+  alarms.tell(stage.name, step, window)
   if stage.best and not stage.best.startswith(stopping.EVAL):
     one_of(f"config.stage.{stage.name}.best", stage.best, rows[0])
   score = best_score(stage, window, step)

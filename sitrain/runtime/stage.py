@@ -22,6 +22,7 @@ from sitrain.runtime import (
   activity,
   checkpoint,
   peers,
+  samples,
   sharding,
   signals,
   sinks,
@@ -99,6 +100,8 @@ def lower_stage(
   Fused: the "loop" of `steps_per_call` iterations, one jitted scan. Staged: the
   same parts as separate programs, with the names in `staged.NAMES`.
   """
+  if run.watch.samples_every and not stage.writes:
+    stage = stage._replace(method=shown(run, stage, abstract))
   if not stage.fused or stage.writes:
     learn = parts_of(stage, run.mesh)[2]
     grouped = stage._replace(method=by_group(stage, run.mesh))
@@ -110,6 +113,19 @@ def lower_stage(
   loop = make_loop(iteration_of(stage, run.mesh), stage.steps_per_call)
   jitted = jax.jit(loop, donate_argnums=0, out_shardings=(place, everywhere))
   return {"loop": jitted.lower(abstract, key)}
+
+
+def shown(run: Run, stage: Stage, abstract: Any) -> Method:
+  """The stage's method, which hands on a few rows of each step."""
+  method, key = stage.method, jax.random.key(0, impl="threefry2x32")
+
+  def rows_of(key, state):
+    problems = method.pose(key, state)
+    keys = jax.random.split(key, problems.prompt.shape[0])
+    return method.generate(keys, state, problems)
+
+  rows = jax.eval_shape(rows_of, key, abstract)
+  return samples.showing(method, run.watch.samples, samples.columns_of(rows))
 
 
 def programs(stage: Stage) -> str:
