@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sitrain.losses.policy_gradient import importance_ratio
 from sitrain.losses.reduce import mean
-from sitrain.types import Metrics
+from sitrain.types import GIVEN, Metrics
 
 LOW, HIGH, EXTREME = 0.8, 1.25, 2.0
 
@@ -48,12 +48,12 @@ def token_metrics(
   logprob: Float[Array, "*B T"],
   advantage: Float[Array, "*B T"],
   mask: Float[Array, "*B T"],
-  sampled: Float[Array, "*B T"],
+  turn: Int[Array, "*B T"],
 ) -> Metrics:
   """Which tokens the update learns from:
 
-  learn/trained        share of the `sampled` tokens that are under the mask and
-                       have an advantage
+  learn/trained        share of the tokens of all turns that are under the mask
+                       and have an advantage
   learn/clip_fraction  share of those to which `objective(logprob)` [*B T] gives
                        no gradient: whatever clips them
   """
@@ -63,6 +63,6 @@ def token_metrics(
   trained = (mask > 0) & (advantage != 0)
   share = lambda x, of: mean(x.astype(jnp.float32), of.astype(jnp.float32))
   return {
-    "learn/trained": share(trained, sampled > 0),
+    "learn/trained": share(trained, turn > GIVEN),
     "learn/clip_fraction": share(slope == 0, trained),
   }

@@ -48,6 +48,7 @@ from sitrain.runtime.start import (
   order_key,
 )
 from sitrain.runtime.task import check_context, task_from, task_of_stage
+from sitrain.runtime.watch import Watch
 from sitrain.types import Method, Stage, Task
 
 # Re-exported, so that callers need only this module.
@@ -211,7 +212,7 @@ def run_from(config: dict, task: Task, model: Decoder, mesh: Mesh) -> Run:
   # The main sets where it writes and shows.
   run = Run(*[()] * len(Run._fields))._replace(
     mesh=mesh, model=model, seed=config["seed"],
-    origin=origin_from(config, model),
+    origin=origin_from(config, model), watch=Watch(),
   )
   return run._replace(roles=roles_from(config, run, task))
 

@@ -13,6 +13,7 @@ from etils import epath
 from sitrain.runtime import alarms
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.progress import control, duration, summary_rows
+from sitrain.runtime.stopping import EVAL
 
 Records = Sequence[dict[str, Any]]
 
@@ -95,7 +96,11 @@ def picture(title: str, start: str, records: Records) -> str:
     values = [r.get(name) for r in records]
     points = [math.nan if v is None else v for v in values]
     mark = "o" if sum(v is not None for v in values) < 2 else ""
-    axes.plot(at, points, label=name, linewidth=1.3, marker=mark)
+    where = at
+    if name.startswith(EVAL):  # Between evaluations there are no numbers.
+      known = [(x, v) for x, v in zip(at, values) if v is not None]
+      (where, points), mark = zip(*known), "o"
+    axes.plot(where, points, label=name, linewidth=1.3, marker=mark)
   for where, stage in borders:
     axes.axvline(where, color="#999", linewidth=0.8, linestyle="--")
     axes.text(
