@@ -1,6 +1,7 @@
 """What follows a call: checks, records, an evaluation, and the progress."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -9,18 +10,18 @@ from sitrain.runtime.optimizer import one_of
 from sitrain.runtime.snapshot import NotFinite
 from sitrain.runtime.staged import GAP
 from sitrain.runtime.start import Run
-from sitrain.types import Mean, Metrics, Progress, Stage, TrainState
+from sitrain.types import Mean, Progress, Stage, TrainState
 
 
 def record(
-  run: Run, stage: Stage, progress: Progress, measured: Metrics,
+  run: Run, stage: Stage, progress: Progress, measured: dict[str, Any],
   spent: dict[str, float], state: TrainState,
 ) -> Progress:
   """Writes records and samples of a call, shows their mean, and goes on.
 
   `spent` has the seconds of the call, and those of the host before it. `state`
-  is what the call returned; the numbers of an evaluation are in the record of
-  the last step.
+  is what the call returned, with `measured`: its metrics, and its samples if
+  they are on. The numbers of an evaluation are in the record of the last step.
   """
   measured, shown = samples.taken(measured)
   rows = metrics.records(measured)

@@ -118,7 +118,7 @@ def advantage_of(
   return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
 
 
-def taken(measured: Metrics) -> tuple[Metrics, Any]:
+def taken(measured: dict[str, Any]) -> tuple[Metrics, Any]:
   """The metrics of a call without the samples, and the samples [steps n]."""
   rest = {name: x for name, x in measured.items() if name != NAME}
   return rest, measured.get(NAME, {})
