@@ -35,6 +35,7 @@ from sitrain.runtime.start import layout
 from sitrain.types import (
   ActorCriticTargets,
   Mean,
+  Weights,
 )
 
 STAGE = dict(steps=6, best="eval/accuracy_1", window=8)
