@@ -3,11 +3,12 @@
 from absl import flags
 from jax.sharding import AbstractMesh
 
-from launch import source
-from launch.jobs import Job
 from sitrain.runtime import batches, build, overrides, sharding
 from sitrain.runtime.errors import one_line
 from sitrain.runtime.options import ConfigError
+
+from . import source
+from .jobs import Job
 
 
 def check(job: Job, devices: int, *, slices: int = 1) -> None:
@@ -32,7 +33,7 @@ def check(job: Job, devices: int, *, slices: int = 1) -> None:
 def read(job: Job) -> dict:
   """The config that the job will have."""
   known = flags.FlagValues()
-  words = ["launch", f"--config={source.ROOT}/{job.config}"]
+  words = ["launch", f"--config={source.ROOT}/{source.config_file(job.config)}"]
   words += [word for word in job.flags if word.startswith("--config.")]
   overrides.define("The run.", flag_values=known, sys_argv=words)
   try:

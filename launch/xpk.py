@@ -14,10 +14,11 @@ import shlex
 import subprocess
 import sys
 
-from launch import accelerators, jobs, machine
-from launch.jobs import Job
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.signals import RESTART
+
+from . import accelerators, jobs, machine
+from .jobs import Job
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,37}[a-z0-9])?")
 
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     "cluster": "made by `xpk cluster create`",
     "type": "as v5p-64, v5litepod-16, v6e-256 or tpu7x-8",
     "image": "built from launch/Dockerfile, in a registry",
-    "config": "the run: a file of configs/, with :arguments",
+    "config": "the run: a name or file of configs/, with :arguments",
     "workdir": "gs://bucket/folder",
   }.items():
     parser.add_argument(f"--{name}", required=True, help=about)

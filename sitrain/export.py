@@ -1,6 +1,6 @@
 """Exports the policy of a stage as a model that transformers can load.
 
-  python -m sitrain.export --workdir=/tmp/sitrain --output=/tmp/sitrain_model
+  sitrain export --workdir=/tmp/sitrain --output=/tmp/sitrain_model
 
 Writes weights, config.json and the tokenizer. A run that began with a
 checkpoint keeps its architecture; other models get the matching architecture of

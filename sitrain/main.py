@@ -1,6 +1,6 @@
 """Trains a language model to improve itself: all stages of a config, in order.
 
-  python -m sitrain.main --config=configs/quickstart.py --workdir=/tmp/sitrain
+  sitrain train --config=quickstart --workdir=/tmp/sitrain
 
 Any field of the config can be set on the command line, as in
 --config.stage.stage2.method.bonus=2: --show prints all of them as they are, and
@@ -54,7 +54,7 @@ from sitrain.runtime.storage import check_writable
 from sitrain.runtime.task import describe
 
 CONFIG = overrides.define(
-  "The run: a file of configs/, with :arguments if it has any."
+  "The run: a name, as quickstart, or a file; with :arguments if it has any."
 )
 WORKDIR = flags.DEFINE_string(
   "workdir", "", "Where checkpoints, metrics and the report go."
@@ -219,7 +219,7 @@ def main(argv: list[str]) -> None:
     print("\n".join(listing.listed()))
     return
   if CONFIG.value is None:
-    raise ConfigError("--config is missing: say which file of configs/")
+    raise ConfigError("--config is missing: say which, as --config=quickstart")
   config = fields.placed(build.plain(CONFIG.value))
   if SHOW.value:
     check_config(config)

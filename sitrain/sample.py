@@ -1,8 +1,8 @@
 """Samples a test set: texts, verdicts of the verifiers, pass@k and maj@k.
 
-  python -m sitrain.sample --config=configs/score_gsm8k.py \\
+  sitrain sample --config=score_gsm8k \\
     --config.model.path=FOLDER_OR_HUB_ID --samples=8 --output=gsm8k.jsonl
-  python -m sitrain.sample --workdir=RUN --stage=stage2 --output=gsm8k.jsonl
+  sitrain sample --workdir=RUN --stage=stage2 --output=gsm8k.jsonl
 
 Samples from a model without a run, or from a stage of a run. Writes a row for
 each problem, and a summary to gsm8k.jsonl.json. The same command resumes where
@@ -57,7 +57,7 @@ from sitrain.runtime.task import check_context
 from sitrain.runtime.testset import tasks_of
 from sitrain.types import PAD
 
-overrides.define("A file of configs/, for a model as it is.")
+overrides.define("A name or a file of a config, for a model as it is.")
 flags.DEFINE_string("workdir", "", "Of a run, instead of --config.")
 flags.DEFINE_string("stage", "", "Of the run; default: the last trained one.")
 flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint of the stage.")

@@ -119,7 +119,7 @@ def test_partial_rewards_are_means_and_no_accuracies(toy):
   _, _, task = toy
   paid = np.array([[0.3, 1.0], [0.3, 0.3]], np.float32)
   verdict = Verdict(paid, np.ones((2, 2), np.float32), {})
-  posed = task.problems(jax.random.key(0), 2)
+  posed = jax.jit(task.problems, static_argnums=1)(jax.random.key(0), 2)
   rows = given(posed, reply=task.reply, turns=(3, 3), eos=task.eos)
   judge = playing.make_judge(task._replace(verify=lambda *_: verdict), 2)
   judged = playing.Judged(*map(np.asarray, judge(posed, rows)))

@@ -14,8 +14,9 @@ import pytest
 import test_house as house
 import yaml
 
-from launch import accelerators, flags, jobs, xpk
+from launch import accelerators, flags, jobs, machine, source, xpk
 from launch.jobs import Job
+from sitrain.runtime.options import ConfigError
 from sitrain.runtime.signals import RESTART
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -209,6 +210,22 @@ def test_xpk_runs_when_asked_to(place, monkeypatch, capsys):
   assert "give an int" in capsys.readouterr().err
 
 
+def test_a_name_is_a_config_of_the_code_that_is_sent():
+  assert source.config_file("score:quick") == "configs/score.py:quick"
+  assert source.config_file("own/mine.py:a") == "own/mine.py:a"
+
+
+def test_from_a_wheel_nothing_is_sent(tmp_path, monkeypatch):
+  """Its environment may lie in another project's checkout."""
+  subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+  folder = tmp_path / ".venv" / "sitrain"
+  folder.mkdir(parents=True)
+  monkeypatch.setattr(source, "ROOT", folder)
+  runner = machine.Runner(machine.execute, print, print, print, 0.0, 1, 0.0)
+  with pytest.raises(ConfigError, match="is none: clone it"):
+    source.find(runner, allow_dirty=True)
+
+
 def test_dockerfile_copies_what_there_is_and_installs_an_extra():
   text = (LAUNCH / "Dockerfile").read_text().replace("\\\n", " ")
   lines = [
@@ -227,7 +244,11 @@ def test_dockerfile_copies_what_there_is_and_installs_an_extra():
   used = set(re.findall(r"\$(\w+)", text.split("FROM", 1)[1]))
   assert used == {name for name, _, _ in declared}
   extra = next(value for name, _, value in declared if name == "EXTRA")
-  assert f"\n{extra} =\n" in (ROOT / "setup.cfg").read_text()
+  setup = (ROOT / "setup.cfg").read_text()
+  assert f"\n{extra} =\n" in setup
+  # All that jobs on a cloud need, in every way of launching them.
+  for name in ("Dockerfile", "remote.sh", "skypilot.yaml"):
+    assert "[text,gcs," in (LAUNCH / name).read_text(), name
 
 
 def test_launch_keeps_to_the_rules_of_the_house(monkeypatch):

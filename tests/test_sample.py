@@ -551,7 +551,7 @@ def test_mistakes_are_named_in_one_line(folder, ask, tmp_path):
   words = "--config=configs/word_problems.py:quick"
   score = f"--config=configs/score_gsm8k.py --config.model.path={folder}"
   asked_for = {
-    f"--output={tmp_path}/x.jsonl": "--config is missing: say which file",
+    f"--output={tmp_path}/x.jsonl": "--config is missing: say which, as",
     f"--workdir={tmp_path}": "has no config.json: give the workdir of a run",
     words: "--config.model.path is missing: give it, or --workdir",
     f"{words} --workdir={tmp_path}": "leave out --config",

@@ -1,6 +1,6 @@
 """Evaluates the stages of a run: correction, control, turns, scaling.
 
-  python -m sitrain.evaluate --workdir=/tmp/sitrain
+  sitrain evaluate --workdir=/tmp/sitrain
 
 Writes evaluation.json and pictures into the workdir, and shows tables.
 """

@@ -122,7 +122,7 @@ def _poser(task, jit):
     return partial(jit, static_argnums=1)(task.problems)
 
   def pose(key, n):
-    return _take(jax.tree.map(jnp.asarray, task.table), slice(n))
+    return _take(jax.tree.map(np.asarray, task.table), slice(n))
 
   return pose
 
@@ -173,7 +173,8 @@ def played(
   on the batch, and streams share problems but no draws. Temperature 0 is
   greedy. Raises ValueError where `batch` is smaller than one problem's samples.
   """
-  posed = player.pose(jax.random.fold_in(key, 0), problems)
+  # On the host, where taking rows compiles nothing.
+  posed = jax.device_get(player.pose(jax.random.fold_in(key, 0), problems))
   count, found, done = posed.prompt.shape[0], [], 0
   parts = parts_of(player, posed, batch=batch)
   for rows in parts:

@@ -10,7 +10,14 @@ from typing import Any
 
 from absl import app
 
-from sitrain.runtime import overrides, peers, scratch, signals, storage
+from sitrain.runtime import (
+  extras,
+  overrides,
+  peers,
+  scratch,
+  signals,
+  storage,
+)
 from sitrain.runtime.compile import compiling_ahead
 from sitrain.runtime.logs import copy_all, note
 from sitrain.runtime.options import ConfigError
@@ -38,6 +45,8 @@ def run_main(main: Callable[[list[str]], None]) -> None:
   except (ValueError, OSError) as error:
     _leave(error, traceback_wanted, code_of(error))
   except Exception as error:
+    if isinstance(error, ImportError) and extras.line(error):
+      _leave(error, traceback_wanted, 2)
     peers.failed()
     _leave(error, True, 1)
   peers.done()
@@ -136,6 +145,8 @@ def one_line(error: BaseException) -> str:
       "interrupted; finished checkpoints are kept, the same command resumes"
     )
   text = str(error).strip()
+  if isinstance(error, ImportError):
+    text = extras.line(error) or text
   if storage.is_of_bucket(error):
     text = storage.meaning(error, "the bucket") or text
   start, found, trace = text.partition("Traceback (most recent call last):")

@@ -17,7 +17,7 @@ NOT_SET = "(not set)"
 # Fields that change samples and updates at most by rounding.
 FREE = (
   "run", "mesh", "evaluate",
-  "(task|stage.*.task).workers",
+  "(task|stage.*.task).(workers|pool)",
   "model.(scan|remat|residual|attention)",
   "stage.*.(waves|microbatches|buckets)",
   "stage.*.method.slots",

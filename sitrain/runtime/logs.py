@@ -158,6 +158,8 @@ def quiet_libraries() -> None:
   log = logging.getLogger("absl")
   log.setLevel(logging.WARNING)
   log.addFilter(_of_use)
+  # On a new machine it says that it builds a cache of fonts.
+  logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def _of_use(record: logging.LogRecord) -> bool:

@@ -73,12 +73,17 @@ def not_finite(measured: Metrics) -> tuple[int, str, float]:
   skipped.
   """
   order = lambda name: [not name.startswith(verb) for verb in _VERBS]
-  found = []
-  for name in sorted(measured, key=order):
-    total, count = (np.asarray(x, np.float64) for x in measured[name])
-    bad = np.flatnonzero(~np.isfinite(total + count) & (count != 0))
-    found += [(int(i), name, float(total[i])) for i in bad[:1]]
-  return min(found, key=lambda x: x[0], default=(-1, "", 0.0))
+  names = sorted(measured, key=order)
+  if not names:
+    return -1, "", 0.0
+  # One array [names, steps], as this runs between any two calls.
+  total = np.array([measured[name].total for name in names], np.float64)
+  count = np.array([measured[name].count for name in names], np.float64)
+  bad = ~np.isfinite(total + count) & (count != 0)
+  if not bad.any():
+    return -1, "", 0.0
+  step, first = np.argwhere(bad.T)[0]
+  return int(step), names[first], float(total[first, step])
 
 
 def finite(value: Any) -> Any:

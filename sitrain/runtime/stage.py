@@ -303,9 +303,11 @@ def _after(run, stage, progress, measured, spent) -> Progress:
     at = {"step": step, "iteration": progress.first + step}
     run.sink.write({"stage": stage.name} | at | row | spent)
   step = progress.step + len(rows)
-  recent = {name: [row[name] for row in rows] for name in rows[0]}
-  show = {name: float(np.nanmean(values)) for name, values in recent.items()
-          if not np.all(np.isnan(values))}
+  means = {
+    name: stopping.mean_of_known([row[name] for row in rows])
+    for name in rows[0]
+  }
+  show = {name: x for name, x in means.items() if not math.isnan(x)}
   run.show(stage.name, step, stage.steps, show, rate)
   window = stopping.extend(progress.window, rows, stage.window)
   if stage.best:
