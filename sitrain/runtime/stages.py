@@ -103,7 +103,7 @@ def check_kept(workdir: Any, names: Sequence[str]) -> None:
     if found:
       _LOG.warning(
         "%s; the numbers below are from before. Remove %s, and the same command"
-        " trains stage %s again from the checkpoint before it, if there is one",
+        " trains %s again from the checkpoint before it, if there is one",
         found, epath.Path(workdir) / _SUMMARY, name,
       )
 
