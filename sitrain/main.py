@@ -1,6 +1,6 @@
 """Trains a language model to improve itself: all stages of a config, in order.
 
-  python -m sitrain.main --config=configs/quickstart.py --workdir=/tmp/sitrain
+  sitrain train --config=quickstart --workdir=/tmp/sitrain
 
 Any field of the config can be set on the command line, as in
 --config.stage.stage2.method.bonus=2: --show prints all of them as they are, and
@@ -31,13 +31,14 @@ from sitrain.runtime import (
   listing,
   lock,
   logs,
-  metrics,
   notice,
   overrides,
   packages,
   progress,
   report,
+  services,
   sharding,
+  watch,
 )
 from sitrain.runtime import (
   compile as compiling,
@@ -54,7 +55,7 @@ from sitrain.runtime.storage import check_writable
 from sitrain.runtime.task import describe
 
 CONFIG = overrides.define(
-  "The run: a file of configs/, with :arguments if it has any."
+  "The run: a name, as quickstart, or a file; with :arguments if it has any."
 )
 WORKDIR = flags.DEFINE_string(
   "workdir", "", "Where checkpoints, metrics and the report go."
@@ -70,38 +71,30 @@ flags.adopt_module_key_flags(distributed)
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
-def open_sink(config: dict, workdir: str) -> metrics.Sink:
-  """metrics.jsonl, TensorBoard events, and wandb if config.run.wandb is set."""
-  folder = epath.Path(workdir)
-  sinks = [
-    metrics.jsonl(folder / "metrics.jsonl"),
-    metrics.tensorboard(folder / "tensorboard"),
-  ]
-  if config["run"]["wandb"]:
-    sinks.append(
-      metrics.wandb(folder, project=config["run"]["wandb"], config=config)
-    )
-  return metrics.join(sinks)
+def evaluators(
+  run: Run, task: Any, config: dict
+) -> tuple[Callable[..., dict], watch.Watch]:
+  """(params, say) -> the row of a stage, and what is looked at before its end.
 
-
-def evaluator(run: Run, task: Any, config: dict) -> Callable[..., dict]:
-  """(params, say) -> the row of a stage: accuracies, controls, dialogues.
-
-  Every stage gets the same problems; the programs are compiled once. `say` gets
-  the progress as text.
+  The row has accuracies, controls and dialogues; every stage gets the same
+  problems. The programs are compiled once. `say` gets the progress as text.
   """
-  options = dict(config["evaluate"])
-  options.pop("task", ())  # `task` already has these options.
+  options = {
+    name: value for name, value in config["evaluate"].items()
+    if name not in (*watch.OPTIONS, "task")  # `task` already has its options.
+  }
   players = evaluation.make_player(
     run.model, task, turns=options.pop("turns"), jit=jax.jit,
     resamples=options.pop("resamples", 8),
     spread=functools.partial(sharding.by_group_for_all, mesh=run.mesh),
   )
   key = jax.random.key(options.pop("seed"), impl="threefry2x32")
-  of = lambda say: lambda done, total: say(f"{done} of {total} problems")
-  return lambda params, say: evaluation.evaluate(
-    players, params, task, key, on_progress=of(say), **options
+  tell = progress.of_problems(programs=2)  # of both players
+  judge = lambda params, say: evaluation.evaluate(
+    players, params, task, key, on_progress=functools.partial(tell, say),
+    **options
   )
+  return judge, watch.make(config, players.episodes)
 
 
 def watched(
@@ -150,7 +143,7 @@ def train(config: dict, workdir: str) -> dict:
   display = progress.display()
   try:
     check_writable(workdir)
-    workdirs.check_folder(workdir)
+    workdirs.check_folder(workdir, f"--workdir={workdir}")
     with lock.held(f"--workdir={workdir}", epath.Path(workdir) / lock.NAME):
       return _train(config, workdir, start, facts, display)
   finally:
@@ -164,14 +157,14 @@ def _train(
 ) -> dict:
   """`train`, while the workdir is locked."""
   jax.config.update("jax_threefry_partitionable", True)
-  metrics.check_installed(project=config["run"]["wandb"])
+  services.check_installed(config["run"])
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
   with activity.during("reading problems"):
     ready = build.prepare(config, workdir, mesh)
   with jax.set_mesh(mesh):
-    judge = evaluator(ready.run, ready.evaluation_task, config)
+    judge, looks = evaluators(ready.run, ready.evaluation_task, config)
     check_left(ready.run._replace(workdir=workdir), ready.stages)
   digest = claim(workdir, config, ready.found)
   log = logs.open_log(workdir, facts)
@@ -179,14 +172,14 @@ def _train(
     print(description)
   if jax.process_index() == 0:
     packages.keep(workdir, packages.installed())
-  sink = open_sink(config, workdir)
+  sink = services.open_all(workdir, config["run"], config)
   run = ready.run._replace(
     workdir=workdir, sink=sink,
     show=watched(display, logs.heartbeat(workdir, log), start),
     save_every=config["run"]["save_every"],
     keep=config["run"]["keep"], profile=config["run"]["profile_steps"],
     max_gap=config["run"]["max_sampler_gap"],
-    watchdog=logs.watchdog(log.file, factor=10.0, floor=60.0),
+    watchdog=logs.watchdog(log.file, factor=10.0, floor=60.0), watch=looks,
   )
   try:
     with jax.set_mesh(mesh):
@@ -218,7 +211,7 @@ def main(argv: list[str]) -> None:
     print("\n".join(listing.listed()))
     return
   if CONFIG.value is None:
-    raise ConfigError("--config is missing: say which file of configs/")
+    raise ConfigError("--config is missing: say which, as --config=quickstart")
   config = fields.placed(build.plain(CONFIG.value))
   if SHOW.value:
     check_config(config)
