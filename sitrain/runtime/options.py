@@ -42,7 +42,7 @@ def find(package: str, name: str, field: str) -> Callable:
   no such function.
   """
   if name.startswith("file:"):
-    return _from_file(name, field)
+    return from_file(name, field)
   folder = importlib.import_module(f"sitrain.{package}").__path__
   modules = [m.name for m in pkgutil.iter_modules(folder)]
   module, _, function = name.partition(".")
@@ -71,8 +71,11 @@ def makers(package: str) -> dict[str, Callable]:
   return found
 
 
-def _from_file(name: str, field: str) -> Callable:
-  """The function of file:PATH.py:FUNCTION; a file is loaded only once."""
+def from_file(name: str, field: str, default: str = "make") -> Callable:
+  """The function or class of file:PATH.py:NAME; a file is loaded only once.
+
+  `default` is its name where the config gives none. Raises ConfigError.
+  """
   path, _, function = name.removeprefix("file:").partition(":")
   file = pathlib.Path(path).expanduser().resolve()
   if not file.is_file():
@@ -96,14 +99,16 @@ def _from_file(name: str, field: str) -> Callable:
       ) from error
   makers = [
     n for n, value in vars(module).items()
-    if inspect.isfunction(value) and value.__module__ == module_name
+    if (inspect.isfunction(value) or inspect.isclass(value))
+    and value.__module__ == module_name
   ]
-  if (function or "make") not in makers:
+  function = function or default
+  if function not in makers:
     raise ConfigError(
       f"config.{field}={name!r}: {file.name} has no function "
-      f"{function or 'make'}: {closest(function or 'make', makers)}"
+      f"{function}: {closest(function, makers)}"
     )
-  return getattr(module, function or "make")
+  return getattr(module, function)
 
 
 def own_place(error: BaseException) -> str:

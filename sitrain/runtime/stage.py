@@ -66,6 +66,10 @@ def by_group(stage: Stage, mesh: Any) -> Method:
   """The stage's method, generating per group of devices."""
   method, prepare = stage.method, partial(for_sampling, dtype=stage.dtype)
   generate = sharding.by_group(method.generate, mesh, prepare=prepare)
+  if generate is not method.generate and hasattr(method.generate, "by_turn"):
+    generate.by_turn = sharding.turns_by_group(
+      method.generate.by_turn, mesh, prepare=prepare
+    )
   return method._replace(generate=generate)
 
 
@@ -118,7 +122,8 @@ def programs(stage: Stage) -> str:
   """How many programs `lower_stage` makes, as text."""
   if stage.fused and not stage.writes:
     return "1 program"
-  return f"{2 if stage.writes else 4 + 2 * (stage.rounds > 1)} programs"
+  count = 2 if stage.writes else 4 + 2 * (stage.rounds > 1)
+  return f"{count + hasattr(stage.method.generate, 'by_turn')} programs"
 
 
 def compile_loop(
