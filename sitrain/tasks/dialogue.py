@@ -22,6 +22,13 @@ class Dialogue(NamedTuple):
   seed: int  # for random choices: the same whatever the batch is
 
 
+class Replies(NamedTuple):
+  """What an environment does, if it is no function or class of a user."""
+
+  reply: Callable[[Dialogue], str | None]  # None: the dialogue is over
+  reward: Callable[[Dialogue], float | None] | None  # of the last turn of it
+
+
 class Form(NamedTuple):
   """How replies are written as tokens, and read from them as text."""
 

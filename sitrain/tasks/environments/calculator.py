@@ -9,9 +9,8 @@ import ast
 import math
 import operator
 import re
-from collections.abc import Callable
 
-from sitrain.tasks.dialogue import Dialogue
+from sitrain.tasks.dialogue import Dialogue, Replies
 
 LONGEST = 200  # characters of an expression
 BITS = 1024  # of the largest integer
@@ -27,14 +26,17 @@ BINARY = {
 UNARY = {ast.UAdd: operator.pos, ast.USub: operator.neg}
 
 
-def make(*, digits: int = 12, error: str = "error: ") -> Callable:
-  """The reply of a calculator.
+def make(
+  *, digits: int = 12, error: str = "error: ", cost: float = 0.0
+) -> Replies:
+  """A calculator.
 
   Args:
     digits: significant digits of a result that is no integer.
     error: what a reply begins with that says why there is no result; the
       reason follows where it ends in a space, so that a tokenizer without
       letters may have a word of its own.
+    cost: of a turn that calls it, which is taken off its reward.
 
   Raises ValueError for no digits and an empty `error`.
   """
@@ -52,7 +54,10 @@ def make(*, digits: int = 12, error: str = "error: ") -> Callable:
     except ValueError as problem:
       return f"{error}{problem}" if error.endswith(" ") else error
 
-  return calculator
+  def price(dialogue: Dialogue) -> float:
+    return -cost if CALL.search(dialogue.turns[-1]) else 0.0
+
+  return Replies(calculator, price if cost else None)
 
 
 def value_of(text: str) -> int | float:

@@ -6,9 +6,8 @@ turn to the next.
 """
 
 import re
-from collections.abc import Callable
 
-from sitrain.tasks.dialogue import Dialogue
+from sitrain.tasks.dialogue import Dialogue, Replies
 from sitrain.tasks.verifiers import printed
 
 CALL = re.compile(r"<code>(.*?)(?:</code>|$)", re.S)
@@ -18,8 +17,8 @@ FENCE = re.compile(r"\A\s*```(?:python)?\n(.*?)\n?```\s*\Z", re.S)
 def make(
   *, seconds: float = 2.0, memory: int = 512, characters: int = 1000,
   run_programs_without_sandbox: bool = False,
-) -> Callable:
-  """The reply of an interpreter.
+) -> Replies:
+  """An interpreter.
 
   Args:
     seconds: wall clock of a program; its `reply_seconds` must be longer.
@@ -51,7 +50,7 @@ def make(
       code = fenced.group(1)
     return shortened(run(code), characters)
 
-  return interpreter
+  return Replies(interpreter, None)
 
 
 def shortened(text: str, characters: int) -> str:
