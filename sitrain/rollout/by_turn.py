@@ -164,9 +164,7 @@ def _begin(rollout: Rollout, problems: Problems) -> Playing:
     prefix_cache = prefill(
       rollout.model, rollout.params, prefix.tokens, start
     )
-  columns = sum(rollout.turns) + (
-    (len(rollout.turns) - 1) * rollout.reply_width
-  )
+  columns = row_length(0, rollout.turns, rollout.reply_width)
   now = Playing(
     rows=rows._replace(parent=jnp.full_like(rows.parent, ROOT)),
     alive=jnp.ones(count, bool),
@@ -231,9 +229,9 @@ def _read(
   token = jnp.where(block == PAD, PAD, token)
   at = now.column[0]
   place = jax.lax.dynamic_update_slice(now.place, token[:, :-1], (0, at))
-  prefix = _prefix_width(now)
+  prefix = _prefix_width(rollout)
   position = jnp.maximum(token[:, :-1], 0)
-  attend = _attend(now._replace(place=place), position)
+  attend = _attend(rollout, now._replace(place=place), position)
   # A block is read against one cache, a single token against its two parts.
   cache = _joined(now, rollout.samples)
   _, cache = rollout.model.apply(
@@ -246,8 +244,10 @@ def _read(
   )
 
 
-def _prefix_width(now) -> int:
-  return now.prefix_cache[0][0].shape[2] if now.prefix_cache else 0
+def _prefix_width(rollout) -> int:
+  """Columns of the prefix cache: all but the last token of a prompt."""
+  after = row_length(0, rollout.turns, rollout.reply_width)
+  return rollout.length - after - 1
 
 
 def _joined(now, samples):
@@ -260,9 +260,11 @@ def _joined(now, samples):
   return jax.tree.map(join, now.prefix_cache, now.cache)
 
 
-def _attend(now: Playing, position: Int[Array, "B Q"]) -> Attend:
+def _attend(
+  rollout: Rollout, now: Playing, position: Int[Array, "B Q"]
+) -> Attend:
   """Queries at `position` see what came before them, and themselves."""
-  prefix = jnp.arange(_prefix_width(now), dtype=jnp.int32)
+  prefix = jnp.arange(_prefix_width(rollout), dtype=jnp.int32)
   before = prefix - now.start[:, None]
   key = jnp.concatenate([jnp.where(before < 0, PAD, before), now.place], axis=1)
   seen = (key >= 0)[:, None] & (key[:, None] <= position[:, :, None])
@@ -300,7 +302,7 @@ def _decode(
       parts = tuple(map(operator.add, now.cache, now.prefix_cache))
     drawn, logprob, cache = next_token(
       rollout, numbers, cursor, now.last[:, None],
-      _attend(now, now.count[:, None]), parts, at,
+      _attend(rollout, now, now.count[:, None]), parts, at,
     )
     over = jnp.isin(drawn, jnp.asarray(rollout.eos, jnp.int32))
     over |= one.number + 1 >= limit

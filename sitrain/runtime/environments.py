@@ -21,7 +21,6 @@ import numpy as np
 from sitrain.runtime.host import is_traced
 from sitrain.runtime.options import (
   ConfigError,
-  call,
   check_options,
   closest,
   from_file,
@@ -131,7 +130,7 @@ def environment_of(options: Options, field: str) -> Environment:
         "leave them out"
       )
     return Environment(found, None, label)
-  made = call(found, inner, given)
+  made = _made(found, inner, given)
   reply = getattr(made, "reply", made)
   if not callable(reply) or not _asks(reply):
     raise ConfigError(
@@ -139,6 +138,26 @@ def environment_of(options: Options, field: str) -> Environment:
       "`def reply(self, dialogue)` that returns a text or None"
     )
   return Environment(reply, getattr(made, "reward", None), label)
+
+
+def _made(maker: Callable, field: str, given: dict) -> Any:
+  """maker(**given), checked against its parameters; raises ConfigError."""
+  plain = (
+    inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+  )
+  parameters = inspect.signature(maker).parameters.items()
+  known = {n: one for n, one in parameters if one.kind in plain}
+  options = check_options(field, given, known)
+  try:
+    return maker(**options)
+  except ValueError as error:
+    raise ConfigError(f"config.{field}: {error}") from error
+  except Exception as error:
+    if not (place := own_place(error)):
+      raise
+    raise ConfigError(
+      f"config.{field}: {place} raises {type(error).__name__}: {error}"
+    ) from error
 
 
 def _asks(function: Any) -> bool:
@@ -199,11 +218,11 @@ def attach(
 
 def _answer(host: _Host, answer, rows: Episodes, turn, alive, seed) -> Reply:
   """Replies to the rows that are alive after `turn`; NumPy in and out."""
-  which = np.flatnonzero(alive)
+  which = np.flatnonzero(alive).tolist()
   asked = [
     dialogue_of(
       host.form, host.task, answer[b], rows.tokens[b], rows.turn[b], turn,
-      seed[b],
+      int(seed[b]),
     ) for b in which
   ]
   width = host.options.reply_tokens
