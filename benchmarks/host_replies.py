@@ -10,8 +10,9 @@ kept: the cache stays on the device while the host answers.
 waves: the same in two waves of rows, one decoded while the other waits.
 again: a loop that reads the whole dialogue again in each turn.
 
-The first two draw the same tokens; all dialogues have the same lengths. Prints how many times faster the first two are than the third: the median over
-the rounds, its 95 % bootstrap interval, and the range; and the share of a step,
+The first two draw the same tokens; all dialogues have the same lengths. Prints
+how many times faster the first two are than the third: the median over the
+rounds, its 95 % bootstrap interval, and the range; and the share of a step,
 with its update, that the host's replies take of each.
 """
 

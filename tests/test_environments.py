@@ -310,7 +310,10 @@ def calculated(text):
   ("__import__('os')", "error: only numbers, brackets and + - * / // % ** "
    "are known"),
   ("(-8)**0.5", "error: the root of a negative number"),
-  ("(" * 90 + "1" + ")" * 90, "1"), ("1" * 201, "error: longer than 200 "
+  ("(" * 90 + "1" + ")" * 90, "error: more than 20 brackets in brackets"),
+  ("(" * 20 + "1" + ")" * 20, "1"), ("-" * 199 + "1", "-1"),
+  ("-2**2", "-4"), ("2**-1", "0.5"), ("2**3**2", "512"), ("1 2", "error: this "
+   "is no expression"), ("7//2*2", "6"), ("1" * 201, "error: longer than 200 "
    "characters"), ("1j", "error: only numbers, brackets and + - * / // % ** "
    "are known"),
 ))
