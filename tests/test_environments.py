@@ -1,6 +1,9 @@
 """Environments on the host: what they are asked, and what may go wrong."""
 
 import functools
+import pathlib
+import re
+import shutil
 import threading
 import time
 
@@ -23,7 +26,7 @@ from sitrain.runtime.replies import LATE, call_all
 from sitrain.runtime.stage import compile_loop
 from sitrain.tasks import characters, products
 from sitrain.tasks.dialogue import Dialogue, dialogue_of, form_of_chat
-from sitrain.tasks.environments import calculator
+from sitrain.tasks.environments import calculator, interpreter
 from sitrain.tasks.text import Row, Texts
 from sitrain.train import init_state
 from sitrain.types import GIVEN, PAD, Chat, Problems
@@ -504,3 +507,69 @@ def test_a_stage_that_cannot_ask_is_refused(toy):
     jax.eval_shape(generate)
   with shapes_only():
     assert jax.eval_shape(generate).tokens.shape == (8, 6 + 14 + 5)
+
+
+def test_the_environments_of_the_docs_answer(tmp_path):
+  page = pathlib.Path(__file__).parent.parent / "docs" / "environments.md"
+  blocks = re.findall(
+    r"```python\n# (\w+\.py)\n(.*?)```", page.read_text(), re.S
+  )
+  assert [name for name, _ in blocks] == ["my_env.py", "search.py"]
+  for name, code in blocks:
+    (tmp_path / name).write_text(code)
+
+  def made(name, options):
+    _, own = options_of_task({
+      "environment": f"file:{tmp_path / name}",
+      "environment_options": str(options),
+    }, "task")
+    return environments.environment_of(own, "task")
+
+  guess = made("my_env.py:Guess", {"most": 2})
+  row = ROWS[5]
+  seen = lambda *turns: Dialogue("", turns, (), row, (5,), True, 0)
+  assert guess.reply(seen("9")) == "Too high."
+  assert guess.reply(seen("9", "x")) == "Answer with a number."
+  assert guess.reply(seen("9", "5")) is None
+  assert guess.reply(seen("9", "8", "7")) is None
+  assert guess.reward(seen("9")) == 0.0 and guess.reward(seen("9", "5")) < 0
+  with pytest.raises(ConfigError, match="write a dictionary"):
+    made("my_env.py:Guess", "most=2")
+  pytest.importorskip("rank_bm25")
+  (tmp_path / "notes").mkdir()
+  folder = {"folder": str(tmp_path / "notes")}
+  with pytest.raises(ConfigError, match="no .txt file"):
+    made("search.py:Search", folder)
+  (tmp_path / "notes" / "a.txt").write_text(
+    "Paris is the capital of France.\n\nThe Seine.\n\nBerlin lies there."
+  )
+  search = made("search.py:Search", folder)
+  asked = seen("<search>capital of France</search>")
+  assert search.reply(asked) == "Paris is the capital of France."
+  assert search.reply(seen("Paris")) is None
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="no bubblewrap")
+def test_the_interpreter_prints_and_is_bounded():
+  reply = interpreter.make(seconds=1.0, characters=60).reply
+
+  def ran(code):
+    return reply(Dialogue("", (code,), (), (), (), True, 0))
+
+  assert ran("the answer is 3") is None
+  assert ran("<code>12*7</code>") == "84"
+  assert ran("<code>\n```python\nx = 2\nprint(x, x + 1)\n```") == "2 3"
+  assert ran("<code>1/0</code>") == (
+    "ZeroDivisionError: division by zero (line 1)"
+  )
+  assert ran("<code>def f(:</code>") == "SyntaxError: invalid syntax (line 1)"
+  assert ran("<code>x = 1</code>") == "(no output)"
+  assert ran("<code>print(1)\nwhile True: pass</code>") == (
+    "1\nTimeoutError: more than 1 seconds"
+  )
+  long = ran("<code>print('a' * 10**6)</code>")
+  assert "characters left out" in long and len(long) < 110
+  told = ran("<code>open('/etc/shadow')</code>")
+  assert told.startswith("FileNotFoundError")
+  with pytest.raises(ValueError, match="seconds=0"):
+    interpreter.make(seconds=0.0)

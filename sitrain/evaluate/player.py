@@ -112,7 +112,7 @@ def make(
   return Player(
     pose=_poser(task, jit),
     play=_player_by_turn(
-      model, jit, slots, samples=samples, turns=turns, reply=reply,
+      model, compiled, slots, samples=samples, turns=turns, reply=reply,
       eos=task.eos, top_k=top_k, top_p=top_p,
     ) if asks else compiled(spread(generate, prepare=prepare)),
     judge=judge if task.on_host else compiled(judge),
@@ -121,7 +121,7 @@ def make(
   )
 
 
-def _player_by_turn(model, jit, slots, **options):
+def _player_by_turn(model, compiled, slots, **options):
   """`play` where the host answers between turns, on all devices together."""
   if slots:
     raise ValueError(
@@ -129,7 +129,8 @@ def _player_by_turn(model, jit, slots, **options):
     )
   turns = by_turn.make(model, lambda state: state, **options)
   turns = turns._replace(
-    begin=jit(turns.begin), go_on=jit(turns.go_on, donate_argnums=1)
+    begin=compiled(turns.begin),
+    go_on=compiled(turns.go_on, donate_argnums=1),
   )
 
   def play(keys, state, problems):

@@ -6,6 +6,7 @@ over; a class may also have `reward(dialogue)`, the reward of the turn that has
 just ended.
 """
 
+import ast
 import inspect
 from collections import Counter
 from collections.abc import Callable
@@ -47,6 +48,8 @@ def options_of_task(given: dict, field: str) -> tuple[dict, Options]:
       default=Options._field_defaults[n],
     ) for n in Options._fields
   }
+  if isinstance(own.get("environment_options"), str):  # A flag's value.
+    own["environment_options"] = _parsed(own["environment_options"], field)
   options = Options(**check_options(field, own, known))
   if not options.environment:
     if own and "environment" not in own:
@@ -67,6 +70,16 @@ def options_of_task(given: dict, field: str) -> tuple[dict, Options]:
       + ", ".join(ERRORS)
     )
   return rest, options
+
+
+def _parsed(text: str, field: str) -> dict:
+  try:
+    return dict(ast.literal_eval(text))
+  except (ValueError, TypeError, SyntaxError) as error:
+    raise ConfigError(
+      f"config.{field}.environment_options={text!r}: write a dictionary of "
+      "Python, as {'folder': 'notes'}"
+    ) from error
 
 
 def environment_of(options: Options, field: str) -> Environment:
