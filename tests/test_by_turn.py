@@ -2,6 +2,7 @@
 
 import functools
 
+import fakes
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,7 +141,9 @@ def test_several_rollouts_take_turns(toy):
     for k in range(2):
       order.append((name, k))
       yield
-    return name
+    return rows[name]
 
-  assert by_turn.play_all([playing("a"), playing("b")]) == ["a", "b"]
+  rows = {n: fakes.pack([([i], [0])]) for i, n in enumerate("ab")}
+  found = by_turn.play_all([playing("a"), playing("b")])
+  assert [int(one.tokens[0, 0]) for one in found] == [0, 1]
   assert order == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
