@@ -90,17 +90,18 @@ def reinforce(name: str, steps: int = 500, **options) -> ConfigDict:
 
 
 def add_policy_gradient(
-  config: ConfigDict, name: str, held: dict = BASE, rounds: int = 1, **options
+  config: ConfigDict, name: str, held: dict = BASE, rounds: int = 1, *,
+  share_prompts: bool = True, **options
 ) -> None:
   """RL of the first attempt by a method of that name: 64 problems x 8 samples.
 
-  Four gradient steps a round, so that ratios leave 1: it is in what they do
-  then that the methods differ most.
+  share_prompts: False for a method without that option. Four gradient steps a
+  round, so that ratios leave 1: it is in what they do then that the methods
+  differ most.
   """
   method = {
     "name": name, "problems": 64, "samples": 8, "turns": TURNS[:1],
-    "share_prompts": True,
-  } | options
+  } | ({"share_prompts": True} if share_prompts else {}) | options
   add(config, name, stage(
     method, {"learning_rate": 5e-4}, 100, "base/last", held,
     best="judge/reward_1", minibatches=4, microbatches=2, rounds=rounds,

@@ -15,6 +15,7 @@ def get_config(argument: str = "") -> ConfigDict:
   """Base, then KL-Cov."""
   config = common.base_config()
   common.add_base_model(config)
-  common.add_policy_gradient(config, "kl_cov", held={}, share=0.01)
-  del config.stage.kl_cov.method.share_prompts
+  common.add_policy_gradient(
+    config, "kl_cov", held={}, share=0.01, share_prompts=False
+  )
   return common.finish(config, argument)

@@ -273,6 +273,12 @@ FORGERIES = {
   "a reply that says it is ready": SEND
   + "to_all((answer(word('ready'), many(b'l')) + answer(word('hello'))) * 9)\n"
   "def f(x): return 9",
+  "an answer by marshal": SEND
+  + "import marshal\ndef f(x):\n"
+  "  for value in ([{0: (2,)}], 2, [1]):\n"
+  "    data = marshal.dumps(('returns', value, None))\n"
+  "    to_all(message(b'm' + data))\n"
+  "  return 9",
   "its source edited": "import sys\ndef f(x):\n"
   "  for m in list(sys.modules.values()):\n"
   "    for name in ('encode', 'send', '_put', 'write'):\n"

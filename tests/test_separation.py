@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 
-from sitrain.tasks.verifiers import sandbox, serialization
+from sitrain.tasks.verifiers import messages, sandbox, serialization
 from sitrain.tasks.verifiers.sandbox import Program
 from sitrain.tasks.verifiers.separation import (
   helpers_of_prompt,
@@ -49,6 +49,32 @@ def shape(value):
 @pytest.mark.parametrize("number", range(len(PLAIN)))
 def test_values_are_rebuilt_exactly(number):
   assert shape(crossed(PLAIN[number])) == shape(PLAIN[number])
+
+
+def peer(**fields):
+  limits = messages.TESTS_LIMITS
+  return serialization.Namespace(
+    **fields, send_limits=limits, receive_limits=limits
+  )
+
+
+def test_only_what_the_tests_send_is_marshalled():
+  """A program could send bytes that break an interpreter by `marshal`."""
+  tests = peer(reads_marshal=False, writes_marshal=True)
+  program = peer(reads_marshal=True, writes_marshal=False)
+  ways = set()
+  for value in PLAIN:
+    # `tests` and `program` are what the other side is called.
+    data = bytes(serialization.encode(value, program))
+    assert shape(serialization.decode(data, tests)) == shape(value)
+    marshalled = data[:1] == serialization.MARSHALLED
+    ways.add(marshalled)
+    if marshalled:
+      with pytest.raises(ValueError):
+        serialization.decode(data, program)
+    answer = serialization.encode(value, tests)
+    assert answer[:1] != serialization.MARSHALLED
+  assert ways == {True, False}
 
 
 class Text(str):
@@ -106,7 +132,7 @@ def test_refused_values_have_a_reason(value, why):
 def test_bytes_that_are_no_message_are_a_value_error():
   rng = random.Random(0)
   whole = [bytes(serialization.encode(value)) for value in PLAIN]
-  tags = b"NTFifsbBkltdSZcrL123hg"
+  tags = b"NTFifsbBkltdSZcrL123hgm"
   for _ in range(20_000):
     data = bytearray(rng.choice(whole))
     for _ in range(rng.randrange(1, 4)):

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.storage import StorageError
 
-_DAY = 24 * 3600 * 1000  # ms; peers.py ends the wait if a process is lost
+DAY = 24 * 3600 * 1000  # ms; peers.py ends the wait if a process is lost
 _COUNT = itertools.count()  # All processes call in the same order.
 _ERRORS = {
   "ConfigError": ConfigError, "FileNotFoundError": FileNotFoundError,
@@ -37,7 +37,7 @@ def from_first(look: Callable[[], Any]) -> Any:
   client = jax_distributed.global_state.client
   key = f"sitrain/agree/first/{next(_COUNT)}"
   if jax.process_index() != 0:
-    reply = json.loads(client.blocking_key_value_get(key, _DAY))
+    reply = json.loads(client.blocking_key_value_get(key, DAY))
     if "error" in reply:
       raise _ERRORS.get(reply["kind"], RuntimeError)(reply["error"])
     return reply["value"]
@@ -68,11 +68,11 @@ def worst(level: int, words: str) -> tuple[int, str]:
   key = f"sitrain/agree/worst/{number}"
   if level:
     client.key_value_set(f"{key}/{jax.process_index()}", words)
-  client.wait_at_barrier(f"{key}/met", _DAY)
+  client.wait_at_barrier(f"{key}/met", DAY)
   levels = multihost_utils.process_allgather(np.array(level)).ravel()
   most = int(levels.max())
   first = int(levels.argmax())
   if not most or first == jax.process_index():
     return most, words
-  words = client.blocking_key_value_get(f"{key}/{first}", _DAY)
+  words = client.blocking_key_value_get(f"{key}/{first}", DAY)
   return most, f"process {first}: {words}"

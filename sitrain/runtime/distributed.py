@@ -25,7 +25,7 @@ from jax._src import distributed as jax_distributed
 from jax._src import hardware_utils
 from jax.experimental import multihost_utils
 
-from sitrain.runtime import packages, peers, signals
+from sitrain.runtime import agree, packages, peers, signals
 from sitrain.runtime.cores import leave_out_tpu, use_cores
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.workdir import config_hash
@@ -42,7 +42,6 @@ flags.DEFINE_float(
   lower_bound=2.0,
 )
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
-_A_DAY = 24 * 3600 * 1000  # ms; peers.py ends the wait if a process is lost
 _PACKAGE = Path(__file__).parent.parent
 
 
@@ -198,7 +197,7 @@ def meet(name: str) -> None:
   """
   state = jax_distributed.global_state
   if state.num_processes > 1:
-    state.client.wait_at_barrier(f"sitrain/{name}", _A_DAY)
+    state.client.wait_at_barrier(f"sitrain/{name}", agree.DAY)
 
 
 def check_agreement(config: Any, **facts: str) -> dict[str, str]:

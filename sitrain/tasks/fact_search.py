@@ -90,9 +90,9 @@ def _search(
   formed &= facts.is_entity(entity) & facts.is_relation(relation)
   relation = jnp.where(formed, relation - facts.FIRST_RELATION, 0)
   value = facts.padded(known)[jnp.where(formed, entity, 0), relation]
-  said = jnp.where(formed & (value != PAD), value, facts.BAD)
+  message = jnp.where(formed & (value != PAD), value, facts.BAD)
   done = jnp.any(walk == facts.END, axis=1)
-  return Reply(said[:, None].astype(jnp.int32), done)
+  return Reply(message[:, None].astype(jnp.int32), done)
 
 
 def _answers(episodes: Episodes, turns: int) -> Int[Array, "B K"]:

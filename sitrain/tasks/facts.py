@@ -318,8 +318,8 @@ def _diagnose(
   part = jnp.where(
     jnp.any(wrong, axis=1), PART + jnp.argmax(wrong, axis=1), BAD
   )
-  said = jnp.where(read.answer == answer[:, 5], OK, part)
-  return jnp.where(read.fits, said, BAD)[:, None].astype(jnp.int32)
+  message = jnp.where(read.answer == answer[:, 5], OK, part)
+  return jnp.where(read.fits, message, BAD)[:, None].astype(jnp.int32)
 
 
 def padded(facts: np.ndarray) -> Int[Array, "26 8"]:

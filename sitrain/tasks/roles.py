@@ -96,11 +96,11 @@ def with_feedback(task: Task, diagnose: Diagnose, feedback: str) -> Task:
     again = jnp.full((rows, 1), retry, jnp.int32)
     if feedback == "none":
       return Reply(again, jnp.zeros(rows, bool))
-    said = diagnose(answer, _latest(episodes, turn, task.turn_length + 1))
-    done = said[:, 0] == ok
+    diagnosis = diagnose(answer, _latest(episodes, turn, task.turn_length + 1))
+    done = diagnosis[:, 0] == ok
     if feedback == "verdict":
-      said = jnp.full((rows, 1), bad, jnp.int32)
-    return Reply(pack(jnp.concatenate([said, again], axis=1)), done)
+      diagnosis = jnp.full((rows, 1), bad, jnp.int32)
+    return Reply(pack(jnp.concatenate([diagnosis, again], axis=1)), done)
 
   return task._replace(reply=reply)
 
@@ -126,31 +126,31 @@ def with_critic(task: Task, diagnose: Diagnose, *, longest: int) -> Task:
     first, second = (
       pack(jnp.where(number == k, posed.solution, PAD)) for k in range(2)
     )
-    said = [
+    diagnosis = [
       diagnose(posed.answer, _fit(walk, length)) for walk in (first, second)
     ]
-    rest = jnp.concatenate([second, said[1]], axis=1)
-    rest = jnp.where(said[0][:, :1] == ok, PAD, rest)
-    both = jnp.concatenate([first, said[0], rest], axis=1)
+    rest = jnp.concatenate([second, diagnosis[1]], axis=1)
+    rest = jnp.where(diagnosis[0][:, :1] == ok, PAD, rest)
+    both = jnp.concatenate([first, diagnosis[0], rest], axis=1)
     return posed._replace(solution=pack(both))
 
   def verify(answer, episodes: Episodes, turns: int) -> Verdict:
     rewards = []
     for k in range(1, turns + 1):
       walk = attempt(episodes, k if k % 2 else k - 1, length)
-      said = diagnose(answer, walk)
-      right = said[:, 0] == ok
+      diagnosis = diagnose(answer, walk)
+      right = diagnosis[:, 0] == ok
       if k % 2 == 0:
-        given = attempt(episodes, k, said.shape[1] + 1)
-        right = jnp.all(given == _fit(said, given.shape[1]), axis=1)
+        given = attempt(episodes, k, diagnosis.shape[1] + 1)
+        right = jnp.all(given == _fit(diagnosis, given.shape[1]), axis=1)
       rewards.append(right)
     reward = jnp.stack(rewards, axis=1).astype(jnp.float32)
     return Verdict(reward, jnp.ones_like(reward))
 
   def reply(answer, episodes: Episodes, turn: Int[Array, " B"]) -> Reply:
     critique = turn % 2 == 0
-    said = _latest(episodes, turn, 2)
-    done = critique & (said[:, 0] == ok) & (said[:, 1] == PAD)
+    diagnosis = _latest(episodes, turn, 2)
+    done = critique & (diagnosis[:, 0] == ok) & (diagnosis[:, 1] == PAD)
     return Reply(jnp.where(critique, fix, PAD)[:, None].astype(jnp.int32), done)
 
   def final(episodes: Episodes, turns: int):

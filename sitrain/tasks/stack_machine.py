@@ -313,15 +313,16 @@ def diagnose(
     failed, depth = ended.failed[0], ended.depth[0]
     got = ended.stack[:, 0]
     k = jnp.argmax(got != outputs)
-    said = jnp.where(
+    message = jnp.where(
       jnp.all(got == outputs), jnp.array([OK, PAD, PAD]),
       jnp.stack([jnp.int32(GOT), ZERO + got[k], PART + k]),
     )
     left = jnp.stack([jnp.int32(LEFT), ZERO + depth, jnp.int32(BAD)])
-    said = jnp.where(depth == 1, said, left)
+    message = jnp.where(depth == 1, message, left)
     empty = jnp.stack([jnp.int32(EMPTY), PART - 1 + failed, jnp.int32(PAD)])
-    said = jnp.where(failed > 0, empty, said)
-    return jnp.where(fits, said, jnp.array([BAD, PAD, PAD])).astype(jnp.int32)
+    message = jnp.where(failed > 0, empty, message)
+    message = jnp.where(fits, message, jnp.array([BAD, PAD, PAD]))
+    return message.astype(jnp.int32)
 
   return jax.vmap(one)(answer, program, fits)
 

@@ -269,9 +269,9 @@ def _diagnose(
   """`<ok>`, `<bad@k>` of the first constraint that is broken, or `<bad>`."""
   holds = _holds(answer, walk, options)
   part = PART + jnp.argmin(holds, axis=1)
-  said = jnp.where(jnp.all(holds, axis=1), OK, part)
+  message = jnp.where(jnp.all(holds, axis=1), OK, part)
   fits = _read(walk, options.longest)[1]
-  return jnp.where(fits, said, BAD)[:, None].astype(jnp.int32)
+  return jnp.where(fits, message, BAD)[:, None].astype(jnp.int32)
 
 
 def _verify_points(

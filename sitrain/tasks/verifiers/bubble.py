@@ -44,7 +44,7 @@ def path_of(tool: str) -> str:
   """The path of an installed tool; ValueError if it is not installed."""
   found = shutil.which(tool)
   if found is None:
-    raise ValueError(f"{tool} is not installed; it comes with util-linux")
+    raise ValueError(f"{tool} is not installed")
   return found
 
 
@@ -54,18 +54,15 @@ def python() -> str:
   return str(Path(base).resolve())
 
 
-def as_root(user: int, rules: int) -> list[str]:
-  """The arguments before a command that run it as `user` in a sandbox.
+def as_root(rules: int) -> list[str]:
+  """The arguments before a command that run it in a sandbox.
 
+  The command can still take another user id, which it must do first (a process
+  with another one has no capabilities and cannot gain any).
   rules: the descriptor that `call_filter` is read from.
   """
-  keep = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")  # until setpriv has run
-  return [
-    *_isolation(rules), *(w for c in keep for w in ("--cap-add", c)), *FIRST,
-    path_of("setpriv"), f"--reuid={user}", f"--regid={user}",
-    "--clear-groups", "--inh-caps=-all", "--bounding-set=-all",
-    "--no-new-privs", "--",
-  ]
+  keep = ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
+  return [*_isolation(rules), *keep, *FIRST]
 
 
 def as_user(rules: int) -> list[str]:

@@ -32,7 +32,7 @@ TESTS_LIMITS = (4 * MAX_BYTES, MAX_DEPTH + 50)
 
 
 def make_peer(
-  source, sink, *, lost, refuse, serve, receive_limits, send_limits
+  source, sink, *, lost, refuse, serve, receive_limits, send_limits, program
 ):
   """The connection to the other process.
 
@@ -40,11 +40,14 @@ def make_peer(
   is gone or sends invalid data. refuse(error): called where a value cannot be
   sent, before `Refused` is raised. serve(peer, request): the answer to requests
   besides calls. receive_limits, send_limits: (bytes, depth) of messages;
-  PROGRAM_LIMITS for those of the program, else TESTS_LIMITS.
+  PROGRAM_LIMITS for those of the program, else TESTS_LIMITS. program: whether
+  the other process is the program's, which trusts what the tests send; they
+  trust nothing that it sends.
   """
   made = Namespace(
-    source=source, sink=sink, kept=[], lost=lost, refuse=refuse, serve=serve,
-    receive_limits=receive_limits, send_limits=send_limits,
+    source=source, sink=sink, rest=b"", kept=[], lost=lost, refuse=refuse,
+    serve=serve, receive_limits=receive_limits, send_limits=send_limits,
+    reads_marshal=program, writes_marshal=not program,
   )
   made.function = lambda number: _function(made, number)
   made.items = lambda number: _items(made, number)
@@ -82,17 +85,20 @@ def receive(peer):
 
 
 def _read(peer, size):
-  parts = []
-  while size > 0:
+  parts, have = [peer.rest], len(peer.rest)
+  while have < size:
     try:
-      part = posix.read(peer.source, min(size, 2**20))
+      # Most messages come with their length in one read.
+      part = posix.read(peer.source, max(2**12, min(size - have, 2**20)))
     except OSError:
       part = b""
     if not part:
       peer.lost("")
     parts.append(part)
-    size -= len(part)
-  return b"".join(parts)
+    have += len(part)
+  data = b"".join(parts)
+  peer.rest = data[size:]
+  return data[:size]
 
 
 def request(peer, *message):

@@ -55,6 +55,7 @@ def main():
   tests = make_peer(
     source, sink, lost=lambda why: posix._exit(1), refuse=lambda error: None,
     serve=serve, receive_limits=TESTS_LIMITS, send_limits=PROGRAM_LIMITS,
+    program=False,
   )
   send(tests, "hello")
   while True:

@@ -39,6 +39,11 @@ ATTRIBUTES |= {
   "__name__",
 }
 
+# The nodes that can be a problem.
+JUDGED = (
+  ast.Name, ast.Attribute, ast.ExceptHandler, ast.ClassDef, ast.Await,
+  ast.AsyncFor, ast.AsyncWith,
+)
 # Source without any of these checks nothing, it only runs the program.
 CHECKS = (ast.Assert, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -67,17 +72,18 @@ def separate(
   except (SyntaxError, ValueError) as error:
     raise ValueError(f"the tests of a program are no Python: {error}") from None
   free -= set(dir(builtins)) - set(own)
-  modules = {name for name in free if _is_module(name, tree)}
+  nodes = list(ast.walk(tree))
+  modules = {name for name in free if _is_module(name, nodes)}
   names = tuple(sorted(free - modules))
   stored = {
-    n.id for n in ast.walk(tree)
+    n.id for n in nodes
     if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
   }
-  problem = _problem(tree, set(names) - stored, set(classes), modules)
-  checks = any(isinstance(n, CHECKS) for n in ast.walk(tree))
+  problem = _problem(nodes, set(names) - stored, set(classes), modules)
+  checks = any(isinstance(n, CHECKS) for n in nodes)
   if not problem and checks and not _reached(tree) & set(names):
     problem = "they run nothing of the program"
-  return Tests(_marked(tests, tree), names, tuple(sorted(modules)), problem)
+  return Tests(_marked(tests, nodes), names, tuple(sorted(modules)), problem)
 
 
 def _free(table) -> set[str]:
@@ -98,20 +104,22 @@ def _free(table) -> set[str]:
   }
 
 
-def _is_module(name: str, tree: ast.AST) -> bool:
+def _is_module(name: str, nodes: list[ast.AST]) -> bool:
   """Whether a name is a module of the library, as in `sys.getsizeof`."""
   if name not in sys.stdlib_module_names or name in INSIDE:
     return False
-  uses = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == name]
-  bases = [n.value for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
+  uses = [n for n in nodes if isinstance(n, ast.Name) and n.id == name]
+  bases = [n.value for n in nodes if isinstance(n, ast.Attribute)]
   return all(any(use is base for base in bases) for use in uses)
 
 
-def _problem(tree: ast.AST, names: set[str], classes: set[str], modules) -> str:
+def _problem(nodes, names: set[str], classes: set[str], modules) -> str:
   """Why the tests cannot run in a separate process, or ""."""
-  imported = _imported(tree)
-  known, methods = _known(tree, imported | modules), _methods(tree)
-  for node in ast.walk(tree):
+  imported = _imported(nodes)
+  known, methods = _known(nodes, imported | modules), _methods(nodes)
+  for node in nodes:
+    if not isinstance(node, JUDGED):
+      continue
     problem = ""
     if isinstance(node, ast.Name) and node.id in classes:
       problem = f"they use the class {node.id} of the program"
@@ -168,10 +176,10 @@ def _reached(tree: ast.Module) -> set[str]:
   return reached
 
 
-def _imported(tree: ast.AST) -> set[str]:
+def _imported(nodes: list[ast.AST]) -> set[str]:
   """Modules that the tests import, and what they call them."""
   found = set()
-  for node in ast.walk(tree):
+  for node in nodes:
     if isinstance(node, (ast.Import, ast.ImportFrom)):
       for alias in node.names:
         found.add((alias.asname or alias.name).split(".")[0])
@@ -179,18 +187,18 @@ def _imported(tree: ast.AST) -> set[str]:
   return found
 
 
-def _known(tree: ast.AST, found: set[str]) -> set[str]:
+def _known(nodes: list[ast.AST], found: set[str]) -> set[str]:
   """Names of modules, and of what the tests get from them: `random.Random`."""
-  for node in ast.walk(tree):
+  for node in nodes:
     if isinstance(node, ast.Assign) and _base(node.value) in found:
       found = found | _named(*node.targets)
-  return found | {"self"} if _methods(tree) else found
+  return found | {"self"} if _methods(nodes) else found
 
 
-def _methods(tree: ast.AST) -> set[str]:
+def _methods(nodes: list[ast.AST]) -> set[str]:
   """Names of the methods and fields of the tests' own classes."""
   inside = [
-    node for kind in ast.walk(tree) if isinstance(kind, ast.ClassDef)
+    node for kind in nodes if isinstance(kind, ast.ClassDef)
     for node in ast.walk(kind)
   ]
   return {n.name for n in inside if isinstance(n, ast.FunctionDef)} | {
@@ -213,14 +221,14 @@ def _named(*nodes: ast.AST | None) -> set[str]:
   }
 
 
-def _marked(tests: str, tree: ast.AST) -> str:
+def _marked(tests: str, nodes: list[ast.AST]) -> str:
   """Tests in which `f(x)` as a statement of its own is `__in_place__(f)(x)`.
 
   Line numbers stay the same.
   """
   lines = tests.encode().splitlines(keepends=True)
   marks = []
-  for node in ast.walk(tree):
+  for node in nodes:
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
       called = node.value.func
       if isinstance(called, ast.Name):

@@ -12,6 +12,7 @@ messages (see messages.py). `peer` is the other side.
 """
 
 import builtins
+import marshal
 import sys
 
 # A program may replace what is in `builtins`. Functions of this file keep the
@@ -45,6 +46,9 @@ LIBRARY = {
 WRAPPERS = {("collections", name) for name in (
   "UserDict", "UserList", "UserString"
 )}
+# What `marshal` gives back as it was. A bytearray would come back as bytes.
+SCALARS = {type(None), bool, int, float, complex, str, bytes}
+MARSHALLED = b"m"
 VIEWS = {
   type({}.keys()): b"1", type({}.items()): b"2", type({}.values()): b"3"
 }
@@ -55,15 +59,34 @@ class Refused(ValueError):
   """A value that cannot be sent, and why."""
 
 
-
 def encode(value, peer=None):
-  """A plain value as bytes; Refused for what has no plain value."""
+  """A plain value as bytes; Refused for what has no plain value.
+
+  To the process of a program the most usual values go by `marshal`, which
+  takes a tenth of the time. Nobody may read what a program sends that way.
+  """
   max_bytes, max_depth = peer.send_limits if peer else (MAX_BYTES, MAX_DEPTH)
+  if peer and peer.reads_marshal and _is_usual(value, 5):
+    data = bytearray(MARSHALLED + marshal.dumps(value))
+    if len(data) <= max_bytes:
+      return data
   writer = Namespace(
     out=bytearray(), peer=peer, max_bytes=max_bytes, max_depth=max_depth
   )
   _put(writer, value, 0)
   return writer.out
+
+
+def _is_usual(value, depth):
+  """Whether it holds nothing but SCALARS in lists, tuples, sets and dicts."""
+  kind = type(value)
+  if kind is dict:
+    return depth > 0 and _is_usual([*value, *value.values()], depth)
+  if kind in (list, tuple, set, frozenset):
+    if set(map(type, value)) <= SCALARS:
+      return True
+    return depth > 0 and all(_is_usual(item, depth - 1) for item in value)
+  return kind in SCALARS
 
 
 def _put(writer, value, depth):
@@ -148,6 +171,8 @@ def decode(data, peer=None):
 
   peer: the process that calls of received functions go to.
   """
+  if peer and peer.writes_marshal and data[:1] == MARSHALLED:
+    return marshal.loads(memoryview(data)[1:])
   _, max_depth = peer.receive_limits if peer else (MAX_BYTES, MAX_DEPTH)
   reader = Namespace(data=data, at=0, peer=peer, max_depth=max_depth)
   try:

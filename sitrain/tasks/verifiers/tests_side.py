@@ -82,7 +82,7 @@ def _judge(control, source, sink, code, tests, names, modules, seconds):
     source, sink, lost=lambda why: finish("left", 0, why),
     refuse=lambda error: finish("left_out", 0, f"they hand over {error}"),
     serve=lambda *_: finish("left", 0, "sent an unknown request"),
-    receive_limits=PROGRAM_LIMITS, send_limits=TESTS_LIMITS,
+    receive_limits=PROGRAM_LIMITS, send_limits=TESTS_LIMITS, program=True,
   )
   try:
     send(program, "run", code, names)  # read when the program's side is up

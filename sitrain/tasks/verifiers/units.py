@@ -169,9 +169,9 @@ def unit(words: str) -> str | None:
       return None
     names.append(name)
   first = names[:1] if names[:1] == ["count"] else []
-  said = " ".join(first + [name for name in names if name != "count"]) or None
-  said = SAME.get(said, said)
-  return said and (said if said == "count" else f"{said} {number}".strip())
+  name = " ".join(first + [x for x in names if x != "count"]) or None
+  name = SAME.get(name, name)
+  return name and (name if name == "count" else f"{name} {number}".strip())
 
 
 def differ(one: str, other: str) -> bool:
