@@ -22,6 +22,7 @@ from sitrain.runtime.checks import check_environment
 from sitrain.runtime.environments import attach, options_of_task
 from sitrain.runtime.host import HostOnly, on_host, shapes_only
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.plan.programs import names_of
 from sitrain.runtime.replies import LATE, call_all
 from sitrain.runtime.stage import compile_loop
 from sitrain.tasks import characters, products
@@ -496,6 +497,8 @@ def test_a_stage_that_cannot_ask_is_refused(toy):
     check_environment("stage.a", stage(both), TURNS)
   fine = grpo.make(models, task, OPTIMIZER, turns=TURNS, **options)
   check_environment("stage.a", stage(fine), TURNS)
+  staged = stage(fine)._replace(fused=False)
+  assert names_of(staged) == ("pose", "begin", "go_on", "join", "learn")
   with pytest.raises(ValueError, match="slots=2: set it to 0"):
     grpo.make(models, task, OPTIMIZER, turns=TURNS, slots=2, **options)
   # Nothing is answered by the shape of a reply alone.
