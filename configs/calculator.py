@@ -4,8 +4,9 @@ python -m sitrain.main --config=configs/calculator.py --workdir=/tmp/calculator
 
 Products of two numbers of two digits. The base model calls in 3 of 10 problems
 and answers the others at once, nearly always wrong. Then GRPO: a call costs
-0.05, and earns what the answer after it earns. benchmarks/calculator.py has the
-numbers of three seeds, with the calculator and without.
+0.05, and earns what the answer after it earns. Three seeds: 25 to 26 % right at
+the base, then 85 to 92 %, with a call in 99 % of the problems; 1 to 3 % where
+GRPO has no calculator (python -m benchmarks.calculator).
 """
 
 from ml_collections import ConfigDict

@@ -136,7 +136,9 @@ def test_an_error_is_told_ends_the_row_or_stops_the_run(caplog):
   task = quiet(boom, reply_errors="end")
   texts, done = ask(task, rows)
   assert texts[1] == "[error: k: no such key]" and done == [False, True, False]
-  assert task.reply.counted()["environment/errors"] == (1.0, 3.0)
+  counted = task.reply.counted()
+  assert counted["environment/errors"] == (1.0, 3.0)
+  assert counted["environment/over"] == (0.0, 3.0)
   with pytest.raises(ValueError, match=r"^row 2 .*no such key.*reply_errors"):
     ask(quiet(boom, reply_errors="stop"), rows)
 
@@ -170,7 +172,12 @@ def test_a_long_reply_is_cut_and_counted(caplog):
   assert texts == ["[" + "x" * 7 + "]", "|[" + "x" * 7 + "]"]
   assert "22 tokens and is cut at config.task.reply_tokens=10" in caplog.text
   assert caplog.text.count("is cut") == 1 and not any(done)
-  assert task.reply.counted()["environment/cut"] == (2.0, 2.0)
+  counted = task.reply.counted()
+  assert counted["environment/cut"] == (2.0, 2.0)
+  # Nor has it ever ended a dialogue: the limit of turns does.
+  assert counted["environment/over"] == (0.0, 2.0)
+  task.reply.counted()
+  assert caplog.text.count("Mine ended none of the dialogues") == 1
 
 
 def test_calls_are_answered_in_order_and_a_late_one_is_left(caplog):

@@ -74,7 +74,9 @@ def answer(host: Host, answer, rows: Episodes, turn, alive, seed) -> Reply:
       ids = _fitted(host, text, dialogue.ended)
       tokens[b, : len(ids)] = ids
   host.counts["asked"] += len(which)
-  host.counts["over"] += sum(one.value is None for one in outcomes)
+  host.counts["over"] += sum(
+    one.value is None and one.error is None for one in outcomes
+  )
   return Reply(tokens, done)
 
 
@@ -108,7 +110,7 @@ def _ask(host, function, dialogues, answers) -> list[Outcome]:
     raise ValueError(
       f"{every}{what}: mend it, or see config.task.reply_errors"
     ) from (None if first.error is LATE else first.error)
-  _warn_once(host, "error", what)
+  _warn_once(host, "error", f"{what}; further errors are only counted")
   for i in bad:
     kind = "late" if found[i].error is LATE else "errors"
     host.counts[kind] += 1
@@ -117,7 +119,7 @@ def _ask(host, function, dialogues, answers) -> list[Outcome]:
 
 def _warn_once(host: Host, kind: str, text: str) -> None:
   if kind not in host.warned:
-    _LOG.warning("%s; further ones are only counted", text)
+    _LOG.warning("%s", text)
   host.warned.add(kind)
 
 
@@ -172,7 +174,7 @@ def _fitted(host: Host, text: str, ended: bool) -> Sequence[int]:
   _warn_once(
     host, "cut",
     f"a reply of {host.environment.name} has {len(ids)} tokens and is cut at "
-    f"config.task.reply_tokens={limit}",
+    f"config.task.reply_tokens={limit}; further ones are only counted",
   )
   host.counts["cut"] += 1
   keep = limit - host.overhead
@@ -248,6 +250,12 @@ def counted(host: Host) -> dict[str, Mean]:
   seconds: of one reply.
   """
   counts = host.counts
+  if counts["asked"] and not counts["over"]:
+    _warn_once(host, "never", (
+      f"{host.environment.name} ended none of the dialogues of a step "
+      f"({counts['asked']} replies): they end with the last of config.stage."
+      "NAME.method.turns; if one should end before, return None"
+    ))
   asked = np.float32(counts["asked"])
   of = lambda name: Mean(np.float32(counts[name]), asked)
   found = {
