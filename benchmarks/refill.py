@@ -1,6 +1,7 @@
 """The speed of refilled slots where some rows are much longer than others.
 
   python -m benchmarks.refill
+  python -m benchmarks.refill --prompts=128 --mean=32 --limit=128  # minutes
 
 The model of `benchmarks.decode`, prompts of 64, answers of geometric length
 (mean 128, limit 512), 64 slots: `play` with slots against `play` on batches of
@@ -13,6 +14,7 @@ range.
 import json
 import os
 import pathlib
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -102,10 +104,14 @@ def measure(
     done = len(one["seconds"]["refill"])
     if done < rounds:
       both = ways(int(count), sizes, mean, limit)
+      began = time.perf_counter()
       one["useful"] = check_equal(both["static"](), both["refill"]())
+      took = time.perf_counter() - began
+      _say(count, f"compiled and compared in {took:.0f} s")
       both = {name: timed(play) for name, play in both.items()}
+    say = partial(_say, count)
     for number in range(done, rounds):
-      for name, took in interleaved(both, 1, first=number).items():
+      for name, took in interleaved(both, 1, number, report=say).items():
         one["seconds"][name] += took
       one["ratio"] = compare(one["seconds"]["static"], one["seconds"]["refill"])
       keep(found)
@@ -113,15 +119,19 @@ def measure(
   return found
 
 
+def _say(count, line):
+  print(f"{count} prompts: {line}", flush=True)
+
+
 def show(count: str, one: dict) -> None:
   """Prints the results of a number of prompts."""
   ratio, seconds = one["ratio"], one["seconds"]
   speed = {n: one["useful"] / float(np.median(s)) for n, s in seconds.items()}
-  print(
-    f"{count} prompts: {speed['refill']:.0f} useful tokens/s against "
+  _say(
+    count, f"{speed['refill']:.0f} useful tokens/s against "
     f"{speed['static']:.0f}, {format_ratio(ratio)} times as fast, range "
     f"{ratio['least']:.2f}-{ratio['most']:.2f} of {len(seconds['refill'])} "
-    "rounds", flush=True,
+    "rounds",
   )
 
 

@@ -41,13 +41,16 @@ class WorkerError(RuntimeError):
   """A worker that failed, timed out or sent no JSON object."""
 
 
-def start(name: str, command: list[str]) -> Worker:
-  """Starts a worker in the root folder of the project."""
-  log = tempfile.TemporaryFile("w+")
+def start(
+  name: str, command: list[str], folder: pathlib.Path = ROOT,
+  **environment: str,
+) -> Worker:
+  """Starts a worker in a folder, by default the root of the project."""
+  log, environment = tempfile.TemporaryFile("w+"), ENVIRONMENT | environment
   process = subprocess.Popen(
-    ["env", *(f"{k}={v}" for k, v in ENVIRONMENT.items()), *command],
+    ["env", *(f"{k}={v}" for k, v in environment.items()), *command],
     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-    cwd=ROOT,
+    cwd=folder,
   )
   answers = queue.Queue()
 
@@ -140,17 +143,20 @@ def timed(function: Callable, *args: Any) -> Callable[[], float]:
 
 
 def interleaved(
-  contestants: dict[str, Callable[[], float]], rounds: int, first: int = 0
+  contestants: dict[str, Callable[[], float]], rounds: int, first: int = 0,
+  report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, list[float]]:
   """Seconds of every contestant in the rounds from `first` on.
 
-  The order is reversed in every second round.
+  The order is reversed in every second round. `report` gets a line a round.
   """
   seconds = {name: [] for name in contestants}
   for number in range(first, first + rounds):
     order = list(contestants)[:: -1 if number % 2 else 1]
     for name in order:
       seconds[name].append(contestants[name]())
+    took = ", ".join(f"{name} {s[-1]:.2f} s" for name, s in seconds.items())
+    report(f"round {number + 1}: {took}")
   return seconds
 
 

@@ -1,19 +1,22 @@
 """The speed of one cursor and a kept cache in a rollout of two turns.
 
   python -m benchmarks.turns
+  python -m benchmarks.turns --full
 
-For the model of `benchmarks.decode`, B = 64:
+For the model of `benchmarks.decode`. The sizes below are those of --full and of
+accelerators; without it a CPU measures those of SMALL. Every compilation and
+round prints a line.
 
-cursor: attempts of geometric length (mean 64, limit 256), 16 tokens between
-them. In sitrain each row begins its second attempt when its first has ended;
-the other way is a loop for each turn, which starts when all rows have ended the
-turn before. It also keeps its cache, reads the 16 tokens at once, and draws
-the same tokens.
+cursor: 64 rows, attempts of geometric length (mean 64, limit 256), 16 tokens
+between them. In sitrain each row begins its second attempt when its first has
+ended; the other way is a loop for each turn, which starts when all rows have
+ended the turn before. It also keeps its cache, reads the 16 tokens at once, and
+draws the same tokens.
 
-cache: a prompt of 256, two attempts of 64, 16 tokens between them. sitrain's
-second attempt continues with the cache of the first; the other way reads the
-dialogue again. group: the same with 8 samples of each of 8 prompts, as in RL;
-both ways read a prompt once for its first attempts.
+cache: 64 rows, a prompt of 256, two attempts of 64, 16 tokens between them.
+sitrain's second attempt continues with the cache of the first; the other way
+reads the dialogue again. group: the same with 8 samples of each of 8 prompts,
+as in RL; both ways read a prompt once for its first attempts.
 """
 
 import json
@@ -50,6 +53,11 @@ CASES = {
             "new": 64, "mean": 0},
 }
 CASES["group"] = CASES["cache"] | {"samples": 8}
+SMALL = {
+  "cursor": CASES["cursor"] | {"batch": 32, "new": 64, "mean": 16},
+  "cache": CASES["cache"] | {"batch": 32, "prompt": 128, "new": 32},
+}
+SMALL["group"] = SMALL["cache"] | {"samples": 8}
 
 
 def between(rows: int) -> jax.Array:
@@ -165,7 +173,7 @@ def align_right(tokens, cache):
 
 
 def prepare(name: str, case: dict) -> dict:
-  """The two ways of a case as compiled functions of nothing."""
+  """The two ways of a case as functions of nothing; the first call compiles."""
   model = make_model(case["model"])
   params = jax.jit(lambda key: decoder.init(model, key))(jax.random.key(0))
   count = case["batch"] // case["samples"]
@@ -180,35 +188,45 @@ def prepare(name: str, case: dict) -> dict:
   }
 
 
-def measure(rounds: int, cases: list[str]) -> dict:
+def measure(rounds: int, cases: dict[str, dict]) -> dict:
   """Seconds of both ways, and how many times faster sitrain's is, by case."""
   found = {}
-  for name in cases:
-    ways = prepare(name, CASES[name])
-    prompt, new = CASES[name]["prompt"], CASES[name]["new"]
-    columns = row_length(prompt, (new, new), REPLY)
-    for way in ways.values():
-      jax.block_until_ready(way())
-    seconds = interleaved({w: timed(f) for w, f in ways.items()}, rounds)
+  for name, case in cases.items():
+    say = partial(_say, name)
+    runs = {}
+    for way, function in prepare(name, case).items():
+      runs[way] = timed(function)
+      say(f"{way}: compiled and called in {runs[way]():.0f} s")
+    seconds = interleaved(runs, rounds, report=say)
     ours, other = seconds.values()
+    columns = row_length(case["prompt"], (case["new"],) * 2, REPLY)
     found[name] = {
       "seconds": seconds, "ratio": compare(other, ours), "columns": columns
     }
-    ratio, (first, second) = format_ratio(found[name]["ratio"]), ways
-    print(f"{name}: {first} is {ratio} times as fast as {second}", flush=True)
+    ratio, (first, second) = format_ratio(found[name]["ratio"]), runs
+    say(f"{first} is {ratio} times as fast as {second}")
   return found
+
+
+def _say(name, line):
+  print(f"{name}: {line}", flush=True)
 
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unknown words on the command line: {argv[1:]}")
-  found = measure(ROUNDS.value, CASES_FLAG.value)
+  full = FULL.value or jax.default_backend() != "cpu"
+  sizes = CASES if full else SMALL
+  if unknown := set(NAMES.value) - set(sizes):
+    raise app.UsageError(f"--cases: {sorted(unknown)} not in {list(sizes)}")
+  found = measure(ROUNDS.value, {name: sizes[name] for name in NAMES.value})
   if OUTPUT.value:
     pathlib.Path(OUTPUT.value).write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
   ROUNDS = flags.DEFINE_integer("rounds", 5, "Interleaved rounds.", 1)
-  CASES_FLAG = flags.DEFINE_list("cases", list(CASES), "Which to measure.")
+  NAMES = flags.DEFINE_list("cases", list(CASES), "Which to measure.")
+  FULL = flags.DEFINE_bool("full", False, "The larger sizes on a CPU too.")
   OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
   app.run(main)

@@ -1,6 +1,6 @@
 """Best of n: imitate the best of eight samples of every problem.
 
-python -m sitrain.main --config=configs/best_of_n.py --workdir=/tmp/sitrain_bon
+sitrain train --config=best_of_n --workdir=/tmp/sitrain_bon
 
 Three rounds on one turn of the hinted maze, each from the one before.
 """

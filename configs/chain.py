@@ -1,6 +1,6 @@
 """SCoRe on chained modular arithmetic with written steps.
 
-python -m sitrain.main --config=configs/chain.py --workdir=/tmp/sitrain_chain
+sitrain train --config=chain --workdir=/tmp/sitrain_chain
 
 Unlike in the maze, the first attempt can reach 100 %, and the second sees the
 steps of the first. Seed 0: the base is 23 and 20 % right, after stage II 31 and

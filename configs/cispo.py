@@ -1,6 +1,6 @@
 """CISPO: clipped weights, and a gradient for every token.
 
-python -m sitrain.main --config=configs/cispo.py --workdir=/tmp/sitrain_cispo
+sitrain train --config=cispo --workdir=/tmp/sitrain_cispo
 
 One turn of the hinted maze.
 """

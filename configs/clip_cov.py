@@ -1,6 +1,6 @@
 """Clip-Cov: GRPO that spares the tokens which would cost the most entropy.
 
-python -m sitrain.main --config=configs/clip_cov.py --workdir=/tmp/sitrain_cov
+sitrain train --config=clip_cov --workdir=/tmp/sitrain_cov
 
 One turn of the hinted maze. A round has some 2,500 tokens, of which 1 % are
 chosen; the paper chooses 0.02 % of many more.

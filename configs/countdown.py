@@ -1,6 +1,6 @@
 """SCoRe on Countdown with three numbers: both attempts can improve.
 
-python -m sitrain.main --config=configs/countdown.py --workdir=/tmp/countdown
+sitrain train --config=countdown --workdir=/tmp/countdown
 
 A failed attempt shows that it failed, and the first attempt can improve, too.
 Seed 0: from 15 and 12 % right to 46 and 46 %, with stage I alone to 14 and 35

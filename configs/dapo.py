@@ -1,6 +1,6 @@
 """DAPO: clip higher, a mean over tokens, problems that have a signal.
 
-python -m sitrain.main --config=configs/dapo.py --workdir=/tmp/sitrain_dapo
+sitrain train --config=dapo --workdir=/tmp/sitrain_dapo
 
 One turn of the hinted maze; problems whose samples are all right or all wrong
 are drawn again, up to three times. Answers of this task have one length, so

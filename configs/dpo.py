@@ -1,6 +1,6 @@
 """Iterative DPO on pairs of own samples, a right one and a wrong one.
 
-python -m sitrain.main --config=configs/dpo.py --workdir=/tmp/sitrain_dpo
+sitrain train --config=dpo --workdir=/tmp/sitrain_dpo
 
 One turn of the hinted maze; a pair for each of 256 problems and 8 gradient
 steps a round. Seed 0: from 50 to 71 % right.

@@ -1,6 +1,6 @@
 """Dr. GRPO: GRPO without deviations, lengths and KL.
 
-python -m sitrain.main --config=configs/dr_grpo.py --workdir=/tmp/sitrain_dr
+sitrain train --config=dr_grpo --workdir=/tmp/sitrain_dr
 
 One turn of the hinted maze.
 """

@@ -1,6 +1,6 @@
 """GRPO: samples of a problem against each other, in units of their deviation.
 
-python -m sitrain.main --config=configs/grpo.py --workdir=/tmp/sitrain_grpo
+sitrain train --config=grpo --workdir=/tmp/sitrain_grpo
 
 One turn of the hinted maze, with the KL in the loss.
 """

@@ -1,6 +1,6 @@
 """GSM8K's test split with a model as it is (Cobbe et al. 2021): 1,319 problems.
 
-python -m sitrain.sample --config=configs/gsm8k.py \\
+sitrain sample --config=gsm8k \\
   --config.model.path=FOLDER_OR_HUB_ID --output=gsm8k.jsonl
 
 Greedy; for pass@k and maj@k add --samples=8 --temperature=0.8, for a correction

@@ -1,6 +1,6 @@
 """GSPO: the importance ratio of a whole answer.
 
-python -m sitrain.main --config=configs/gspo.py --workdir=/tmp/sitrain_gspo
+sitrain train --config=gspo --workdir=/tmp/sitrain_gspo
 
 One turn of the hinted maze. Answers are short and the rate is large, so ratios
 are clipped at 5 % and not at the 0.03 % of the paper.

@@ -1,6 +1,6 @@
 """HumanEval with a model as it is (Chen et al. 2021): 164 Python functions.
 
-python -m sitrain.sample --config=configs/humaneval.py \\
+sitrain sample --config=humaneval \\
   --config.model.path=FOLDER_OR_HUB_ID --output=humaneval.jsonl
 
 Greedy; for pass@k add --samples=8 --temperature=0.8, for a correction

@@ -1,6 +1,6 @@
 """The base model alone: imitation of the corpus of a task.
 
-python -m sitrain.main --config=configs/imitation.py --workdir=/tmp/sitrain_base
+sitrain train --config=imitation --workdir=/tmp/sitrain_base
 
 Its second attempt is worse than its first. The other methods start from it.
 """

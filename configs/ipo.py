@@ -1,6 +1,6 @@
 """IPO: pairs of own samples, whose margin has a target.
 
-python -m sitrain.main --config=configs/ipo.py --workdir=/tmp/sitrain_ipo
+sitrain train --config=ipo --workdir=/tmp/sitrain_ipo
 
 One turn of the hinted maze.
 """

@@ -1,6 +1,6 @@
 """KL-Cov: GRPO that holds the tokens which would cost the most entropy.
 
-python -m sitrain.main --config=configs/kl_cov.py --workdir=/tmp/sitrain_kl_cov
+sitrain train --config=kl_cov --workdir=/tmp/sitrain_kl_cov
 
 One turn of the hinted maze. A round has some 2,500 tokens, of which 1 % are
 chosen; the paper chooses 0.02 % of many more.

@@ -1,6 +1,6 @@
 """KTO: own samples, each good or bad by itself.
 
-python -m sitrain.main --config=configs/kto.py --workdir=/tmp/sitrain_kto
+sitrain train --config=kto --workdir=/tmp/sitrain_kto
 
 One turn of the hinted maze; the reference is the base all the while.
 """

@@ -1,6 +1,6 @@
 """MATH500 with a model as it is (Lightman et al. 2023): 500 problems of MATH.
 
-python -m sitrain.sample --config=configs/math500.py \\
+sitrain sample --config=math500 \\
   --config.model.path=FOLDER_OR_HUB_ID --output=math500.jsonl
 
 Greedy; for pass@k and maj@k add --samples=8 --temperature=0.8, for a correction

@@ -1,6 +1,6 @@
 """MBPP's test split with a model as it is (Austin et al. 2021): 500 programs.
 
-python -m sitrain.sample --config=configs/mbpp.py \\
+sitrain sample --config=mbpp \\
   --config.model.path=FOLDER_OR_HUB_ID --output=mbpp.jsonl
 
 Greedy, after three examples; for pass@k add --samples=8 --temperature=0.8, for

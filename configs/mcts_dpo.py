@@ -1,6 +1,6 @@
 """MCTS-DPO: pairs of sibling steps from search trees, trained by DPO.
 
-python -m sitrain.main --config=configs/mcts_dpo.py --workdir=/tmp/sitrain_mcts
+sitrain train --config=mcts_dpo --workdir=/tmp/sitrain_mcts
 
 One turn of the hinted maze, a room a step; trees of 12 nodes on each of 128
 problems and 4 gradient steps a round. Seed 0: from 49 to 56 % right (hinted: 51

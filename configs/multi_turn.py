@@ -1,6 +1,6 @@
 """Standard multi-turn RL: both attempts rewarded, no stage I, no bonus.
 
-python -m sitrain.main --config=configs/multi_turn.py --workdir=/tmp/sitrain_mt
+sitrain train --config=multi_turn --workdir=/tmp/sitrain_mt
 
 On the hinted maze both attempts improve; the second one's gain depends on the
 seed.

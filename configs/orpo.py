@@ -1,6 +1,6 @@
 """ORPO: imitation of right samples, with the odds of wrong ones beside it.
 
-python -m sitrain.main --config=configs/orpo.py --workdir=/tmp/sitrain_orpo
+sitrain train --config=orpo --workdir=/tmp/sitrain_orpo
 
 One turn of the hinted maze.
 """

@@ -1,6 +1,6 @@
 """Pair-SFT: wrong base attempts paired with right ones as corrections.
 
-python -m sitrain.main --config=configs/pair_sft.py --workdir=/tmp/sitrain_sft
+sitrain train --config=pair_sft --workdir=/tmp/sitrain_sft
 
 One round on samples of the base. Seed 0: 34 and 36 % right.
 """

@@ -1,6 +1,6 @@
 """PPO with a critic: one sample a problem, and a value for every token.
 
-python -m sitrain.main --config=configs/ppo.py --workdir=/tmp/sitrain_ppo
+sitrain train --config=ppo --workdir=/tmp/sitrain_ppo
 
 One turn of the hinted maze. Seed 0: from 50 to 75 % right.
 """

@@ -1,6 +1,6 @@
 """SCoRe end to end in a few minutes on two cores: the hinted corridor maze.
 
-python -m sitrain.main --config=configs/quickstart.py --workdir=/tmp/sitrain
+sitrain train --config=quickstart --workdir=/tmp/sitrain
 
 A base model whose second attempt is worse than its first; stage I until its
 second attempt has converged; stage II with the bonus. Seed 0: 49 and 37 %

@@ -1,6 +1,6 @@
 """REINFORCE++: no groups and no critic, one sample a problem.
 
-python -m sitrain.main --config=configs/reinforce_pp.py --workdir=/tmp/rpp
+sitrain train --config=reinforce_pp --workdir=/tmp/rpp
 
 One turn of the hinted maze. Seed 0: from 50 to 75 % right, the ceiling of a
 first attempt.

@@ -1,6 +1,6 @@
 """ReST-EM: imitate the right samples, every round from the base.
 
-python -m sitrain.main --config=configs/rest_em.py --workdir=/tmp/sitrain_em
+sitrain train --config=rest_em --workdir=/tmp/sitrain_em
 
 Three rounds on one turn of the hinted maze.
 """

@@ -1,6 +1,6 @@
 """A reward model on pairs of own samples, and GRPO with its score as reward.
 
-python -m sitrain.main --config=configs/reward_model.py --workdir=/tmp/rm
+sitrain train --config=reward_model --workdir=/tmp/rm
 
 One turn of the hinted maze. Right and wrong samples of the base train a
 Bradley-Terry model that starts as the base, and its score is the reward of

@@ -1,6 +1,6 @@
 """Rejection sampling fine-tuning: imitation of a stage's right samples.
 
-python -m sitrain.main --config=configs/rft.py --workdir=/tmp/sitrain_rft
+sitrain train --config=rft --workdir=/tmp/sitrain_rft
 
 Yuan et al. 2023 (arXiv:2308.01825): a stage writes samples of the base, and the
 next one imitates the right ones, at most four a problem, from the base. One

@@ -1,6 +1,6 @@
 """RLOO: samples of a problem against the mean of the others.
 
-python -m sitrain.main --config=configs/rloo.py --workdir=/tmp/sitrain_rloo
+sitrain train --config=rloo --workdir=/tmp/sitrain_rloo
 
 One turn of the hinted maze, with the KL in the reward.
 """

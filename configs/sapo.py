@@ -1,6 +1,6 @@
 """SAPO: a soft gate in the place of clipping.
 
-python -m sitrain.main --config=configs/sapo.py --workdir=/tmp/sitrain_sapo
+sitrain train --config=sapo --workdir=/tmp/sitrain_sapo
 
 One turn of the hinted maze.
 """

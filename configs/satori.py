@@ -1,6 +1,6 @@
 """Restarts after old attempts: single turns train the second attempt, too.
 
-python -m sitrain.main --config=configs/satori.py --workdir=/tmp/sitrain_satori
+sitrain train --config=satori --workdir=/tmp/sitrain_satori
 
 The hinted maze: half of the prompts contain an attempt of the first rounds and
 the correction instruction, so RL of one turn also trains the second attempt.

@@ -1,6 +1,6 @@
 """SCoRe on GSM8K; the paper has no numbers for it, these are MATH's.
 
-python -m sitrain.main --config=configs/score_gsm8k.py --workdir=/tmp/gsm8k
+sitrain train --config=score_gsm8k --workdir=/tmp/gsm8k
 
 With configs/score_gsm8k.py:fused the device verifies the answers from token
 ids, and sampling, verifying and learning are one program. The accuracy of this

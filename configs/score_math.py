@@ -1,6 +1,6 @@
 """SCoRe on MATH, with the numbers of the paper (Kumar et al. 2024, Table 5).
 
-python -m sitrain.main --config=configs/score_math.py --workdir=/tmp/score_math
+sitrain train --config=score_math --workdir=/tmp/score_math
 
 Another model: --config.model.path=Qwen/Qwen2.5-7B-Instruct, a folder or gs://.
 The paper's 60.0 and 64.4 % are Gemini 1.5 Flash's, from 52.6 and 41.4; the

@@ -1,9 +1,9 @@
 """SCoRe on MBPP, with the numbers of the paper (Kumar et al. 2024, Table 5).
 
-python -m sitrain.main --config=configs/score_mbpp.py --workdir=/tmp/score_mbpp
+sitrain train --config=score_mbpp --workdir=/tmp/score_mbpp
 
 Programs run in bubblewrap; without it the run is refused at the start. The
-evaluation is on the test split of MBPP; `python -m sitrain.sample` evaluates
+evaluation is on the test split of MBPP; `sitrain sample` evaluates
 HumanEval. The accuracy of this model has not been measured here.
 """
 

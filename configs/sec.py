@@ -1,6 +1,6 @@
 """SEC: a bandit chooses between hinted and unhinted mazes.
 
-python -m sitrain.main --config=configs/sec.py --workdir=/tmp/sitrain_sec
+sitrain train --config=sec --workdir=/tmp/sitrain_sec
 
 One turn of the hinted maze, with hinted and unhinted problems as the arms. The
 reward of the bandit is the absolute advantage, which is largest where half of

@@ -1,6 +1,6 @@
 """SFT on given solutions, a part of whose tokens is hidden from the inputs.
 
-python -m sitrain.main --config=configs/sft.py --workdir=/tmp/sitrain_sft
+sitrain train --config=sft --workdir=/tmp/sitrain_sft
 
 Chained arithmetic whose given solutions are all right. With
 --config.stage.sft.method.rate=0 nothing is hidden, and with share=0.5 the

@@ -1,6 +1,6 @@
 """SimPO: pairs of own samples, without a reference.
 
-python -m sitrain.main --config=configs/simpo.py --workdir=/tmp/sitrain_simpo
+sitrain train --config=simpo --workdir=/tmp/sitrain_simpo
 
 One turn of the hinted maze.
 """

@@ -1,6 +1,6 @@
 """RL on the first attempt alone: the baseline without self-correction.
 
-python -m sitrain.main --config=configs/single_turn.py --workdir=/tmp/sitrain_st
+sitrain train --config=single_turn --workdir=/tmp/sitrain_st
 
 The first attempt reaches its ceiling; the second, which is not trained, gets
 worse.

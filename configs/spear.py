@@ -1,6 +1,6 @@
 """SPEAR's self-imitation: replay of rows with an advantage above 0.
 
-python -m sitrain.main --config=configs/spear.py --workdir=/tmp/sitrain_spear
+sitrain train --config=spear --workdir=/tmp/sitrain_spear
 
 One turn of the hinted maze. Seed 0: from 49 to 67 % right.
 """

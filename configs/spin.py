@@ -1,6 +1,6 @@
 """SPIN: given solutions against own samples, until there is no difference.
 
-python -m sitrain.main --config=configs/spin.py --workdir=/tmp/sitrain_spin
+sitrain train --config=spin --workdir=/tmp/sitrain_spin
 
 Chained arithmetic whose given solutions are all right, with a base that was
 trained on few of them. Seed 0: from 25 to 33 % right. Imitation of as many

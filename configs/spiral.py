@@ -1,6 +1,6 @@
 """SPIRAL: tic-tac-toe against itself, from a model of random legal games.
 
-python -m sitrain.main --config=configs/spiral.py --workdir=/tmp/sitrain_spiral
+sitrain train --config=spiral --workdir=/tmp/sitrain_spiral
 
 Evaluated against random legal moves, in both seats: accuracy is the share of
 won games, malformed_5 the share of games lost by an invalid move. Seed 0: from

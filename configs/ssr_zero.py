@@ -1,6 +1,6 @@
 """SSR-Zero: second attempts of the policy are the judges of its first ones.
 
-python -m sitrain.main --config=configs/ssr_zero.py --workdir=/tmp/sitrain_ssr
+sitrain train --config=ssr_zero --workdir=/tmp/sitrain_ssr
 
 The hinted maze. After stage I of SCoRe second attempts keep right answers and
 change wrong ones; from then on no verifier gives rewards. Seed 0: first

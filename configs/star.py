@@ -1,6 +1,6 @@
 """STaR: imitation of own traces that correct themselves, from the base.
 
-python -m sitrain.main --config=configs/star.py --workdir=/tmp/sitrain_star
+sitrain train --config=star --workdir=/tmp/sitrain_star
 
 Three rounds; each samples with the current policy and restarts from the base.
 Seed 0: 45 and 46 % right.

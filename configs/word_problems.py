@@ -1,6 +1,6 @@
 """SCoRe on generated word problems: tokenizer and verifier on the host.
 
-python -m sitrain.main --config=configs/word_problems.py --workdir=/tmp/words
+sitrain train --config=word_problems --workdir=/tmp/words
 
 A random model of 5 M parameters, with a BPE tokenizer trained on the texts of
 the task. Seed 0, before the sampler drew by inverse CDF: base 60 and 48 %

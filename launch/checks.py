@@ -6,10 +6,11 @@ That the VM's own account may write to the bucket can only be tested on the VM:
 
 import os
 
-from launch import accelerators, gcloud, machine
-from launch.gcloud import Vm
-from launch.machine import Runner
 from sitrain.runtime.options import ConfigError, closest
+
+from . import accelerators, gcloud, machine
+from .gcloud import Vm
+from .machine import Runner
 
 _KEY = "~/.ssh/google_compute_engine"  # gcloud's own
 

@@ -6,10 +6,11 @@ import pathlib
 import re
 import shlex
 
-from launch import accelerators
-from launch.gcloud import Vm
-from launch.jobs import Job
 from sitrain.runtime.options import ConfigError, closest
+
+from . import accelerators
+from .gcloud import Vm
+from .jobs import Job
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,53}[a-z0-9])?")
 # AI zones, such as us-south1-ai1b, have a number in their last part.
@@ -39,7 +40,7 @@ _FLAGS = {
   "name": (str, None, "of the TPU VM and of the job on it"),
   "zone": (str, None, "as us-east5-a"),
   "type": (str, None, "as v5p-64, v6e-8, v5litepod-16, v4-32"),
-  "config": (str, None, "the run: a file of configs/, with :arguments"),
+  "config": (str, None, "the run: a name or file of configs/, with :arguments"),
   "workdir": (str, None, "gs://bucket/folder for checkpoints and metrics"),
   "project": (str, "", "default: the one that gcloud is set to"),
   "version": (str, "", "of the TPU's software; default: what fits --type"),

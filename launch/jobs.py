@@ -5,8 +5,9 @@ import re
 import shlex
 from typing import NamedTuple
 
-from launch.source import ROOT, Source
 from sitrain.runtime.signals import RESTART
+
+from .source import ROOT, Source
 
 SCRIPT = ROOT / "launch" / "remote.sh"
 BAD_INPUT = 2

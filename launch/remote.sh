@@ -110,7 +110,7 @@ setup() {
   local same=()
   if [ -s packages.txt ]; then same=(--constraint packages.txt); fi
   download venv/bin/python -m pip install --quiet "${same[@]}" \
-    --editable './source[tpu]'
+    --editable './source[text,gcs,tpu]'
   cp packages.txt same.txt
   echo "$1" >installed
 }

@@ -5,11 +5,11 @@ import pathlib
 import tempfile
 from typing import NamedTuple
 
-from launch import gcloud, jobs, machine, source, vms
-from launch.gcloud import Vm
-from launch.jobs import Job, Worker
-from launch.machine import LaunchError, Runner
-from launch.source import Source
+from . import gcloud, jobs, machine, source, vms
+from .gcloud import Vm
+from .jobs import Job, Worker
+from .machine import LaunchError, Runner
+from .source import Source
 
 # The most preemptions in a row without a step in between.
 MAX_PREEMPTIONS = 20

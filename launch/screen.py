@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from launch import machine
-from launch.jobs import Worker
-from launch.machine import Runner
+from . import machine
+from .jobs import Worker
+from .machine import Runner
 
 
 def make_runner(*, poll: float, tries: int, backoff: float) -> Runner:

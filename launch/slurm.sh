@@ -5,7 +5,7 @@
 #     --config=configs/score_math.py --workdir=/shared/run
 #
 # from the top of the repository, in whose .venv the package is installed
-# (pip install -e '.[cuda]'); VENV names another environment. Give as many tasks
+# (pip install -e '.[text,cuda]'); VENV names another environment. Give as many tasks
 # as GPUs per node. JAX finds the other processes through Slurm. All nodes must
 # see the workdir; gs:// works too.
 #
@@ -26,7 +26,7 @@ if [ "$#" -eq 0 ]; then
 fi
 python=${VENV:-.venv}/bin/python
 if [ ! -x "$python" ]; then
-  echo "$python is missing: pip install -e '.[cuda]' there, or set VENV" >&2
+  echo "$python is missing: pip install -e '.[text,cuda]' there, or set VENV" >&2
   exit 2
 fi
 

@@ -1,10 +1,15 @@
-"""Which code is sent: the committed tree, under a name that can be checked."""
+"""Which code is sent: the committed tree, under a name that can be checked.
+
+It is that of a checkout. From an installed wheel jobs can only be looked after.
+"""
 
 import pathlib
 from typing import NamedTuple
 
-from launch.machine import Runner
+from sitrain.runtime import config_files
 from sitrain.runtime.options import ConfigError
+
+from .machine import Runner
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -21,6 +26,12 @@ def _git(*words: str) -> list[str]:
 
 
 def _git_output(runner: Runner, *words: str) -> str:
+  if not (ROOT / "setup.cfg").exists():
+    # A virtual environment may lie inside of another project's checkout.
+    raise ConfigError(
+      f"the code that is sent is that of a git checkout of sitrain, and {ROOT}"
+      " is none: clone it, and call `python -m launch.tpu` at its top"
+    )
   result = runner.execute(_git(*words))
   if result.code:
     message = " ".join(result.error.split())
@@ -69,9 +80,17 @@ def find(runner: Runner, *, allow_dirty: bool) -> Source:
   return Source(commit, revision)
 
 
+def config_file(path: str) -> str:
+  """PATH:ARGUMENT from the top of the repository; a name is one of configs/."""
+  file, colon, argument = path.partition(":")
+  if config_files.is_name(file):
+    file = f"configs/{file}.py"
+  return f"{file}{colon}{argument}"
+
+
 def check_file(runner: Runner, source: Source, path: str) -> None:
   """Raises ConfigError where a config's file is not part of what is sent."""
-  file = path.partition(":")[0]
+  file = config_file(path).partition(":")[0]
   found = runner.execute(_git("cat-file", "-e", f"{source.commit}:{file}"))
   if found.code:
     raise ConfigError(

@@ -3,9 +3,10 @@
 import itertools
 import re
 
-from launch.gcloud import Vm
-from launch.jobs import Job
 from sitrain.runtime.options import ConfigError
+
+from .gcloud import Vm
+from .jobs import Job
 
 
 def split_outside_brackets(text: str, separator: str) -> list[str]:

@@ -18,7 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from rich.console import Console
 
-from launch import (
+from sitrain.runtime.options import ConfigError
+
+from . import (
   accelerators,
   checks,
   gcloud,
@@ -29,13 +31,12 @@ from launch import (
   sweep,
   vms,
 )
-from launch import flags as command_line
-from launch import run as runs
-from launch.gcloud import Vm
-from launch.jobs import Job
-from launch.machine import LaunchError, Runner
-from launch.source import Source
-from sitrain.runtime.options import ConfigError
+from . import flags as command_line
+from . import run as runs
+from .gcloud import Vm
+from .jobs import Job
+from .machine import LaunchError, Runner
+from .source import Source
 
 
 def source_of(runner: Runner, job: Job, flags: argparse.Namespace) -> Source:
@@ -51,7 +52,7 @@ def source_of(runner: Runner, job: Job, flags: argparse.Namespace) -> Source:
 
 def check_config(job: Job, vm: Vm) -> None:
   """Raises ConfigError where the job could not begin on such a VM."""
-  from launch import fit  # Not above: `logs` and `stop` do not wait for JAX.
+  from . import fit  # Not above: `logs` and `stop` do not wait for JAX.
 
   fit.check(job, accelerators.devices_of(vm.type))
 

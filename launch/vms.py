@@ -3,10 +3,11 @@
 import re
 from typing import NamedTuple
 
-from launch import gcloud, machine
-from launch.gcloud import Vm
-from launch.machine import LaunchError, Runner
 from sitrain.runtime.options import ConfigError
+
+from . import gcloud, machine
+from .gcloud import Vm
+from .machine import LaunchError, Runner
 
 ABSENT = "ABSENT"
 # These do not come back by themselves, and are made anew.

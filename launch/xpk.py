@@ -14,10 +14,11 @@ import shlex
 import subprocess
 import sys
 
-from launch import accelerators, jobs, machine
-from launch.jobs import Job
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.signals import RESTART
+
+from . import accelerators, jobs, machine
+from .jobs import Job
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,37}[a-z0-9])?")
 
@@ -38,6 +39,19 @@ def command(job: Job, flags: argparse.Namespace) -> list[str]:
   ]
 
 
+def check_config(job: Job, kind: str, slices: int) -> None:
+  """Raises ConfigError where the job could not begin on such slices.
+
+  For a type whose devices are not known, "", only the config is read.
+  """
+  from launch import fit  # Not above: --help does not wait for JAX.
+
+  if kind:
+    fit.check(job, accelerators.devices_of(kind), slices=slices)
+  else:
+    fit.read(job)
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m launch.xpk", description=__doc__, allow_abbrev=False,
@@ -48,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     "cluster": "made by `xpk cluster create`",
     "type": "as v5p-64, v5litepod-16, v6e-256 or tpu7x-8",
     "image": "built from launch/Dockerfile, in a registry",
-    "config": "the run: a file of configs/, with :arguments",
+    "config": "the run: a name or file of configs/, with :arguments",
     "workdir": "gs://bucket/folder",
   }.items():
     parser.add_argument(f"--{name}", required=True, help=about)
@@ -77,10 +91,15 @@ def main(words: list[str]) -> int:
       raise ConfigError(
         f"--name={job.name}: give up to 39 of a-z, 0-9 and -, a letter first"
       )
-    if not flags.type.startswith("tpu7x-"):
+    known = not flags.type.startswith("tpu7x-")
+    if known:
       accelerators.software_of(flags.type)
     if not job.workdir.startswith("gs://"):
       raise ConfigError(f"--workdir={job.workdir}: give gs://bucket/folder")
+    for name, least in (("slices", 1), ("restarts", 0), ("grace", 0)):
+      if (value := getattr(flags, name)) < least:
+        raise ConfigError(f"--{name}={value}: give {least} or more")
+    check_config(job, flags.type if known else "", flags.slices)
     words = command(job, flags)
     if not flags.execute:
       print(shlex.join(words))

@@ -1,6 +1,6 @@
 """Exports the policy of a stage as a model that transformers can load.
 
-  python -m sitrain.export --workdir=/tmp/sitrain --output=/tmp/sitrain_model
+  sitrain export --workdir=/tmp/sitrain --output=/tmp/sitrain_model
 
 Writes weights, config.json and the tokenizer. A run that began with a
 checkpoint keeps its architecture; other models get the matching architecture of
@@ -20,8 +20,9 @@ from etils import epath
 from sitrain.models.huggingface import describe, weights
 from sitrain.runtime import build, distributed, logs, placing, policy
 from sitrain.runtime import workdir as workdirs
-from sitrain.runtime.errors import run_main
+from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.storage import check_writable
 from sitrain.runtime.task import write_tokenizer
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
@@ -61,6 +62,7 @@ def export(workdir: epath.Path, output: epath.Path) -> str:
     params = policy.of_stage(
       config, model, mesh, workdir / stage, WHICH.value, role=ROLE.value
     )
+    begun()
     files = []
     if jax.process_index() == 0:
       files = write_tokenizer(config, workdir, output)
@@ -94,6 +96,8 @@ def main(argv: list[str]) -> None:
       + ("taken" if OUTPUT.value else "missing")
       + ": give a new folder"
     )
+  check_writable(output)
+  workdirs.check_folder(str(output), f"--output={output}")
   logs.quiet_libraries()
   flag_values = flags.FLAGS.flag_values_dict() | {"process": 0}
   distributed.check_agreement(flag_values)

@@ -1,6 +1,6 @@
 """Trains a language model to improve itself: all stages of a config, in order.
 
-  python -m sitrain.main --config=configs/quickstart.py --workdir=/tmp/sitrain
+  sitrain train --config=quickstart --workdir=/tmp/sitrain
 
 Any field of the config can be set on the command line, as in
 --config.stage.stage2.method.bonus=2: --show prints all of them as they are, and
@@ -54,7 +54,7 @@ from sitrain.runtime.storage import check_writable
 from sitrain.runtime.task import describe
 
 CONFIG = overrides.define(
-  "The run: a file of configs/, with :arguments if it has any."
+  "The run: a name, as quickstart, or a file; with :arguments if it has any."
 )
 WORKDIR = flags.DEFINE_string(
   "workdir", "", "Where checkpoints, metrics and the report go."
@@ -98,9 +98,10 @@ def evaluator(run: Run, task: Any, config: dict) -> Callable[..., dict]:
     spread=functools.partial(sharding.by_group_for_all, mesh=run.mesh),
   )
   key = jax.random.key(options.pop("seed"), impl="threefry2x32")
-  of = lambda say: lambda done, total: say(f"{done} of {total} problems")
+  tell = progress.of_problems(programs=2)  # of both players
   return lambda params, say: evaluation.evaluate(
-    players, params, task, key, on_progress=of(say), **options
+    players, params, task, key, on_progress=functools.partial(tell, say),
+    **options
   )
 
 
@@ -150,7 +151,7 @@ def train(config: dict, workdir: str) -> dict:
   display = progress.display()
   try:
     check_writable(workdir)
-    workdirs.check_folder(workdir)
+    workdirs.check_folder(workdir, f"--workdir={workdir}")
     with lock.held(f"--workdir={workdir}", epath.Path(workdir) / lock.NAME):
       return _train(config, workdir, start, facts, display)
   finally:
@@ -218,7 +219,7 @@ def main(argv: list[str]) -> None:
     print("\n".join(listing.listed()))
     return
   if CONFIG.value is None:
-    raise ConfigError("--config is missing: say which file of configs/")
+    raise ConfigError("--config is missing: say which, as --config=quickstart")
   config = fields.placed(build.plain(CONFIG.value))
   if SHOW.value:
     check_config(config)

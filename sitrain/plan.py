@@ -1,6 +1,6 @@
 """Plans a config for a pod, on a machine without its chips.
 
-  python -m sitrain.plan --config=configs/score_math.py --topology=v5e:2x4 \
+  sitrain plan --config=score_math --topology=v5e:2x4 \
     --config.mesh.data=1 --config.mesh.fsdp=8
 
 Compiles every program of the stages and shows their memory on a chip, products,
@@ -35,7 +35,7 @@ from sitrain.runtime.plan import chips, models, show, stages
 from sitrain.runtime.workdir import absolute
 
 CONFIG = overrides.define(
-  "The run: a file of configs/, with :arguments if it has any."
+  "The run: a name, as quickstart, or a file; with :arguments if it has any."
 )
 TOPOLOGY = flags.DEFINE_string(
   "topology", "local", "A slice, as v5e:16x16, or local: this machine."
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   if CONFIG.value is None:
-    raise ConfigError("--config is missing: say which file of configs/")
+    raise ConfigError("--config is missing: say which, as --config=quickstart")
   logs.quiet_libraries()
   chips.check_topology(TOPOLOGY.value)
   if TOPOLOGY.value == chips.LOCAL:

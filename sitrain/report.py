@@ -1,6 +1,6 @@
 """Writes the report of a run again, as one self-contained HTML file.
 
-python -m sitrain.report --workdir=/tmp/sitrain
+sitrain report --workdir=/tmp/sitrain
 """
 
 import sitrain.runtime.early  # noqa: F401

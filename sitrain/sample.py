@@ -1,8 +1,8 @@
 """Samples a test set: texts, verdicts of the verifiers, pass@k and maj@k.
 
-  python -m sitrain.sample --config=configs/score_gsm8k.py \\
+  sitrain sample --config=score_gsm8k \\
     --config.model.path=FOLDER_OR_HUB_ID --samples=8 --output=gsm8k.jsonl
-  python -m sitrain.sample --workdir=RUN --stage=stage2 --output=gsm8k.jsonl
+  sitrain sample --workdir=RUN --stage=stage2 --output=gsm8k.jsonl
 
 Samples from a model without a run, or from a stage of a run. Writes a row for
 each problem, and a summary to gsm8k.jsonl.json. The same command resumes where
@@ -57,7 +57,7 @@ from sitrain.runtime.task import check_context
 from sitrain.runtime.testset import tasks_of
 from sitrain.types import PAD
 
-overrides.define("A file of configs/, for a model as it is.")
+overrides.define("A name or a file of a config, for a model as it is.")
 flags.DEFINE_string("workdir", "", "Of a run, instead of --config.")
 flags.DEFINE_string("stage", "", "Of the run; default: the last trained one.")
 flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint of the stage.")
@@ -135,16 +135,15 @@ def check_size(
   """
   written = columns_of(task, plan.turns)[1]
   check_context(config, "evaluate.turns", task, written)
+  what = f"config.model.path={config['model'].get('path', '')}"
+  shapes = policy.shapes_of(model, mesh)
   if plan.workdir:
-    return
-  slots = plan.slots * sharding.groups(mesh)
-  # Samples share what is kept of their prompt, unless they wait for slots.
-  alone = 0 < slots < rows
+    folder = epath.Path(plan.workdir) / plan.stage
+    what = f"the {plan.which} checkpoint of {folder}"
+    shapes = policy.shapes_of_stage(config, model, mesh, folder, plan.which)
+  sampled = memory.Sampled(rows, plan.samples, prompt, written, plan.slots)
   memory.check(
-    model, policy.shapes_of(model, mesh), mesh, path=config["model"]["path"],
-    rows=min(slots, rows) if alone else rows, samples=plan.samples,
-    columns=prompt / (1 if alone else plan.samples) + written,
-    memory=memory.free(),
+    model, shapes, mesh, sampled, what=what, memory=memory.free()
   )
 
 
@@ -175,7 +174,7 @@ def write_missing(
   count = plan.problems or rows or config["evaluate"]["problems"]
   posed = player.pose(jax.random.fold_in(key, 0), count)
   total = len(posed.prompt)
-  size = playing.part_size(player, plan.batch, total)  # Checks the batch.
+  size = playing.part_size(plan.samples, plan.batch, total)  # Checks the batch.
   parts.claim(plan.output, options_of(config, plan))
   missing = missing_of(task, plan, total)
   if not missing.any():

@@ -6,7 +6,7 @@ tokens, V vocabulary. `*B` is `B`, or `B G` for alternatives of one problem.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
 
@@ -168,6 +168,28 @@ class Chat(NamedTuple):
   eos: tuple[int, ...]  # ids that end a turn of the policy
   ask: Callable[[str], list[int]]  # the first message, up to the first turn
   again: Callable[[str], list[int]]  # a later one: from end to next turn
+  dialogue: Any = ()  # messages {role, content} up to the first turn -> ids
+
+
+@runtime_checkable
+class Policy(Protocol):
+  """What rollouts and scores ask of a model; `models.decoder.Decoder` has it.
+
+  `apply({"params": params}, tokens [B Q], attend, cache, column)` returns
+  hidden states [B Q D] and the cache, and with method="logits" it maps hidden
+  states to logits [... V]; both are explained in models/decoder.py. Of a linen
+  module `apply` is there already. models/foreign.py makes one of a function.
+  """
+
+  vocabulary: int
+  dtype: Any  # of the computation
+  heads: int  # scores of attention that a row takes memory for
+  attention: str  # "chunked", where rows of a batch share no prompts
+  residual: str  # "whole"
+  apply: Callable[..., Any]
+  make_cache: Callable[[int, int], tuple]  # (rows, columns): arrays [B N T H]
+  for_decoding: Callable[[Params], Params]  # once before a loop of decoding
+  logit_tables: Callable[[Params], dict[str, Array]]  # what "logits" reads
 
 
 class Task(NamedTuple):

@@ -1,6 +1,7 @@
 """What several test files share: one small decoder and its task."""
 
 import collections
+import gc
 import os
 import pathlib
 
@@ -18,15 +19,18 @@ import mains
 
 os.environ["XLA_FLAGS"] = mains.flags(os.environ.get("XLA_FLAGS", ""))
 
+import fakes
 import jax
-import jax.numpy as jnp
-import numpy as np
+import jaxtyping
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from sitrain.models.decoder import Decoder, init
+from sitrain.models.decoder import Decoder
 from sitrain.tasks import maze
 
+# JAX makes millions of small objects while it traces: at Python's threshold of
+# 700, looking for cycles among them is a fifth of the seconds.
+gc.set_threshold(100_000, 10, 10)
 # The files that take longest, in this order: none may be left for the end,
 # where the other worker would have nothing to do.
 FIRST = (
@@ -42,6 +46,11 @@ OPTIMIZED = (
 )
 # So they may not read programs from the disk, nor may these.
 COMPILED = (*OPTIMIZED, "test_attention", "test_forks")
+# What these trace other files check, and to check its shapes and types again is
+# a quarter of the seconds.
+UNCHECKED = (
+  "test_configs", "test_score_table", "test_stages", "test_structures",
+)
 QUICKLY = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
 CPU = pytest.StashKey[float]()
 
@@ -68,6 +77,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_collection_finish(session):
+  gc.freeze()  # What was imported stays, so nobody need look through it.
   session.stash[CPU] = _cpu_seconds()
 
 
@@ -114,6 +124,16 @@ def optimizations(request):
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shapes_unchecked(request):
+  """Switches jaxtyping's checks off where they were made before."""
+  jaxtyping.config.update(
+    "jaxtyping_disable", request.module.__name__ in UNCHECKED
+  )
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(scope="session")
 def toy():
   """(model, params, task): a decoder of two layers for mazes of two rooms."""
@@ -126,18 +146,7 @@ def toy():
     head_size=8,
     mlp_size=32,
   )
-  shapes = jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
-  rng = np.random.default_rng(3)
-
-  # NumPy draws them: to compile `init` takes longer than most tests. They are
-  # larger than a first policy's, so that a mistake moves the logits.
-  def fill(path, leaf):
-    if jax.tree_util.keystr(path).rstrip("']").endswith("norm"):
-      return jnp.asarray(1 + 0.1 * rng.normal(size=leaf.shape), jnp.float32)
-    return jnp.asarray(0.4 * rng.normal(size=leaf.shape), jnp.float32)
-
-  params = jax.tree_util.tree_map_with_path(fill, shapes)
-  return model, params, maze.make(doors=2, rooms=2)
+  return model, fakes.parameters(model, 3), maze.make(doors=2, rooms=2)
 
 
 @pytest.fixture(scope="session")

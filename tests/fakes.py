@@ -5,15 +5,32 @@ transformer was, so whatever a policy does can be worked out by hand.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sitrain.models.decoder import Decoder
+from sitrain.models.decoder import Decoder, init
 from sitrain.tasks import characters
 from sitrain.tasks.draw import constant_reply
 from sitrain.types import GIVEN, PAD, ROOT, Episodes, Problems, Task, Verdict
 
 SIZES = dict(layers=1, width=1, heads=1, kv_heads=1, head_size=2, mlp_size=1)
+
+
+def parameters(model, seed):
+  """Parameters of a Decoder, drawn by NumPy: `init` compiles for seconds.
+
+  They are larger than a first policy's, so that a mistake moves the logits.
+  """
+  shapes = jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
+  rng = np.random.default_rng(seed)
+
+  def fill(path, leaf):
+    if jax.tree_util.keystr(path).rstrip("']").endswith("norm"):
+      return jnp.asarray(1 + 0.1 * rng.normal(size=leaf.shape), jnp.float32)
+    return jnp.asarray(0.4 * rng.normal(size=leaf.shape), jnp.float32)
+
+  return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
 def written(cache):

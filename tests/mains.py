@@ -5,6 +5,7 @@ for every case, before JAX has begun, which saves the seconds of the imports.
 """
 
 import functools
+import gc
 import importlib
 import json
 import os
@@ -22,6 +23,11 @@ ROOT = Path(__file__).parent.parent
 # The smallest run of several stages: most of its time is the compiler's, and
 # files that run the same config share its programs.
 QUICK = ("--config=configs/quickstart.py:quick", "--config.model.layers=1")
+# A run of one stage that starts from nothing.
+ALONE = (
+  "--config.stages=('stage1',)", "--config.stage.stage1.start=init",
+  "--config.stage.stage1.held.reference=init",
+)
 # A user's process, but with the compiled programs of all tests.
 ONE_THREAD = (
   "--xla_cpu_multi_thread_eigen=false "
@@ -153,6 +159,8 @@ def _serve():
   import sitrain.runtime.requested_samples
   import sitrain.runtime.stage  # noqa: F401
 
+  gc.set_threshold(100_000, 10, 10)  # see conftest.py
+  gc.freeze()
   answers = os.fdopen(os.dup(1), "w")
   file = tempfile.TemporaryFile
   for line in sys.stdin:

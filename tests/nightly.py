@@ -11,12 +11,19 @@ import sys
 TESTS = pathlib.Path(__file__).parent
 # What the nightly tests of a file are about: files and folders.
 SUBJECTS = {
+  "test_benchmarks.py": (
+    "benchmarks", "sitrain/models", "sitrain/rollout", "sitrain/train.py",
+  ),
   "test_collectives.py": (
     "sitrain/models", "sitrain/runtime/sharding.py", "sitrain/runtime/stage.py",
     "sitrain/rollout", "tests/eight_devices_collectives.py",
   ),
   "test_configs.py": ("configs", "sitrain/curate", "sitrain/methods"),
   "test_documents.py": ("colab",),
+  "test_package.py": (
+    "setup.cfg", "pyproject.toml", "sitrain/cli.py",
+    "sitrain/runtime/config_files.py", "sitrain/runtime/extras.py",
+  ),
   "test_plan.py": (
     "sitrain/models", "sitrain/runtime/plan", "sitrain/runtime/sharding.py",
     "sitrain/train.py",
@@ -24,14 +31,20 @@ SUBJECTS = {
   "test_plan_counts.py": (
     "sitrain/models", "sitrain/runtime/plan", "sitrain/train.py",
   ),
+  "test_structures.py": (
+    "sitrain/curate", "sitrain/methods", "sitrain/runtime/stage.py",
+    "sitrain/runtime/staged.py", "sitrain/train.py",
+  ),
   "test_survival.py": (
     "benchmarks/kills.py", "sitrain/main.py", "sitrain/runtime/checkpoint.py",
     "sitrain/runtime/distributed.py", "sitrain/runtime/peers.py",
     "sitrain/runtime/signals.py", "sitrain/runtime/stage.py",
   ),
   "test_text_run.py": (
-    "configs/score_gsm8k.py", "configs/text.py", "sitrain/runtime/host.py",
-    "sitrain/tasks/gsm8k.py", "sitrain/tasks/text.py",
+    "configs/score_gsm8k.py", "configs/score_mbpp.py", "configs/text.py",
+    "sitrain/runtime/host.py", "sitrain/tasks/gsm8k.py",
+    "sitrain/tasks/mbpp.py", "sitrain/tasks/text.py",
+    "sitrain/tasks/verifiers",
   ),
 }
 

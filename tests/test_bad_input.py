@@ -40,6 +40,9 @@ def refused(prepare, *said):
 # The command line, and what is said of it: no data, model or device is needed.
 AT_ONCE = {
   "a word for a number": ((*QUICK, "--config.seed=abc"), ("seed=abc", "int")),
+  "half a list": (
+    (*QUICK, "--config.evaluate.turns=(5,"), ("turns=(5,: give a list", "(5, "),
+  ),
   "half a step": ((*QUICK, f"{BASE}steps=1.5"), ("base.steps=1.5", "whole")),
   "no flag": ((*QUICK, f"{BASE}fused=maybe"), ("fused=maybe", "True or False")),
   "a word for fields": (
@@ -234,11 +237,23 @@ def test_an_own_method_that_raises_is_named_with_its_line(tmp_path):
   refused(prepare, "stage.base.method: own.py, line 8, raises KeyError")
 
 
+def test_the_config_may_be_named_after_its_fields():
+  for words in (
+    ["--config.seed=3", "--config.model.layers=1", QUICK[0]],
+    ["--config.seed=3", "--config", QUICK[0].partition("=")[2],
+     "--config.model.layers=1"],
+  ):
+    config = parsed(*words)
+    assert config["seed"] == 3 and config["model"]["layers"] == 1
+
+
 def test_types_that_only_a_config_file_can_have(tmp_path):
   config = build.plain(quickstart.get_config("quick"))
   for part, name, value, said in (
     ("model", "layers", "2", "config.model.layers='2' is a str: give an int"),
     ("model", "width", 16.0, "config.model.width=16.0 is a float"),
+    ("evaluate", "turns", ("abc",), "has 'abc', which is no whole number: give"
+     " a list of them, as --config.evaluate.turns='(5, 5)'"),
     ("evaluate", "turns", 5, "config.evaluate.turns=5 is a int: give a tuple"),
     ("model", "rope_scaling", {"kin": "linear"}, "mean 'kind'?"),
     ("run", "keep", True, "config.run.keep=True is a bool"),
@@ -292,6 +307,7 @@ OTHERS = {
     ([WORKDIR, "--problems=0"], "--problems=0"),
     ([WORKDIR, "--batch=4"], "--batch=4 rows do not hold the 32 samples"),
     ([WORKDIR, "--resamples=1"], "--resamples=1"),
+    ([WORKDIR, "--output=/proc/x/y.json"], "--output=/proc/x/y.json cannot be"),
     ([WORKDIR, "--temperature=0"], "give one above 0, and --greedy"),
     ([WORKDIR, "--stage=stge1"], "did you mean 'stage1'?"),
     ([WORKDIR, "--role=critic"], "--role=critic: "),

@@ -7,7 +7,15 @@ import textwrap
 import numpy as np
 import pytest
 
-from benchmarks import decode, profiled, rounds, step, traffic, turns
+from benchmarks import (
+  before_after,
+  decode,
+  profiled,
+  rounds,
+  step,
+  traffic,
+  turns,
+)
 from benchmarks.peers import protocol
 from sitrain.configs import quickstart, word_problems
 from sitrain.runtime import build, policy
@@ -93,6 +101,37 @@ def test_rounds_interleave_in_alternating_order():
   two = {"a": contestant("a", 1.0), "b": contestant("b", 2.0)}
   assert rounds.interleaved(two, 3) == {"a": [1.0] * 3, "b": [2.0] * 3}
   assert order == ["a", "b", "b", "a", "a", "b"]
+  lines = []
+  rounds.interleaved(two, 2, first=3, report=lines.append)
+  assert lines == ["round 4: a 1.00 s, b 2.00 s", "round 5: a 1.00 s, b 2.00 s"]
+
+
+def test_checkouts_are_compared_by_the_processor_time_of_pairs(tmp_path):
+  folders = {}
+  for name, took in (("before", 3.0), ("after", 2.0)):
+    folders[name] = tmp_path / name
+    folders[name].mkdir()
+    (folders[name] / "own.py").write_text(f"took = {took}")
+  script = (
+    "import json, own, sys\n"
+    "for line in sys.stdin:\n"
+    "  print(json.dumps({'processor': own.took, 'seconds': 5.0}), flush=True)\n"
+  )
+  workers = {
+    name: rounds.start(
+      name, [sys.executable, "-c", script], folder, PYTHONPATH=str(folder)
+    )
+    for name, folder in folders.items()
+  }
+  try:
+    answers = before_after.one_pair(workers, {}, 3)
+  finally:
+    for worker in workers.values():
+      rounds.stop(worker)
+  found = before_after.ratios([answers, answers])
+  assert found["processor"]["median"] == 1.5 and found["pairs"] == [1.5, 1.5]
+  assert found["clock"]["median"] == 1.0
+  assert found["milliseconds"] == {"before": 3000.0, "after": 2000.0}
 
 
 def test_medians_leave_the_first_call_out():
@@ -170,6 +209,7 @@ def test_peers_without_an_interpreter_are_left_out():
   assert commands["two"] == ["python9", "-m", "benchmarks.peers.two_decode"]
 
 
+@pytest.mark.nightly
 def test_workers_of_sitrain():
   cases = {
     "decode": {"model": TOY, "batch": 2, "prompt": 4, "new": 3},
@@ -190,6 +230,7 @@ def test_workers_of_sitrain():
       assert all(0 <= answer["reward"] <= 1 for answer in answers)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name, mean, samples", [
   ("cursor", 4, 1), ("cache", 0, 1), ("group", 0, 2),
 ])
@@ -207,6 +248,21 @@ def test_both_ways_of_two_turns_write_the_same(name, mean, samples):
   assert (len(set(written)) > 1) == bool(mean)
 
 
+def test_turns_print_a_line_for_each_compilation_and_round(monkeypatch, capsys):
+  ways = {"one_cursor": lambda: 1.0, "loop_a_turn": lambda: 2.0}
+  monkeypatch.setattr(turns, "prepare", lambda name, case: ways)
+  assert turns.SMALL.keys() == turns.CASES.keys()
+  found = turns.measure(2, {"cursor": turns.SMALL["cursor"]})
+  lines = capsys.readouterr().out.splitlines()
+  for line, words in zip(lines, (
+    "one_cursor: compiled", "loop_a_turn: compiled", "round 1: one_cursor 0",
+    "round 2: one_cursor 0", "times as fast as loop_a_turn",
+  ), strict=True):
+    assert line.startswith("cursor: ") and words in line
+  assert found["cursor"]["columns"] == 64 + 2 * 64 + turns.REPLY
+
+
+@pytest.mark.nightly
 def test_traffic_is_at_least_what_must_be_read():
   case = {"model": TOY, "batch": 4, "prompt": 8, "new": 8}
   found = traffic.traffic(case)

@@ -149,7 +149,7 @@ def replay():
     {"policy": model}, task, (), turns=(3,), problems=4, samples=2,
     capacity=6, warmup=10,
   )
-  problems = task.problems(jax.random.key(0), 4)
+  problems = jax.jit(task.problems, static_argnums=1)(jax.random.key(0), 4)
   blank = method.memory(jax.random.key(0))
   rows = rows_of(0, 8, blank.rows.tokens.shape[1])
   rows = rows._replace(problem=jnp.repeat(jnp.arange(4, dtype=jnp.int32), 2))
@@ -166,7 +166,7 @@ def replay():
     state = method.refresh(state, problems, rows, lost)
     return method.curate(jax.random.key(0), state, problems, rows, lost)
 
-  return second
+  return jax.jit(second)
 
 
 @pytest.mark.parametrize("step, weight", [(5, 0.5), (1, 0.0245), (6, None)])

@@ -26,6 +26,7 @@ from sitrain.methods import (
   dpo,
   dr_grpo,
   gdpo,
+  given_pairs,
   grpo,
   gspo,
   imitation,
@@ -154,6 +155,9 @@ METHODS = {
   "sft": Row(sft.make, {
     "problems": PROBLEMS, "turns": TURNS, "rate": 0.3, "share": 0.5,
   }, held=()),
+  "given_pairs": Row(
+    given_pairs.make, {"problems": PROBLEMS, "turns": TURNS[:1]}
+  ),
   "spin": Row(spin.make, {"problems": PROBLEMS, "turns": TURNS}),
   "spiral": Row(spiral.make, ROWS, held=()),
   "mcts_dpo": Row(

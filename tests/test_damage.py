@@ -24,7 +24,7 @@ from test_runtime_checkpoint import (
   state,  # noqa: F401  A fixture.
 )
 
-from sitrain.runtime import checkpoint, snapshot, storage
+from sitrain.runtime import checkpoint, snapshot, stages, storage
 
 GCS = "UNAVAILABLE: Error reading gs://bucket/1/d/x: Backend Error"
 
@@ -166,6 +166,32 @@ def test_arrays_that_are_gone_are_proven(tmp_path, state):  # noqa: F811
   shutil.rmtree(tmp_path / "2" / "arrays")
   found, _ = checkpoint.restore(tmp_path, "last", shapes(state))
   assert_same(found, shifted(state, 1))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_finished_run_says_which_of_its_checkpoints_are_damaged(
+  tmp_path, state, caplog, monkeypatch  # noqa: F811
+):
+  names = ("base", "one", "two")
+  for name in names:
+    fill(tmp_path / name, state, [0.1, 0.2])
+  stages.check_kept(tmp_path, names)
+  assert not [r for r in caplog.records if r.name == "sitrain"]
+  flip(largest_file(tmp_path / "base" / "2" / "arrays"))
+  (tmp_path / "one" / "2" / "record" / "metadata").write_text("{")
+  shutil.rmtree(tmp_path / "two")
+  stages.check_kept(tmp_path, names)
+  lines = [r.getMessage() for r in caplog.records if r.name == "sitrain"]
+  for line, said in zip(lines, (
+    "base/2 is damaged: ", "one/2 is damaged: its record",
+    "there is no checkpoint in",
+  ), strict=True):
+    assert said in line and "summary.json" in line and "\n" not in line
+  # Large arrays are not read for this, only looked for.
+  monkeypatch.setattr(checkpoint, "SMALL", 0)
+  assert not checkpoint.damage(tmp_path / "base")
+  shutil.rmtree(tmp_path / "base" / "2" / "arrays")
+  assert "are not there" in checkpoint.damage(tmp_path / "base")
 
 
 def test_the_best_is_not_passed_over_in_silence(

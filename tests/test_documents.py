@@ -39,3 +39,5 @@ def test_the_readme_names_files_that_exist():
   text = (ROOT / "README.md").read_text()
   for path in re.findall(r"(?:configs|colab|tests)/[\w/]+\.(?:py|ipynb)", text):
     assert (ROOT / path).exists(), path
+  for name in re.findall(r"--config=([a-z]\w*)[`: ]", text):
+    assert (ROOT / "configs" / f"{name}.py").exists(), name

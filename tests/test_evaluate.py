@@ -119,7 +119,7 @@ def test_partial_rewards_are_means_and_no_accuracies(toy):
   _, _, task = toy
   paid = np.array([[0.3, 1.0], [0.3, 0.3]], np.float32)
   verdict = Verdict(paid, np.ones((2, 2), np.float32), {})
-  posed = task.problems(jax.random.key(0), 2)
+  posed = jax.jit(task.problems, static_argnums=1)(jax.random.key(0), 2)
   rows = given(posed, reply=task.reply, turns=(3, 3), eos=task.eos)
   judge = playing.make_judge(task._replace(verify=lambda *_: verdict), 2)
   judged = playing.Judged(*map(np.asarray, judge(posed, rows)))
@@ -422,9 +422,7 @@ def test_samples_do_not_depend_on_the_batch(toy, players):
 
 def test_parts_hold_as_many_problems_each_and_are_cut_to_few_lengths():
   player = lambda samples: playing.Player(None, None, None, samples, 1)
-  size = lambda n, batch, samples=1: playing.part_size(
-    player(samples), batch, n
-  )
+  size = lambda n, batch, samples=1: playing.part_size(samples, batch, n)
   # 164 problems are not filled up to 256, nor 257 to 512.
   assert size(164, 256) == 164 and size(257, 256) == 129
   assert size(1319, 256) == 220 and size(64, 64, 8) == 8

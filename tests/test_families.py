@@ -1,5 +1,8 @@
 """What the method families share: token advantages, pairs, joined losses."""
 
+import functools
+
+import fakes
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +14,7 @@ from sitrain.curate.advantage import gae, whiten_tokens
 from sitrain.curate.policy import gae_batch, token_rewards
 from sitrain.losses.value import value_error
 from sitrain.methods import dpo, ppo, reinforce_pp, spin, verbs
-from sitrain.models import decoder, heads
+from sitrain.models import heads
 from sitrain.models.decoder import Decoder
 from sitrain.models.logprobs import score_rows
 from sitrain.models.roles import check_trained
@@ -182,8 +185,7 @@ def test_the_value_error_by_hand():
 
 
 def state_of(roles=("policy", "reference"), memory=()):
-  keys = jax.random.split(jax.random.key(0), len(roles))
-  params = {n: decoder.init(MODEL, k) for n, k in zip(roles, keys)}
+  params = {n: fakes.parameters(MODEL, i) for i, n in enumerate(roles)}
   if "critic" in params:
     params["critic"] = heads.add(MODEL, params["critic"])
   held = {"reference": params.pop("reference")}
@@ -194,7 +196,7 @@ def state_of(roles=("policy", "reference"), memory=()):
 def played():
   """(problems, rows, verdict) of six problems and four samples."""
   key = jax.random.key(1)
-  problems = TASK.problems(key, 6)
+  problems = jax.jit(TASK.problems, static_argnums=1)(key, 6)
   play = verbs.play_with(
     MODEL, TASK, samples=4, turns=TURNS, temperature=1.0
   )
@@ -207,44 +209,54 @@ def played():
 def test_values_in_parts_are_values(played, monkeypatch):
   rows, critic = played[1], state_of(("critic", "reference")).params["critic"]
   critic = critic | {heads.NAME: jnp.arange(8.0)}
-  whole = heads.value_rows(MODEL, critic, rows)
+  values = lambda: jax.jit(lambda p: heads.value_rows(MODEL, p, rows))(critic)
+  whole = values()
   assert whole.shape == rows.tokens.shape and jnp.std(whole) > 0.1
   monkeypatch.setattr("sitrain.models.reading.ATTENTION_ELEMENTS", 2000)
   parts = jax.make_jaxpr(lambda p: heads.value_rows(MODEL, p, rows))(critic)
   assert "scan" in str(parts), "there was one part"
-  np.testing.assert_allclose(
-    heads.value_rows(MODEL, critic, rows), whole, atol=1e-5
-  )
+  np.testing.assert_allclose(values(), whole, atol=1e-5)
 
 
-def pair_batch(seed=0, turns=TURN[:2]):
+@functools.cache
+def pair_batch():
   """Pairs of random rows with random marks; some are left out."""
-  rng = np.random.default_rng(seed)
+  rng, turns = np.random.default_rng(0), TURN[:2]
   tokens = rng.integers(0, 9, (2, 2, *turns.shape))
   tokens = np.where(turns == PAD, PAD, tokens)[0]
   rows = [rows_of(turns, tokens=t) for t in tokens]
-  reference = pairs.score_pairs(
-    MODEL, state_of().held["reference"], *rows, temperature=1.0
-  )
-  return pairs.pair_batch(
-    *rows, reference, label=jnp.ones(2),
-    trained=jnp.array([[True, True], [True, False]]),
-  )
+
+  @jax.jit
+  def made(held, *rows):
+    reference = pairs.score_pairs(MODEL, held, *rows, temperature=1.0)
+    return pairs.pair_batch(
+      *rows, reference, label=jnp.ones(2),
+      trained=jnp.array([[True, True], [True, False]]),
+    )
+
+  return made(state_of().held["reference"], *rows)
 
 
+score = jax.jit(functools.partial(score_rows, MODEL, temperature=1.0))
+
+
+# Op by op, each of hundreds would be compiled.
+@functools.cache
 def preference(**options):
-  return verbs.preference_loss(
+  return jax.jit(verbs.preference_loss(
     MODEL, temperature=1.0, **{"beta": 0.3, "anchor": 0.0} | options
-  )
+  ))
+
+
+def curated(method, *given):
+  return jax.jit(method.curate)(jax.random.key(0), *given)
 
 
 def test_pairs_are_scored_as_rows():
   batch = pair_batch()
   for i in range(2):
     rows = rows_of(batch.turn[:, i], tokens=batch.tokens[:, i])
-    want = score_rows(
-      MODEL, state_of().held["reference"], rows, temperature=1.0
-    ).logprob
+    want = score(state_of().held["reference"], rows).logprob
     np.testing.assert_allclose(
       batch.targets.reference_logprob[:, i], want, atol=1e-6
     )
@@ -260,9 +272,9 @@ def test_dpo_at_the_reference_is_log_two():
   preferred = metrics["learn/preferred"]
   np.testing.assert_allclose(preferred.total / preferred.count, 0.5, rtol=1e-5)
   assert found.count == 2
-  slope = jax.grad(
+  slope = jax.jit(jax.grad(
     lambda p: preference()(p, state, batch)[0]["preference"].total
-  )(at)
+  ))(at)
   moved = jax.tree.map(lambda x, g: x - 0.05 * g, at, slope)
   before, after = (
     preference()(params, state, batch)[1] for params in (at, moved)
@@ -276,9 +288,9 @@ def test_dpo_against_numpy():
   state, batch = state_of(), pair_batch()
   terms, metrics = preference(anchor=0.5)(state.params, state, batch)
   own = np.stack([
-    score_rows(
-      MODEL, state.params["policy"],
-      rows_of(batch.turn[:, i], tokens=batch.tokens[:, i]), temperature=1.0,
+    score(
+      state.params["policy"],
+      rows_of(batch.turn[:, i], tokens=batch.tokens[:, i]),
     ).logprob for i in range(2)
   ], axis=1)
   mask = np.asarray(batch.mask)
@@ -313,9 +325,7 @@ def test_best_and_worst_become_pairs(played):
   method = dpo.make(
     {"policy": MODEL}, TASK, (), problems=6, samples=4, turns=TURNS
   )
-  batch, metrics = method.curate(
-    jax.random.key(0), state_of(), problems, rows, verdict
-  )
+  batch, metrics = curated(method, state_of(), problems, rows, verdict)
   assert batch.tokens.shape[:2] == (6, 2)
   last = np.asarray(verdict.reward[:, 1]).reshape(6, 4)
   mixed = last.max(1) > last.min(1)
@@ -336,9 +346,9 @@ def test_spin_prefers_the_solution_and_leaves_out_what_equals_it(played):
   problems, turns = played[0], (4, 4)  # longer than a solution needs
   method = spin.make({"policy": MODEL}, TASK, (), problems=6, turns=turns)
   # The policy writes the solution of the first problem, and of the others not.
-  rows = contexts.given(
-    problems, reply=TASK.reply, turns=turns, eos=TASK.eos
-  )
+  rows = jax.jit(functools.partial(
+    contexts.given, reply=TASK.reply, turns=turns, eos=TASK.eos
+  ))(problems)
   first = jnp.argmax(rows.turn > 0, axis=1)
   column = jnp.arange(rows.tokens.shape[1]) == first[:, None]
   wrong = column & (jnp.arange(6) > 0)[:, None]
@@ -346,8 +356,8 @@ def test_spin_prefers_the_solution_and_leaves_out_what_equals_it(played):
   # A round whose longest row is short is cut before it is curated.
   own = jax.tree.map(lambda x: x[:, :-1] if x.ndim > 1 else x, own)
   ones = jnp.ones((6, 2))
-  batch, metrics = method.curate(
-    jax.random.key(0), state_of(), problems, own, Verdict(ones, ones)
+  batch, metrics = curated(
+    method, state_of(), problems, own, Verdict(ones, ones)
   )
   np.testing.assert_array_equal(batch.tokens[:, 0], rows.tokens)
   np.testing.assert_array_equal(
@@ -397,7 +407,7 @@ def test_a_critic_of_zero_is_no_critic(played):
   """PPO's advantages at lambda 1 are then those of REINFORCE++."""
   state = state_of(("policy", "critic", "reference"))
   found = [
-    method.curate(jax.random.key(0), state, *played)[0].targets
+    curated(method, state, *played)[0].targets
     for method in (
       critic_method(decay=1.0), critic_method(reinforce_pp.make)
     )
@@ -411,14 +421,14 @@ def test_a_critic_of_zero_is_no_critic(played):
 def test_each_loss_of_ppo_reaches_its_role(played):
   state = state_of(("policy", "critic", "reference"))
   method = critic_method()
-  batch, _ = method.curate(jax.random.key(0), state, *played)
+  batch, _ = curated(method, state, *played)
 
   def slopes(*names):
     total = lambda params: sum(
       mean.total for name, mean in method.loss(params, state, batch)[0].items()
       if name.startswith(names)
     )
-    found = jax.grad(total)(state.params)
+    found = jax.jit(jax.grad(total))(state.params)
     return {
       role: float(sum(jnp.sum(jnp.abs(x)) for x in jax.tree.leaves(tree)))
       for role, tree in found.items()
@@ -434,11 +444,13 @@ def test_a_critic_learns_returns(played):
   """A step along the gradient of its loss brings values nearer."""
   state = state_of(("policy", "critic", "reference"))
   method = critic_method(value_clip=np.inf)
-  batch, _ = method.curate(jax.random.key(0), state, *played)
-  error = lambda params: method.loss(params, state, batch)[0]["value"].total
-  slope = jax.grad(error)(state.params)
+  batch, _ = curated(method, state, *played)
+  error = jax.jit(jax.value_and_grad(
+    lambda params: method.loss(params, state, batch)[0]["value"].total
+  ))
+  before, slope = error(state.params)
   moved = jax.tree.map(lambda x, g: x - 1e-3 * g, state.params, slope)
-  assert error(moved) < error(state.params)
+  assert error(moved)[0] < before
 
 
 def test_roles_that_are_missing_are_named(played):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import loops
@@ -140,6 +141,32 @@ def test_a_stage_with_more_steps_is_taken_out_of_the_summary(begun):
   workdir.claim(begun, config_of(stage__stage1__steps=9))
   found = workdir.read_json(begun / "summary.json")
   assert found == {"seed": 0, "stages": rows[:1]}
+
+
+def test_a_stage_that_was_removed_is_trained_anew_with_what_it_now_is(begun):
+  """Else its old numbers would stand beside its new options."""
+  rows = [{"name": "base"}, {"name": "stage1"}]
+  summary = lambda: [
+    row["name"] for row in workdir.read_json(begun / "summary.json")["stages"]
+  ]
+  rate = {"learning_rate": 5e-4}
+  changed = config_of(stage__stage1__optimizer=rate)
+  workdir.write_json(begun / "summary.json", {"stages": rows})
+  with pytest.raises(ConfigError, match=f"or remove {begun}/stage1 to train"):
+    workdir.claim(begun, changed)
+  with pytest.raises(ConfigError) as found:  # stage1 depends on it.
+    workdir.claim(begun, config_of(stage__base__optimizer=rate))
+  assert "or remove" not in str(found.value)
+  shutil.rmtree(begun / "stage1")
+  # Removed to save space: nothing else has changed.
+  workdir.claim(begun, config_of(evaluate__problems=32, mesh__data=4))
+  assert summary() == ["base", "stage1"]
+  workdir.claim(begun, changed)
+  assert summary() == ["base"]
+  # All of it.
+  shutil.rmtree(begun / "base")
+  workdir.claim(begun, config_of(seed=5))
+  assert summary() == []
 
 
 def test_a_stage_that_was_done_goes_on_where_it_has_more_steps(tmp_path):
@@ -323,13 +350,13 @@ def test_a_workdir_that_cannot_be_written_is_named(place, tmp_path):
   (tmp_path / "file").write_text("")
   place = place.format(tmp_path)
   with pytest.raises(ConfigError, match=f"--workdir={place} cannot be written"):
-    workdir.check_folder(place)
+    workdir.check_folder(place, f"--workdir={place}")
 
 
 def test_a_workdir_that_can_be_written_is_left_as_it_was(tmp_path):
-  workdir.check_folder(str(tmp_path / "a" / "b"))
+  workdir.check_folder(str(tmp_path / "a" / "b"), "--output")
   (tmp_path / "run").mkdir()
-  workdir.check_folder(str(tmp_path / "run"))
+  workdir.check_folder(str(tmp_path / "run"), "--output")
   assert [path.name for path in tmp_path.iterdir()] == ["run"]
   assert not list((tmp_path / "run").iterdir())
 

@@ -14,8 +14,9 @@ import pytest
 import test_house as house
 import yaml
 
-from launch import accelerators, flags, jobs, xpk
+from launch import accelerators, flags, jobs, machine, source, xpk
 from launch.jobs import Job
+from sitrain.runtime.options import ConfigError
 from sitrain.runtime.signals import RESTART
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -160,16 +161,17 @@ def test_skypilot_runs_the_config_on_every_node(place):
 
 XPK = [
   "--name=score", "--cluster=mine", "--type=v5p-64", "--image=r/i:1",
-  "--config=configs/score.py", "--workdir=gs://bucket/run",
+  "--config=configs/quickstart.py", "--workdir=gs://bucket/run",
 ]
 
 
-def test_xpk_command_can_be_pasted(place, capsys):
+def test_xpk_command_can_be_pasted(place, capsys, monkeypatch):
+  monkeypatch.setattr(xpk, "check_config", lambda *given: None)
   assert xpk.main([*XPK, *ODD, "--project=p", "--slices=2"]) == 0
   words = shlex.split(capsys.readouterr().out)
   assert words[:3] == ["xpk", "workload", "create"]
   flags = dict(word.split("=", 1) for word in words[3:])
-  job = Job("score", "configs/score.py", "gs://bucket/run", tuple(ODD))
+  job = Job("score", "configs/quickstart.py", "gs://bucket/run", tuple(ODD))
   line = shlex.split(flags.pop("--command"))
   assert line == ["exec", *jobs.command(job)]
   assert flags == {
@@ -188,10 +190,40 @@ def test_xpk_runs_when_asked_to(place, monkeypatch, capsys):
   for wrong, said in (
     ("--name=A", "a letter first"), ("--type=v5x-8", "did you mean"),
     ("--workdir=/tmp", "gs://"), ("--nonsense", "unknown"),
-    ("--config.x=a\nb", "line breaks"),
+    ("--config.x=a\nb", "line breaks"), ("--slices=0", "--slices=0: give 1"),
+    ("--config.sed=1", "did you mean 'seed'"),
+    ("--config.mesh.data=3", "does not fit the 32 device(s)"),
   ):
     assert xpk.main([*XPK, wrong]) == 2
     assert said in capsys.readouterr().err
+  # Every slice has 32 devices, and one group of 96 spans all three.
+  mesh = ["--config.mesh.data=1", "--config.mesh.fsdp=96", "--slices=3"]
+  problems = [
+    f"--config.stage.{name}.method.problems=96"
+    for name in ("base", "stage1", "stage2")
+  ]
+  assert xpk.main([*XPK, *mesh, *problems]) == 0
+  mesh[:2] = ["--config.mesh.data=4", "--config.mesh.tensor=24"]
+  assert xpk.main([*XPK, *mesh, *problems]) == 2
+  assert "does not divide by the 3 slices" in capsys.readouterr().err
+  assert xpk.main([*XPK, "--type=tpu7x-8", "--config.seed=x"]) == 2
+  assert "give an int" in capsys.readouterr().err
+
+
+def test_a_name_is_a_config_of_the_code_that_is_sent():
+  assert source.config_file("score:quick") == "configs/score.py:quick"
+  assert source.config_file("own/mine.py:a") == "own/mine.py:a"
+
+
+def test_from_a_wheel_nothing_is_sent(tmp_path, monkeypatch):
+  """Its environment may lie in another project's checkout."""
+  subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+  folder = tmp_path / ".venv" / "sitrain"
+  folder.mkdir(parents=True)
+  monkeypatch.setattr(source, "ROOT", folder)
+  runner = machine.Runner(machine.execute, print, print, print, 0.0, 1, 0.0)
+  with pytest.raises(ConfigError, match="is none: clone it"):
+    source.find(runner, allow_dirty=True)
 
 
 def test_dockerfile_copies_what_there_is_and_installs_an_extra():
@@ -212,7 +244,11 @@ def test_dockerfile_copies_what_there_is_and_installs_an_extra():
   used = set(re.findall(r"\$(\w+)", text.split("FROM", 1)[1]))
   assert used == {name for name, _, _ in declared}
   extra = next(value for name, _, value in declared if name == "EXTRA")
-  assert f"\n{extra} =\n" in (ROOT / "setup.cfg").read_text()
+  setup = (ROOT / "setup.cfg").read_text()
+  assert f"\n{extra} =\n" in setup
+  # All that jobs on a cloud need, in every way of launching them.
+  for name in ("Dockerfile", "remote.sh", "skypilot.yaml"):
+    assert "[text,gcs," in (LAUNCH / name).read_text(), name
 
 
 def test_launch_keeps_to_the_rules_of_the_house(monkeypatch):

@@ -77,6 +77,21 @@ def test_what_follows_from_another_data_set(tmp_path):
   assert config["task"]["split"] == "train"
 
 
+def test_another_task_has_options_of_its_own(tmp_path):
+  source = f"--config.task.source={tmp_path / 'rows.jsonl'}"
+  words = "--config=configs/score_gsm8k.py", "--config.task.name=chat", source
+  config = parsed(*words)
+  assert set(config["task"]) == {"name", "source"}
+  assert config["evaluate"]["task"] == {}
+  more = "--config.evaluate.task.limit=3", "--config.task.split=train"
+  config = parsed(*words, *more)
+  assert config["task"]["split"] == "train"
+  assert config["evaluate"]["task"] == {"limit": 3}
+  # The same name changes nothing.
+  same = parsed("--config=configs/score_gsm8k.py", "--config.task.name=gsm8k")
+  assert same["task"]["verifier"] == "strict"
+
+
 def test_what_follows_from_another_batch():
   stage = "--config.stage.stage1"
   file = "--config=configs/score_gsm8k.py"

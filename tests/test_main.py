@@ -231,7 +231,7 @@ def test_killed_and_interrupted_is_uninterrupted(
 def test_a_stage_may_end_early_and_does_so_again_when_resumed(tmp_path, ask):
   until = "--config.stage.stage1.until"
   arguments = [
-    *RUN, "--config.stages=('base','stage1')", f"{until}.above=0",
+    *RUN, *mains.ALONE, f"{until}.above=0",
     f"{until}.tolerance=inf", f"{until}.span=4",
     f"--workdir={tmp_path / 'run'}",
   ]

@@ -88,20 +88,25 @@ def round_of(state, collect):
   return posed, episodes, Verdict(reward, jnp.ones_like(reward))
 
 
-def curated(method, state, round_of):
-  return jax.jit(lambda *a: method.curate(*a)[0])(
-    jax.random.key(2), state, *round_of
-  )
+@functools.cache
+def compiled(method):
+  """(batch, gradient of the objective) of a method, each compiled once."""
 
-
-def gradient(method, state, batch):
-  """Of the objective with respect to the table of the policy."""
-
-  def objective(params):
+  def objective(params, state, batch):
     terms, _ = method.loss(params, state, batch)
     return sum(reduce.value(term) for term in terms.values())
 
-  return jax.jit(jax.grad(objective))(state.params)["policy"]["table"]
+  curate = jax.jit(lambda *given: method.curate(*given)[0])
+  return curate, jax.jit(jax.grad(objective))
+
+
+def curated(method, state, round_of):
+  return compiled(method)[0](jax.random.key(2), state, *round_of)
+
+
+def gradient(method, state, batch):
+  """With respect to the table of the policy."""
+  return compiled(method)[1](state.params, state, batch)["policy"]["table"]
 
 
 def first_turn_kl(state):
@@ -354,7 +359,7 @@ def test_offline_attempts_alone_are_the_same_rows(toy):
     offline=2,
   )
   state = init_state({"policy": params}, SGD, held={"reference": params})
-  posed = task.problems(jax.random.key(0), 4)
+  posed = jax.jit(task.problems, static_argnums=1)(jax.random.key(0), 4)
   keys = jax.random.split(jax.random.key(1), 4)
   alone, beside = (
     jax.jit(make(samples=n).generate)(keys, state, posed) for n in (0, 2)
@@ -365,11 +370,13 @@ def test_offline_attempts_alone_are_the_same_rows(toy):
   assert given.tolist() == [4 * p + s for p in range(4) for s in (2, 3)]
   np.testing.assert_array_equal(alone.tokens, beside.tokens[given])
   np.testing.assert_array_equal(alone.problem, beside.problem[given])
-  batch, _ = make(samples=0).curate(
-    keys[0], state, posed, alone, task.verify(
-      posed.answer[alone.problem], alone, 2
-    )
-  )
+
+  @jax.jit
+  def batch_of(key, posed, rows):
+    verdict = task.verify(posed.answer[rows.problem], rows, 2)
+    return make(samples=0).curate(key, state, posed, rows, verdict)[0]
+
+  batch = batch_of(keys[0], posed, alone)
   assert not np.any(batch.mask * (batch.turn == 1))
   assert np.any(batch.mask * (batch.turn == 2))
   with pytest.raises(ValueError, match="samples=1: a baseline needs"):

@@ -1,5 +1,8 @@
 """Restarts after old attempts, and self-judged attempts."""
 
+import functools
+
+import fakes
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,6 @@ import pytest
 from sitrain.curate import restarts
 from sitrain.curate.restarts import NEW, RIGHT, WRONG
 from sitrain.methods import satori, ssr_zero
-from sitrain.models import decoder
 from sitrain.models.decoder import Decoder
 from sitrain.rollout.contexts import append, append_reply, begin
 from sitrain.rollout.play import columns_of
@@ -30,7 +32,11 @@ ATTEMPTS = jnp.array([
   [1, 2, maze.EXIT], [3, 4, maze.END], [5, maze.END, PAD], [6, 7, maze.EXIT],
   [1, 2, maze.END], [3, 4, maze.END], [6, 7, 8], [5, 6, maze.EXIT],
 ])
-ROWS = append(begin(PROBLEMS, 2), ATTEMPTS, 1)
+# Compiled as one: op by op, each of hundreds would be.
+rows_of = jax.jit(
+  lambda problems, attempts: append(begin(problems, 2), attempts, 1)
+)
+ROWS = rows_of(PROBLEMS, ATTEMPTS)
 COLUMNS = sum(columns_of(TASK, (3, 0)))
 VERDICT = Verdict(
   jnp.array([[1, 0, 0, 1, 0, 0, jnp.nan, 1.0]]).T,
@@ -39,10 +45,11 @@ VERDICT = Verdict(
 SOLUTIONS = [RIGHT, RIGHT, NEW, NEW, WRONG, WRONG, NEW, NEW]
 
 
+@functools.cache
 def restarts_of_rows(dropped=0, task=TASK):
-  return restarts.after_attempts(
-    task, PROBLEMS, ROWS, VERDICT, dropped=dropped, columns=COLUMNS
-  )
+  return jax.jit(functools.partial(
+    restarts.after_attempts, task, dropped=dropped, columns=COLUMNS
+  ))(PROBLEMS, ROWS, VERDICT)
 
 
 def filled():
@@ -140,8 +147,8 @@ def test_transitions_by_hand():
 
 
 def state_of(memory=()):
-  params = {"policy": decoder.init(MODEL, KEY)}
-  held = {"reference": decoder.init(MODEL, jax.random.key(1))}
+  params = {"policy": fakes.parameters(MODEL, 0)}
+  held = {"reference": fakes.parameters(MODEL, 1)}
   return init_state(params, optax.identity(), held=held, memory=memory)
 
 
@@ -155,12 +162,13 @@ def satori_of(**options):
 def test_rounds_are_stored_until_all_is_full():
   method = satori_of(dropped=1, capacity=4)
   state = state_of(method.memory(KEY))
-  first = method.refresh(state, PROBLEMS, ROWS, VERDICT)
+  refresh = jax.jit(method.refresh)
+  first = refresh(state, PROBLEMS, ROWS, VERDICT)
   found = [text(x) for x in first.memory.prompt]
   kept = restarts_of_rows(1).prompt[jnp.array([0, 1, 4, 5])]
   assert found == [text(x) for x in kept]
   other = VERDICT._replace(reward=1 - VERDICT.reward)
-  again = method.refresh(first, PROBLEMS, ROWS, other)
+  again = refresh(first, PROBLEMS, ROWS, other)
   jax.tree.map(np.testing.assert_array_equal, again.memory, first.memory)
 
 
@@ -170,10 +178,10 @@ def test_the_bonus_reaches_the_advantage():
   problems = problems._replace(
     solution=jnp.array([[WRONG], [RIGHT], [NEW], [NEW]])
   )
-  rows = append(begin(problems, 2), jnp.tile(ATTEMPTS[:1], (8, 1)), 1)
+  rows = rows_of(problems, jnp.tile(ATTEMPTS[:1], (8, 1)))
   verdict = Verdict(jnp.array([[1.0, 0] * 4]).T, jnp.ones((8, 1)))
   method = satori_of(bonus=0.25)
-  batch, _ = method.curate(KEY, state_of(), problems, rows, verdict)
+  batch, _ = jax.jit(method.curate)(KEY, state_of(), problems, rows, verdict)
   value = jnp.max(jnp.where(batch.mask > 0, batch.targets.advantage, -9), 1)
   # Leave-one-out of two: the difference to the other.
   np.testing.assert_allclose(
@@ -184,14 +192,14 @@ def test_the_bonus_reaches_the_advantage():
 def test_long_prompts_are_read_once_for_all_samples():
   """Sharing them changes nothing, though they are wider than the task's."""
   problems = restarts.mix(KEY, PROBLEMS, filled(), 4)
-  rows = append(begin(problems, 2), ATTEMPTS, 1)
+  rows = rows_of(problems, ATTEMPTS)
   verdict = Verdict(jnp.array([[1.0, 0] * 4]).T, jnp.ones((8, 1)))
   state, found = state_of(), []
   for shared in (False, True):
     method = satori_of(share_prompts=shared)
-    batch, _ = method.curate(KEY, state, problems, rows, verdict)
+    batch, _ = jax.jit(method.curate)(KEY, state, problems, rows, verdict)
     assert batch.tokens.ndim == 2 + shared
-    found.append(method.loss(state.params, state, batch)[0])
+    found.append(jax.jit(method.loss)(state.params, state, batch)[0])
   for x, y in zip(*map(jax.tree.leaves, found), strict=True):
     assert np.isfinite(x)
     np.testing.assert_allclose(x, y, rtol=1e-5)
@@ -206,7 +214,7 @@ def test_votes_as_rewards_by_hand():
   attempts = jnp.array([
     [1, 2, maze.EXIT], [3, 4, maze.END], [5, maze.END, PAD], [6, 7, 8],
   ])
-  solve = append(begin(problems, 2), attempts, 1)
+  solve = rows_of(problems, attempts)
   twice = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), solve)
   reply = TASK.reply(
     problems.answer[twice.problem], twice, jnp.ones(8, jnp.int32)
@@ -219,7 +227,8 @@ def test_votes_as_rewards_by_hand():
   ])
   looks = append(append_reply(twice, reply), second, 2)
   rows = {"solve": solve, "judge": looks}
-  verdicts, metrics = method.judge(KEY, state_of(), problems, rows)
+  judge = jax.jit(method.judge)
+  verdicts, metrics = judge(KEY, state_of(), problems, rows)
   paid = verdicts["solve"]
   assert paid.reward[:, 0].tolist() == [0.5, 1, 0, 0]
   assert paid.known[:, 0].tolist() == [1] * 4
@@ -235,9 +244,7 @@ def test_votes_as_rewards_by_hand():
     turn=jnp.where((jnp.arange(8) < 2)[:, None] & (looks.turn == 2), -1,
                    looks.turn)
   )
-  verdicts, _ = method.judge(
-    KEY, state_of(), problems, rows | {"judge": ended}
-  )
+  verdicts, _ = judge(KEY, state_of(), problems, rows | {"judge": ended})
   assert verdicts["solve"].known[:, 0].tolist() == [0, 1, 1, 1]
 
 

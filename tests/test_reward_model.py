@@ -1,5 +1,8 @@
 """A reward model: its pairs, loss and scores, and a policy that it pays."""
 
+import functools
+
+import fakes
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 
 from sitrain.curate.pairs import best_pairs
 from sitrain.methods import grpo, reward_model
-from sitrain.models import decoder, heads
+from sitrain.models import heads
 from sitrain.models.decoder import Decoder
 from sitrain.rollout.contexts import append, begin
 from sitrain.tasks import maze
@@ -32,16 +35,18 @@ VERDICT = Verdict(
 )
 MODELS = {"policy": MODEL, "reward_model": MODEL}
 ROLE = "reward_model"
+# Op by op, each of a hundred would be compiled.
+SCORE = jax.jit(heads.score, static_argnums=0)
 
 
 def role(seed):
   """A scalar head that is not 0, on parameters of its own."""
-  params = heads.add(MODEL, decoder.init(MODEL, jax.random.key(seed)))
+  params = heads.add(MODEL, fakes.parameters(MODEL, seed))
   return params | {heads.NAME: jax.random.normal(jax.random.key(seed), (8,))}
 
 
 def state_of(**params):
-  own = {"policy": decoder.init(MODEL, KEY)}
+  own = {"policy": fakes.parameters(MODEL, 0)}
   held = {"reference": own["policy"]}
   return init_state(
     params or own, optax.identity(), held=held | ({} if params else {
@@ -67,10 +72,10 @@ def test_the_best_and_the_worst_row_of_a_problem_are_a_pair():
 
 def test_scores_of_rows_in_parts(monkeypatch):
   params = role(1)
-  want = heads.score(MODEL, params, ROWS.tokens, ROWS.turn, ROWS.path)
+  want = SCORE(MODEL, params, ROWS.tokens, ROWS.turn, ROWS.path)
   assert want.shape == (12,) and np.std(want) > 0.1
   monkeypatch.setattr("sitrain.models.reading.ATTENTION_ELEMENTS", 2000)
-  read = lambda params: heads.score_rows(MODEL, params, ROWS)
+  read = jax.jit(lambda params: heads.score_rows(MODEL, params, ROWS))
   assert "scan" in str(jax.make_jaxpr(read)(params)), "there was one part"
   np.testing.assert_allclose(read(params), want, atol=1e-5)
 
@@ -85,11 +90,11 @@ def test_the_loss_is_that_of_bradley_and_terry():
   """log(1 + exp(worst - best)), over the three problems that have a pair."""
   state = state_of(reward_model=role(1))
   method = method_of(reward_model.make)
-  batch, metrics = method.curate(KEY, state, PROBLEMS, ROWS, VERDICT)
+  batch, metrics = jax.jit(method.curate)(KEY, state, PROBLEMS, ROWS, VERDICT)
   assert metrics["curate/pairs"].total == 3
-  loss = lambda params: method.loss(params, state, batch)
+  loss = jax.jit(lambda params: method.loss(params, state, batch))
   terms, told = loss(state.params)
-  score = heads.score(
+  score = SCORE(
     MODEL, state.params[ROLE], ROWS.tokens, ROWS.turn, ROWS.path
   )
   margin = score[jnp.array([1, 8, 11])] - score[jnp.array([0, 7, 10])]
@@ -102,7 +107,8 @@ def test_the_loss_is_that_of_bradley_and_terry():
   )
   total = lambda params: loss(params)[0]["preference"].total
   moved = jax.tree.map(
-    lambda x, g: x - 1e-3 * g, state.params, jax.grad(total)(state.params)
+    lambda x, g: x - 1e-3 * g, state.params,
+    jax.jit(jax.grad(total))(state.params),
   )
   assert total(moved) < total(state.params)
 
@@ -110,8 +116,9 @@ def test_the_loss_is_that_of_bradley_and_terry():
 def test_scores_are_the_reward_and_the_verifier_reports():
   state = state_of()
   method = method_of(grpo.make, kl="none", reward_role=ROLE)
-  batch, metrics = method.curate(KEY, state, PROBLEMS, ROWS, VERDICT)
-  score = np.asarray(heads.score_rows(MODEL, state.held[ROLE], ROWS))
+  batch, metrics = jax.jit(method.curate)(KEY, state, PROBLEMS, ROWS, VERDICT)
+  score = jax.jit(functools.partial(heads.score_rows, MODEL))
+  score = np.asarray(score(state.held[ROLE], ROWS))
   known = np.isfinite(REWARD)
   want = np.zeros(12)
   for p in range(4):

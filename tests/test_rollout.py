@@ -425,10 +425,7 @@ def assert_same_rows(found, want, *, problem=True):
   np.testing.assert_allclose(found.logprob, want.logprob, atol=1e-5)
 
 
-@pytest.mark.parametrize("slots", [0, 3])
-def test_turns_played_one_by_one_are_the_turns_played_together(
-  toy, keys, slots
-):
+def test_turns_played_one_by_one_are_the_turns_played_together(toy, keys):
   """With one sample and the same keys: turn k is a function of those."""
   model, params, _ = toy
   problems = pose(PROMPTS, range(4), slots=6)
@@ -439,7 +436,7 @@ def test_turns_played_one_by_one_are_the_turns_played_together(
   for k, limit in enumerate(TURNS, 1):
     rows = run_on(
       keys, model, params, problems, rows, turns=(limit,), first_turn=k,
-      live=live, slots=slots, **options,
+      live=live, **options,
     )
     assert np.array_equal(rows.parent, np.arange(4))
     if k < len(TURNS):

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from sitrain.runtime import checkpoint, snapshot, storage
+from sitrain.runtime import checkpoint, errors, snapshot, storage
 from sitrain.types import Progress, TrainState
 
 PROGRESS = Progress(
@@ -256,6 +256,21 @@ def test_what_is_no_full_disk_is_raised_as_it_is():
   except RuntimeError as outer:
     found = storage.explained(outer, "folder")
   assert found.errno == errno.ENOSPC and "folder" in str(found)
+  # What a disk says, and how Tensorstore passes it on.
+  for number, said in (
+    (errno.ENOSPC, "no space left"), (errno.EDQUOT, "raise the quota"),
+    (errno.EFBIG, "ulimit -f"),
+  ):
+    why = os.strerror(number)
+    passed_on = ValueError(
+      f'OUT_OF_RANGE: Error writing local file "w/0": Failed to write 9 bytes'
+      f" to file 4: {why} [os_error_code='{number}']"
+    )
+    for error in (OSError(number, why, "w/0"), passed_on):
+      found = storage.explained(error, "folder")
+      assert found.errno == storage.takes_no_more(error) == number
+      assert said in str(found) and storage.AGAIN in str(found)
+      assert said in errors.one_line(error).lower()
 
 
 def test_errors_that_are_a_ring_end():

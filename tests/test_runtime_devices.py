@@ -360,6 +360,14 @@ def test_compilations_are_counted():
   assert counter.count() == start + 2
 
 
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, caplog):
+  before = jax.config.jax_compilation_cache_dir
+  monkeypatch.setenv("SITRAIN_CACHE", "/proc/none/xla")
+  compile.use_cache()
+  assert "SITRAIN_CACHE=/proc/none/xla cannot be written" in caplog.text
+  assert jax.config.jax_compilation_cache_dir == before
+
+
 CACHED = """
 import jax
 from sitrain.runtime import compile

@@ -1,8 +1,11 @@
 """Records, summaries, the workdir and when to stop: all on the host."""
 
+import contextlib
+import importlib
 import json
 import logging
 import math
+import os
 import pathlib
 import re
 import shutil
@@ -19,11 +22,15 @@ from tensorboardX.proto.event_pb2 import Event
 from sitrain.runtime import (
   activity,
   distributed,
+  early,
+  errors,
   logs,
   metrics,
   packages,
+  peers,
   progress,
   report,
+  scratch,
   stopping,
   workdir,
 )
@@ -240,6 +247,8 @@ class Wandb:
     assert step not in self.steps and step >= self.step
     self.steps[step] = numbers
 
+  offline = False
+
   def finish(self):
     pass
 
@@ -274,6 +283,10 @@ def test_a_workdir_is_one_run_of_wandb_and_no_step_comes_twice(
   monkeypatch.setattr(metrics, "is_remote", lambda path: True)
   run(one, [])
   assert str(one) not in there.given["dir"] and len(there.runs) == 2
+  assert not pathlib.Path(there.given["dir"]).exists()
+  there.offline = True  # Nothing was sent.
+  run(one, [])
+  assert pathlib.Path(there.given["dir"]).exists()
   shutil.rmtree(there.given["dir"])
   with pytest.raises(ConfigError, match="not configured: run `wandb login`"):
     metrics.wandb(one, project="closed", config={})
@@ -585,6 +598,54 @@ def test_the_report_bears_what_is_missing(tmp_path, caplog):
   with caplog.at_level(logging.WARNING):
     assert report.write_report(tmp_path).exists()
   assert not caplog.records
+
+
+def test_temporary_folders_go_with_the_process(monkeypatch, capsys):
+  ended = []
+
+  def end(code):
+    ended.append(code)
+    raise SystemExit
+
+  monkeypatch.setattr(os, "_exit", end)
+  for leave in (
+    lambda: peers.leave(75, "stopped"), lambda: errors._end(1, at_once=True),
+    scratch.remove,
+  ):
+    folder = pathlib.Path(scratch.folder("test"))
+    (folder / "file").write_text("text")
+    with contextlib.suppress(SystemExit):
+      leave()
+    assert not folder.exists()
+  assert ended == [75, 1]
+
+
+def test_progress_says_what_is_compiled_first():
+  said, tell = [], progress.of_problems(programs=2)
+  for done in (0, 32, 64, 0, 64, 0):  # Two players of a stage, then the next.
+    tell(said.append, done, 64)
+  assert said == [
+    "compiling, 0 of 64 problems", "32 of 64 problems", "64 of 64 problems",
+    "compiling, 0 of 64 problems", "64 of 64 problems", "0 of 64 problems",
+  ]
+
+
+def test_transformers_advises_no_user_to_install_torch(monkeypatch, caplog):
+  monkeypatch.delenv("TRANSFORMERS_NO_ADVISORY_WARNINGS", raising=False)
+  importlib.reload(early)
+  from transformers.utils import logging as theirs
+
+  monkeypatch.setattr(theirs.get_logger("transformers"), "propagate", True)
+  theirs.get_logger("transformers").warning_advice("PyTorch was not found")
+  assert not caplog.records
+
+
+def test_the_license_is_that_of_the_metadata():
+  root = pathlib.Path(__file__).parent.parent
+  assert "license = Apache-2.0" in (root / "setup.cfg").read_text()
+  text = (root / "LICENSE").read_text().split()
+  assert text[:4] == ["Apache", "License", "Version", "2.0,"]
+  assert len(text) == 1581  # all of it, as apache.org has it
 
 
 def test_stages_follow_each_other_on_the_axis():

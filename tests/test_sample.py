@@ -377,7 +377,7 @@ def test_samples_of_other_options_are_refused(whole, folder, tmp_path):
   assert foreign.read_text() == "{}\n"
 
 
-def test_a_stage_of_a_run_in_two_turns(tmp_path):
+def test_a_stage_of_a_run_in_two_turns(tmp_path, monkeypatch):
   config = build.plain(quickstart.get_config("quick"))
   config["run"]["compile_cache"] = False
   workdir = tmp_path / "run"
@@ -396,6 +396,11 @@ def test_a_stage_of_a_run_in_two_turns(tmp_path):
     problems=4, batch=4,
   )
   assert plan.stage == "stage1" and plan.turns == config["evaluate"]["turns"]
+  with monkeypatch.context() as patch:
+    patch.setattr(memory, "free", lambda: 1000)
+    with pytest.raises(ConfigError, match="checkpoint of .*stage1: its pa"):
+      sample.sample(config, plan)
+  assert not output.exists() and not parts.header_of(output).exists()
   summary = sample.sample(config, plan)
   first, second = summary["verifiers"]["maze"]["attempts"]
   moved = second["incorrect_to_correct"] - second["correct_to_incorrect"]
@@ -458,10 +463,12 @@ def test_memory_is_that_of_all_copies():
     found = memory.of_parameters(shapes, mesh, model.dtype)
     assert held <= found <= 6 * size
   assert memory.free() > 2**20
-  options = dict(path="m", rows=8, samples=2, columns=1000)
+  # Of a prompt's 400 tokens each of two samples has a half.
+  sampled = memory.Sampled(8, 2, prompt=400, written=800, slots=0)
   mesh = sharding.make_mesh(devices, 1, 1)
-  check = lambda room: memory.check(
-    model, policy.shapes_of(model, mesh), mesh, **options, memory=room
+  shapes = policy.shapes_of(model, mesh)
+  check = lambda room, sampled=sampled: memory.check(
+    model, shapes, mesh, sampled, what="m", memory=room
   )
   weights, row = 6 * size * devices, memory.of_row(model, 1000)
   check(weights + 8 * row)
@@ -469,6 +476,11 @@ def test_memory_is_that_of_all_copies():
     check(weights + 7.5 * row)
   with pytest.raises(ConfigError, match="or a machine with"):
     check(6 * size + row)
+  # Slots do not share prompts, and fewer rows are there at a time.
+  waiting = sampled._replace(rows=8 * devices, slots=4)
+  check(weights + 4 * devices * memory.of_row(model, 1200), waiting)
+  with pytest.raises(ConfigError, match="are free"):
+    check(weights + 3.9 * devices * memory.of_row(model, 1200), waiting)
   if devices > 1:
     with pytest.raises(ConfigError, match="JAX_NUM_CPU_DEVICES=1"):
       check(6 * size + 3 * row)
@@ -539,7 +551,7 @@ def test_mistakes_are_named_in_one_line(folder, ask, tmp_path):
   words = "--config=configs/word_problems.py:quick"
   score = f"--config=configs/score_gsm8k.py --config.model.path={folder}"
   asked_for = {
-    f"--output={tmp_path}/x.jsonl": "--config is missing: say which file",
+    f"--output={tmp_path}/x.jsonl": "--config is missing: say which, as",
     f"--workdir={tmp_path}": "has no config.json: give the workdir of a run",
     words: "--config.model.path is missing: give it, or --workdir",
     f"{words} --workdir={tmp_path}": "leave out --config",

@@ -16,7 +16,7 @@ import pytest
 
 from sitrain.runtime import signals
 
-MAINS = ("main", "sample", "evaluate", "export", "plan", "report")
+MAINS = ("main", "sample", "evaluate", "export", "plan", "report", "cli")
 
 
 @pytest.mark.parametrize("name", MAINS)
@@ -30,7 +30,8 @@ def test_while_a_main_imports_a_signal_is_a_line(number, code, name, tmp_path):
       "import time\nprint('importing', flush=True)\ntime.sleep(60)\n"
     )
   path = os.pathsep.join([str(tmp_path), str(mains.ROOT)])
-  process = mains.start([], "", module=f"sitrain.{name}", PYTHONPATH=path)
+  words = ["train"] if name == "cli" else []
+  process = mains.start(words, "", module=f"sitrain.{name}", PYTHONPATH=path)
   assert process.stdout.readline() == "importing\n"
   process.send_signal(number)
   done = mains.finish(process, seconds=30)

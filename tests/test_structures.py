@@ -117,6 +117,8 @@ STRUCTURES = {name: METHODS[name] for name in LIKE} | {
 }
 RANDOM = "pair_sft+"  # Partners are drawn.
 ROWS = STRUCTURES | {RANDOM: METHODS[RANDOM]}
+# Others run always that are staged and split in the same way.
+NIGHTLY = ("star", "stage_two of three turns", "dpo")
 # These are compiled as users do, so that bits can be compared; see mains.flags.
 EXACT = ("stage_two", "votes")
 PROGRESS = Progress("one", 2, {}, 0.0, 0, False)
@@ -136,6 +138,14 @@ def programs(cache):
   for name in names:
     jax.config.update(name, before[name])
   compilation_cache.reset_cache()
+
+
+def marked(names):
+  """The names, those in NIGHTLY for .ci/nightly alone."""
+  return [
+    pytest.param(name, marks=[pytest.mark.nightly] * (name in NIGHTLY))
+    for name in names
+  ]
 
 
 @functools.cache
@@ -214,7 +224,7 @@ def test_two_and_two_steps_are_four(name, tmp_path):
   assert loops.bits(repeated) == loops.bits(metrics)
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("name", marked(STRUCTURES))
 def test_fused_is_staged(name):
   """The same bits, and the second call of the parts compiles nothing.
 
@@ -237,7 +247,7 @@ def test_fused_is_staged(name):
   counter.close()
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", marked(ROWS))
 def test_waves_and_microbatches_change_nothing(name):
   """Random partners included: who is drawn depends on the round alone."""
   _, want, metrics = two_steps(name)

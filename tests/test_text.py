@@ -423,12 +423,14 @@ def test_the_first_thing_that_is_no_number_is_named():
 
 def test_scores_of_parts_are_scores_of_all_rows(toy, monkeypatch):
   model, params, task = toy
-  problems = task.problems(jax.random.key(3), 6)
+  problems = jax.jit(task.problems, static_argnums=1)(jax.random.key(3), 6)
   episodes = given(problems, reply=task.reply, turns=(3, 3), eos=task.eos)
-  options = dict(temperature=0.7)
-  whole = logprobs.score_rows(model, params, episodes, **options)
+  scores = lambda: jax.jit(functools.partial(
+    logprobs.score_rows, model, temperature=0.7
+  ))(params, episodes)
+  whole = scores()
   # So little memory that every row is a part.
   monkeypatch.setattr(reading, "ATTENTION_ELEMENTS", 1)
-  parts = logprobs.score_rows(model, params, episodes, **options)
+  parts = scores()
   np.testing.assert_allclose(parts.logprob, whole.logprob, atol=1e-5)
   assert np.abs(whole.logprob).max() > 0.1

@@ -16,7 +16,7 @@ from sitrain.types import PAD
 # Whether it is there; TensorFlow itself is imported only by the tests below.
 needs_text = pytest.mark.skipif(
   importlib.util.find_spec("tensorflow_text") is None,
-  reason="needs the extra: pip install 'sitrain[text]'",
+  reason="needs the extra: pip install 'sitrain[tensorflow]'",
 )
 WORDS = "the cat sat on a mat and ran 1 2 42 über".split()
 

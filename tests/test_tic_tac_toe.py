@@ -1,5 +1,6 @@
 """Tic-tac-toe against a game in Python, move by move."""
 
+import fakes
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,7 +101,7 @@ def small():
     vocabulary=BOTH.tokenizer.size, layers=1, width=8, heads=1, kv_heads=1,
     head_size=8, mlp_size=8,
   )
-  return model, decoder.init(model, jax.random.key(5))
+  return model, fakes.parameters(model, 5)
 
 
 def played(small, task, turns, count=200):

@@ -1,5 +1,7 @@
 """Tree search against a slow one in Python over the same steps of text."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ DEPTH, WIDTH, EXPLORE, COUNT = 3, 2, 1.5, 3
 def parts(toy):
   """(problems, keys, step, evaluate): a step is an attempt at a maze."""
   model, params, task = toy
-  problems = task.problems(jax.random.key(0), COUNT)
+  problems = jax.jit(task.problems, static_argnums=1)(jax.random.key(0), COUNT)
   slots = problems.prompt.shape[1]
 
   def step(keys, rows, live):
@@ -202,7 +204,7 @@ def test_numbers_below_one_are_refused(parts):
 def attempts(toy):
   """(problems, rows): nodes of a token each, with rollouts."""
   model, params, task = toy
-  problems = task.problems(jax.random.key(3), 4)
+  problems = jax.jit(task.problems, static_argnums=1)(jax.random.key(3), 4)
 
   def grown(keys):
     return steps.grow(
@@ -267,13 +269,16 @@ def test_nodes_are_judged_as_whole_attempts(toy, attempts):
     rows.tokens[row, slots : slots + len(walk)] = walk
     want[row] = 1
   assert want.sum() > 2
-  verdict, _ = verify_as_one_turn(task, problems, rows)
+  judge = jax.jit(functools.partial(verify_as_one_turn, task))
+  verdict, _ = judge(problems, rows)
   written = np.any(rows.turn > GIVEN, axis=1)
   np.testing.assert_array_equal(verdict.known[:, 0], written)
   found = np.asarray(verdict.reward[:, 0])
   assert np.all(found[want > 0] == 1)
   # Without the steps before, and without the rollout, none of them is right.
-  alone = verify(task, problems, rows, 1).reward[:, 0]
+  alone = jax.jit(
+    lambda problems, rows: verify(task, problems, rows, 1).reward[:, 0]
+  )(problems, rows)
   assert not np.any(np.asarray(alone)[want > 0])
 
 
@@ -332,6 +337,11 @@ def forest(seed, problems=5, nodes=9, width=3):
   return rows, verdict
 
 
+pairs_of = jax.jit(
+  functools.partial(siblings.sibling_pairs, problems=5, depth=3)
+)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_sibling_pairs_are_those_of_a_slow_walk(seed):
   rows, verdict = forest(seed)
@@ -340,11 +350,7 @@ def test_sibling_pairs_are_those_of_a_slow_walk(seed):
   found = siblings.tree_values(verdict, jnp.asarray(rows.parent), 3)
   np.testing.assert_allclose(found[0], value, rtol=1e-5)
   np.testing.assert_array_equal(found[1], count)
-  best, worst, there = map(np.asarray, jax.jit(
-    lambda rows, verdict: siblings.sibling_pairs(
-      rows, verdict, problems=5, depth=3
-    )
-  )(rows, verdict))
+  best, worst, there = map(np.asarray, pairs_of(rows, verdict))
   pairs, want = set(), set()
   for b, w in zip(best[there], worst[there]):
     pairs.add((int(b), int(w)))

@@ -1,6 +1,6 @@
 """Evaluates the stages of a run: correction, control, turns, scaling.
 
-  python -m sitrain.evaluate --workdir=/tmp/sitrain
+  sitrain evaluate --workdir=/tmp/sitrain
 
 Writes evaluation.json and pictures into the workdir, and shows tables.
 """
@@ -17,16 +17,19 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import flags
 from etils import epath
 from rich.console import Console
 
 from sitrain.evaluate import pictures, player, run, studies, tables
+from sitrain.rollout.play import columns_of
 from sitrain.runtime import (
   activity,
   build,
   distributed,
   logs,
+  memory,
   placing,
   policy,
   progress,
@@ -34,10 +37,11 @@ from sitrain.runtime import (
 )
 from sitrain.runtime import compile as compiling
 from sitrain.runtime import workdir as workdirs
-from sitrain.runtime.errors import run_main
+from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError, closest
-from sitrain.types import Task
+from sitrain.runtime.storage import check_writable
+from sitrain.types import PAD, Task
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
 STAGE = flags.DEFINE_list("stage", [], "Stages to evaluate; default: all.")
@@ -94,6 +98,8 @@ flags.adopt_module_key_flags(distributed)
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 Study = Callable[..., dict[str, Any]]  # (params, *, key, on_progress)
+# Players of each study, which are compiled one by one.
+PROGRAMS = {"summary": 2, "many_turns": 1, "scaling": 1, "self_refine": 2}
 
 
 class Plan(NamedTuple):
@@ -175,6 +181,39 @@ def make_studies(
   return found
 
 
+def plays(plan: Plan) -> list[tuple[tuple[int, ...], int]]:
+  """The turns and samples of what `make_studies` plays."""
+  found = [(plan.turns, 1), (plan.turns[:1], RESAMPLES.value)]
+  if MAX_TURNS.value:
+    found.append((repeat_last(plan.turns, MAX_TURNS.value), 1))
+  if plan.budgets:
+    found.append((plan.turns[:2], max(plan.budgets)))
+  if SELF_REFINE.value:
+    found.append((repeat_last(plan.turns, 3), 1))
+  return found
+
+
+def check_size(
+  config: dict, plan: Plan, model: Any, task: Task, mesh: Any,
+  folder: epath.Path,
+) -> None:
+  """Raises ConfigError where memory holds a stage's parameters or rows not."""
+  shapes = policy.shapes_of_stage(
+    config, model, mesh, folder, WHICH.value, role=ROLE.value
+  )
+  count, prompt, free = plan.problems, 0, memory.free()
+  if task.table:
+    posed = np.asarray(task.table.prompt)[:count]
+    count, prompt = len(posed), int(np.sum(posed != PAD, axis=1).max())
+  for turns, samples in plays(plan):
+    memory.check(
+      model, shapes, mesh, memory.Sampled(
+        samples * player.part_size(samples, BATCH.value, count), samples,
+        prompt, columns_of(task, turns)[1], SLOTS.value,
+      ), what=f"the {WHICH.value} checkpoint of {folder}", memory=free,
+    )  # fmt: skip
+
+
 def repeat_last(turns: tuple[int, ...], count: int) -> tuple[int, ...]:
   """The first `count` limits; missing ones repeat the last."""
   return (turns + turns[-1:] * count)[:count]
@@ -241,18 +280,21 @@ def evaluate_all(
   found = {
     "which": WHICH.value, "greedy": GREEDY.value, **plan._asdict(), "stages": {}
   }
+  check_size(config, plan, model, task, mesh, folder / names[0])
   wanted = make_studies(model, task, plan, spread)
+  tell = {title: progress.of_problems(PROGRAMS[title]) for title in wanted}
   key = jax.random.key(plan.seed, impl="threefry2x32")
   with jax.set_mesh(mesh):
     for name in names:
       params = policy.of_stage(
         config, model, mesh, folder / name, WHICH.value, role=ROLE.value
       )
+      begun()
       results = {}
       for title, study in wanted.items():
         what = f"{name}: {title.replace('_', ' ')}"
-        on_progress = partial(_update, show, what)
-        with activity.during(what, seldom=True):
+        with activity.during(what, seldom=True) as say:
+          on_progress = partial(_update, show, what, tell[title], say)
           results[title] = study(params, key=key, on_progress=on_progress)
       found["stages"][name] = results
       if jax.process_index() == 0:
@@ -260,7 +302,8 @@ def evaluate_all(
   return found
 
 
-def _update(show, what, done, total):
+def _update(show, what, tell, say, done, total):
+  tell(say, done, total)
   show(what, done, total, {}, math.nan)
 
 
@@ -278,6 +321,8 @@ def main(argv: list[str]) -> None:
     compiling.use_cache()
   output = workdirs.absolute(OUTPUT.value) or folder / "evaluation.json"
   output = epath.Path(output)
+  check_writable(output.parent)
+  workdirs.check_folder(str(output.parent), f"--output={output}")
   flag_values = flags.FLAGS.flag_values_dict() | {"process": 0}
   distributed.check_agreement([config, flag_values])
   display = progress.display()

@@ -148,7 +148,7 @@ def _poser(task, jit):
     return partial(jit, static_argnums=1)(task.problems)
 
   def pose(key, n):
-    return _take(jax.tree.map(jnp.asarray, task.table), slice(n))
+    return _take(jax.tree.map(np.asarray, task.table), slice(n))
 
   return pose
 
@@ -199,7 +199,8 @@ def played(
   on the batch, and streams share problems but no draws. Temperature 0 is
   greedy. Raises ValueError where `batch` is smaller than one problem's samples.
   """
-  posed = player.pose(jax.random.fold_in(key, 0), problems)
+  # On the host, where taking rows compiles nothing.
+  posed = jax.device_get(player.pose(jax.random.fold_in(key, 0), problems))
   count, found, done = posed.prompt.shape[0], [], 0
   parts = parts_of(player, posed, batch=batch)
   for rows in parts:
@@ -217,7 +218,7 @@ def parts_of(
   player: Player, posed: Problems, *, batch: int
 ) -> list[Int[np.ndarray, " N"]]:
   """Numbers of the problems of each part, sorted by prompt length."""
-  size = part_size(player, batch, posed.prompt.shape[0])
+  size = part_size(player.samples, batch, posed.prompt.shape[0])
   tokens = _tokens(posed.prompt)
   order = np.argsort(tokens, kind="stable")
   *parts, last = [order[i : i + size] for i in range(0, len(order), size)]
@@ -272,7 +273,7 @@ def play_rows(
   stream: int = 0,
 ) -> Played:
   """Episodes of the problems `rows`, one part of `played`."""
-  size = part_size(player, batch, posed.prompt.shape[0])
+  size = part_size(player.samples, batch, posed.prompt.shape[0])
   # The last part is padded, so that all parts have one shape; not so a few
   # rows, which are those of the longest prompts or what a file still lacks.
   if 2 * len(rows) <= size:
@@ -317,12 +318,12 @@ def _widen(rows, length):
   return np.pad(rows, more, constant_values=PAD)
 
 
-def part_size(player: Player, batch: int, problems: int) -> int:
-  """Problems played at once: as many in one part as in another."""
-  most = batch // player.samples
+def part_size(samples: int, batch: int, problems: int) -> int:
+  """Problems played at once, each `samples` times: as many in every part."""
+  most = batch // samples
   if most < 1 or problems < 1:
     raise ValueError(
-      f"batch={batch} rows for {problems} problems of {player.samples} samples "
+      f"batch={batch} rows for {problems} problems of {samples} samples "
       "each: it must hold at least one problem with all its samples"
     )
   parts = -(-problems // most)

@@ -12,7 +12,7 @@ from sitrain.evaluate.player import FULL, Judged, Played
 from sitrain.evaluate.summary import is_partial
 from sitrain.evaluate.votes import majority_at, pass_at
 from sitrain.tasks.text import turn_tokens
-from sitrain.types import PAD, Problems, Task
+from sitrain.types import GIVEN, PAD, ROOT, Episodes, Problems, Task
 
 Record = dict[str, Any]  # one problem with all its attempts, as in the file
 
@@ -86,6 +86,8 @@ def _marks(task, problem, played, texts, ended, k) -> Marks:
   """Marks of attempt k (from 0); a text that was cut is wrong, and ungraded."""
   if task.texts == ():
     return _judged_marks(played.judged, k)
+  if task.texts.grade == ():
+    return _verified_marks(task, problem, played, texts, ended, k)
   complete = np.flatnonzero(ended)
   numbers = [int(task.texts.kept[problem[b]]) for b in complete]
   graded = task.texts.grade([texts[b] for b in complete], numbers)
@@ -100,6 +102,28 @@ def _marks(task, problem, played, texts, ended, k) -> Marks:
     marks.known.append(int(given.known) if given else 1)
     marks.finals.append(task.texts.claim(text) if given else "")
   return marks
+
+
+def _verified_marks(task, problem, played, texts, ended, k) -> Marks:
+  """Marks by `Task.verify`, whose rewards look at more than a turn's text."""
+  answer = np.asarray(task.table.answer)[problem]
+  # Other turns are context here, and are not judged.
+  other = (played.turn > GIVEN) & (played.turn != k + 1)
+  none, rows = np.zeros(played.turn.shape, np.int32), len(played.turn)
+  verdict = task.verify(answer, Episodes(
+    tokens=played.tokens, turn=np.where(other, GIVEN, played.turn),
+    logprob=none.astype(np.float32), path=none,
+    problem=np.arange(rows, dtype=np.int32), parent=np.full(rows, ROOT),
+  ), k + 1)
+  reward, known = (np.asarray(x)[:, k].astype(float) for x in verdict[:2])
+  cases = [known == 0, reward >= FULL, ~np.array(ended)]
+  words = np.select(cases, ["unknown", "right", "cut"], "wrong")
+  return Marks(
+    words.tolist(), (known * (reward >= FULL)).astype(int).tolist(),
+    known.astype(int).tolist(),
+    [task.texts.claim(text) if end else "" for text, end in zip(texts, ended)],
+    (reward * known).tolist(),
+  )
 
 
 def _judged_marks(judged: Judged, k: int) -> Marks:

@@ -91,7 +91,7 @@ def scaling(
     player, params, key, problems=problems, batch=batch,
     temperature=temperature, on_progress=on_progress,
   )[1].judged  # fmt: skip
-  shape = (problems, player.samples, 2)
+  shape = (-1, player.samples, 2)  # A table may have fewer than asked for.
   known = found.known.reshape(shape).all(axis=(1, 2))
   rng = np.random.default_rng(SEED)
   return inference_scaling(

@@ -17,6 +17,7 @@ from sitrain.losses.reduce import mean, per_episode
 from sitrain.losses.regularizers import LOSSES
 from sitrain.losses.value import value_error
 from sitrain.methods.objectives import pair_objective, policy_objective
+from sitrain.models import foreign
 from sitrain.models.heads import values
 from sitrain.models.logprobs import token_scores
 from sitrain.models.roles import join_base, params_of
@@ -86,6 +87,7 @@ def play_with(
   """
   check_slots(slots)
   check_temperature(temperature)
+  foreign.check(model)
 
   def generate(keys, state, problems):
     return play(
@@ -322,6 +324,18 @@ def check_solutions(task: Task, turns: tuple[int, ...]) -> None:
         f" the longest has {length.max()}): raise turns to that, or leave these"
         " rows out"
       )
+
+
+def check_pairs(task: Task, turns: tuple[int, ...]) -> None:
+  """Raises ValueError where a row gives no pair of turns, or one too long."""
+  if len(turns) != 1:
+    raise ValueError(f"turns={turns}: a pair is of one turn: give one limit")
+  given = np.asarray(some_problems(task).solution)
+  if (np.isin(given, task.eos).sum(axis=1) < 2).any():
+    raise ValueError(
+      "this task gives no pairs: it needs rows with chosen and rejected"
+    )
+  check_solutions(task, turns * 2)
 
 
 def check_samples(samples: int, least: int = 2) -> None:

@@ -20,7 +20,6 @@ from sitrain.types import PAD, Key, Params
 
 PARTITION_RULES = parameters.PARTITION_RULES
 unstack = parameters.unstack
-for_decoding = parameters.for_decoding
 Cache = tuple  # (), or per layer (keys [B N T H], values [B N T H])
 
 
@@ -144,6 +143,17 @@ class Decoder(nn.Module, kw_only=True):
     shape = (batch, self.kv_heads, length, self.head_size)
     empty = lambda: jnp.zeros(shape, self.dtype)
     return tuple((empty(), empty()) for _ in range(self.layers))
+
+  @nn.nowrap
+  def for_decoding(self, params: Params) -> Params:
+    """Unstacked, in the dtype of the computation."""
+    return parameters.for_decoding(params, self.dtype)
+
+  @nn.nowrap
+  def logit_tables(self, params: Params) -> dict[str, Array]:
+    """The matrices that `logits` reads: those outside the layers."""
+    rest = {name: x for name, x in params.items() if name != "layers"}
+    return {name: x for name, x in rest.items() if x.ndim == 2}
 
   def _read(self, name, init_fn, *args):
     # `self.param` would compare shapes with the stacked tree, and refuse the

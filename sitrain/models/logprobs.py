@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sitrain.models import axes, decoder, reading
-from sitrain.types import Episodes, Params, TokenScores
+from sitrain.models import axes, reading
+from sitrain.types import Episodes, Params, Policy, TokenScores
 
 CHUNK_ELEMENTS = 2**22  # logits that a chunk holds, unless that is too thin
 CHUNK_TOKENS = 512  # tokens that keep a chunk's matrix product busy
 
 
 def token_scores(
-  model: decoder.Decoder,
+  model: Policy,
   params: Params,
   tokens: Int[Array, "*B T"],
   turn: Int[Array, "*B T"],
@@ -43,14 +43,13 @@ def token_scores(
   """
   rows = reading.prepare(model, tokens, turn, path, inputs, temperature, shared)
   score = functools.partial(_scores, model)
-  scores = _chunked(
-    model, score, _tables(params), (rows.hidden(params),), rows, chunk
-  )
+  tables, hidden = model.logit_tables(params), (rows.hidden(params),)
+  scores = _chunked(model, score, tables, hidden, rows, chunk)
   return TokenScores(*_finish(rows, scores))
 
 
 def token_scores_and_kl(
-  model: decoder.Decoder,
+  model: Policy,
   params: Params,
   reference: Params,
   tokens: Int[Array, "*B T"],
@@ -71,7 +70,7 @@ def token_scores_and_kl(
   reference = jax.lax.stop_gradient(reference)
   rows = reading.prepare(model, tokens, turn, path, inputs, temperature, shared)
   score = functools.partial(_scores_and_kl, model)
-  tables = _tables(params), _tables(reference)
+  tables = model.logit_tables(params), model.logit_tables(reference)
   hidden = rows.hidden(params), rows.hidden(reference)
   scores = _chunked(model, score, tables, hidden, rows, chunk)
   logprob, entropy, kl = _finish(rows, scores)
@@ -79,7 +78,7 @@ def token_scores_and_kl(
 
 
 def score_rows(
-  model: decoder.Decoder,
+  model: Policy,
   params: Params,
   episodes: Episodes,
   *,
@@ -100,12 +99,6 @@ def score_rows(
     )
 
   return reading.in_parts(model, score, episodes, together=together)
-
-
-def _tables(params):
-  """The matrices that logits are made of: those outside the layers."""
-  rest = {name: x for name, x in params.items() if name != "layers"}
-  return {name: x for name, x in rest.items() if x.ndim == 2}
 
 
 def _scores(model, params, tokens, temperature, hidden):

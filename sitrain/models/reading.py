@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.models import attention, axes, decoder
 from sitrain.models.attention import Fork
-from sitrain.types import GIVEN, PAD, Episodes, Params
+from sitrain.types import GIVEN, PAD, Episodes, Params, Policy
 
 ATTENTION_ELEMENTS = 2**29  # scores of a layer in a part of `in_parts`
 
@@ -36,7 +36,7 @@ class Reading(NamedTuple):
 
 
 def prepare(
-  model: decoder.Decoder,
+  model: Policy,
   tokens: Int[Array, "*B T"],
   turn: Int[Array, "*B T"],
   path: Int[Array, "*B T"],
@@ -66,7 +66,7 @@ def prepare(
 
 
 def hidden_states(
-  model: decoder.Decoder,
+  model: Policy,
   params: Params,
   inputs: Int[Array, "B T"],
   turn: Int[Array, "B T"],
@@ -233,7 +233,7 @@ def from_branches(
 
 
 def in_parts(
-  model: decoder.Decoder, read: Callable, episodes: Episodes, *,
+  model: Policy, read: Callable, episodes: Episodes, *,
   together: int = 1,
 ) -> Any:
   """read(tokens, turn, path) of whole episodes, without a gradient, by parts.

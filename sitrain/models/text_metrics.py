@@ -1,8 +1,8 @@
 """SentencePiece, ROUGE-L and Unicode forms by tensorflow-text.
 
 For data and for reports: everything runs on the host, on CPU. The library is
-an extra, `pip install 'sitrain[text]'`; it brings TensorFlow along and takes
-seconds to import, so it is imported only where a function needs it. With
+an extra, `pip install 'sitrain[tensorflow]'`; it brings TensorFlow along and
+takes seconds to import, so it is imported only where a function needs it. With
 TensorFlow installed, EPATH_USE_TF=0 must be set before `etils` is imported, as
 the mains do, or gs:// goes through TensorFlow.
 """
@@ -36,7 +36,7 @@ def _libraries() -> tuple[Any, Any]:
     import tensorflow_text
   except ImportError as error:
     raise ValueError(
-      f"this needs tensorflow-text ({error}): pip install 'sitrain[text]'"
+      f"this needs tensorflow-text ({error}): pip install 'sitrain[tensorflow]'"
     ) from error
   try:
     # Else TensorFlow would take the memory that JAX needs.

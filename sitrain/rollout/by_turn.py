@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
-from sitrain.models.decoder import Attend, for_decoding
+from sitrain.models.decoder import Attend
 from sitrain.rollout import contexts
 from sitrain.rollout.play import (
   Cursor,
@@ -91,7 +91,7 @@ def make(
     params, temperature = policy(state)
     temperature = jnp.asarray(temperature, jnp.float32)
     return Rollout(
-      params=for_decoding(params, model.dtype), keys=keys, length=length,
+      params=model.for_decoding(params), keys=keys, length=length,
       temperature=jnp.broadcast_to(temperature, keys.shape), **fixed,
     )
 

@@ -177,6 +177,15 @@ def fits(
   return jnp.all(length <= jnp.asarray(turns), axis=1)
 
 
+def only_turn(
+  problems: Problems, turn: int, eos: tuple[int, ...]
+) -> Problems:
+  """The problems with one of their given turns, from 1, as the only one."""
+  own = _numbers_of_turns(problems.solution, eos) == turn
+  kept = pack_left(jnp.where(own, problems.solution, PAD))
+  return problems._replace(solution=kept)
+
+
 def _numbers_of_turns(solution, eos):
   """The turn, from 1, to which every token of a solution belongs; else PAD."""
   end = jnp.isin(solution, jnp.asarray(eos, jnp.int32))

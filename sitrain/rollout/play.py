@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from sitrain.models.decoder import Attend, for_decoding, sees_cache
+from sitrain.models.decoder import Attend, sees_cache
 from sitrain.rollout import contexts
 from sitrain.rollout.sample import draw
 from sitrain.tasks.rows import problem_shape
@@ -136,7 +136,7 @@ def play_on(
   width = reply_width(reply, problems)
   rollout = Rollout(
     model=model,
-    params=for_decoding(params, model.dtype),
+    params=model.for_decoding(params),
     prefix=prefix._replace(parent=jnp.arange(count, dtype=jnp.int32)),
     start=jnp.argmax(prefix.turn != PAD, axis=1),
     live=jnp.broadcast_to(jnp.asarray(live), (count,)),

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sitrain.runtime.options import own_place
 from sitrain.runtime.replies import LATE, Outcome, call_all
 from sitrain.tasks.dialogue import Dialogue, Form, dialogue_of, failed
+from sitrain.tasks.own_functions import own_place
 from sitrain.types import PAD, Episodes, Mean, Reply, Task, Verdict
 
 _LOG = logging.getLogger("sitrain")

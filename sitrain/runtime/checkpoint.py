@@ -26,6 +26,7 @@ from sitrain.types import Progress, TrainState
 
 _LOG = logging.getLogger("sitrain")
 _SCORE = "score"
+SMALL = 2**30  # bytes that are read in seconds, to see whether they are right
 _LOOKS = 3  # attempts, because a running stage removes checkpoints
 _UNUSABLE = ".unusable"  # suffix of a damaged checkpoint that was set aside
 
@@ -252,6 +253,18 @@ def _first_usable(folder, which, abstract_state, fit) -> tuple[list, bool]:
       which,
     )
   return [], gone
+
+
+def damage(folder: Any) -> str:
+  """What is wrong with the last checkpoint of a finished stage; "" for nothing.
+
+  The arrays are only read where they are small, see SMALL.
+  """
+  paths = _ranked(folder, "last")
+  if not paths:
+    return f"there is no checkpoint in {folder}"
+  reason = snapshot.damage(paths[0], most=SMALL)
+  return f"checkpoint {paths[0]} is damaged: {reason}" if reason else ""
 
 
 def check(

@@ -39,10 +39,10 @@ from sitrain.runtime.options import (
   checked,
   closest,
   find,
-  own_place,
 )
 from sitrain.runtime.start import Run, elsewhere, new_state
 from sitrain.runtime.task import options_of as task_options
+from sitrain.tasks.own_functions import own_place
 from sitrain.types import Episodes, Stage, Task
 
 CHOICES = {
@@ -79,7 +79,7 @@ def check_config(config: dict, *, trains: bool = True) -> None:
   if trains and not config["stages"]:
     raise ConfigError(
       "config.stages is empty: name at least one stage, or sample the model as "
-      "it is with python -m sitrain.sample"
+      "it is with sitrain sample"
     )
   for i, name in enumerate(config["stages"]):
     if name not in config["stage"]:

@@ -1,6 +1,8 @@
 """Compilation and profiling: the cache, threads, a counter, a trace window."""
 
+import logging
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -9,6 +11,9 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
+from sitrain.runtime.storage import is_remote
+
+_LOG = logging.getLogger("sitrain")
 # One event per program that reaches the backend, cached or not.
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _AHEAD = "compiles ahead"
@@ -21,19 +26,27 @@ def cache_folder() -> epath.Path:
   return epath.Path(chosen).expanduser()
 
 
-def use_cache() -> epath.Path:
-  """Turns on the persistent compilation cache; returns its folder.
+def use_cache() -> None:
+  """Turns on the persistent compilation cache, where its folder can be written.
 
   It stores all programs, however small, because a toy run has many small ones.
   Call it before the first compilation. Programs with host callbacks are not
   stored.
   """
   folder = cache_folder()
-  folder.mkdir(parents=True, exist_ok=True)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_remote(folder):
+      tempfile.TemporaryFile(dir=folder).close()
+  except Exception as error:  # noqa: BLE001  Buckets raise many types.
+    _LOG.warning(
+      "every start compiles anew, for SITRAIN_CACHE=%s cannot be written (%s):"
+      " set it to a folder that can", folder, error,
+    )
+    return
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-  return folder
 
 
 def ahead(make: Callable[[], Any]) -> Future:

@@ -1,7 +1,8 @@
 """What a main does before its imports, which take seconds. Import it first.
 
-Sets what libraries read when they are imported, and ends on Ctrl-C and SIGTERM
-with a line in the place of a traceback; signals.py takes over later.
+Sets what libraries read when they are imported, ends on Ctrl-C and SIGTERM
+with a line in the place of a traceback (signals.py takes over later), and names
+the extra of packages that are missing.
 """
 
 import os
@@ -9,8 +10,12 @@ import signal
 import sys
 from typing import Any
 
+from sitrain.runtime import extras
+
 # etils: gs:// without TensorFlow, which knows no emulators and loads for long.
 os.environ.setdefault("EPATH_USE_TF", "0")
+# transformers: no "PyTorch was not found", for only its tokenizers are used.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 _CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}  # as signals.py has them
 
@@ -26,6 +31,12 @@ def _is_main() -> bool:
   return spec is not None and spec.name.startswith("sitrain.")
 
 
+def listen() -> None:
+  """Ends the process with a line on Ctrl-C and SIGTERM, from now on."""
+  for number in _CODES:
+    signal.signal(number, _leave)
+
+
 if _is_main():
-  for _number in _CODES:
-    signal.signal(_number, _leave)
+  listen()
+  extras.require("train")

@@ -25,10 +25,10 @@ from sitrain.runtime.options import (
   check_options,
   closest,
   from_file,
-  own_place,
 )
 from sitrain.tasks.dialogue import form_of_chat, form_of_tokens
 from sitrain.tasks.environments import calculator, interpreter
+from sitrain.tasks.own_functions import own_place
 from sitrain.types import PAD, Chat, Episodes, Reply, Task
 
 BUILT_IN = {"calculator": calculator.make, "python": interpreter.make}

@@ -10,7 +10,14 @@ from typing import Any
 
 from absl import app
 
-from sitrain.runtime import overrides, peers, signals, storage
+from sitrain.runtime import (
+  extras,
+  overrides,
+  peers,
+  scratch,
+  signals,
+  storage,
+)
 from sitrain.runtime.compile import compiling_ahead
 from sitrain.runtime.logs import copy_all, note
 from sitrain.runtime.options import ConfigError
@@ -38,6 +45,8 @@ def run_main(main: Callable[[list[str]], None]) -> None:
   except (ValueError, OSError) as error:
     _leave(error, traceback_wanted, code_of(error))
   except Exception as error:
+    if isinstance(error, ImportError) and extras.line(error):
+      _leave(error, traceback_wanted, 2)
     peers.failed()
     _leave(error, True, 1)
   peers.done()
@@ -104,7 +113,7 @@ def _leave(error: BaseException, traceback_wanted: bool, code: int) -> None:
     traceback.print_exception(error)
   if code == 1:
     note("".join(traceback.format_exception(error)))
-  if _disk_full(error) or peers.several():
+  if storage.takes_no_more(error) or peers.several():
     # Exit at once: writers of other libraries would fail again at exit, each
     # with a traceback, and JAX would wait for the other processes, which wait
     # for this one.
@@ -124,12 +133,9 @@ def _end(code: int, *, at_once: bool = False) -> None:
   if at_once or compiling_ahead():
     sys.stdout.flush()
     sys.stderr.flush()
+    scratch.remove()
     os._exit(code)
   sys.exit(code)
-
-
-def _disk_full(error: BaseException) -> bool:
-  return "no space left" in str(error).lower()
 
 
 def one_line(error: BaseException) -> str:
@@ -139,15 +145,15 @@ def one_line(error: BaseException) -> str:
       "interrupted; finished checkpoints are kept, the same command resumes"
     )
   text = str(error).strip()
+  if isinstance(error, ImportError):
+    text = extras.line(error) or text
   if storage.is_of_bucket(error):
     text = storage.meaning(error, "the bucket") or text
   start, found, trace = text.partition("Traceback (most recent call last):")
   if found:  # An error in a config file, forwarded by ml_collections.
     where = start.partition(": ")[0].removeprefix("flag ")
     text = f"{where}: {trace.splitlines()[-1].partition(': ')[2]}"
-  if _disk_full(error) and "free some space" not in text:
-    text += (
-      ": free some space and start the same command again; finished"
-      " checkpoints are intact"
-    )
+  number = storage.takes_no_more(error)
+  if number and storage.AGAIN not in text:
+    text += f": {storage.FIXES[number]}"
   return " ".join(text.split()) or type(error).__name__

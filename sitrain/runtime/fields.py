@@ -84,8 +84,10 @@ RANGES = {
 # Fields that name a file, a folder, or a repository of the hub.
 PATHS = (
   "model.path", "roles.*.path", "tokenizer.(path|template)",
-  "(task|evaluate.task|stage.*.task).source",
+  "(task|evaluate.task|stage.*.task).(source|shots)",
 )
+# Fields with several of them: "a.jsonl*0.7,b.jsonl*0.3".
+LISTS = ("(task|evaluate.task|stage.*.task).(source|reward|device_reward)",)
 # Fields that may name a checkpoint of another run: WORKDIR/STAGE/last.
 CHECKPOINTS = ("stage.*.start", "stage.*.held.*")
 
@@ -107,6 +109,21 @@ def placed(config: dict, field: str = "") -> dict:
 
 
 def _placed(field: str, value: str) -> str:
+  is_list = any(matches(field, pattern) for pattern in LISTS)
+  if is_list and not os.path.exists(os.path.expanduser(value)):
+    return ",".join(_weighted(field, one.strip()) for one in value.split(","))
+  return _one_placed(field, value)
+
+
+def _weighted(field: str, value: str) -> str:
+  """One of a list, which may end in "*" and a weight."""
+  name, star, weight = value.rpartition("*")
+  if star and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", weight):
+    return f"{_one_placed(field, name)}*{weight}"
+  return _one_placed(field, value)
+
+
+def _one_placed(field: str, value: str) -> str:
   if value.startswith("file:"):
     path, colon, function = value.removeprefix("file:").partition(":")
     return f"file:{_absolute(path)}{colon}{function}"

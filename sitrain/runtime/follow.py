@@ -32,8 +32,9 @@ def settle(config: Any, default: Any, given: Sequence[str]) -> None:
   """Sets the fields of a ConfigDict that follow from the given ones.
 
   `default` is the config of the file alone. The evaluation reads the data set
-  of the task if it did before. A file has no splits. A checkpoint decides the
-  shape of a model. A batch of another size keeps the size of its parts.
+  of the task if it did before. Another task has options of its own. A file has
+  no splits. A checkpoint decides the shape of a model. A batch of another size
+  keeps the size of its parts.
   """
   # A config without these is refused later, with the field that it lacks.
   if "task" in config and "evaluate" in config:
@@ -46,6 +47,7 @@ def settle(config: Any, default: Any, given: Sequence[str]) -> None:
 
 def _settle_task(config: Any, default: Any, given: Sequence[str]) -> None:
   own, test = config.task, config.evaluate.get("task", {})
+  _drop_options(own, default.task, test, given)
   source, tested = "config.task.source", "config.evaluate.task.source"
   if source in given and tested not in given:
     same = default.evaluate.get("task", {}).get("source", "")
@@ -59,6 +61,18 @@ def _settle_task(config: Any, default: Any, given: Sequence[str]) -> None:
     if changed and str(path).endswith(FILES) and "split" in part:
       if f"{field}.split" not in given:
         part.split = ""
+
+
+def _drop_options(
+  own: Any, default: Any, test: Any, given: Sequence[str]
+) -> None:
+  """Removes the options of another task if the name of one is given."""
+  if own.get("name", "") == default.get("name", ""):
+    return
+  for part, field in ((own, "config.task"), (test, "config.evaluate.task")):
+    for name in list(part):
+      if name != "name" and f"{field}.{name}" not in given:
+        del part[name]
 
 
 def _settle_model(config: Any, default: Any, given: Sequence[str]) -> None:

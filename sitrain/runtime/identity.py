@@ -17,7 +17,7 @@ NOT_SET = "(not set)"
 # Fields that change samples and updates at most by rounding.
 FREE = (
   "run", "mesh", "evaluate",
-  "(task|stage.*.task).workers",
+  "(task|stage.*.task).(workers|pool)",
   "model.(scan|remat|residual|attention)",
   "stage.*.(waves|microbatches|buckets)",
   "stage.*.method.slots",
@@ -86,9 +86,34 @@ def check_changes(
       raise ConfigError(
         f"{workdir} holds a run with config.{field}={was}, this one has {now}:"
         f" give another --workdir{'' if was == NOT_SET else fix}"
+        f"{_anew(workdir, field, begun)}"
       )
     lines.append(f"config.{field}: {was} -> {now}")
   return lines
+
+
+def _anew(workdir: Any, field: str, begun: Begun) -> str:
+  """How the last stage that has begun can have another value of a field."""
+  for name in begun.stages[-1:]:
+    if field.startswith(f"stage.{name}."):
+      return f", or remove {workdir}/{name} to train that stage anew"
+  return ""
+
+
+def anew(
+  rows: Sequence[str], begun: Begun, changes: Sequence[Change]
+) -> list[str]:
+  """Stages with `rows` in the summary that have not begun, and have changed.
+
+  Their folders were removed, to train them anew.
+  """
+  return [
+    name for name in rows if name not in begun.stages and any(
+      change.field.startswith(f"stage.{name}.")
+      or not change.field.startswith("stage")
+      for change in changes if not is_free(change.field)
+    )
+  ]
 
 
 def grown(changes: Sequence[Change], begun: Begun) -> list[str]:

@@ -9,8 +9,15 @@ from typing import Any
 from sitrain.models import lora
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import tokenizer
-from sitrain.runtime import checks, fields, optimizer, stopping, written
-from sitrain.runtime.options import accepted, find, makers
+from sitrain.runtime import (
+  checks,
+  config_files,
+  fields,
+  optimizer,
+  stopping,
+  written,
+)
+from sitrain.runtime.options import accepted, find, makers, not_installed
 
 WIDTH = 80
 
@@ -109,8 +116,10 @@ def _literal(value: Any) -> str:
 
 
 def listed() -> list[str]:
-  """All methods, tasks and options, with types, defaults and descriptions."""
-  lines = []
+  """All configs, methods, tasks and options, with types and defaults."""
+  lines = ["Configs: --config=NAME", ""]
+  about = config_files.abouts()
+  lines += [f"  {name}: {line}" for name, line in about.items()] + [""]
   for title, package in (
     ("Methods: config.stage.NAME.method", "methods"),
     ("Tasks: config.task", "tasks"),
@@ -119,6 +128,8 @@ def listed() -> list[str]:
     for name, maker in makers(package).items():
       if not _takes_functions(maker):
         lines += [*_listed(f"name={name}", maker), ""]
+    for name, why in not_installed(package).items():
+      lines += [f"  name={name}", f"    {why}", ""]
   for title, maker in (
     ("Optimizers: config.stage.NAME.optimizer", optimizer.make),
     ("Written tables: config.stage.NAME.table", written.table_of),

@@ -5,7 +5,6 @@ import logging
 import math
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from sitrain.runtime import activity
+from sitrain.runtime import activity, scratch
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.storage import is_remote
 
@@ -99,7 +98,7 @@ def _local(target: epath.Path) -> str:
   if not is_remote(target):
     target.parent.mkdir(parents=True, exist_ok=True)
     return str(target)
-  path = epath.Path(tempfile.mkdtemp(prefix="sitrain_")) / target.name
+  path = epath.Path(scratch.folder("log")) / target.name
   path.write_text(target.read_text() if target.exists() else "")
   return str(path)
 
@@ -159,6 +158,8 @@ def quiet_libraries() -> None:
   log = logging.getLogger("absl")
   log.setLevel(logging.WARNING)
   log.addFilter(_of_use)
+  # On a new machine it says that it builds a cache of fonts.
+  logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def _of_use(record: logging.LogRecord) -> bool:

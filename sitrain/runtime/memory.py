@@ -9,7 +9,7 @@ Linux by being killed without a word.
 import math
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from sitrain.models.decoder import Decoder
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.sharding import groups
 from sitrain.runtime.start import Run, layout
 from sitrain.types import Stage
 
@@ -77,24 +78,38 @@ def of_row(model: Decoder, columns: float | int) -> float | int:
   return numbers * columns * jnp.dtype(model.dtype).itemsize
 
 
+class Sampled(NamedTuple):
+  """The rows that are sampled at the same time."""
+
+  rows: int  # played at a time, the samples of a problem together
+  samples: int  # of a problem
+  prompt: int  # tokens
+  written: int  # columns after the prompt
+  slots: int  # rows decoded at a time by a group of devices; 0: all
+
+
 def check(
-  model: Decoder, shapes: Any, mesh: Mesh, *, path: str, rows: int,
-  samples: int, columns: float | int,
+  model: Decoder, shapes: Any, mesh: Mesh, sampled: Sampled, *, what: str,
   memory: float | int,
 ) -> None:
   """Raises ConfigError where `memory` bytes do not hold what sampling needs.
 
-  `shapes` are the parameters as they will be placed; `rows` of `columns` are
-  decoded at a time, the `samples` of a problem together, and `memory` is that
-  of all devices of this process. The line says what would fit.
+  `shapes` are the parameters as they will be placed, `what` says where they
+  come from, and `memory` is that of all devices of this process. The line says
+  what would fit.
   """
-  devices = len(mesh.local_devices)
+  devices, samples = len(mesh.local_devices), sampled.samples
+  slots = sampled.slots * groups(mesh)
+  # Samples share what is kept of their prompt, unless they wait for slots.
+  shared = not 0 < slots < sampled.rows
+  rows = sampled.rows if shared else slots
+  columns = sampled.prompt / (samples if shared else 1) + sampled.written
   alone = of_parameters(shapes, mesh, model.dtype)
   row = of_row(model, columns) * devices / mesh.size
   if alone * devices + rows * row <= memory:
     return
   said = (
-    f"config.model.path={path}: its parameters take"
+    f"{what}: its parameters take"
     f" {alone * devices / _GIB:.1f} GiB on {devices}"
     f" device{'s' * (devices > 1)}, the keys and values of {rows} rows"
     f" {rows * row / _GIB:.1f} GiB, and {memory / _GIB:.1f} GiB are free: "

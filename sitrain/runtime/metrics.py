@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array
 
+from sitrain.runtime import scratch
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.storage import explaining, is_remote, write_object
 from sitrain.types import Mean, Metrics
@@ -72,12 +73,17 @@ def not_finite(measured: Metrics) -> tuple[int, str, float]:
   skipped.
   """
   order = lambda name: [not name.startswith(verb) for verb in _VERBS]
-  found = []
-  for name in sorted(measured, key=order):
-    total, count = (np.asarray(x, np.float64) for x in measured[name])
-    bad = np.flatnonzero(~np.isfinite(total + count) & (count != 0))
-    found += [(int(i), name, float(total[i])) for i in bad[:1]]
-  return min(found, key=lambda x: x[0], default=(-1, "", 0.0))
+  names = sorted(measured, key=order)
+  if not names:
+    return -1, "", 0.0
+  # One array [names, steps], as this runs between any two calls.
+  total = np.array([measured[name].total for name in names], np.float64)
+  count = np.array([measured[name].count for name in names], np.float64)
+  bad = ~np.isfinite(total + count) & (count != 0)
+  if not bad.any():
+    return -1, "", 0.0
+  step, first = np.argwhere(bad.T)[0]
+  return int(step), names[first], float(total[first, step])
 
 
 def finite(value: Any) -> Any:
@@ -244,11 +250,11 @@ def _events(writer: Any) -> Sink:
 
 
 def _copied(make: Callable, folder: epath.Path, every: float) -> Sink:
-  local = tempfile.TemporaryDirectory(prefix="sitrain_events_")
-  sink, copied = _events(make(local.name)), [-math.inf]
+  local = epath.Path(scratch.folder("events"))
+  sink, copied = _events(make(str(local))), [-math.inf]
 
   def copy() -> None:
-    for file in epath.Path(local.name).iterdir():
+    for file in local.iterdir():
       write_object(folder / file.name, file.read_bytes())
     copied[0] = time.monotonic()
 
@@ -260,7 +266,7 @@ def _copied(make: Callable, folder: epath.Path, every: float) -> Sink:
   def close() -> None:
     sink.close()
     copy()
-    local.cleanup()
+    local.rmtree()
 
   return Sink(sink.write, close, flush)
 
@@ -277,7 +283,7 @@ def wandb(folder: Any, *, project: str, config: Record) -> Sink:
   module, folder = _optional("wandb", "wandb"), epath.Path(folder)
   local = folder
   if is_remote(folder):  # wandb writes to disks only.
-    local = tempfile.mkdtemp(prefix="sitrain_wandb_")
+    local = epath.Path(tempfile.mkdtemp(prefix="sitrain_wandb_"))
   try:
     logged = module.init(
       project=project, id=_wandb_id(folder), name=folder.name, dir=str(local),
@@ -294,7 +300,13 @@ def wandb(folder: Any, *, project: str, config: Record) -> Sink:
     if (step := _iteration(record)) >= first:
       logged.log(_numbers(record), step=step)
 
-  return Sink(write, logged.finish)
+  def close() -> None:
+    logged.finish()
+    # What an offline run has written is there for `wandb sync`.
+    if local != folder and not logged.offline:
+      local.rmtree()
+
+  return Sink(write, close)
 
 
 def _wandb_id(folder: epath.Path) -> str:

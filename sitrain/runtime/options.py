@@ -2,18 +2,14 @@
 
 import difflib
 import importlib
-import importlib.util
 import inspect
 import math
-import pathlib
 import pkgutil
-import re
-import sys
-import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-_OWN = "sitrain_file_"  # prefix of the names of modules from a user's files
+from sitrain.runtime import extras
+from sitrain.tasks import own_functions
 
 
 class ConfigError(ValueError):
@@ -51,7 +47,12 @@ def find(package: str, name: str, field: str) -> Callable:
       f"config.{field}={name!r} is not in sitrain/{package}: "
       + closest(module, modules)
     )
-  found = importlib.import_module(f"sitrain.{package}.{module}")
+  try:
+    found = importlib.import_module(f"sitrain.{package}.{module}")
+  except ImportError as error:
+    if not (why := extras.line(error)):
+      raise
+    raise ConfigError(f"config.{field}={name!r}: {why}") from error
   makers = [n for n in vars(found) if _makes(found, n)]
   if (function or "make") not in makers:
     full = [f"{module}.{n}" if n != "make" else module for n in makers]
@@ -60,15 +61,37 @@ def find(package: str, name: str, field: str) -> Callable:
 
 
 def makers(package: str) -> dict[str, Callable]:
-  """All functions that `find` finds in a package, by name."""
-  folder = importlib.import_module(f"sitrain.{package}").__path__
+  """All functions that `find` finds in a package, by name.
+
+  Without those of modules that are `not_installed`.
+  """
   found = {}
-  for module in sorted(m.name for m in pkgutil.iter_modules(folder)):
-    known = importlib.import_module(f"sitrain.{package}.{module}")
-    for name, value in vars(known).items():
+  for module, known in _modules(package):
+    names = () if isinstance(known, str) else vars(known)
+    for name in names:
       if _makes(known, name):
-        found[module if name == "make" else f"{module}.{name}"] = value
+        full = module if name == "make" else f"{module}.{name}"
+        found[full] = getattr(known, name)
   return found
+
+
+def not_installed(package: str) -> dict[str, str]:
+  """module -> which extra it needs, for those that cannot be imported here."""
+  return {
+    name: known for name, known in _modules(package) if isinstance(known, str)
+  }
+
+
+def _modules(package: str) -> Iterator[tuple[str, Any]]:
+  """The modules of a package by name, or what has to be installed first."""
+  folder = importlib.import_module(f"sitrain.{package}").__path__
+  for module in sorted(m.name for m in pkgutil.iter_modules(folder)):
+    try:
+      yield module, importlib.import_module(f"sitrain.{package}.{module}")
+    except ImportError as error:
+      if not (why := extras.line(error)):
+        raise
+      yield module, why
 
 
 def from_file(name: str, field: str, default: str = "make") -> Callable:
@@ -76,51 +99,10 @@ def from_file(name: str, field: str, default: str = "make") -> Callable:
 
   `default` is its name where the config gives none. Raises ConfigError.
   """
-  path, _, function = name.removeprefix("file:").partition(":")
-  file = pathlib.Path(path).expanduser().resolve()
-  if not file.is_file():
-    raise ConfigError(f"config.{field}={name!r}: there is no file {file}")
-  module_name = _OWN + re.sub(r"\W", "_", str(file))
-  module = sys.modules.get(module_name)
-  if module is None:
-    spec = importlib.util.spec_from_file_location(module_name, file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-      spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001 It is the user's code.
-      del sys.modules[module_name]
-      line = traceback.extract_tb(error.__traceback__)[-1].lineno
-      if isinstance(error, SyntaxError) and error.filename == str(file):
-        line = error.lineno
-      raise ConfigError(
-        f"config.{field}={name!r}: {file.name}, line {line}, raises "
-        f"{type(error).__name__}: {error}"
-      ) from error
-  makers = [
-    n for n, value in vars(module).items()
-    if (inspect.isfunction(value) or inspect.isclass(value))
-    and value.__module__ == module_name
-  ]
-  function = function or default
-  if function not in makers:
-    raise ConfigError(
-      f"config.{field}={name!r}: {file.name} has no function "
-      f"{function}: {closest(function, makers)}"
-    )
-  return getattr(module, function)
-
-
-def own_place(error: BaseException) -> str:
-  """The line of a user's file that raised an error, or ""."""
-  known = {
-    getattr(module, "__file__", ""): pathlib.Path(module.__file__).name
-    for name, module in list(sys.modules.items()) if name.startswith(_OWN)
-  }
-  for frame in reversed(traceback.extract_tb(error.__traceback__)):
-    if frame.filename in known:
-      return f"{known[frame.filename]}, line {frame.lineno},"
-  return ""
+  try:
+    return own_functions.load(name, default)
+  except ValueError as error:
+    raise ConfigError(f"config.{field}={name!r}: {error}") from error
 
 
 def _makes(module, name: str) -> bool:
@@ -157,7 +139,7 @@ def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
   except ValueError as error:
     raise ConfigError(f"config.{field}: {error}") from error
   except Exception as error:
-    if not function.__module__.startswith(_OWN):
+    if not own_functions.is_own(function):
       raise
     raise ConfigError(
       f"config.{field}: {function.__name__} of the file raises "
@@ -219,6 +201,10 @@ def check_type(field: str, value: Any, wanted: Any) -> None:
     )
   if str(wanted) == "tuple[int, ...]":
     for one in value:
-      check_type(field, one, int)
+      if isinstance(one, bool) or not isinstance(one, int):
+        raise ConfigError(
+          f"config.{field}={value!r} has {one!r}, which is no whole number:"
+          f" give a list of them, as --config.{field}='(5, 5)'"
+        )
   if isinstance(value, float) and math.isnan(value):
     raise ConfigError(f"config.{field} is not a number (NaN): give one")

@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from sitrain.runtime import follow
+from sitrain.runtime import config_files, follow
 from sitrain.runtime.options import ConfigError, closest
 
 # Here names are options of functions, which check them. So a flag may set one
@@ -23,6 +23,7 @@ _ILLEGAL = (
   ("invalid literal for int()", "give an int, a whole number"),
   ("could not convert string to float", "give a number"),
   ("Non-boolean argument", "give True or False"),
+  ("Error while parsing string", "give a list, such as (5, 5) or ('a', 'b')"),
   ("as a ConfigDict", "it has fields of its own: set those, one flag for each"),
 )
 
@@ -39,24 +40,26 @@ def parse(
 ) -> list[str]:
   """Parses a command line; returns the words that are not flags.
 
-  Also sets fields that follow from the given ones (follow.py). Raises
-  ConfigError if --config is not a config file, for the first --config.a.b=1
-  that nothing reads, and for values of another type.
+  --config may come after its fields. Also sets fields that follow from the
+  given ones (follow.py). Raises ConfigError if --config is not a config file,
+  for the first --config.a.b=1 that nothing reads, and for values of another
+  type.
   """
+  _put_config_first(words)
   spec = _spec(words)
   given = _given(words)
   if "config" not in known:
     spec, given = "", []
   if "config" in known and {"--config=", "-config="} & {*words}:
-    raise ConfigError("--config is empty: say which file of configs/")
+    raise ConfigError("--config is empty: say which, as --config=quickstart")
   if given and not spec:
     raise ConfigError(
-      f"--{given[0]}: --config is missing: say which file of configs/"
+      f"--{given[0]}: --config is missing: say which, as --config=quickstart"
     )
   if spec:
-    kept = follow.keep(spec, given)
+    kept = follow.keep(config_files.located(spec), given)
     words = _replaced(words, spec, kept)
-    default = _read(kept, known)
+    default = _read(kept, known, spec)
   try:
     left = known(words)
   except flags.IllegalFlagValueError as error:
@@ -82,6 +85,19 @@ def _spec(words: list[str]) -> str:
   return ""
 
 
+def _put_config_first(words: list[str]) -> None:
+  """Moves --config before its fields, where ml_collections wants it.
+
+  In place: its flag reads sys.argv itself.
+  """
+  for i, word in enumerate(words):
+    name, equals, _ = word.partition("=")
+    if name in ("--config", "-config"):
+      end = i + 1 if equals else i + 2
+      words[:end] = [*words[:1], *words[i:end], *words[1:i]]
+      return
+
+
 def _replaced(words: list[str], old: str, new: str) -> list[str]:
   """The words with another value of --config."""
   return [
@@ -97,21 +113,17 @@ def _given(words: list[str]) -> list[str]:
   return [name for name in names if name.startswith("config.")]
 
 
-def _read(spec: str, known: flags.FlagValues) -> Any:
-  """The config of FILE:ARGUMENT without overrides; ConfigError in one line."""
-  file = spec.partition(":")[0]
-  if os.path.isdir(file):
-    raise ConfigError(
-      f"--config={file} is a folder: name a file in it, as"
-      " configs/quickstart.py"
-    )
-  if not os.path.isfile(file):
-    raise ConfigError(f"--config={spec}: there is no file {file}")
+def _read(path: str, known: flags.FlagValues, spec: str) -> Any:
+  """The config of PATH:ARGUMENT without overrides.
+
+  Raises ConfigError in one line that names `spec`, which the user has given.
+  """
+  file = path.partition(":")[0]
   log = logging.getLogger("absl")
   level = log.level
   log.setLevel(logging.ERROR)  # It warns about errors that are raised below.
   try:
-    config = known["config"].parser.parse(spec)
+    config = known["config"].parser.parse(path)
   except Exception as error:
     raise ConfigError(f"--config={spec}: {_why(error, file)}") from error
   finally:

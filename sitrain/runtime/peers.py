@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from jax._src import distributed
 
-from sitrain.runtime import signals
+from sitrain.runtime import scratch, signals
 from sitrain.runtime.logs import copy_all, note
 
 ALIVE, FAILED, LEFT, DONE = "alive", "failed", "left", "done"
@@ -221,6 +221,7 @@ def leave(code: int, why: str) -> None:
     try:
       _publish_end(code, why)
     finally:
+      scratch.remove()
       os._exit(code)
 
 

@@ -15,7 +15,7 @@ from sitrain.runtime import activity, build, checkpoint, sharding
 from sitrain.runtime.options import ConfigError, closest
 from sitrain.runtime.reading import weights_of
 from sitrain.runtime.snapshot import check_finite
-from sitrain.runtime.start import only
+from sitrain.runtime.start import Origin, only
 from sitrain.types import Params
 
 
@@ -72,19 +72,37 @@ def of_stage(
   into the base weights. Raises ConfigError if the stage has no such role.
   """
   origin = build.origin_from(config, model)
-  field, init = "params", origin.init
-  if role not in checkpoint.roles(folder, which):
-    field = "held"
-    init = lambda key: computed(origin.init(key), model.dtype)
-    if role not in checkpoint.roles(folder, which, field):
-      raise ConfigError(f"--role={role}: the stage {folder} does not have it")
-  wanted = only(**{field: {role: _layout(init, mesh)}})
+  field, wanted = _saved(origin, model, mesh, folder, which, role)
+  wanted = only(**{field: {role: wanted}})
   with activity.during(f"reading the {which} checkpoint of {folder.name}"):
     params = getattr(checkpoint.restore(folder, which, wanted)[0], field)[role]
   if origin.base == ():
     return params
   base = origin.read_base(_placed(origin.base, mesh))
   return jax.jit(partial(lora.merge, scale=origin.scale))(base, params)
+
+
+def shapes_of_stage(
+  config: dict, model: Decoder, mesh: Mesh, folder: epath.Path, which: str,
+  *, role: str = "policy",
+) -> Params:
+  """Shapes and places of the parameters of `of_stage`; it raises the same."""
+  origin = build.origin_from(config, model)
+  _, saved = _saved(origin, model, mesh, folder, which, role)
+  return saved if origin.base == () else _placed(origin.base, mesh)
+
+
+def _saved(
+  origin: Origin, model: Decoder, mesh: Mesh, folder: epath.Path, which: str,
+  role: str,
+) -> tuple[str, Params]:
+  """The field of the checkpoint that has a role, and what to read of it."""
+  if role in checkpoint.roles(folder, which):
+    return "params", _layout(origin.init, mesh)
+  if role not in checkpoint.roles(folder, which, "held"):
+    raise ConfigError(f"--role={role}: the stage {folder} does not have it")
+  init = lambda key: computed(origin.init(key), model.dtype)
+  return "held", _layout(init, mesh)
 
 
 def _layout(init: Callable[[Any], Params], mesh: Mesh) -> Params:

@@ -94,6 +94,23 @@ def _clock() -> Callable[[str, int, int], float]:
   return left
 
 
+def of_problems(
+  programs: int,
+) -> Callable[[Callable[[str], None], int, int], None]:
+  """(say, problems done, problems in all) -> None, which says it.
+
+  The first part of each of `programs` passes over the problems is compiled
+  first, and that takes longer than the problems themselves.
+  """
+  left = iter(range(programs))
+
+  def tell(say: Callable[[str], None], done: int, total: int) -> None:
+    compiles = done == 0 and next(left, None) is not None
+    say(f"{'compiling, ' * compiles}{done} of {total} problems")
+
+  return tell
+
+
 SOON = 2.0  # seconds; shorter activities get no line
 
 

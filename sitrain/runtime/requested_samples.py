@@ -102,7 +102,8 @@ def config_of(given: Any) -> dict:
     config = build.config_of_run(absolute(given.workdir))
   elif given.config is None:
     raise ConfigError(
-      "--config is missing: say which file of configs/, or --workdir of a run"
+      "--config is missing: say which, as --config=humaneval, or --workdir of a"
+      " run"
     )
   else:
     config = fields.placed(build.plain(given.config))

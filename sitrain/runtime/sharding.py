@@ -293,6 +293,10 @@ def by_group(
     filled = jax.tree.map(lambda x: x[which], (keys, problems))
     return _first(mapped(index, filled[0], state, filled[1]), count, total)
 
+  if hasattr(generate, "by_turn"):
+    generate_by_group.by_turn = turns_by_group(
+      generate.by_turn, mesh, prepare=prepare
+    )
   return generate_by_group
 
 

@@ -74,6 +74,14 @@ def _measured(arrays: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
   }
 
 
+def lower(stage: str) -> str:
+  """What to do about a stage whose numbers are not finite."""
+  return (
+    f"lower config.stage.{stage}.optimizer.learning_rate, and remove the folder"
+    f" {stage} of the workdir, for a stage that has begun keeps its own"
+  )
+
+
 def check_finite(tree: Any, what: str, fix: str) -> None:
   """Raises NotFinite if a TrainState has NaN or infinite parameters.
 
@@ -114,8 +122,7 @@ def save_args(
   found = jax.device_get(_measured(arrays))
   _check_finite(
     found, f"step {progress.step} of {progress.stage} is not saved, it has",
-    f"lower config.stage.{progress.stage}.optimizer.learning_rate; the last"
-    " checkpoint is from before that",
+    f"{lower(progress.stage)}; the last checkpoint is from before that",
   )
   number = score if math.isfinite(score) else None  # JSON knows no NaN
   window = {
@@ -279,6 +286,30 @@ def read(
   leaves = [arrays.pop(name).astype(x.dtype) for name, x in wanted.items()]
   tree = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
   return (tree, _progress(record["progress"])), ""
+
+
+def damage(path: Any, *, most: int) -> str:
+  """What is wrong with the checkpoint at `path`, as far as it shows; or "".
+
+  Arrays of up to `most` bytes in all are read and compared with the record, on
+  one device; of larger ones only their folder is looked for. All processes must
+  call it. Raises like `read`.
+  """
+  record, reason = agree.from_first(
+    lambda: _tried(lambda: read_record(path), path, "record")
+  )
+  if reason:
+    return reason
+  check_layout(path, record)
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  arrays = {
+    name: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=here)
+    for name, (dtype, shape, _) in record["arrays"].items()
+  }
+  if sum(x.size * x.dtype.itemsize for x in arrays.values()) <= most:
+    return read(path, arrays)[1]
+  there = agree.from_first((path / _ARRAYS / "_METADATA").exists)
+  return "" if there else "its arrays are not there"
 
 
 def _tried(make: Callable[[], Any], path: Any, what: str) -> tuple[Any, str]:

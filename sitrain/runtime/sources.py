@@ -7,6 +7,7 @@ changed is not resumed.
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,8 @@ from sitrain.types import Stage, Task
 
 _LOG = logging.getLogger("sitrain")
 FILE = "sources.json"
+_WEIGHT = re.compile(r"\*[0-9.]+$")  # of one source among others
+_FILE = "file:"  # what begins the name of a user's file in an option
 _BLOCK, _BLOCKS = 2**20, 64  # bytes and count; larger files are sampled
 
 
@@ -42,8 +45,10 @@ def record(
     and not config["stage"][stage.name].get("table", {})
   }
   for field, one in tasks.items():
+    options = _options(config, field)
     if one.table != ():
-      found[field] = rows_of(one, _options(config, field).get("source", ""))
+      found[field] = rows_of(one, options.get("source", ""))
+    found |= files_of(field, options)
   given, pinned_paths = models_of(config), models_of(pins)
   return found | {
     field: model_of(pinned_paths[field]) | {"path": path}
@@ -70,6 +75,29 @@ def remark(found: dict) -> None:
     )
 
 
+def files_of(field: str, options: dict) -> dict[str, dict]:
+  """Fingerprints of the files whose functions or texts a task names.
+
+  What a file of functions imports is not in its fingerprint.
+  """
+  found = {}
+  for name, value in options.items():
+    parts = value.split(",") if isinstance(value, str) else ()
+    named = [p.removeprefix(_FILE) for p in parts if p.startswith(_FILE)]
+    paths = [epath.Path(part.partition(":")[0]).expanduser() for part in named]
+    if there := [path for path in paths if path.is_file()]:
+      digest = hashlib.sha256(b"".join(path.read_bytes() for path in there))
+      found[f"{field}.{name}"] = {
+        "path": value, "what": f"a file of {_size(there)} bytes",
+        "fingerprint": digest.hexdigest()[:16], "revision": "",
+      }
+  return found
+
+
+def _size(paths: list[epath.Path]) -> int:
+  return sum(path.stat().length for path in paths)
+
+
 def rows_of(task: Task, source: str) -> dict[str, Any]:
   """Count and fingerprint of the rows of a table and of their file.
 
@@ -81,9 +109,9 @@ def rows_of(task: Task, source: str) -> dict[str, Any]:
     digest.update(f"{array.shape} {array.dtype}".encode() + array.tobytes())
   for row in getattr(task.texts, "rows", ()):
     digest.update(repr(tuple(row)).encode())
+  for file in _files(source):
+    digest.update(hashlib.sha256(file.read_bytes()).digest())
   path = epath.Path(source).expanduser() if source else ()
-  if path and not is_remote(path) and path.is_file():
-    digest.update(hashlib.sha256(path.read_bytes()).digest())
   count = len(task.table.prompt)
   return {
     "path": source, "what": f"{count} rows",
@@ -92,10 +120,20 @@ def rows_of(task: Task, source: str) -> dict[str, Any]:
   }
 
 
+def _files(source: str) -> list[epath.Path]:
+  """The files of a disk among the sources of a mixture, or the one source."""
+  names = (source, *(_WEIGHT.sub("", part) for part in source.split(",")))
+  paths = [epath.Path(name).expanduser() for name in names if name]
+  found = [path for path in paths if not is_remote(path) and path.is_file()]
+  return list(dict.fromkeys(found))
+
+
 def _revision_of_rows(source: str) -> str:
   """The commit of a hub data set, "owner/name:config"; "" for other sources."""
   if not source or is_remote(source) or source.endswith(FILES):
     return ""
+  if "," in source or _WEIGHT.search(source):
+    return ""  # A mixture: its names may say their revisions.
   import huggingface_hub
 
   try:

@@ -33,7 +33,7 @@ from sitrain.runtime.distributed import meet, stop_agreed
 from sitrain.runtime.errors import begun
 from sitrain.runtime.optimizer import one_of
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.snapshot import NotFinite, check_finite
+from sitrain.runtime.snapshot import NotFinite, check_finite, lower
 from sitrain.runtime.staged import (
   GAP,
   Sampler,
@@ -66,10 +66,6 @@ def by_group(stage: Stage, mesh: Any) -> Method:
   """The stage's method, generating per group of devices."""
   method, prepare = stage.method, partial(for_sampling, dtype=stage.dtype)
   generate = sharding.by_group(method.generate, mesh, prepare=prepare)
-  if generate is not method.generate and hasattr(method.generate, "by_turn"):
-    generate.by_turn = sharding.turns_by_group(
-      method.generate.by_turn, mesh, prepare=prepare
-    )
   return method._replace(generate=generate)
 
 
@@ -308,9 +304,11 @@ def _after(run, stage, progress, measured, spent) -> Progress:
     at = {"step": step, "iteration": progress.first + step}
     run.sink.write({"stage": stage.name} | at | row | spent)
   step = progress.step + len(rows)
-  recent = {name: [row[name] for row in rows] for name in rows[0]}
-  show = {name: float(np.nanmean(values)) for name, values in recent.items()
-          if not np.all(np.isnan(values))}
+  means = {
+    name: stopping.mean_of_known([row[name] for row in rows])
+    for name in rows[0]
+  }
+  show = {name: x for name, x in means.items() if not math.isnan(x)}
   run.show(stage.name, step, stage.steps, show, rate)
   window = stopping.extend(progress.window, rows, stage.window)
   if stage.best:
@@ -358,7 +356,7 @@ def check_numbers(
     fix = (
       "it comes from the rewards that the task gives, which have to be finite"
       if name.startswith("judge/") else
-      f"lower config.stage.{stage}.optimizer.learning_rate"
+      lower(stage)
     )
     raise NotFinite(
       f"step {step + i + 1} of {stage}: {what} is {value}: {fix}; the last "

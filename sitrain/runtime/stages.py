@@ -1,19 +1,23 @@
 """Runs the stages of a config that are left; summary.json grows with each."""
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 
-from sitrain.runtime import activity, memory
+from sitrain.runtime import activity, checkpoint, memory
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.agree import from_first
 from sitrain.runtime.stage import compile_ahead, run_stage
 from sitrain.runtime.start import Run, check_sources
 from sitrain.runtime.written import check_new, write_stage
+
+_LOG = logging.getLogger("sitrain")
+_SUMMARY = "summary.json"
 
 
 class Start(NamedTuple):
@@ -53,6 +57,8 @@ def summarize(
   """
   summary = _read_summary(run) or _empty(run, digest)
   left = _unfinished(stages, summary)
+  if not left:
+    check_kept(run.workdir, [x.name for x in stages if not x.writes])
   for stage in left:
     after = start.programs[:1]
     if callable(stage.frozen):  # Its table is not there yet.
@@ -79,8 +85,26 @@ def summarize(
   return summary, bool(left)
 
 
+def check_kept(workdir: Any, names: Sequence[str]) -> None:
+  """Warns of stages that are done and whose last checkpoint is damaged.
+
+  A finished run reads none, and would not notice.
+  """
+  for name in names:
+    try:
+      found = checkpoint.damage(epath.Path(workdir) / name)
+    except (ValueError, OSError) as error:
+      found = str(error)
+    if found:
+      _LOG.warning(
+        "%s; the numbers below are from before. Remove %s, and the same command"
+        " trains stage %s again from the checkpoint before it, if there is one",
+        found, epath.Path(workdir) / _SUMMARY, name,
+      )
+
+
 def _path(run: Run) -> epath.Path:
-  return epath.Path(run.workdir) / "summary.json"
+  return epath.Path(run.workdir) / _SUMMARY
 
 
 def _read_summary(run: Run) -> dict:

@@ -42,13 +42,14 @@ def plateau(metric: str, *, span: int, tolerance: float, above: float) -> Until:
     values = window[metric][-2 * span :]
     if len(values) < 2 * span:
       return False
-    before, last = _mean(values[:span]), _mean(values[span:])
+    before = mean_of_known(values[:span])
+    last = mean_of_known(values[span:])
     return last >= above and last - before < tolerance
 
   return until
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean_of_known(values: Sequence[float]) -> float:
   """The mean of the values that are not NaN; without any NaN."""
   finite = [x for x in values if not math.isnan(x)]
   return sum(finite) / len(finite) if finite else math.nan

@@ -19,16 +19,32 @@ fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 _FULL = "no space left"
+# Numbers of errors of a disk that takes no more, and the same in the texts of
+# Tensorstore, which raises ValueErrors.
+_NO_MORE = {
+  errno.ENOSPC: _FULL, errno.EDQUOT: "disk quota exceeded",
+  errno.EFBIG: "file too large [os_error",
+}
 AGAIN = "start the same command again; finished checkpoints are intact"
+FIXES = {  # by number, as in _NO_MORE
+  errno.ENOSPC: f"free some space and {AGAIN}",
+  errno.EDQUOT: f"free some space or raise the quota, and {AGAIN}",
+  errno.EFBIG: f"raise the limit of file sizes (ulimit -f) and {AGAIN}",
+}
 # Text of an error, in lower case, and what the user should do about it.
 _MEANINGS = (
   (
     (_FULL,),
-    f"{_FULL} for a checkpoint in {{}}: free some space and {AGAIN}",
+    f"{_FULL} for a checkpoint in {{}}: {FIXES[errno.ENOSPC]}",
+  ),
+  (
+    (_NO_MORE[errno.EFBIG],),
+    "{} has a file that is larger than this process may write:"
+    f" {FIXES[errno.EFBIG]}",
   ),
   (
     ("quota",),
-    f"the quota of {{}} is used up: free some space or raise it, and {AGAIN}",
+    f"the quota of {{}} is used up: {FIXES[errno.EDQUOT]}",
   ),
   (
     ("forbidden", "permission_denied", "http 403", "access denied"),
@@ -76,6 +92,19 @@ def is_of_bucket(error: BaseException) -> bool:
   return module == "gcsfs" or tensorstore is not None
 
 
+def takes_no_more(error: BaseException) -> int:
+  """The errno if a disk is full, or a quota or a limit is used up; else 0."""
+  return next(filter(None, map(_no_more, chain(error))), 0)
+
+
+def _no_more(error: BaseException) -> int:
+  number = getattr(error, "errno", None)
+  if number is None:
+    text = str(error).lower()
+    number = next((n for n, words in _NO_MORE.items() if words in text), 0)
+  return number if number in _NO_MORE else 0
+
+
 def meaning(error: BaseException, place: Any) -> str:
   """One line on what is wrong with a place, with the fix; or ""."""
   for one in chain(error):
@@ -91,15 +120,17 @@ def meaning(error: BaseException, place: Any) -> str:
 def _reason(error: BaseException) -> str:
   """The text of a disk's or a bucket's error, in lower case; else ""."""
   text, module = str(error), type(error).__module__.partition(".")[0]
-  if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-    text = _FULL
+  if number := _no_more(error):
+    text = _NO_MORE[number]
   elif module in ("gcsfs", "google", "aiohttp", "requests"):
     text = f"http {getattr(error, 'code', '')} {text}"
   elif isinstance(error, OSError):
     text = text if error.errno is None else ""  # gcsfs sets no errno.
-  elif not ("gs://" in text or _FULL in text.lower()):
+  elif "gs://" not in text:
     return ""  # Tensorstore raises ValueError for everything.
-  plain = re.sub(r"(gs|https?)://\S+", "", text.partition(" [")[0])
+  if text not in _NO_MORE.values():
+    text = text.partition(" [")[0]
+  plain = re.sub(r"(gs|https?)://\S+", "", text)
   return f"{type(error).__name__} {plain}".lower()
 
 
@@ -183,8 +214,8 @@ def explained(error: BaseException, place: Any) -> BaseException:
   line = meaning(error, place)
   if not line or isinstance(error, StorageError):
     return error
-  full = line.startswith(_FULL)
-  return StorageError(*((errno.ENOSPC, line) if full else (line,)))
+  number = takes_no_more(error)
+  return StorageError(*((number, line) if number else (line,)))
 
 
 @contextlib.contextmanager

@@ -30,7 +30,9 @@ def retasked(
     known = accepted(find("tasks", name, "task.name"))
     shared = {n: old[n] for n in SHARED if n in old and n in known}
     new = {"name": name} | shared
-  new = new | ({"source": source} if source else {})
+  if source:  # Of other rows none are held out.
+    kept = {n: v for n, v in new.items() if n not in ("part", "held_out")}
+    new = kept | {"source": source}
   new = new | ({"split": split} if split is not None else {})
   evaluate = config["evaluate"] | {"task": {}}
   return config | {"task": new, "evaluate": evaluate}

@@ -103,9 +103,11 @@ def claim(
     lines += sources.check(workdir, begun, known, found or {})
     grown = identity.grown(changes, begun)
     lines += identity.bent(config, grown)
-    if first and grown:
-      _forget(folder / "summary.json", grown)
-    lines += _evaluated_before(folder / "summary.json", changes)
+    rows = _rows(folder / "summary.json")
+    gone = [*grown, *identity.anew(rows, begun, changes)]
+    if first and gone:
+      _forget(folder / "summary.json", gone)
+    lines += _evaluated_before(rows, changes)
   elif there := identity.begun_in(folder, config).stages:
     raise ConfigError(
       f"{workdir} has checkpoints of {', '.join(there)}, but no {_CONFIG} that"
@@ -122,14 +124,19 @@ def claim(
   return digest
 
 
+def _rows(path: epath.Path) -> list[str]:
+  """The stages of a summary; none where it is not there."""
+  rows = read_json(path)["stages"] if path.exists() else []
+  return [row["name"] for row in rows]
+
+
 def _evaluated_before(
-  path: epath.Path, changes: Sequence[identity.Change]
+  rows: Sequence[str], changes: Sequence[identity.Change]
 ) -> list[str]:
   """A line on the stages that another evaluation has measured."""
-  changed = any(change.field.startswith("evaluate.") for change in changes)
-  rows = read_json(path)["stages"] if changed and path.exists() else []
-  names = ", ".join(row["name"] for row in rows)
-  return [f"the old evaluation's numbers of {names}"] if names else []
+  if rows and any(one.field.startswith("evaluate.") for one in changes):
+    return [f"the old evaluation's numbers of {', '.join(rows)}"]
+  return []
 
 
 def _forget(path: epath.Path, stages: Sequence[str]) -> None:
@@ -176,20 +183,21 @@ def absolute(path: str) -> str:
   return os.path.abspath(expanded)
 
 
-def check_folder(workdir: str) -> None:
+def check_folder(folder: str, what: str) -> None:
   """Raises ConfigError if a folder on a disk cannot be written.
 
-  It writes a file, and removes everything that it has made.
+  It writes a file, and removes everything that it has made. `what` is the flag
+  that names the folder, for the message.
   """
-  if is_remote(workdir) or jax.process_index() != 0:
+  if is_remote(folder) or jax.process_index() != 0:
     return
-  made, path = [], os.path.abspath(workdir)
+  made, path = [], os.path.abspath(folder)
   while not os.path.exists(path):
     made.append(path)
     path = os.path.dirname(path)
-  probe = epath.Path(workdir) / ".writable"
+  probe = epath.Path(folder) / ".writable"
   try:
-    os.makedirs(workdir, exist_ok=True)
+    os.makedirs(folder, exist_ok=True)
     probe.write_text("sitrain")
     probe.unlink()
   except OSError as error:
@@ -197,13 +205,13 @@ def check_folder(workdir: str) -> None:
       raise
     why = os.strerror(error.errno) if error.errno else str(error)
     raise ConfigError(
-      f"--workdir={workdir} cannot be written ({why}): give a folder on a disk"
+      f"{what} cannot be written ({why}): give a folder on a disk"
       " where this user may write, or one on gs://"
     ) from error
   finally:
-    for folder in made:
+    for path in made:
       with contextlib.suppress(OSError):
-        os.rmdir(folder)
+        os.rmdir(path)
 
 
 def _check_version(workdir: Any, config: Any) -> None:

@@ -1,7 +1,7 @@
 """MBPP-R: wrong programs of a frozen base model, to be corrected.
 
 The idea is from Ni et al. 2024 (NExT), whose attempts were not published; here
-they are samples that `python -m sitrain.sample` wrote for MBPP.
+they are samples that `sitrain sample` wrote for MBPP.
 The prompt holds the problem, the wrong attempt as the policy's own, and the
 instruction to correct it; the policy writes one turn, the repair.
 """

@@ -1,6 +1,8 @@
 """Rows of a data set, from the hub or from files."""
 
+import csv
 import difflib
+import io
 import json
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -10,7 +12,7 @@ from typing import Any
 from sitrain.tasks.fields import Reader
 from sitrain.tasks.fields import read as read_field
 
-FILES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
+FILES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet", ".csv")
 
 
 def read(
@@ -36,20 +38,13 @@ def read(
       a field without one is unchanged.
     may_be_empty: fields of the result that may be missing or empty.
 
-  A .json file holds a list of objects, or an object a line, as .jsonl does.
+  A .json file holds a list of objects, or an object a line, as .jsonl does. A
+  .csv file begins with the names of its fields; all its values are text.
   Raises ValueError, with the row (from 1) or line, for data that cannot be
   read, a missing split or field, values that their reader refuses, empty
   values, and a table without rows.
   """
-  if source.endswith(FILES):
-    if split:
-      raise ValueError(
-        f"split={split!r} of the file {source}: a file has no splits, leave it "
-        "empty and name the file of the split"
-      )
-    rows = _from_files(source, fields)
-  else:
-    rows = _from_hub(source, split, fields)
+  rows = whole_rows(source, split=split, fields=fields)
   name = f"{source} ({split})" if split else source
   renamed = [
     _renamed(row, fields, readers, f"row {number} of {name}")
@@ -59,6 +54,24 @@ def read(
     raise ValueError(f"{name} has no rows: name a data set that has some")
   _check_values(renamed, fields, may_be_empty, name)
   return renamed
+
+
+def whole_rows(
+  source: str, *, split: str = "",
+  fields: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[dict[str, Any]]:
+  """The rows of `read` as they are, with all their fields where none is named.
+
+  Raises ValueError for data that cannot be read.
+  """
+  if not source.endswith(FILES):
+    return _from_hub(source, split, fields)
+  if split:
+    raise ValueError(
+      f"split={split!r} of the file {source}: a file has no splits, leave it "
+      "empty and name the file of the split"
+    )
+  return _from_files(source, fields)
 
 
 def first(rows: Sequence[Any], limit: int) -> Sequence[Any]:
@@ -137,6 +150,8 @@ def _from_files(
       with system.open(path, "rb", compression=compression) as file:
         if path.endswith(".parquet"):
           yield from _parquet(file, name, fields)
+        elif path.endswith(".csv"):
+          yield from _csv(file, name)
         else:
           yield from _json(file, name)
   except (OSError, EOFError, zlib.error, ImportError) as error:
@@ -158,6 +173,30 @@ def _json(file: Any, name: str) -> Iterator[dict[str, Any]]:
   for number, line in enumerate(content.split(b"\n"), 1):
     if line.strip():
       yield _object(_loaded(line, name, number), f"line {number} of {name}")
+
+
+def _csv(file: Any, name: str) -> Iterator[dict[str, Any]]:
+  """Rows of a .csv file; its first line has the names of the fields."""
+  try:
+    content = file.read().decode("utf-8-sig")
+    rows = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+    for number, row in enumerate(rows, 1):
+      if None in row or None in row.values():
+        raise ValueError(
+          f"row {number} of {name} has {_many(row)} values than the first line "
+          'has names: put values with a comma in quotes, "a, b"'
+        )
+      yield row
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{name} is no UTF-8: save the file as UTF-8") from error
+  except csv.Error as error:
+    raise ValueError(
+      f"line {rows.line_num} of {name} is no CSV ({error}): mend it"
+    ) from error
+
+
+def _many(row: dict) -> str:
+  return "more" if None in row else "fewer"
 
 
 def _loaded(content: bytes, name: str, line: int) -> Any:
@@ -199,7 +238,7 @@ def _parquet(
     table = parquet.ParquetFile(file)
     for theirs in fields.values():
       _check_field(theirs, table.schema_arrow.names, name)
-    for batch in table.iter_batches(columns=list(fields.values())):
+    for batch in table.iter_batches(columns=list(fields.values()) or None):
       yield from batch.to_pylist()
   except pyarrow.ArrowException as error:
     why = " ".join(str(error).split())
@@ -241,7 +280,7 @@ def _from_hub(
   rows = found[split]
   for theirs in fields.values():
     _check_field(theirs, rows.column_names, f"{source} ({split})")
-  yield from rows.select_columns(list(fields.values()))
+  yield from rows.select_columns(list(fields.values()) or rows.column_names)
 
 
 def _folder(source: str) -> str:

@@ -42,8 +42,9 @@ class Texts(NamedTuple):
 
   rows: Sequence[Row]
   kept: Sequence[int]  # the row of every problem of the table
-  grade: Callable[[Sequence[str], Sequence[int]], Sequence[Grade]]
+  grade: Any  # (texts, numbers of their rows) -> grades; (): ask Task.verify
   claim: Callable[[str], str]
+  notes: Sequence[str] = ()  # what was read and left out, a line each
 
 
 class Lengths(NamedTuple):
@@ -89,6 +90,25 @@ def make(
   kept = fitting_prompts(
     prompts, limit=prompt_length, long_prompts=long_prompts
   )
+  return of_prompts(
+    chat, Texts(rows, kept, grade, claim), prompts,
+    verify=_verifier(chat, grade), reply=replier(chat, (again,)),
+    prompt_length=prompt_length,
+  )
+
+
+def of_prompts(
+  chat: Chat, texts: Texts, prompts: Sequence[Sequence[int]], *,
+  verify: Callable[..., Verdict], reply: Callable[..., Reply],
+  prompt_length: int,
+) -> Task:
+  """The task of rows whose prompts are token ids already, one for each row.
+
+  The table has the rows `texts.kept`, as often as they stand there. `verify`
+  and `reply` are those of the task. Raises ValueError for a given turn with an
+  end token inside.
+  """
+  rows, kept = texts.rows, texts.kept
   given = [
     [_turn(chat, text, f"row {i + 1}") for text in rows[i].solutions]
     for i in kept
@@ -105,9 +125,9 @@ def make(
   )
   return Task(
     problems=_refuse_to_draw,
-    verify=_verifier(chat, grade),
-    reply=replier(chat, again),
-    final=_final_answers(chat, claim),
+    verify=verify,
+    reply=reply,
+    final=_final_answers(chat, texts.claim),
     level=lambda problems: jnp.asarray(level)[problems.answer[:, 0]],
     levels=tuple(names),
     eos=chat.eos,
@@ -117,7 +137,7 @@ def make(
     tokenizer=chat.tokenizer,
     table=table,
     on_host=True,
-    texts=Texts(rows, kept, grade, claim),
+    texts=texts,
   )
 
 
@@ -253,22 +273,26 @@ def answer_id(text: str) -> int:
   return zlib.crc32(text.encode()) & 0x7FFFFFFF if text else -1
 
 
-def replier(chat: Chat, message: str) -> Callable[..., Reply]:
-  """`Task.reply` with a constant message, in the form of the chat.
+def replier(chat: Chat, messages: Sequence[str]) -> Callable[..., Reply]:
+  """`Task.reply` with constant messages, in the form of the chat.
 
+  After turn k the k-th message is read, and the last one after all later turns.
   A turn that was cut at its limit gets an end token first, so that the dialogue
   keeps its form.
   """
-  again = chat.again(message)
-  after_end = np.array([*again, PAD], np.int32)
-  after_cut = np.array([chat.eos[0], *again], np.int32)
+  again = [chat.again(message) for message in messages]
+  after_cut = [[chat.eos[0], *tokens] for tokens in again]
+  # After an end, and after a cut; by the turn.
+  both = padded([*again, *after_cut], left=False, width=1)
+  table = both.reshape(2, len(messages), -1)
 
   def reply(
     answer: Int[Array, "B A"], episodes: Episodes, turn: Int[Array, " B"]
   ) -> Reply:
     end = jnp.isin(episodes.tokens, jnp.asarray(chat.eos, jnp.int32))
     ended = jnp.any(end & (episodes.turn == turn[:, None]), axis=1)
-    tokens = jnp.where(ended[:, None], after_end, after_cut)
+    which = jnp.clip(turn - 1, 0, len(messages) - 1)
+    tokens = jnp.asarray(table)[1 - ended.astype(jnp.int32), which]
     return Reply(tokens, jnp.zeros(turn.shape, bool))
 
   return reply

@@ -11,7 +11,7 @@ reasoning, which has to be allowed by name (see `make`).
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sitrain.types import Chat, Tokenizer
@@ -89,8 +89,11 @@ def make(
     text, _ = _after(render, _MESSAGES[0], _ANSWER, message)
     return tokenizer.encode(text)[1:]
 
+  def dialogue(messages: Sequence[Mapping[str, str]]) -> list[int]:
+    return tokenizer.encode(_prompt_of(source, template, messages))
+
   eos = tuple(dict.fromkeys((end, source.eos_token_id, *ends)))
-  return Chat(tokenizer, eos, ask, again)
+  return Chat(tokenizer, eos, ask, again, dialogue)
 
 
 def _renderer(source: Any, template: str) -> Render:
@@ -101,12 +104,7 @@ def _renderer(source: Any, template: str) -> Render:
       {"role": roles[i % 2], "content": text} for i, text in enumerate(texts)
     ]
     try:
-      return source.apply_chat_template(
-        dialogue,
-        chat_template=template,
-        tokenize=False,
-        add_generation_prompt=True,
-      )
+      return _rendered(source, template, dialogue)
     except Exception as error:  # a template can raise any exception
       why = " ".join(str(error).split()) or type(error).__name__
       raise ValueError(
@@ -115,6 +113,42 @@ def _renderer(source: Any, template: str) -> Render:
       ) from error
 
   return render
+
+
+def _rendered(
+  source: Any, template: str, messages: Sequence[Mapping[str, str]]
+) -> str:
+  return source.apply_chat_template(
+    [dict(message) for message in messages], chat_template=template,
+    tokenize=False, add_generation_prompt=True,
+  )
+
+
+def _prompt_of(
+  source: Any, template: str, messages: Sequence[Mapping[str, str]]
+) -> str:
+  """The text of messages of any roles, up to the next turn.
+
+  Raises ValueError where the template refuses one, or leaves out the text of a
+  system or user message.
+  """
+  roles = ", ".join(message["role"] for message in messages)
+  try:
+    text = _rendered(source, template, messages)
+  except Exception as error:  # a template can raise any exception
+    why = " ".join(str(error).split()) or type(error).__name__
+    raise ValueError(
+      f"the chat template refuses the messages {roles} ({why})"
+    ) from error
+  for number, message in enumerate(messages, 1):
+    # Of an assistant's message some templates leave out the reasoning.
+    said = message["content"].strip()
+    if message["role"] != "assistant" and said not in text:
+      raise ValueError(
+        f"the chat template leaves out message {number} of {roles}, or changes "
+        f"its text {said[:30]!r}"
+      )
+  return text
 
 
 def _after(

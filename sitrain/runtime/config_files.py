@@ -1,0 +1,71 @@
+"""Finds config files: --config=quickstart:quick names one of the package."""
+
+import difflib
+import importlib.util
+import os
+import pathlib
+
+from sitrain.runtime.options import ConfigError
+
+
+def is_name(file: str) -> bool:
+  """Whether FILE of --config=FILE:ARGUMENT is a name, and no path."""
+  return bool(file) and "/" not in file and not file.endswith(".py")
+
+
+def names() -> list[str]:
+  """The configs of the package: the files that have a get_config."""
+  return sorted(
+    path.stem for path in _folder().glob("*.py")
+    if "\ndef get_config(" in path.read_text()
+  )
+
+
+def abouts() -> dict[str, str]:
+  """name -> what it is, the first line of its docstring."""
+  first = lambda name: (_folder() / f"{name}.py").open().readline()
+  return {name: first(name).strip().strip('"') for name in names()}
+
+
+def located(spec: str) -> str:
+  """PATH:ARGUMENT, where NAME:ARGUMENT may have been given.
+
+  Raises ConfigError for a folder, and for what there is not, with similar
+  names.
+  """
+  file, colon, argument = spec.partition(":")
+  if is_name(file) and file in names():
+    return f"{_folder() / file}.py{colon}{argument}"
+  if os.path.isdir(file):
+    raise ConfigError(
+      f"--config={file} is a folder: name a file in it, as"
+      f" {os.path.join(file, 'quickstart.py')}"
+    )
+  if not os.path.isfile(file):
+    raise ConfigError(f"--config={spec}: {_missing(file)}")
+  return spec
+
+
+def _folder() -> pathlib.Path:
+  """Where sitrain.configs is, without its import."""
+  spec = importlib.util.find_spec("sitrain.configs")
+  if spec is None or not spec.submodule_search_locations:
+    return pathlib.Path(os.devnull)  # a source tree that is not installed
+  return pathlib.Path(next(iter(spec.submodule_search_locations)))
+
+
+def _missing(file: str) -> str:
+  """What is missing, and what may have been meant."""
+  known, stem = names(), pathlib.Path(file).stem
+  near = difflib.get_close_matches(stem, known, n=3)
+  if stem in known:  # A path from the top of the repository, elsewhere.
+    near = [stem]
+  if is_name(file) and os.path.isfile(f"{file}.py"):
+    near = [f"{file}.py"]
+  what = f"config {file!r}" if is_name(file) else f"file {file}"
+  if near:
+    similar = " or ".join(f"--config={name}" for name in near)
+    return f"there is no {what}: did you mean {similar}?"
+  if is_name(file):
+    what += f": give a file, or one of {', '.join(known)}"
+  return f"there is no {what}"

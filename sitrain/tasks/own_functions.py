@@ -1,0 +1,109 @@
+"""Functions of a user's own files, named as file:PATH.py:FUNCTION.
+
+A file is loaded once in a process, whatever names it: what it keeps between
+calls is the same for a task and its rewards. Its folder is searched last for
+the modules that it imports.
+"""
+
+import copyreg
+import difflib
+import importlib.util
+import inspect
+import pathlib
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
+
+FILE = "file:"
+_OWN = "sitrain_file_"  # prefix of the names of modules from a user's files
+
+
+class Own(NamedTuple):
+  """A function of a user's file, which another process loads anew."""
+
+  name: str  # file:PATH.py:FUNCTION
+  function: Callable
+
+
+def load(name: str, default: str) -> Callable:
+  """The function that `name` names; without :FUNCTION the `default`.
+
+  Raises ValueError, which does not begin with the name, for a file that is not
+  there, that raises, or that has no such function of its own.
+  """
+  path, _, function = name.removeprefix(FILE).partition(":")
+  file = pathlib.Path(path).expanduser().resolve()
+  if not file.is_file():
+    raise ValueError(f"there is no file {file}")
+  module, wanted = _module(file), function or default
+  own = [
+    n for n, value in vars(module).items()
+    if (inspect.isfunction(value) or inspect.isclass(value))
+    and value.__module__ == module.__name__
+  ]
+  if wanted not in own:
+    near = difflib.get_close_matches(wanted, own, n=1, cutoff=0.5)
+    known = ", ".join(sorted(own))
+    fix = f"choose one of {known}" if own else "there is none"
+    if near:
+      fix = f"did you mean {near[0]!r}? (known: {known})"
+    raise ValueError(f"{file.name} has no function {wanted}: {fix}")
+  return getattr(module, wanted)
+
+
+def _module(file: pathlib.Path) -> ModuleType:
+  name = _OWN + re.sub(r"\W", "_", str(file))
+  if name in sys.modules:
+    return sys.modules[name]
+  if str(file.parent) not in sys.path:
+    sys.path.append(str(file.parent))
+  spec = importlib.util.spec_from_file_location(name, file)
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module
+  try:
+    spec.loader.exec_module(module)
+  except Exception as error:  # noqa: BLE001 It is the user's code.
+    del sys.modules[name]
+    line = traceback.extract_tb(error.__traceback__)[-1].lineno
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+      line = error.lineno
+    raise ValueError(
+      f"{file.name}, line {line}, raises {type(error).__name__}: {error}"
+    ) from error
+  return module
+
+
+def is_own(function: Callable) -> bool:
+  """Whether a function is of a user's file."""
+  return function.__module__.startswith(_OWN)
+
+
+def own_place(error: BaseException) -> str:
+  """The line of a user's file that raised an error, or ""."""
+  known = {
+    getattr(module, "__file__", ""): pathlib.Path(module.__file__).name
+    for name, module in list(sys.modules.items()) if name.startswith(_OWN)
+  }
+  for frame in reversed(traceback.extract_tb(error.__traceback__)):
+    if frame.filename in known:
+      return f"{known[frame.filename]}, line {frame.lineno},"
+  return ""
+
+
+def last_line(error: BaseException) -> str:
+  """The last line of an error's traceback, with its place in a user's file."""
+  said = traceback.format_exception_only(error)[-1].strip()
+  said = " ".join(said.split())[:300]
+  place = own_place(error).rstrip(",")
+  return f"{said} ({place})" if place else said
+
+
+def _again(name: str) -> Own:
+  return Own(name, load(name, "make"))
+
+
+# A process of a pool cannot import the module by its name: it loads the file.
+copyreg.pickle(Own, lambda own: (_again, (own.name,)))
