@@ -22,7 +22,7 @@ from etils import epath
 from benchmarks.profiled import read_config
 from sitrain.models.logprobs import token_scores
 from sitrain.models.roles import params_of
-from sitrain.runtime import build, metrics, policy, sharding
+from sitrain.runtime import build, policy, sharding, sinks
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.stage import compile_loop, parts_of
 from sitrain.runtime.start import Run, layout
@@ -42,7 +42,7 @@ def open_run(folder: str, config: dict) -> tuple[Run, Stage]:
   task = build.task_from(config, folder)
   model = build.model_from(config, task)
   run = build.run_from(config, task, model, mesh)._replace(
-    workdir=folder, sink=metrics.silent(), show=lambda *_: None,
+    workdir=folder, sink=sinks.silent(), show=lambda *_: None,
     save_every=1, keep=2, profile=(0, 0), max_gap=math.inf,
   )
   known = build.stages_from(config, task, run, folder)

@@ -22,6 +22,8 @@ def base_config() -> ConfigDict:
   config.stage = ConfigDict()
   config.evaluate = ConfigDict({
     "turns": TURNS, "problems": 2048, "temperature": 1.0, "seed": 7,
+    "every": 0,  # steps between evaluations while a stage trains; 0: none
+    "every_problems": 512, "every_sampled": False,
   })
   config.run = ConfigDict({
     "save_every": 4,  # fused calls between checkpoints
@@ -29,7 +31,11 @@ def base_config() -> ConfigDict:
     "max_sampler_gap": 0.1,  # nat between sampler and trainer; above: stop
     "compile_cache": True,
     "profile_steps": (0, 0),  # the steps of each stage to trace
-    "wandb": "",  # a project's name
+    "wandb": "",  # a project's name, and so for the next two
+    "trackio": "",
+    "mlflow": "",
+    "samples_every": 0,  # steps between samples.jsonl's dialogues; 0: none
+    "samples": 4,  # how many of them at a time
   })
   return config
 
@@ -191,7 +197,7 @@ def _shrink(config: ConfigDict) -> None:
     config.model.update({
       "width": 16, "heads": 2, "kv_heads": 1, "head_size": 8, "mlp_size": 16
     })
-  config.evaluate.problems = 64
+  config.evaluate.problems = config.evaluate.every_problems = 64
   config.run.save_every = 1
   for name in config.stages:
     stage = config.stage[name]

@@ -31,13 +31,14 @@ from sitrain.runtime import (
   listing,
   lock,
   logs,
-  metrics,
   notice,
   overrides,
   packages,
   progress,
   report,
+  services,
   sharding,
+  watch,
 )
 from sitrain.runtime import (
   compile as compiling,
@@ -70,28 +71,18 @@ flags.adopt_module_key_flags(distributed)
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
-def open_sink(config: dict, workdir: str) -> metrics.Sink:
-  """metrics.jsonl, TensorBoard events, and wandb if config.run.wandb is set."""
-  folder = epath.Path(workdir)
-  sinks = [
-    metrics.jsonl(folder / "metrics.jsonl"),
-    metrics.tensorboard(folder / "tensorboard"),
-  ]
-  if config["run"]["wandb"]:
-    sinks.append(
-      metrics.wandb(folder, project=config["run"]["wandb"], config=config)
-    )
-  return metrics.join(sinks)
+def evaluators(
+  run: Run, task: Any, config: dict
+) -> tuple[Callable[..., dict], watch.Watch]:
+  """(params, say) -> the row of a stage, and what is looked at before its end.
 
-
-def evaluator(run: Run, task: Any, config: dict) -> Callable[..., dict]:
-  """(params, say) -> the row of a stage: accuracies, controls, dialogues.
-
-  Every stage gets the same problems; the programs are compiled once. `say` gets
-  the progress as text.
+  The row has accuracies, controls and dialogues; every stage gets the same
+  problems. The programs are compiled once. `say` gets the progress as text.
   """
-  options = dict(config["evaluate"])
-  options.pop("task", ())  # `task` already has these options.
+  options = {
+    name: value for name, value in config["evaluate"].items()
+    if name not in (*watch.OPTIONS, "task")  # `task` already has its options.
+  }
   players = evaluation.make_player(
     run.model, task, turns=options.pop("turns"), jit=jax.jit,
     resamples=options.pop("resamples", 8),
@@ -99,10 +90,11 @@ def evaluator(run: Run, task: Any, config: dict) -> Callable[..., dict]:
   )
   key = jax.random.key(options.pop("seed"), impl="threefry2x32")
   tell = progress.of_problems(programs=2)  # of both players
-  return lambda params, say: evaluation.evaluate(
+  judge = lambda params, say: evaluation.evaluate(
     players, params, task, key, on_progress=functools.partial(tell, say),
     **options
   )
+  return judge, watch.make(config, players.episodes)
 
 
 def watched(
@@ -165,14 +157,14 @@ def _train(
 ) -> dict:
   """`train`, while the workdir is locked."""
   jax.config.update("jax_threefry_partitionable", True)
-  metrics.check_installed(project=config["run"]["wandb"])
+  services.check_installed(config["run"])
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
   with activity.during("reading problems"):
     ready = build.prepare(config, workdir, mesh)
   with jax.set_mesh(mesh):
-    judge = evaluator(ready.run, ready.evaluation_task, config)
+    judge, looks = evaluators(ready.run, ready.evaluation_task, config)
     check_left(ready.run._replace(workdir=workdir), ready.stages)
   digest = claim(workdir, config, ready.found)
   log = logs.open_log(workdir, facts)
@@ -180,14 +172,14 @@ def _train(
     print(description)
   if jax.process_index() == 0:
     packages.keep(workdir, packages.installed())
-  sink = open_sink(config, workdir)
+  sink = services.open_all(workdir, config["run"], config)
   run = ready.run._replace(
     workdir=workdir, sink=sink,
     show=watched(display, logs.heartbeat(workdir, log), start),
     save_every=config["run"]["save_every"],
     keep=config["run"]["keep"], profile=config["run"]["profile_steps"],
     max_gap=config["run"]["max_sampler_gap"],
-    watchdog=logs.watchdog(log.file, factor=10.0, floor=60.0),
+    watchdog=logs.watchdog(log.file, factor=10.0, floor=60.0), watch=looks,
   )
   try:
     with jax.set_mesh(mesh):

@@ -10,7 +10,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import AxisType
 
 from sitrain.models import decoder
-from sitrain.runtime import metrics, sharding, stopping
+from sitrain.runtime import sharding, sinks, stopping
 from sitrain.runtime.stage import iteration_of
 from sitrain.runtime.start import Run, drawn
 from sitrain.train import make_loop
@@ -31,7 +31,7 @@ def run_of(model, workdir="", mesh=None, seed=0):
   """What the stages of a run share; it shows and stores nothing."""
   return Run(
     workdir=workdir, mesh=mesh or mesh_of(1), model=model, seed=seed,
-    sink=metrics.silent(), show=lambda *args: None, save_every=1, keep=2,
+    sink=sinks.silent(), show=lambda *args: None, save_every=1, keep=2,
     profile=(0, 0), max_gap=1e-3,
     origin=drawn(functools.partial(decoder.init, model)),
   )

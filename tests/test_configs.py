@@ -23,6 +23,7 @@ from sitrain.runtime import (
   build,
   checks,
   fields,
+  glossary,
   overrides,
   testset,
 )
@@ -237,6 +238,9 @@ def test_quick_stages_trace(path, tmp_path, monkeypatch):
     for want, got in zip(jax.tree.leaves(abstract), jax.tree.leaves(state)):
       assert (want.shape, want.dtype) == (got.shape, got.dtype)
     assert "learn/gradient_norm" in metrics
+    # The record has the effective sample size in the place of the square.
+    names = {*metrics, "learn/effective_sample"} - {"learn/ratio_squared"}
+    assert not [name for name in names if not glossary.find(name)]
     # A metric that is not there would never be the best, nor end a stage.
     assert stage.best == "" or stage.best in metrics
     until = config["stage"][stage.name]["until"]

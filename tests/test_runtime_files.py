@@ -31,6 +31,8 @@ from sitrain.runtime import (
   progress,
   report,
   scratch,
+  services,
+  sinks,
   stopping,
   workdir,
 )
@@ -95,7 +97,7 @@ def test_finite_reaches_inside():
 
 def test_truncate_drops_what_lies_beyond_the_restored_step(tmp_path):
   path = tmp_path / "metrics.jsonl"
-  sink = metrics.jsonl(path)
+  sink = sinks.jsonl(path)
   steps = [("a", 1), ("a", 2), ("b", 1), ("b", 2), ("b", 3), ("c", 1)]
   for stage, step in steps:
     sink.write({"stage": stage, "step": step})
@@ -103,12 +105,12 @@ def test_truncate_drops_what_lies_beyond_the_restored_step(tmp_path):
   with open(path, "a") as file:
     file.write('{"stage": "c", "st')  # a killed run
   before = path.read_text().splitlines(keepends=True)
-  assert metrics.truncate(path, "b", 2) == 3
+  assert sinks.truncate(path, "b", 2) == 3
   assert path.read_text() == "".join(before[:4])
-  assert metrics.truncate(path, "d", 0) == 0
-  assert metrics.truncate(tmp_path / "none", "a", 0) == 0
+  assert sinks.truncate(path, "d", 0) == 0
+  assert sinks.truncate(tmp_path / "none", "a", 0) == 0
   assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
-  sink = metrics.jsonl(path)
+  sink = sinks.jsonl(path)
   sink.write({"stage": "b", "step": 3})
   assert json.loads(path.read_text().splitlines()[-1])["step"] == 3
 
@@ -121,16 +123,16 @@ def test_a_cut_truncate_leaves_the_old_file(tmp_path, monkeypatch):
   def killed(*args):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(metrics.os, "replace", killed)
+  monkeypatch.setattr(sinks.os, "replace", killed)
   with pytest.raises(KeyboardInterrupt):
-    metrics.truncate(path, "a", 1)
+    sinks.truncate(path, "a", 1)
   assert path.read_text() == old
 
 
 def test_objects_are_rewritten_whole(tmp_path):
-  path = metrics.epath.Path(tmp_path / "m.jsonl")
+  path = sinks.epath.Path(tmp_path / "m.jsonl")
   path.write_text("old\n")
-  sink = metrics._rewritten(path, every=1e9)
+  sink = sinks._rewritten(path, every=1e9)
   sink.write({"step": 1})
   assert path.read_text() == "old\n"
   sink.flush()
@@ -142,22 +144,22 @@ def test_objects_are_rewritten_whole(tmp_path):
 
 def test_what_was_dropped_does_not_come_back(tmp_path, monkeypatch):
   """A resumed run opens the file first, and drops records afterwards."""
-  monkeypatch.setattr(metrics, "is_remote", lambda path: True)
-  path = metrics.epath.Path(tmp_path / "m.jsonl")
+  monkeypatch.setattr(sinks, "is_remote", lambda path: True)
+  path = sinks.epath.Path(tmp_path / "m.jsonl")
   lines = [metrics.to_line({"stage": "a", "step": i}) for i in (1, 2, 3)]
   path.write_text("".join(lines))
-  sink = metrics.jsonl(path)
-  assert metrics.truncate(path, "a", 1) == 2
+  sink = sinks.jsonl(path)
+  assert sinks.truncate(path, "a", 1) == 2
   sink.write({"stage": "a", "step": 2})
   sink.close()
   assert path.read_text() == "".join(lines[:2])
 
 
 def test_events_for_a_bucket_are_copied(tmp_path, monkeypatch):
-  monkeypatch.setattr(metrics, "is_remote", lambda path: True)
+  monkeypatch.setattr(sinks, "is_remote", lambda path: True)
   folder = tmp_path / "board"
   folder.mkdir()
-  board = metrics.tensorboard(folder, every=1e9)
+  board = sinks.tensorboard(folder, every=1e9)
   board.write({"stage": "a", "step": 1, "x": 2.0})
   board.flush()
   assert len(list(folder.iterdir())) == 1
@@ -170,9 +172,9 @@ def test_events_for_a_bucket_are_copied(tmp_path, monkeypatch):
 
 def test_join_writes_and_closes_all(tmp_path):
   seen = []
-  one = metrics.Sink(seen.append, lambda: seen.append("closed"))
-  board = metrics.tensorboard(tmp_path / "board")
-  both = metrics.join([one, board])
+  one = sinks.Sink(seen.append, lambda: seen.append("closed"))
+  board = sinks.tensorboard(tmp_path / "board")
+  both = sinks.join([one, board])
   both.write({"stage": "a", "step": 1, "x": 2.0, "y": math.nan, "z": None})
   both.close()
   assert seen[0]["x"] == 2.0 and seen[1] == "closed"
@@ -181,17 +183,18 @@ def test_join_writes_and_closes_all(tmp_path):
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
-  monkeypatch.setattr(metrics.jax, "process_index", lambda: 1)
+  monkeypatch.setattr(sinks.jax, "process_index", lambda: 1)
   path = tmp_path / "metrics.jsonl"
-  metrics.jsonl(path).write({"step": 1})
+  sinks.jsonl(path).write({"step": 1})
   assert not path.exists()
 
 
-def test_a_missing_wandb_says_how_to_get_it(tmp_path, monkeypatch):
-  monkeypatch.setitem(sys.modules, "wandb", None)
-  with pytest.raises(ConfigError, match="pip install wandb"):
-    metrics.check_installed(project="p")
-  metrics.check_installed(project="")
+@pytest.mark.parametrize("name", services.SERVICES)
+def test_a_missing_service_says_how_to_get_it(name, monkeypatch):
+  monkeypatch.setitem(sys.modules, name, None)
+  with pytest.raises(ConfigError, match=f"needs it: pip install {name}$"):
+    services.check_installed({name: "p"})
+  services.check_installed({name: "", "keep": 2})
 
 
 def test_a_source_tree_on_the_path_is_no_installed_package(
@@ -260,7 +263,7 @@ def test_a_workdir_is_one_run_of_wandb_and_no_step_comes_twice(
   monkeypatch.setitem(sys.modules, "wandb", there)
 
   def run(folder, iterations):
-    sink = metrics.wandb(folder, project="p", config={})
+    sink = services.wandb(folder, project="p", config={})
     for i in iterations:
       # The first stage has three steps.
       name, step = ("a", i) if i <= 3 else ("b", i - 3)
@@ -280,7 +283,7 @@ def test_a_workdir_is_one_run_of_wandb_and_no_step_comes_twice(
     assert sorted(logged) == list(range(1, 8))
     assert logged[3]["a/x"] == 3.0 and logged[4] == {"b/x": 4.0, "b/step": 1.0}
   # What it writes while it sends cannot lie on a bucket.
-  monkeypatch.setattr(metrics, "is_remote", lambda path: True)
+  monkeypatch.setattr(services, "is_remote", lambda path: True)
   run(one, [])
   assert str(one) not in there.given["dir"] and len(there.runs) == 2
   assert not pathlib.Path(there.given["dir"]).exists()
@@ -289,14 +292,14 @@ def test_a_workdir_is_one_run_of_wandb_and_no_step_comes_twice(
   assert pathlib.Path(there.given["dir"]).exists()
   shutil.rmtree(there.given["dir"])
   with pytest.raises(ConfigError, match="not configured: run `wandb login`"):
-    metrics.wandb(one, project="closed", config={})
+    services.wandb(one, project="closed", config={})
 
 
 def test_a_resumed_run_purges_what_it_writes_again(tmp_path):
   found = []
   for iterations in (range(1, 6), range(5, 8)):
     # Names of files are seconds: two of them would be one.
-    board = metrics.tensorboard(tmp_path / str(len(found)))
+    board = sinks.tensorboard(tmp_path / str(len(found)))
     for i in iterations:
       board.write({"stage": "b", "step": i - 3, "iteration": i, "x": 1.0})
     board.close()
@@ -576,7 +579,7 @@ def test_the_summary_shows_intervals():
 
 
 def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
-  sink = metrics.jsonl(tmp_path / "metrics.jsonl")
+  sink = sinks.jsonl(tmp_path / "metrics.jsonl")
   for stage in ("stage_1", "stage_2"):
     for step in range(1, 4):
       record = {"stage": stage, "step": step, "judge/reward_1": 0.1 * step}

@@ -17,7 +17,8 @@ from sitrain.runtime import compile, metrics, sharding
 from sitrain.runtime import stage as stages
 from sitrain.runtime.host import check_host, on_host, shapes_only
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.stage import check_numbers, compile_loop, wanted
+from sitrain.runtime.recording import check_numbers
+from sitrain.runtime.stage import compile_loop, wanted
 from sitrain.runtime.staged import GAP, OLD_GAP
 from sitrain.train import init_state, make_parts, make_train_step
 from sitrain.types import Problems, Verdict

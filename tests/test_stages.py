@@ -27,7 +27,8 @@ from sitrain.runtime import (
 )
 from sitrain.runtime import stage as stages
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.stage import best_score, compile_ahead, run_stage
+from sitrain.runtime.recording import best_score
+from sitrain.runtime.stage import compile_ahead, run_stage
 from sitrain.runtime.start import Role, layout, start_state
 from sitrain.runtime.stopping import BEST_SPAN
 from sitrain.types import Mean

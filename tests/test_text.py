@@ -21,8 +21,8 @@ from sitrain.rollout.contexts import given
 from sitrain.runtime import build
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.recording import check_numbers
 from sitrain.runtime.snapshot import NotFinite
-from sitrain.runtime.stage import check_numbers
 from sitrain.runtime.start import order_key
 from sitrain.tasks import gsm8k, text, word_problems
 from sitrain.tasks.rows import take_rows

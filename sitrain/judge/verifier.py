@@ -7,6 +7,7 @@ where every small operation would wait for the waves that are being sampled.
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from sitrain.judge.groups import group_metrics
 from sitrain.rollout import contexts
 from sitrain.types import (
   OFFLINE,
@@ -83,10 +84,23 @@ def final_answers(
   return final
 
 
+def samples_of(problems: Problems, episodes: Episodes) -> int:
+  """Rows of every problem; they stand together.
+
+  On the host a process may have the rows of a part of the problems alone.
+  """
+  rows, posed = episodes.problem.shape[0], problems.prompt.shape[0]
+  if isinstance(episodes.problem, np.ndarray):
+    posed = len(np.unique(episodes.problem))
+  return rows // max(posed, 1)
+
+
 def verdict_metrics(
-  task: Task, episodes: Episodes, verdict: Verdict
+  task: Task, episodes: Episodes, verdict: Verdict, *, samples: int = 1
 ) -> Metrics:
   """Per turn: rewards, cuts, texts without an answer, unknowns, and changes.
+
+  With `samples` rows of each problem, those of groups.group_metrics, too.
 
   Only of turns that the policy sampled; judge/ended_k counts turns of rows that
   ended before. judge/unknown_k counts failures of the verifier, which are in no
@@ -113,7 +127,8 @@ def verdict_metrics(
       changed = final[:, k] != final[:, k - 1]
       metrics[f"judge/changed_{k + 1}"] = _mean(changed, counted)
       metrics |= _corrections(verdict, own, k)
-  return metrics
+  known = verdict.known * own
+  return metrics | group_metrics(verdict.reward, known, final, samples)
 
 
 def _corrections(verdict: Verdict, own, k: int) -> Metrics:

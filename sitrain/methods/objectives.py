@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from sitrain.losses.preference import kto, sequence_mean, sequence_sum
+from sitrain.losses.ratios import ratio_metrics, token_metrics
 from sitrain.losses.reduce import mean, per_episode, per_turn
 from sitrain.losses.regularizers import LOSSES, k3
 from sitrain.models.logprobs import token_scores, token_scores_and_kl
@@ -62,20 +63,27 @@ def policy_objective(
       terms |= per_turn(
         "kl", weighted, batch.mask, batch.turn, turns, aggregate
       )
-    return terms, policy_metrics(batch, scores, gap, turns, kl)
+    of = lambda logprob: objective(
+      logprob, targets.old_logprob, targets.advantage, masks
+    )
+    return terms, policy_metrics(batch, scores, gap, turns, kl) | token_metrics(
+      of, scores.logprob, targets.advantage, batch.mask, batch.turn
+    )
 
   return loss
 
 
 def policy_metrics(batch, scores, gap, turns: int, kl: str) -> dict:
-  """Of every turn entropy and KL, and the gap between sampler and trainer.
+  """Of every turn entropy and KL, the ratios, and the gap to the sampler.
 
   Rows of earlier rounds have a gap for a reason, and are left out of it.
   """
   sampled = batch.targets.sampler_logprob
   own = batch.mask * (sampled != jnp.inf)
   error = jnp.abs(scores.logprob - sampled)
-  metrics = {"generate/sampler_gap": mean(error, own)}
+  metrics = {"generate/sampler_gap": mean(error, own)} | ratio_metrics(
+    jax.lax.stop_gradient(scores.logprob), batch.targets.old_logprob, batch.mask
+  )
   for k in range(1, turns + 1):
     mask = batch.mask * (batch.turn == k)
     metrics[f"learn/entropy_{k}"] = mean(scores.entropy, mask)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sitrain.judge.verifier import verdict_metrics, verify
+from sitrain.judge.verifier import samples_of, verdict_metrics, verify
 from sitrain.losses.imitation import negative_log_likelihood
 from sitrain.losses.policy_gradient import dual_clip, policy_gradient
 from sitrain.losses.preference import bradley_terry, dpo_margin
@@ -114,7 +114,8 @@ def judge_with(task: Task, turns: int) -> Callable:
 
   def judge(key, state, problems, episodes):
     verdict = verify(task, problems, episodes, turns)
-    return verdict, verdict_metrics(task, episodes, verdict)
+    samples = samples_of(problems, episodes)
+    return verdict, verdict_metrics(task, episodes, verdict, samples=samples)
 
   return judge
 

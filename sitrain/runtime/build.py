@@ -49,6 +49,7 @@ from sitrain.runtime.start import (
   order_key,
 )
 from sitrain.runtime.task import check_context, task_from, task_of_stage
+from sitrain.runtime.watch import Watch
 from sitrain.types import Method, Stage, Task
 
 # Re-exported, so that callers need only this module.
@@ -212,7 +213,7 @@ def run_from(config: dict, task: Task, model: Decoder, mesh: Mesh) -> Run:
   # The main sets where it writes and shows.
   run = Run(*[()] * len(Run._fields))._replace(
     mesh=mesh, model=model, seed=config["seed"],
-    origin=origin_from(config, model),
+    origin=origin_from(config, model), watch=Watch(),
   )
   return run._replace(roles=roles_from(config, run, task))
 
@@ -297,7 +298,7 @@ def _stage(config, name, task, run, workdir, before) -> Stage:
   check_context(config, f"{field}.method.turns", task, counts.columns)
   if options["fused"] and task.on_host and not options["writes"]:
     check_fused(field, run, stage)
-  check_metrics(field, options, stage, counts)
+  check_metrics(field, options, stage, counts, config["evaluate"])
   parts = stage.parts | batches.fit(field, options, counts, run.mesh)
   return stage._replace(parts=parts, frozen=lazy or frozen)
 

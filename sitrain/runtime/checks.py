@@ -28,6 +28,7 @@ from sitrain.runtime import (
   fields,
   optimizer,
   stopping,
+  watch,
 )
 from sitrain.runtime.host import HostOnly, check_host
 from sitrain.runtime.options import (
@@ -212,7 +213,8 @@ def evaluation_options() -> dict[str, inspect.Parameter]:
   player, own = inspect.signature(make_player).parameters, accepted(evaluate)
   more = {"turns": player["turns"], "resamples": player["resamples"]}
   known = {n: one for n, one in own.items() if n != "on_progress"} | more
-  for name, kind, default in (("seed", int, 0), ("task", dict, {})):
+  watched = [(n, type(x), x) for n, x in watch.OPTIONS.items()]
+  for name, kind, default in (("seed", int, 0), ("task", dict, {}), *watched):
     known[name] = inspect.Parameter(
       name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
     )
@@ -315,14 +317,27 @@ def count_rows(field: str, run: Run, stage: Stage) -> batches.Counts:
 
 
 def check_metrics(
-  field: str, options: dict, stage: Stage, counts: batches.Counts
+  field: str, options: dict, stage: Stage, counts: batches.Counts,
+  evaluate: dict,
 ) -> None:
-  """Raises ConfigError if `best` or `until` names an unknown metric."""
+  """Raises ConfigError if `best` or `until` names an unknown metric.
+
+  `evaluate` is config.evaluate, by which a stage may measure while it trains.
+  """
   known = list(counts.metrics)
   if stage.rounds > 1:
     known += ["generate/rounds", "generate/wanted"]
   named = {"best": stage.best, "until.metric": options["until"].get("metric")}
+  every = evaluate.get("every", 0)
+  known += watch.names(evaluate)
   for name, metric in named.items():
+    own = str(metric).startswith(stopping.EVAL)
+    if own and not 0 < every <= stage.steps and not stage.writes:
+      raise ConfigError(
+        f"config.{field}.{name}={metric!r} is measured by evaluations alone,"
+        f" and config.evaluate.every={every} makes none in {stage.steps} steps:"
+        f" set it to a number from 1 to {stage.steps}"
+      )
     if metric and metric not in known and not stage.writes:
       raise ConfigError(
         f"config.{field}.{name}={metric!r} is no metric of this stage: "

@@ -19,8 +19,11 @@ TOP = {
 }
 RUN = {
   "save_every": int, "keep": int, "max_sampler_gap": float,
-  "compile_cache": bool, "profile_steps": tuple, "wandb": str,
+  "compile_cache": bool, "profile_steps": tuple, "wandb": str, "trackio": str,
+  "mlflow": str, "samples_every": int, "samples": int,
 }
+# Fields of config.run that may be left out, with their defaults.
+RUN_DEFAULTS = {"trackio": "", "mlflow": "", "samples_every": 0, "samples": 4}
 MESH = {"data": int, "fsdp": int, "tensor": int}
 STAGE = {
   "method": {}, "optimizer": {}, "steps": 0, "steps_per_call": 1,
@@ -70,12 +73,15 @@ RANGES = {
   "stage.*.until.span": Range(1),
   "evaluate.(problems|batch|draws|turns)": Range(1),
   "evaluate.resamples": Range(2),
+  "evaluate.every": Range(0),
+  "evaluate.every_problems": Range(1),
   "evaluate.temperature": Range(0),
   "evaluate.seed": Range(0, 2**32 - 1),
   "(task|evaluate.task|stage.*.task).(seed|limit|prompt_length)": Range(0),
   "(task|evaluate.task|stage.*.task).(workers|count|memory)": Range(1),
   "(task|evaluate.task|stage.*.task).seconds": Range(0, above=True),
-  "run.(save_every|keep)": Range(1),
+  "run.(save_every|keep|samples)": Range(1),
+  "run.samples_every": Range(0),
   "run.max_sampler_gap": Range(0, above=True),
   "run.profile_steps": Range(0),
 }
@@ -163,7 +169,8 @@ def check_names(config: dict) -> None:
   there = *config, "roles", "tokenizer"  # These two may be left out.
   missing = [name for name in TOP if name not in there]
   missing += [
-    f"run.{name}" for name in RUN if name not in config.get("run", RUN)
+    f"run.{name}" for name in RUN
+    if name not in config.get("run", RUN) and name not in RUN_DEFAULTS
   ]
   if missing:
     raise ConfigError(

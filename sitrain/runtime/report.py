@@ -10,14 +10,19 @@ from typing import Any
 
 from etils import epath
 
+from sitrain.runtime import alarms
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.progress import control, duration, summary_rows
+from sitrain.runtime.stopping import EVAL
 
 Records = Sequence[dict[str, Any]]
 
 # Title, and the prefix of its metrics: one curve each.
 CURVES = (
+  ("accuracy of evaluations (greedy)", "eval/accuracy_"),
+  ("accuracy of evaluations (sampled)", "eval/sampled_accuracy_"),
   ("reward per turn", "judge/reward_"),
+  ("problems without a signal", "judge/no_signal_"),
   ("KL to the reference per turn (nat)", "learn/kl_"),
   ("entropy per turn (nat per token)", "learn/entropy_"),
   ("attempts that change the answer", "judge/changed"),
@@ -91,7 +96,11 @@ def picture(title: str, start: str, records: Records) -> str:
     values = [r.get(name) for r in records]
     points = [math.nan if v is None else v for v in values]
     mark = "o" if sum(v is not None for v in values) < 2 else ""
-    axes.plot(at, points, label=name, linewidth=1.3, marker=mark)
+    where = at
+    if name.startswith(EVAL):  # Between evaluations there are no numbers.
+      known = [(x, v) for x, v in zip(at, values) if v is not None]
+      (where, points), mark = zip(*known), "o"
+    axes.plot(where, points, label=name, linewidth=1.3, marker=mark)
   for where, stage in borders:
     axes.axvline(where, color="#999", linewidth=0.8, linestyle="--")
     axes.text(
@@ -149,6 +158,63 @@ def dialogue(talk: dict[str, Any]) -> str:
   return '<div class="talk">' + "".join(parts) + "</div>"
 
 
+STEPS = 40  # of samples that the page shows
+
+
+def shown_steps(samples: Records) -> list[tuple[str, list[dict[str, Any]]]]:
+  """(stage and step, its samples): of at most STEPS steps, the last included.
+
+  Evenly chosen where there are more.
+  """
+  steps: dict[str, list[dict[str, Any]]] = {}
+  for one in samples:
+    title = f"{one.get('stage', '')}, step {one.get('step', '?')}"
+    steps.setdefault(title, []).append(one)
+  titles = list(steps)[::-1]
+  each = -(-len(titles) // STEPS) or 1
+  return [(title, steps[title]) for title in titles[::each][::-1]]
+
+
+def sample(one: dict[str, Any]) -> str:
+  """One row of a step: its prompt, and each turn with its rewards."""
+  prompt = html.escape(str(one.get("prompt", "")))
+  parts = [f'<p class="given"><b>problem</b><br>{prompt}</p>']
+  for k, turn in enumerate(one.get("turns", ()), start=1):
+    if turn.get("given"):
+      parts.append(f'<p class="given">{html.escape(str(turn["given"]))}</p>')
+    rewards = turn.get("rewards") or {}
+    facts = [f"{name} {value}" for name, value in rewards.items()]
+    facts += ["verdict unknown"] * (not turn.get("known", True))
+    if turn.get("advantage") is not None:
+      facts.append(f"advantage {turn['advantage']:+.3f}")
+    facts += ["cut"] * bool(turn.get("cut"))
+    good = (rewards.get("reward") or 0) > 0
+    label = html.escape(f"attempt {k} ({', '.join(facts)})")
+    text = html.escape(str(turn.get("text", "")))
+    style = "right" if good else "wrong"
+    parts.append(f'<p class="{style}"><b>{label}</b><br>{text}</p>')
+  return '<div class="talk">' + "".join(parts) + "</div>"
+
+
+def samples_by_step(samples: Records) -> str:
+  """Samples of a run, a foldable block for each step."""
+  blocks = [
+    f"<details><summary>{html.escape(title)}</summary>"
+    + "".join(map(sample, found)) + "</details>"
+    for title, found in shown_steps(samples)
+  ]
+  return "\n".join(blocks)
+
+
+def alarm_lines(stages: Records) -> str:
+  """The alarms of all stages, a line each."""
+  lines = [
+    alarms.told(name, str(stage.get("name", "-")), seen)
+    for stage in stages for name, seen in (stage.get("alarms") or {}).items()
+  ]
+  return "".join(f'<p class="wrong">{html.escape(x)}</p>' for x in lines)
+
+
 def _section(title: str, body: str) -> str:
   return f"<h2>{html.escape(title)}</h2>\n{body}\n" if body else ""
 
@@ -169,7 +235,8 @@ def _json(path: epath.Path) -> dict[str, Any]:
 
 
 def render(
-  records: Records, summary: dict[str, Any], config: dict[str, Any], name: str
+  records: Records, summary: dict[str, Any], config: dict[str, Any], name: str,
+  samples: Records = (),
 ) -> str:
   """The page, from the files of a run."""
   stages = summary.get("stages") or []
@@ -179,9 +246,11 @@ def render(
   body = [
     f"<h1>{html.escape(name)}</h1><p>{_facts(summary)}</p>",
     _section("Summary", table(summary_rows(stages)) if stages else ""),
+    _section("Alarms", alarm_lines(stages)),
     _section("Resample control", controls(stages)),
     _section("Curves", f'<div class="charts">{pictures}</div>'),
     _section("Dialogues", talks),
+    _section("Samples while it trained", samples_by_step(samples)),
     _section("Config", f"<pre>{settings}</pre>" if config else ""),
   ]
   return (
@@ -195,8 +264,8 @@ def render(
 def write_report(workdir: Any) -> epath.Path:
   """Writes workdir/report.html from the files of the run.
 
-  Reads metrics.jsonl, summary.json and config.json, each if it exists. Raises
-  FileNotFoundError if there are neither metrics nor a summary.
+  Reads metrics.jsonl, samples.jsonl, summary.json and config.json, each if it
+  exists. Raises FileNotFoundError if there are neither metrics nor a summary.
   """
   folder = epath.Path(workdir)
   records = read_records(folder / "metrics.jsonl")
@@ -206,7 +275,10 @@ def write_report(workdir: Any) -> epath.Path:
       f"{workdir} has neither metrics.jsonl nor summary.json: give the"
       " --workdir of a run"
     )
-  page = render(records, summary, _json(folder / "config.json"), folder.name)
+  page = render(
+    records, summary, _json(folder / "config.json"), folder.name,
+    read_records(folder / "samples.jsonl"),
+  )
   target = folder / "report.html"
   target.write_text(page)
   return target

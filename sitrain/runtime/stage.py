@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
 from sitrain.curate.select import with_signal
@@ -22,20 +21,20 @@ from sitrain.models.roles import for_sampling, params_of
 from sitrain.runtime import (
   activity,
   checkpoint,
-  metrics,
   peers,
+  samples,
   sharding,
   signals,
+  sinks,
   stopping,
 )
 from sitrain.runtime.compile import ahead, profile_steps
 from sitrain.runtime.distributed import meet, stop_agreed
 from sitrain.runtime.errors import begun
-from sitrain.runtime.optimizer import one_of
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.snapshot import NotFinite, check_finite, lower
+from sitrain.runtime.recording import ranked_now, record
+from sitrain.runtime.snapshot import check_finite
 from sitrain.runtime.staged import (
-  GAP,
   Sampler,
   lower_staged,
   make_sampler,
@@ -57,7 +56,7 @@ from sitrain.train import (
   make_parts,
   make_train_step,
 )
-from sitrain.types import Mean, Method, Progress, Stage, TrainState
+from sitrain.types import Method, Progress, Stage, TrainState
 
 _LOG = logging.getLogger("sitrain")
 
@@ -101,6 +100,8 @@ def lower_stage(
   Fused: the "loop" of `steps_per_call` iterations, one jitted scan. Staged: the
   same parts as separate programs, with the names in `staged.NAMES`.
   """
+  if run.watch.samples_every and not stage.writes:
+    stage = stage._replace(method=shown(run, stage, abstract))
   if not stage.fused or stage.writes:
     learn = parts_of(stage, run.mesh)[2]
     grouped = stage._replace(method=by_group(stage, run.mesh))
@@ -112,6 +113,19 @@ def lower_stage(
   loop = make_loop(iteration_of(stage, run.mesh), stage.steps_per_call)
   jitted = jax.jit(loop, donate_argnums=0, out_shardings=(place, everywhere))
   return {"loop": jitted.lower(abstract, key)}
+
+
+def shown(run: Run, stage: Stage, abstract: Any) -> Method:
+  """The stage's method, which hands on a few rows of each step."""
+  method, key = stage.method, jax.random.key(0, impl="threefry2x32")
+
+  def rows_of(key, state):
+    problems = method.pose(key, state)
+    keys = jax.random.split(key, problems.prompt.shape[0])
+    return method.generate(keys, state, problems)
+
+  rows = jax.eval_shape(rows_of, key, abstract)
+  return samples.showing(method, run.watch.samples, samples.columns_of(rows))
 
 
 def programs(stage: Stage) -> str:
@@ -181,8 +195,7 @@ def run_stage(
       state, progress = begin(run, stage, manager, abstract, first)
     progress = reopened(stage, progress)
     if not progress.done:
-      path = epath.Path(run.workdir) / "metrics.jsonl"
-      metrics.truncate(path, stage.name, progress.step)
+      sinks.drop_later(run.workdir, stage.name, progress.step)
       if progress.step:
         activity.say(f"{stage.name} goes on after step {progress.step}")
       with activity.during(f"compiling {stage.name} ({programs(stage)})"):
@@ -262,7 +275,7 @@ def _train(run, stage, loop, manager, state, progress):
     run.watchdog.after(ended - began)
     box["state"] = state
     spent = {"run/seconds": ended - began, "run/host_seconds": between}
-    progress = _after(run, stage, progress, measured, spent)
+    progress = record(run, stage, progress, measured, spent, state)
     profiler.after(progress.step)
     stop = stop_agreed()
     save(run, stage, manager, state, progress, extra=bool(stop))
@@ -290,106 +303,19 @@ def _call(run, stage, progress, took) -> Iterator[None]:
     activity.say(signals.slow(took[-1]))
 
 
-def _after(run, stage, progress, measured, spent) -> Progress:
-  """Writes the records of a call, shows their mean, and updates the progress.
-
-  `spent` has the seconds of the call, and those of the host before it.
-  """
-  rows = metrics.records(measured)
-  check_numbers(stage.name, progress.step, measured, run.max_gap)
-  rate = tokens_written(measured) / spent["run/seconds"]
-  spent = {name: value / len(rows) for name, value in spent.items()}
-  for i, row in enumerate(rows):
-    step = progress.step + i + 1
-    at = {"step": step, "iteration": progress.first + step}
-    run.sink.write({"stage": stage.name} | at | row | spent)
-  step = progress.step + len(rows)
-  means = {
-    name: stopping.mean_of_known([row[name] for row in rows])
-    for name in rows[0]
-  }
-  show = {name: x for name, x in means.items() if not math.isnan(x)}
-  run.show(stage.name, step, stage.steps, show, rate)
-  window = stopping.extend(progress.window, rows, stage.window)
-  if stage.best:
-    one_of(f"config.stage.{stage.name}.best", stage.best, rows[0])
-  score = best_score(stage, window, step)
-  done = step >= stage.steps or stage.until(window)
-  return progress._replace(
-    step=step, window=window, best=score, done=bool(done)
-  )
-
-
-def best_score(
-  stage: Stage, window: dict[str, list[float]], step: int
-) -> float:
-  """The score of a checkpoint: the mean of `best` over the last steps.
-
-  A mean over BEST_SPAN steps: one is noisy. -inf before there are so many steps
-  (or all steps of a shorter stage). Without a metric the score is the step.
-  """
-  if not stage.best:
-    return float(step)
-  one_of(f"config.stage.{stage.name}.best", stage.best, window)
-  span = min(stopping.BEST_SPAN, stage.steps)
-  values = np.array(window[stage.best][-span:])
-  known = values[~np.isnan(values)]
-  enough = len(values) == span and len(known) > 0
-  return float(known.mean()) if enough else -math.inf
-
-
-def check_numbers(
-  stage: str, step: int, measured: dict[str, Mean], most: float
-) -> None:
-  """Raises NotFinite for metrics that are not finite, ValueError for the gap.
-
-  `measured` are the means [steps] of the steps after `step`, which are not
-  saved yet. The gap is between the log-probabilities of sampler and trainer; at
-  most `most` nat in the mean are allowed.
-  """
-  i, name, value = metrics.not_finite(measured)
-  if name:
-    what = {
-      "learn/gradient_norm": "the norm of the gradient",
-      "learn/parameter_norm": "the norm of the parameters",
-    }.get(name, name)
-    fix = (
-      "it comes from the rewards that the task gives, which have to be finite"
-      if name.startswith("judge/") else
-      lower(stage)
-    )
-    raise NotFinite(
-      f"step {step + i + 1} of {stage}: {what} is {value}: {fix}; the last "
-      "checkpoint is from before it"
-    )
-  gap = measured.get(GAP, Mean(np.zeros(1), np.ones(1)))
-  widest = float(np.fmax.reduce(metrics.divide(gap)))  # NaN without counts
-  if widest > most:
-    raise ValueError(
-      f"generate/sampler_gap: the sampler's log-probabilities are {widest:.3g} "
-      f"nat from the trainer's in the mean, and config.run.max_sampler_gap="
-      f"{most}: use float32, or raise it if that is what you expect"
-    )
-
-
-def tokens_written(measured: dict[str, Mean]) -> float:
-  """Tokens that the policy generated in a call, all turns; NaN if unknown."""
-  names = [name for name in measured if name.startswith("generate/length_")]
-  total = sum(float(np.sum(measured[name].total)) for name in names)
-  return total if names else math.nan
-
-
 def save(
   run: Run, stage: Stage, manager: Any, state: TrainState, progress: Progress,
   *, extra: bool,
 ) -> None:
   """Saves a checkpoint if one is due, or if `extra`.
 
-  Its score is that of `best_score`. An extra one ranks last: a run without
-  interruption does not have it, and must find the same best checkpoint.
+  One is due, too, where an evaluation has ranked it. Its score is that of
+  `best_score`. An extra one ranks last: a run without interruption does not
+  have it, and must find the same best checkpoint.
   """
   calls = progress.step // stage.steps_per_call
   due = progress.done or calls % run.save_every == 0
+  due = due or ranked_now(stage, progress.window, progress.step)
   if due or extra:
     state = saved_part(state)
     score = progress.best if due else -math.inf

@@ -31,7 +31,6 @@ from sitrain.train import (
   split_rows,
 )
 from sitrain.types import (
-  Metrics,
   PolicyTargets,
   Problems,
   Reply,
@@ -318,7 +317,7 @@ def _stacked(rows):
   return jax.tree.map(lambda *x: np.stack(x), *rows)
 
 
-def _fresh(measured: Metrics) -> Metrics:
+def _fresh(measured: dict[str, Any]) -> dict[str, Any]:
   """Renames the sampler gap of delayed steps [steps] to OLD_GAP.
 
   There the gap comes from an update, not from a defect of the sampler.

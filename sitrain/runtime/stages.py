@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from sitrain.runtime import activity, checkpoint, memory
+from sitrain.runtime import activity, alarms, checkpoint, memory
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.agree import from_first
+from sitrain.runtime.report import read_records
 from sitrain.runtime.stage import compile_ahead, run_stage
 from sitrain.runtime.start import Run, check_sources
 from sitrain.runtime.written import check_new, write_stage
+from sitrain.types import Stage
 
 _LOG = logging.getLogger("sitrain")
 _SUMMARY = "summary.json"
@@ -78,6 +80,9 @@ def summarize(
     summary["dialogues"] = row.pop("dialogues", summary["dialogues"])
     seconds = time.monotonic() - began
     row = {"name": stage.name, "seconds": seconds, "end": first} | row
+    run.sink.flush()
+    if jax.process_index() == 0 and (heard := _alarms(run, stage)):
+      row["alarms"] = heard
     summary["stages"].append(row)
     summary["seconds"] += seconds
     if jax.process_index() == 0:
@@ -98,9 +103,15 @@ def check_kept(workdir: Any, names: Sequence[str]) -> None:
     if found:
       _LOG.warning(
         "%s; the numbers below are from before. Remove %s, and the same command"
-        " trains stage %s again from the checkpoint before it, if there is one",
+        " trains %s again from the checkpoint before it, if there is one",
         found, epath.Path(workdir) / _SUMMARY, name,
       )
+
+
+def _alarms(run: Run, stage: Stage) -> dict[str, dict[str, int]]:
+  """What alarms.history makes of the stage's records."""
+  records = read_records(epath.Path(run.workdir) / "metrics.jsonl")
+  return alarms.history(r for r in records if r.get("stage") == stage.name)
 
 
 def _path(run: Run) -> epath.Path:

@@ -10,7 +10,8 @@ from etils import epath
 
 from sitrain.models import decoder, heads
 from sitrain.models.parameters import computed
-from sitrain.runtime import checkpoint, logs, metrics, sharding, snapshot
+from sitrain.runtime import checkpoint, logs, sharding, sinks, snapshot
+from sitrain.runtime.watch import Watch
 from sitrain.train import init_state
 from sitrain.types import Stage, TrainState
 
@@ -41,7 +42,7 @@ class Run(NamedTuple):
   mesh: Any
   model: Any  # of the policy
   seed: int
-  sink: metrics.Sink
+  sink: sinks.Sink
   show: Callable[..., None]  # (stage, step, steps, record, tokens_per_second)
   save_every: int  # fused calls between checkpoints
   keep: int  # last checkpoints kept
@@ -50,6 +51,7 @@ class Run(NamedTuple):
   origin: Origin  # of the policy
   roles: dict[str, Role] = {}  # except policy and reference
   watchdog: logs.Watchdog = logs.ASLEEP  # wraps every fused call
+  watch: Watch = Watch()  # evaluations and samples while a stage trains
 
 
 def folder(run: Run, stage: str) -> epath.Path:

@@ -12,6 +12,8 @@ from typing import Any
 from sitrain.runtime.optimizer import one_of
 
 BEST_SPAN = 20  # steps whose mean ranks a checkpoint
+EVAL = "eval/"  # start of the metrics that only evaluations have
+EVALUATED = "eval/step"  # in a window: the steps after which there was one
 
 Window = dict[str, list[float]]
 Until = Callable[[Window], bool]
@@ -27,7 +29,8 @@ def plateau(metric: str, *, span: int, tolerance: float, above: float) -> Until:
 
   mean(last span) >= above and
   mean(last span) - mean(span before) < tolerance, of the numbers that are
-  not NaN. Before 2 * span steps it never stops.
+  not NaN. Before 2 * span steps it never stops. Of a metric that starts with
+  "eval/" the numbers are those of evaluations, and `span` counts these.
 
   Raises ValueError where the window has no such metric.
   """
@@ -36,7 +39,7 @@ def plateau(metric: str, *, span: int, tolerance: float, above: float) -> Until:
 
   def until(window: Window) -> bool:
     if metric not in window:
-      if not window:
+      if not window or metric.startswith(EVAL):
         return False
       one_of("plateau: metric", metric, window)
     values = window[metric][-2 * span :]
@@ -77,16 +80,33 @@ def extend(
 ) -> Window:
   """The window after these records: the last `length` values by name.
 
-  NaN replaces metrics that a record lacks, to keep the steps aligned.
+  NaN replaces metrics that a record lacks, to keep the steps aligned. Numbers
+  of evaluations are kept as they are.
   """
+  kept = {n: x for n, x in window.items() if n.startswith(EVAL)}
+  window = {n: x for n, x in window.items() if n not in kept}
   seen = len(next(iter(window.values()), []))
   names = list(dict.fromkeys([*window, *(n for r in records for n in r)]))
-  return {
+  return kept | {
     name: (
       window.get(name, [math.nan] * seen)
       + [float(r.get(name, math.nan)) for r in records]
     )[-length:]
     for name in names
+  }
+
+
+def add_evaluation(
+  window: Window, found: dict[str, float], step: int, length: int
+) -> Window:
+  """The window with the numbers of an evaluation after `step`, if any.
+
+  They have lists of their own, with one number per evaluation and not per step.
+  """
+  own = {name: x for name, x in found.items() if name.startswith(EVAL)}
+  own |= {EVALUATED: float(step)} if own else {}
+  return window | {
+    name: [*window.get(name, []), x][-length:] for name, x in own.items()
   }
 
 

@@ -134,9 +134,13 @@ def _evaluated_before(
   rows: Sequence[str], changes: Sequence[identity.Change]
 ) -> list[str]:
   """A line on the stages that another evaluation has measured."""
-  if rows and any(one.field.startswith("evaluate.") for one in changes):
-    return [f"the old evaluation's numbers of {', '.join(rows)}"]
-  return []
+  changed = any(  # Those while a stage trains are not in the summary.
+    one.field.startswith("evaluate.")
+    and not one.field.startswith("evaluate.every") for one in changes
+  )
+  return [f"the old evaluation's numbers of {', '.join(rows)}"] if (
+    rows and changed
+  ) else []
 
 
 def _forget(path: epath.Path, stages: Sequence[str]) -> None:

@@ -1,0 +1,201 @@
+"""What each metric says: the source of docs/metrics.md.
+
+python -m sitrain.runtime.glossary > docs/metrics.md
+
+K in a name stands for the number of a turn, NAME for a word of the task or the
+method. A test holds the metrics of runs against this list.
+"""
+
+import re
+from typing import NamedTuple
+
+from sitrain.evaluate import brief
+from sitrain.runtime import alarms
+
+
+class Entry(NamedTuple):
+  """A metric of a step, or a family of them."""
+
+  name: str
+  formula: str
+  unit: str
+  healthy: str
+
+
+SHARE, NAT, TOKENS, SECONDS = "share", "nat", "tokens", "s"
+RUN = (
+  Entry("run/seconds", "time of the call / its steps", SECONDS, "even"),
+  Entry("run/host_seconds", "time between calls / steps of a call: records, "
+        "evaluations, checkpoints", SECONDS, "small beside run/seconds"),
+  Entry("run/evaluation_seconds", "time of an evaluation while the stage "
+        "trains", SECONDS, "a few % of the time between two"),
+)
+GENERATE = (
+  Entry("generate/length_K", "mean tokens of turn K, end included", TOKENS,
+        "well below the limit; steady growth with steady reward is padding"),
+  Entry("generate/truncated_K", "turns cut at their limit / turns", SHARE,
+        "below 0.1"),
+  Entry("generate/sampler_gap", "mean of abs(log pi - log pi of the sampler) "
+        "before the first update", NAT,
+        "< 1e-5 in float32, < 0.02 in bfloat16"),
+  Entry("generate/delay_gap", "the same of steps that were sampled an update "
+        "earlier (`delay`)", NAT, "small and steady"),
+  Entry("generate/rounds", "rounds of sampling in the step (`rounds`)",
+        "rounds", "below the limit"),
+  Entry("generate/wanted", "problems with a signal / problems, after the last "
+        "round", SHARE, "near 1; falling: the task is solved or too hard"),
+)
+JUDGE = (
+  Entry("judge/reward_K", "mean reward of turn K, of known verdicts", "reward",
+        "rises"),
+  Entry("judge/NAME_K", "mean of a named reward, one of those added up",
+        "reward", "rises, or stays where it is satisfied"),
+  Entry("judge/malformed_K", "turns without an answer that parses / turns",
+        SHARE, "falls towards 0"),
+  Entry("judge/unknown_K", "verdicts that the verifier could not give / turns",
+        SHARE, "0"),
+  Entry("judge/ended_K", "rows that ended before turn K / rows", SHARE,
+        "as the task has it"),
+  Entry("judge/changed_K", "answers that differ from turn K - 1 / turns",
+        SHARE, "neither 0 (copies) nor 1"),
+  Entry("judge/corrected_K", "mean of (1 - r of turn K - 1) r of turn K", SHARE,
+        "above spoiled_K"),
+  Entry("judge/spoiled_K", "mean of r of turn K - 1 (1 - r of turn K)", SHARE,
+        "towards 0"),
+  Entry("judge/no_signal_K", "problems whose known rewards are all equal / "
+        "problems", SHARE, "below 0.8; 1: nothing can be learned"),
+  Entry("judge/pass_K", "problems with a fully rewarded sample / problems: "
+        "pass@samples", SHARE, "above reward_K; what the policy can reach"),
+  Entry("judge/majority_K", "problems whose most frequent answer is right / "
+        "problems: maj@samples", SHARE, "above reward_K"),
+  Entry("judge/distinct_K", "distinct answers / answers, of the samples of a "
+        "problem", SHARE, "falls slowly; 1 / samples: all are copies"),
+  Entry("judge/too_long", "given turns that are longer than their limit / "
+        "rows", SHARE, "0"),
+  Entry("judge/vote", "mean share of the votes for an answer", SHARE, "rises"),
+)
+CURATE = (
+  Entry("curate/kept", "rows that are trained on / rows", SHARE,
+        "between 0.05 and 0.95"),
+  Entry("curate/pairs", "problems with a pair to train on / problems", SHARE,
+        "above 0.1"),
+  Entry("curate/good", "rows that count as good / known rows", SHARE,
+        "between 0.1 and 0.9"),
+  Entry("curate/best", "mean reward of the best samples", "reward", "rises"),
+  Entry("curate/overlong", "rows charged for their length / rows", SHARE,
+        "below 0.1"),
+  Entry("curate/replayed", "replayed rows / rows of the batch", SHARE,
+        "steady"),
+  Entry("curate/arm_NAME", "chance of a difficulty to be drawn", SHARE,
+        "moves from easy to hard"),
+  Entry("curate/score_right", "mean score of the reward model, of right rows",
+        "score", "above score_wrong"),
+  Entry("curate/score_wrong", "the same of wrong rows", "score",
+        "below score_right; else the reward model is exploited"),
+)
+LEARN = (
+  Entry("learn/entropy_K", "mean entropy of the next token in turn K",
+        "nat per token", "falls slowly and stays above 0.05"),
+  Entry("learn/entropy", "the same over all trained tokens", "nat per token",
+        "near that of the data"),
+  Entry("learn/kl_K", "KL to the reference of turn K, summed over its tokens",
+        "nat per row", "rises with the reward, not without it"),
+  Entry("learn/ratio", "mean importance ratio r = pi / mu of trained tokens",
+        "ratio", "near 1"),
+  Entry("learn/ratio_low", "tokens with r < 0.8 / tokens", SHARE, "below 0.1"),
+  Entry("learn/ratio_high", "tokens with r > 1.25 / tokens", SHARE,
+        "below 0.1"),
+  Entry("learn/ratio_extreme", "tokens with r < 1/2 or r > 2 / tokens", SHARE,
+        "below 0.01"),
+  Entry("learn/effective_sample", "(mean r)^2 / mean r^2, over the trained "
+        "tokens", SHARE, "above 0.9"),
+  Entry("learn/clip_fraction", "tokens with an advantage that get no gradient "
+        "of the surrogate / tokens with an advantage", SHARE, "below 0.2"),
+  Entry("learn/trained", "sampled tokens with an advantage / sampled tokens of "
+        "the batch; the rest was sampled in vain", SHARE, "above 0.3"),
+  Entry("learn/nll", "mean negative log-likelihood of the trained tokens",
+        "nat per token", "falls"),
+  Entry("learn/value_error", "mean squared error of the critic", "reward^2",
+        "falls below the variance of the rewards"),
+  Entry("learn/preference", "mean loss of a pair or row", NAT, "falls"),
+  Entry("learn/margin", "mean margin of the chosen row", NAT, "rises"),
+  Entry("learn/preferred", "mean of sigmoid(margin)", SHARE, "rises from 0.5"),
+  Entry("learn/nll_chosen", "negative log-likelihood of chosen rows",
+        "nat per token", "does not rise; else raise `anchor`"),
+  Entry("learn/nll_rejected", "the same of rejected rows", "nat per token",
+        "rises slowly"),
+  Entry("learn/gap_good", "mean of log pi - log reference, of good rows", NAT,
+        "rises"),
+  Entry("learn/gap_bad", "the same of bad rows", NAT, "falls"),
+  Entry("learn/baseline", "what a gap is compared with", NAT, "near 0"),
+  Entry("learn/gradient_norm", "norm of the gradient before clipping, summed "
+        "over gradient steps / their number", "norm", "steady, not 0"),
+  Entry("learn/parameter_norm", "norm of all trained parameters", "norm",
+        "steady"),
+)
+_EVAL = {
+  "accuracy_K": ("problems whose attempt K has a full reward / problems",
+                 "rises"),
+  "reward_K": ("mean reward of attempt K", "rises"),
+  "truncated_K": ("attempts cut at their limit / attempts", "below 0.1"),
+  "gain": ("accuracy of the last attempt - that of the first", "above 0"),
+  "unknown": ("problems that the verifier could not judge / problems", "0"),
+}
+EVAL = tuple(
+  Entry(f"{brief.PREFIX}{start}{name}", f"{formula}{how}", SHARE, healthy)
+  for start, how in (("", "; greedy"), ("sampled_", "; sampled"))
+  for name, (formula, healthy) in _EVAL.items()
+)
+GROUPS = {
+  "Evaluations while a stage trains (config.evaluate.every)": EVAL,
+  "Sampling": GENERATE, "Verdicts": JUDGE, "Selection": CURATE,
+  "Updates": LEARN, "Time": RUN,
+}
+
+
+def find(name: str) -> Entry | None:
+  """The entry of a metric, or None: that of its own name comes first."""
+  entries = [entry for group in GROUPS.values() for entry in group]
+  # NAME stands for any word, so it is asked last.
+  for entry in sorted(entries, key=lambda entry: "NAME" in entry.name):
+    pattern = re.escape(entry.name).replace("NAME", r"\w+")
+    if re.fullmatch(re.sub(r"(?<=_)K$", r"\\d+", pattern), name):
+      return entry
+  return None
+
+
+def page() -> str:
+  """docs/metrics.md."""
+  lines = [
+    "# Metrics", "",
+    "Made by `python -m sitrain.runtime.glossary` from"
+    " `sitrain/runtime/glossary.py`. One record a step in `metrics.jsonl`, one"
+    " event a step in TensorBoard, and in the services of `config.run`. K is"
+    " the number of a turn, NAME a word of the task or method. Means are over"
+    " the step's rows, of known verdicts alone; a metric that counts nothing"
+    " in a step is null.", "",
+  ]
+  for title, entries in GROUPS.items():
+    lines += [f"## {title}", "", "| metric | what it is | unit | healthy |",
+              "|---|---|---|---|"]
+    lines += [
+      f"| `{one.name}` | {one.formula} | {one.unit} | {one.healthy} |"
+      for one in entries
+    ]
+    lines.append("")
+  lines += [
+    "## Alarms", "",
+    f"Looked at after every call, on the last {alarms.SPAN} steps; logged as a"
+    f" warning at most once in {alarms.EVERY} steps, counted in `summary.json`"
+    " and shown in the report.", "",
+    "| alarm | what it means | what to change |", "|---|---|---|",
+  ]
+  lines += [
+    f"| `{one.name}` | {one.means} | {one.fix.format(stage='NAME')} |"
+    for one in alarms.ALARMS
+  ]
+  return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+  print(page(), end="")
