@@ -50,6 +50,7 @@ def stage(
     "start": start, "held": held, "trained": ("policy",), "restart": True,
     "fused": True, "delay": 0, "rounds": 1, "best": "", "waves": 1,
     "minibatches": 1, "epochs": 1, "microbatches": 1, "buckets": 1,
+    "task": {},
   } | more)
 
 

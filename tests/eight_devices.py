@@ -13,9 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from sitrain.models.decoder import Decoder, init
+from sitrain.rollout import by_turn
 from sitrain.runtime import batches, build, checkpoint, sharding
 from sitrain.runtime.options import ConfigError
-from sitrain.types import PAD, ROOT, Episodes, Problems, TrainState
+from sitrain.tasks.draw import constant_reply
+from sitrain.types import PAD, ROOT, Episodes, Problems, Reply, TrainState
 
 RULES = ((r"(^|/)w$", PartitionSpec("fsdp", "tensor")),)
 PROBLEMS, SAMPLES, WIDTH = 16, 2, 8
@@ -115,6 +118,50 @@ def check_loop_is_local(state, keys, problems):
   assert collectives_in_loop(plain)[0], "this check sees nothing"
 
 
+def answer(answers, rows, turn, alive, seed):
+  """The row's number and turn; every third row ends after the first."""
+  tokens = np.stack([answers[:, 0] % 5, np.full(len(alive), turn)], axis=1)
+  return Reply(tokens.astype(np.int32), answers[:, 0] % 3 == 0)
+
+
+def check_turns(keys, problems):
+  """Rows whose replies the host writes are those of one device."""
+  model = Decoder(
+    vocabulary=7, layers=1, width=8, heads=2, kv_heads=1, head_size=4,
+    mlp_size=8,
+  )
+  params = init(model, jax.random.key(0))
+  reply = constant_reply([0, 0])
+  reply.columns, reply.answer = 2, answer
+  turns = by_turn.make(
+    model, lambda state: (state.params["policy"], 1.0), samples=SAMPLES,
+    reply=reply, turns=(4, 4), eos=(3,),
+  )
+  state = TrainState(jnp.int32(0), {}, {"policy": params}, (), {}, ())
+
+  def rows_of(turns, *given):
+    begin = jax.jit(turns.begin).lower(*given).compile()
+    compiled = turns._replace(
+      begin=begin, go_on=jax.jit(turns.go_on, donate_argnums=1)
+    )
+    (rows,) = by_turn.play_all([by_turn.playing(compiled, *given)])
+    return rows, begin
+
+  want, _ = rows_of(turns, keys, state, problems)
+  mesh = sharding.make_mesh(4, 2, 1)
+  placed = jax.device_put(state, sharding.replicated(mesh))
+  args = jax.device_put((keys, problems), sharding.shard_rows(mesh))
+  grouped = sharding.turns_by_group(turns, mesh)
+  got, begin = rows_of(grouped, args[0], placed, args[1])
+  for name in ("tokens", "turn", "problem", "parent"):
+    np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+  np.testing.assert_allclose(got.logprob, want.logprob, atol=1e-5)
+  second = (np.asarray(want.turn) == 2).any(axis=1)
+  assert second.any() and not second.all()
+  inside, _ = collectives_in_loop(begin)
+  assert not inside, inside
+
+
 def check_sizes():
   for sizes in ((3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1), (2, 2, 1)):
     try:
@@ -171,6 +218,7 @@ def main(folder):
   check_groups(state, keys, problems)
   check_odd_groups(state, keys, problems)
   check_loop_is_local(state, keys, problems)
+  check_turns(keys, problems)
   check_restore(state, folder)
 
 

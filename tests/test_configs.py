@@ -27,7 +27,7 @@ from sitrain.runtime import (
   overrides,
   testset,
 )
-from sitrain.runtime.host import on_host
+from sitrain.runtime.host import on_host, shapes_only
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.sharding import AXES
 from sitrain.runtime.stage import parts_of
@@ -122,7 +122,8 @@ def one_call(stage, task, mesh, abstract):
   if stage.fused:
     return jax.eval_shape(loops.loop_of(stage, mesh), abstract, key)
   collect, _, learn = parts_of(stage, mesh)
-  problems, episodes = jax.eval_shape(collect, abstract, key)
+  with shapes_only():  # An environment answers on the host.
+    problems, episodes = jax.eval_shape(collect, abstract, key)
   reward = jnp.zeros((*episodes.problem.shape, len(QUICK_TURNS)))
   verdict = Verdict(reward, reward, {name: reward for name in task.rewards})
   state, learned = jax.eval_shape(

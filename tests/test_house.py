@@ -23,7 +23,7 @@ HOST = (
   *(f"tasks/verifiers/{name}.py" for name in (
     "pool", "supervisor", "sandbox", "sandbox_process", "sandbox_child",
     "bubble", "separate_process", "same_process", "program_side", "tests_side",
-    "messages",
+    "messages", "printed",
   )),
   *(f"models/huggingface/{name}.py" for name in (
     "download", "tensorfile", "tokenizer", "weights",

@@ -17,6 +17,7 @@ from sitrain.judge.verifier import (
   written,
 )
 from sitrain.models.parameters import computed
+from sitrain.rollout import by_turn
 from sitrain.rollout.play import Replier, check_slots, play
 from sitrain.types import (
   PAD,
@@ -107,13 +108,38 @@ def make(
 
   prepare = lambda state: (computed(state[0], model.dtype), state[1])
   judge, compiled = make_judge(task, len(turns)), partial(jit)
+  asks = by_turn.on_host(reply) and len(turns) > 1
   return Player(
     pose=_poser(task, jit),
-    play=compiled(spread(generate, prepare=prepare)),
+    play=_player_by_turn(
+      model, compiled, slots, samples=samples, turns=turns, reply=reply,
+      eos=task.eos, top_k=top_k, top_p=top_p,
+    ) if asks else compiled(spread(generate, prepare=prepare)),
     judge=judge if task.on_host else compiled(judge),
     samples=samples,
     turns=len(turns),
   )
+
+
+def _player_by_turn(model, compiled, slots, **options):
+  """`play` where the host answers between turns, on all devices together."""
+  if slots:
+    raise ValueError(
+      f"slots={slots}: set it to 0, as all rows wait for the environment"
+    )
+  turns = by_turn.make(model, lambda state: state, **options)
+  turns = turns._replace(
+    begin=compiled(turns.begin),
+    go_on=compiled(turns.go_on, donate_argnums=1),
+  )
+
+  def play(keys, state, problems):
+    (rows,) = by_turn.play_all(
+      [by_turn.playing(turns, keys, state, problems)]
+    )
+    return rows
+
+  return play
 
 
 def _poser(task, jit):

@@ -21,6 +21,7 @@ from sitrain.models import foreign
 from sitrain.models.heads import values
 from sitrain.models.logprobs import token_scores
 from sitrain.models.roles import join_base, params_of
+from sitrain.rollout import by_turn
 from sitrain.rollout.play import check_slots, play
 from sitrain.tasks.rows import some_problems, take_rows
 from sitrain.types import PAD, Batch, Mean, Task, TrainState
@@ -80,7 +81,9 @@ def play_with(
   """Samples episodes of all turns with the parameters of a role.
 
   `slots` rows are decoded at a time on each group of devices; 0: all of them.
-  Raises ValueError for fewer, and for a temperature that cannot be trained on.
+  Where the host writes the replies, `generate.by_turn` has the programs that it
+  is made of. Raises ValueError for fewer slots, and for a temperature that
+  cannot be trained on.
   """
   check_slots(slots)
   check_temperature(temperature)
@@ -93,6 +96,16 @@ def play_with(
       temperature=temperature,
     )
 
+  if by_turn.on_host(task.reply) and len(turns) > 1:
+    if slots:
+      raise ValueError(
+        f"slots={slots}: set it to 0, as all rows wait for the environment "
+        "together"
+      )
+    generate.by_turn = by_turn.make(
+      model, lambda state: (params_of(state, role), temperature),
+      samples=samples, reply=task.reply, turns=turns, eos=task.eos,
+    )
   return generate
 
 

@@ -178,7 +178,12 @@ def row_keys(keys: Key[Array, " P"], samples: int) -> Key[Array, " B"]:
 
 
 def reply_width(reply: Replier, problems: Problems) -> int:
-  """Columns of a reply; ValueError where what comes back is no Reply."""
+  """Columns of a reply; ValueError where what comes back is no Reply.
+
+  A reply that the host writes says so itself, see by_turn.py.
+  """
+  if hasattr(reply, "columns"):
+    return reply.columns
 
   def first(problems):
     rows = contexts.begin(problems, 1)

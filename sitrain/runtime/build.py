@@ -21,6 +21,7 @@ from sitrain.runtime import batches, machine, sources, stopping, written
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.checks import (
   check_config,
+  check_environment,
   check_evaluation,
   check_fused,
   check_metrics,
@@ -293,6 +294,7 @@ def _stage(config, name, task, run, workdir, before) -> Stage:
     delay=options["delay"], rounds=options["rounds"],
     writes=options["writes"], task=task, dtype=run.model.dtype,
   )
+  check_environment(field, stage, options["method"].get("turns", ()))
   counts = count_rows(field, run, stage)
   check_context(config, f"{field}.method.turns", task, counts.columns)
   if options["fused"] and task.on_host and not options["writes"]:

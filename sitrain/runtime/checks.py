@@ -20,9 +20,11 @@ from sitrain.models import attention
 from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, tokenizer
+from sitrain.rollout import by_turn
 from sitrain.runtime import (
   batches,
   checkpoint,
+  environments,
   fields,
   optimizer,
   stopping,
@@ -67,8 +69,10 @@ def check_config(config: dict, *, trains: bool = True) -> None:
         )
   _check_tokenizer(config.get("tokenizer", {}))
   for part in ("", "evaluate"):
-    options = task_options(config, part)
     field = f"{part}.task" if part else "task"
+    options, _ = environments.options_of_task(
+      task_options(config, part), field
+    )
     maker = find("tasks", options.pop("name", ""), f"{field}.name")
     checked(maker, field, options)
   _check_evaluation_options(config["evaluate"])
@@ -339,6 +343,26 @@ def check_metrics(
         f"config.{field}.{name}={metric!r} is no metric of this stage: "
         + closest(metric, known)
       )
+
+
+def check_environment(field: str, stage: Stage, turns: Sequence[int]) -> None:
+  """Raises ConfigError where a stage cannot ask the environment of its task."""
+  task = stage.task
+  if not by_turn.on_host(task.reply) or hasattr(
+    stage.method.generate, "by_turn"
+  ):
+    return
+  if len(turns) < 2:
+    raise ConfigError(
+      f"config.{field}.method.turns={tuple(turns)}: config.task.environment "
+      "answers between turns: give two or more, or set config."
+      f"{field}.task.environment to ''"
+    )
+  raise ConfigError(
+    f"config.{field}.method.name: its rows are not played turn by turn, and "
+    "config.task.environment answers on the host: take a method such as grpo "
+    f"or rloo with offline=0, or set config.{field}.task.environment to ''"
+  )
 
 
 def check_fused(field: str, run: Run, stage: Stage) -> None:

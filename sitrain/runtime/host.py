@@ -16,7 +16,9 @@ class HostOnly(ValueError):
   """A verifier that runs on the host was traced."""
 
   def __init__(self):
-    super().__init__("the task verifies on the host: set it to False")
+    super().__init__(
+      "the task verifies or is answered on the host: set it to False"
+    )
 
 
 _shapes_only = contextvars.ContextVar("shapes_only", default=False)
@@ -41,20 +43,20 @@ def on_host(task: Task) -> Task:
     return task
 
   def verify(answer, episodes: Episodes, turns: int) -> Verdict:
-    if _traced((answer, episodes)):
+    if is_traced((answer, episodes)):
       each = jnp.zeros((answer.shape[0], turns), jnp.float32)
       return Verdict(each, each, {name: each for name in task.rewards})
     return task.verify(*_numpy((answer, episodes)), turns)
 
   def final(episodes: Episodes, turns: int):
-    if _traced(episodes):
+    if is_traced(episodes):
       return jnp.zeros((*episodes.problem.shape, turns), jnp.int32)
     return task.final(_numpy(episodes), turns)
 
   return task._replace(verify=verify, final=final)
 
 
-def _traced(tree: Any) -> bool:
+def is_traced(tree: Any) -> bool:
   """Whether only shapes are needed; raises HostOnly if values are traced."""
   traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree))
   if traced and not _shapes_only.get():

@@ -38,7 +38,7 @@ def find(package: str, name: str, field: str) -> Callable:
   no such function.
   """
   if name.startswith("file:"):
-    return _from_file(name, field)
+    return from_file(name, field)
   folder = importlib.import_module(f"sitrain.{package}").__path__
   modules = [m.name for m in pkgutil.iter_modules(folder)]
   module, _, function = name.partition(".")
@@ -94,10 +94,13 @@ def _modules(package: str) -> Iterator[tuple[str, Any]]:
       yield module, why
 
 
-def _from_file(name: str, field: str) -> Callable:
-  """The function of file:PATH.py:FUNCTION; a file is loaded only once."""
+def from_file(name: str, field: str, default: str = "make") -> Callable:
+  """The function or class of file:PATH.py:NAME; a file is loaded only once.
+
+  `default` is its name where the config gives none. Raises ConfigError.
+  """
   try:
-    return own_functions.load(name, "make")
+    return own_functions.load(name, default)
   except ValueError as error:
     raise ConfigError(f"config.{field}={name!r}: {error}") from error
 

@@ -4,6 +4,7 @@ Axes: `data` splits rows, `fsdp` splits rows and parameters, `tensor` splits
 the width of layers.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import (
   AbstractMesh,
@@ -22,6 +24,7 @@ from jax.sharding import (
 from jaxtyping import Array
 
 from sitrain.models.axes import ROWS
+from sitrain.rollout.by_turn import Turns
 from sitrain.types import Episodes, Problems, Rows, TrainState
 
 AXES = ("data", "fsdp", "tensor")
@@ -290,7 +293,41 @@ def by_group(
     filled = jax.tree.map(lambda x: x[which], (keys, problems))
     return _first(mapped(index, filled[0], state, filled[1]), count, total)
 
+  if hasattr(generate, "by_turn"):
+    generate_by_group.by_turn = turns_by_group(
+      generate.by_turn, mesh, prepare=prepare
+    )
   return generate_by_group
+
+
+def turns_by_group(
+  turns: Turns, mesh: Mesh, *, prepare: Callable[[Any], Any] = unchanged
+) -> Turns:
+  """`by_group` of both programs of a rollout with replies from the host.
+
+  Problems must divide over the groups.
+  """
+  by_row, whole = PartitionSpec(ROWS), PartitionSpec()
+  spread = functools.partial(
+    jax.shard_map, mesh=mesh, out_specs=by_row, axis_names=set(ROWS),
+    check_vma=False,
+  )
+
+  def one_group(index, keys, state, problems):
+    playing = turns.begin(keys, state, problems)
+    return playing._replace(
+      rows=_shift(playing.rows, keys.shape[0], index[0])
+    )
+
+  begin = spread(one_group, in_specs=(by_row, by_row, whole, by_row))
+  go_on = spread(turns.go_on, in_specs=(whole, by_row, by_row, whole))
+  index = np.arange(groups(mesh), dtype=np.int32)
+  return turns._replace(
+    begin=lambda keys, state, problems: begin(
+      index, keys, prepare(state), problems
+    ),
+    go_on=lambda state, *given: go_on(prepare(state), *given),
+  )
 
 
 def _first(rows: Any, count: int, total: int) -> Any:

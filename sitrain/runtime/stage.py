@@ -134,7 +134,8 @@ def programs(stage: Stage) -> str:
   """How many programs `lower_stage` makes, as text."""
   if stage.fused and not stage.writes:
     return "1 program"
-  return f"{2 if stage.writes else 4 + 2 * (stage.rounds > 1)} programs"
+  count = 2 if stage.writes else 4 + 2 * (stage.rounds > 1)
+  return f"{count + hasattr(stage.method.generate, 'by_turn')} programs"
 
 
 def compile_loop(

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from sitrain.rollout import by_turn
 from sitrain.runtime import activity
 from sitrain.runtime.host import shapes_only
 from sitrain.runtime.own_rows import of_own_rows
@@ -32,6 +33,7 @@ from sitrain.train import (
 from sitrain.types import (
   PolicyTargets,
   Problems,
+  Reply,
   Stage,
   TrainState,
 )
@@ -40,12 +42,15 @@ GAP, OLD_GAP = "generate/sampler_gap", "generate/delay_gap"
 
 # What the device does in an iteration, by name:
 #   pose      (state, root_key, iterations ahead, round) -> _Posed
-#   generate  (keys, state, problems) -> rows of a wave
+#   generate  (keys, state, problems) -> rows of a wave; where the host writes
+#             replies, "begin" and "go_on" of rollout/by_turn.py stand for it
 #   join      (problems, rows, verdicts of waves) -> those of the round
 #   learn     (state, key, problems, rows, verdicts) -> (state, metrics)
 #   wanted    (problems, rows, verdicts) -> which problems are wanted [P]
 #   merge     (round, round) -> (round, which problems are wanted [P])
-NAMES = ("pose", "generate", "join", "learn", "wanted", "merge")
+NAMES = (
+  "pose", "generate", "begin", "go_on", "join", "learn", "wanted", "merge"
+)
 
 
 class _Posed(NamedTuple):
@@ -81,11 +86,14 @@ def lower_staged(
   posing = abstract, key, number, number
   posed = _like(jax.eval_shape(pose, *posing), everywhere)
   first = posed.row_keys[0], abstract, posed.problems[0]
+  sampling = {"pose": pose.lower(*posing)} | _lower_generate(
+    method.generate, generate, by_row, *first
+  )
   if stage.writes:
-    return {"pose": pose.lower(*posing), "generate": generate.lower(*first)}
-  rows = _like(jax.eval_shape(generate, *first), by_row)
-  judged = posed.judge_keys[0], abstract, posed.problems[0], rows
+    return sampling
   with shapes_only():
+    rows = _like(jax.eval_shape(generate, *first), by_row)
+    judged = posed.judge_keys[0], abstract, posed.problems[0], rows
     verdicts, _ = jax.eval_shape(method.judge, *judged)
   verdicts = _like(verdicts, by_row)
   if stage.delay:
@@ -94,8 +102,7 @@ def lower_staged(
   waved = posed.problems, [rows] * waves, [verdicts] * waves
   out = jax.eval_shape(join, *waved)
   sampled = tuple(map(_like, out, (everywhere, by_row, by_row)))
-  programs = {
-    "pose": pose.lower(*posing), "generate": generate.lower(*first),
+  programs = sampling | {
     "join": join.lower(*waved),
     "learn": learn.lower(abstract, posed.learn_key, *sampled),
   }
@@ -111,6 +118,26 @@ def lower_staged(
   return programs
 
 
+def _lower_generate(generate, jitted, by_row, keys, state, problems):
+  """The program that generates, or both where the host writes replies."""
+  if not hasattr(generate, "by_turn"):
+    return {"generate": jitted.lower(keys, state, problems)}
+  turns = generate.by_turn
+  begin = jax.jit(turns.begin, out_shardings=by_row)
+  go_on = jax.jit(turns.go_on, out_shardings=by_row, donate_argnums=1)
+  playing = _like(jax.eval_shape(begin, keys, state, problems), by_row)
+  rows = playing.alive.shape[0]
+  reply = Reply(
+    jax.ShapeDtypeStruct((rows, turns.reply.columns), jnp.int32),
+    jax.ShapeDtypeStruct((rows,), bool),
+  )
+  ended = jax.ShapeDtypeStruct((), jnp.int32)
+  return {
+    "begin": begin.lower(keys, state, problems),
+    "go_on": go_on.lower(state, playing, _like(reply, by_row), ended),
+  }
+
+
 class Sampler(NamedTuple):
   """The first verbs of a staged iteration."""
 
@@ -123,6 +150,9 @@ class Sampler(NamedTuple):
 def make_sampler(stage: Stage, programs: dict, mesh: Mesh) -> Sampler:
   """Poses and generates wave by wave, and judges on the host."""
   judge, total = of_own_rows(stage.method.judge, mesh)
+  turns = getattr(stage.method.generate, "by_turn", None)
+  if turns is not None:
+    turns = turns._replace(begin=programs["begin"], go_on=programs["go_on"])
 
   def begin(state, root_key, ahead, number):
     posed = programs["pose"](
@@ -130,6 +160,12 @@ def make_sampler(stage: Stage, programs: dict, mesh: Mesh) -> Sampler:
     )
     then = state._replace(step=posed.step)
     waves, played = zip(posed.row_keys, posed.problems), []
+    if turns is not None:
+      with activity.during("sampling, and waiting for replies", seldom=True):
+        played = by_turn.play_all([
+          by_turn.playing(turns, k, then, wave) for k, wave in waves
+        ])
+      return posed, played
     for i, (k, wave) in enumerate(waves, start=1):
       # On a CPU the call itself may block as long as the sampling takes.
       what = f"sampling wave {i} of {len(posed.problems)}"
@@ -148,7 +184,9 @@ def make_sampler(stage: Stage, programs: dict, mesh: Mesh) -> Sampler:
       with activity.during(f"judging {of}", seldom=True):
         judged.append(judge(k, then, wave, rows))
     verdicts, metrics = zip(*judged)
-    return list(verdicts), jax.tree.map(lambda *x: sum(x), *metrics)
+    metrics = jax.tree.map(lambda *x: sum(x), *metrics)
+    counted = {} if turns is None else turns.reply.counted()
+    return list(verdicts), metrics | counted
 
   def finish(state, sampling):
     posed, played = sampling

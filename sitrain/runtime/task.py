@@ -15,6 +15,7 @@ from sitrain.models.huggingface import (
   tokenizer,
   weights,
 )
+from sitrain.runtime import environments
 from sitrain.runtime.options import ConfigError, accepted, call, find
 from sitrain.tasks.text import lengths
 from sitrain.types import PAD, Chat, Task
@@ -26,13 +27,14 @@ def task_from(config: dict, workdir: str = "", *, part: str = "") -> Task:
   `part` names a part of the config whose own `task` changes some options, such
   as "evaluate". A tokenizer that is trained is kept in the workdir.
   """
-  options = options_of(config, part)
-  maker = find("tasks", options.pop("name"), "task.name")
   field = f"{part}.task" if part else "task"
-  if not _takes_chat(maker):
-    return call(maker, field, options)
-  chat = _chat_from(config, maker, workdir)
-  return call(maker, field, options, chat)
+  options, own = environments.options_of_task(options_of(config, part), field)
+  maker = find("tasks", options.pop("name"), "task.name")
+  chat = _chat_from(config, maker, workdir) if _takes_chat(maker) else None
+  task = call(maker, field, options, *([chat] if chat else []))
+  if not own.environment:
+    return task
+  return environments.attach(task, own, field, chat)
 
 
 def reads_text(config: dict) -> bool:

@@ -41,7 +41,8 @@ def load(name: str, default: str) -> Callable:
   module, wanted = _module(file), function or default
   own = [
     n for n, value in vars(module).items()
-    if inspect.isfunction(value) and value.__module__ == module.__name__
+    if (inspect.isfunction(value) or inspect.isclass(value))
+    and value.__module__ == module.__name__
   ]
   if wanted not in own:
     near = difflib.get_close_matches(wanted, own, n=1, cutoff=0.5)

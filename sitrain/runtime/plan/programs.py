@@ -93,9 +93,12 @@ def _refills(stage: dict, counts: Counts, mesh: Any) -> dict[str, int]:
 def _runs(stage: Stage) -> dict[str, float]:
   """The most runs of each program in an iteration."""
   rounds = float(stage.rounds)
+  turns = getattr(stage.method.generate, "by_turn", None)
+  waves = rounds * stage.parts["waves"]
   return {
     "loop": 1 / stage.steps_per_call, "pose": rounds, "learn": 1.0,
-    "generate": rounds * stage.parts["waves"], "join": rounds, "wanted": 1.0,
+    "generate": waves, "join": rounds, "wanted": 1.0,
+    "begin": waves, "go_on": waves * (turns.count - 1 if turns else 0),
     "merge": rounds - 1,
   }
 
@@ -104,10 +107,13 @@ def names_of(stage: Stage) -> tuple[str, ...]:
   """Names of the programs of a stage, as `lowered` has them."""
   if stage.fused and not stage.writes:
     return NAMES[:1]
+  by_turn = hasattr(stage.method.generate, "by_turn")
+  sampling = ("begin", "go_on") if by_turn else ("generate",)
   if stage.writes:
-    return ("pose", "generate")
-  again = ("wanted", "merge") if stage.rounds == 1 else ()
-  return tuple(name for name in STAGED if name not in again)
+    return ("pose", *sampling)
+  again = () if stage.rounds == 1 else ("wanted", "merge")
+  known = ("pose", *sampling, "join", "learn", *again)
+  return tuple(name for name in STAGED if name in known)
 
 
 def _worked() -> float:

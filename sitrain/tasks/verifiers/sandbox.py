@@ -27,7 +27,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -195,6 +195,18 @@ def _run_one(program: Program, free, limits: _Limits) -> Outcome:
     why = f"tests cannot run in a separate process: {tests.problem}"
     result = RunResult("left_out", 0, why, 0.0)
   return _outcome(result, program.tests)
+
+
+def launcher(
+  *, seconds: float, memory: int, bare: bool, source: str
+) -> Callable[..., subprocess.Popen]:
+  """A function that starts an interpreter on `source` in a sandbox.
+
+  It gets the streams of `subprocess.Popen`, and starts another one each time.
+  bare: without a sandbox. The caller reads the output and ends the process, see
+  sandbox_process.py.
+  """
+  return _launcher(_Limits(seconds, memory, bare, False), source)
 
 
 def _launcher(limits: _Limits, source: str):

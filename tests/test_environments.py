@@ -1,0 +1,585 @@
+"""Environments on the host: what they are asked, and what may go wrong."""
+
+import functools
+import pathlib
+import re
+import shutil
+import threading
+import time
+
+import fakes
+import jax
+import jax.numpy as jnp
+import loops
+import numpy as np
+import optax
+import pytest
+
+from sitrain.curate.select import token_mask
+from sitrain.methods import grpo, imitation
+from sitrain.runtime import environments, sharding
+from sitrain.runtime.checks import check_environment
+from sitrain.runtime.environments import attach, options_of_task
+from sitrain.runtime.host import HostOnly, on_host, shapes_only
+from sitrain.runtime.options import ConfigError
+from sitrain.runtime.plan.programs import names_of
+from sitrain.runtime.replies import LATE, call_all
+from sitrain.runtime.stage import compile_loop
+from sitrain.tasks import characters, products
+from sitrain.tasks.dialogue import Dialogue, dialogue_of, form_of_chat
+from sitrain.tasks.environments import calculator, interpreter
+from sitrain.tasks.text import Row, Texts
+from sitrain.train import init_state
+from sitrain.types import GIVEN, PAD, Chat, Problems
+
+END = 1
+LETTERS = characters.make("~|<>[]abcdefghijklmnopqrstuvwxyz0123456789 .:'*/")
+CHAT = Chat(
+  LETTERS, (END,),
+  lambda text: LETTERS.encode(f"<{text}>"),
+  lambda text: LETTERS.encode(f"[{text}]"),
+)
+ROWS = [Row(f"what is {n}", (), (), "all", str(n), f"id{n}") for n in range(9)]
+
+
+def text_task(verdict=1.0):
+  task = fakes.task(
+    fakes.constant_verdict(verdict), again=[0], eos=(END,), prompt=[[2, 3]]
+  )
+  return task._replace(
+    tokenizer=LETTERS, texts=Texts(ROWS, range(9), None, str)
+  )
+
+
+def attached(reply, *, reward=None, chat=CHAT, task=None, **options):
+  """The task of an environment that is a function."""
+  told = environments.Options(environment="mine", **options)
+  made = environments.Environment(reply, reward, "Mine")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(environments, "environment_of", lambda *given: made)
+    return attach(task or text_task(), told, "task", chat)
+
+
+def rows_of(*dialogues):
+  """Episodes of (turns, replies), as texts; `|` ends a turn."""
+  packed = [
+    fakes.transcribe(
+      CHAT.ask(ROWS[b].message), list(map(LETTERS.encode, turns)),
+      [LETTERS.encode(text) for text in (*replies, *[""] * len(turns))],
+    ) for b, (turns, replies) in enumerate(dialogues)
+  ]
+  return jax.tree.map(np.asarray, fakes.pack(packed))
+
+
+def ask(task, rows, turn=1, alive=None):
+  """Texts that the rows read, and which are done."""
+  count = len(rows.problem)
+  alive = np.ones(count, bool) if alive is None else np.array(alive)
+  told = task.reply.answer(
+    np.arange(count)[:, None], rows, turn, alive, np.arange(count) + 5
+  )
+  return [LETTERS.decode(row) for row in told.tokens], told.done.tolist()
+
+
+def test_an_environment_reads_text_and_writes_messages():
+  seen = []
+
+  def reply(dialogue):
+    seen.append(dialogue)
+    return None if dialogue.row.answer == "1" else f"n{dialogue.seed}"
+
+  task = attached(reply, reply_workers=1)
+  rows = rows_of((["ab|", "c|"], ["[r 1]"]), (["d|"], []), (["ef"], []))
+  texts, done = ask(task, rows)
+  # The third was cut at its limit: an end comes first, so the form stays.
+  assert texts == ["[n5]", "", "|[n7]"] and done == [False, True, False]
+  assert [one.turns for one in seen] == [("ab",), ("d",), ("ef",)]
+  assert [one.ended for one in seen] == [True, True, False]
+  assert seen[0].prompt == "what is 0" and seen[0].row == ROWS[0]
+  texts, done = ask(task, rows, 2, [True, False, False])
+  assert seen[-1] == Dialogue(
+    "what is 0", ("ab", "c"), ("r 1",), ROWS[0], (0,), True, 5
+  )
+  assert done == [False, True, True] and texts[1:] == ["", ""]
+  counted = task.reply.counted()
+  assert counted["environment/over"] == (1.0, 4.0)
+  assert counted["environment/errors"] == (0.0, 4.0)
+  assert task.reply.counted()["environment/over"] == (0.0, 0.0)
+
+
+def test_the_text_of_a_reply_is_read_back_from_its_tokens():
+  """Also after a cut turn, and where it looks like the form."""
+  form = form_of_chat(CHAT)
+  for text in ("", "a", "[a]", "]", "| 7"):
+    for ended in (True, False):
+      assert form.read(form.write(text, ended)) == text
+  tokens = np.array(LETTERS.encode("<q>ab[c]d|"))
+  mark = np.array([0, 0, 0, 1, 1, 0, 0, 0, 2, 2])
+  seen = dialogue_of(form, text_task(), np.array([2]), tokens, mark, 2, 3)
+  assert seen.turns == ("ab", "d") and seen.replies == ("c",)
+
+
+def boom(dialogue):
+  if dialogue.row.answer == "1":
+    raise KeyError("no such key")
+  return "ok"
+
+
+THREE = ((["a|"], []), (["b|"], []), (["c|"], []))
+
+
+def test_an_error_is_told_ends_the_row_or_stops_the_run(caplog):
+  rows = rows_of(*THREE)
+  texts, done = ask(quiet(boom), rows)
+  assert texts == ["[ok]", "[error: k: no such key]", "[ok]"] and not any(done)
+  assert caplog.text.count("row 2 of the data (id1): Mine raises") == 1
+  task = quiet(boom, reply_errors="end")
+  texts, done = ask(task, rows)
+  assert texts[1] == "[error: k: no such key]" and done == [False, True, False]
+  counted = task.reply.counted()
+  assert counted["environment/errors"] == (1.0, 3.0)
+  assert counted["environment/over"] == (0.0, 3.0)
+  with pytest.raises(ValueError, match=r"^row 2 .*no such key.*reply_errors"):
+    ask(quiet(boom, reply_errors="stop"), rows)
+
+
+def quiet(reply, **options):
+  """Errors are named by a letter: this tokenizer has no capitals."""
+
+  def named(dialogue):
+    try:
+      return reply(dialogue)
+    except KeyError as error:
+      raise type("k", (Exception,), {})(*error.args) from error
+
+  return attached(named, **options)
+
+
+def test_errors_that_no_policy_should_read_stop_the_run():
+  rows = rows_of(*THREE)
+  for value, words in ((84, "int '84'"), (["x"], "list"), (b"x", "bytes")):
+    with pytest.raises(ValueError, match=f"^row 1 .*returned {words}.*None"):
+      ask(attached(lambda dialogue, value=value: value), rows)
+  with pytest.raises(ValueError, match="^all 3 replies failed; row 1"):
+    ask(attached(lambda dialogue: 1 / 0), rows)
+  with pytest.raises(ValueError, match="Mine replied 'Ä'.*no token for"):
+    ask(attached(lambda dialogue: "Ä"), rows)
+
+
+def test_a_long_reply_is_cut_and_counted(caplog):
+  task = attached(lambda dialogue: "x" * 20, reply_tokens=10)
+  texts, done = ask(task, rows_of((["a|"], []), (["b"], [])))
+  assert texts == ["[" + "x" * 7 + "]", "|[" + "x" * 7 + "]"]
+  assert "22 tokens and is cut at config.task.reply_tokens=10" in caplog.text
+  assert caplog.text.count("is cut") == 1 and not any(done)
+  counted = task.reply.counted()
+  assert counted["environment/cut"] == (2.0, 2.0)
+  # Nor has it ever ended a dialogue: the limit of turns does.
+  assert counted["environment/over"] == (0.0, 2.0)
+  task.reply.counted()
+  assert caplog.text.count("Mine ended none of the dialogues") == 1
+
+
+def test_calls_are_answered_in_order_and_a_late_one_is_left(caplog):
+  gate, hung = threading.Event(), []
+
+  def work(i):
+    if i == 2:
+      gate.wait(20)
+    if i == 3:
+      raise SystemExit(1)
+    time.sleep(0.002 * (5 - i))
+    return i * i
+
+  began = time.monotonic()
+  found = call_all(work, range(5), seconds=0.2, workers=2, hung=hung)
+  assert time.monotonic() - began < 10
+  assert [one.value for one in found] == [0, 1, None, None, 16]
+  assert found[2].error == LATE and isinstance(found[3].error, SystemExit)
+  assert len(hung) == 1
+  # Too many that hang are an error; here they would take every thread.
+  with pytest.raises(RuntimeError, match="3 calls hang"):
+    call_all(lambda i: gate.wait(20), range(9), seconds=0.05, workers=2,
+             hung=hung)
+  gate.set()
+  assert call_all(work, [], seconds=1.0, workers=2, hung=[]) == []
+  # A reply that is late is an error like others.
+  task = attached(
+    lambda dialogue: time.sleep(0.5) if dialogue.row.answer == "1" else "ok",
+    reply_seconds=0.1,
+  )
+  texts, _ = ask(task, rows_of(*THREE))
+  assert texts == ["[ok]", "[error: it took too long]", "[ok]"]
+  assert "longer than config.task.reply_seconds=0.1" in caplog.text
+  assert task.reply.counted()["environment/late"] == (1.0, 3.0)
+
+
+def test_rewards_of_turns_are_added_to_the_verdict():
+  """Each by name; None is not known, and so is a turn with an error behind."""
+
+  def reward(dialogue):
+    return None if dialogue.turns[-1] == "c" else len(dialogue.turns) * 0.25
+
+  task = attached(lambda dialogue: "ok", reward=reward)
+  rows = rows_of(
+    (["a|", "b|"], ["[ok]"]), (["c|"], []), (["d|"], ["[error]"])
+  )
+  tokens, turn = (np.concatenate([x, np.full((3, 9), PAD)], axis=1)
+                  for x in (rows.tokens, rows.turn))
+  end = int((turn[2] != PAD).sum())
+  error = LETTERS.encode("[error]")
+  tokens[2, end : end + 7], turn[2, end : end + 7] = error, GIVEN
+  rows = rows._replace(tokens=tokens, turn=turn)
+  verdict = task.verify(np.arange(3)[:, None], rows, 2)
+  np.testing.assert_allclose(verdict.reward, [[1.25, 1.5], [1, 1], [1.25, 1]])
+  np.testing.assert_array_equal(verdict.known, [[1, 1], [0, 1], [0, 1]])
+  assert set(verdict.parts) == set(task.rewards) == {"answer", "environment"}
+  for bad, words in (
+    (lambda dialogue: 1 / 0, r"row 1.*, turn 1: reward of Mine raises ZeroDiv"),
+    (lambda dialogue: "x", "returned 'x': return a finite number"),
+    (lambda dialogue: np.nan, "returned nan"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      attached(lambda dialogue: "ok", reward=bad).verify(
+        np.arange(3)[:, None], rows, 2
+      )
+
+
+MINE = '''
+class Echo:
+  def __init__(self, times=1):
+    if times < 1:
+      raise ValueError(f"times={times}: set 1 or more")
+    self.times = times
+  def reply(self, dialogue):
+    return dialogue.turns[-1] * self.times
+class Silent:
+  pass
+def plain(dialogue):
+  return dialogue.missing
+def maker(*, word="x"):
+  return lambda dialogue: word
+'''
+
+
+def test_an_environment_is_found_by_its_name(tmp_path):
+  file = tmp_path / "mine.py"
+  file.write_text(MINE)
+  rows = rows_of(*THREE)
+
+  def made(name, **options):
+    task = {"name": "x", "environment": f"file:{file}{name}"}
+    if options:
+      task["environment_options"] = options
+    rest, own = options_of_task(task, "task")
+    assert rest == {"name": "x"}
+    return attach(text_task(), own, "task", CHAT)
+
+  assert ask(made(":Echo", times=2), rows)[0][0] == "[aa]"
+  assert ask(made(":maker", word="y"), rows)[0][0] == "[y]"
+  with pytest.raises(ValueError, match=r"AttributeError.*\(mine.py, line 12\)"):
+    ask(made(":plain"), rows)
+  for name, options, words in (
+    (":Ehco", {}, "did you mean 'Echo'"),
+    ("", {}, "no function reply"),
+    (":Silent", {}, r"Silent has no reply\(dialogue\)"),
+    (":Echo", {"time": 2}, "time.*times"),
+    (":Echo", {"times": 0}, "times=0"),
+    (":plain", {"a": 1}, "takes no options"),
+  ):
+    with pytest.raises(ConfigError, match=words):
+      made(name, **options)
+
+
+@pytest.mark.parametrize("given, words", (
+  ({"environment": "calculater"}, "did you mean 'calculator'"),
+  ({"environment": "calculator", "reply_tokens": 0}, "reply_tokens=0"),
+  ({"environment": "calculator", "reply_tokens": 3}, "takes 3: set 35"),
+  ({"environment": "calculator", "reply_errors": "ignore"}, "tell, end, stop"),
+  ({"environment": "calculator", "reply_seconds": "1"}, "give a float"),
+  ({"reply_tokens": 5}, "reply_tokens is of an environment"),
+))
+def test_options_of_an_environment_are_checked(given, words):
+  with pytest.raises(ConfigError, match=words):
+    _, own = options_of_task(given, "task")
+    attach(text_task(), own, "task", CHAT)
+
+
+def calculated(text):
+  reply = calculator.make().reply
+  return reply(Dialogue("", (text,), (), (), (), True, 0))
+
+
+@pytest.mark.parametrize("text, want", (
+  ("12*7", "84"), ("84/2", "42"), ("1/3", "0.333333333333"),
+  ("1,000*3", "3000"), ("3 ^ 2", "9"), ("12×7", "84"), ("-(2+3)", "-5"),
+  ("2**100", str(2**100)), ("7%4", "3"), ("0.1+0.2", "0.3"),
+  ("9**9**9", "error: the number is too large"),
+  ("2.5**9999", "error: the number is too large"),
+  ("1/0", "error: division by zero"), ("", "error: nothing to calculate"),
+  ("(1+2", "error: this is no expression"),
+  ("__import__('os')", "error: only numbers, brackets and + - * / // % ** "
+   "are known"),
+  ("(-8)**0.5", "error: the root of a negative number"),
+  ("(" * 90 + "1" + ")" * 90, "error: more than 20 brackets in brackets"),
+  ("(" * 20 + "1" + ")" * 20, "1"), ("-" * 199 + "1", "-1"),
+  ("-2**2", "-4"), ("2**-1", "0.5"), ("2**3**2", "512"), ("1 2", "error: this "
+   "is no expression"), ("7//2*2", "6"), ("1" * 201, "error: longer than 200 "
+   "characters"), ("1j", "error: only numbers, brackets and + - * / // % ** "
+   "are known"),
+))
+def test_the_calculator(text, want):
+  assert calculated(f"so <calc>{text}</calc>") == want
+
+
+def test_what_is_no_call_ends_the_dialogue():
+  assert calculated("the answer is 84") is None
+  assert calculated("<calc>2+2") == "4"  # The end token cut its end off.
+  priced = calculator.make(cost=0.5, error="?")
+  dialogue = Dialogue("", ("<calc>x</calc>",), (), (), (), True, 0)
+  assert priced.reply(dialogue) == "?" and priced.reward(dialogue) == -0.5
+  assert priced.reward(dialogue._replace(turns=("4",))) == 0.0
+
+
+TASK = products.make(calls=0.5, mistake=0.3)
+TURNS = (7, 7)
+
+
+@functools.cache
+def host_task():
+  own = environments.Options(
+    environment="calculator", environment_options={"error": "<bad>",
+    "cost": 0.25}, reply_tokens=5,
+  )
+  return on_host(attach(TASK, own, "task", None))
+
+
+def test_the_calculator_says_what_the_task_says_on_the_device():
+  """On the corpus, its mistakes, and turns that are no calls."""
+  posed = TASK.problems(jax.random.key(0), 200)
+  made = imitation.make(
+    {"policy": None}, TASK, None, problems=200, turns=TURNS
+  )
+  rows = made.generate((), (), posed)
+  rng = np.random.default_rng(0)
+  tokens = np.array(rows.tokens)
+  own = np.array(rows.turn) == 1
+  noise = own & (rng.random(tokens.shape) < 0.1) & (
+    np.arange(200)[:, None] % 2 == 0
+  )
+  tokens[noise] = rng.integers(1, 12, noise.sum())
+  rows = rows._replace(tokens=jnp.asarray(tokens))
+  first = jnp.ones(200, jnp.int32)
+  want = jax.device_get(TASK.reply(posed.answer, rows, first))
+  got = host_task().reply.answer(
+    np.asarray(posed.answer), jax.device_get(rows), 1, np.ones(200, bool),
+    np.zeros(200),
+  )
+  np.testing.assert_array_equal(got.done, want.done)
+  # Where there is `<calc>` but no form both say <bad>, or what it is worth.
+  same = (got.tokens[:, :4] == want.tokens[:, :4]).all(axis=1)
+  plain = ~noise.any(axis=1)
+  assert same[plain & ~want.done].all() and (plain & ~want.done).sum() > 20
+  verdict = TASK.verify(posed.answer, rows, 2)
+  last = np.where(want.done, 0, 1)
+  right = np.asarray(verdict.reward)[np.arange(200), last]
+  assert 0.8 < right[plain].mean() < 1.0
+
+
+OPTIMIZER = optax.sgd(0.1)
+KEY = jax.random.key(1, impl="threefry2x32")
+
+
+def begin(params):
+  both = loops.copy(params), loops.copy(params)
+  state = init_state(
+    {"policy": both[0]}, OPTIMIZER, held={"reference": both[1]}
+  )
+  return jax.device_put(state, sharding.replicated(loops.mesh_of(1)))
+
+
+def method_of(model):
+  return grpo.make(
+    {"policy": model}, host_task(), OPTIMIZER, problems=4, samples=4,
+    turns=TURNS, discount=1.0,
+  )
+
+
+def run(toy, waves):
+  """(state, metrics) of two staged steps."""
+  model, params, _ = toy
+  method = method_of(model)
+  stage = loops.stage_of(
+    method, OPTIMIZER, fused=False, parts=loops.PARTS | {"waves": waves},
+    task=host_task(),
+  )
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    begin(params),
+  )
+  run = loops.run_of(model, mesh=loops.mesh_of(1))
+  return compile_loop(run, stage, abstract)(begin(params), KEY)
+
+
+def test_a_stage_asks_the_host(toy):
+  """Two steps of GRPO; waves change nothing."""
+  host_task().reply.counted()  # What other tests have asked.
+  state, told = run(toy, 2)
+  one, said = run(toy, 1)
+  for x, y in zip(*map(jax.tree.leaves, (state.params, one.params))):
+    np.testing.assert_allclose(x, y, atol=1e-6)
+  for name in set(told) - {"environment/seconds"}:
+    np.testing.assert_allclose(
+      said[name].total, told[name].total, rtol=1e-4, atol=1e-4, err_msg=name
+    )
+  asked = told["environment/over"].count
+  assert np.all(asked == 16) and np.all(told["environment/errors"].total == 0)
+  called = 1 - told["judge/ended_2"].total / told["judge/ended_2"].count
+  assert np.all(called > 0.1) and np.all(called < 0.95)
+  assert int(state.step) == 2
+  assert float(told["generate/sampler_gap"].total[0]) < 1e-3
+  cost = told["judge/environment_1"]
+  np.testing.assert_allclose(cost.total, -0.25 * called * 16, atol=1e-4)
+
+
+def test_no_loss_falls_on_what_the_host_wrote(toy):
+  """Only own tokens are trained on, and no target of a given one is read."""
+  model, params, _ = toy
+  method = method_of(model)
+  call, answer = [12, 1, 2, 10, 3, 4, 13], [4, 0, 8, 15]
+  packed = [
+    fakes.transcribe([1, 2, 10, 3, 4, 11], [call, answer], [[4, 0, 8]]),
+    fakes.transcribe([1, 2, 10, 3, 4, 11], [answer], []),
+  ]
+  rows = fakes.pack(packed, problem=[0, 0])
+  posed = Problems(
+    jnp.array([[1, 2, 10, 3, 4, 11]]), jnp.array([[408]]), jnp.array([[PAD]])
+  )
+  answers = np.array([[408], [408]])
+  verdict = host_task().verify(answers, jax.device_get(rows), 2)
+  np.testing.assert_allclose(verdict.reward, [[-0.25, 1], [1, 0]])
+  verdict = verdict._replace(
+    known=verdict.known * np.array([[1, 1], [1, 0]], np.float32)
+  )
+  state = begin(params)
+
+  def batch_of(rows):
+    verdict_ = jax.tree.map(jnp.asarray, verdict)
+    return method.curate(KEY, state, posed, rows, verdict_)[0]
+
+  batch = batch_of(rows)
+  given = np.asarray(rows.turn) == GIVEN
+  assert given[0, 13:16].all() and not np.asarray(batch.mask)[given].any()
+  np.testing.assert_array_equal(
+    batch.mask, token_mask(rows.turn, jnp.asarray(verdict.known) > 0)
+  )
+  own = np.asarray(batch.targets.advantage)
+  assert (own[0, 6:13] != 0).all() and (own[0, 13:16] == 0).all()
+
+  def gradient(targets):
+    one = batch._replace(targets=targets)
+    total = lambda params: sum(
+      mean.total for mean in method.loss(params, state, one)[0].values()
+    )
+    return jax.tree.leaves(jax.grad(total)(state.params))
+
+  # Whatever stands on given tokens is not read.
+  spoilt = jax.tree.map(
+    lambda x: jnp.where(given, 1e3, x), batch.targets
+  )
+  for x, y in zip(gradient(batch.targets), gradient(spoilt)):
+    np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+def test_a_stage_that_cannot_ask_is_refused(toy):
+  model, params, _ = toy
+  task, models = host_task(), {"policy": model}
+  options = dict(problems=4, samples=4)
+  stage = lambda method: loops.stage_of(method, OPTIMIZER, task=task)
+  one = grpo.make(models, task, OPTIMIZER, turns=TURNS[:1], **options)
+  with pytest.raises(ConfigError, match="answers between turns: give two"):
+    check_environment("stage.a", stage(one), TURNS[:1])
+  both = grpo.make(models, task, OPTIMIZER, turns=TURNS, offline=1, **options)
+  with pytest.raises(ConfigError, match="not played turn by turn"):
+    check_environment("stage.a", stage(both), TURNS)
+  fine = grpo.make(models, task, OPTIMIZER, turns=TURNS, **options)
+  check_environment("stage.a", stage(fine), TURNS)
+  staged = stage(fine)._replace(fused=False)
+  assert names_of(staged) == ("pose", "begin", "go_on", "join", "learn")
+  with pytest.raises(ValueError, match="slots=2: set it to 0"):
+    grpo.make(models, task, OPTIMIZER, turns=TURNS, slots=2, **options)
+  # Nothing is answered by the shape of a reply alone.
+  posed = TASK.problems(KEY, 2)
+  generate = lambda: fine.generate(
+    jax.random.split(KEY, 2), begin(params), posed
+  )
+  with pytest.raises(HostOnly):
+    jax.eval_shape(generate)
+  with shapes_only():
+    assert jax.eval_shape(generate).tokens.shape == (8, 6 + 14 + 5)
+
+
+def test_the_environments_of_the_docs_answer(tmp_path):
+  page = pathlib.Path(__file__).parent.parent / "docs" / "environments.md"
+  blocks = re.findall(
+    r"```python\n# (\w+\.py)\n(.*?)```", page.read_text(), re.S
+  )
+  assert [name for name, _ in blocks] == ["my_env.py", "search.py"]
+  for name, code in blocks:
+    (tmp_path / name).write_text(code)
+
+  def made(name, options):
+    _, own = options_of_task({
+      "environment": f"file:{tmp_path / name}",
+      "environment_options": str(options),
+    }, "task")
+    return environments.environment_of(own, "task")
+
+  guess = made("my_env.py:Guess", {"most": 2})
+  row = ROWS[5]
+  seen = lambda *turns: Dialogue("", turns, (), row, (5,), True, 0)
+  assert guess.reply(seen("9")) == "Too high."
+  assert guess.reply(seen("9", "x")) == "Answer with a number."
+  assert guess.reply(seen("9", "5")) is None
+  assert guess.reply(seen("9", "8", "7")) is None
+  assert guess.reward(seen("9")) == 0.0 and guess.reward(seen("9", "5")) < 0
+  with pytest.raises(ConfigError, match="write a dictionary"):
+    made("my_env.py:Guess", "most=2")
+  pytest.importorskip("rank_bm25")
+  (tmp_path / "notes").mkdir()
+  folder = {"folder": str(tmp_path / "notes")}
+  with pytest.raises(ConfigError, match="no .txt file"):
+    made("search.py:Search", folder)
+  (tmp_path / "notes" / "a.txt").write_text(
+    "Paris is the capital of France.\n\nThe Seine.\n\nBerlin lies there."
+  )
+  search = made("search.py:Search", folder)
+  asked = seen("<search>capital of France</search>")
+  assert search.reply(asked) == "Paris is the capital of France."
+  assert search.reply(seen("Paris")) is None
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="no bubblewrap")
+def test_the_interpreter_prints_and_is_bounded():
+  reply = interpreter.make(seconds=1.0, characters=60).reply
+
+  def ran(code):
+    return reply(Dialogue("", (code,), (), (), (), True, 0))
+
+  assert ran("the answer is 3") is None
+  assert ran("<code>12*7</code>") == "84"
+  assert ran("<code>\n```python\nx = 2\nprint(x, x + 1)\n```") == "2 3"
+  assert ran("<code>1/0</code>") == (
+    "ZeroDivisionError: division by zero (line 1)"
+  )
+  assert ran("<code>def f(:</code>") == "SyntaxError: invalid syntax (line 1)"
+  assert ran("<code>x = 1</code>") == "(no output)"
+  assert ran("<code>print(1)\nwhile True: pass</code>") == (
+    "1\nTimeoutError: more than 1 seconds"
+  )
+  long = ran("<code>print('a' * 10**6)</code>")
+  assert "characters left out" in long and len(long) < 110
+  told = ran("<code>open('/etc/shadow')</code>")
+  assert told.startswith("FileNotFoundError")
+  with pytest.raises(ValueError, match="seconds=0"):
+    interpreter.make(seconds=0.0)
