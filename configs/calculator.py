@@ -1,6 +1,6 @@
 """GRPO with a calculator on the host: a small model learns to call it.
 
-python -m sitrain.main --config=configs/calculator.py --workdir=/tmp/calculator
+sitrain train --config=calculator --workdir=/tmp/calculator
 
 Products of two numbers of two digits. The base model calls in 3 of 10 problems
 and answers the others at once, nearly always wrong. Then GRPO: a call costs

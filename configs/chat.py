@@ -1,9 +1,9 @@
 """Your own rows and rewards, with a model of the hub; see docs/own.md.
 
-python -m sitrain.main --config=configs/chat.py --workdir=/tmp/sitrain_chat \\
+sitrain train --config=chat --workdir=/tmp/sitrain_chat \\
   --config.task.source=my.jsonl --config.task.reward=file:rewards.py:exact
 
-GRPO of one answer. configs/chat.py:score has SCoRe's two stages of an answer
+GRPO of one answer. chat:score has SCoRe's two stages of an answer
 and its correction, :sft imitates the answers, and :dpo learns from rows with
 chosen and rejected. With :quick (also :score,quick) it takes two steps of a
 tiny random model. A fifth of the rows is held out for the evaluation.

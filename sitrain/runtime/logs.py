@@ -48,6 +48,8 @@ def open_log(workdir: Any, facts: dict[str, str]) -> Log:
   path = _local(target)
   file = open(path, "a", encoding="utf-8", buffering=1)
   handler = logging.StreamHandler(file)
+  # On a full disk a line is lost; logging would print a traceback for each.
+  handler.handleError = lambda record: None
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
   _HOST_LOG.propagate = False
   _HOST_LOG.setLevel(logging.INFO)
