@@ -29,11 +29,11 @@ MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 CLONE, CLONE3, NEW_USER = (56, 220), 435, 0x10000000
 # Only sockets of these families: AF_VSOCK, say, ignores network namespaces.
 SOCKETS, FAMILIES = ((41, 198), (53, 199)), (1, 2)  # AF_UNIX, AF_INET
-# The first process inside. It dies with bubblewrap, and all others with it (the
-# program cannot be made to, as another user owns it); bubblewrap reaps it. With
-# its own first process bubblewrap would leave that to pid 1 outside, which may
-# never do so.
-FIRST = ("--", "/bin/sh", "-c", '"$@"; exit $?', "sh")
+# The shell is the first process inside. It dies with bubblewrap, and all others
+# with it (the program cannot be made to, as another user owns it); bubblewrap
+# reaps it. With its own first process bubblewrap would leave that to pid 1
+# outside, which may never do so.
+SHELL, INSIDE = "/bin/sh", '({limits} && exec "$@"); exit $?'
 LOAD, EQUAL, ABOVE, SHARES, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # of BPF
 ALLOW, KILL, REFUSE, UNKNOWN = 0x7FFF0000, 0x80000000, 0x50001, 0x50026
 NO_FAMILY = 0x50061  # EAFNOSUPPORT
@@ -54,20 +54,26 @@ def python() -> str:
   return str(Path(base).resolve())
 
 
-def as_root(rules: int) -> list[str]:
+def as_root(rules: int, limits: str) -> list[str]:
   """The arguments before a command that run it in a sandbox.
 
   The command can still take another user id, which it must do first (a process
   with another one has no capabilities and cannot gain any).
-  rules: the descriptor that `call_filter` is read from.
+  rules: the descriptor that `call_filter` is read from; limits: shell commands
+  that set them.
   """
   keep = ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
-  return [*_isolation(rules), *keep, *FIRST]
+  return [*_isolation(rules), *keep, "--", *_shell(limits)]
 
 
-def as_user(rules: int) -> list[str]:
+def as_user(rules: int, limits: str) -> list[str]:
   """The same for a user other than root, under its own id."""
-  return [*_isolation(rules), "--unshare-user", "--disable-userns", *FIRST]
+  own = ("--unshare-user", "--disable-userns")
+  return [*_isolation(rules), *own, "--", *_shell(limits)]
+
+
+def _shell(limits: str) -> list[str]:
+  return [SHELL, "-c", INSIDE.format(limits=limits), "sh"]
 
 
 def _isolation(rules: int) -> list[str]:

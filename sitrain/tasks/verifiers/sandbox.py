@@ -43,19 +43,12 @@ MIN_MEMORY = 2**26  # bytes of address space
 MIN_MEMORY_OF_TESTS = 2**28  # the same of the process of the tests
 MAX_SOURCE = 2**19  # bytes of program and tests together
 FIRST_USER, USERS = 50_000, 10_000  # user ids of programs, where root runs
-# The first code of an interpreter in a sandbox: it takes the user id and sets
-# the limits that are its arguments. Another program that does so (setpriv,
-# prlimit) would take a tenth of the time of a whole run.
-LIMITS = """
-import posix, resource, sys
-while len(sys.argv) > 1:
-  name, _, number = sys.argv.pop().partition("=")
-  if name == "USER":
-    posix.setgroups([])
-    posix.setresgid(*[int(number)] * 3)
-    posix.setresuid(*[int(number)] * 3)
-  else:
-    resource.setrlimit(getattr(resource, "RLIMIT_" + name), (int(number),) * 2)
+# The first code of an interpreter that root starts in a sandbox.
+TAKE_USER = """
+import posix
+posix.setgroups([])
+posix.setresgid({0}, {0}, {0})
+posix.setresuid({0}, {0}, {0})
 """
 # No site packages, no files written, always UTF-8.
 PYTHON_OPTIONS = ("-s", "-S", "-P", "-B", "-X", "utf8")
@@ -229,20 +222,35 @@ def _launcher(limits: _Limits, source: str):
 
 def _command(limits: _Limits, rules: int, source: str) -> list[str]:
   """The command line of one sandbox, from the outside in."""
-  words = [f"AS={limits.memory}", f"FSIZE={FILE_SIZE}", f"NOFILE={FILES}"]
-  words.append("CORE=0")
-  if limits.seconds < math.inf:
-    words.append(f"CPU={math.ceil(limits.seconds) + 1}")
-  python = [bubble.python(), *PYTHON_OPTIONS, "-c", LIMITS + source, *words]
+  python = [bubble.python(), *PYTHON_OPTIONS, "-c"]
   if limits.bare:
-    return python
-  words = [f"NPROC={PROCESSES}"]
+    shell = f'{_shell_limits(limits)} && exec "$@"'
+    return [bubble.SHELL, "-c", shell, "sh", *python, source]
   if os.getuid() != 0:
-    return [*bubble.as_user(rules), *python, *words]
-  # Another user id every time, as processes are counted by user id. LIMITS
-  # begins with the last word.
-  words.append(f"USER={FIRST_USER + secrets.randbelow(USERS)}")
-  return [*bubble.as_root(rules), *python, *words]
+    return [*bubble.as_user(rules, _shell_limits(limits)), *python, source]
+  # Another user id every time, as processes are counted by user id.
+  user = TAKE_USER.format(FIRST_USER + secrets.randbelow(USERS))
+  return [*bubble.as_root(rules, _shell_limits(limits)), *python, user + source]
+
+
+def _shell_limits(limits: _Limits) -> str:
+  """Shell commands that set the limits of a process and its children.
+
+  The shell is there anyway, and Python's `resource` would take a tenth of the
+  time of a whole run to import. Shells count memory in 1024 bytes and files in
+  512, and call the number of processes -p or -u.
+  """
+  words = [
+    f"-v {limits.memory // 1024}", f"-f {FILE_SIZE // 512}", f"-n {FILES}",
+    "-c 0",
+  ]
+  if limits.seconds < math.inf:
+    words.append(f"-t {math.ceil(limits.seconds) + 1}")
+  commands = [f"ulimit {word}" for word in words]
+  if not limits.bare:
+    count = "{{ ulimit -p {0} 2>/dev/null || ulimit -u {0}; }}"
+    commands.append(count.format(PROCESSES))
+  return " && ".join(commands)
 
 
 def _outcome(result: RunResult, tests: str) -> Outcome:
