@@ -66,7 +66,7 @@ def by_group(stage: Stage, mesh: Any) -> Method:
   """The stage's method, generating per group of devices, with cut prompts."""
   method, prepare = stage.method, partial(for_sampling, dtype=stage.dtype)
   generate = sharding.by_group(method.generate, mesh, prepare=prepare)
-  generate = cut_prompts(generate, stage.parts["buckets"])
+  generate = cut_prompts(generate, stage.parts.get("buckets", 1))
   return method._replace(generate=generate)
 
 
