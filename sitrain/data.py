@@ -1,6 +1,6 @@
 """Shows what a model will read of a config's task; loads no weights.
 
-  python -m sitrain.data --config=configs/chat.py \\
+  sitrain data --config=chat \\
     --config.task.source=my.jsonl --config.model.path=FOLDER_OR_HUB_ID
 
 Prints how many rows were read, which were dropped and why, statistics of their
