@@ -411,7 +411,9 @@ def test_given_pairs_puts_the_chosen_row_first(chat, write):
     {"prompt": "a", "chosen": "b", "rejected": "c"},
     {"prompt": "d", "chosen": "e", "rejected": "f"},
   ]))
-  method = given_pairs.make({"policy": None}, task, (), problems=2, turns=(8,))
+  method = given_pairs.make(
+    {"policy": fakes.bigram(16)}, task, (), problems=2, turns=(8,)
+  )
   posed = Problems(*map(jnp.asarray, task.table))
   keys = jax.random.split(jax.random.key(0), 2)
   rows = method.generate(keys, (), posed)
