@@ -9,11 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sitrain.models import foreign
 from sitrain.models.decoder import Decoder, init
 from sitrain.tasks import characters
 from sitrain.tasks.draw import constant_reply
 from sitrain.types import GIVEN, PAD, ROOT, Episodes, Problems, Task, Verdict
 
+# For methods whose losses and checks are looked at: it is never asked.
+SILENT = {"policy": foreign.from_logits(lambda *_: None, vocabulary=1)}
 SIZES = dict(layers=1, width=1, heads=1, kv_heads=1, head_size=2, mlp_size=1)
 
 

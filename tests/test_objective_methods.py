@@ -77,7 +77,7 @@ def given(monkeypatch):
 
 
 def loss_of(make, **options):
-  method = make({"policy": None}, TASK, None, **SHAPE | options)
+  method = make(fakes.SILENT, TASK, None, **SHAPE | options)
   token = jnp.zeros(MASK.shape, jnp.int32)
   targets = PolicyTargets(
     array(GAIN), array(np.full(MASK.shape, 0.3)), array(OLD), array(OLD),
@@ -193,7 +193,7 @@ def round_of(reward=REWARD, parts=None):
 
 
 def curated(make, sampled, **options):
-  method = make({"policy": None}, TASK, None, **SHAPE | options)
+  method = make(fakes.SILENT, TASK, None, **SHAPE | options)
   return method.curate(jax.random.key(0), None, *sampled)
 
 
@@ -298,7 +298,7 @@ def test_what_is_imitated():
 
 
 def pair_terms(make, **options):
-  method = make({"policy": None}, TASK, None, **SHAPE | options)
+  method = make(fakes.SILENT, TASK, None, **SHAPE | options)
   pairs = lambda x: array(x).reshape(2, 2, -1)
   token = jnp.zeros((2, 2, 7), jnp.int32)
   batch = Batch(
@@ -375,7 +375,7 @@ def test_rows_by_themselves_are_compared_with_the_mean_gap(given, monkeypatch):
   np.testing.assert_allclose(
     batch.targets.baseline, 0.2 * length.mean(), rtol=1e-5
   )
-  method = kto.make({"policy": None}, TASK, None, **SHAPE, weight_bad=0.5)
+  method = kto.make(fakes.SILENT, TASK, None, **SHAPE, weight_bad=0.5)
   token, good = jnp.zeros(MASK.shape, jnp.int32), np.array([1, 0, 0, 1])
   batch = Batch(
     token, token, jnp.asarray(MASK, jnp.int32), token, array(MASK),
@@ -402,13 +402,13 @@ def test_rows_by_themselves_are_compared_with_the_mean_gap(given, monkeypatch):
 ])
 def test_wrong_options_are_refused(make, options, message):
   with pytest.raises(ValueError, match=message):
-    make({"policy": None}, TASK, None, **SHAPE | options)
+    make(fakes.SILENT, TASK, None, **SHAPE | options)
 
 
 def test_the_ratio_of_a_sequence_is_that_of_a_turn(given):
   """Two turns of a row have ratios of their own."""
   turns = {"turns": (3, 3), "clip": np.inf, "clip_high": np.inf}
-  method = gspo.make({"policy": None}, TASK, None, **SHAPE | turns)
+  method = gspo.make(fakes.SILENT, TASK, None, **SHAPE | turns)
   turn = np.where(MASK, np.where(np.arange(7) < 4, 1, 2), 0)
   token = jnp.zeros(MASK.shape, jnp.int32)
   targets = PolicyTargets(*map(array, (GAIN, 0 * OLD, OLD, OLD, OLD)))

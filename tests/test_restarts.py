@@ -202,7 +202,7 @@ def test_long_prompts_are_read_once_for_all_samples():
     found.append(jax.jit(method.loss)(state.params, state, batch)[0])
   for x, y in zip(*map(jax.tree.leaves, found), strict=True):
     assert np.isfinite(x)
-    np.testing.assert_allclose(x, y, rtol=1e-5)
+    np.testing.assert_allclose(x, y, rtol=1e-4)
 
 
 def test_votes_as_rewards_by_hand():

@@ -289,7 +289,7 @@ SFT = {"name": "imitation", "problems": 8, "turns": (5, 5)}
   ({"method": "imitation"}, "stage.base.method='imitation' is a str: give"),
   ({"method": {"name": None}}, "base.method.name=None is a NoneType: give"),
   ({"method": SFT | {"problems": 0}}, "problems=0: set 1 or more"),
-  ({"method": SFT | {"turns": ("5", "5")}}, "method.turns='5' is a str: give"),
+  ({"method": SFT | {"turns": ("5", "5")}}, "has '5', which is no whole num"),
   ({"until": {}}, "config.stage.base.until: until='' is not known"),
   ({"epochs": 0}, "config.stage.base.epochs=0: set 1 or more"),
   ({"writes": True, "rounds": 2}, "config.stage.base.rounds=2: a stage that"),

@@ -195,7 +195,7 @@ def test_a_given_turn_longer_than_its_limit_is_not_imitated(chat):
   """Its rest would be trained as what follows the cut."""
   task = task_of(chat, LONG * 3 + LONG[1:] * 9)
   assert task.turn_length == 3
-  make = functools.partial(imitation.make, {"policy": None}, problems=2)
+  make = functools.partial(imitation.make, fakes.SILENT, problems=2)
   for turns, words in (
     ((4, 6), r"turns=\(4, 6\): turn 1 of 3 of 15 given solutions has more than"
      r" 4 tokens \(first in row 1, the longest has 6\): raise turns"),
@@ -207,14 +207,14 @@ def test_a_given_turn_longer_than_its_limit_is_not_imitated(chat):
     make(task=task, optimizer=None, turns=turns)
   # Reinforcement learning writes its own turns.
   single_turn.make(
-    {"policy": None}, task, None, problems=2, samples=2, turns=(4,)
+    fakes.SILENT, task, None, problems=2, samples=2, turns=(4,)
   )
 
 
 def test_a_task_without_solutions_teaches_nothing(chat):
   task = task_of(chat, [ROWS[0]._replace(solutions=())])
   with pytest.raises(ValueError, match="no solutions to imitate"):
-    imitation.make({"policy": None}, task, None, problems=2, turns=(9,))
+    imitation.make(fakes.SILENT, task, None, problems=2, turns=(9,))
 
 
 def test_a_given_turn_has_no_end_token(chat):

@@ -45,7 +45,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
     lambda: text_metrics.fold_case(["a"]),
     lambda: text_metrics.sentencepiece("model"),
   ):
-    with pytest.raises(ValueError, match=r"pip install 'sitrain\[text\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'sitrain\[tensorflow"):
       call()
 
 
