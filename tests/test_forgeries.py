@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from sitrain.tasks.verifiers import guard, sandbox, sandbox_child
+from sitrain.tasks.verifiers import guard, messages, sandbox, sandbox_child
 from sitrain.tasks.verifiers.programs import humaneval_program
 from sitrain.tasks.verifiers.sandbox import Program
 
@@ -201,16 +201,16 @@ FORGERIES = {
   "def f(x): return 9",
   "a verdict when asked": SEND + "def f(x):\n"
   "  to_all(b'pass\\t0\\t\\n')\n  os._exit(0)",
-  "answers ahead": SEND + "to_all(answer(word('gives'), b'T', b'N') * 99)\n"
+  "answers ahead": SEND + "to_all(answer(word('returns'), b'T', b'N') * 99)\n"
   "def f(x): return 9",
-  "a raised exception ahead": SEND + "to_all(answer(word('gives'), many(b'd'),"
-  " b'N') + answer(word('raises'), many(b'l', word('StopIteration')), "
+  "a raised exception ahead": SEND
+  + "to_all(answer(word('returns'), many(b'd'), b'N') + answer(word('raises'), many(b'l', word('StopIteration')), "
   "word('')))",
   "an answer that is no message": SEND + "to_all(message(b'zz') * 9)",
   "a message of four gigabytes": SEND + "to_all(b'\\xff' * 99)",
   "half a message": SEND + "to_all(b'\\0\\0\\0\\x09tt')\nos._exit(0)",
   "a list of four billion": SEND + "to_all(message(b'l\\xff\\xff\\xff\\xff'))",
-  "a class that is no data": SEND + "to_all(answer(word('gives'), many(b'L', "
+  "a class that is no data": SEND + "to_all(answer(word('returns'), many(b'L', "
   "word('os'), word('_exit'), part(b'i', b'\\0')), b'N'))",
   "calls of what it was not given": SEND + "to_all(b''.join(message(many(b't', "
   "word('call'), part(b'i', bytes([n])), many(b't'), many(b'd'), b'F')) "
@@ -233,10 +233,11 @@ FORGERIES = {
   "its streams swapped": "import os\ndef f(x):\n  os.dup2(3, 5)\n"
   "  os.dup2(4, 3)\n  os.dup2(5, 4)\n  return 9",
   "a race of two threads": SEND + "import threading\n"
-  "def g():\n  for i in range(99): to_all(answer(word('gives'), b'T', b'N'))\n"
+  "def g():\n"
+  "  for i in range(99): to_all(answer(word('returns'), b'T', b'N'))\n"
   "threading.Thread(target=g).start()\ndef f(x): return 9",
   "a race of two processes": SEND + "if os.fork() == 0:\n"
-  "  for i in range(99): to_all(answer(word('gives'), b'T', b'N'))\n"
+  "  for i in range(99): to_all(answer(word('returns'), b'T', b'N'))\n"
   "  os._exit(0)\ndef f(x): return 9",
   # Values that lie about what they are made of.
   "an int with another index": "class I(int):\n"
@@ -268,10 +269,11 @@ FORGERIES = {
   "__file__ = __spec__ = __in_place__ = lambda *a: lambda *b: 2\n"
   "def f(x): return 9",
   "a function that is alone": "def f(x): return 9\n"
-  "f.alone = f.__call__ = f.__wrapped__ = lambda x: 2",
+  "f.statement = f.__call__ = f.__wrapped__ = lambda x: 2",
   "a built-in type for the function": "f = frozenset",
   "a reply that says it is ready": SEND
-  + "to_all((answer(word('ready'), many(b'l')) + answer(word('hello'))) * 9)\n"
+  + "to_all((answer(word('returns'), many(b'd'), b'N')"
+  " + answer(word('hello'))) * 9)\n"
   "def f(x): return 9",
   "an answer by marshal": SEND
   + "import marshal\ndef f(x):\n"
@@ -294,6 +296,11 @@ TESTS = {
   "set": "assert set(f(1)) == set([1])\nassert len(f(1)) == 1",
 }
 REWARDED = ("pass", "left_out", "sandbox")
+
+
+def test_the_table_speaks_of_what_is_there():
+  assert "returns" in messages.ANSWERS
+  assert callable(messages._function(None, 0).statement)
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +332,7 @@ def test_a_pass_is_not_forged(forged, name, kind):
    "x = [3, 1]\nassert f(x) == sorted(x)"),
   (SEND + "def f(x):\n  empty = many(b'l')\n"
    "  empty = many(b't', many(b't', empty), many(b'd'))\n"
-   "  to_all(answer(word('gives'), many(b'l'), empty))",
+   "  to_all(answer(word('returns'), many(b'l'), empty))",
    "x = [3, 1]\nassert f(x) == sorted(x)"),
   # The loop of the tests is ended early.
   ("def f(x): raise StopIteration",
@@ -356,7 +363,7 @@ def test_a_pass_is_not_forged(forged, name, kind):
   ("def f(g):\n  try: g(ValueError)\n  except BaseException as e:\n"
    "    while e.__traceback__: e = e.__traceback__.tb_frame.f_locals['x']\n"
    "  return 9", "assert f(lambda x: x + 1) == 2"),
-  ("def f(g):\n  g.__code__ = g.alone.__code__ = (lambda: 2).__code__\n"
+  ("def f(g):\n  g.__code__ = g.statement.__code__ = (lambda: 2).__code__\n"
    "  return 9", "assert f(lambda x: 2) == 2"),
 ])
 def test_tests_keep_their_state(walls, code, tests):

@@ -361,13 +361,15 @@ def test_no_capability_can_be_gained(clean):
       held = ctypes.create_string_buffer(24)
       header = (ctypes.c_uint32 * 2)(0x20080522, 0)
       assert libc.capget(header, held) == 0
-      sets = memoryview(held.raw).cast("I")  # effective, permitted, inheritable
+      sets = memoryview(held.raw).cast("I")  # 2 words of three sets
       held = [sets[i] for i in (0, 1, 3, 4)]
       print(held == [0] * 4, not any(libc.prctl(47, 1, n, 0, 0) > 0
                                      for n in range(41)))
     """
     def f():
-      # Of a program that this one executes: effective, permitted, ambient.
+      # Of a program that this one executes: none is effective, permitted or
+      # ambient. (The inheritable ones need a file with capabilities, which
+      # no_new_privs makes nothing of.)
       command = [sys.executable, "-S", "-c", HELD]
       done = subprocess.run(command, capture_output=True, text=True)
       out = done.stdout or done.stderr[-150:]
@@ -395,6 +397,15 @@ def test_no_capability_can_be_gained(clean):
   # A sandbox of a user has capabilities over nothing but its own namespace.
   done = run_one(code, "x = f()\nassert x == [], x")
   assert done.status == "pass", done
+
+
+def test_an_error_ends_all_programs(clean):
+  """Those that wait for a process of the tests would else wait for ever."""
+  slow = "import time\ndef f(x):\n  time.sleep(.2)\n  return x"
+  slow = [Program(slow, "assert f(1) == 1")] * 3
+  for _ in range(3):
+    with pytest.raises(ValueError, match="the tests of a program are no Py"):
+      sandbox.run([Program("x = 1", "assert ("), *slow], workers=2)
 
 
 def test_no_other_process_can_be_killed(clean):

@@ -77,6 +77,28 @@ def test_only_what_the_tests_send_is_marshalled():
   assert ways == {True, False}
 
 
+@pytest.mark.parametrize("name, arguments", [
+  (("fractions", "Fraction"), ["1e5000"]),
+  (("fractions", "Fraction"), [1, 2.0]),
+  (("collections", "deque"), [range(13_000_000), None]),
+  (("collections", "Counter"), ["aab"]),
+  (("decimal", "Decimal"), [10**100]),
+])
+def test_a_small_message_makes_no_large_value(name, arguments):
+  data = bytes(serialization.encode([*name, *arguments]))
+  with pytest.raises(ValueError, match="other arguments than it has"):
+    serialization.decode(b"L" + data[1:])
+
+
+def test_what_marshal_cannot_write_is_written_all_the_same():
+  program = peer(reads_marshal=True, writes_marshal=False)
+  value = {complex("nan"), complex("nan")}  # of equal bytes, not equal
+  data = bytes(serialization.encode(value, program))
+  assert data[:1] != serialization.MARSHALLED
+  with pytest.raises(serialization.Refused, match="more than 33554432 bytes"):
+    serialization.encode([0] * 10**7, program)
+
+
 class Text(str):
   __str__ = __eq__ = __hash__ = None
 

@@ -28,7 +28,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 from sitrain.tasks.verifiers import bubble, same_process, separate_process
@@ -156,9 +156,13 @@ def _run(programs, workers, limits: _Limits) -> list[Outcome]:
   # Threads only wait for processes here. On Ctrl-C no further one is started.
   # There are two for each running program: one may start or end a sandbox.
   with ThreadPoolExecutor(2 * workers) as pool:
+    started = [pool.submit(one, program) for program in programs]
     try:
-      return list(pool.map(one, programs))
+      return [each.result() for each in started]
     finally:
+      for each in started:
+        each.cancel()
+      wait(started)  # Those that run need what `close` takes away.
       # In the pool, as a sandbox ends with the thread that started it.
       list(pool.map(close, range(workers)))
 

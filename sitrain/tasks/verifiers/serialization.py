@@ -42,6 +42,16 @@ LIBRARY = {
     x.hour, x.minute, x.second, x.microsecond, x.tzinfo
   ),
 }
+# The types of these arguments, of which no other makes a value larger than its
+# message.
+_DATE, _INT = ((int,),) * 3, (int,)
+ARGUMENTS = {
+  "Counter": ((dict,),), "OrderedDict": ((dict,),),
+  "deque": ((list,), (int, type(None))), "Fraction": (_INT, _INT),
+  "Decimal": ((str,),), "date": _DATE, "timedelta": _DATE,
+  "datetime": (*_DATE, *_DATE, _INT, (type(None),)),
+  "time": (*_DATE, _INT, (type(None),)),
+}
 # Classes that are sent as the value in their field `data`.
 WRAPPERS = {("collections", name) for name in (
   "UserDict", "UserList", "UserString"
@@ -67,9 +77,12 @@ def encode(value, peer=None):
   """
   max_bytes, max_depth = peer.send_limits if peer else (MAX_BYTES, MAX_DEPTH)
   if peer and peer.reads_marshal and _is_usual(value, 5):
-    data = bytearray(MARSHALLED + marshal.dumps(value))
-    if len(data) <= max_bytes:
-      return data
+    try:
+      data = bytearray(MARSHALLED + marshal.dumps(value))
+      if len(data) <= max_bytes:
+        return data
+    except MemoryError:  # too large, or a set of NaNs, which it cannot sort
+      pass
   writer = Namespace(
     out=bytearray(), peer=peer, max_bytes=max_bytes, max_depth=max_depth
   )
@@ -83,6 +96,8 @@ def _is_usual(value, depth):
   if kind is dict:
     return depth > 0 and _is_usual([*value, *value.values()], depth)
   if kind in (list, tuple, set, frozenset):
+    if len(value) > MAX_BYTES // 8:
+      return False
     if set(map(type, value)) <= SCALARS:
       return True
     return depth > 0 and all(_is_usual(item, depth - 1) for item in value)
@@ -219,6 +234,11 @@ def _take(reader, depth):
   if tag == b"3":
     return dict(enumerate(items)).values()
   if tag == b"L" and LIBRARY[tuple(items[:2])]:
+    kinds = ARGUMENTS[items[1]]
+    if len(items) - 2 != len(kinds) or not all(
+      type(x) in kind for x, kind in zip(items[2:], kinds)
+    ):
+      raise ValueError(f"a {items[1]} of other arguments than it has")
     return getattr(__import__(items[0]), items[1])(*items[2:])
   raise ValueError(f"a message with the tag {tag!r}")
 
