@@ -204,8 +204,8 @@ FORGERIES = {
   "answers ahead": SEND + "to_all(answer(word('returns'), b'T', b'N') * 99)\n"
   "def f(x): return 9",
   "a raised exception ahead": SEND
-  + "to_all(answer(word('returns'), many(b'd'), b'N') + answer(word('raises'), many(b'l', word('StopIteration')), "
-  "word('')))",
+  + "to_all(answer(word('returns'), many(b'd'), b'N')"
+  " + answer(word('raises'), many(b'l', word('StopIteration')), word('')))",
   "an answer that is no message": SEND + "to_all(message(b'zz') * 9)",
   "a message of four gigabytes": SEND + "to_all(b'\\xff' * 99)",
   "half a message": SEND + "to_all(b'\\0\\0\\0\\x09tt')\nos._exit(0)",

@@ -96,7 +96,7 @@ def test_what_marshal_cannot_write_is_written_all_the_same():
   data = bytes(serialization.encode(value, program))
   assert data[:1] != serialization.MARSHALLED
   with pytest.raises(serialization.Refused, match="more than 33554432 bytes"):
-    serialization.encode([0] * 10**7, program)
+    serialization.encode([0] * 34_000_000, program)
 
 
 class Text(str):
