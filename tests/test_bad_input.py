@@ -75,6 +75,9 @@ AT_ONCE = {
   "learning rate -1": (
     (*QUICK, f"{BASE}optimizer.learning_rate=-1"), ("learning_rate=-1.0: set",),
   ),
+  "discount": (
+    (*QUICK, f"{TWO}method.discount=1.5"), ("discount=1.5: set a number",)
+  ),
   "temperature 0": (
     (*QUICK, f"{TWO}method.temperature=0"), ("temperature=0: set a number",)
   ),

@@ -145,3 +145,19 @@ def test_in_training_the_first_is_acknowledged_and_the_second_ends(
   assert done.code == CODES[second or first] and done.err == ""
   why = "asked to stop twice" if second else f"stopped by {name}"
   assert done.out.startswith(f"left: {why}")
+
+
+def test_a_signal_while_python_shuts_down_changes_no_exit_code():
+  """It takes its handlers back, and SIGTERM would end it with another code."""
+  script = (
+    "import os, signal, sys\n"
+    "from sitrain.runtime import signals\n"
+    "class Late:\n"
+    "  def __del__(self): os.kill(os.getpid(), signal.SIGTERM)\n"
+    "signal.signal(signal.SIGTERM, lambda *_: None)\n"
+    "signals.late = Late()\n"
+    "signals.ignore()\n"
+    "sys.exit(75)\n"
+  )
+  done = subprocess.run([sys.executable, "-c", script], check=False)
+  assert done.returncode == 75

@@ -21,9 +21,13 @@ from attempt_texts import (
   write,
 )
 
+from sitrain.judge import verifier
+from sitrain.rollout import contexts
+from sitrain.runtime.options import ConfigError
+from sitrain.runtime.task import task_from
 from sitrain.tasks import chain, characters, maze
 from sitrain.tasks.attempt import attempt
-from sitrain.types import PAD
+from sitrain.types import PAD, Verdict
 
 
 def walks(prompt, doors):
@@ -435,3 +439,21 @@ def test_tokenizer_names_the_character_that_it_lacks():
 def test_impossible_options_name_the_fix(make, options, message):
   with pytest.raises(ValueError, match=message):
     make(**options)
+
+
+def test_a_verdict_of_another_shape_is_refused():
+  task = maze.make(doors=2, rooms=2)
+  problems = task.problems(jax.random.key(0), 3)
+  rows = contexts.begin(problems, 1)
+  for reward, known in ((3, (3, 1)), ((3, 1), 3)):
+    verdict = Verdict(jnp.ones(reward), jnp.ones(known))
+    wrong = task._replace(verify=lambda *_, found=verdict: found)
+    with pytest.raises(ValueError, match=r"a \w+ of shape \(3,\) for 3 rows"):
+      verifier.verify(wrong, problems, rows, 1)
+
+
+def test_a_file_that_makes_no_task_is_refused(tmp_path):
+  path = tmp_path / "mine.py"
+  path.write_text("def make():\n  return 3\n")
+  with pytest.raises(ConfigError, match="mine.py.*returns a int: return a s"):
+    task_from({"task": {"name": f"file:{path}"}})

@@ -29,6 +29,14 @@ def verify(
   the empty text: its row ended before it.
   """
   verdict = task.verify(problems.answer[episodes.problem], episodes, turns)
+  rows = episodes.problem.shape[0]
+  for name in ("reward", "known"):
+    shape = getattr(verdict, name).shape
+    if shape != (rows, turns):
+      raise ValueError(
+        f"task.verify(answer, episodes, turns={turns}) returned a {name} of "
+        f"shape {shape} for {rows} rows: return one a turn, [rows, turns]"
+      )
   return verdict._replace(known=verdict.known * written(episodes, turns))
 
 

@@ -4,7 +4,6 @@ A checkpoint is one folder, created atomically; see snapshot.py for its content.
 Folders may be on a disk or on gs://.
 """
 
-import errno
 import json
 import logging
 import math
@@ -71,7 +70,7 @@ def _tidy(folder: epath.Path) -> None:
     if step.isdigit() and path.name not in finished:
       _LOG.warning(
         "checkpoint %s of %s was never finished: it is removed, the one before"
-        " it is used",
+        " it is used, if there is one",
         step,
         folder,
       )
@@ -107,8 +106,8 @@ def _score_readable(path: epath.Path) -> bool:
 def _set_aside(path: epath.Path, reason: str) -> None:
   """Renames a damaged checkpoint, so that its step can be saved again."""
   _LOG.warning(
-    "checkpoint %s cannot be used: %s; the one before it is used, and this one"
-    " is kept as %s%s",
+    "checkpoint %s cannot be used: %s; the one before it is used, if there is"
+    " one, and this one is kept as %s%s",
     path,
     reason,
     path.name,
@@ -164,10 +163,14 @@ def _worth_logging(record: logging.LogRecord) -> bool:
 
 
 def _none_usable(folder: Any) -> FileNotFoundError:
+  damaged = sorted(
+    path.name for path in _inside(epath.Path(folder))
+    if path.name.endswith(_UNUSABLE)
+  )
+  why = f" ({', '.join(damaged)} is damaged)" if damaged else ""
   return FileNotFoundError(
-    errno.ENOENT,
-    f"no usable checkpoint in {folder}: train this stage first, or start it"
-    " anew by deleting the folder or by another workdir",
+    f"no usable checkpoint in {folder}{why}: train this stage first; one that"
+    " is damaged starts anew without the folder, or in another workdir"
   )
 
 

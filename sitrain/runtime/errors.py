@@ -135,6 +135,7 @@ def _end(code: int, *, at_once: bool = False) -> None:
     sys.stderr.flush()
     scratch.remove()
     os._exit(code)
+  signals.ignore()
   sys.exit(code)
 
 

@@ -63,6 +63,8 @@ RANGES = {
   "stage.*.method.temperature": Range(0, above=True),
   "stage.*.method.(beta|beta1|beta2)": Range(0),
   "stage.*.method.(clip|max_ratio)": Range(0, above=True),
+  "stage.*.method.value_clip": Range(0),
+  "stage.*.method.(discount|decay)": Range(0, 1),
   # A rate above 100 destroys any model, whatever the optimizer.
   "stage.*.optimizer.learning_rate": Range(0, 100),
   "stage.*.optimizer.(warmup|end_factor|weight_decay)": Range(0),

@@ -96,6 +96,18 @@ def _read_signals(reader: int, leave: Callable[[int, str], None]) -> None:
       )
 
 
+def ignore() -> None:
+  """From here on signals change nothing: the exit code is decided.
+
+  Python takes its handlers back while it shuts down, and a second SIGTERM would
+  end the process by itself.
+  """
+  usual = (signal.SIG_DFL, signal.default_int_handler)
+  for number in TOGETHER:
+    if signal.getsignal(number) not in usual:
+      signal.signal(number, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def training(leave: Callable[[int, str], None]) -> Iterator[None]:
   """Inside, signals do not end the process; callers poll `stop_requested`."""

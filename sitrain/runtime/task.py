@@ -32,6 +32,11 @@ def task_from(config: dict, workdir: str = "", *, part: str = "") -> Task:
   maker = find("tasks", options.pop("name"), "task.name")
   chat = _chat_from(config, maker, workdir) if _takes_chat(maker) else None
   task = call(maker, field, options, *([chat] if chat else []))
+  if not isinstance(task, Task):
+    raise ConfigError(
+      f"config.{field}.name={options_of(config, part)['name']!r} returns a"
+      f" {type(task).__name__}: return a sitrain.types.Task"
+    )
   if not own.environment:
     return task
   return environments.attach(task, own, field, chat)

@@ -267,7 +267,9 @@ def check_space(folder: Any, needed: int) -> None:
     path = os.path.dirname(path)
   free = shutil.disk_usage(path).free
   if free < needed:
+    large = needed >= 1e8
+    amount = lambda x: f"{x / 1e9:.2f} GB" if large else f"{x / 1e6:.3f} MB"
     raise OSError(
-      f"{folder} has {free / 1e9:.2f} GB free, the checkpoints of this run"
-      f" need {needed / 1e9:.2f} GB: free some space or give another --workdir"
+      f"{folder} has {amount(free)} free, the checkpoints of this run need"
+      f" {amount(needed)}: free some space or give another --workdir"
     )
