@@ -40,10 +40,10 @@ from sitrain.runtime.options import (
   checked,
   closest,
   find,
+  naming,
 )
 from sitrain.runtime.start import Run, elsewhere, new_state
 from sitrain.runtime.task import options_of as task_options
-from sitrain.tasks.own_functions import own_place
 from sitrain.types import Episodes, Stage, Task
 
 CHOICES = {
@@ -302,18 +302,10 @@ def check_steps(field: str, options: dict) -> None:
 
 def count_rows(field: str, run: Run, stage: Stage) -> batches.Counts:
   """The sizes of an iteration of a stage; ConfigError if a verb fails."""
-  try:
+  with naming(field, ".method"):
     key = jax.random.key(0)
     state = jax.eval_shape(lambda key: new_state(run, stage, key), key)
     return batches.count(stage.method, state, learns=not stage.writes)
-  except ValueError as error:
-    raise ConfigError(f"config.{field}: {error}") from error
-  except Exception as error:
-    if not (place := own_place(error)):
-      raise
-    raise ConfigError(
-      f"config.{field}.method: {place} raises {type(error).__name__}: {error}"
-    ) from error
 
 
 def check_metrics(

@@ -25,10 +25,10 @@ from sitrain.runtime.options import (
   check_options,
   closest,
   from_file,
+  naming,
 )
 from sitrain.tasks.dialogue import form_of_chat, form_of_tokens
 from sitrain.tasks.environments import calculator, interpreter
-from sitrain.tasks.own_functions import own_place
 from sitrain.types import PAD, Chat, Episodes, Reply, Task
 
 BUILT_IN = {"calculator": calculator.make, "python": interpreter.make}
@@ -121,16 +121,8 @@ def _made(maker: Callable, field: str, given: dict) -> Any:
   parameters = inspect.signature(maker).parameters.items()
   known = {n: one for n, one in parameters if one.kind in plain}
   options = check_options(field, given, known)
-  try:
+  with naming(field):
     return maker(**options)
-  except ValueError as error:
-    raise ConfigError(f"config.{field}: {error}") from error
-  except Exception as error:
-    if not (place := own_place(error)):
-      raise
-    raise ConfigError(
-      f"config.{field}: {place} raises {type(error).__name__}: {error}"
-    ) from error
 
 
 def _asks(function: Any) -> bool:

@@ -1,5 +1,6 @@
 """Functions and their options by name, with errors that name the fix."""
 
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -144,6 +145,25 @@ def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
     raise ConfigError(
       f"config.{field}: {function.__name__} of the file raises "
       f"{type(error).__name__}: {error}"
+    ) from error
+
+
+@contextlib.contextmanager
+def naming(field: str, part: str = "") -> Iterator[None]:
+  """Turns errors inside into ConfigErrors that name config.`field`.
+
+  ValueErrors, and whatever a user's own file raises: of those the message names
+  the line, and `part` of the field.
+  """
+  try:
+    yield
+  except ValueError as error:
+    raise ConfigError(f"config.{field}: {error}") from error
+  except Exception as error:
+    if not (place := own_functions.own_place(error)):
+      raise
+    raise ConfigError(
+      f"config.{field}{part}: {place} raises {type(error).__name__}: {error}"
     ) from error
 
 

@@ -56,22 +56,30 @@ def wandb(folder: Any, *, project: str, config: Record) -> Sink:
       f"config.run.wandb={project!r}: Weights & Biases says: {error}: run"
       " `wandb login`, or set WANDB_MODE=offline, or leave it out"
     ) from error
-  first = logged.step  # the first iteration that is not logged yet
-
-  def write(record: Record) -> None:
-    if (step := iteration(record)) >= first:
-      logged.log(numbers(record), step=step)
-
-  def write_samples(samples: list[Record]) -> None:
-    if (step := iteration(samples[0])) >= first:
-      table = module.Table(columns=list(COLUMNS), data=table_of(samples))
-      logged.log({title(samples): table}, step=step)
 
   def close() -> None:
     logged.finish()
     # What an offline run has written is there for `wandb sync`.
     if local != folder and not logged.offline:
       local.rmtree()
+
+  # Its step is the first iteration that is not logged yet.
+  return _logging(module, logged, logged.step, close)
+
+
+def _logging(
+  module: Any, run: Any, first: int, close: Callable[[], None]
+) -> Sink:
+  """Logs to a run of wandb, or of what has its functions, from `first` on."""
+
+  def write(record: Record) -> None:
+    if (step := iteration(record)) >= first:
+      run.log(numbers(record), step=step)
+
+  def write_samples(samples: list[Record]) -> None:
+    if (step := iteration(samples[0])) >= first:
+      table = module.Table(columns=list(COLUMNS), data=table_of(samples))
+      run.log({title(samples): table}, step=step)
 
   return Sink(write, close, samples=write_samples)
 
@@ -96,17 +104,7 @@ def trackio(folder: Any, *, project: str, config: Record) -> Sink:
     ) from error
   # It logs steps again; the public part of a run does not say how far it is.
   first = getattr(run, "_next_step", 0)
-
-  def write(record: Record) -> None:
-    if (step := iteration(record)) >= first:
-      run.log(numbers(record), step=step)
-
-  def write_samples(samples: list[Record]) -> None:
-    if (step := iteration(samples[0])) >= first:
-      table = module.Table(columns=list(COLUMNS), data=table_of(samples))
-      run.log({title(samples): table}, step=step)
-
-  return Sink(write, run.finish, samples=write_samples)
+  return _logging(module, run, first, run.finish)
 
 
 def mlflow(folder: Any, *, project: str, config: Record) -> Sink:
