@@ -21,6 +21,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 
 def serve(prepare: Callable[[dict], tuple[Callable[[], dict], dict]]) -> None:
@@ -117,3 +118,16 @@ def spent(before: float) -> dict[str, float]:
     "cpu": seconds_of_cores() - before,
     "peak": peak * (1 if sys.platform == "darwin" else 1024),
   }
+
+
+def torch_facts(model: Any, dtype: str) -> dict:
+  """What a worker of transformers answers to "prepare"."""
+  import torch  # noqa: PLC0415  Not every worker has them.
+  import transformers  # noqa: PLC0415
+
+  settings = (
+    f"transformers {transformers.__version__}, torch {torch.__version__},"
+    f" {torch.get_num_threads()} threads, {dtype}"
+  )
+  size = sum(p.numel() for p in model.parameters())
+  return {"parameters": size, "settings": settings}

@@ -26,12 +26,7 @@ def prepare(case: dict):
     written = rows[:, case["prompt"]:].numel()
     return {"tokens": written} | protocol.spent(before)
 
-  size = sum(p.numel() for p in model.parameters())
-  settings = (
-    f"transformers {transformers.__version__}, torch {torch.__version__},"
-    f" {torch.get_num_threads()} threads, {case['dtype']}"
-  )
-  return run, {"parameters": size, "settings": settings}
+  return run, protocol.torch_facts(model, case["dtype"])
 
 
 if __name__ == "__main__":

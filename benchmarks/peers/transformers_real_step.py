@@ -34,12 +34,7 @@ def prepare(case: dict):
     optimizer.zero_grad(set_to_none=True)
     return {"nll": float(loss)} | protocol.spent(before)
 
-  size = sum(p.numel() for p in model.parameters())
-  settings = (
-    f"transformers {transformers.__version__}, torch {torch.__version__},"
-    f" {torch.get_num_threads()} threads, {case['dtype']}"
-  )
-  return run, {"parameters": size, "settings": settings}
+  return run, protocol.torch_facts(model, case["dtype"])
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ LIBRARY = {
     x.hour, x.minute, x.second, x.microsecond, x.tzinfo
   ),
 }
-# The types of these arguments, of which no other makes a value larger than its
-# message.
+# The types that these arguments must have when they are read: with others a
+# small message could make a huge value.
 _DATE, _INT = ((int,),) * 3, (int,)
 ARGUMENTS = {
   "Counter": ((dict,),), "OrderedDict": ((dict,),),
