@@ -305,6 +305,8 @@ def _template(node: ast.expr) -> str:
       else "{" + ast.unparse(part.value) + "}" for part in node.values
     ]
     return " ".join("".join(parts).split())
+  if isinstance(node, ast.IfExp):
+    return _template(node.body)
   if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
     left, right = _template(node.left), _template(node.right)
     return f"{left} {right}".strip()
