@@ -150,15 +150,17 @@ def _options(name: str) -> list[str]:
     if full.partition(".")[0] != name:
       continue
     lines += [f"`method.name=\"{full}\"`", "", *_paragraphs(
-      inspect.getdoc(maker) or ""), "", "| option | type | default |",
-      "|---|---|---|"]
+      inspect.getdoc(maker) or ""), "", "| option | type | default | |",
+      "|---|---|---|---|"]
+    about = listing.described(maker)
     for option, one in accepted(maker).items():
       kind = "" if one.annotation is one.empty else inspect.formatannotation(
         one.annotation)
       default = "has to be given" if one.default is one.empty else (
         f"`{one.default!r}`")
       kind = kind.replace("|", "\\|")
-      lines.append(f"| `{option}` | {kind} | {default} |")
+      text = about.get(option, "").replace("|", "\\|")
+      lines.append(f"| `{option}` | {kind} | {default} | {text} |")
     lines.append("")
   return lines
 
@@ -231,7 +233,8 @@ def _paragraphs(text: str) -> list[str]:
 
 def config_page() -> str:
   """All configs, methods, tasks and options with types and defaults."""
-  about = config_files.abouts()
+  if not (about := config_files.abouts()):
+    raise SystemExit("sitrain is not installed: pip install -e '.[train,docs]'")
   lines = [
     "# Configs and options", "",
     "Made from the code; `sitrain train --list` prints the same, and"
@@ -277,7 +280,7 @@ def messages() -> list[Message]:
       if isinstance(node, ast.Return) and file.startswith("sitrain/runtime/"):
         # A line about what was found, which another function prints.
         text = _template(node.value) if node.value else ""
-        if len(text.split()) > 5:
+        if len(text.split()) >= 5:
           found.append(Message(text, "line", file, node.lineno))
         continue
       call = node.exc if isinstance(node, ast.Raise) else node

@@ -91,10 +91,11 @@ def test_every_method_has_a_complete_page():
     text = pages[f"methods/{name}.md"]
     for part in ("Options", "Command", "Logged", "Source"):
       assert f"## {part}\n" in text, (name, part)
-    assert "| option | type | default |" in text
+    assert "| option | type | default | |" in text
   assert set(generate.unused_methods()) == {
     "objectives", "preference", "reinforce", "verbs"
   }
+  assert "at least 2" in pages["methods/grpo.md"]  # what `samples` is
   # Its formula comes from the table of objectives, its result from a run.
   assert "(R - mean) / std" in pages["methods/grpo.md"]
   assert "## Expected" in pages["methods/dpo.md"]
