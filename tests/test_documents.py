@@ -2,6 +2,7 @@
 what these name exists."""
 
 import importlib.util
+import os
 import pathlib
 import re
 import subprocess
@@ -33,16 +34,33 @@ NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_it_runs(path, tmp_path):
+def test_it_runs(path, tmp_path, monkeypatch):
+  if path.name == "gsm8k.ipynb" and not os.environ.get("SITRAIN_DATA"):
+    pytest.skip("SITRAIN_DATA names no folder with GSM8K's rows")
+  monkeypatch.setenv("SITRAIN_QUICK", "1")
   book = nbformat.read(path, as_version=4)
   options = {"metadata": {"path": str(tmp_path)}}
   nbclient.NotebookClient(book, timeout=600, resources=options).execute()
   cells = [cell for cell in book.cells if cell.cell_type == "code"]
   assert all(cell.execution_count for cell in cells)
-  first, last = (cell.outputs[-1]["data"] for cell in (cells[-3], cells[-1]))
-  assert "learn/kl_1" in str(first) or "nan" not in str(first)
-  # Prompt, attempt, instruction, attempt: all of it is text.
-  assert str(last).count("?") >= 2
+  outputs = [output for cell in cells for output in cell.outputs]
+  # Every notebook ends with something to look at.
+  assert any("image/png" in output.get("data", {}) for output in outputs)
+  if path.name == "quickstart.ipynb":
+    # Prompt, attempt, instruction, attempt: all of it is text.
+    assert str(cells[-1].outputs[-1]["data"]).count("?") >= 2
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_it_installs_what_it_needs(path):
+  book = nbformat.read(path, as_version=4)
+  nbformat.validate(book)
+  cells = [cell for cell in book.cells if cell.cell_type == "code"]
+  assert "REPOSITORY" in cells[0].source
+  assert "unused_accelerator" in cells[0].source
+  assert "QUICK = " in cells[1].source
+  for cell in cells:
+    compile(cell.source, path.name, "exec")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/reuse.md"])
