@@ -209,6 +209,14 @@ def test_the_field_is_that_of_the_part_that_names_the_file(tmp_path):
     task_from(config, part="evaluate")
 
 
+def test_a_tokenizer_is_trained_on_the_rows_of_the_file(tmp_path):
+  (tmp_path / "texts.py").write_text("def make(chat):\n  return chat\n")
+  config = {"task": {"name": f"file:{tmp_path}/texts.py"}, "model": {}}
+  words = "config.tokenizer.size: texts.py, line 1: its file has no function"
+  with pytest.raises(ConfigError, match=words):
+    task_from(config | {"tokenizer": {"size": 300}})
+
+
 def test_what_fails_in_the_middle_of_a_run_names_the_task(
   tmp_path, monkeypatch
 ):
