@@ -54,7 +54,7 @@ def _pair(first: Any, second: Any) -> Callable[[Any], bool]:
   )
 
 
-def _named(kind: type) -> Callable[[Any], bool]:
+def _one_or_several(kind: type) -> Callable[[Any], bool]:
   """One of a kind, or {name: one of that kind}."""
   return lambda value: isinstance(value, kind) or (
     isinstance(value, dict) and all(map(_is(kind), value.values()))
@@ -87,12 +87,12 @@ METHOD = {
   "pose": Form("pose(key, state)", "Problems", _is(Problems)),
   "generate": Form(
     "generate(keys [P], state, problems)", "Episodes, or {name: Episodes}",
-    _named(Episodes),
+    _one_or_several(Episodes),
   ),
   "judge": Form(
     "judge(key, state, problems, rows)",
     "(verdict, metrics), or ({name: verdict}, metrics)",
-    _pair(_named(Verdict), _is(dict)),
+    _pair(_one_or_several(Verdict), _is(dict)),
   ),
   "refresh": Form(
     "refresh(state, problems, rows, verdicts)", "TrainState", _is(TrainState)
@@ -134,7 +134,7 @@ def own_task(task: Task, field: str) -> Task:
     ("rewards", _names, "a tuple with the names of Verdict.parts"),
     ("turn_length", lambda x: _is_int(x) and x > 0,
      "tokens of a turn, above 0"),
-    ("table", lambda x: x == () or isinstance(x, Problems),
+    ("table", lambda x: isinstance(x, tuple) and not x or isinstance(x, Problems),
      "Problems, or () where they are drawn"),
     *((name, callable, f"a function {one.call}") for name, one in TASK.items()),
   ):
@@ -151,12 +151,12 @@ def own_task(task: Task, field: str) -> Task:
 
 def _wrapped(made: Any, forms: dict[str, Form], field: str) -> Any:
   return made._replace(**{
-    name: _naming(getattr(made, name), name, form, field)
+    name: _guarded(getattr(made, name), name, form, field)
     for name, form in forms.items()
   })
 
 
-def _naming(
+def _guarded(
   function: Callable, name: str, form: Form, field: str
 ) -> Callable:
   """The function with errors that name the field, its line and the fix."""
