@@ -134,7 +134,7 @@ def own_task(task: Task, field: str) -> Task:
     ("rewards", _names, "a tuple with the names of Verdict.parts"),
     ("turn_length", lambda x: _is_int(x) and x > 0,
      "tokens of a turn, above 0"),
-    ("table", lambda x: isinstance(x, tuple) and not x or isinstance(x, Problems),
+    ("table", lambda x: isinstance(x, Problems) or type(x) is tuple and not x,
      "Problems, or () where they are drawn"),
     *((name, callable, f"a function {one.call}") for name, one in TASK.items()),
   ):
