@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from sitrain.configs import common
 
-TURNS = (7,)  # six letters and the end
+TURNS = (7, 7)  # six letters and the end, twice
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -19,11 +19,11 @@ def get_config(argument: str = "") -> ConfigDict:
   config.task = ConfigDict({"name": "strings"})
   config.evaluate.turns = TURNS
   common.add_base_model(config)
-  config.stage.base.method.turns = TURNS * 2
+  config.stage.base.method.turns = TURNS
   common.add_policy_gradient(
     config, "gdpo", held={}, weights={"right": 1.0, "points": 1.0}
   )
   stage = config.stage.gdpo
-  stage.method.turns, stage.task = TURNS, ConfigDict({"point": 0.1})
+  stage.method.turns, stage.task = TURNS[:1], ConfigDict({"point": 0.1})
   stage.best = "judge/right_1"
   return common.finish(config, argument)

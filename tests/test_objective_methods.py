@@ -32,7 +32,7 @@ from sitrain.methods import (
   sapo,
   simpo,
 )
-from sitrain.tasks import maze
+from sitrain.tasks import maze, tic_tac_toe
 from sitrain.types import (
   Batch,
   PolicyTargets,
@@ -303,6 +303,9 @@ def test_turns_are_compared_with_those_of_their_state():
     np.asarray(batch.targets.advantage)[1, np.asarray(rows.turn)[1] == 2],
     -0.5, rtol=1e-5,
   )
+  silent = tic_tac_toe.make()  # Seats move without a word between them.
+  with pytest.raises(ValueError, match="has no replies: set 'text'"):
+    gigpo.make(fakes.SILENT, silent, None, **SHAPE, state="reply")
 
 
 def test_a_sampler_that_rounds_is_corrected_for(monkeypatch):

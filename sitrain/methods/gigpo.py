@@ -1,8 +1,9 @@
 """GiGPO: rows are compared with rows, and turns with turns of the same state.
 
-Feng et al. 2025 (arXiv:2505.10978): to GRPO's advantage of an episode comes
-that of each step, among all steps of the problem's rows that begin in the same
-state. The loss is GRPO's. Defaults are those of the authors' code and scripts.
+Feng et al. 2025 (arXiv:2505.10978): to an episode's advantage comes that of
+each step, among all steps of the problem's rows that begin in one state: there
+what the environment shows, here tokens. `discount`, `weight` and `estimate` are
+those of the authors' code and scripts; the loss is GRPO's.
 """
 
 import jax.numpy as jnp
@@ -29,10 +30,9 @@ def make(
   """`weight` is omega, that of the steps; `discount` of the rewards to come.
 
   `state`: what of its past is a turn's state: "text", all of it, or "reply",
-  what the task said last. `estimate`: how both levels compare: group_mean, or
-  in units of a deviation group_normalise_sample. A task that gives each turn
-  the final reward counts it once a turn. Other options: see reinforce.make.
-  Raises ValueError for "reply" where the task says nothing between turns.
+  what the task said last. `estimate`: of both levels; in units of a deviation:
+  group_normalise_sample. Rewards of turns add up. Other options: see
+  reinforce.make. Raises ValueError for "reply" where the task has none.
   """
   verbs.check_choice("state", state, STATES)
   if state == "reply" and columns_of(task, (0, 0))[1] == 0:
