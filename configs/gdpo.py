@@ -4,6 +4,7 @@ sitrain train --config=gdpo --workdir=/tmp/sitrain_gdpo
 
 One reward for a string that meets all constraints, another for each that it
 meets; both are normalised by themselves. The evaluation counts the first alone.
+Seed 0: from 35 to 77 % right, as with GRPO on the sum of both rewards (77).
 """
 
 from ml_collections import ConfigDict

@@ -146,6 +146,9 @@ def test_the_two_levels_of_gigpo(rows, state, name, discount):
   written = np.zeros(reward.shape, bool)
   written[tuple(zip(*states))] = True
   known = rng.random(reward.shape) < 0.9
+  # A row whose first turn alone is known, and one whose first is not.
+  long = np.flatnonzero(written[:, 2] & (problem != 1))
+  known[long[:2]] = [[True, False, True], [False, True, True]]
   reward[problem == 1] = 1.0
   reward = np.where(known & written, reward, np.nan)
   counted = np.cumprod(known & written, axis=1) > 0
