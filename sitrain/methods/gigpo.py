@@ -1,9 +1,8 @@
 """GiGPO: rows are compared with rows, and turns with turns of the same state.
 
-Feng et al. 2025 (arXiv:2505.10978): to an episode's advantage comes that of
-each step, among all steps of the problem's rows that begin in one state: there
-what the environment shows, here tokens. `discount`, `weight` and `estimate` are
-those of the authors' code and scripts; the loss is GRPO's.
+Feng et al. 2025 (arXiv:2505.10978), with `discount`, `weight` and `estimate` of
+the authors' code and scripts, and the loss of GRPO. A state is there what the
+environment shows, here tokens.
 """
 
 import jax.numpy as jnp
@@ -27,12 +26,13 @@ def make(
   estimate: str = "group_mean", beta: float = 0.01, kl: str = "k3",
   clip: float = 0.2, aggregate: str = "episode_mean", **options,
 ) -> Method:
-  """`weight` is omega, that of the steps; `discount` of the rewards to come.
+  """Rewards of turns add up; other options: see reinforce.make.
 
-  `state`: what of its past is a turn's state: "text", all of it, or "reply",
-  what the task said last. `estimate`: of both levels; in units of a deviation:
-  group_normalise_sample. Rewards of turns add up. Other options: see
-  reinforce.make. Raises ValueError for "reply" where the task has none.
+  Args:
+    estimate: of both levels; in a deviation's units: group_normalise_sample.
+    weight: omega, of the steps' advantages; 0: those of episodes alone.
+    state: what of its past is a turn's state: "text", all of it, or "reply",
+      what the task said last. ValueError where a task never says anything.
   """
   verbs.check_choice("state", state, STATES)
   if state == "reply" and columns_of(task, (0, 0))[1] == 0:
