@@ -87,7 +87,8 @@ CURATE = (
   Entry("curate/replayed", "replayed rows / rows of the batch", SHARE,
         "steady"),
   Entry("curate/compared", "turns in the state of another turn that counts / "
-        "turns that count (`gigpo`)", SHARE, "above 0.1; 0: rows alone are compared"),
+        "turns that count (`gigpo`)", SHARE,
+        "above 0.1; 0: rows alone are compared"),
   Entry("curate/arm_NAME", "chance of a difficulty to be drawn", SHARE,
         "moves from easy to hard"),
   Entry("curate/score_right", "mean score of the reward model, of right rows",
