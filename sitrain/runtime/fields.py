@@ -63,7 +63,7 @@ RANGES = {
   "stage.*.method.(problems|turns)": Range(1),
   "stage.*.method.(samples|offline|slots|prompt_columns)": Range(0),
   "stage.*.method.temperature": Range(0, above=True),
-  "stage.*.method.(beta|beta1|beta2)": Range(0),
+  "stage.*.method.(beta|beta1|beta2|weight)": Range(0),
   "stage.*.method.(clip|max_ratio)": Range(0, above=True),
   "stage.*.method.value_clip": Range(0),
   "stage.*.method.(discount|decay)": Range(0, 1),
