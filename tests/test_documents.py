@@ -1,16 +1,21 @@
 """Notebooks run from top to bottom, so does the code of the documents, and
 what these name exists."""
 
+import contextlib
 import importlib.util
 import os
 import pathlib
+import pkgutil
 import re
 import subprocess
 import sys
 
 import pytest
 
+from sitrain import types
+from sitrain.methods import reinforce
 from sitrain.runtime import extras, machine
+from sitrain.runtime.options import accepted
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -151,3 +156,42 @@ def test_the_site_builds_without_a_warning(tmp_path):
   )
   assert done.returncode == 0, done.stdout + done.stderr
   assert (tmp_path / "methods" / "grpo" / "index.html").exists()
+
+
+PLACES = (
+  "", "types.", "methods.", "curate.", "losses.", "models.", "rollout.",
+)
+
+
+def is_there(name):
+  """Whether a dotted name is of this package, wherever in it."""
+  for place in PLACES:
+    with contextlib.suppress(ImportError, AttributeError):
+      pkgutil.resolve_name(f"sitrain.{place}{name}")
+      return True
+  return False
+
+
+def test_the_page_on_the_core_names_what_there_is():
+  text = (ROOT / "docs" / "core.md").read_text()
+  text = re.sub(r"```.*?```", "", text, flags=re.S)
+  spans = set(re.findall(r"`@?([^`\n]+)`", text))
+  files = {span for span in spans if re.match(r"[\w/]+\.py\b", span)}
+  for span in files - {"my_method.py", "my_task.py"}:
+    path, _, names = span.partition(": ")
+    there = [p for p in (ROOT / path, ROOT / "sitrain" / path) if p.exists()]
+    assert there, span
+    for name in re.findall(r"\w+(?=,|$)", names):
+      assert f"def {name}(" in there[0].read_text(), span
+  dotted = r"(?!config|state|held|method\b|jax)[A-Za-z]\w*(\.\w+)+(?=\(|$)"
+  names = {m[0] for s in spans - files if (m := re.match(dotted, s))}
+  assert len(names) > 20, names
+  assert not [name for name in sorted(names) if not is_there(name)]
+  for kind in (
+    "Problems", "Episodes", "Verdict", "Batch", "PolicyTargets", "ValueTargets",
+    "PreferenceTargets", "UnpairedTargets", "Weights", "Method", "Task",
+  ):
+    for field in getattr(types, kind)._fields:
+      assert re.search(rf"`{field}\b", text), f"{kind}.{field}"
+  for option in accepted(reinforce.make):
+    assert f"`{option}`" in text, option
