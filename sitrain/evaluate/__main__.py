@@ -231,6 +231,7 @@ def stage_names(config: dict, folder: epath.Path) -> list[str]:
     if policy.has_role(folder / name, ROLE.value)
   ]
   if not names:
+    policy.check_lost(folder, config["stages"])
     raise ConfigError(f"no stage has been trained in {folder} yet")
   return names
 

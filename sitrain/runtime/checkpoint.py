@@ -162,16 +162,51 @@ def _worth_logging(record: logging.LogRecord) -> bool:
   return not (known or isinstance(error, KeyboardInterrupt))
 
 
+def set_aside(folder: Any) -> list[int]:
+  """The steps of a stage's damaged checkpoints that were set aside, in order.
+
+  A run that goes on may have saved some of these steps again.
+  """
+  names = [path.name for path in _inside(epath.Path(folder))]
+  found = [x.removesuffix(_UNUSABLE) for x in names if x.endswith(_UNUSABLE)]
+  return sorted(int(step) for step in found if step.isdigit())
+
+
+def lost(folder: Any) -> str:
+  """Names the damaged checkpoints of a stage without a usable one, and the fix.
+
+  "" where there is none at all.
+  """
+  damaged = [f"{step}{_UNUSABLE}" for step in set_aside(folder)]
+  damaged += map(str, steps(folder))
+  if not damaged:
+    return ""
+  return (
+    f"all that it has is damaged ({', '.join(damaged)}): put back a copy, or"
+    " remove that folder and train the stage anew, or give another workdir"
+  )
+
+
 def _none_usable(folder: Any) -> FileNotFoundError:
-  damaged = sorted(
-    path.name for path in _inside(epath.Path(folder))
-    if path.name.endswith(_UNUSABLE)
-  )
-  why = f" ({', '.join(damaged)} is damaged)" if damaged else ""
-  return FileNotFoundError(
-    f"no usable checkpoint in {folder}{why}: train this stage first; one that"
-    " is damaged starts anew without the folder, or in another workdir"
-  )
+  why = lost(folder) or "train this stage first"
+  return FileNotFoundError(f"no usable checkpoint in {folder}: {why}")
+
+
+_TOLD: set[str] = set()  # folders of which `_tell` has told
+
+
+def _tell(folder: Any, which: str, used: str) -> None:
+  """Warns a reader of damaged checkpoints that a run has set aside, once."""
+  if jax.process_index() != 0 or str(folder) in _TOLD:
+    return
+  if found := set_aside(folder):
+    _TOLD.add(str(folder))
+    older = ", which is older" if max(found) > int(used) else ""
+    _LOG.warning(
+      "%s has damaged checkpoints, which were set aside: %s. The %s of the"
+      " others is used, %s%s", folder,
+      ", ".join(f"{step}{_UNUSABLE}" for step in found), which, used, older,
+    )
 
 
 def check_fresh(manager: ocp.CheckpointManager) -> None:
@@ -235,8 +270,11 @@ def restore(
     if found:
       return found[0]
     if not gone:
-      break
-  raise _none_usable(folder)
+      raise _none_usable(folder)
+  raise FileNotFoundError(
+    f"each checkpoint of {folder} was removed while it was read: start the same"
+    " command again"
+  )
 
 
 def _first_usable(folder, which, abstract_state, fit) -> tuple[list, bool]:
@@ -245,6 +283,7 @@ def _first_usable(folder, which, abstract_state, fit) -> tuple[list, bool]:
   for path in _ranked(folder, which):
     found, reason = snapshot.read(path, abstract_state, fit=fit)
     if not reason:
+      _tell(folder, which, path.name)
       return [found], False
     gone = not agree.from_first(path.exists)
     if gone:
@@ -265,7 +304,7 @@ def damage(folder: Any) -> str:
   """
   paths = _ranked(folder, "last")
   if not paths:
-    return f"there is no checkpoint in {folder}"
+    return f"there is no checkpoint in {folder}: {lost(folder)}".rstrip(": ")
   reason = snapshot.damage(paths[0], most=SMALL)
   return f"checkpoint {paths[0]} is damaged: {reason}" if reason else ""
 
