@@ -35,7 +35,7 @@ FIXES = {  # by number, as in _NO_MORE
 _MEANINGS = (
   (
     (_FULL,),
-    f"{_FULL} for a checkpoint in {{}}: {FIXES[errno.ENOSPC]}",
+    f"{_FULL} in {{}}: {FIXES[errno.ENOSPC]}",
   ),
   (
     (_NO_MORE[errno.EFBIG],),
@@ -66,6 +66,9 @@ _MEANINGS = (
 
 class StorageError(OSError):
   """An error of a disk or a bucket, in one line, with the fix."""
+
+  def __str__(self) -> str:
+    return str(self.args[-1])  # Without "[Errno 28]".
 
 
 def is_remote(path: Any) -> bool:
@@ -255,6 +258,29 @@ def write_object(path: epath.Path, content: str | bytes) -> None:
   data = content.encode() if isinstance(content, str) else content
   with explaining(path):
     path.write_bytes(data)
+
+
+def write_whole(path: Any, content: str | bytes) -> None:
+  """Replaces a file or an object in one piece, or leaves it as it was.
+
+  Makes the folder of a file. An error of a full disk names the folder, and no
+  half-written file stays.
+  """
+  path = epath.Path(path)
+  if is_remote(path):
+    write_object(path, content)
+    return
+  data = content.encode() if isinstance(content, str) else content
+  new = epath.Path(f"{path}.new")
+  try:
+    with explaining(path.parent):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      new.write_bytes(data)
+      os.replace(new, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      new.unlink()
+    raise
 
 
 def check_writable(folder: Any) -> None:
