@@ -73,14 +73,17 @@ def plain(config: Any) -> Any:
 def config_of_run(workdir: str) -> dict:
   """The config of a run, with the hub revisions that it began with.
 
-  Raises ConfigError if the workdir has none.
+  Raises ConfigError if the workdir has none, and for adapters whose base is
+  another one by now.
   """
   if not workdir or not (epath.Path(workdir) / "config.json").exists():
     raise ConfigError(
       f"--workdir={workdir} has no config.json: give the workdir of a run"
     )
   config = plain(workdirs.read_config(workdir))
-  return sources.pinned(config, sources.known_of(workdir))
+  pins = sources.pinned(config, sources.known_of(workdir))
+  sources.check_base(workdir, pins)
+  return pins
 
 
 def check_folders(config: dict) -> None:
