@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+from types import SimpleNamespace
 
 import jax
 import loops
@@ -344,10 +345,10 @@ def test_the_users_files_and_what_they_import_are_part_of_a_run(
     "reward": f"file:{own}/reward.py:f", "environment": f"file:{own}/reply.py",
     "environment_options": {"form": f"file:{own}/prompt.txt", "n": 3},
   }
-  tasks = build.task_from(config)
+  made = build.task_from(config_of())
+  stages = [SimpleNamespace(name=n, task=made) for n in ("base", "stage1")]
   record = lambda: sources.record(
-    config | {"task": task}, config, tasks, tasks,
-    [stage_of(name)._replace(task=tasks) for name in ("base", "stage1")],
+    config | {"task": task}, config, made, made, stages
   )
   before = record()
   assert before.keys() == USES.keys()
