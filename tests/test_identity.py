@@ -3,7 +3,6 @@
 import json
 import pathlib
 import shutil
-from types import SimpleNamespace
 
 import jax
 import loops
@@ -25,6 +24,7 @@ from sitrain.runtime import (
 )
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import run_stage
+from sitrain.types import Stage
 
 
 def config_of(**fields_):
@@ -346,7 +346,8 @@ def test_the_users_files_and_what_they_import_are_part_of_a_run(
     "environment_options": {"form": f"file:{own}/prompt.txt", "n": 3},
   }
   made = build.task_from(config_of())
-  stages = [SimpleNamespace(name=n, task=made) for n in ("base", "stage1")]
+  blank = Stage(*[()] * len(Stage._fields))._replace(task=made)
+  stages = [blank._replace(name=name) for name in ("base", "stage1")]
   record = lambda: sources.record(
     config | {"task": task}, config, made, made, stages
   )
