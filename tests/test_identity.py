@@ -193,6 +193,57 @@ def test_a_stage_that_was_done_goes_on_where_it_has_more_steps(tmp_path):
   assert checkpoint.steps(tmp_path / "once" / "one")[-1] == 4
 
 
+def test_a_stage_is_done_unless_it_is_reopened(begun):
+  """One that is done is not traced, which takes seconds at every start."""
+  finished = lambda **changes: workdir.finished(begun, config_of(**changes))
+  assert workdir.finished(begun / "none", config_of()) == finished() == []
+  assert workdir.finished("", config_of()) == []
+  rows = [{"name": "base"}, {"name": "stage1"}]
+  workdir.write_json(begun / "summary.json", {"stages": rows})
+  assert finished() == finished(evaluate__problems=32) == ["base", "stage1"]
+  assert finished(stage__stage1__microbatches=2) == ["base", "stage1"]
+  assert finished(stage__stage2__steps=9) == ["base", "stage1"]
+  # As `claim` takes them out of the summary.
+  changes = {"stage__stage1__steps": 9}
+  assert finished(**changes) == ["base"]
+  shutil.rmtree(begun / "stage1")
+  assert finished() == ["base", "stage1"]
+  changes = {"stage__stage1__method__beta2": 2.0}
+  assert finished(**changes) == ["base"]
+  workdir.claim(begun, config_of(**changes))
+  (row,) = workdir.read_json(begun / "summary.json")["stages"]
+  assert row["name"] == "base"
+
+
+def test_stages_that_are_done_are_not_traced(begun, monkeypatch):
+  config = config_of()
+  rows = [{"name": name} for name in config["stages"]]
+  workdir.write_json(begun / "summary.json", {"stages": rows})
+  monkeypatch.setattr(build, "count_rows", pytest.fail)
+  monkeypatch.setattr(build, "call", pytest.fail)  # No method is made.
+  ready = build.prepare(config, str(begun), loops.mesh_of(1))
+  assert [stage.name for stage in ready.stages] == list(config["stages"])
+  assert [stage.steps for stage in ready.stages] == [2, 2, 2]
+  with pytest.raises(RuntimeError, match="is done is not made"):
+    ready.stages[0].method.pose(0, 0)
+  # What the config alone decides is checked for all of them.
+  config["stage"]["base"]["method"]["problms"] = 3
+  with pytest.raises(ConfigError, match="base.method.problms is not an option"):
+    build.prepare(config, str(begun), loops.mesh_of(1))
+
+
+def test_who_wrote_the_rows_of_a_stage_that_is_left_is_traced():
+  table = lambda name: {"table": {"stage": name}}
+  config = {
+    "stages": ("a", "b", "c", "d", "e"),
+    "stage": {"a": {}, "b": {}, "c": table("b"), "d": table("c"), "e": {}},
+  }
+  traced = lambda *done: "".join(sorted(build._to_trace(config, done)))
+  assert traced() == "abcde" and traced(*"abcde") == ""
+  assert traced(*"abcd") == "e" and traced(*"abce") == "bcd"
+  assert traced(*"bde") == "abc"
+
+
 def test_a_stage_that_learned_nothing_is_remarked_on():
   window = {"learn/gradient_norm": [0.0] * 20, "learn/nll": [2.708] * 20}
   assert "the gradient was 0 in the last 20 steps" in stopping.remark(window)

@@ -108,7 +108,7 @@ def claim(
     grown = identity.grown(changes, begun)
     lines += identity.bent(config, grown)
     rows = _rows(folder / "summary.json")
-    gone = [*grown, *identity.anew(rows, begun, changes)]
+    gone = _reopened(rows, begun, changes)
     if first and gone:
       _forget(folder / "summary.json", gone)
     lines += _evaluated_before(rows, changes)
@@ -126,6 +126,27 @@ def claim(
     for line in lines:
       logging.getLogger("sitrain").warning("goes on with %s", line)
   return digest
+
+
+def finished(workdir: Any, config: dict[str, Any]) -> list[str]:
+  """The stages that are done, without those that `claim` would reopen."""
+  folder = epath.Path(workdir)
+  if not str(workdir) or not (folder / _CONFIG).exists():
+    return []
+  rows, old = _rows(folder / "summary.json"), read_config(folder)
+  changes = differences(fields.placed(old), config)
+  gone = _reopened(rows, identity.begun_in(folder, old), changes)
+  return [name for name in rows if name not in gone]
+
+
+def _reopened(
+  rows: Sequence[str], begun: identity.Begun,
+  changes: Sequence[identity.Change],
+) -> list[str]:
+  """The stages that get more steps, or are to be trained anew."""
+  return [
+    *identity.grown(changes, begun), *identity.anew(rows, begun, changes)
+  ]
 
 
 def _rows(path: epath.Path) -> list[str]:
