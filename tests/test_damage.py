@@ -324,19 +324,31 @@ def warned(caplog):
   return [r.getMessage() for r in caplog.records if r.name == "sitrain"]
 
 
-def test_readers_name_what_was_set_aside(tmp_path, state, caplog):  # noqa: F811
+def test_readers_name_what_was_set_aside(
+  tmp_path, state, caplog, monkeypatch  # noqa: F811
+):
   """An older policy is evaluated than the one that the run had reached."""
   fill(tmp_path, state, [0.1, 0.2, 0.3])
   read = lambda which: checkpoint.restore(tmp_path, which, shapes(state))[0]
+  # The run has gone on beyond this one, and nothing is missed.
+  shutil.copytree(tmp_path / "2", tmp_path / "2.unusable")
   assert_same(read("last"), shifted(state, 3))
   assert not warned(caplog)
   shutil.move(tmp_path / "3", tmp_path / "3.unusable")
   assert_same(read("last"), shifted(state, 2))
   (line,) = warned(caplog)
   assert line.startswith(f"{tmp_path} has damaged checkpoints")
-  assert "3.unusable" in line and "2, which is older" in line
+  assert "2.unusable, 3.unusable" in line and "2, which is older" in line
   read("best")  # Once is enough: a stage is read in several parts.
   assert len(warned(caplog)) == 1
+  # The best one may be what was set aside, also where newer ones are.
+  shutil.rmtree(tmp_path / "3.unusable")
+  monkeypatch.setattr(checkpoint, "_TOLD", set())
+  read("last"), read("best")
+  assert warned(caplog)[1:] == [
+    f"{tmp_path} has damaged checkpoints, which were set aside: 2.unusable. The"
+    " best of the others is used, 2"
+  ]
 
 
 def stages_at(folder, state, *names):  # noqa: F811

@@ -113,6 +113,7 @@ def _set_aside(path: epath.Path, reason: str) -> None:
     path.name,
     _UNUSABLE,
   )
+  _TOLD.add(str(path.parent))
   if jax.process_index() == 0:
     target = path.parent / (path.name + _UNUSABLE)
     if target.exists():
@@ -192,20 +193,25 @@ def _none_usable(folder: Any) -> FileNotFoundError:
   return FileNotFoundError(f"no usable checkpoint in {folder}: {why}")
 
 
-_TOLD: set[str] = set()  # folders of which `_tell` has told
+_TOLD: set[str] = set()  # folders of whose damage this process has told
 
 
-def _tell(folder: Any, which: str, used: str) -> None:
-  """Warns a reader of damaged checkpoints that a run has set aside, once."""
+def _tell(folder: Any, which: str, used: int) -> None:
+  """Warns a reader, once, that a checkpoint it might want was set aside.
+
+  The last one is not missed where the run has gone on beyond it.
+  """
   if jax.process_index() != 0 or str(folder) in _TOLD:
     return
-  if found := set_aside(folder):
+  found = set_aside(folder)
+  older = max(found, default=-1) > used
+  if older or (found and which == "best"):
     _TOLD.add(str(folder))
-    older = ", which is older" if max(found) > int(used) else ""
     _LOG.warning(
       "%s has damaged checkpoints, which were set aside: %s. The %s of the"
-      " others is used, %s%s", folder,
-      ", ".join(f"{step}{_UNUSABLE}" for step in found), which, used, older,
+      " others is used, %d%s", folder,
+      ", ".join(f"{step}{_UNUSABLE}" for step in found), which, used,
+      ", which is older" if older else "",
     )
 
 
@@ -283,7 +289,7 @@ def _first_usable(folder, which, abstract_state, fit) -> tuple[list, bool]:
   for path in _ranked(folder, which):
     found, reason = snapshot.read(path, abstract_state, fit=fit)
     if not reason:
-      _tell(folder, which, path.name)
+      _tell(folder, which, int(path.name))
       return [found], False
     gone = not agree.from_first(path.exists)
     if gone:
