@@ -83,21 +83,19 @@ def _tell_of_cache(doing: str, why: str) -> None:
   if doing in _TOLD:
     return
   _TOLD.add(doing)
-  what, fix = {
-    "writing": (
-      "takes no more programs, so that every start compiles them anew",
-      "free some space, or set it to another folder",
-    ),
-    "reading": (
-      "has programs that cannot be read, so that every start compiles them"
-      " anew", "empty it",
-    ),
-  }[doing]
   why = " ".join(why.split())
-  _LOG.warning(
-    "SITRAIN_CACHE=%s %s (%s): %s", cache_folder(), what,
-    why if len(why) < 200 else f"{why[:200]} ...", fix,
-  )
+  why = why if len(why) < 200 else f"{why[:200]} ..."
+  if doing == "writing":
+    _LOG.warning(
+      "SITRAIN_CACHE=%s takes no more programs (%s), so that every start"
+      " compiles them anew: free some space, or set it to another folder",
+      cache_folder(), why,
+    )
+  else:
+    _LOG.warning(
+      "SITRAIN_CACHE=%s has programs that cannot be read (%s), so that every"
+      " start compiles them anew: empty it", cache_folder(), why,
+    )
 
 
 def ahead(make: Callable[[], Any]) -> Future:
