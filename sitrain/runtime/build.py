@@ -26,6 +26,7 @@ from sitrain.runtime.checks import (
   check_fused,
   check_metrics,
   check_model,
+  check_rounds,
   check_stage,
   count_rows,
   optimizer_from,
@@ -283,6 +284,7 @@ def _stage(config, name, task, run, workdir, before) -> Stage:
       f"config.{field}.method.name: {maker.__name__} makes a "
       f"{type(made).__name__}: return a sitrain.types.Method"
     )
+  check_rounds(field, options["rounds"], made)
   stage = Stage(
     name=name,
     method=made, optimizer=optim, steps=options["steps"],

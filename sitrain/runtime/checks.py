@@ -44,7 +44,7 @@ from sitrain.runtime.options import (
 )
 from sitrain.runtime.start import Run, elsewhere, new_state
 from sitrain.runtime.task import options_of as task_options
-from sitrain.types import Episodes, Stage, Task
+from sitrain.types import Episodes, Method, Stage, Task
 
 CHOICES = {
   "dtype": ("float32", "bfloat16"), "remat": ("none", "full", "dots", "auto"),
@@ -306,6 +306,20 @@ def count_rows(field: str, run: Run, stage: Stage) -> batches.Counts:
     key = jax.random.key(0)
     state = jax.eval_shape(lambda key: new_state(run, stage, key), key)
     return batches.count(stage.method, state, learns=not stage.writes)
+
+
+def check_rounds(field: str, rounds: int, method: Method) -> None:
+  """Raises ConfigError for rounds of a method that wants no problem more.
+
+  Which problems teach it something is the method's to say: others are thrown
+  away, and it would never learn from them.
+  """
+  if rounds > 1 and method.wanted == ():
+    raise ConfigError(
+      f"config.{field}.rounds={rounds}: config.{field}.method, with the options"
+      " that it has, learns from problems whose samples are rewarded alike too"
+      " (its Method.wanted is ()): set rounds to 1"
+    )
 
 
 def check_metrics(
