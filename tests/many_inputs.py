@@ -25,8 +25,11 @@ def main(argv):
 
 
 def outcome(module, words):
-  for flag in flags.FLAGS:
-    flags.FLAGS[flag].unparse()
+  for flag in list(flags.FLAGS):
+    if flag.startswith("config."):  # Fields that an earlier one has given.
+      delattr(flags.FLAGS, flag)
+    else:
+      flags.FLAGS[flag].unparse()
   sys.argv = [module.__name__, *words]
   try:
     module.main(overrides.parse(sys.argv))

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from etils import epath
 from jax.sharding import Mesh
 
 from sitrain.methods.verbs import frozen_of
@@ -75,10 +74,7 @@ def config_of_run(workdir: str) -> dict:
 
   Raises ConfigError if the workdir has none.
   """
-  if not workdir or not (epath.Path(workdir) / "config.json").exists():
-    raise ConfigError(
-      f"--workdir={workdir} has no config.json: give the workdir of a run"
-    )
+  workdirs.check_run(workdir)
   config = plain(workdirs.read_config(workdir))
   return sources.pinned(config, sources.known_of(workdir))
 

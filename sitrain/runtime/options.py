@@ -44,9 +44,10 @@ def find(package: str, name: str, field: str) -> Callable:
   modules = [m.name for m in pkgutil.iter_modules(folder)]
   module, _, function = name.partition(".")
   if module not in modules:
+    known = [*makers(package), *not_installed(package)]
     raise ConfigError(
       f"config.{field}={name!r} is not in sitrain/{package}: "
-      + closest(module, modules)
+      + closest(name, known)
     )
   try:
     found = importlib.import_module(f"sitrain.{package}.{module}")
@@ -54,9 +55,9 @@ def find(package: str, name: str, field: str) -> Callable:
     if not (why := extras.line(error)):
       raise
     raise ConfigError(f"config.{field}={name!r}: {why}") from error
-  makers = [n for n in vars(found) if _makes(found, n)]
-  if (function or "make") not in makers:
-    full = [f"{module}.{n}" if n != "make" else module for n in makers]
+  own = [n for n in vars(found) if _makes(found, n)]
+  if (function or "make") not in own:
+    full = [f"{module}.{n}" if n != "make" else module for n in own]
     raise ConfigError(f"config.{field}={name!r}: " + closest(name, full))
   return getattr(found, function or "make")
 
@@ -138,7 +139,10 @@ def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
   try:
     return function(*args, **options)
   except ValueError as error:
-    raise ConfigError(f"config.{field}: {error}") from error
+    # Makers say "samples=1: ..." of an option of theirs.
+    name, equals, _ = str(error).partition("=")
+    joint = "." if equals and name in accepted(function) else ": "
+    raise ConfigError(f"config.{field}{joint}{error}") from error
   except Exception as error:
     if not own_functions.is_own(function):
       raise

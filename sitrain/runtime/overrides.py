@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from sitrain.runtime import config_files, follow
+from sitrain.runtime import config_files, fields, follow, unknown
 from sitrain.runtime.options import ConfigError, closest
 
 # Here names are options of functions, which check them. So a flag may set one
@@ -38,12 +38,12 @@ def define(about: str, **more: Any) -> flags.FlagHolder:
 def parse(
   words: list[str], known: flags.FlagValues = flags.FLAGS
 ) -> list[str]:
-  """Parses a command line; returns the words that are not flags.
+  """Parses a command line; returns its first word, the program.
 
   --config may come after its fields. Also sets fields that follow from the
   given ones (follow.py). Raises ConfigError if --config is not a config file,
-  for the first --config.a.b=1 that nothing reads, and for values of another
-  type.
+  for the first --config.a.b=1 that nothing reads, for values of another type,
+  and for words that are no flags.
   """
   _put_config_first(words)
   spec = _spec(words)
@@ -53,8 +53,10 @@ def parse(
   if "config" in known and {"--config=", "-config="} & {*words}:
     raise ConfigError("--config is empty: say which, as --config=quickstart")
   if given and not spec:
+    near = unknown.like(given[0], unknown.names(known))
     raise ConfigError(
       f"--{given[0]}: --config is missing: say which, as --config=quickstart"
+      + "".join(f"; or did you mean {flag}=...?" for flag in near)
     )
   if spec:
     kept = follow.keep(config_files.located(spec), given)
@@ -62,18 +64,43 @@ def parse(
     default = _read(kept, known, spec)
   try:
     left = known(words)
-  except flags.IllegalFlagValueError as error:
+  except flags.UnrecognizedFlagError as error:
+    config = _resolved(default) if spec else None
+    raise ConfigError(
+      unknown.flag(error.flagname, words, known, config)
+    ) from error
+  except flags.Error as error:
     raise ConfigError(_illegal(str(error))) from error
   except (AttributeError, KeyError):
     # ml_collections names only the last part of a missing field.
     for name in given:
       _check_field(default, name)
     raise
+  if left[1:]:
+    config = _resolved(default) if spec else None
+    raise ConfigError(unknown.argument(left[1], words, known, config))
   for name in given:
     _check_field(default, name)
+    _check_place(default, name)
   if spec:
     follow.settle(known["config"].value, default, given)
   return left
+
+
+def is_quick(words: list[str]) -> bool:
+  """Whether a command line asks for the quick variant of a config."""
+  return "quick" in _spec(words).partition(":")[2].split(",")
+
+
+def _resolved(config: Any) -> dict:
+  """A config with the defaults of what it names, if it is right so far."""
+  from sitrain.runtime import listing  # Only here: it loads all methods' parts.
+
+  plain = config.to_dict()
+  try:
+    return listing.resolved(plain)
+  except Exception:  # noqa: BLE001  The config may lack anything.
+    return plain
 
 
 def _spec(words: list[str]) -> str:
@@ -153,6 +180,9 @@ def _why(error: Exception, file: str) -> str:
 
 def _illegal(text: str) -> str:
   """The message of a flag's parser, reworded for the user."""
+  if text.startswith("Missing value for flag "):
+    flag = text.removeprefix("Missing value for flag ")
+    return f"{flag} has no value: give it one, as {flag}=VALUE"
   flag, _, why = text.removeprefix("flag ").partition(": ")
   fix = next((fix for part, fix in _ILLEGAL if part in why), why)
   return f"{flag}: {fix}"
@@ -167,4 +197,22 @@ def _check_field(config: Any, name: str) -> None:
     elif part is last and _OPEN.fullmatch(".".join(parents)):
       return
     else:
-      raise ConfigError(f"--{name}: no such field: {closest(part, known)}")
+      near = part is last and unknown.elsewhere(name, _fields(config))
+      near = f"did you mean {near}?" if near else closest(part, known)
+      raise ConfigError(f"--{name}: no such field: {near}")
+
+
+def _check_place(config: Any, name: str) -> None:
+  """Raises ConfigError for an option of a stage's parts, given to the stage.
+
+  As config.stage.NAME.learning_rate, which is its optimizer's.
+  """
+  parent, _, last = name.rpartition(".")
+  if re.fullmatch(r"config\.stage\.\w+", parent) and last not in fields.STAGE:
+    below = [x for x in _fields(config) if x.startswith(f"{parent}.")]
+    if near := unknown.elsewhere(name, below):
+      raise ConfigError(f"--{name}: no such field: did you mean {near}?")
+
+
+def _fields(config: Any) -> list[str]:
+  return list(unknown.paths(_resolved(config)))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from sitrain.runtime import build, checkpoint, fields, policy
+from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.checks import check_config
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.task import options_of as task_options
@@ -40,6 +41,7 @@ FREE = ("output", "workdir", "batch", "slots", "ks", "draws", "mesh")
 
 def plan_from(config: dict, given: Any) -> Plan:
   """Raises ConfigError for flags that do not fit each other; `given`: FLAGS."""
+  check_output(given.output)
   options = config["evaluate"]
   temperature, seed, batch = (
     options.get(name, default) if value is None else value
@@ -76,6 +78,19 @@ def plan_from(config: dict, given: Any) -> Plan:
     verifiers=tuple(given.verifiers), draws=given.draws,
     mesh=tuple(given.mesh),
   )  # fmt: skip
+
+
+def check_output(output: str) -> None:
+  """Raises ConfigError for no output, and for one that cannot be written."""
+  if not output:
+    raise ConfigError(
+      "--output is missing: give a file, as --output=samples.jsonl"
+    )
+  if not output.endswith(".jsonl"):
+    raise ConfigError(
+      f"--output={output}: give a file whose name ends in .jsonl"
+    )
+  workdirs.check_file(absolute(output), f"--output={output}")
 
 
 def options_of(config: dict, plan: Plan) -> dict[str, Any]:
