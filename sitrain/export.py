@@ -85,7 +85,8 @@ def main(argv: list[str]) -> None:
   """Checks the flags and exports; all processes take part."""
   distributed.start(by_core=False)
   folder, output = (
-    epath.Path(workdirs.absolute(flag.value)) for flag in (WORKDIR, OUTPUT)
+    epath.Path(workdirs.absolute(flag.value, f"--{flag.name}"))
+    for flag in (WORKDIR, OUTPUT)
   )
   build.config_of_run(workdirs.absolute(WORKDIR.value))
   if not OUTPUT.value:

@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
   if CONFIG.value is None:
     raise ConfigError("--config is missing: say which, as --config=quickstart")
   logs.quiet_libraries()
-  output = absolute(OUTPUT.value)
+  output = absolute(OUTPUT.value, "--output")
   if output:
     check_file(output, f"--output={output}")
   chips.check_topology(TOPOLOGY.value)

@@ -436,7 +436,7 @@ def test_a_stage_may_have_a_task_of_its_own():
   assert base.task.turn_length == 5 and other.task.turn_length == 4
   # Its turns are checked against its own answers.
   longer["method"] = longer["method"] | {"turns": (3, 3)}
-  with pytest.raises(ConfigError, match="config.stage.longer.method: turns"):
+  with pytest.raises(ConfigError, match="config.stage.longer.method.turns="):
     stages_from(config)
 
 

@@ -319,8 +319,8 @@ def main(argv: list[str]) -> None:
   config = policy.of_role(config, ROLE.value)
   if config["run"]["compile_cache"]:
     compiling.use_cache()
-  output = workdirs.absolute(OUTPUT.value) or folder / "evaluation.json"
-  output = epath.Path(output)
+  output = workdirs.absolute(OUTPUT.value, "--output")
+  output = epath.Path(output or folder / "evaluation.json")
   check_writable(output.parent)
   workdirs.check_file(output, f"--output={output}")
   flag_values = flags.FLAGS.flag_values_dict() | {"process": 0}

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import select
 import sys
 import threading
 import traceback
@@ -70,10 +71,22 @@ def flushed() -> bool:
   """
   try:
     sys.stdout.flush()
+    gone = _has_hung_up(sys.stdout)
   except BrokenPipeError:
+    gone = True
+  if gone:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  return not gone
+
+
+def _has_hung_up(stream: Any) -> bool:
+  """Whether nobody reads from a pipe any more."""
+  poll = select.poll()
+  try:
+    poll.register(stream.fileno(), 0)
+  except (OSError, ValueError):  # It is no file.
     return False
-  return True
+  return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 _BEGUN = threading.Event()
@@ -119,9 +132,11 @@ def _parsed(arguments: list[str]) -> list[str]:
   app.define_help_flags()
   try:
     return overrides.parse(arguments)
-  except (SystemExit, BrokenPipeError) as error:  # absl's --help ends with 1
-    if not flushed():
-      sys.exit(0)
+  except BrokenPipeError:
+    flushed()
+    sys.exit(0)
+  except SystemExit as error:  # absl's --help ends with 1
+    flushed()
     helped = any(a.lstrip("-").startswith("help") for a in arguments[1:])
     sys.exit(0 if helped and error.code == 1 else error.code)
 

@@ -44,7 +44,8 @@ def find(package: str, name: str, field: str) -> Callable:
   modules = [m.name for m in pkgutil.iter_modules(folder)]
   module, _, function = name.partition(".")
   if module not in modules:
-    known = [*makers(package), *not_installed(package)]
+    own = (n for n, f in makers(package).items() if not takes_functions(f))
+    known = [*own, *not_installed(package)]
     raise ConfigError(
       f"config.{field}={name!r} is not in sitrain/{package}: "
       + closest(name, known)
@@ -75,6 +76,11 @@ def makers(package: str) -> dict[str, Callable]:
         full = module if name == "make" else f"{module}.{name}"
         found[full] = getattr(known, name)
   return found
+
+
+def takes_functions(maker: Callable) -> bool:
+  """Whether only other makers can call it: a config has no functions."""
+  return any("Callable" in str(o.annotation) for o in accepted(maker).values())
 
 
 def not_installed(package: str) -> dict[str, str]:
@@ -139,10 +145,8 @@ def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
   try:
     return function(*args, **options)
   except ValueError as error:
-    # Makers say "samples=1: ..." of an option of theirs.
-    name, equals, _ = str(error).partition("=")
-    joint = "." if equals and name in accepted(function) else ": "
-    raise ConfigError(f"config.{field}{joint}{error}") from error
+    named = _named(function, options, error)
+    raise ConfigError(f"config.{field}{named}") from error
   except Exception as error:
     if not own_functions.is_own(function):
       raise
@@ -150,6 +154,20 @@ def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
       f"config.{field}: {function.__name__} of the file raises "
       f"{type(error).__name__}: {error}"
     ) from error
+
+
+def _named(function: Callable, options: dict, error: Exception) -> str:
+  """An error of a maker after the name of its option, where it is clear which.
+
+  Makers say "samples=1: ..." of an option, or only its value, as of a file.
+  """
+  text = str(error)
+  name, equals, _ = text.partition("=")
+  if equals and name in accepted(function):
+    return f".{text}"
+  texts = {n: x for n, x in options.items() if isinstance(x, str)}
+  found = [n for n, x in texts.items() if len(x) > 3 and x in text]
+  return f".{found[0]}: {text}" if len(found) == 1 else f": {text}"
 
 
 @contextlib.contextmanager

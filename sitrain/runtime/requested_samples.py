@@ -70,7 +70,7 @@ def plan_from(config: dict, given: Any) -> Plan:
     folder = epath.Path(absolute(given.workdir))
     stage = policy.stage_of(config, folder, stage)
   return Plan(
-    output=absolute(given.output), workdir=absolute(given.workdir),
+    output=absolute(given.output, "--output"), workdir=absolute(given.workdir),
     stage=stage, which=given.which,
     samples=n, temperature=temperature, top_k=given.top_k, top_p=given.top_p,
     turns=token_limits[: given.turns], problems=given.problems, batch=batch,
@@ -90,7 +90,7 @@ def check_output(output: str) -> None:
     raise ConfigError(
       f"--output={output}: give a file whose name ends in .jsonl"
     )
-  workdirs.check_file(absolute(output), f"--output={output}")
+  workdirs.check_file(absolute(output, "--output"), f"--output={output}")
 
 
 def options_of(config: dict, plan: Plan) -> dict[str, Any]:

@@ -33,6 +33,7 @@ def flag(
   `words` are the command line, and `config` is what --config names, as dicts;
   None without one.
   """
+  name = name.lstrip("-")
   own, fields = names(known), list(paths(config or {}))
   meant = like(name, own, fields, _value(name, words))
   line = f"--{name} is no flag of this command"

@@ -167,8 +167,8 @@ def read_config(workdir: Any) -> dict[str, Any]:
   return config
 
 
-def absolute(path: str) -> str:
-  """The absolute path of a folder; gs:// and "" are kept.
+def absolute(path: str, flag: str = "--workdir") -> str:
+  """The absolute path of what a flag names; gs:// and "" are kept.
 
   Expands ~, because a shell does not after an equals sign. Raises ConfigError
   for stores other than gs://, and for the home of an unknown user.
@@ -178,12 +178,13 @@ def absolute(path: str) -> str:
   if is_remote(path):
     store = path.partition("://")[0]
     raise ConfigError(
-      f"{path}: {store}:// is not supported: give a folder on a disk, without"
-      " ://, or one on gs://"
+      f"{flag}={path}: {store}:// is not supported: give a folder on a disk,"
+      " without ://, or one on gs://"
     )
   expanded = os.path.expanduser(path)
   if path.startswith("~") and expanded == path:
-    raise ConfigError(f"{path}: there is no user {path[1:].partition('/')[0]}")
+    user = path[1:].partition("/")[0]
+    raise ConfigError(f"{flag}={path}: there is no user {user}")
   return os.path.abspath(expanded)
 
 
