@@ -17,6 +17,9 @@ from absl import flags
 from sitrain.runtime import distributed, overrides
 from sitrain.runtime.errors import one_line
 
+# Whether it is or not, nothing may be logged to it.
+sys.modules["wandb"] = None
+
 
 def main(_):
   """Prints [kind of the error, its line] of each as JSON."""

@@ -127,6 +127,11 @@ AT_ONCE = {
   "resamples": (
     (*QUICK, "--config.evaluate.resamples=1"), ("resamples=1: set 2 or more",)
   ),
+  "warm-up": (
+    (*QUICK, f"{BASE}optimizer.warmup=9"),
+    ("config.stage.base.optimizer.warmup=9 is more than all gradient steps",
+     "which are 2: lower it, or raise the steps of the stage"),
+  ),
   "kv_heads": (
     (*QUICK, "--config.model.kv_heads=3"), ("kv_heads=3", "heads=2", "1 or 2"),
   ),

@@ -44,12 +44,13 @@ def run_main(main: Callable[[list[str]], None]) -> None:
     main(arguments)
   except KeyboardInterrupt as error:
     _leave(error, traceback_wanted, signals.INTERRUPTED)
-  except (BrokenPipeError, SystemExit) as error:
-    # Of a Console, which ends the process so.
-    of_reader = isinstance(error.__context__, BrokenPipeError)
-    if flushed() and not of_reader:
-      if isinstance(error, SystemExit):
-        raise
+  except SystemExit as error:
+    flushed()
+    # A Console of rich ends the process where its reader is gone.
+    if not isinstance(error.__context__, BrokenPipeError):
+      raise
+  except BrokenPipeError as error:
+    if flushed():  # It is of something else.
       _leave(error, traceback_wanted, code_of(error))
   except (ValueError, OSError) as error:
     _leave(error, traceback_wanted, code_of(error))
