@@ -144,11 +144,25 @@ AT_ONCE = {
   "profile": (
     (*QUICK, "--config.run.profile_steps=(1,)"), ("first step to tr",),
   ),
-  "until": ((*QUICK, f"{TWO}until.name=platau"), ("did you mean 'plateau'",)),
+  "until": (
+    (*QUICK, f"{TWO}until.name=platau"),
+    ("stage2.until.name='platau' is not known: did you mean 'plateau'?",),
+  ),
   "no metric": (
     (*QUICK, f"{TWO}until.name=plateau"), ("stage2.until.metric is missing",),
   ),
   "no stages": ((*QUICK, "--config.stages=()"), ("config.stages is empty",)),
+  "stages in a word": (
+    (*QUICK, "--config.stages=base,stage2"),
+    ("""give a list, as --config.stages="('base', 'stage2')\"""",),
+  ),
+  "no stage before": (
+    (*QUICK, "--config.stages=stage2"),
+    ("config.stages has no 'stage1' before it: add it, or choose one of",),
+  ),
+  "a tokenizer's option": (
+    (*TEXT, "--config.tokenizer.sze=300"), ("tokenizer.sze", "mean 'size'?"),
+  ),
   "no base": (
     (*QUICK, "--config.stages=stage1"), ("stage1.start='base/last'",),
   ),

@@ -305,7 +305,7 @@ SFT = {"name": "imitation", "problems": 8, "turns": (5, 5)}
 
 @pytest.mark.parametrize("changes, words", [
   ({"held": {"judge": "init"}},
-   "config.stage.base: the role 'judge' is not defined: set config.roles"),
+   "config.stage.base: the role 'judge' is not defined: choose one"),
   ({"trained": ("policy", "critic")},
    "config.stage.base: the role 'critic' is not defined"),
   ({"held": {"reference": ""}},
@@ -325,7 +325,7 @@ SFT = {"name": "imitation", "problems": 8, "turns": (5, 5)}
   ({"method": {"name": None}}, "base.method.name=None is a NoneType: give"),
   ({"method": SFT | {"problems": 0}}, "problems=0: set 1 or more"),
   ({"method": SFT | {"turns": ("5", "5")}}, "has '5', which is no whole num"),
-  ({"until": {}}, "config.stage.base.until: until='' is not known"),
+  ({"until": {}}, "config.stage.base.until.name='' is not known"),
   ({"epochs": 0}, "config.stage.base.epochs=0: set 1 or more"),
   ({"writes": True, "rounds": 2}, "config.stage.base.rounds=2: a stage that"),
   ({"method": {"name": "grpo", "problems": 8, "samples": 2, "turns": (5,),

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from absl import flags
+from test_bad_input import parsed
 
 from sitrain.runtime import config_files, errors, overrides, unknown
 from sitrain.runtime.options import ConfigError
@@ -73,6 +74,30 @@ def test_words_that_are_like_nothing():
   )
   line = said("--config.batch=2", own=("config", "batch"))
   assert line.endswith("or did you mean --batch=...?")
+
+
+def test_groups_that_a_config_leaves_out_can_be_given():
+  for words, group in (
+    (["--config.roles.critic.head=scalar"], {"critic": {"head": "scalar"}}),
+    (["--config.tokenizer.size=300"], {"size": 300}),
+  ):
+    config = parsed(QUICK, *words)
+    assert config[words[0].split(".")[1]] == group
+  test = parsed(QUICK, "--config.evaluate.task.hinted=0.0")
+  assert test["evaluate"]["task"] == {"hinted": 0.0}
+  assert {"roles", "tokenizer"}.isdisjoint(parsed(QUICK))
+  assert "did you mean 'turns'" in said(QUICK, "--config.evaluate.tsk.name=x")
+
+
+def test_an_option_of_the_task_that_a_quick_run_replaces():
+  line = said("--config=score_math:quick", "--config.task.verifier=strict")
+  assert line.startswith("--config.task.verifier: a quick run has the small ta")
+  kept = parsed(
+    "--config=score_math:quick", "--config.task.verifier=strict",
+    "--config.task.source=rows.jsonl",
+  )
+  assert kept["task"]["verifier"] == "strict"
+  assert parsed(QUICK, "--config.task.dors=2")["task"]["dors"] == 2
 
 
 def test_flags_of_libraries_are_not_offered():

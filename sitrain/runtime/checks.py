@@ -84,9 +84,11 @@ def check_config(config: dict, *, trains: bool = True) -> None:
     )
   for i, name in enumerate(config["stages"]):
     if name not in config["stage"]:
+      words = tuple(name.replace(",", " ").split())
+      fix = f"give a list, as --config.stages=\"{words}\""
       raise ConfigError(
-        f"config.stages names {name!r}, which is no config.stage:"
-        f" {closest(name, config['stage'])}"
+        f"config.stages names {name!r}, which is no config.stage: "
+        + (fix if len(words) > 1 else closest(name, config["stage"]))
       )
     fields.check_word("config.stages", name)
     if name in config["stages"][:i]:
@@ -96,7 +98,12 @@ def check_config(config: dict, *, trains: bool = True) -> None:
 
 
 def _check_tokenizer(given: dict) -> None:
-  options = dict(given)
+  options, known = dict(given), {"path", "size", *accepted(tokenizer.load)}
+  if unknown := [name for name in given if name not in known]:
+    raise ConfigError(
+      f"config.tokenizer.{unknown[0]} is not an option:"
+      f" {closest(unknown[0], known)}"
+    )
   for name, kind in (("path", str), ("size", int)):
     check_type(f"tokenizer.{name}", options.pop(name, kind()), kind)
   checked(tokenizer.load, "tokenizer", options)
@@ -138,7 +145,8 @@ def until_from(field: str, options: dict) -> Callable:
   except ConfigError:
     raise
   except (TypeError, ValueError) as error:
-    raise ConfigError(f"config.{field}.until: {error}") from error
+    joint = "." if str(error).startswith("name=") else ": "
+    raise ConfigError(f"config.{field}.until{joint}{error}") from error
 
 
 def optimizer_from(field: str, options: dict) -> Any:
@@ -226,8 +234,8 @@ def check_evaluation(config: dict, task: Task) -> None:
   _check_evaluation_options(config["evaluate"])
   try:
     check_turns(task, config["evaluate"]["turns"], least=2)
-  except ValueError as error:
-    raise ConfigError(f"config.evaluate: {error}") from error
+  except ValueError as error:  # It begins with the turns.
+    raise ConfigError(f"config.evaluate.{error}") from error
 
 
 def _check_evaluation_options(options: dict) -> None:
@@ -287,7 +295,12 @@ def _check_source(field: str, source: str, saved: Sequence[str]) -> None:
     return
   known = ["init"] + [f"{s}/{w}" for s in saved for w in ("best", "last")]
   if source not in known:
-    raise ConfigError(f"config.{field}={source!r}: {closest(source, known)}")
+    stage, _, which = source.partition("/")
+    fix = f"config.stages has no {stage!r} before it: add it, or "
+    fix *= which in ("best", "last") and stage not in saved
+    raise ConfigError(
+      f"config.{field}={source!r}: {fix}{closest(source, known)}"
+    )
 
 
 def check_steps(field: str, options: dict) -> None:

@@ -30,6 +30,8 @@ def located(spec: str) -> str:
   Raises ConfigError for a folder, and for what there is not, with similar
   names.
   """
+  if spec.startswith("~"):  # A shell does not expand it after a "=".
+    spec = os.path.expanduser(spec)
   file, colon, argument = spec.partition(":")
   if is_name(file) and file in names():
     return f"{_folder() / file}.py{colon}{argument}"

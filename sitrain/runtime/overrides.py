@@ -9,14 +9,25 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from sitrain.runtime import config_files, fields, follow, unknown
-from sitrain.runtime.options import ConfigError, closest
+from sitrain.runtime import (
+  config_files,
+  environments,
+  fields,
+  follow,
+  unknown,
+)
+from sitrain.runtime.options import ConfigError, accepted, closest, find
 
 # Here names are options of functions, which check them. So a flag may set one
 # that the config file does not have.
 _OPEN = re.compile(
-  r"config\.(task|model|evaluate(\.task)?|roles\.\w+|"
+  r"config\.(task|model|tokenizer|evaluate(\.task)?|roles\.\w+|"
   r"stage\.\w+(\.(method|optimizer|held|task|table|until))?)"
+)
+# Those that a config file may leave out.
+_GROUPS = re.compile(
+  r"evaluate\.task|tokenizer|roles(\.\w+)?|"
+  r"stage\.\w+\.(optimizer|held|task|table|until)"
 )
 # Messages of parsers, and what to tell the user.
 _ILLEGAL = (
@@ -59,6 +70,7 @@ def parse(
       + "".join(f"; or did you mean {flag}=...?" for flag in near)
     )
   if spec:
+    _add_groups(known["config"].parser, given)
     kept = follow.keep(config_files.located(spec), given)
     words = _replaced(words, spec, kept)
     default = _read(kept, known, spec)
@@ -84,12 +96,64 @@ def parse(
     _check_place(default, name)
   if spec:
     follow.settle(known["config"].value, default, given)
+    if is_quick(words):
+      _check_kept(known, spec, given)
   return left
+
+
+def _add_groups(parser: Any, given: list[str]) -> None:
+  """Lets a parser add the groups of the given fields that a config lacks.
+
+  As config.evaluate.task for --config.evaluate.task.name=chain: the group may
+  be left out of a config file, and is checked later.
+  """
+  plain = getattr(parser, "plain", parser.parse)
+
+  def parse(path: str) -> Any:
+    config = plain(path)
+    for name in given if hasattr(config, "to_dict") else ():
+      _add_group(config, name)
+    return config
+
+  parser.plain, parser.parse = plain, parse
+
+
+def _add_group(config: Any, name: str) -> None:
+  at, path = config, ""
+  for part in name.split(".")[1:-1]:
+    path = f"{path}.{part}".lstrip(".")
+    if part not in at and _GROUPS.fullmatch(path):
+      with at.unlocked():
+        at[part] = type(at)()
+    if not hasattr(at.get(part), "unlocked"):
+      return
+    at = at[part]
 
 
 def is_quick(words: list[str]) -> bool:
   """Whether a command line asks for the quick variant of a config."""
   return "quick" in _spec(words).partition(":")[2].split(",")
+
+
+def _check_kept(
+  known: flags.FlagValues, spec: str, given: list[str]
+) -> None:
+  """Raises ConfigError for an option of a task that `quick` has replaced."""
+  name = known["config"].value.get("task", {}).get("name", "")
+  try:
+    options = accepted(find("tasks", name, "task.name"))
+  except ValueError:  # It is refused later, with its field.
+    return
+  options = {"name", *options, *environments.Options._fields}
+  file = config_files.located(spec).partition(":")[0]
+  for field in given:
+    parent, _, last = field.rpartition(".")
+    if parent == "config.task" and last not in options:
+      if _read(file, known, spec).task.get("name", "") != name:
+        raise ConfigError(
+          f"--{field}: a quick run has the small task {name!r}, which has no"
+          " such option; --config.task.source=... keeps the task of the config"
+        )
 
 
 def _resolved(config: Any) -> dict:

@@ -11,6 +11,7 @@ from etils import epath
 from sitrain.models import decoder, heads
 from sitrain.models.parameters import computed
 from sitrain.runtime import checkpoint, logs, sharding, sinks, snapshot
+from sitrain.runtime.options import closest
 from sitrain.runtime.watch import Watch
 from sitrain.train import init_state
 from sitrain.types import Stage, TrainState
@@ -68,8 +69,8 @@ def role_of(run: Run, name: str) -> Role:
   known = {"policy": policy, "reference": policy} | run.roles
   if name not in known:
     raise ValueError(
-      f"the role {name!r} is not defined: set config.roles.{name}, such as "
-      "{'start': 'policy'}"
+      f"the role {name!r} is not defined: {closest(name, known)}, or set"
+      f" config.roles.{name}.start=policy"
     )
   return known[name]
 
