@@ -158,7 +158,7 @@ def listed() -> list[str]:
 
 
 def _listed(name: str, maker: Callable) -> list[str]:
-  about = _about(maker)
+  about = described(maker)
   first = (inspect.getdoc(maker) or "").splitlines()[:1]
   if maker.__name__ == "make" and name:
     first = [inspect.getmodule(maker).__doc__.splitlines()[0], *first]
@@ -183,11 +183,11 @@ def _type(kind: Any) -> str:
   return re.sub(r"\w+\.", "", text)
 
 
-def _about(maker: Callable) -> dict[str, str]:
+def described(maker: Callable) -> dict[str, str]:
   """Option -> its description in the docstring, including forwarded options."""
   found = {}
   if hasattr(maker, "forwards"):
-    found = _about(maker.forwards[0])
+    found = described(maker.forwards[0])
   text = (inspect.getdoc(maker) or "").partition("Args:\n")[2]
   text = text.partition("\n\n")[0]
   entry = r"^  ([a-z][\w, ]*): (.*(?:\n    .*)*)"
