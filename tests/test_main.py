@@ -501,7 +501,7 @@ def test_an_option_is_never_nan(value):
   options = {"learning_rate": 1.0, "steps": 1, "clip": value}
   with pytest.raises(ConfigError, match=r"config.x.clip is not a number \(NaN"):
     call(optimizer.make, "x", options)
-  with pytest.raises(ConfigError, match="optimizer.name='nan' is not known"):
+  with pytest.raises(ConfigError, match="config.x.name='nan' is not known"):
     call(optimizer.make, "x", options | {"clip": 1.0, "name": "nan"})
 
 
