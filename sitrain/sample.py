@@ -47,7 +47,6 @@ from sitrain.runtime import (
 )
 from sitrain.runtime import compile as compiling
 from sitrain.runtime.errors import begun, run_main
-from sitrain.runtime.options import ConfigError
 from sitrain.runtime.requested_samples import (
   Plan,
   config_of,
@@ -105,12 +104,15 @@ flags.declare_key_flag("config")  # --help is to show it.
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
-def load(config: dict, plan: Plan, model: Any, mesh: Any) -> Any:
-  """The parameters of a stage of a run, or of config.model.path."""
+def load(
+  config: dict, plan: Plan, model: Any, mesh: Any
+) -> tuple[Any, str]:
+  """The parameters of a stage of a run, or of config.model.path; what it is."""
   if plan.workdir:
     folder = epath.Path(plan.workdir) / plan.stage
-    return policy.of_stage(config, model, mesh, folder, plan.which)
-  return policy.of_model(config["model"]["path"], model, mesh)
+    return policy.restored(config, model, mesh, folder, plan.which)
+  path = config["model"]["path"]
+  return policy.of_model(path, model, mesh), path
 
 
 def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
@@ -162,8 +164,8 @@ def missing_of(task: Any, plan: Plan, problems: int) -> np.ndarray:
 
 def write_missing(
   config: dict, plan: Plan, tasks: dict, mesh: Any, show: Callable[..., None]
-) -> int:
-  """Samples the problems that the output lacks; returns how many.
+) -> tuple[int, str]:
+  """Samples the problems that the output lacks; returns how many, and of what.
 
   `show` is the update of a display.
   """
@@ -179,12 +181,12 @@ def write_missing(
   parts.claim(plan.output, options_of(config, plan))
   missing = missing_of(task, plan, total)
   if not missing.any():
-    return 0
+    return 0, parts.known(plan.output).get("of", "")
   check_size(
     config, plan, model, task, mesh, rows=size * plan.samples,
     prompt=int(np.sum(np.asarray(posed.prompt) != PAD, axis=1).max()),
   )
-  params = load(config, plan, model, mesh)
+  params, of = load(config, plan, model, mesh)
   parts.begin(plan.output, options_of(config, plan))
   begun()
   play = partial(
@@ -211,7 +213,7 @@ def write_missing(
         parts.add(plan.output, note(rows, found))
     done += len(rows)
     show("problems", done, total, {}, float(rate))
-  return int(missing.sum())
+  return int(missing.sum()), of
 
 
 def sample(config: dict, plan: Plan) -> dict[str, Any]:
@@ -227,7 +229,7 @@ def sample(config: dict, plan: Plan) -> dict[str, Any]:
       tasks = tasks_of(config, plan.workdir, verifiers=plan.verifiers)
     build.check_evaluation(config, next(iter(tasks.values())))
     with jax.set_mesh(mesh):
-      new = write_missing(config, plan, tasks, mesh, display.update)
+      new, of = write_missing(config, plan, tasks, mesh, display.update)
   finally:
     display.close()
   if jax.process_index() != 0:
@@ -244,7 +246,7 @@ def sample(config: dict, plan: Plan) -> dict[str, Any]:
   device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
   summary = {"task": task["name"], "split": task.get("split", "")} | summary
   summary |= {
-    "left_out": left_out, "samples": plan.samples, "new": new,
+    "left_out": left_out, "samples": plan.samples, "new": new, "of": of,
     "temperature": plan.temperature, "device": device, "jax": jax.__version__,
   }
   parts.note(plan.output, summary)
@@ -262,22 +264,17 @@ def show(summary: dict[str, Any], plan: Plan) -> None:
     )
   if not summary["new"]:
     console.print("all samples were there already; none was drawn")
-  console.print(f"written: {plan.output}", soft_wrap=True, highlight=False)
+  of = f": {summary['of']}" if summary["of"] else ""
+  console.print(f"written: {plan.output}{of}", soft_wrap=True, highlight=False)
 
 
 def main(argv: list[str]) -> None:
   """Checks the flags and samples."""
   given = flags.FLAGS
   distributed.start()
-  if len(argv) > 1:
-    raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   config = config_of(given)
-  if not given.output.endswith(".jsonl"):
-    raise ConfigError(
-      f"--output={given.output}: give a file whose name ends in .jsonl"
-    )
-  logs.quiet_libraries()
   plan = plan_from(config, given)
+  logs.quiet_libraries()
   distributed.check_agreement([config, *plan])
   with lock.held(f"--output={plan.output}", f"{plan.output}.lock"):
     summary = sample(config, plan)

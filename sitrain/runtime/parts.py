@@ -65,6 +65,11 @@ def note(path: Any, summary: dict[str, Any]) -> None:
   workdirs.write_json(header, known)
 
 
+def known(path: Any) -> dict[str, Any]:
+  """The summary that `note` wrote; {} before it."""
+  return workdirs.read_json(header_of(path)).get("summary", {})
+
+
 def read(path: Any) -> list[dict[str, Any]]:
   """The rows of the file and its parts, sorted by number."""
   file, folder = epath.Path(path), folder_of(path)
