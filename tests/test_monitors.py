@@ -1,0 +1,254 @@
+"""Monitors against enumeration and against numbers worked out by hand."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sitrain.evaluate import (
+  behaviours,
+  calibration,
+  diversity,
+  exploration,
+  truth,
+)
+from sitrain.evaluate.votes import pass_at
+from sitrain.models import decoder
+from sitrain.types import PAD, Episodes
+
+RNG = np.random.default_rng(0)
+
+
+def samples(problems=24, n=7):
+  """Samples of problems: ragged by unknown ones, some all right or wrong."""
+  right = (RNG.random((problems, n)) < 0.5).astype(float)
+  right[0], right[1] = 0.0, 1.0
+  known = (RNG.random((problems, n)) < 0.8).astype(float)
+  known[0], known[2], known[3] = 1.0, 0.0, 1.0  # nothing is known of one problem
+  response = RNG.integers(0, 4, (problems, n))
+  response[4] = 1  # all are copies
+  return right, known, response
+
+
+def subsets(known, k):
+  return list(itertools.combinations(np.flatnonzero(known), k))
+
+
+@pytest.mark.parametrize("k,least", [(1, 1), (3, 1), (3, 2), (4, 3), (7, 2)])
+def test_pass_at_least_equals_all_subsets(k, least):
+  right, known, response = samples()
+  found = exploration.pass_at_least(right, known, response, k, least)
+  for i, value in enumerate(found):
+    every = subsets(known[i], k)
+    hits = [
+      len({response[i, j] for j in one if right[i, j]}) >= least
+      for one in every
+    ]
+    want = np.mean(hits) if every else np.nan
+    np.testing.assert_allclose(value, want, err_msg=str(i))
+  assert np.isnan(found[2]) and found[0] == 0
+  everyone = np.ones_like(known)
+  other = np.arange(right.size).reshape(right.shape)
+  np.testing.assert_allclose(
+    exploration.pass_at_least(right, everyone, other, k, 1), pass_at(right, k)
+  )
+
+
+@pytest.mark.parametrize("k,top", [(1, 1), (3, 1), (3, 2), (4, 4), (5, 2)])
+def test_reward_at_equals_all_subsets_and_orders(k, top):
+  """Equal scores stand in every order, each equally likely."""
+  right, known, _ = samples(problems=12, n=6)
+  score = RNG.integers(0, 3, right.shape).astype(float)
+  score[3] = 1.0
+  score[known == 0] = np.nan
+  found = exploration.reward_at(score, right, known, k, top)
+  for i, value in enumerate(found):
+    hits = [
+      right[i, list(order[:top])].all()
+      for one in subsets(known[i], k)
+      for order in itertools.permutations(one)
+      if all(score[i, a] >= score[i, b] for a, b in itertools.pairwise(order))
+    ]
+    # Each subset has as many orders as its ties allow: weigh them.
+    weight = [
+      1 / math.prod(
+        math.factorial(sum(score[i, j] == s for j in one)) for s in range(3)
+      )
+      for one in subsets(known[i], k)
+      for order in itertools.permutations(one)
+      if all(score[i, a] >= score[i, b] for a, b in itertools.pairwise(order))
+    ]
+    want = np.average(hits, weights=weight) if hits else np.nan
+    np.testing.assert_allclose(value, want, err_msg=str(i))
+  assert np.isnan(found[2])
+
+
+def test_the_balance_score_by_hand():
+  right = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0.0],
+                    [1, 0, 1, 1]])
+  known = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0],
+                    [1, 0, 1, 1.0]])
+  response = np.array([[0, 1, 1, 2], [3, 4, 5, 6], [0, 1, 2, 3], [0, 1, 2, 3],
+                       [7, 7, 8, 8]])
+  every = np.ones_like(right)
+  found = exploration.balance(right, known, response, every, wanted=4)
+  # Two of four wanted in four rows; four of four; none; unknown; two in three.
+  want = [2 / 4 * 2 / 4, 1.0, 0.0, np.nan, 2 / 4 * 2 / 3]
+  np.testing.assert_allclose(found, want)
+  # A filter that keeps right rows, and one that keeps nothing.
+  kept = exploration.balance(right, known, response, right, wanted=2)
+  np.testing.assert_allclose(kept, [2 / 3, 1.0, 0.0, np.nan, 2 / 3])
+  none = exploration.balance(right, known, response, 0 * right, wanted=2)
+  np.testing.assert_allclose(none, [0, 0, 0, np.nan, 0])
+
+
+@pytest.mark.parametrize("call", [
+  lambda r: exploration.pass_at_least(r, r, r.astype(int), 4, 1),
+  lambda r: exploration.pass_at_least(r, r, r.astype(int), 2, 3),
+  lambda r: exploration.reward_at(r, r, r, 2, 0),
+  lambda r: exploration.balance(r, r, r.astype(int), r, wanted=0),
+])
+def test_impossible_numbers_are_refused(call):
+  with pytest.raises(ValueError, match="need 1 <=|give 1 or more"):
+    call(np.ones((2, 3)))
+
+
+def test_calibration_by_hand():
+  p = np.array([[0.9, 0.8, 0.3], [0.1, 0.6, 0.2]])
+  right = np.array([[1, 0, 1], [0, 1, 1.0]])
+  known = np.array([[1, 1, 1], [1, 1, 0.0]])
+  found = calibration.summarize(p, right, known, bins=2)
+  # 0.1 0.3 0.6 | 0.8 0.9, with 0 1 1 | 0 1 right.
+  gaps = [abs(1 / 3 - 2 / 3), abs(0.85 - 0.5)]
+  assert found["rows"] == 5 and found["reliability"]["count"] == [3, 2]
+  assert found["ece"] == pytest.approx((3 * gaps[0] + 2 * gaps[1]) / 5)
+  assert found["rms"] == pytest.approx(
+    math.sqrt((3 * gaps[0] ** 2 + 2 * gaps[1] ** 2) / 5)
+  )
+  errors = [0.1**2, 0.8**2, 0.7**2, 0.1**2, 0.4**2]
+  assert found["brier"] == pytest.approx(sum(errors) / 5)
+  # Right 0.9 0.3 0.6 against wrong 0.8 0.1: 2 + 1 + 1 of 6 pairs.
+  assert found["auroc"] == pytest.approx(4 / 6)
+  assert found["sure"] == pytest.approx(2 / 3)
+  width = calibration.by_width(*calibration.rows_of(p, right, known), bins=2)
+  np.testing.assert_allclose(width.count, [2, 3])
+  np.testing.assert_allclose(width.accuracy, [1 / 2, 2 / 3])
+  np.testing.assert_allclose(width.confidence, [0.2, (0.9 + 0.8 + 0.6) / 3])
+
+
+def test_calibration_of_equal_confidences_does_not_depend_on_their_order():
+  p = np.full(40, 0.7)
+  right = (np.arange(40) < 28).astype(float)
+  for order in (np.arange(40), RNG.permutation(40)):
+    found = calibration.summarize(p, right[order], np.ones(40))
+    assert found["ece"] == pytest.approx(0, abs=1e-12)
+    assert found["auroc"] == 0.5
+  sure = np.array([0.0, 1.0, 1.0])
+  assert calibration.summarize(sure, sure, sure * 0 + 1)["brier"] == 0
+  assert calibration.by_width(sure, sure).count.tolist() == [1, 2]
+
+
+def test_what_nothing_defines_is_nan_and_not_0():
+  none = calibration.summarize(np.ones(3), np.ones(3), np.zeros(3))
+  for name in ("accuracy", "ece", "rms", "brier", "auroc", "sure"):
+    assert math.isnan(none[name]), name
+  assert none["rows"] == 0 and none["reliability"]["count"] == []
+  low = calibration.summarize(np.full(2, 0.4), np.ones(2), np.ones(2))
+  assert math.isnan(low["auroc"]) and math.isnan(low["sure"])
+  assert low["brier"] == pytest.approx(0.36)
+  for bad in (1.1, -0.1, np.nan):
+    with pytest.raises(ValueError, match="from 0 to 1"):
+      calibration.summarize(np.array([bad, 0.5]), np.ones(2), np.ones(2))
+    # What is not known may be anything.
+    calibration.summarize(np.array([bad, 0.5]), np.ones(2), np.eye(2)[1])
+  assert math.isnan(diversity.likeness(["a"]))
+  assert math.isnan(diversity.repeated_mistakes(["a"], ["a"], [False]))
+  assert math.isnan(behaviours.means([])["verification"])
+
+
+def test_likeness_and_repeats_by_hand():
+  # "abcd" and "abxd": 6 of 8 letters stay, so 1 - 2/8.
+  assert diversity.likeness(["abcd", "abxd"]) == pytest.approx(0.75)
+  assert diversity.likeness([[1, 2], [1, 2], [3, 4]]) == pytest.approx(1 / 3)
+  assert diversity.likeness(["same"] * 40) == 1  # 780 pairs, 195 are compared
+  before = ["0123456789" * 2, "0123456789" * 2, "wrong", "right", ""]
+  after = ["0123456789" * 2 + "!", "9876543210" * 2, "wrong", "right", ""]
+  wrong = [True, True, True, False, True]
+  found = diversity.repeated_mistakes(before, after, wrong)
+  assert found == pytest.approx(3 / 4)
+  assert diversity.repeats("abcd", "abcx") is False  # 2 of 8
+  assert diversity.repeats("abcd", "abcx", near=0.25)
+
+
+BEHAVING = {
+  "Let me check: 3*5=15. This is not correct, not equal to 16.": (3, 0, 0, 0),
+  "Wait, that doesn't work. Let's try again.": (0, 3, 0, 0),
+  "Step 1: first we need to find 6*4. Next, add.": (0, 0, 3, 0),
+  "Working backwards, to get 24, we need 6*4.": (0, 0, 0, 2),
+  "The waiter checks step by step in the first place.": (0, 0, 0, 0),
+  "3+5=08<bad@2>-4=04<bad@1>3*5=15<end>": (2, 2, 0, 0),
+  "12;<bad@1>": (1, 0, 0, 0),
+  "": (0, 0, 0, 0),
+}
+
+
+def test_behaviours_by_hand():
+  for text, want in BEHAVING.items():
+    found = behaviours.count(text)
+    assert tuple(found.values()) == want, (text, found)
+    assert behaviours.count(text.upper()) == found or "<" in text
+  means = behaviours.means(list(BEHAVING)[:2])
+  assert means["verification"] == 1.5 and means["subgoals"] == 0
+
+
+def next_token(model, params, row, temperature):
+  """Probabilities of the token after a row."""
+  row = jnp.array([row], jnp.int32)
+
+  @jax.jit
+  def of(params):
+    attend = decoder.sees_rows(jnp.zeros_like(row), jnp.zeros_like(row))
+    hidden, _ = model.apply({"params": params}, row, attend)
+    logits = model.apply({"params": params}, hidden[0, -1], method="logits")
+    return jax.nn.softmax(logits / temperature)
+
+  return np.asarray(of(params))
+
+
+def test_p_true_equals_the_next_token_s_distribution():
+  """Ragged rows, one without the turn, against logits of a plain pass."""
+  model = decoder.Decoder(
+    vocabulary=11, layers=2, width=16, heads=2, kv_heads=1, head_size=8,
+    mlp_size=24,
+  )
+  tokens = RNG.integers(0, 11, (3, 8)).astype(np.int32)
+  turn = np.array([
+    [0, 0, 1, 1, 1, 0, 2, 2], [0, 1, 0, 0, 2, 2, PAD, PAD], [0] * 8
+  ], np.int32)
+  zero = np.zeros_like(turn)
+  episodes = Episodes(
+    jnp.asarray(np.where(turn == PAD, PAD, tokens)), jnp.asarray(turn),
+    zero.astype(np.float32), zero, np.arange(3), np.full(3, -1),
+  )
+  params = jax.jit(decoder.init, static_argnums=0)(model, jax.random.key(0))
+  for question in ([], [5, 9]):
+    both, alone = jax.jit(lambda params, question=question: [
+      truth.p_true(
+        model, params, episodes, turn=1, question=question, temperature=0.7,
+        **labels
+      ) for labels in (dict(right=[3], wrong=[7, 2]), dict(right=[3, 7]))
+    ])(params)
+    for b, end in enumerate((5, 2)):
+      row = [*tokens[b, :end], *question]
+      chance = next_token(model, params, row, 0.7)
+      total = chance[[3, 7, 2]].sum()
+      assert float(both[b]) == pytest.approx(chance[3] / total, rel=1e-4)
+      assert float(alone[b]) == pytest.approx(chance[[3, 7]].sum(), rel=1e-4)
+    assert np.isnan(both[2]) and np.isnan(alone[2])
+  with pytest.raises(ValueError, match="each once"):
+    truth.p_true(model, params, episodes, turn=1, right=[3], wrong=[3])
+  with pytest.raises(ValueError, match="one or more"):
+    truth.p_true(model, params, episodes, turn=1, right=[])
