@@ -27,7 +27,7 @@ def samples(problems=24, n=7):
   right = (RNG.random((problems, n)) < 0.5).astype(float)
   right[0], right[1] = 0.0, 1.0
   known = (RNG.random((problems, n)) < 0.8).astype(float)
-  known[0], known[2], known[3] = 1.0, 0.0, 1.0  # nothing is known of one problem
+  known[0], known[2], known[3] = 1.0, 0.0, 1.0  # of 2 nothing is known
   response = RNG.integers(0, 4, (problems, n))
   response[4] = 1  # all are copies
   return right, known, response
