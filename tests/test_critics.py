@@ -92,8 +92,9 @@ def alive(prompt, steps):
 def of_countdown(prompt, text, modulus=0):
   """What is to be said of an attempt at Countdown."""
   steps = steps_of(prompt, text)
-  if not steps or int(re.match(r"\d+", steps[0]).group()) > 12:
-    return "<bad>"
+  used = re.findall(r"(?<!=)(?<!=\d)\d+", "".join(steps))
+  if not steps or max(map(int, used)) > 12:
+    return "<bad>"  # No number is as large.
   for k in range(1, len(steps) + 1):
     if not alive(prompt, steps[:k]):
       return f"<bad@{k}>"
@@ -218,13 +219,21 @@ def walked(prompt, text):
   return ""
 
 
+@cache
+def searches(name):
+  """The task, its problems, and their prompts and solutions as texts."""
+  task, _ = SEARCHES[name]
+  problems = draw(task, PROBLEMS)
+  return task, problems, *(
+    texts(task, x) for x in (problems.prompt, problems.solution)
+  )
+
+
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_ends_right_and_leaves_only_dead_ends(name):
-  task, most = SEARCHES[name]
-  problems = draw(task, PROBLEMS)
-  prompts, same, ends = texts(task, problems.prompt), [], []
-  pairs = [re.findall(r".*?<end>", text) for text in
-           texts(task, problems.solution)]
+  task, problems, prompts, solved = searches(name)
+  pairs = [re.findall(r".*?<end>", text) for text in solved]
+  same, ends = [], []
   for prompt, pair in zip(prompts, pairs, strict=True):
     assert len(pair) == 2
     for text in pair:
@@ -232,7 +241,7 @@ def test_a_search_ends_right_and_leaves_only_dead_ends(name):
       assert len(task.tokenizer.encode(text)) <= task.turn_length
       ends.append(text.count("<bad@"))
     same.append(pair[0] == pair[1])
-  assert max(ends) == most and min(ends) == 0
+  assert max(ends) == SEARCHES[name][1] and min(ends) == 0
   assert np.mean(ends) > 0.6 and "<bad@2>" in "".join(p[0] for p in pairs)
   assert np.mean(same) < 0.5
   rows = write(task, prompts, *zip(*pairs), again="<retry>")
@@ -266,12 +275,11 @@ def left_of(text, prompt):
 @pytest.mark.parametrize("name", SEARCHES)
 def test_searches_are_judged_as_python_does(name):
   """Searches with a token more, less or another, and direct solutions."""
-  task, _ = SEARCHES[name]
-  problems = draw(task, PROBLEMS)
-  prompts, source = texts(task, problems.prompt), random.Random(1)
+  task, problems, prompts, solved = searches(name)
+  source = random.Random(1)
   signs = {"<bad@1>": "A", "<bad@2>": "B", "<bad@3>": "C", "<end>": "|"}
   tries = []
-  for text in texts(task, problems.solution):
+  for text in solved:
     text = text.split("<end>")[0] + "<end>"
     for role, sign in signs.items():
       text = text.replace(role, sign)

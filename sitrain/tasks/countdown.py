@@ -84,8 +84,9 @@ def make(
   `final` codes numbers and operations of a well-formed attempt; everything else
   is -1. feedback: see roles.with_feedback; `<bad@k>`: step k is the first after
   which no right attempt goes on so, since its value is wrong or since the
-  target is out of reach; `<bad>`: the form is wrong. With feedback `;` is the
-  token `<end>`. Raises ValueError for impossible options.
+  target is out of reach; `<bad>`: the form is wrong, or a number is above
+  `largest`. With feedback `;` is the token `<end>`. Raises ValueError for
+  impossible options.
   """
   options = Options(numbers, largest, solved, copied, corrupted, 0.0)
   roles.check_feedback(feedback)

@@ -140,7 +140,8 @@ def last_line(
 ) -> Int[Array, "B L"]:
   """What is left of each attempt, with one place more than a direct one.
 
-  A place of PAD where it is no search: a step that was not written goes back.
+  All PAD where it is no search: where it goes back before a step that it has
+  not written, and where a line is longer than a direct attempt.
   """
   ends = ends_of(trace.numbers, trace.width)
   length = ends[-1] + 2
@@ -152,7 +153,9 @@ def last_line(
     back = (step >= 0) & (step < len(ends))
     step = jnp.clip(step, 0, len(ends) - 1)
     ended = (place > 0) & (line[place - 1] == STOP)
-    sound &= jnp.where(back, place >= behind[step], place < length) & ~ended
+    full = place == ends[-1]
+    fits = jnp.where(token == STOP, full, ~full)
+    sound &= jnp.where(back, place >= behind[step], fits) & ~ended
     moved = jnp.where(back, begins[step], jnp.minimum(place + 1, length))
     put = jnp.where(jnp.arange(length) == place, token, line)
     is_there = token != PAD
