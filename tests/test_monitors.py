@@ -16,8 +16,9 @@ from sitrain.evaluate import (
   truth,
 )
 from sitrain.evaluate.votes import pass_at
+from sitrain.judge import copies
 from sitrain.models import decoder
-from sitrain.types import PAD, Episodes
+from sitrain.types import PAD, Episodes, Verdict
 
 RNG = np.random.default_rng(0)
 
@@ -103,6 +104,67 @@ def test_the_balance_score_by_hand():
   np.testing.assert_allclose(kept, [2 / 3, 1.0, 0.0, np.nan, 2 / 3])
   none = exploration.balance(right, known, response, 0 * right, wanted=2)
   np.testing.assert_allclose(none, [0, 0, 0, np.nan, 0])
+
+
+def test_copies_and_balance_of_a_step_by_hand():
+  """Two problems of three samples and two turns, on both kinds of arrays."""
+  rows = [
+    # first, second, reward of both; one verdict is not known, one turn missing.
+    ([1, 2], [1, 2], 0, 0), ([1, 2], [2, 1], 0, 1), ([5], [5, 5], 1, 1),
+    ([3], [3], 1, 1), ([0, 0], [0], 0, 1), ([4, 4], [], 0, 0),
+  ]
+  tokens, turn = np.full((6, 7), 9, np.int32), np.full((6, 7), PAD, np.int32)
+  for b, (first, second, *_) in enumerate(rows):
+    text = [8] * (b % 2 + 1) + first + [8] + second
+    marks = [0] * (b % 2 + 1) + [1] * len(first) + [0] + [2] * len(second)
+    tokens[b, : len(text)], turn[b, : len(text)] = text, marks
+  reward = np.array([[r[2], r[3]] for r in rows], np.float32)
+  known = np.ones_like(reward)
+  known[5, 1], reward[5, 1], known[1, 0] = 0, np.nan, 0
+  own = np.array([[1, 1]] * 5 + [[1, 0]], bool)
+  # Wrong at first, and known: rows 0 and 4 (5 wrote no second turn). In turn 1
+  # one of two known samples is right, and one of three; in turn 2 two of three
+  # (both different), and two of two.
+  want = {
+    "judge/copied_2": (1, 2),
+    "judge/balance_1": (1 / 3 / 2 + 1 / 3 / 3, 2),
+    "judge/balance_2": (2 / 3 * 2 / 3 + 2 / 3 * 2 / 2, 2),
+  }
+  for put in (np.asarray, jnp.asarray):
+    zero = put(np.zeros_like(turn))
+    episodes = Episodes(put(tokens), put(turn), zero, zero, zero, zero)
+    verdict = Verdict(put(reward), put(known))
+    found = copies.copy_metrics(episodes, verdict, put(own), 3)
+    assert found.keys() == want.keys()
+    for name, (total, count) in want.items():
+      assert float(found[name].total) == pytest.approx(total), name
+      assert float(found[name].count) == count, name
+    alone = copies.copy_metrics(episodes, verdict, put(own), 1)
+    assert list(alone) == ["judge/copied_2"]
+    text = np.asarray(copies.hashes(episodes, 2))
+    ids = [tuple(part) for row in rows for part in row[:2]]
+    pairs = set(zip(ids, text.reshape(-1).tolist()))
+    assert len(pairs) == len(set(ids)) == len({x for _, x in pairs})
+  assert isinstance(alone["judge/copied_2"].total, np.float32 | jax.Array)
+
+
+def test_many_texts_have_a_hash_each():
+  """All of up to three of 24 tokens, and long ones that differ in one token."""
+  short = [
+    list(one) for n in (1, 2, 3)
+    for one in itertools.product(range(24), repeat=n)
+  ]
+  long = RNG.integers(0, 50000, 200).tolist()
+  other = [long[:i] + [long[i] + 1] + long[i + 1 :] for i in range(200)]
+  swap = [long[:i] + long[i : i + 2][::-1] + long[i + 2 :] for i in range(199)]
+  texts = [*short, long, *other, *swap]
+  tokens = np.full((len(texts), 200), PAD, np.int32)
+  for row, text in zip(tokens, texts):
+    row[: len(text)] = text
+  turn = np.where(tokens == PAD, PAD, 1).astype(np.int32)
+  zero = np.zeros_like(turn)
+  found = copies.hashes(Episodes(tokens, turn, zero, zero, zero, zero), 1)
+  assert len(np.unique(found)) == len({tuple(text) for text in texts})
 
 
 @pytest.mark.parametrize("call", [
