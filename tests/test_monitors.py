@@ -1,5 +1,6 @@
 """Monitors against enumeration and against numbers worked out by hand."""
 
+import io
 import itertools
 import math
 
@@ -7,14 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 from sitrain.evaluate import (
   behaviours,
   calibration,
   diversity,
   exploration,
+  monitors,
+  samples,
+  tables,
   truth,
 )
+from sitrain.evaluate.player import Judged
 from sitrain.evaluate.votes import pass_at
 from sitrain.judge import copies
 from sitrain.models import decoder
@@ -23,7 +29,7 @@ from sitrain.types import PAD, Episodes, Verdict
 RNG = np.random.default_rng(0)
 
 
-def samples(problems=24, n=7):
+def marks(problems=24, n=7):
   """Samples of problems: ragged by unknown ones, some all right or wrong."""
   right = (RNG.random((problems, n)) < 0.5).astype(float)
   right[0], right[1] = 0.0, 1.0
@@ -40,7 +46,7 @@ def subsets(known, k):
 
 @pytest.mark.parametrize("k,least", [(1, 1), (3, 1), (3, 2), (4, 3), (7, 2)])
 def test_pass_at_least_equals_all_subsets(k, least):
-  right, known, response = samples()
+  right, known, response = marks()
   found = exploration.pass_at_least(right, known, response, k, least)
   for i, value in enumerate(found):
     every = subsets(known[i], k)
@@ -61,7 +67,7 @@ def test_pass_at_least_equals_all_subsets(k, least):
 @pytest.mark.parametrize("k,top", [(1, 1), (3, 1), (3, 2), (4, 4), (5, 2)])
 def test_reward_at_equals_all_subsets_and_orders(k, top):
   """Equal scores stand in every order, each equally likely."""
-  right, known, _ = samples(problems=12, n=6)
+  right, known, _ = marks(problems=12, n=6)
   score = RNG.integers(0, 3, right.shape).astype(float)
   score[3] = 1.0
   score[known == 0] = np.nan
@@ -240,7 +246,7 @@ def test_likeness_and_repeats_by_hand():
   after = ["0123456789" * 2 + "!", "9876543210" * 2, "wrong", "right", ""]
   wrong = [True, True, True, False, True]
   found = diversity.repeated_mistakes(before, after, wrong)
-  assert found == pytest.approx(3 / 4)
+  assert found == pytest.approx(2 / 3)  # the last has no second attempt
   assert diversity.repeats("abcd", "abcx") is False  # 2 of 8
   assert diversity.repeats("abcd", "abcx", near=0.25)
 
@@ -255,6 +261,56 @@ BEHAVING = {
   "12;<bad@1>": (1, 0, 0, 0),
   "": (0, 0, 0, 0),
 }
+
+
+def test_monitors_of_a_test_set_by_hand():
+  """Three problems of four samples; a verdict lacks, and one has no answer."""
+  texts = [["a1", "a1", "a2", "b1"], ["c", "c", "c", "c"], ["d", "", "e", "f"]]
+  right = np.array([[1, 1, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0.0]])
+  known = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 1.0]])
+  final = np.array([[0, 0, 0, 1], [2, 2, 2, 2], [3, -1, 4, 5]])
+  cells = [
+    {"texts": t, "right": r.tolist(), "known": k.tolist()}
+    for t, r, k in zip(texts, right, known)
+  ]
+  table = Judged(right, known, final, 0 * right, right)
+  found = monitors.summarize(cells, table)
+  assert found["balance"] == pytest.approx(
+    np.mean([2 / 4 * 2 / 4, 0, 1 / 4 * 1 / 3])
+  )
+  # The third problem has fewer than four known samples.
+  assert found["pass@4-2"] == pytest.approx(1 / 2)
+  assert "pass@4-4" not in found and "copied" not in found
+  told = found["calibration"]
+  # Votes: right with 3/4, wrong with 1; the third is not known.
+  assert told["rows"] == 2 and told["auroc"] == 0.0
+  assert told["brier"] == pytest.approx((0.25**2 + 1) / 2)
+  like = diversity.likeness
+  assert found["likeness"] == pytest.approx(np.mean([*map(like, texts)]))
+  assert set(found["behaviours"]) == set(behaviours.PATTERNS)
+  after = [
+    dict(cell, texts=[*map(str.upper, t[:1]), *t[1:]])
+    for cell, t in zip(cells, texts)
+  ]
+  # Wrong: b1, c four times, f, and "", after which there is nothing. Of these
+  # only the first c is changed.
+  later = monitors.summarize(after, table, cells)
+  assert later["copied"] == pytest.approx(5 / 6)
+  alone = [dict(cell, texts=cell["texts"][:1]) for cell in cells]
+  one = Judged(*(x[:, :1] for x in table))
+  assert set(monitors.summarize(alone, one)) == {"behaviours"}
+  row = samples.summarize(
+    RNG, [{"level": "x", "finals": list(map(str, f)), "truncated": [0] * 4,
+           "attempts_2": b | {"finals": ["x"] * 4, "truncated": [0] * 4}, **a}
+          for a, b, f in zip(cells, after, final)],
+    verifiers=["exact"], turns=2, ks=(1, 2), draws=5,
+  )
+  assert row["monitors"][1]["copied"] == pytest.approx(5 / 6)
+  row |= {"task": "toy", "temperature": 1.0, "samples": 4}
+  shown = io.StringIO()
+  for table in tables.samples_tables(row):
+    Console(file=shown, width=120).print(table)
+  assert "pass@4-2" in shown.getvalue() and "votes: ece" in shown.getvalue()
 
 
 def test_behaviours_by_hand():

@@ -149,7 +149,8 @@ def test_shares_of_an_evaluation_by_hand(monkeypatch):
   cut = np.array([[0, 0], [1, 0], [0, 0], [1, 1]], bool)
   reward = right * 0.5
   judged = Judged(right, known, right.astype(int), cut, reward)
-  found = brief.shares(Played(np.zeros((4, 1)), np.zeros((4, 1)), judged))
+  nothing = np.zeros((4, 1), int)
+  found = brief.shares(Played(nothing, nothing, judged))
   assert found["accuracy_1"] == pytest.approx(1 / 3)
   assert found["accuracy_2"] == pytest.approx(2 / 3)
   assert found["gain"] == pytest.approx(1 / 3)
@@ -161,7 +162,7 @@ def test_shares_of_an_evaluation_by_hand(monkeypatch):
 
   def played(player, params, key, **options):
     asked.append((jax.random.key_data(key).tolist(), options["temperature"]))
-    return (), Played(np.zeros((4, 1)), np.zeros((4, 1)), judged)
+    return (), Played(nothing, nothing, judged)
 
   monkeypatch.setattr(brief, "played", played)
   key = jax.random.key(0)
@@ -176,7 +177,7 @@ def test_shares_of_an_evaluation_by_hand(monkeypatch):
   assert math.isnan(both["eval/sampled_backtracking_2"])
   # Of three known problems two are wrong at first: one is copied, but for one
   # of ten tokens each, and one is not.
-  first, second = np.arange(20).reshape(2, 10) // 2 * 1.0
+  first, second = np.arange(20).reshape(2, 10)
   tokens = np.tile(np.concatenate([first, first]), (4, 1))
   tokens[1, 15], tokens[2, 10:] = 99, second
   turn = np.tile(np.repeat([1, 2], 10), (4, 1))

@@ -80,7 +80,7 @@ def shares(episodes: Played) -> dict[str, float]:
     for k in range(turns)
   ]
   for k in range(1, turns):
-    wrong = known & (judged.right[:, k - 1] == 0)
+    wrong = (known & (judged.right[:, k - 1] == 0)).tolist()
     found[f"copied_{k + 1}"] = repeated_mistakes(rows[k - 1], rows[k], wrong)
   if turns > 1:
     found["gain"] = found[f"accuracy_{turns}"] - found["accuracy_1"]

@@ -51,11 +51,12 @@ def repeated_mistakes(
   """Wrong attempts that the next one repeats / wrong attempts.
 
   `wrong`: the attempt before was judged, and has not a full reward. Copies of
-  right attempts are no fault, and do not count. NaN without wrong ones.
+  right attempts are no fault, and do not count, nor does what has no attempt
+  after it. NaN without wrong ones.
   """
   found = [
     repeats(old, new, near)
     for old, new, is_wrong in zip(before, after, wrong, strict=True)
-    if is_wrong
+    if is_wrong and len(new)
   ]
   return float(np.mean(found)) if found else float("nan")

@@ -42,7 +42,7 @@ def summarize(
       found[f"pass@{n}-{least}"] = _mean(reached)
     found["calibration"] = calibration.summarize(*votes(table))
   if before:
-    wrong = (table_of_right(before) == 0).reshape(-1)
+    wrong = (table_of_right(before) == 0).reshape(-1).tolist()
     pairs = zip(before, cells, strict=True)
     both = [pair for a, b in pairs for pair in zip(a["texts"], b["texts"])]
     first, second = zip(*both) if both else ((), ())

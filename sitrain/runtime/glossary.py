@@ -169,8 +169,8 @@ HABITS = tuple(
   for name, what in BEHAVIOURS.items()
 )
 SAMPLES = (
-  Entry("likeness", "mean of 1 - edit ratio over pairs of samples of a problem; "
-        "edits are insertions and deletions / characters of both", SHARE,
+  Entry("likeness", "mean of 1 - edit ratio of pairs of samples of a problem, "
+        "insertions and deletions / characters of both", SHARE,
         "well below 1; a rise is mode collapse (SuperHF has METEOR for it)"),
   Entry("balance", "mean of min(u / n, 1) u / s: u different right texts among "
         "s samples, n = min(8, samples) (B-STaR)", SHARE, "rises"),
@@ -182,16 +182,16 @@ SAMPLES = (
   *(Entry(f"behaviours.{name}", f"{what} a text", COUNT, "as above")
     for name, what in BEHAVIOURS.items()),
   Entry("calibration.ece", "expected calibration error: mean abs(confidence - "
-        "accuracy) over 10 bins of as many problems each. The confidence in the "
-        "most frequent answer is its share of the samples; with --labels of "
-        "sitrain evaluate it is P(True)", SHARE, "below 0.1"),
+        "accuracy) over 10 bins of as many problems each. The confidence in "
+        "the most frequent answer is its share of the samples; with --labels of"
+        " sitrain evaluate it is P(True)", SHARE, "below 0.1"),
   Entry("calibration.rms", "the root of the mean of the squares of the same",
         SHARE, "below 0.1"),
   Entry("calibration.brier", "mean of (confidence - right)^2", SHARE,
         "below 0.25, which saying one half always has"),
   Entry("calibration.auroc", "chance that a right answer has more confidence "
-        "than a wrong one, ties as one half", SHARE, "above 0.5; 1: a threshold "
-        "tells right from wrong"),
+        "than a wrong one, ties as one half", SHARE, "above 0.5; 1: a "
+        "threshold tells right from wrong"),
   Entry("calibration.sure", "accuracy of answers with a confidence above 0.5",
         SHARE, "above the accuracy"),
   Entry("calibration.reliability", "confidence, accuracy and problems of each "
