@@ -141,6 +141,18 @@ def scaling_table(studies: dict[str, dict[str, Any]]) -> Table:
   return table
 
 
+def calibration_table(studies: dict[str, dict[str, Any]]) -> Table:
+  """How sure the policy is of its attempts, and how often right; a line each.
+
+  See docs/metrics.md.
+  """
+  names = ("accuracy", "confidence", "ece", "rms", "brier", "auroc", "sure")
+  table = _table("P(True): is it right as often as it says", ["stage", *names])
+  for name, study in studies.items():
+    table.add_row(name, *(decimal(study[key]) for key in names))
+  return table
+
+
 def samples_tables(summary: dict[str, Any]) -> list[Table]:
   """The summary of a test set, a column for each verifier and attempt."""
   found = summary["verifiers"]
