@@ -15,15 +15,17 @@ from sitrain.evaluate import (
   calibration,
   diversity,
   exploration,
+  judgement,
   monitors,
   samples,
   tables,
   truth,
 )
-from sitrain.evaluate.player import Judged
+from sitrain.evaluate.player import Judged, Played, Player
 from sitrain.evaluate.votes import pass_at
 from sitrain.judge import copies
 from sitrain.models import decoder
+from sitrain.tasks import chain
 from sitrain.types import PAD, Episodes, Verdict
 
 RNG = np.random.default_rng(0)
@@ -285,8 +287,9 @@ def test_monitors_of_a_test_set_by_hand():
   # Votes: right with 3/4, wrong with 1; the third is not known.
   assert told["rows"] == 2 and told["auroc"] == 0.0
   assert told["brier"] == pytest.approx((0.25**2 + 1) / 2)
-  like = diversity.likeness
-  assert found["likeness"] == pytest.approx(np.mean([*map(like, texts)]))
+  written = [[x for x in row if x] for row in texts]
+  want = np.mean([diversity.likeness(row) for row in written])
+  assert found["likeness"] == pytest.approx(want)
   assert set(found["behaviours"]) == set(behaviours.PATTERNS)
   after = [
     dict(cell, texts=[*map(str.upper, t[:1]), *t[1:]])
@@ -370,3 +373,43 @@ def test_p_true_equals_the_next_token_s_distribution():
     truth.p_true(model, params, episodes, turn=1, right=[3], wrong=[3])
   with pytest.raises(ValueError, match="one or more"):
     truth.p_true(model, params, episodes, turn=1, right=[])
+
+
+def test_a_study_of_p_true_reads_every_row_once(monkeypatch):
+  """Five rows in parts of two; one wrote nothing, and one is not known."""
+  turn = np.array([[0, 1], [0, 1], [0, PAD], [0, 1], [0, 1]])
+  right = np.array([[1], [0], [1], [1], [1.0]])
+  known = np.array([[1], [1], [1], [0], [1.0]])
+  tokens = np.arange(10).reshape(5, 2)
+  found = Played(tokens, turn, Judged(right, known, *[0 * right] * 3))
+  monkeypatch.setattr(judgement, "played", lambda *a, **o: ((), found))
+  sizes, chance = [], np.array([0.9, 0.2, np.nan, 0.3, 0.6])
+
+  def ask(params, episodes):
+    sizes.append(len(episodes.tokens))
+    return chance[episodes.tokens[:, 0] // 2]
+
+  told = judgement.study(
+    Player((), (), (), 1, 1), ask, {}, jax.random.key(0), problems=5, batch=2,
+    temperature=1.0,
+  )
+  assert sizes == [2, 2, 2] and told["rows"] == 3
+  errors = [0.1**2, 0.2**2, 0.4**2]
+  assert told["brier"] == pytest.approx(sum(errors) / 3)
+  assert told["auroc"] == 1.0
+  shown = io.StringIO()
+  Console(file=shown, width=120).print(tables.calibration_table({"a": told}))
+  assert "brier" in shown.getvalue()
+
+
+def test_labels_of_p_true_are_single_tokens():
+  task = chain.critic()
+  ids = {name: task.tokenizer.encode(name)[0] for name in ("<ok>", "<bad>")}
+  what = judgement.asked(task, "12", ["<ok>", "<bad>"])
+  assert what == ((1, 2), (ids["<ok>"],), (ids["<bad>"],))
+  assert judgement.asked(task, "", ["<ok>"]) == ((), (ids["<ok>"],), ())
+  with pytest.raises(ValueError, match="'12' has 2 tokens"):
+    judgement.asked(task, "", ["12"])
+  for labels in ([], ["<ok>", "<bad>", "1"]):
+    with pytest.raises(ValueError, match="give the one of a right"):
+      judgement.asked(task, "", labels)

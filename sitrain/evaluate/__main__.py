@@ -199,9 +199,8 @@ def make_studies(
     what = judgement.asked(task, QUESTION.value, LABELS.value)
     found["p_true"] = partial(
       judgement.study, make(turns=plan.turns[:1], samples=1),
-      judgement.make(
-        model, what, temperature=plan.temperature, jit=jax.jit
-      ), **chosen
+      jax.jit(judgement.make(model, what, temperature=plan.temperature)),
+      **chosen
     )
   return found
 

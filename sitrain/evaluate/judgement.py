@@ -45,13 +45,13 @@ def asked(task: Task, question: str, labels: Sequence[str]) -> Asked:
 
 
 def make(
-  model: Policy, what: Asked, *, temperature: float, jit: Callable
+  model: Policy, what: Asked, *, temperature: float
 ) -> Callable[[Params, Episodes], Any]:
-  """(params, episodes) -> P(True) [B] of first attempts, compiled."""
-  return jit(lambda params, episodes: p_true(
+  """(params, episodes) -> P(True) [B] of first attempts."""
+  return lambda params, episodes: p_true(
     model, params, episodes, turn=1, temperature=temperature,
     **what._asdict(),
-  ))
+  )
 
 
 def study(
@@ -68,6 +68,7 @@ def study(
 ) -> dict[str, Any]:
   """calibration.summarize of P(True) against the verifier, on one attempt each.
 
+  `ask` is what `make` returns, compiled; it gets `batch` rows at a time.
   `draws` is not used: there are no intervals.
   """
   del draws

@@ -25,14 +25,14 @@ def summarize(
 
   `cells` have its texts and `table` its marks, [P n]; `before` are the cells of
   the attempt before it, if there is one. With n > 1 samples a problem:
-  likeness, balance (n* = 8, or n where that is less), pass@n-s for s = 2, 4, 8,
+  likeness (of texts that are not empty), balance (n* = 8, or n where that is less), pass@n-s for s = 2, 4, 8,
   ... below n, and calibration, where the confidence in an answer is its share
   of the votes; copied of later attempts; and behaviours, counts a text.
   """
   texts = [list(cell["texts"]) for cell in cells]
   n, found = len(texts[0]) if texts else 0, {}
   if n > 1:
-    likeness = [diversity.likeness(row) for row in texts]
+    likeness = [diversity.likeness([x for x in row if x]) for row in texts]
     same, every = exploration.number(texts), np.ones_like(table.known)
     given = table.right, table.known, same
     score = exploration.balance(*given, every, wanted=min(WANTED, n))
