@@ -25,9 +25,10 @@ def summarize(
 
   `cells` have its texts and `table` its marks, [P n]; `before` are the cells of
   the attempt before it, if there is one. With n > 1 samples a problem:
-  likeness (of texts that are not empty), balance (n* = 8, or n where that is less), pass@n-s for s = 2, 4, 8,
-  ... below n, and calibration, where the confidence in an answer is its share
-  of the votes; copied of later attempts; and behaviours, counts a text.
+  likeness, of texts that are not empty; balance (n* = 8, or n where that is
+  less); pass@n-s for s = 2, 4, 8, ... below n; calibration, where the
+  confidence in an answer is its share of the votes. Of later attempts copied,
+  and of all behaviours, counts a text.
   """
   texts = [list(cell["texts"]) for cell in cells]
   n, found = len(texts[0]) if texts else 0, {}
