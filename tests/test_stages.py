@@ -271,6 +271,8 @@ SFT = {"name": "imitation", "problems": 8, "turns": (5, 5)}
 @pytest.mark.parametrize("changes, words", [
   ({"held": {"judge": "init"}},
    "config.stage.base: the role 'judge' is not defined: set config.roles"),
+  ({"held": {"refernce": "init"}},
+   "the role 'refernce' is not defined: did you mean 'reference'"),
   ({"trained": ("policy", "critic")},
    "config.stage.base: the role 'critic' is not defined"),
   ({"held": {"reference": ""}},
@@ -305,7 +307,9 @@ def test_stages_that_cannot_be_are_refused(changes, words):
 @pytest.mark.parametrize("roles, words", [
   ({"critic": {"haed": "scalar"}}, "an option: did you mean 'head'"),
   ({"critic": {"head": "linear"}}, "config.roles.critic.head='linear'"),
-  ({"critic": {"start": "base"}}, "config.roles.critic.start='base': set"),
+  ({"critic": {"start": "base"}}, "config.roles.critic.start='base': choose"),
+  ({"critic": {"start": "polciy"}}, "start='polciy': did you mean 'policy'?"),
+  ({"critic": {"start": "own/model"}}, "belongs into config.roles.critic.path"),
   ({"policy": {"head": ""}}, "config.roles.policy: that role is always there"),
   ({"critic": "policy"}, "config.roles.critic='policy' is a str: give a dict"),
   ({"critic": {"head": 3}}, "config.roles.critic.head=3 is a int: give a str"),
@@ -398,13 +402,13 @@ def nothing(models, task, optimizer, **options):
   ("verdict._replace(parts={'long': first[:, 0]}), metrics",
    r"judge makes long of shape \[8\] for 8 rows"),
   ("Verdict(first[:4], first[:4]), metrics", r"known of shape \[4, 1\]"),
-  ("verdict", r"judge returns a verdict: return \(verdict, metrics\)"),
+  ("verdict", r"line 10: judge returns a Verdict: return \(verdict, metrics\)"),
   ("{'solve': verdict}, metrics", r"verdicts of \['solve'\], .* rows of"),
 ])
 def test_an_own_method_must_judge_every_turn(returned, words, tmp_path):
   file = tmp_path / "mine.py"
   file.write_text(OWN.replace("{returned}", returned))
-  with pytest.raises(ConfigError, match="config.stage.base: .*" + words):
+  with pytest.raises(ConfigError, match="config.stage.base.*: .*" + words):
     stages_from(config_of(method=SFT | {"name": f"file:{file}"}))
 
 
@@ -443,8 +447,8 @@ def test_a_stage_may_have_a_task_of_its_own():
 @pytest.mark.parametrize("text, words", [
   ("x = 1 // 0\n", "line 1, raises ZeroDivisionError"),
   ("x = 1\ndef make(:\n", "line 2, raises SyntaxError"),
-  ("def make(*, rooms=1):\n  return {}['a']\n", "make of the file raises Key"),
-  ("def make(*, rooms=1):\n  raise ValueError('no')\n", ": no"),
+  ("def make(*, rooms=1):\n  return {}['a']\n", "line 2, raises KeyError: 'a'"),
+  ("def make(*, rooms=1):\n  raise ValueError('no')\n", "line 2: no"),
   ("def mask():\n  return 1\n", "has no function make: did you mean 'mask'"),
 ])
 def test_a_task_file_of_the_user_that_raises_is_one_line(

@@ -17,7 +17,15 @@ from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, weights
 from sitrain.rollout.play import columns_of
-from sitrain.runtime import batches, machine, sources, stopping, written
+from sitrain.runtime import (
+  batches,
+  fields,
+  machine,
+  own,
+  sources,
+  stopping,
+  written,
+)
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.checks import (
   check_config,
@@ -26,17 +34,17 @@ from sitrain.runtime.checks import (
   check_fused,
   check_metrics,
   check_model,
+  check_role_sources,
   check_stage,
   count_rows,
   optimizer_from,
   until_from,
 )
-from sitrain.runtime.fields import ROLE, STAGE, check_word
+from sitrain.runtime.fields import STAGE
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import (
   ConfigError,
   call,
-  check_type,
   closest,
   find,
 )
@@ -50,6 +58,7 @@ from sitrain.runtime.start import (
 )
 from sitrain.runtime.task import check_context, task_from, task_of_stage
 from sitrain.runtime.watch import Watch
+from sitrain.tasks.own_functions import is_own
 from sitrain.types import Method, Stage, Task
 
 # Re-exported, so that callers need only this module.
@@ -160,34 +169,16 @@ def origin_from(config: dict, model: Decoder) -> Origin:
 EXECUTION = families.EXECUTION  # options that a checkpoint does not decide
 
 
-HEADS = ("", "scalar")
-
-
 def roles_from(config: dict, run: Run, task: Task) -> dict[str, Role]:
   """The roles of config.roles, besides the policy and its reference."""
   roles = {}
   for name, given in config.get("roles", {}).items():
-    field = f"config.roles.{name}"
-    if name in ("policy", "reference"):
-      raise ConfigError(f"{field}: that role is always there; leave it out")
-    check_word("config.roles", name)
-    check_type(f"roles.{name}", given, dict)
-    for key in given:
-      if key not in ROLE:
-        raise ConfigError(
-          f"{field}.{key} is not an option: {closest(key, ROLE)}"
-        )
-      check_type(f"roles.{name}.{key}", given[key], str)
-    options = ROLE | given
-    if options["head"] not in HEADS:
-      raise ConfigError(
-        f"{field}.head={options['head']!r}: {closest(options['head'], HEADS)}"
-      )
-    roles[name] = _role(config, field, options, run, task)
+    options = fields.check_role(name, given)
+    roles[name] = _role(config, options, run, task)
   return roles
 
 
-def _role(config, field, options, run, task) -> Role:
+def _role(config, options, run, task) -> Role:
   """A role that starts from the policy, from a checkpoint or from scratch."""
   start, path = options["start"], options["path"]
   if path:
@@ -199,10 +190,6 @@ def _role(config, field, options, run, task) -> Role:
     model = model_from(own, task)
     model = machine.suited(model, run.mesh)
     return Role(model, "init", options["head"], origin_from(own, model))
-  if start not in ("policy", "init"):
-    raise ConfigError(
-      f"{field}.start={start!r}: set 'policy' or 'init', or give a path"
-    )
   if start == "policy":
     return Role(run.model, start, options["head"], run.origin)
   init = functools.partial(decoder.init, run.model)
@@ -283,6 +270,8 @@ def _stage(config, name, task, run, workdir, before) -> Stage:
       f"config.{field}.method.name: {maker.__name__} makes a "
       f"{type(made).__name__}: return a sitrain.types.Method"
     )
+  if is_own(maker):
+    made = own.own_method(made, f"{field}.method")
   stage = Stage(
     name=name,
     method=made, optimizer=optim, steps=options["steps"],
@@ -296,6 +285,7 @@ def _stage(config, name, task, run, workdir, before) -> Stage:
   )
   check_environment(field, stage, options["method"].get("turns", ()))
   counts = count_rows(field, run, stage)
+  check_role_sources(field, run, stage, before)
   check_context(config, f"{field}.method.turns", task, counts.columns)
   if options["fused"] and task.on_host and not options["writes"]:
     check_fused(field, run, stage)

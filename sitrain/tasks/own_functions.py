@@ -21,6 +21,11 @@ FILE = "file:"
 _OWN = "sitrain_file_"  # prefix of the names of modules from a user's files
 
 
+class OwnError(ValueError):
+  """An error of a user's function; one line with the field, the file, the line.
+  """
+
+
 class Own(NamedTuple):
   """A function of a user's file, which another process loads anew."""
 
@@ -67,12 +72,12 @@ def _module(file: pathlib.Path) -> ModuleType:
     spec.loader.exec_module(module)
   except Exception as error:  # noqa: BLE001 It is the user's code.
     del sys.modules[name]
-    line = traceback.extract_tb(error.__traceback__)[-1].lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [x.lineno for x in frames if x.filename == str(file)]
     if isinstance(error, SyntaxError) and error.filename == str(file):
-      line = error.lineno
-    raise ValueError(
-      f"{file.name}, line {line}, raises {type(error).__name__}: {error}"
-    ) from error
+      lines = [error.lineno]
+    place = f"{file.name}, line {lines[-1]}" if lines else file.name
+    raise ValueError(f"{place}, raises {_what(error)}") from error
   return module
 
 
@@ -91,6 +96,40 @@ def own_place(error: BaseException) -> str:
     if frame.filename in known:
       return f"{known[frame.filename]}, line {frame.lineno},"
   return ""
+
+
+def failure(error: BaseException) -> str:
+  """What a user's file raised, and where; "" for an error of another.
+
+  A ValueError is shown by its message, as it says what to give.
+  """
+  if not (place := own_place(error).rstrip(",")):
+    return ""
+  if isinstance(error, ValueError) and str(error).strip():
+    return f"{place}: {_first_line(error)}"
+  return f"{place}, raises {_what(error)}"
+
+
+def defined_at(function: Callable) -> str:
+  """The file and line of a user's function, or the file of its module."""
+  function = inspect.unwrap(function)
+  while hasattr(function, "func"):  # of functools.partial
+    function = inspect.unwrap(function.func)
+  code = getattr(function, "__code__", ())
+  if not code:
+    return ""
+  return f"{pathlib.Path(code.co_filename).name}, line {code.co_firstlineno}"
+
+
+def _what(error: BaseException) -> str:
+  """Kind and message of an error, as the last line of a traceback has it."""
+  return f"{type(error).__name__}: {_first_line(error)}".removesuffix(": ")
+
+
+def _first_line(error: BaseException) -> str:
+  """The message without what JAX adds to explain tracing in further lines."""
+  lines = str(error).strip().splitlines()
+  return " ".join(lines[0].split())[:600] if lines else ""
 
 
 def last_line(error: BaseException) -> str:
