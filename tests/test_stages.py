@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import math
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +72,39 @@ def pretended(*norms, **metrics):
     return state, {n: one(x) for n, x in zip(names, (norm, *rest))}
 
   return done(loop)
+
+
+def test_a_signal_names_the_step_after_which_the_run_ends(
+  tmp_path, monkeypatch
+):
+  """During a save it is the next one: that the run stops was not decided."""
+  said = {"record": [], "agree": [], "save": []}
+
+  def saying(what, function):
+    def asked(*given, **options):
+      said[what].append(signals.acknowledged(signal.SIGTERM))
+      return function(*given, **options)
+    return asked
+
+  for what, name in (
+    ("record", "record"), ("agree", "stop_agreed"), ("save", "save"),
+  ):
+    monkeypatch.setattr(stages, name, saying(what, getattr(stages, name)))
+  run, stage = loops.run_of(MODEL, tmp_path), stage_of(steps=3)
+  run_stage(run, stage, pretended(1.0, 1.0, 1.0))
+  for what in ("record", "agree"):
+    for step, line in enumerate(said[what], start=1):
+      assert line.startswith(f"SIGTERM: step {step} of one ends first"), what
+  *during, last = said["save"]
+  for step, line in enumerate(during, start=1):
+    assert line.startswith(f"SIGTERM: step {step + 1} of one ends first")
+  assert len(during) == 2 and "as soon as it can be resumed" in last
+  # One that is agreed on ends the call that it was said to end.
+  monkeypatch.setattr(stages, "stop_agreed", lambda: signal.SIGTERM)
+  said["save"].clear()
+  with pytest.raises(signals.Stopped, match="after step 4 of one"):
+    run_stage(run, stage._replace(steps=6), pretended(1.0))
+  assert said["save"][0].startswith("SIGTERM: step 4 of one ends first")
 
 
 def test_a_gradient_of_nan_stops_before_a_checkpoint(tmp_path):
@@ -295,6 +329,12 @@ SFT = {"name": "imitation", "problems": 8, "turns": (5, 5)}
   ({"until": {}}, "config.stage.base.until: until='' is not known"),
   ({"epochs": 0}, "config.stage.base.epochs=0: set 1 or more"),
   ({"writes": True, "rounds": 2}, "config.stage.base.rounds=2: a stage that"),
+  ({"rounds": 2}, "config.stage.base.rounds=2: .*alike too.*set rounds to 1"),
+  ({"rounds": 3, "method": {"name": "spin", "problems": 8, "turns": (5, 5)},
+    "held": {"reference": "init"}}, "base.rounds=3: .*set rounds to 1"),
+  ({"rounds": 2, "method": {"name": "grpo", "problems": 8, "samples": 2,
+    "turns": (5,), "kl": "none", "estimate": "whiten"}},
+   "config.stage.base.rounds=2: config.stage.base.method, with the options"),
   ({"method": {"name": "grpo", "problems": 8, "samples": 2, "turns": (5,),
     "kl": "exact"}}, "config.stage.base: .*set held.reference"),
 ])

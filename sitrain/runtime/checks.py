@@ -276,9 +276,10 @@ def _check_source(field: str, source: str, saved: Sequence[str]) -> None:
   if elsewhere(source):
     folder, which = source.rsplit("/", 1)
     if which not in ("best", "last") or not checkpoint.steps(folder):
+      why = checkpoint.lost(folder) if which in ("best", "last") else ""
       raise ConfigError(
-        f"config.{field}={source!r}: there is no checkpoint: give a run's"
-        " WORKDIR/STAGE/last or WORKDIR/STAGE/best"
+        f"config.{field}={source!r}: there is no checkpoint: {why}".rstrip(": ")
+        + ": give a run's WORKDIR/STAGE/last or WORKDIR/STAGE/best"
       )
     return
   known = ["init"] + [f"{s}/{w}" for s in saved for w in ("best", "last")]

@@ -1,7 +1,6 @@
 """Trains one stage of a run, from its start or its newest checkpoint."""
 
 import contextlib
-import functools
 import logging
 import math
 import statistics
@@ -13,10 +12,8 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 
-from sitrain.curate.select import with_signal
 from sitrain.models.roles import for_sampling, params_of
 from sitrain.rollout.lengths import cut_prompts
 from sitrain.runtime import (
@@ -79,19 +76,12 @@ def parts_of(stage: Stage, mesh: Any) -> tuple[Callable, Callable, Callable]:
   return make_parts(method, step, **parts)
 
 
-def wanted(problems: Any, rows: Any, verdicts: Any) -> Any:
-  """Problems [P] with a signal in every kind of judged rows."""
-  count = problems.prompt.shape[0]
-  if not isinstance(rows, dict):
-    return with_signal(rows, verdicts, count)
-  each = [with_signal(rows[name], verdicts[name], count) for name in rows]
-  return functools.reduce(jnp.logical_and, each)
-
-
 def iteration_of(stage: Stage, mesh: Any) -> Callable:
   """The fused iteration of a stage, with several rounds if configured."""
-  more = {"wanted": wanted, "rounds": stage.rounds} if stage.rounds > 1 else {}
-  return make_iteration(*parts_of(stage, mesh), **more)
+  more = {"wanted": stage.method.wanted, "rounds": stage.rounds}
+  return make_iteration(
+    *parts_of(stage, mesh), **(more if stage.rounds > 1 else {})
+  )
 
 
 def lower_stage(
@@ -107,9 +97,7 @@ def lower_stage(
   if not stage.fused or stage.writes:
     learn = parts_of(stage, run.mesh)[2]
     grouped = stage._replace(method=by_group(stage, run.mesh))
-    return lower_staged(
-      grouped, learn, run.mesh, abstract, key, wanted=wanted
-    )
+    return lower_staged(grouped, learn, run.mesh, abstract, key)
   place = jax.tree.map(lambda x: x.sharding, abstract)
   everywhere = sharding.replicated(run.mesh)
   loop = make_loop(iteration_of(stage, run.mesh), stage.steps_per_call)
@@ -280,6 +268,8 @@ def _train(run, stage, loop, manager, state, progress):
     progress = record(run, stage, progress, measured, spent, state)
     profiler.after(progress.step)
     stop = stop_agreed()
+    if not stop:  # A signal that comes from here on ends the next call.
+      _announce(run, stage, progress, took)
     save(run, stage, manager, state, progress, extra=bool(stop))
   profiler.close()
   if stop:
@@ -287,15 +277,25 @@ def _train(run, stage, loop, manager, state, progress):
   return state, progress
 
 
+def _announce(run, stage, progress, took) -> None:
+  """Says which call a signal would end after: the one after `progress`."""
+  signals.working(*[] if progress.done else [signals.Working(
+    stage.name, progress.step, _last(stage, progress), time.monotonic(),
+    statistics.median(took or [math.nan]),
+    saved=lambda: max(checkpoint.steps(folder(run, stage.name)), default=0),
+  )])  # fmt: skip
+
+
+def _last(stage, progress) -> int:
+  return min(progress.step + stage.steps_per_call, stage.steps)
+
+
 @contextlib.contextmanager
 def _call(run, stage, progress, took) -> Iterator[None]:
-  """Around a call: records progress for signals; `took` has earlier seconds."""
-  step, began = progress.step, time.monotonic()
-  last = min(step + stage.steps_per_call, stage.steps)
-  signals.working(signals.Working(
-    stage.name, step, last, began, statistics.median(took or [math.nan]),
-    saved=lambda: max(checkpoint.steps(folder(run, stage.name)), default=0),
-  ))  # fmt: skip
+  """Around a call: announces it; `took` has the seconds of earlier ones."""
+  step, last = progress.step, _last(stage, progress)
+  began = time.monotonic()
+  _announce(run, stage, progress, took)
   steps = f"step {last}" if last == step + 1 else f"steps {step + 1} to {last}"
   with activity.during(f"{stage.name} {steps} of {stage.steps}", seldom=True):
     yield
