@@ -109,7 +109,7 @@ def evaluators(
     players, params, task, key, on_progress=functools.partial(tell, say),
     **options
   )
-  return judge, watch.make(config, players.episodes)
+  return judge, watch.make(config, players.episodes, task)
 
 
 def watched(

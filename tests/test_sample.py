@@ -194,7 +194,9 @@ def record(
 ):
   n = len(right)
   known = known or [1] * n
-  mark = dict(right=right, known=known, finals=finals, truncated=[0] * n)
+  mark = dict(
+    texts=finals, right=right, known=known, finals=finals, truncated=[0] * n
+  )
   strict = right if strict is None else strict
   also = {"strict": dict(right=strict, known=known, finals=finals)}
   return dict(row=number, level=level, also=also, **mark, **more)
@@ -258,7 +260,10 @@ def test_the_numbers_are_those_of_all_subsets():
 
 
 def test_corrections_and_disagreement():
-  first = dict(right=[1, 0], known=[1, 1], finals=["1", "2"], truncated=[0, 1])
+  first = dict(
+    texts=["1", "2"], right=[1, 0], known=[1, 1], finals=["1", "2"],
+    truncated=[0, 1],
+  )
   later = first | {"right": [0, 1]}
   found = [
     record(0, [0, 0], ["1", "2"], strict=[1, 0], attempts_2=later | {

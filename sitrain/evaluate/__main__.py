@@ -22,7 +22,14 @@ from absl import flags
 from etils import epath
 from rich.console import Console
 
-from sitrain.evaluate import pictures, player, run, studies, tables
+from sitrain.evaluate import (
+  judgement,
+  pictures,
+  player,
+  run,
+  studies,
+  tables,
+)
 from sitrain.rollout.play import columns_of
 from sitrain.runtime import (
   activity,
@@ -80,6 +87,13 @@ SELF_REFINE = flags.DEFINE_bool(
 REPLIES = flags.DEFINE_list(
   "replies", [], "Its two texts; default: the task's own reply."
 )
+LABELS = flags.DEFINE_list(
+  "labels", [], "Also how sure the policy is that it is right: the token of a"
+  " right attempt, as <ok>, and that of a wrong one, if there is one.",
+)
+QUESTION = flags.DEFINE_string(
+  "question", "", "What it reads before them; nothing where it critiques."
+)
 BATCH = flags.DEFINE_integer(
   "batch", 512, "Rows on the device at once.", lower_bound=1
 )
@@ -100,7 +114,9 @@ flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 Study = Callable[..., dict[str, Any]]  # (params, *, key, on_progress)
 # Players of each study, which are compiled one by one.
-PROGRAMS = {"summary": 2, "many_turns": 1, "scaling": 1, "self_refine": 2}
+PROGRAMS = {
+  "summary": 2, "many_turns": 1, "scaling": 1, "self_refine": 2, "p_true": 2,
+}
 
 
 class Plan(NamedTuple):
@@ -179,6 +195,13 @@ def make_studies(
       model, task, turns=repeat_last(plan.turns, 3), texts=texts, **both
     )
     found["self_refine"] = partial(run.self_refine, refiners, **chosen)
+  if LABELS.value:
+    what = judgement.asked(task, QUESTION.value, LABELS.value)
+    found["p_true"] = partial(
+      judgement.study, make(turns=plan.turns[:1], samples=1),
+      jax.jit(judgement.make(model, what, temperature=plan.temperature)),
+      **chosen
+    )
   return found
 
 
@@ -191,6 +214,8 @@ def plays(plan: Plan) -> list[tuple[tuple[int, ...], int]]:
     found.append((plan.turns[:2], max(plan.budgets)))
   if SELF_REFINE.value:
     found.append((repeat_last(plan.turns, 3), 1))
+  if LABELS.value:
+    found.append((plan.turns[:1], 1))
   return found
 
 
@@ -250,6 +275,7 @@ def show(console: Console, stages: dict[str, dict[str, Any]]) -> None:
   for title, table in (
     ("many_turns", tables.turns_table),
     ("scaling", tables.scaling_table),
+    ("p_true", tables.calibration_table),
   ):
     rows = {n: found[title] for n, found in stages.items() if title in found}
     if rows:
