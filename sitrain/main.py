@@ -35,7 +35,6 @@ from sitrain.runtime import (
   overrides,
   packages,
   progress,
-  report,
   services,
   sharding,
   watch,
@@ -49,6 +48,7 @@ from sitrain.runtime import (
 from sitrain.runtime.checks import check_config
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.page.one_run import write_report
 from sitrain.runtime.stages import Start, check_left, summarize
 from sitrain.runtime.start import Run
 from sitrain.runtime.storage import check_writable
@@ -194,7 +194,7 @@ def _train(
 
 def finish(summary: dict, workdir: str, fresh: bool) -> None:
   """Writes the report; prints the table and a few dialogues."""
-  page = report.write_report(workdir)
+  page = write_report(workdir)
   progress.show_summary(summary)
   if not fresh:
     print(f"All stages were already done in {workdir}; nothing was trained.")

@@ -12,7 +12,7 @@ from etils import epath
 from sitrain.runtime import activity, alarms, checkpoint, memory
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.agree import from_first
-from sitrain.runtime.report import read_records
+from sitrain.runtime.page.files import read_records
 from sitrain.runtime.stage import compile_ahead, run_stage
 from sitrain.runtime.start import Run, check_sources
 from sitrain.runtime.written import check_new, write_stage
@@ -77,7 +77,7 @@ def summarize(
     summary["start"] = start.took
     with activity.during(f"evaluating {stage.name}") as say:
       row = judge(params, say) if params != () else {}
-    summary["dialogues"] = row.pop("dialogues", summary["dialogues"])
+    summary["dialogues"] = row.get("dialogues", summary["dialogues"])
     seconds = time.monotonic() - began
     row = {"name": stage.name, "seconds": seconds, "end": first} | row
     run.sink.flush()
