@@ -22,14 +22,12 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from etils import epath
 from jax.experimental import multihost_utils
 from rich.console import Console
 
 from sitrain.evaluate import player as playing
 from sitrain.evaluate import samples as sampling
 from sitrain.evaluate import tables
-from sitrain.rollout.play import columns_of
 from sitrain.runtime import (
   activity,
   build,
@@ -37,11 +35,9 @@ from sitrain.runtime import (
   lock,
   logs,
   machine,
-  memory,
   overrides,
   parts,
   placing,
-  policy,
   progress,
   sharding,
 )
@@ -50,11 +46,12 @@ from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.requested_samples import (
   Plan,
+  check_size,
   config_of,
+  load,
   options_of,
   plan_from,
 )
-from sitrain.runtime.task import check_context
 from sitrain.runtime.testset import tasks_of
 from sitrain.types import PAD
 
@@ -105,14 +102,6 @@ flags.declare_key_flag("config")  # --help is to show it.
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
-def load(config: dict, plan: Plan, model: Any, mesh: Any) -> Any:
-  """The parameters of a stage of a run, or of config.model.path."""
-  if plan.workdir:
-    folder = epath.Path(plan.workdir) / plan.stage
-    return policy.of_stage(config, model, mesh, folder, plan.which)
-  return policy.of_model(config["model"]["path"], model, mesh)
-
-
 def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
   """The player; texts are judged later, by the first process only."""
   player = playing.make(
@@ -123,29 +112,6 @@ def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
   if task.texts == ():
     return player
   return player._replace(judge=lambda problems, episodes: ())
-
-
-def check_size(
-  config: dict, plan: Plan, model: Any, task: Any, mesh: Any, *, rows: int,
-  prompt: int,
-) -> None:
-  """Raises ConfigError where dialogues or rows are too large, before loading.
-
-  For the model's context, and for the memory that is free. `rows` are played
-  at a time, with prompts of up to `prompt` tokens.
-  """
-  written = columns_of(task, plan.turns)[1]
-  check_context(config, "evaluate.turns", task, written)
-  what = f"config.model.path={config['model'].get('path', '')}"
-  shapes = policy.shapes_of(model, mesh)
-  if plan.workdir:
-    folder = epath.Path(plan.workdir) / plan.stage
-    what = f"the {plan.which} checkpoint of {folder}"
-    shapes = policy.shapes_of_stage(config, model, mesh, folder, plan.which)
-  sampled = memory.Sampled(rows, plan.samples, prompt, written, plan.slots)
-  memory.check(
-    model, shapes, mesh, sampled, what=what, memory=memory.free()
-  )
 
 
 def missing_of(task: Any, plan: Plan, problems: int) -> np.ndarray:

@@ -29,7 +29,6 @@ from sitrain.runtime import (
   packages,
   peers,
   progress,
-  report,
   scratch,
   services,
   sinks,
@@ -578,31 +577,6 @@ def test_the_summary_shows_intervals():
   assert lines[row + 1].split("│")[2].strip() == "[45.0, 55.0]"
 
 
-def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
-  sink = sinks.jsonl(tmp_path / "metrics.jsonl")
-  for stage in ("stage_1", "stage_2"):
-    for step in range(1, 4):
-      record = {"stage": stage, "step": step, "judge/reward_1": 0.1 * step}
-      sink.write({**record, "learn/kl_2": math.nan, "learn/entropy_1": 1.0})
-  workdir.write_json(tmp_path / "summary.json", SUMMARY)
-  workdir.write_json(tmp_path / "config.json", {"seed": 7})
-  page = report.write_report(tmp_path).read_text()
-  assert page.count("data:image/png;base64,") == 3
-  assert "<script" not in page and "&lt;script&gt;" in page
-  assert not re.search(r"https?://|href=|src=\"(?!data:)", page)
-  for text in ("50.0 [45.0, 55.0]", "again", "1:02:05", "&quot;seed&quot;: 7"):
-    assert text in page
-
-
-def test_the_report_bears_what_is_missing(tmp_path, caplog):
-  with pytest.raises(FileNotFoundError, match="--workdir"):
-    report.write_report(tmp_path)
-  (tmp_path / "summary.json").write_text('{"seed": 1}')
-  with caplog.at_level(logging.WARNING):
-    assert report.write_report(tmp_path).exists()
-  assert not caplog.records
-
-
 def test_temporary_folders_go_with_the_process(monkeypatch, capsys):
   ended = []
 
@@ -649,10 +623,3 @@ def test_the_license_is_that_of_the_metadata():
   text = (root / "LICENSE").read_text().split()
   assert text[:4] == ["Apache", "License", "Version", "2.0,"]
   assert len(text) == 1581  # all of it, as apache.org has it
-
-
-def test_stages_follow_each_other_on_the_axis():
-  steps = [("a", 1), ("a", 5), ("b", 1), ("b", 2)]
-  at, borders = report.place([{"stage": s, "step": n} for s, n in steps])
-  assert at == [1, 5, 6, 7]
-  assert borders == [(0, "a"), (5, "b")]

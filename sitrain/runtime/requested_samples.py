@@ -1,12 +1,17 @@
-"""The sampler's flags, checked and combined with the config into a plan."""
+"""The sampler's flags, checked and combined with the config into a plan.
+
+And the model that they name.
+"""
 
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from sitrain.runtime import build, checkpoint, fields, policy
+from sitrain.rollout.play import columns_of
+from sitrain.runtime import build, checkpoint, fields, memory, policy
 from sitrain.runtime.checks import check_config
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.task import check_context
 from sitrain.runtime.task import options_of as task_options
 from sitrain.runtime.testset import retasked
 from sitrain.runtime.workdir import absolute
@@ -116,4 +121,35 @@ def config_of(given: Any) -> dict:
       )
   return retasked(
     config, name=given.task, source=given.source, split=given.split
+  )
+
+
+def load(config: dict, plan: Plan, model: Any, mesh: Any) -> Any:
+  """The parameters of a stage of a run, or of config.model.path."""
+  if plan.workdir:
+    folder = epath.Path(plan.workdir) / plan.stage
+    return policy.of_stage(config, model, mesh, folder, plan.which)
+  return policy.of_model(config["model"]["path"], model, mesh)
+
+
+def check_size(
+  config: dict, plan: Plan, model: Any, task: Any, mesh: Any, *, rows: int,
+  prompt: int,
+) -> None:
+  """Raises ConfigError where dialogues or rows are too large, before loading.
+
+  For the model's context, and for the memory that is free. `rows` are played
+  at a time, with prompts of up to `prompt` tokens.
+  """
+  written = columns_of(task, plan.turns)[1]
+  check_context(config, "evaluate.turns", task, written)
+  what = f"config.model.path={config['model'].get('path', '')}"
+  shapes = policy.shapes_of(model, mesh)
+  if plan.workdir:
+    folder = epath.Path(plan.workdir) / plan.stage
+    what = f"the {plan.which} checkpoint of {folder}"
+    shapes = policy.shapes_of_stage(config, model, mesh, folder, plan.which)
+  sampled = memory.Sampled(rows, plan.samples, prompt, written, plan.slots)
+  memory.check(
+    model, shapes, mesh, sampled, what=what, memory=memory.free()
   )

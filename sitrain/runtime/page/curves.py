@@ -153,7 +153,7 @@ def measured(
   return Line(label, [found] if found else [], color)
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
+def wilson(share: float | int, count: int) -> tuple[float, float]:
   """The 95 % interval of a share of `count` (Wilson 1927)."""
   square = NORMAL**2 / count
   middle = (share + square / 2) / (1 + square)

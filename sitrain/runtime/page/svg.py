@@ -109,7 +109,9 @@ def bars(title: str, heights: Sequence[float], ticks: Sequence[str],
   )
 
 
-def round_numbers(low: float, high: float, count: int = 4) -> list[float]:
+def round_numbers(
+  low: float | int, high: float | int, count: int = 4
+) -> list[float]:
   """Round numbers around [low, high], about `count` steps of 1, 2 or 5."""
   if not high > low:
     high = low + (abs(low) or 1.0)
@@ -120,7 +122,7 @@ def round_numbers(low: float, high: float, count: int = 4) -> list[float]:
   return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def short(value: float) -> str:
+def short(value: float | int) -> str:
   """A number of an axis: 1200 is 1.2k."""
   for limit, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
     if abs(value) >= limit:

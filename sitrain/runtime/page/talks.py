@@ -5,15 +5,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from rapidfuzz.distance import Indel
-
+from sitrain.runtime.page.changes import changes
 from sitrain.runtime.page.curves import is_number
 from sitrain.runtime.page.symbols import Drawing
 
 Records = Sequence[dict[str, Any]]
 STEPS = 40  # of samples that the page shows
 LONGEST = 40_000  # letters of a text that the page shows
-WORDS = 4_000  # of an attempt, up to which changes are looked for
 
 KINDS = {
   "c->c": "right, and right again",
@@ -122,28 +120,15 @@ def side_by_side(
 
 
 def marked(before: str, after: str) -> tuple[str, str]:
-  """Both texts as HTML: what is gone is struck, and what is new marked.
-
-  By words where there are words, else by letters. Texts of more than WORDS
-  pieces are not compared.
-  """
-  one, two = pieces(before), pieces(after)
-  if before == after or max(len(one), len(two)) > WORDS:
-    return html.escape(before), html.escape(after)
-  old, new = [], []
-  for step in Indel.opcodes(one, two):
-    gone = html.escape("".join(one[step.src_start : step.src_end]))
-    fresh = html.escape("".join(two[step.dest_start : step.dest_end]))
-    same = step.tag == "equal"
-    old.append(gone if same or not gone else f"<del>{gone}</del>")
-    new.append(fresh if same or not fresh else f"<ins>{fresh}</ins>")
-  return "".join(old), "".join(new)
-
-
-def pieces(text: str) -> list[str]:
-  """Words and what stands between them; the letters of a text without any."""
-  found = re.findall(r"\w+|\s+|[^\w\s]", text)
-  return found if re.search(r"\s", text.strip()) else list(text)
+  """Both texts as HTML: what is gone is struck, and what is new is marked."""
+  old, new = "", ""
+  for part in changes(before, after):
+    gone, fresh = map(html.escape, part)
+    if not (gone and fresh):
+      gone = gone and f"<del>{gone}</del>"
+      fresh = fresh and f"<ins>{fresh}</ins>"
+    old, new = old + gone, new + fresh
+  return old, new
 
 
 def clip(text: str) -> str:

@@ -1,0 +1,179 @@
+"""What `sitrain talk` shows: in colours in a terminal, else as plain text."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from sitrain.evaluate.dialogues import dialogue
+from sitrain.runtime.page import symbols
+from sitrain.runtime.page.changes import changes
+from sitrain.types import Episodes, Task
+
+HELP = (
+  "Type a problem. An empty line: the next problem of the task, with verdicts."
+  " :quit or Ctrl-D ends."
+)
+QUIT = (":quit", ":q", ":exit")
+CUT = "\ufffd"  # what half of a character is decoded to
+WIDTH = 13  # of a label in front of a text
+
+
+class Screen(NamedTuple):
+  """Where problems come from, and where dialogues are shown."""
+
+  lines: Callable[[int], Iterator[str]]  # (problems to step through; 0: ask)
+  #                                        -> problems; "": the task's next
+  grow: Callable[[Task, Episodes], None]  # a row that goes on
+  end: Callable[[Task, Episodes, Sequence[bool | None]], None]
+  say: Callable[[str], None]  # a line
+  asks: bool  # somebody sees what is said
+
+
+def screen(config: dict, source: Any, target: Any) -> Screen:
+  """A terminal, or two streams of plain text."""
+  draw = symbols.drawing_of(evaluated(config))
+  if source.isatty() and target.isatty():
+    return terminal(
+      Console(file=target), symbols.of_task(evaluated(config)), draw
+    )
+  return plain(source, lambda text: print(text, file=target, flush=True), draw)
+
+
+def evaluated(config: dict) -> dict:
+  """The config, whose task is that of the evaluation."""
+  own = dict(config["task"]) | dict(config["evaluate"].get("task") or {})
+  return {"task": own}
+
+
+def plain(source: Any, say: Callable[[str], None], draw: Callable) -> Screen:
+  """Every line of the input is a problem; nothing is shown before its end."""
+
+  def lines(problems: int) -> Iterator[str]:
+    if problems:
+      yield from [""] * problems
+      return
+    for line in source:
+      text = line.strip()
+      if text in QUIT:
+        return
+      if text:
+        yield text
+
+  def end(task: Task, rows: Episodes, verdicts: Sequence[bool | None]) -> None:
+    for name, text in texts_of(task, rows).items():
+      verdict = verdict_of(name, verdicts)
+      say(f"{label(name):{WIDTH}}{text}{verdict and f'  ({verdict})'}")
+      if name == "problem" and (drawn := draw(text)):
+        say("\n".join(" " * WIDTH + line for line in drawn.splitlines()))
+    say("")
+
+  return Screen(lines, lambda task, rows: None, end, say, False)
+
+
+def terminal(
+  console: Console, meanings: Sequence[tuple[str, str]], draw: Callable
+) -> Screen:
+  """Attempts as they are written; what the next one changes is marked."""
+  shown: dict[str, str] = {}  # of the current dialogue
+  write = lambda text, style="": console.print(
+    Text(text, style=style), end="", soft_wrap=True
+  )
+
+  def lines(problems: int) -> Iterator[str]:
+    for symbol, meaning in meanings:
+      console.print(f"{symbol:>14}  {meaning}", markup=False, highlight=False)
+    console.print(HELP, style="dim")
+    with contextlib.suppress(ImportError):
+      import readline  # noqa: F401  The keys of an editor, and a history.
+    done = 0
+    if problems:
+      done += 1
+      yield ""
+    while not problems or done < problems:
+      try:
+        text = console.input("\n[bold]problem>[/bold] ").strip()
+      except EOFError:
+        console.print()
+        return
+      if text in QUIT:
+        return
+      if text in (":help", ":h"):
+        console.print(HELP, style="dim")
+        continue
+      done += not text
+      yield text
+
+  def grow(task: Task, rows: Episodes) -> None:
+    for name, text in texts_of(task, rows).items():
+      whole, first = text.rstrip(CUT), name not in shown
+      if first:
+        write("\n" * bool(shown) + f"{label(name)}\n", "bold")
+      old = shown.setdefault(name, "")
+      if whole.startswith(old) and len(whole) > len(old):
+        write(whole[len(old) :], "" if name.startswith("attempt") else "dim")
+        shown[name] = whole
+      if first and name == "problem" and (drawn := draw(text)):
+        write(f"\n{drawn}", "cyan")
+
+  def end(task: Task, rows: Episodes, verdicts: Sequence[bool | None]) -> None:
+    grow(task, rows)
+    shown.clear()
+    texts = texts_of(task, rows)
+    attempts = [name for name in texts if name.startswith("attempt")]
+    console.print()
+    for before, after in zip(attempts, attempts[1:]):
+      console.print(
+        Text(f"\nchanged in {label(after)}\n", "bold")
+        + changed(texts[before], texts[after]), soft_wrap=True,
+      )
+    for name in attempts:
+      if verdict := verdict_of(name, verdicts):
+        style = {"right": "green", "wrong": "red"}.get(verdict, "yellow")
+        console.print(Text(f"{label(name)}: {verdict}", style))
+
+  say = lambda text: console.print(Text(text))
+  return Screen(lines, grow, end, say, True)
+
+
+def texts_of(task: Task, rows: Episodes) -> dict[str, str]:
+  """The texts of the only row, by what they are."""
+  return dialogue(task, np.asarray(rows.tokens[0]), np.asarray(rows.turn[0]))
+
+
+def label(name: str) -> str:
+  """attempt_2 as "attempt 2"."""
+  return name.replace("_", " ")
+
+
+def verdict_of(name: str, verdicts: Sequence[bool | None]) -> str:
+  """What the verifier says of an attempt; "" of other texts and unjudged."""
+  start, _, number = name.partition("_")
+  if start != "attempt" or not verdicts:
+    return ""
+  right = verdicts[int(number) - 1]
+  return "unknown" if right is None else "right" if right else "wrong"
+
+
+def changed(before: str, after: str) -> Text:
+  """The later text, with what is gone and what is new."""
+  text = Text()
+  for part in changes(before, after):
+    if part.before and part.after:
+      text.append(part.after)
+    else:
+      text.append(part.before, "red strike")
+      text.append(part.after, "green underline")
+  return text
+
+
+def score(counts: np.ndarray) -> str:
+  """How many attempts were right, of counts [2 K] of right and judged ones."""
+  each = [
+    f"attempt {k} {right} of {judged}"
+    for k, (right, judged) in enumerate(counts.T, start=1)
+  ]
+  return f"right: {', '.join(each)}"
