@@ -1,11 +1,13 @@
 """What `sitrain talk` shows: in colours in a terminal, else as plain text."""
 
 import contextlib
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from sitrain.evaluate.dialogues import dialogue
@@ -68,7 +70,7 @@ def plain(source: Any, say: Callable[[str], None], draw: Callable) -> Screen:
       verdict = verdict_of(name, verdicts)
       say(f"{label(name):{WIDTH}}{text}{verdict and f'  ({verdict})'}")
       if name == "problem" and (drawn := draw(text)):
-        say("\n".join(" " * WIDTH + line for line in drawn.splitlines()))
+        say(indented(drawn))
     say("")
 
   return Screen(lines, lambda task, rows: None, end, say, False)
@@ -84,8 +86,10 @@ def terminal(
   )
 
   def lines(problems: int) -> Iterator[str]:
+    table = Table.grid(padding=(0, 2))
     for symbol, meaning in meanings:
-      console.print(f"{symbol:>14}  {meaning}", markup=False, highlight=False)
+      table.add_row(Text(symbol, "bold"), Text(meaning, "dim"))
+    console.print(table)
     console.print(HELP, style="dim")
     with contextlib.suppress(ImportError):
       import readline  # noqa: F401  The keys of an editor, and a history.
@@ -111,13 +115,13 @@ def terminal(
     for name, text in texts_of(task, rows).items():
       whole, first = text.rstrip(CUT), name not in shown
       if first:
-        write("\n" * bool(shown) + f"{label(name)}\n", "bold")
+        write("\n" * bool(shown) + f"{label(name):{WIDTH}}", "bold")
       old = shown.setdefault(name, "")
       if whole.startswith(old) and len(whole) > len(old):
         write(whole[len(old) :], "" if name.startswith("attempt") else "dim")
         shown[name] = whole
       if first and name == "problem" and (drawn := draw(text)):
-        write(f"\n{drawn}", "cyan")
+        write(f"\n{indented(drawn)}", "cyan")
 
   def end(task: Task, rows: Episodes, verdicts: Sequence[bool | None]) -> None:
     grow(task, rows)
@@ -126,22 +130,34 @@ def terminal(
     attempts = [name for name in texts if name.startswith("attempt")]
     console.print()
     for before, after in zip(attempts, attempts[1:]):
+      part = changed(texts[before], texts[after])
+      if texts[before] == texts[after]:
+        part = Text(f"nothing, {label(after)} is a copy", "dim")
       console.print(
-        Text(f"\nchanged in {label(after)}\n", "bold")
-        + changed(texts[before], texts[after]), soft_wrap=True,
+        Text.assemble((f"{'changed':{WIDTH}}", "bold"), part), soft_wrap=True
       )
     for name in attempts:
       if verdict := verdict_of(name, verdicts):
         style = {"right": "green", "wrong": "red"}.get(verdict, "yellow")
-        console.print(Text(f"{label(name)}: {verdict}", style))
+        console.print(Text(f"{label(name):{WIDTH}}{verdict}", style))
 
   say = lambda text: console.print(Text(text))
   return Screen(lines, grow, end, say, True)
 
 
 def texts_of(task: Task, rows: Episodes) -> dict[str, str]:
-  """The texts of the only row, by what they are."""
-  return dialogue(task, np.asarray(rows.tokens[0]), np.asarray(rows.turn[0]))
+  """The texts of the only row by what they are, as a terminal may show them."""
+  found = dialogue(task, np.asarray(rows.tokens[0]), np.asarray(rows.turn[0]))
+  return {name: visible(text).strip() for name, text in found.items()}
+
+
+def visible(text: str) -> str:
+  """The text with signs for control characters, which would be obeyed."""
+  sign = lambda c: chr(0x2400 + ord(c)) if ord(c) < 32 else CUT
+  return "".join(
+    sign(c) if unicodedata.category(c) == "Cc" and c not in "\n\t" else c
+    for c in text
+  )
 
 
 def label(name: str) -> str:
@@ -160,14 +176,20 @@ def verdict_of(name: str, verdicts: Sequence[bool | None]) -> str:
 
 def changed(before: str, after: str) -> Text:
   """The later text, with what is gone and what is new."""
-  text = Text()
+  text, new = Text(), ""
   for part in changes(before, after):
     if part.before and part.after:
-      text.append(part.after)
-    else:
+      text.append(new, "green underline").append(part.after)
+      new = ""
+    else:  # What is new stands behind all that it replaces.
       text.append(part.before, "red strike")
-      text.append(part.after, "green underline")
-  return text
+      new += part.after
+  return text.append(new, "green underline")
+
+
+def indented(text: str) -> str:
+  """Lines that stand below a text with its label."""
+  return "\n".join(" " * WIDTH + line for line in text.splitlines())
 
 
 def score(counts: np.ndarray) -> str:

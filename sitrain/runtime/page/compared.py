@@ -28,7 +28,7 @@ def write_comparison(workdirs: Sequence[Any], output: Any) -> epath.Path:
   Raises FileNotFoundError for a folder without metrics and without a summary.
   """
   target = epath.Path(output)
-  target.write_text(render([files.read(folder) for folder in workdirs]))
+  layout.write(target, render([files.read(folder) for folder in workdirs]))
   return target
 
 

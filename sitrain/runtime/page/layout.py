@@ -7,12 +7,19 @@ import html
 import importlib.resources
 from collections.abc import Sequence
 
+from etils import epath
+
 
 @functools.cache
 def part(name: str) -> str:
   """A file that stands beside this one."""
   files = importlib.resources.files("sitrain.runtime.page")
   return (files / name).read_text(encoding="utf-8")
+
+
+def write(target: epath.Path, text: str) -> None:
+  """Writes a page; half of a surrogate pair, which is no text, is a "?"."""
+  target.write_bytes(text.encode("utf-8", errors="replace"))
 
 
 def section(title: str, body: str) -> str:

@@ -18,7 +18,7 @@ def write_report(workdir: Any, output: str = "") -> epath.Path:
   Raises FileNotFoundError if there are neither metrics nor a summary.
   """
   target = epath.Path(output or epath.Path(workdir) / "report.html")
-  target.write_text(render(files.read(workdir)))
+  layout.write(target, render(files.read(workdir)))
   return target
 
 
