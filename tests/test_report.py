@@ -7,7 +7,6 @@ is one.
 import html.parser
 import json
 import math
-import pathlib
 import re
 import shutil
 import subprocess
@@ -447,9 +446,16 @@ addEventListener("load", () => {{
   const wide = [...page.querySelectorAll("body *")].filter((one) =>
     one.getBoundingClientRect().right > {width} + 1 &&
     !one.closest(".scroll, pre, svg, details:not([open])"));
+  const count = page.querySelector(".count");
+  const counts = [count ? count.textContent : ""];
   const said = [box.clientWidth, box.scrollWidth, wide.map(
-    (one) => one.tagName + "." + one.className).join(" "),
-    page.title, page.querySelector(".count").textContent];
+    (one) => one.tagName + "." + one.className).join(" "), page.title, counts];
+  const menu = page.querySelector("[data-filter=kind]");
+  if (menu) {{
+    menu.value = "c->i";
+    menu.dispatchEvent(new Event("change"));
+    counts.push(count.textContent);
+  }}
   document.body.textContent = "MEASURED" + JSON.stringify(said) + "END";
 }});
 </script>"""
@@ -464,26 +470,41 @@ def browse(browser, folder, *options):
   )
 
 
+def measured(browser, folder, width):
+  """(width inside, width needed, what stands out, title, talks shown)."""
+  (folder / "outer.html").write_text(MEASURE.format(width=width))
+  done = browse(browser, folder, "--dump-dom")
+  found = re.search("MEASURED(.*?)END", done.stdout)
+  assert found, done.stderr[-2000:]
+  return json.loads(html.unescape(found[1]))
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("width", [1280, 400])
-def test_the_page_fits_a_screen_in_a_browser(run, tmp_path, width):
+def test_the_pages_fit_a_screen_in_a_browser(run, tmp_path, width):
   browser = next(filter(None, map(shutil.which, BROWSERS)), None)
   if browser is None:
     pytest.skip(f"no browser here: one of {', '.join(BROWSERS)}")
-  text = one_run.write_report(run, str(tmp_path / "page.html")).read_text()
-  (tmp_path / "outer.html").write_text(MEASURE.format(width=width))
-  done = browse(browser, tmp_path, "--dump-dom")
-  found = re.search("MEASURED(.*?)END", done.stdout)
-  assert found, done.stderr[-2000:]
-  inner, needed, wide, title, count = json.loads(html.unescape(found[1]))
-  assert inner <= width and needed <= inner, wide
-  assert not wide
-  # The script ran, and that of a dialogue did not.
-  assert count == "3 of 3 dialogues" and title in text and "taken" not in title
+  long = write_run(tmp_path / ("long" * 30), stages=("b" * 90, "s" * 90))
+  found = json.loads((long / "summary.json").read_text())
+  found["stages"][1]["dialogues"] = [talk_of("x" * 999, "y" * 999, "c->i")]
+  (long / "summary.json").write_text(json.dumps(found))
+  page = tmp_path / "page.html"
+  for write, shown in (
+    (lambda: one_run.write_report(run, str(page)), ["3 of 3", "1 of 3"]),
+    (lambda: one_run.write_report(long, str(page)), ["2 of 2", "1 of 2"]),
+    (lambda: compared.write_comparison([run, long], page), [""]),
+  ):
+    write()
+    inner, needed, wide, title, counts = measured(browser, tmp_path, width)
+    assert inner <= width and needed <= inner and not wide, wide
+    # Our script ran, also on a choice, and that of a dialogue did not.
+    assert [x.removesuffix(" dialogues") for x in counts] == shown
+    assert "taken" not in title
   picture = tmp_path / "page.png"
   (tmp_path / "outer.html").write_text(
     f'<iframe style="width:{width}px;height:900px" src="page.html"></iframe>'
   )
   browse(browser, tmp_path, f"--screenshot={picture}")
+  assert picture.read_bytes().startswith(b"\x89PNG")
   assert picture.stat().st_size > 20_000
-  assert pathlib.Path(picture).read_bytes().startswith(b"\x89PNG")

@@ -90,7 +90,8 @@ def test_a_terminal_shows_attempts_as_they_are_written():
   for rows in stories(task):
     screen.grow(task, rows)
     sizes.append(len(shown()))
-  assert sizes == sorted(set(sizes))  # more every time
+  # The instruction comes with what follows it.
+  assert sizes[0] < sizes[1] == sizes[2] < sizes[3]
   screen.end(task, rows, [False, True])
   text = shown()
   for part in STORY:

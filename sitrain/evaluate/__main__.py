@@ -41,6 +41,7 @@ from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError, closest
+from sitrain.runtime.page.one_run import write_report
 from sitrain.runtime.storage import check_writable
 from sitrain.types import PAD, Task
 
@@ -337,6 +338,8 @@ def main(argv: list[str]) -> None:
   console = Console(width=None if sys.stdout.isatty() else 120)
   show(console, found["stages"])
   console.print(f"written: {output}")
+  if output == folder / "evaluation.json":  # The report has it, too.
+    console.print(f"report: {write_report(folder)}")
 
 
 if __name__ == "__main__":

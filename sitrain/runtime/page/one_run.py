@@ -96,10 +96,18 @@ def alarm_lines(stages: list[dict[str, Any]]) -> str:
 def evaluation(studies: dict[str, dict[str, Any]]) -> str:
   """What `sitrain evaluate` has measured of each stage."""
   rows = [
-    {"name": name} | study["summary"]
-    for name, study in studies.items() if study.get("summary")
+    {"name": f"{name}{words}"} | study[title]
+    for title, words in (("summary", ""), ("self_refine", ", with feedback"))
+    for name, study in studies.items() if study.get(title)
   ]
-  return (tables.accuracies(rows) + transitions(rows)) if rows else ""
+  if not rows:
+    return ""
+  histograms = charts.edits({row["name"]: row for row in rows})
+  return (
+    tables.accuracies(rows) + transitions(rows)
+    + (f'<div class="charts">{histograms}</div>' if histograms else "")
+    + layout.folded("by difficulty", tables.by_level(rows))
+  )
 
 
 def settings(config: dict[str, Any]) -> str:
