@@ -197,6 +197,9 @@ def test_the_headline_says_what_was_achieved(page):
     "25 % right on the second attempt, after only"
   )
   assert "evaluated yet" in one_run.tables.headline([])
+  # Corrections alone are none, where as much is spoiled.
+  worse = [stage_row("a", 1, 0.5, 0.4, corrects=True)]
+  assert "another try would do as well" in one_run.tables.below(worse)
   near = [stage_row("a", 1, 0.2, 0.25), stage_row("b", 2, 0.2, 0.26)]
   assert "may be chance" in one_run.tables.below(near)
   assert "may be chance" not in text
@@ -224,7 +227,7 @@ def test_charts_only_for_what_was_measured_and_in_words(page):
   shown = " ".join(titles + parsed.texts["li"] + parsed.texts["p"])
   assert not re.search(r"\b(judge|learn|generate|eval|run)/\w", shown)
   legend = parsed.texts["li"]
-  for words in ("reward while training", "evaluations while training",
+  for words in ("reward while training", "greedy while training",
                 "accuracy after a stage"):
     assert f"attempt 2, {words}" in legend
   # The nll is that of the first stage alone, with its axis.
@@ -250,6 +253,11 @@ def test_dialogues_of_all_stages_can_be_filtered(page):
   found = parsed.all("article", "talk")
   told = [(a["data-stage"], a["data-kind"]) for a in found if "data-kind" in a]
   assert told == [("rl", "i->c"), ("rl", "c->i"), ("base", "i->i")]
+  text = talks.dialogues([{"dialogues": [
+    talk_of("a", "b", kind) for kind in ("i->i", "c->c", "i->c")
+  ]}], (), maze.drawing)
+  kinds = [a["data-kind"] for a in Page(text).all("article")]
+  assert kinds == ["i->c", "c->c", "i->i"]
   options = [a["value"] for a in parsed.all("option")]
   assert {"rl", "base", "i->c", "c->i", "i->i", "longest"} <= set(options)
   assert "c->c" not in options  # there is none
@@ -329,6 +337,23 @@ def test_what_is_missing_or_torn_is_said(tmp_path, caplog):
   (run / "summary.json").write_text('{"seed": 1, "stages": [3, {"name": "a"}]}')
   text = one_run.write_report(run).read_text()
   assert "metrics.jsonl is missing" in text and "Attempts</h2>" not in text
+
+
+def test_a_run_that_is_not_finished_says_so(run, tmp_path):
+  other = write_run(tmp_path / "run")
+  config = json.loads((other / "config.json").read_text())
+  config |= {"stages": ["base", "rl", "two"], "stage": {"rl": {"steps": 300}}}
+  workdir.write_json(other / "config.json", config)
+  found = files.read(other)
+  assert one_run.unfinished(found) == [
+    "Not finished: two left. The same command goes on."
+  ]
+  stages = found.summary["stages"][:1]
+  early = found._replace(summary={"stages": stages})
+  want = "Not finished: rl, two left; rl was at step 120 of 300. The same"
+  assert one_run.unfinished(early)[0].startswith(want)
+  assert want in one_run.render(early)
+  assert not one_run.unfinished(files.read(run))
 
 
 def test_odd_numbers_of_a_run_make_a_page(tmp_path):

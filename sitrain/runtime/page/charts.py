@@ -60,7 +60,7 @@ def attempts(
   for name in briefs:
     lines.append(curves.measured(
       placed, name, problems=problems if is_number(problems) else 0,
-      label=f"attempt {turn_of(name)}, evaluations while training",
+      label=f"attempt {turn_of(name)}, greedy while training",
       color=_color(name),
     ))
   for key in keys:

@@ -49,6 +49,8 @@ def render(run: Files) -> str:
     "Config": settings(run.config),
   }
   below = notes_of(run) + [
+    f'class="warn">{html.escape(line)}' for line in unfinished(run)
+  ] + [
     f'class="below">{html.escape(tables.below(stages))}',
     f'class="facts">{html.escape(" · ".join(tables.facts(run.summary)))}',
   ]
@@ -68,6 +70,23 @@ def stages_of(run: Files) -> list[dict[str, Any]]:
   found = run.summary.get("stages")
   found = found if isinstance(found, list) else []
   return [stage for stage in found if isinstance(stage, dict)]
+
+
+def unfinished(run: Files) -> list[str]:
+  """Which stages are left, and how far the current one is; [] if none."""
+  names = run.config.get("stages")
+  names = names if isinstance(names, (list, tuple)) else []
+  done = [stage.get("name") for stage in stages_of(run)]
+  left = [str(name) for name in names if name not in done]
+  if not left:
+    return []
+  last = run.records[-1] if run.records else {}
+  options = run.config.get("stage") or {}
+  words = f"Not finished: {', '.join(left)} left"
+  if last.get("stage") in left:
+    steps = (options.get(last["stage"]) or {}).get("steps", "?")
+    words += f"; {last['stage']} was at step {last.get('step')} of {steps}"
+  return [f"{words}. The same command goes on."]
 
 
 def transitions(stages: list[dict[str, Any]]) -> str:

@@ -109,11 +109,13 @@ def below(stages: Records) -> str:
     )
   resample = final.get("resample") or {}
   if is_number(resample.get(key)):
+    better = final[key] > resample[key]
     words.append(
       f"A fresh second sample would be right in {percent(resample[key])} %,"
       + (" so this is more than another try: it corrects."
-         if final.get("corrects") else
-         " and that it corrects more than another try would is not shown.")
+         if better and final.get("corrects") else
+         " and that it corrects more than another try would is not shown."
+         if better else " which is no less: another try would do as well.")
     )
   if is_number(final.get("problems")):
     words.append(f"On {final['problems']:,} problems.")

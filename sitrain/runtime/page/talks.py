@@ -13,10 +13,10 @@ Records = Sequence[dict[str, Any]]
 STEPS = 40  # of samples that the page shows
 LONGEST = 40_000  # letters of a text that the page shows
 
-KINDS = {
-  "c->c": "right, and right again",
+KINDS = {  # in the order in which they are shown
   "i->c": "wrong, then right",
   "c->i": "right, then wrong",
+  "c->c": "right, and right again",
   "i->i": "wrong, and wrong again",
 }
 
@@ -34,6 +34,10 @@ def dialogues(stages: Records, last: Records, draw: Drawing) -> str:
   if not found:
     return ""
   names = list(dict.fromkeys(name for name, _ in found))
+  order = {kind: i for i, kind in enumerate(KINDS)}
+  found.sort(key=lambda one: (
+    names.index(one[0]), order.get(kind_of(one[1]), len(order))
+  ))
   kinds = [kind for kind in KINDS if any(kind_of(t) == kind for _, t in found)]
   blocks = "".join(dialogue(talk, draw, stage) for stage, talk in found)
   return (
