@@ -19,6 +19,7 @@ from sitrain.runtime import (
   checkpoint,
   compile,
   cores,
+  machine,
   optimizer,
   placing,
   sharding,
@@ -404,3 +405,15 @@ def test_the_profile_covers_its_window(tmp_path, monkeypatch):
   profiler.close()
   begin = ("start", str(tmp_path / "profile"))
   assert calls == [0, 2, begin, 4, 6, "wait", "stop", 8, 10]
+
+
+def test_an_accelerator_that_jax_does_not_use_is_named():
+  said = lambda path, platform="cpu", environment={}: (
+    machine.unused_accelerator(platform, environment, {path}.__contains__)
+  )
+  assert "an NVIDIA GPU" in said("/dev/nvidia0")
+  assert "pip install 'sitrain[cuda12]'" in said("/dev/nvidia0")
+  assert "a TPU" in said("/dev/accel0") and "[tpu]" in said("/dev/accel0")
+  assert said("/dev/nvidia0", platform="gpu") == ""
+  assert said("/dev/nvidia0", environment={"JAX_PLATFORMS": "cpu"}) == ""
+  assert said("/dev/null") == ""
