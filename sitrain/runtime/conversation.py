@@ -3,6 +3,7 @@
 import contextlib
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +77,36 @@ def plain(source: Any, say: Callable[[str], None], draw: Callable) -> Screen:
   return Screen(lines, lambda task, rows: None, end, say, False)
 
 
+def asked(
+  console: Console, meanings: Sequence[tuple[str, str]], problems: int
+) -> Iterator[str]:
+  """What somebody types; the first of `problems` is shown at once."""
+  table = Table.grid(padding=(0, 2))
+  for symbol, meaning in meanings:
+    table.add_row(Text(symbol, "bold"), Text(meaning, "dim"))
+  console.print(table)
+  console.print(HELP, style="dim")
+  with contextlib.suppress(ImportError):
+    import readline  # noqa: F401  The keys of an editor, and a history.
+  done = 0
+  if problems:
+    done += 1
+    yield ""
+  while not problems or done < problems:
+    try:
+      text = console.input("\n[bold]problem>[/bold] ").strip()
+    except EOFError:
+      console.print()
+      return
+    if text in QUIT:
+      return
+    if text in (":help", ":h"):
+      console.print(HELP, style="dim")
+      continue
+    done += not text
+    yield text
+
+
 def terminal(
   console: Console, meanings: Sequence[tuple[str, str]], draw: Callable
 ) -> Screen:
@@ -84,32 +115,6 @@ def terminal(
   write = lambda text, style="": console.print(
     Text(text, style=style), end="", soft_wrap=True
   )
-
-  def lines(problems: int) -> Iterator[str]:
-    table = Table.grid(padding=(0, 2))
-    for symbol, meaning in meanings:
-      table.add_row(Text(symbol, "bold"), Text(meaning, "dim"))
-    console.print(table)
-    console.print(HELP, style="dim")
-    with contextlib.suppress(ImportError):
-      import readline  # noqa: F401  The keys of an editor, and a history.
-    done = 0
-    if problems:
-      done += 1
-      yield ""
-    while not problems or done < problems:
-      try:
-        text = console.input("\n[bold]problem>[/bold] ").strip()
-      except EOFError:
-        console.print()
-        return
-      if text in QUIT:
-        return
-      if text in (":help", ":h"):
-        console.print(HELP, style="dim")
-        continue
-      done += not text
-      yield text
 
   def grow(task: Task, rows: Episodes) -> None:
     for name, text in texts_of(task, rows).items():
@@ -142,6 +147,7 @@ def terminal(
         console.print(Text(f"{label(name):{WIDTH}}{verdict}", style))
 
   say = lambda text: console.print(Text(text))
+  lines = partial(asked, console, meanings)
   return Screen(lines, grow, end, say, True)
 
 
