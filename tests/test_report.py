@@ -380,6 +380,10 @@ def test_an_evaluation_of_its_own_is_shown(tmp_path):
   run = write_run(tmp_path / "run")
   study = {
     "summary": stage_row("rl", 1, 0.5, 0.6),
+    "self_refine": {
+      name.replace("_2", "_3"): x
+      for name, x in stage_row("rl", 1, 0.5, 0.7).items()
+    },
     "many_turns": {
       "turns": [1, 2, 3], "accuracy": [0.1, 0.2, None],
       "intervals": {"accuracy": [[0.0, 0.2], [0.1, 0.3], [None, None]]},
@@ -390,6 +394,13 @@ def test_an_evaluation_of_its_own_is_shown(tmp_path):
   workdir.write_json(run / "evaluation.json", {"stages": {"rl": study}})
   parsed = Page(one_run.write_report(run).read_text())
   titles = parsed.texts["figcaption"]
+  assert "rl, with feedback" in titles  # of its edits
+  cells = parsed.texts["td"]
+  at = cells.index("rl, with feedback")
+  # Of each study the last attempt: the second here, the third there.
+  assert cells[at - 5 : at + 3] == [
+    "rl", "50.0", "60.0", "10.0", "50.0", "rl, with feedback", "50.0", "70.0",
+  ]
   assert "Accuracy by attempt" in titles
   assert "rl: accuracy at a matched budget" in titles
   assert "any first attempt right" in parsed.texts["li"]

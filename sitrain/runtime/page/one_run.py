@@ -125,7 +125,10 @@ def evaluation(studies: dict[str, dict[str, Any]]) -> str:
   return (
     tables.accuracies(rows) + transitions(rows)
     + (f'<div class="charts">{histograms}</div>' if histograms else "")
-    + layout.folded("by difficulty", tables.by_level(rows))
+    + layout.folded("by difficulty", tables.by_level([
+      study["summary"] | {"name": name}
+      for name, study in studies.items() if study.get("summary")
+    ]))
   )
 
 

@@ -268,30 +268,28 @@ def facts(summary: dict[str, Any]) -> list[str]:
 
 
 def accuracies(stages: Records) -> str:
-  """A row for each stage: accuracies, gain, and the resample control."""
-  last = last_attempt(stages)
-  keys = {"accuracy_1": "first attempt"}
-  if last > 1:
-    keys |= {
-      f"accuracy_{last}": f"{ordinal(last)} attempt", "gain": "gain",
-    }
-  rewards = {
-    f"reward_{k}": f"mean reward, {ordinal(k)}" for k in (1, last)
-    if any(is_number(stage.get(f"reward_{k}")) for stage in stages)
-  }
-  rows = [
-    ["right, in %", *keys.values(), *["fresh second sample"] * (last > 1),
-     *rewards.values()]
-  ]
+  """A row for each stage: accuracies, gain, and the resample control.
+
+  Stages with other numbers of attempts are shown with the last one of each.
+  """
+  lasts = {last_attempt([stage]) for stage in stages} - {0}
+  last = f"{ordinal(*lasts)} attempt" if len(lasts) == 1 else "last attempt"
+  several = max(lasts, default=0) > 1
+  titles = ["first attempt", *[last, "gain", "fresh second sample"] * several]
+  rewards = any(is_number(stage.get("reward_1")) for stage in stages)
+  rows = [["right, in %", *titles, *["mean rewards"] * rewards]]
   for stage in stages:
-    own = stage.get("resample") or {}
-    control = own.get(f"accuracy_{last}")
-    theirs = (own.get("intervals") or {}).get(f"accuracy_{last}")
+    key = f"accuracy_{last_attempt([stage])}"
+    cells = [cell(stage, "accuracy_1")]
+    if several:
+      cells += [cell(stage, key), cell(stage, "gain")]
+      cells.append(cell(stage.get("resample") or {}, key))
+    paid = [
+      f"{stage[name]:.3f}" for name in
+      dict.fromkeys(("reward_1", key.replace("accuracy", "reward")))
+      if is_number(stage.get(name))
+    ]
     rows.append([
-      _name(stage),
-      *(cell(stage, k) for k in keys),
-      *[percent(control) + _interval(theirs)] * (last > 1),
-      *(f"{stage[k]:.3f}" if is_number(stage.get(k)) else "-"
-        for k in rewards),
+      _name(stage), *cells, *[", ".join(paid) or "-"] * rewards
     ])
   return table(rows)
