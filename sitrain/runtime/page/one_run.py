@@ -115,7 +115,7 @@ def alarm_lines(stages: list[dict[str, Any]]) -> str:
 def evaluation(studies: dict[str, dict[str, Any]]) -> str:
   """What `sitrain evaluate` has measured of each stage."""
   rows = [
-    {"name": f"{name}{words}"} | study[title]
+    study[title] | {"name": f"{name}{words}"}
     for title, words in (("summary", ""), ("self_refine", ", with feedback"))
     for name, study in studies.items() if study.get(title)
   ]
