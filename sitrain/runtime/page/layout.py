@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from sitrain.runtime.storage import write_whole
+
 
 @functools.cache
 def part(name: str) -> str:
@@ -19,7 +21,7 @@ def part(name: str) -> str:
 
 def write(target: epath.Path, text: str) -> None:
   """Writes a page; half of a surrogate pair, which is no text, is a "?"."""
-  target.write_bytes(text.encode("utf-8", errors="replace"))
+  write_whole(target, text.encode("utf-8", errors="replace"))
 
 
 def section(title: str, body: str) -> str:
