@@ -79,8 +79,7 @@ def terminal_of(meanings=(), typed=()):
       return line
     raise EOFError
 
-  console.input = ask
-  screen = conversation.terminal(console, meanings, maze.drawing)
+  screen = conversation.terminal(console, meanings, maze.drawing, ask)
   return screen, console.file.getvalue
 
 

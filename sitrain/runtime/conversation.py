@@ -78,7 +78,8 @@ def plain(source: Any, say: Callable[[str], None], draw: Callable) -> Screen:
 
 
 def asked(
-  console: Console, meanings: Sequence[tuple[str, str]], problems: int
+  console: Console, meanings: Sequence[tuple[str, str]],
+  ask: Callable[[str], str], problems: int,
 ) -> Iterator[str]:
   """What somebody types; the first of `problems` is shown at once."""
   table = Table.grid(padding=(0, 2))
@@ -94,7 +95,8 @@ def asked(
     yield ""
   while not problems or done < problems:
     try:
-      text = console.input("\n[bold]problem>[/bold] ").strip()
+      console.print()
+      text = ask("problem> ").strip()  # readline has to know the prompt.
     except EOFError:
       console.print()
       return
@@ -108,9 +110,13 @@ def asked(
 
 
 def terminal(
-  console: Console, meanings: Sequence[tuple[str, str]], draw: Callable
+  console: Console, meanings: Sequence[tuple[str, str]], draw: Callable,
+  ask: Callable[[str], str] = input,
 ) -> Screen:
-  """Attempts as they are written; what the next one changes is marked."""
+  """Attempts as they are written; what the next one changes is marked.
+
+  `ask` shows a prompt and returns a line; it raises EOFError at the end.
+  """
   shown: dict[str, str] = {}  # of the current dialogue
   write = lambda text, style="": console.print(
     Text(text, style=style), end="", soft_wrap=True
@@ -147,7 +153,7 @@ def terminal(
         console.print(Text(f"{label(name):{WIDTH}}{verdict}", style))
 
   say = lambda text: console.print(Text(text))
-  lines = partial(asked, console, meanings)
+  lines = partial(asked, console, meanings, ask)
   return Screen(lines, grow, end, say, True)
 
 
