@@ -110,7 +110,7 @@ def make(
   judge, compiled = make_judge(task, len(turns)), partial(jit)
   asks = by_turn.on_host(reply) and len(turns) > 1
   return Player(
-    pose=_poser(task, jit),
+    pose=make_poser(task, jit),
     play=_player_by_turn(
       model, compiled, slots, samples=samples, turns=turns, reply=reply,
       eos=task.eos, top_k=top_k, top_p=top_p,
@@ -142,7 +142,9 @@ def _player_by_turn(model, compiled, slots, **options):
   return play
 
 
-def _poser(task, jit):
+def make_poser(
+  task: Task, jit: Callable[..., Callable]
+) -> Callable[[Key, int], Problems]:
   """Draws problems from a key, or takes the first rows of the table."""
   if task.table == ():
     return partial(jit, static_argnums=1)(task.problems)

@@ -169,6 +169,35 @@ def samples_tables(summary: dict[str, Any]) -> list[Table]:
   return [table, *_disagreement(summary)]
 
 
+def answers_table(
+  title: str, rows: dict[str, dict[str, Any]]
+) -> Table:
+  """A line per strategy: accuracy and the tokens of an answer."""
+  judges = any("verdict_accuracy" in row for row in rows.values())
+  titles = [
+    "strategy", "how", "accuracy", "less the first", "any right", "attempts",
+    "sequential", "total", "at most",
+  ]
+  table = _table(title, titles + ["verdicts", "recall"] * judges)
+  table.caption = (
+    "accuracies in %, with 95 % intervals; tokens a problem: mean, and the most"
+    " in total"
+  )
+  for name, row in rows.items():
+    difference = "-" if row["is_first"] else _cell(row, "difference")
+    verdicts = [
+      percent(row.get(f"verdict_{key}")) for key in ("accuracy", "recall")
+    ]
+    table.add_row(
+      f"{name} (oracle)" if row["oracle"] else name,
+      " ".join(f"{key}={value}" for key, value in row["options"].items()),
+      _cell(row, "accuracy"), difference, percent(row["any_right"]),
+      *(f"{row[key]:.1f}" for key in ("attempts", "sequential", "total")),
+      str(row["at_most"]["total"]), *verdicts * judges,
+    )
+  return table
+
+
 _TITLES = {
   "malformed": "no answer", "truncated": "cut", "incorrect_to_correct": "i->c",
   "correct_to_incorrect": "c->i", "mean_reward": "mean reward, no %",
