@@ -228,7 +228,7 @@ def save(told: dict[str, Any], plan: Plan) -> list[str]:
 
 def show(told: dict[str, Any], plan: Plan, config: dict) -> None:
   """Prints the table and what was written."""
-  console = Console(width=None if sys.stdout.isatty() else 140)
+  console = Console(width=None if sys.stdout.isatty() else 120)
   first = next(iter(told.values()))
   whose = plan.stage or config["model"]["path"]
   title = (

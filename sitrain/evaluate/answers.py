@@ -1,7 +1,7 @@
 """Answers of strategies: how they are played, their records, their summary."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +37,7 @@ def sampler(
   """
   compiled = jit if task.on_host else lambda function, **_: function
 
-  @functools.cache
+  @cache
   def generate(samples, turns):
     return playing.make(
       model, task, turns=turns, samples=samples, top_k=top_k, top_p=top_p,
@@ -54,14 +54,14 @@ def program(
   strategy: Strategy, task: Task, *, jit: Callable[..., Callable]
 ) -> Callable[..., Answered]:
   """`(keys [P], state, problems) -> Answered`, one program where possible."""
-  judge = playing.make_judge(task, strategy.turns)
+  judge, compiled = playing.make_judge(task, strategy.turns), partial(jit)
 
   def run(keys, state, problems):
     answer = strategy.answer(keys, state, problems)
     judged = (judge(problems, rows) for rows in answer.rounds)
     return Answered(answer, tuple(judged))
 
-  return run if task.on_host else jit(run)
+  return run if task.on_host else compiled(run)
 
 
 def answer_rows(
@@ -81,6 +81,7 @@ def answer_rows(
   a problem, whatever the batch. Of `player` only `samples` counts.
   """
   keys, part = playing.part_of(player, key, posed, rows, batch=batch)
+  part = jax.tree.map(jnp.asarray, part)
   found = jax.device_get(run(keys, (params, jnp.float32(temperature)), part))
   # Copies of the last problem stand behind the others.
   count, whole, answer = len(rows), len(keys), found.answer
@@ -186,7 +187,7 @@ def summarize(
 
   def statistic(weight):
     return {
-      (name, key): share(x, weight * known)
+      f"{key} {name}": share(x, weight * known)
       for name, row in values.items() for key, x in row.items()
     }
 
@@ -195,9 +196,10 @@ def summarize(
     name: {"problems": len(rows), "judged": int(known.sum()), "intervals": {}}
     for name, rows in found.items()
   }
-  for (name, key), value in estimate(statistic, len(known)).items():
+  for both, value in estimate(statistic, len(known)).items():
+    key, _, name = both.partition(" ")
     told[name][key] = value
-    told[name]["intervals"][key] = ends[name, key]
+    told[name]["intervals"][key] = ends[both]
   for name, rows in found.items():
     if every[name] > 1:
       told[name] |= verdicts_of(rows)

@@ -175,7 +175,7 @@ def answers_table(
   """A line per strategy: accuracy and the tokens of an answer."""
   judges = any("verdict_accuracy" in row for row in rows.values())
   titles = [
-    "strategy", "how", "accuracy", "less the first", "any right", "attempts",
+    "strategy", "accuracy", "less the first", "any right", "attempts",
     "sequential", "total", "at most",
   ]
   table = _table(title, titles + ["verdicts", "recall"] * judges)
@@ -184,13 +184,13 @@ def answers_table(
     " in total"
   )
   for name, row in rows.items():
+    how = "".join(f"\n  {key}={x}" for key, x in row["options"].items())
     difference = "-" if row["is_first"] else _cell(row, "difference")
     verdicts = [
       percent(row.get(f"verdict_{key}")) for key in ("accuracy", "recall")
     ]
     table.add_row(
-      f"{name} (oracle)" if row["oracle"] else name,
-      " ".join(f"{key}={value}" for key, value in row["options"].items()),
+      name + " (oracle)" * row["oracle"] + how,
       _cell(row, "accuracy"), difference, percent(row["any_right"]),
       *(f"{row[key]:.1f}" for key in ("attempts", "sequential", "total")),
       str(row["at_most"]["total"]), *verdicts * judges,

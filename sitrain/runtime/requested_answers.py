@@ -103,7 +103,9 @@ def strategies_from(
   }
   for name in options:
     if not any(name in accepted(make) for make in makes.values()):
-      raise ConfigError(f"--{name} is not read by {', '.join(names)}: leave it")
+      raise ConfigError(
+        f"--{name} is not read by {', '.join(names)}: leave it out"
+      )
   budgets = [_whole(word) for word in given.tokens] or [0]
   prompt = int(np.sum(np.asarray(posed.prompt) != PAD, axis=1).max())
   feedback = task_options(config, "evaluate").get("feedback", "none") != "none"

@@ -93,10 +93,12 @@ def check(
       f"{name}: an environment answers the turns of this task, so a turn is no "
       "attempt: use sitrain sample"
     )
-  if kind == "attempt" and not feedback:
+  game = kind == "attempt" and not feedback
+  if game or kind == "nothing" and not has_verdicts(task):
     raise ValueError(
-      f"{name}: what this task replies depends on the turn, as in a game or of "
-      "a tool, so a turn is no attempt: use sitrain sample"
+      f"{name}: what follows a turn of this task is no instruction to try "
+      "again but a move in a game, or what a tool found, so a turn is no "
+      "attempt: use sitrain sample"
     )
   if needs == "instruction" and kind != "instruction":
     why = {

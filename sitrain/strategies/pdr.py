@@ -29,7 +29,11 @@ def make(
   check_at_least("rounds", rounds, 2)
   check_distil(keep, distil, samples)
   choose = workspace.by_vote if distil == "vote" else workspace.at_random
-  return refine(
+  answer, cost = refine(
     play, task, limit=turns[0], drafts=samples, rounds=rounds, keep=keep,
     choose=choose,
-  )._replace(grows="samples", varied=samples > 1)
+  )
+  return Strategy(
+    answer, cost, rows=samples, turns=1, needs="instruction", grows="samples",
+    varied=samples > 1,
+  )

@@ -10,11 +10,10 @@ from sitrain.judge.verifier import final_answers
 from sitrain.rollout import workspace
 from sitrain.rollout.play import row_keys
 from sitrain.strategies.choose import mean_logprob, votes
-from sitrain.strategies.meter import parallel, then
+from sitrain.strategies.meter import Cost, parallel, then
 from sitrain.strategies.strategy import (
   Answer,
   Play,
-  Strategy,
   width_of_reply,
 )
 from sitrain.types import Task
@@ -37,8 +36,10 @@ def check_distil(keep: int, distil: str, drafts: int) -> None:
 def refine(
   play: Play, task: Task, *, limit: int, drafts: int, rounds: int, keep: int,
   choose: Callable,
-) -> Strategy:
-  """rounds - 1 times `drafts` attempts, then one, which is the answer.
+) -> tuple[Callable[..., Answer], Callable[[int], Cost]]:
+  """The functions `answer` and `cost` of a strategy that refines drafts.
+
+  rounds - 1 times `drafts` attempts, then one, which is the answer.
 
   Drafts of the first round read the prompt alone; they are those of
   self_consistency with the same seed. `choose(keys [P * calls], votes,
@@ -84,7 +85,4 @@ def refine(
       whole = then(whole, parallel(later, calls))
     return whole
 
-  return Strategy(
-    answer, cost, rows=drafts, turns=1, needs="instruction",
-    varied=drafts > 1,
-  )
+  return answer, cost

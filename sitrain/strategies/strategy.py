@@ -10,7 +10,7 @@ limits of config.evaluate.turns: the first is that of an attempt.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Int
@@ -18,20 +18,12 @@ from jaxtyping import Array, Int
 from sitrain.rollout.play import reply_width, row_length
 from sitrain.strategies.meter import Cost
 from sitrain.tasks.rows import problem_shape
-from sitrain.types import Episodes, Problems, Task
+from sitrain.types import Episodes, Task
 
-
-class Play(Protocol):
-  """Rows [P * samples T] of a policy, as rollout.play.play writes them.
-
-  `state` is that of the policy; `turns` are token limits. The task's reply
-  stands between turns.
-  """
-
-  def __call__(
-    self, keys: Array, state: Any, problems: Problems, *, samples: int,
-    turns: tuple[int, ...],
-  ) -> Episodes: ...
+# Rows [P * samples T] of the policy that is asked, as rollout.play writes them,
+# with the task's reply between turns: play(keys [P], state, problems, *,
+# samples, turns), where `turns` are token limits.
+Play = Callable[..., Episodes]
 
 
 class Answer(NamedTuple):
