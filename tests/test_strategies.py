@@ -90,20 +90,26 @@ def task_of(on_host=False):
 
 
 @cache
-def played(name, *, batch=100, ends=True, temperature=1.0, on_host=False,
-           **options):
-  """(strategy, Answered) of all problems, by a policy that sees one token."""
+def made(name, on_host, **options):
+  """(strategy, its program) of a policy that sees one token."""
   model, task = fakes.bigram(VOCABULARY), task_of(on_host)
-  table = rng().normal(size=(VOCABULARY, VOCABULARY))
-  if not ends:
-    table[:, END] = -1e9
   spread = lambda function, **_: function
   play = answers.sampler(
     model, task, top_k=0, top_p=1.0, spread=spread, jit=jax.jit
   )
   make, more = ALL[name]
   strategy = make(play, task, turns=(LIMIT, LIMIT), **more | options)
-  run = answers.program(strategy, task, jit=jax.jit)
+  return strategy, answers.program(strategy, task, jit=jax.jit)
+
+
+@cache
+def played(name, *, batch=100, ends=True, temperature=1.0, on_host=False,
+           **options):
+  """(strategy, records of all problems)."""
+  strategy, run = made(name, on_host, **options)
+  task, table = task_of(on_host), rng().normal(size=(VOCABULARY, VOCABULARY))
+  if not ends:
+    table[:, END] = -1e9
   player = playing.Player((), (), (), strategy.rows, strategy.turns)
   problems, found = posed(), []
   parts = playing.parts_of(player, problems, batch=batch)
