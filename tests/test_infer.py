@@ -69,13 +69,25 @@ def test_a_budget_is_filled_and_never_exceeded():
   # 6 + 4 + (2 + 4) (rounds - 1)
   assert found["sequential", 50].options == {"rounds": 7}
   assert found["sequential", 80].options == {"rounds": 12}
-  # 10 a draft, and the last call 6 + 2 (4 + 2) + 4
-  for budget, samples in ((50, 2), (80, 5)):
-    one, last = found["pdr", budget], 22
+  # 10 a draft, and the last call 6 + (4 + 2) + 4
+  for budget, samples in ((50, 3), (80, 6)):
+    one, last = found["pdr", budget], 16
     assert one.options == {
-      "samples": samples, "rounds": 2, "keep": 2, "distil": "vote"
+      "samples": samples, "rounds": 2, "keep": 1, "distil": "vote"
     }
     assert one.cost == (10 + last, samples * 10 + last, samples + 1, last)
+
+
+def test_budgets_that_change_nothing_or_do_not_suffice_are_left_out(caplog):
+  given = {"tokens": ["20", "50", "80"], "rounds": 2}
+  found = chosen("self_refine", "pdr", **given)
+  # Its two attempts take 16 in all; drafts, workspace and answer 26 at least.
+  labels = [one.label for one in found]
+  assert labels == ["self_refine@20", "pdr@50", "pdr@80"]
+  assert "pdr --rounds=2 may take 26 total tokens" in caplog.text
+  caplog.clear()
+  chosen("sequential", rounds=3)
+  assert "sequential has up to 3 turns in a context, and" in caplog.text
 
 
 def test_a_budget_of_the_longest_chain():
@@ -92,7 +104,7 @@ def test_a_budget_of_the_longest_chain():
 def test_without_a_budget_flags_and_defaults_count():
   one, two = chosen("pdr", "self_refine", samples=3, rounds=4)
   assert one.options == {
-    "samples": 3, "rounds": 4, "keep": 2, "distil": "vote"
+    "samples": 3, "rounds": 4, "keep": 1, "distil": "vote"
   }
   assert two.options == {"rounds": 4} and one.budget == 0
   (greedy,) = chosen("self_consistency", samples=1, temperature=0.0)
@@ -109,8 +121,8 @@ def test_what_does_not_fit_is_one_line():
     ("--rounds=1: set it to 2 or more", ["self_refine"], {"rounds": 1}),
     ("--samples is not read by self_refine, sequential: leave it out",
      ["self_refine", "sequential"], {"samples": 2}),
-    ("--strategy=pdr may take 42 total tokens a problem, and --tokens=41: give "
-     "42 or more", ["pdr"], {"tokens": ["41"]}),
+    ("--strategy=pdr may take 26 total tokens a problem, and --tokens=25: give "
+     "26 or more", ["pdr"], {"tokens": ["25"]}),
     ("--strategy=self_consistency --samples=5 may take 50 total tokens a",
      ["self_consistency"], {"samples": 5, "tokens": ["49"]}),
     ("--tokens=-3: give a number of tokens", ["pdr"], {"tokens": ["-3"]}),

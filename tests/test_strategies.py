@@ -37,7 +37,9 @@ ALL = {
   "self_refine": (self_refine.make, {"rounds": 3}),
   "sequential": (sequential.make, {"rounds": 3}),
   "sequential_refinement": (sequential_refinement.make, {"rounds": 3}),
-  "pdr": (pdr.make, {"samples": 3, "rounds": 3, "distil": "random"}),
+  "pdr": (pdr.make, {
+    "samples": 3, "rounds": 3, "keep": 2, "distil": "random"
+  }),
   "verify_and_revise": (verify_and_revise.make, {"rounds": 2}),
 }
 
@@ -225,7 +227,7 @@ def test_turns_at_their_limits_cost_the_most_that_is_said(name):
   if name == "pdr":
     later = [x for x in found[0]["attempts"] if x["round"] > 1]
     assert len(later) == 4 and all(len(set(x["read"])) == 2 for x in later)
-    make = partial(pdr.make, print, task_of(), turns=(LIMIT,), samples=3)
+    make = partial(pdr.make, print, task_of(), turns=(LIMIT,), keep=2)
     rows = [make(rounds=n).cost(9).row for n in (2, 3, 7)]
     assert rows == 3 * [9 + 2 * (LIMIT + len(AGAIN)) + LIMIT]
 

@@ -6,6 +6,7 @@ plan that may take more than the budget is refused.
 """
 
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from sitrain.types import PAD, Problems, Task
 OPTIONS = ("samples", "rounds", "keep", "distil")  # flags that strategies take
 MEASURES = ("total", "sequential")
 MOST = 1024  # to which a budget raises an option
+_LOG = logging.getLogger("sitrain")
 
 
 class Plan(NamedTuple):
@@ -116,16 +118,47 @@ def strategies_from(
       make, name, play, task, plan.turns, own
     )
     _check_task(name, build(own), task, kind, feedback)
-    for budget in budgets:
-      fit = fitted(build, name, own, budget, given.measure, prompt)
+    fits = _fits(build, name, own, budgets, given.measure, prompt)
+    for budget, fit in fits.items():
       label = f"{name}@{budget}" if len(budgets) > 1 else name
       strategy = build(fit)
       _check_temperature(name, strategy, plan)
+      _warn(label, strategy, plan)
       found.append(Chosen(
         label, name, settings(make, fit), budget, strategy,
         strategy.cost(prompt),
       ))
   return found
+
+
+def _fits(build, name, own, budgets, measure, prompt) -> dict[int, dict]:
+  """budget -> options; without budgets that allow no more than smaller ones.
+
+  Raises ConfigError where no budget suffices.
+  """
+  found, refused = {}, ConfigError("")
+  for budget in sorted(budgets):
+    try:
+      fit = fitted(build, name, own, budget, measure, prompt)
+    except ConfigError as error:
+      refused = error
+      continue
+    if fit not in found.values():
+      found[budget] = fit
+  if not found:
+    raise refused
+  if refused.args[0]:
+    _LOG.warning("left out: %s", refused)
+  return found
+
+
+def _warn(label, strategy, plan) -> None:
+  if strategy.context > max(len(plan.turns), 1):
+    _LOG.warning(
+      "%s has up to %d turns in a context, and config.evaluate.turns are %d: "
+      "what a policy was not trained on may come out worse",
+      label, strategy.context, len(plan.turns),
+    )
 
 
 def _maker(name: str) -> Callable[..., Strategy]:

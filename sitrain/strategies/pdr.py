@@ -18,12 +18,13 @@ from sitrain.types import Task
 
 def make(
   play: Play, task: Task, *, turns: tuple[int, ...], samples: int = 8,
-  rounds: int = 2, keep: int = 2, distil: str = "vote",
+  rounds: int = 2, keep: int = 1, distil: str = "vote",
 ) -> Strategy:
   """samples: drafts of each round but the last. rounds: with the last one.
 
-  keep: drafts in a workspace. distil: "vote", those with the most votes, each
-  with another answer where there are so many; or "random".
+  keep: drafts in a workspace; a policy that was trained on two attempts has
+  never read more than one. distil: "vote", those with the most votes, each with
+  another answer where there are so many; or "random".
   """
   check_at_least("samples", samples, 1)
   check_at_least("rounds", rounds, 2)
@@ -34,6 +35,6 @@ def make(
     choose=choose,
   )
   return Strategy(
-    answer, cost, rows=samples, turns=1, needs="instruction", grows="samples",
-    varied=samples > 1,
+    answer, cost, rows=samples, turns=1, context=keep + 1, needs="instruction",
+    grows="samples", varied=samples > 1,
   )

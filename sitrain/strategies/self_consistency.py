@@ -35,5 +35,5 @@ def make(
   return Strategy(
     answer,
     cost=lambda prompt: parallel(prompt + turns[0], samples),
-    rows=samples, turns=1, grows="samples", varied=samples > 1,
+    rows=samples, turns=1, context=1, grows="samples", varied=samples > 1,
   )

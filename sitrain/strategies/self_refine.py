@@ -36,5 +36,6 @@ def make(
   return Strategy(
     answer,
     cost=lambda prompt: parallel(prompt + tokens, 1),
-    rows=1, turns=rounds, needs="instruction", grows="rounds", varied=False,
+    rows=1, turns=rounds, context=rounds, needs="instruction", grows="rounds",
+    varied=False,
   )

@@ -46,6 +46,7 @@ class Strategy(NamedTuple):
   cost: Callable[[int], Cost]  # the most, by the tokens of a prompt
   rows: int  # of a problem that are sampled at the same time
   turns: int  # of a row at the most
+  context: int  # turns of one context, those in a workspace with it
   needs: str = ""  # of the task: "instruction" or "verdicts"; see needs.py
   grows: str = ""  # the option that a larger budget raises
   every: int = 1  # every which turn is an attempt; others judge it

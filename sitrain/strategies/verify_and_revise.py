@@ -40,6 +40,6 @@ def make(
   return Strategy(
     answer,
     cost=lambda prompt: parallel(prompt + tokens, 1),
-    rows=1, turns=count, needs="verdicts", grows="rounds", every=2,
-    varied=False,
+    rows=1, turns=count, context=count, needs="verdicts", grows="rounds",
+    every=2, varied=False,
   )
