@@ -150,7 +150,7 @@ def answer_all(
   missing, made = np.ones(total, bool), []
   if output:
     parts.begin(output, options_of(config, plan, one))
-    numbers = task.texts.kept if task.texts else range(total)
+    numbers = task.texts.kept[:total] if task.texts else range(total)
     missing = parts.missing(output, numbers)
   player = playing.Player((), (), (), one.strategy.rows, one.strategy.turns)
   run = answers.program(one.strategy, task, jit=jax.jit)
@@ -235,7 +235,8 @@ def show(told: dict[str, Any], plan: Plan, config: dict) -> None:
     f"{whose}: {first['judged']} problems, "
     f"{f'temperature {plan.temperature:g}' if plan.temperature else 'greedy'}"
   )
-  console.print(tables.answers_table(title, told))
+  for table in tables.answers_tables(title, told):
+    console.print(table)
   if lacks := first["problems"] - first["judged"]:
     console.print(f"left out: {lacks} problems that could not be judged")
   if plan.output:

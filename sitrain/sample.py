@@ -105,9 +105,8 @@ def write_missing(
   total = len(posed.prompt)
   size = playing.part_size(plan.samples, plan.batch, total)  # Checks the batch.
   parts.claim(plan.output, options_of(config, plan))
-  missing = parts.missing(
-    plan.output, task.texts.kept if task.texts else range(total)
-  )
+  kept = task.texts.kept[:total] if task.texts else range(total)
+  missing = parts.missing(plan.output, kept)
   if not missing.any():
     return 0
   requested_policy.check_size(

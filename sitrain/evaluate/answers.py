@@ -117,9 +117,13 @@ def records(
         is_last = number == len(found.judged)
         if is_last and _is_answer(found.answer, row, row // calls, k):
           chosen[row // calls] = len(own)
-        text = task.tokenizer.decode(_text(tokens[turn == k], task.eos))
+        said = tokens[turn == k]
+        # The end of a verdict is what it says.
+        if (k - 1) % strategy.every == 0:
+          said = _text(said, task.eos)
         own.append({
-          "round": number, "call": row % calls + 1, "turn": k, "text": text,
+          "round": number, "call": row % calls + 1, "turn": k,
+          "text": task.tokenizer.decode(said),
           "tokens": int(np.sum(turn == k)),
           "status": _status(judged, row, k - 1),
         } | _read(found.answer, number, row, calls))

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure  # Without pyplot it draws by Agg.
+from matplotlib.ticker import ScalarFormatter
 
 ARMS = (
   ("parallel", "first attempts, majority", "o-"),
@@ -108,6 +109,7 @@ def accuracy_over_tokens(rows: Rows) -> Figure:
   for axes, cost in zip(both, ("sequential", "total")):
     axes.set_xlabel(f"{cost} tokens a problem")
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.grid(alpha=0.25)
     names = dict.fromkeys(row["strategy"] for row in rows.values())
     for name in names:
