@@ -72,6 +72,22 @@ def add_uniform(config: Any) -> None:
   common.add(config, "uniform", stage)
 
 
+def add_without_steps(config: Any) -> None:
+  """Adds GiGPO's stage without the advantage of steps: that of episodes."""
+  stage = copy.deepcopy(config.stage.gigpo)
+  stage.method.weight = 0.0
+  common.add(config, "episodes", stage)
+
+
+def add_sum(config: Any) -> None:
+  """Adds GDPO's stage with the sum of its rewards in GRPO's place."""
+  stage = copy.deepcopy(config.stage.gdpo)
+  stage.method.name = "grpo"
+  stage.method.update({"kl": "none", "estimate": "group_normalise_sample"})
+  del stage.method["weights"]
+  common.add(config, "sum", stage)
+
+
 FAMILIES = {
   "reinforce_pp": Family("reinforce_pp", "reinforce_pp", "rl"),
   "ppo": Family("ppo", "ppo", "rl"),
@@ -87,6 +103,12 @@ FAMILIES = {
     numbers=("malformed_5",),
   ),
   "reward_model": Family("reward_model", "reward_model", "grpo"),
+  "gigpo": Family(
+    "gigpo", "gigpo", "gigpo", control_is="the base model, which imitates "
+    "random legal games; share of games won against random legal moves",
+    extend=add_without_steps, others=("episodes",), numbers=("malformed_5",),
+  ),
+  "gdpo": Family("gdpo", "gdpo", "gdpo", extend=add_sum, others=("sum",)),
   "sec": Family("sec", "sec", "sec", extend=add_uniform, others=("uniform",)),
   "spear": Family("spear", "spear", "spear"),
   "satori": Family(
@@ -160,15 +182,16 @@ def base_of(config: dict) -> str:
 
 
 def take_base(shared: pathlib.Path, workdir: pathlib.Path) -> None:
-  """Copies an existing base model into a new run."""
+  """Copies an existing base model into a new run, and of what run it is."""
   if shared.exists() and not (workdir / "base").exists():
-    shutil.copytree(shared, workdir / "base")
+    shutil.copytree(shared, workdir, dirs_exist_ok=True)
 
 
 def keep_base(workdir: pathlib.Path, shared: pathlib.Path) -> None:
-  """Stores the base model of a run for later ones."""
+  """Stores the base model of a run for later ones, and the run's config."""
   if not shared.exists() and (workdir / "base").exists():
-    shutil.copytree(workdir / "base", shared)
+    shutil.copytree(workdir / "base", shared / "base")
+    shutil.copy(workdir / "config.json", shared)
 
 
 def main(argv: list[str]) -> None:

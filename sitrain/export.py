@@ -22,7 +22,7 @@ from sitrain.runtime import build, distributed, logs, placing, policy
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.storage import check_writable
+from sitrain.runtime.storage import check_writable, explaining
 from sitrain.runtime.task import write_tokenizer
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
@@ -64,10 +64,11 @@ def export(workdir: epath.Path, output: epath.Path) -> str:
     )
     begun()
     files = []
-    if jax.process_index() == 0:
-      files = write_tokenizer(config, workdir, output)
-    # config.json is written last: a folder that has it is complete.
-    weights.write(output, model, params, theirs, dtype=dtype)
+    with explaining(output):
+      if jax.process_index() == 0:
+        files = write_tokenizer(config, workdir, output)
+      # config.json is written last: a folder that has it is complete.
+      weights.write(output, model, params, theirs, dtype=dtype)
   count = f"tokenizer ({len(files)} files)" if files else "no tokenizer"
   return (
     f"written: {output}: {ROLE.value} of {stage}, {WHICH.value}, as"

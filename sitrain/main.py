@@ -31,6 +31,7 @@ from sitrain.runtime import (
   listing,
   lock,
   logs,
+  machine,
   notice,
   overrides,
   packages,
@@ -161,6 +162,7 @@ def _train(
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
+  machine.warn_of_unused(mesh)
   with activity.during("reading problems"):
     ready = build.prepare(config, workdir, mesh)
   with jax.set_mesh(mesh):

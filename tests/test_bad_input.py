@@ -150,6 +150,14 @@ AT_ONCE = {
   "held": ((*QUICK, f"{TWO}held.reference=stage1"), ("mean 'stage1/last'",)),
   "trained": ((*QUICK, f"{TWO}trained=()"), ("trained is empty",)),
   "schedule": ((*QUICK, f"{TWO}optimizer.schedule=cosin"), ("mean 'cosine'",)),
+  "a role that no file defines": (
+    (*QUICK, "--config.roles.critic.start=init"),
+    ("roles.critic.start: no such role: write config.roles.critic = {'start'",),
+  ),
+  "a misspelt start": (
+    ("--config=configs/ppo.py:quick", "--config.roles.critic.start=polciy"),
+    ("config.roles.critic.start='polciy': did you mean 'policy'?",),
+  ),
   "tokenizer": ((*TEXT, "--config.tokenizer.size=10"), ("set 257 or more",)),
   "no file": (
     (*TEXT, "--config.task.source=nowhere.jsonl"), ("no file nowhere.jsonl",)

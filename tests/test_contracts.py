@@ -26,6 +26,7 @@ from sitrain.methods import (
   dpo,
   dr_grpo,
   gdpo,
+  gigpo,
   given_pairs,
   grpo,
   gspo,
@@ -188,6 +189,7 @@ METHODS = {
     gdpo.make, ROWS | {"weights": {"even": 1.0, "short": 0.5}}, held=(),
     task=PARTS,
   ),
+  "gigpo": Row(gigpo.make, ROWS | {"state": "reply", "beta": 0.2}),
   "sec": Row(sec.make, ROWS | {"beta": 0.2}),
   "spear": Row(spear.make, ROWS | {"capacity": 40}, held=()),
   "satori": Row(

@@ -561,3 +561,15 @@ def test_a_role_without_a_turn_keeps_its_baseline():
     rate=0.5,
   )
   np.testing.assert_allclose(after, [0.5, 0.3])
+
+
+def test_a_group_that_does_not_exist_is_never_a_number():
+  value, known = jnp.array([1.0, 0.0]), jnp.ones(2)
+  for name, estimate in advantage.ESTIMATES.items():
+    if name in ("as_it_is", "whiten"):  # They have no groups.
+      continue
+    for group in ([7, 7], [0, -1]):
+      found = estimate(value, jnp.array(group), known)
+      assert jnp.isnan(found[1]), (name, group)
+    masked = estimate(value, jnp.array([0, 9]), jnp.array([1.0, 0.0]))
+    assert jnp.isfinite(masked).all(), name

@@ -477,3 +477,18 @@ def test_families_name_existing_files(name):
   assert not family.method or 0 < families.lines_of(family.method) <= 60
   other = families.config_of(family, seed=4)
   assert families.base_of(config) != families.base_of(other)
+
+
+def test_a_base_model_is_shared_with_its_runs_config(tmp_path):
+  """A workdir with checkpoints and no config.json is refused."""
+  one, shared, other = (tmp_path / x for x in ("one", "shared", "other"))
+  (one / "base").mkdir(parents=True)
+  (one / "base" / "weights").write_text("1")
+  (one / "config.json").write_text("{}")
+  (one / "summary.json").write_text("{}")
+  families.keep_base(one, shared)
+  for _ in range(2):  # What is there already stays.
+    families.take_base(shared, other)
+    found = {x.relative_to(other).as_posix() for x in other.rglob("*.*")}
+    assert found == {"config.json"}
+    assert (other / "base" / "weights").read_text() == "1"

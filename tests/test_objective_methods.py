@@ -18,6 +18,7 @@ from sitrain.methods import (
   dpo,
   dr_grpo,
   gdpo,
+  gigpo,
   grpo,
   gspo,
   ipo,
@@ -31,7 +32,7 @@ from sitrain.methods import (
   sapo,
   simpo,
 )
-from sitrain.tasks import maze
+from sitrain.tasks import maze, tic_tac_toe
 from sitrain.types import (
   Batch,
   PolicyTargets,
@@ -259,6 +260,54 @@ def test_named_rewards_have_advantages_of_their_own():
     curated(gdpo.make, round_of(), weights={"right": 1.0})
 
 
+def test_turns_are_compared_with_those_of_their_state():
+  """GiGPO on four rows of a problem; only two have one text before turn 2.
+
+  Two turns of rewards r_1, r_2: A_1 = R - mean R + weight (R_1 - mean R_1) with
+  R = r_1 + r_2 and R_1 = r_1 + r_2 / 2, where turn 1 of all is in one state.
+  """
+  turns = [[[5], [5]], [[5], [6]], [[6], [6]], [[7], [6]]]
+  texts = [fakes.transcribe([4], two, [[9]]) for two in turns]
+  rows = fakes.pack(texts, problem=[0] * 4)
+  reward = np.array([[0, 1], [0, 0], [1, 0], [0, 0.5]])
+  known = np.ones((4, 2))
+  verdict = Verdict(array(reward), array(known))
+  problems = fakes.task(None, again=[9], eos=(3,), prompt=[4]).problems(None, 1)
+  options = {"turns": (3, 3), "discount": 0.5, "weight": 2.0, "kl": "none"}
+  batch, metrics = curated(gigpo.make, (problems, rows, verdict), **options)
+  centred = lambda x: x - x.mean()
+  episode = centred(reward.sum(axis=1))
+  first = episode + 2 * centred(reward @ [1, 0.5])
+  # Rows 0 and 1 stand behind one text; rows 2 and 3 are alone.
+  second = episode + 2 * np.array([0.5, -0.5, 0, 0])
+  found = np.asarray(batch.targets.advantage)
+  for k, want in ((1, first), (2, second)):
+    own = np.asarray(rows.turn) == k
+    np.testing.assert_allclose(found[own], want, rtol=1e-5, atol=1e-6)
+  assert value(metrics) == {"curate/compared": 6 / 8}
+  # Behind the reply alone all second turns are in one state.
+  batch, metrics = curated(
+    gigpo.make, (problems, rows, verdict), **options, state="reply"
+  )
+  assert value(metrics) == {"curate/compared": 1.0}
+  own = np.asarray(rows.turn) == 2
+  np.testing.assert_allclose(
+    np.asarray(batch.targets.advantage)[own],
+    episode + 2 * centred(reward[:, 1]), rtol=1e-5, atol=1e-6,
+  )
+  # A row with an unknown turn is in no group, and not trained.
+  verdict = Verdict(array(reward), array(known).at[0, 1].set(0))
+  batch, _ = curated(gigpo.make, (problems, rows, verdict), **options)
+  assert rows_trained(batch) == [1, 2, 3]
+  np.testing.assert_allclose(
+    np.asarray(batch.targets.advantage)[1, np.asarray(rows.turn)[1] == 2],
+    -0.5, rtol=1e-5,
+  )
+  silent = tic_tac_toe.make()  # Seats move without a word between them.
+  with pytest.raises(ValueError, match="has no replies: set 'text'"):
+    gigpo.make(fakes.SILENT, silent, None, **SHAPE, state="reply")
+
+
 def test_a_sampler_that_rounds_is_corrected_for(monkeypatch):
   """Ratios are to the scored policy; the rest is a weight of at most 2."""
   problems, rows, verdict = round_of()
@@ -397,6 +446,7 @@ def test_rows_by_themselves_are_compared_with_the_mean_gap(given, monkeypatch):
   (dpo.make, {"smoothing": 0.5}, "below 0.5"),
   (dpo.make, {"reference": "old"}, "choose one of previous, held, none"),
   (simpo.make, {"rule": "first"}, "choose one of best_and_worst"),
+  (gigpo.make, {"state": "board"}, "choose one of text, reply"),
   (rest_em.make, {"start": "reference"}, "choose one of base, previous"),
   (best_of_n.make, {"samples": 1}, "set it to 2 or more"),
 ])

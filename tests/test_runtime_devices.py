@@ -1,9 +1,11 @@
 """Meshes, rules, optimizers and compilation; 8 fake devices in a process."""
 
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +21,7 @@ from sitrain.runtime import (
   checkpoint,
   compile,
   cores,
+  machine,
   optimizer,
   placing,
   sharding,
@@ -368,6 +371,43 @@ def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, caplog):
   assert jax.config.jax_compilation_cache_dir == before
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_cache_that_is_full_is_one_line_and_still_read(
+  tmp_path, monkeypatch, caplog, full
+):
+  """JAX warns of every program; a run has hundreds."""
+  set_to, others = {}, []
+  monkeypatch.setenv("SITRAIN_CACHE", str(tmp_path))
+  monkeypatch.setattr(compile, "_TOLD", set())
+  monkeypatch.setattr(compile.jax.config, "update", set_to.__setitem__)
+  monkeypatch.setattr(warnings, "showwarning", lambda x, *at: others.append(x))
+  if full:
+    opened = lambda dir: open("/dev/full", "wb", buffering=0)
+    monkeypatch.setattr(compile.tempfile, "TemporaryFile", opened)
+  compile.use_cache()
+  compile.use_cache()  # Two runs of one process.
+  assert set_to["jax_compilation_cache_dir"] == str(tmp_path)
+  warnings.simplefilter("always")
+  for name in range(9):
+    for doing, why in (
+      ("writing", f"OSError: [Errno 28] {os.strerror(errno.ENOSPC)}"),
+      ("reading", "error: Error -5\nwhile decompressing data"),
+    ):
+      warnings.warn(
+        f"Error {doing} persistent compilation cache entry for 'jit_{name}':"
+        f" {why}", stacklevel=1,
+      )
+  warnings.warn("another", stacklevel=1)
+  assert [str(x) for x in others] == ["another"]
+  lines = [r.getMessage() for r in caplog.records if r.name == "sitrain"]
+  for line, said in zip(
+    lines, ("takes no more programs", "cannot be read"), strict=True
+  ):
+    assert line.startswith(f"SITRAIN_CACHE={tmp_path} ") and said in line
+    assert "\n" not in line
+  assert "No space left" in lines[0] and "Error -5 while" in lines[1]
+
+
 CACHED = """
 import jax
 from sitrain.runtime import compile
@@ -404,3 +444,15 @@ def test_the_profile_covers_its_window(tmp_path, monkeypatch):
   profiler.close()
   begin = ("start", str(tmp_path / "profile"))
   assert calls == [0, 2, begin, 4, 6, "wait", "stop", 8, 10]
+
+
+def test_an_accelerator_that_jax_does_not_use_is_named():
+  said = lambda path, platform="cpu", environment={}: (
+    machine.unused_accelerator(platform, environment, {path}.__contains__)
+  )
+  assert "an NVIDIA GPU" in said("/dev/nvidia0")
+  assert "pip install 'sitrain[cuda12]'" in said("/dev/nvidia0")
+  assert "a TPU" in said("/dev/accel0") and "[tpu]" in said("/dev/accel0")
+  assert said("/dev/nvidia0", platform="gpu") == ""
+  assert said("/dev/nvidia0", environment={"JAX_PLATFORMS": "cpu"}) == ""
+  assert said("/dev/null") == ""

@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import math
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +72,39 @@ def pretended(*norms, **metrics):
     return state, {n: one(x) for n, x in zip(names, (norm, *rest))}
 
   return done(loop)
+
+
+def test_a_signal_names_the_step_after_which_the_run_ends(
+  tmp_path, monkeypatch
+):
+  """During a save it is the next one: that the run stops was not decided."""
+  said = {"record": [], "agree": [], "save": []}
+
+  def saying(what, function):
+    def asked(*given, **options):
+      said[what].append(signals.acknowledged(signal.SIGTERM))
+      return function(*given, **options)
+    return asked
+
+  for what, name in (
+    ("record", "record"), ("agree", "stop_agreed"), ("save", "save"),
+  ):
+    monkeypatch.setattr(stages, name, saying(what, getattr(stages, name)))
+  run, stage = loops.run_of(MODEL, tmp_path), stage_of(steps=3)
+  run_stage(run, stage, pretended(1.0, 1.0, 1.0))
+  for what in ("record", "agree"):
+    for step, line in enumerate(said[what], start=1):
+      assert line.startswith(f"SIGTERM: step {step} of one ends first"), what
+  *during, last = said["save"]
+  for step, line in enumerate(during, start=1):
+    assert line.startswith(f"SIGTERM: step {step + 1} of one ends first")
+  assert len(during) == 2 and "as soon as it can be resumed" in last
+  # One that is agreed on ends the call that it was said to end.
+  monkeypatch.setattr(stages, "stop_agreed", lambda: signal.SIGTERM)
+  said["save"].clear()
+  with pytest.raises(signals.Stopped, match="after step 4 of one"):
+    run_stage(run, stage._replace(steps=6), pretended(1.0))
+  assert said["save"][0].startswith("SIGTERM: step 4 of one ends first")
 
 
 def test_a_gradient_of_nan_stops_before_a_checkpoint(tmp_path):
@@ -271,6 +305,8 @@ SFT = {"name": "imitation", "problems": 8, "turns": (5, 5)}
 @pytest.mark.parametrize("changes, words", [
   ({"held": {"judge": "init"}},
    "config.stage.base: the role 'judge' is not defined: set config.roles"),
+  ({"held": {"refernce": "init"}},
+   "the role 'refernce' is not defined: did you mean 'reference'"),
   ({"trained": ("policy", "critic")},
    "config.stage.base: the role 'critic' is not defined"),
   ({"held": {"reference": ""}},
@@ -305,7 +341,9 @@ def test_stages_that_cannot_be_are_refused(changes, words):
 @pytest.mark.parametrize("roles, words", [
   ({"critic": {"haed": "scalar"}}, "an option: did you mean 'head'"),
   ({"critic": {"head": "linear"}}, "config.roles.critic.head='linear'"),
-  ({"critic": {"start": "base"}}, "config.roles.critic.start='base': set"),
+  ({"critic": {"start": "base"}}, "config.roles.critic.start='base': choose"),
+  ({"critic": {"start": "polciy"}}, "start='polciy': did you mean 'policy'?"),
+  ({"critic": {"start": "own/model"}}, "belongs into config.roles.critic.path"),
   ({"policy": {"head": ""}}, "config.roles.policy: that role is always there"),
   ({"critic": "policy"}, "config.roles.critic='policy' is a str: give a dict"),
   ({"critic": {"head": 3}}, "config.roles.critic.head=3 is a int: give a str"),
@@ -398,13 +436,13 @@ def nothing(models, task, optimizer, **options):
   ("verdict._replace(parts={'long': first[:, 0]}), metrics",
    r"judge makes long of shape \[8\] for 8 rows"),
   ("Verdict(first[:4], first[:4]), metrics", r"known of shape \[4, 1\]"),
-  ("verdict", r"judge returns a verdict: return \(verdict, metrics\)"),
+  ("verdict", r"line 10: judge returns a Verdict: return \(verdict, metrics\)"),
   ("{'solve': verdict}, metrics", r"verdicts of \['solve'\], .* rows of"),
 ])
 def test_an_own_method_must_judge_every_turn(returned, words, tmp_path):
   file = tmp_path / "mine.py"
   file.write_text(OWN.replace("{returned}", returned))
-  with pytest.raises(ConfigError, match="config.stage.base: .*" + words):
+  with pytest.raises(ConfigError, match="config.stage.base.*: .*" + words):
     stages_from(config_of(method=SFT | {"name": f"file:{file}"}))
 
 
@@ -443,8 +481,8 @@ def test_a_stage_may_have_a_task_of_its_own():
 @pytest.mark.parametrize("text, words", [
   ("x = 1 // 0\n", "line 1, raises ZeroDivisionError"),
   ("x = 1\ndef make(:\n", "line 2, raises SyntaxError"),
-  ("def make(*, rooms=1):\n  return {}['a']\n", "make of the file raises Key"),
-  ("def make(*, rooms=1):\n  raise ValueError('no')\n", ": no"),
+  ("def make(*, rooms=1):\n  return {}['a']\n", "line 2, raises KeyError: 'a'"),
+  ("def make(*, rooms=1):\n  raise ValueError('no')\n", "line 2: no"),
   ("def mask():\n  return 1\n", "has no function make: did you mean 'mask'"),
 ])
 def test_a_task_file_of_the_user_that_raises_is_one_line(

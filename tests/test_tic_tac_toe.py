@@ -162,8 +162,19 @@ def test_an_ended_episode_keeps_its_result(small):
   np.testing.assert_array_equal(
     judged.final[short], judged.final[short][:, :1].repeat(5, 1)
   )
+  # If the last turn alone is paid, the rewards of a row add up to 1 for a win.
+  last = tic_tac_toe.make(opponent="random", paid="last")
+  paid = jax.jit(last.verify, static_argnums=2)(problems.answer, rows, 5)
+  paid = np.asarray(paid.reward)
+  np.testing.assert_array_equal(paid.sum(axis=1), verdict.reward[:, 0])
+  won = verdict.reward[:, 0] > 0
+  np.testing.assert_array_equal(
+    paid[won].argmax(axis=1) + 1, rows.turn[won].max(axis=1)
+  )
 
 
 def test_another_opponent_is_refused():
+  with pytest.raises(ValueError, match="paid='last': choose 'all', or"):
+    tic_tac_toe.make(paid="last")
   with pytest.raises(ValueError, match="opponent='best': choose one of self"):
     tic_tac_toe.make(opponent="best")

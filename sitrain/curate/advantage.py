@@ -56,7 +56,8 @@ def leave_one_out(
 
   A_b = v_b - mean of v_j over j != b in the group (RLOO; Ahmadian et al. 2024).
   `group` holds any ids in [0, B): rows of a group need not be neighbours. Rows
-  with known = 0 count in no baseline and get 0; so do rows without a partner.
+  with known = 0 count in no baseline and get 0; so do rows without a partner. A
+  known row with another id gets NaN.
   """
   value, total, count = _group_sums(value, group, known)
   others = count - known
@@ -250,13 +251,19 @@ def role_advantage(
 
 
 def _group_sums(value, group, known):
-  """(values with 0 where unknown, sums of their groups, counts of them)."""
+  """(values with 0 where unknown, sums of their groups, counts of them).
+
+  A known row whose id is no group of [0, B) gets a NaN: indexing would give it
+  the sums of another group.
+  """
   rows = value.shape[0]
+  outside = (known > 0) & ((group < 0) | (group >= rows))
   # Not a product: what a failed verifier left there may be NaN.
   value = jnp.where(known > 0, value, 0.0)
   total = jax.ops.segment_sum(value, group, rows)[group]
   count = jax.ops.segment_sum(known, group, rows)[group]
-  return value, total, count
+  total = jnp.where(outside, jnp.nan, total)
+  return value, total, jnp.where(outside, 2.0, count)
 
 
 def as_it_is(

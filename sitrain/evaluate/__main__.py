@@ -41,7 +41,7 @@ from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError, closest
-from sitrain.runtime.storage import check_writable
+from sitrain.runtime.storage import check_writable, write_whole
 from sitrain.types import PAD, Task
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
@@ -231,6 +231,7 @@ def stage_names(config: dict, folder: epath.Path) -> list[str]:
     if policy.has_role(folder / name, ROLE.value)
   ]
   if not names:
+    policy.check_lost(folder, config["stages"])
     raise ConfigError(f"no stage has been trained in {folder} yet")
   return names
 
@@ -261,7 +262,7 @@ def save_pictures(stages: dict[str, dict[str, Any]], output: epath.Path):
     file = io.BytesIO()
     figure.savefig(file, format="png")
     path = output.parent / f"{output.stem}_{name}.png"
-    path.write_bytes(file.getvalue())
+    write_whole(path, file.getvalue())
 
 
 def evaluate_all(

@@ -4,6 +4,7 @@ Configs are not passed further: called functions get keyword arguments.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +18,17 @@ from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, weights
 from sitrain.rollout.play import columns_of
-from sitrain.runtime import batches, machine, sources, stopping, written
+from sitrain.runtime import (
+  batches,
+  fields,
+  machine,
+  own,
+  sources,
+  stopping,
+  written,
+)
 from sitrain.runtime import workdir as workdirs
+from sitrain.runtime.agree import from_first
 from sitrain.runtime.checks import (
   check_config,
   check_environment,
@@ -26,17 +36,17 @@ from sitrain.runtime.checks import (
   check_fused,
   check_metrics,
   check_model,
+  check_role_sources,
   check_stage,
   count_rows,
   optimizer_from,
   until_from,
 )
-from sitrain.runtime.fields import ROLE, STAGE, check_word
+from sitrain.runtime.fields import STAGE
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import (
   ConfigError,
   call,
-  check_type,
   closest,
   find,
 )
@@ -50,6 +60,7 @@ from sitrain.runtime.start import (
 )
 from sitrain.runtime.task import check_context, task_from, task_of_stage
 from sitrain.runtime.watch import Watch
+from sitrain.tasks.own_functions import is_own
 from sitrain.types import Method, Stage, Task
 
 # Re-exported, so that callers need only this module.
@@ -73,14 +84,17 @@ def plain(config: Any) -> Any:
 def config_of_run(workdir: str) -> dict:
   """The config of a run, with the hub revisions that it began with.
 
-  Raises ConfigError if the workdir has none.
+  Raises ConfigError if the workdir has none, and for adapters whose base is
+  another one by now.
   """
   if not workdir or not (epath.Path(workdir) / "config.json").exists():
     raise ConfigError(
       f"--workdir={workdir} has no config.json: give the workdir of a run"
     )
   config = plain(workdirs.read_config(workdir))
-  return sources.pinned(config, sources.known_of(workdir))
+  pins = sources.pinned(config, sources.known_of(workdir))
+  sources.check_base(workdir, pins)
+  return pins
 
 
 def check_folders(config: dict) -> None:
@@ -160,34 +174,16 @@ def origin_from(config: dict, model: Decoder) -> Origin:
 EXECUTION = families.EXECUTION  # options that a checkpoint does not decide
 
 
-HEADS = ("", "scalar")
-
-
 def roles_from(config: dict, run: Run, task: Task) -> dict[str, Role]:
   """The roles of config.roles, besides the policy and its reference."""
   roles = {}
   for name, given in config.get("roles", {}).items():
-    field = f"config.roles.{name}"
-    if name in ("policy", "reference"):
-      raise ConfigError(f"{field}: that role is always there; leave it out")
-    check_word("config.roles", name)
-    check_type(f"roles.{name}", given, dict)
-    for key in given:
-      if key not in ROLE:
-        raise ConfigError(
-          f"{field}.{key} is not an option: {closest(key, ROLE)}"
-        )
-      check_type(f"roles.{name}.{key}", given[key], str)
-    options = ROLE | given
-    if options["head"] not in HEADS:
-      raise ConfigError(
-        f"{field}.head={options['head']!r}: {closest(options['head'], HEADS)}"
-      )
-    roles[name] = _role(config, field, options, run, task)
+    options = fields.check_role(name, given)
+    roles[name] = _role(config, options, run, task)
   return roles
 
 
-def _role(config, field, options, run, task) -> Role:
+def _role(config, options, run, task) -> Role:
   """A role that starts from the policy, from a checkpoint or from scratch."""
   start, path = options["start"], options["path"]
   if path:
@@ -199,10 +195,6 @@ def _role(config, field, options, run, task) -> Role:
     model = model_from(own, task)
     model = machine.suited(model, run.mesh)
     return Role(model, "init", options["head"], origin_from(own, model))
-  if start not in ("policy", "init"):
-    raise ConfigError(
-      f"{field}.start={start!r}: set 'policy' or 'init', or give a path"
-    )
   if start == "policy":
     return Role(run.model, start, options["head"], run.origin)
   init = functools.partial(decoder.init, run.model)
@@ -220,14 +212,32 @@ def run_from(config: dict, task: Task, model: Decoder, mesh: Mesh) -> Run:
 
 
 def stages_from(
-  config: dict, task: Task, run: Run, workdir: str = ""
+  config: dict, task: Task, run: Run, workdir: str = "",
+  *, done: Sequence[str] = (),
 ) -> list[Stage]:
-  """All stages, checked before the first of them runs."""
+  """All stages, checked before the first of them runs.
+
+  Stages that are `done` are traced only if others read what they wrote: it
+  takes seconds, and they passed these checks when they began. Of the others
+  `method` is not to be called.
+  """
   check_config(config)
-  stages: list[Stage] = []
+  traced, stages = _to_trace(config, done), []
   for name in config["stages"]:
-    stages.append(_stage(config, name, task, run, workdir, stages))
+    stages.append(_stage(
+      config, name, task, run, workdir, stages, idle=name not in traced
+    ))
   return stages
+
+
+def _to_trace(config: dict, done: Sequence[str]) -> set[str]:
+  """The stages that are left, and those whose rows they read."""
+  found: set[str] = set()
+  for name in reversed(config["stages"]):
+    if name in found or name not in done:
+      table = config["stage"][name].get("table", {})
+      found |= {name, table.get("stage", name)}
+  return found
 
 
 class Prepared(NamedTuple):
@@ -243,8 +253,9 @@ class Prepared(NamedTuple):
 def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
   """Builds and checks everything that a config names; raises ConfigError.
 
-  Models of the hub get the revisions that the workdir began with. Nothing is
-  written, except a tokenizer if one has to be trained.
+  Models of the hub get the revisions that the workdir began with, and stages
+  that are done there are not traced. Nothing is written, except a tokenizer if
+  one has to be trained.
   """
   check_config(config)
   pins = sources.pinned(config, sources.known_of(workdir))
@@ -254,7 +265,8 @@ def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
   check_evaluation(config, evaluation_task)
   model = machine.suited(model_from(pins, task), mesh)
   run = run_from(pins, task, model, mesh)
-  stages = stages_from(pins, task, run, workdir)
+  done = from_first(lambda: workdirs.finished(workdir, config))
+  stages = stages_from(pins, task, run, workdir, done=done)
   turns = config["evaluate"]["turns"]
   columns = columns_of(evaluation_task, turns)[1]
   check_context(pins, "evaluate.turns", evaluation_task, columns)
@@ -265,37 +277,31 @@ def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
   return Prepared(task, evaluation_task, run, stages, found)
 
 
-def _stage(config, name, task, run, workdir, before) -> Stage:
+def _stage(config, name, task, run, workdir, before, *, idle) -> Stage:
   field, given = f"stage.{name}", config["stage"][name]
   saved = [stage.name for stage in before if not stage.writes]
   options = check_stage(field, given, saved)
+  stage = _untraced(config, name, options, task, run, workdir)
+  if idle:
+    return stage
   task, frozen, lazy = _rows_of_stage(
-    config, field, options, task, run, workdir, before
+    config, stage, options, run, workdir, before
   )
-  optim = optimizer_from(field, options)
   method = dict(options["method"])
   maker = find("methods", method.pop("name"), f"{field}.method.name")
   models = {"policy": run.model} | {n: r.model for n, r in run.roles.items()}
-  span = max(options["until"].get("span", 1), stopping.BEST_SPAN // 2)
-  made = call(maker, f"{field}.method", method, models, task, optim)
+  made = call(maker, f"{field}.method", method, models, task, stage.optimizer)
   if not isinstance(made, Method):
     raise ConfigError(
       f"config.{field}.method.name: {maker.__name__} makes a "
       f"{type(made).__name__}: return a sitrain.types.Method"
     )
-  stage = Stage(
-    name=name,
-    method=made, optimizer=optim, steps=options["steps"],
-    steps_per_call=options["steps_per_call"],
-    parts={part: options[part] for part in PARTS}, fused=options["fused"],
-    until=until_from(field, options), window=2 * span, start=options["start"],
-    held=dict(options["held"]), restart=options["restart"],
-    best=options["best"], trained=tuple(options["trained"]), frozen=frozen,
-    delay=options["delay"], rounds=options["rounds"],
-    writes=options["writes"], task=task, dtype=run.model.dtype,
-  )
+  if is_own(maker):
+    made = own.own_method(made, f"{field}.method")
+  stage = stage._replace(method=made, task=task, frozen=frozen)
   check_environment(field, stage, options["method"].get("turns", ()))
   counts = count_rows(field, run, stage)
+  check_role_sources(field, run, stage, before)
   check_context(config, f"{field}.method.turns", task, counts.columns)
   if options["fused"] and task.on_host and not options["writes"]:
     check_fused(field, run, stage)
@@ -304,11 +310,30 @@ def _stage(config, name, task, run, workdir, before) -> Stage:
   return stage._replace(parts=parts, frozen=lazy or frozen)
 
 
-def _rows_of_stage(config, field, options, task, run, workdir, before):
-  """(task, its table in `frozen`, a function to read a written table later).
+def _unused(*_: Any) -> Any:
+  raise RuntimeError("the method of a stage that is done is not made")
 
-  A stage may have its own task, and the rows that an earlier stage wrote.
-  """
+
+def _untraced(config, name, options, task, run, workdir) -> Stage:
+  """The stage without its method and its rows."""
+  field = f"stage.{name}"
+  span = max(options["until"].get("span", 1), stopping.BEST_SPAN // 2)
+  return Stage(
+    name=name, method=Method(*[_unused] * len(Method._fields)),
+    optimizer=optimizer_from(field, options), steps=options["steps"],
+    steps_per_call=options["steps_per_call"],
+    parts={part: options[part] for part in PARTS}, fused=options["fused"],
+    until=until_from(field, options), window=2 * span, start=options["start"],
+    held=dict(options["held"]), restart=options["restart"],
+    best=options["best"], trained=tuple(options["trained"]),
+    delay=options["delay"], rounds=options["rounds"],
+    writes=options["writes"], dtype=run.model.dtype,
+    task=_task_of_stage(config, field, options, task, run, workdir),
+  )
+
+
+def _task_of_stage(config, field, options, task, run, workdir) -> Task:
+  """The stage's own task, or that of the run."""
   if options["task"]:
     task = on_host(task_of_stage(config, field, options["task"], workdir))
     if (size := task.tokenizer.size) > run.model.vocabulary:
@@ -316,6 +341,15 @@ def _rows_of_stage(config, field, options, task, run, workdir, before):
         f"config.{field}.task has {size} tokens, and the model"
         f" {run.model.vocabulary}: take a task of the same tokens"
       )
+  return task
+
+
+def _rows_of_stage(config, stage, options, run, workdir, before):
+  """(task, its table in `frozen`, a function to read a written table later).
+
+  A stage may have the rows that an earlier stage wrote.
+  """
+  field, task = f"stage.{stage.name}", stage.task
   order = order_key(config["seed"], len(before))
   if not options["table"]:
     return task, frozen_of(task, order), None

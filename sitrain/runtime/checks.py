@@ -42,8 +42,9 @@ from sitrain.runtime.options import (
   find,
   naming,
 )
-from sitrain.runtime.start import Run, elsewhere, new_state
+from sitrain.runtime.start import Run, elsewhere, new_state, role_of
 from sitrain.runtime.task import options_of as task_options
+from sitrain.tasks.rows import problem_shape
 from sitrain.types import Episodes, Stage, Task
 
 CHOICES = {
@@ -61,12 +62,7 @@ def check_config(config: dict, *, trains: bool = True) -> None:
   fields.check(config)
   check_model(config["model"])
   for name, given in config.get("roles", {}).items():
-    for key in given:
-      if key not in fields.ROLE:
-        raise ConfigError(
-          f"config.roles.{name}.{key} is not an option:"
-          f" {closest(key, fields.ROLE)}"
-        )
+    fields.check_role(name, given)
   _check_tokenizer(config.get("tokenizer", {}))
   for part in ("", "evaluate"):
     field = f"{part}.task" if part else "task"
@@ -280,14 +276,39 @@ def _check_source(field: str, source: str, saved: Sequence[str]) -> None:
   if elsewhere(source):
     folder, which = source.rsplit("/", 1)
     if which not in ("best", "last") or not checkpoint.steps(folder):
+      why = checkpoint.lost(folder) if which in ("best", "last") else ""
       raise ConfigError(
-        f"config.{field}={source!r}: there is no checkpoint: give a run's"
-        " WORKDIR/STAGE/last or WORKDIR/STAGE/best"
+        f"config.{field}={source!r}: there is no checkpoint: {why}".rstrip(": ")
+        + ": give a run's WORKDIR/STAGE/last or WORKDIR/STAGE/best"
       )
     return
   known = ["init"] + [f"{s}/{w}" for s in saved for w in ("best", "last")]
   if source not in known:
     raise ConfigError(f"config.{field}={source!r}: {closest(source, known)}")
+
+
+def check_role_sources(
+  field: str, run: Run, stage: Stage, before: Sequence[Stage]
+) -> None:
+  """Raises ConfigError where a stage before does not save a role's parameters.
+
+  A role that starts from the policy takes those of the policy then.
+  """
+  trained = {one.name: one.trained for one in before}
+  sources = [(f"held.{n}", n, source) for n, source in stage.held.items()]
+  sources += [("start", n, stage.start) for n in stage.trained]
+  for option, name, source in sources:
+    saved = trained.get(source.rpartition("/")[0], (name,))
+    from_policy = role_of(run, name).start == "policy"
+    if name in saved or from_policy and "policy" in saved:
+      continue
+    raise ConfigError(
+      f"config.{field}.{option}={source!r}: that stage trains no {name!r}: name"
+      " one that does" + (
+        "" if from_policy or name not in run.roles
+        else f", or set config.roles.{name}.start to 'policy'"
+      )
+    )
 
 
 def check_steps(field: str, options: dict) -> None:
@@ -364,7 +385,7 @@ def check_fused(field: str, run: Run, stage: Stage) -> None:
   )
   row = jnp.zeros((1, 8), jnp.int32)
   rows = Episodes(row, row, row * 0.0, row, row[0, :1], row[0, :1])
-  one = jax.tree.map(lambda x: x[:1], stage.task.table)
+  one = problem_shape(stage.task)
   try:
     jax.eval_shape(stage.method.judge, jax.random.key(0), state, one, rows)
   except HostOnly as error:

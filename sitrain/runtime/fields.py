@@ -33,6 +33,8 @@ STAGE = {
   "microbatches": 1, "buckets": 1, "task": {}, "table": {}, "writes": False,
 }
 ROLE = {"start": "policy", "head": "", "path": ""}
+# What a role starts from, if no path is given, and what it ends in.
+ROLE_CHOICES = {"start": ("policy", "init"), "head": ("", "scalar")}
 
 
 class Range(NamedTuple):
@@ -61,7 +63,7 @@ RANGES = {
   "stage.*.method.(problems|turns)": Range(1),
   "stage.*.method.(samples|offline|slots|prompt_columns)": Range(0),
   "stage.*.method.temperature": Range(0, above=True),
-  "stage.*.method.(beta|beta1|beta2)": Range(0),
+  "stage.*.method.(beta|beta1|beta2|weight)": Range(0),
   "stage.*.method.(clip|max_ratio)": Range(0, above=True),
   "stage.*.method.value_clip": Range(0),
   "stage.*.method.(discount|decay)": Range(0, 1),
@@ -203,6 +205,30 @@ def check_word(field: str, name: str) -> None:
   """Raises ConfigError for a name that cannot be a folder's."""
   if not re.fullmatch(r"\w+", name):
     raise ConfigError(f"{field}: {name!r} is not a plain word")
+
+
+def check_role(name: str, given: Any) -> dict:
+  """The options of config.roles.`name`; ConfigError for what cannot be."""
+  field = f"config.roles.{name}"
+  if name in ("policy", "reference"):
+    raise ConfigError(f"{field}: that role is always there; leave it out")
+  check_word("config.roles", name)
+  check_type(f"roles.{name}", given, dict)
+  for key, value in given.items():
+    if key not in ROLE:
+      raise ConfigError(f"{field}.{key} is not an option: {closest(key, ROLE)}")
+    check_type(f"roles.{name}.{key}", value, str)
+  options = ROLE | given
+  for key, choices in ROLE_CHOICES.items():
+    if options[key] not in choices:
+      near = closest(options[key], [x for x in choices if x])
+      raise ConfigError(
+        f"{field}.{key}={options[key]!r}: {near}"
+        + (", or leave it out" if "" in choices else "")
+        + (f": a folder or hub id belongs into {field}.path"
+           if key == "start" and "/" in options[key] else "")
+      )
+  return options
 
 
 def check_stage(field: str, given: dict) -> dict:

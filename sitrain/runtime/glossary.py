@@ -86,6 +86,9 @@ CURATE = (
         "below 0.1"),
   Entry("curate/replayed", "replayed rows / rows of the batch", SHARE,
         "steady"),
+  Entry("curate/compared", "turns in the state of another turn that counts / "
+        "turns that count (`gigpo`)", SHARE,
+        "above 0.1; 0: rows alone are compared"),
   Entry("curate/arm_NAME", "chance of a difficulty to be drawn", SHARE,
         "moves from easy to hard"),
   Entry("curate/score_right", "mean score of the reward model, of right rows",

@@ -157,7 +157,7 @@ def _takes_functions(maker: Callable) -> bool:
 
 
 def _listed(name: str, maker: Callable) -> list[str]:
-  about = _about(maker)
+  about = described(maker)
   first = (inspect.getdoc(maker) or "").splitlines()[:1]
   if maker.__name__ == "make" and name:
     first = [inspect.getmodule(maker).__doc__.splitlines()[0], *first]
@@ -182,11 +182,11 @@ def _type(kind: Any) -> str:
   return re.sub(r"\w+\.", "", text)
 
 
-def _about(maker: Callable) -> dict[str, str]:
+def described(maker: Callable) -> dict[str, str]:
   """Option -> its description in the docstring, including forwarded options."""
   found = {}
   if hasattr(maker, "forwards"):
-    found = _about(maker.forwards[0])
+    found = described(maker.forwards[0])
   text = (inspect.getdoc(maker) or "").partition("Args:\n")[2]
   text = text.partition("\n\n")[0]
   entry = r"^  ([a-z][\w, ]*): (.*(?:\n    .*)*)"

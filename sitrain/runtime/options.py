@@ -137,17 +137,8 @@ def accepted(function: Callable) -> dict[str, inspect.Parameter]:
 def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
   """function(*args, **options); raises ConfigError that names the field."""
   options = checked(function, field, options)
-  try:
+  with naming(field):
     return function(*args, **options)
-  except ValueError as error:
-    raise ConfigError(f"config.{field}: {error}") from error
-  except Exception as error:
-    if not own_functions.is_own(function):
-      raise
-    raise ConfigError(
-      f"config.{field}: {function.__name__} of the file raises "
-      f"{type(error).__name__}: {error}"
-    ) from error
 
 
 @contextlib.contextmanager
@@ -155,18 +146,20 @@ def naming(field: str, part: str = "") -> Iterator[None]:
   """Turns errors inside into ConfigErrors that name config.`field`.
 
   ValueErrors, and whatever a user's own file raises: of those the message names
-  the line, and `part` of the field.
+  the line, and `part` of the field. Errors that name their field are kept.
   """
   try:
     yield
-  except ValueError as error:
-    raise ConfigError(f"config.{field}: {error}") from error
+  except ConfigError:
+    raise
+  except own_functions.OwnError as error:
+    raise ConfigError(str(error)) from error
   except Exception as error:
-    if not (place := own_functions.own_place(error)):
+    if line := own_functions.failure(error):
+      raise ConfigError(f"config.{field}{part}: {line}") from error
+    if not isinstance(error, ValueError):
       raise
-    raise ConfigError(
-      f"config.{field}{part}: {place} raises {type(error).__name__}: {error}"
-    ) from error
+    raise ConfigError(f"config.{field}: {error}") from error
 
 
 def checked(function: Callable, field: str, options: dict) -> dict:

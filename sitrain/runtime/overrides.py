@@ -166,5 +166,11 @@ def _check_field(config: Any, name: str) -> None:
       at = at[part]
     elif part is last and _OPEN.fullmatch(".".join(parents)):
       return
+    elif parents[1:2] == ["roles"]:
+      role = name.split(".")[2]
+      raise ConfigError(
+        f"--{name}: no such role: write config.roles.{role} = {{'start': "
+        "'policy'} into the config's file"
+      )
     else:
       raise ConfigError(f"--{name}: no such field: {closest(part, known)}")

@@ -6,7 +6,6 @@ file.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from jaxtyping import Bool
 
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.storage import is_remote
+from sitrain.runtime.storage import write_whole
 
 
 def folder_of(path: Any) -> epath.Path:
@@ -124,11 +123,4 @@ def _write(path: epath.Path, rows: Sequence[dict[str, Any]]) -> None:
   text = "".join(lines)
   for end in "\x85\u2028\u2029":  # Some readers split lines there.
     text = text.replace(end, f"\\u{ord(end):04x}")
-  content = text.encode(errors="replace")
-  if is_remote(path):  # Writing an object is atomic.
-    path.write_bytes(content)
-    return
-  path.parent.mkdir(parents=True, exist_ok=True)
-  new = epath.Path(f"{path}.new")
-  new.write_bytes(content)
-  os.replace(new, path)
+  write_whole(path, text.encode(errors="replace"))

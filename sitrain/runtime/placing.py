@@ -14,7 +14,7 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from sitrain.runtime import sharding
+from sitrain.runtime import machine, sharding
 from sitrain.runtime.options import ConfigError, closest
 
 _LOG = logging.getLogger("sitrain")
@@ -33,7 +33,9 @@ def mesh_of(config: dict[str, Any], flag: Sequence[str]) -> Mesh:
 
   Raises ConfigError for a flag that does not fit the devices.
   """
-  return sharding.make_mesh(*sizes_of(config, flag, jax.device_count()))
+  mesh = sharding.make_mesh(*sizes_of(config, flag, jax.device_count()))
+  machine.warn_of_unused(mesh)
+  return mesh
 
 
 def sizes_of(

@@ -6,7 +6,6 @@ Every sink takes records of metrics, and some take samples: dialogues as text.
 import importlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +16,12 @@ from etils import epath
 from sitrain.runtime import scratch
 from sitrain.runtime.metrics import Record, to_line
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.storage import explaining, is_remote, write_object
+from sitrain.runtime.storage import (
+  explaining,
+  is_remote,
+  write_object,
+  write_whole,
+)
 
 
 def ignore(_: Any) -> None:
@@ -94,7 +98,7 @@ def jsonl(path: Any, *, every: float = 30.0) -> Sink:
 
 def _appended(path: epath.Path) -> Sink:
   def write(record: Record) -> None:
-    with open(path, "a", encoding="utf-8") as file:
+    with explaining(path.parent), open(path, "a", encoding="utf-8") as file:
       file.write(to_line(record))
 
   return Sink(write, lambda: None)
@@ -146,12 +150,7 @@ def truncate(path: Any, stage: str, step: int) -> int:
   with explaining(path):
     lines = path.read_text().splitlines(keepends=True)
   kept = _kept(lines, stage, step)
-  if is_remote(path):
-    write_object(path, "".join(kept))
-  else:
-    new = f"{path}.new"
-    epath.Path(new).write_text("".join(kept))
-    os.replace(new, path)
+  write_whole(path, "".join(kept))
   return len(lines) - len(kept)
 
 

@@ -319,9 +319,7 @@ def _tried(make: Callable[[], Any], path: Any, what: str) -> tuple[Any, str]:
   except Exception as error:
     if not storage.is_damage(error, path):
       raise storage.unreadable(error, path) from error
-    lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__} {lines[0][:120] if lines else ''}".strip()
-    return (), f"its {what} cannot be read: {text}"
+    return (), f"its {what} cannot be read: {storage.in_words(error, path)}"
 
 
 def _tried_by_all(make: Callable[[], Any], path: Any) -> tuple[Any, str]:

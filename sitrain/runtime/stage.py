@@ -280,6 +280,8 @@ def _train(run, stage, loop, manager, state, progress):
     progress = record(run, stage, progress, measured, spent, state)
     profiler.after(progress.step)
     stop = stop_agreed()
+    if not stop:  # A signal that comes from here on ends the next call.
+      _announce(run, stage, progress, took)
     save(run, stage, manager, state, progress, extra=bool(stop))
   profiler.close()
   if stop:
@@ -287,15 +289,25 @@ def _train(run, stage, loop, manager, state, progress):
   return state, progress
 
 
+def _announce(run, stage, progress, took) -> None:
+  """Says which call a signal would end after: the one after `progress`."""
+  signals.working(*[] if progress.done else [signals.Working(
+    stage.name, progress.step, _last(stage, progress), time.monotonic(),
+    statistics.median(took or [math.nan]),
+    saved=lambda: max(checkpoint.steps(folder(run, stage.name)), default=0),
+  )])  # fmt: skip
+
+
+def _last(stage, progress) -> int:
+  return min(progress.step + stage.steps_per_call, stage.steps)
+
+
 @contextlib.contextmanager
 def _call(run, stage, progress, took) -> Iterator[None]:
-  """Around a call: records progress for signals; `took` has earlier seconds."""
-  step, began = progress.step, time.monotonic()
-  last = min(step + stage.steps_per_call, stage.steps)
-  signals.working(signals.Working(
-    stage.name, step, last, began, statistics.median(took or [math.nan]),
-    saved=lambda: max(checkpoint.steps(folder(run, stage.name)), default=0),
-  ))  # fmt: skip
+  """Around a call: announces it; `took` has the seconds of earlier ones."""
+  step, last = progress.step, _last(stage, progress)
+  began = time.monotonic()
+  _announce(run, stage, progress, took)
   steps = f"step {last}" if last == step + 1 else f"steps {step + 1} to {last}"
   with activity.during(f"{stage.name} {steps} of {stage.steps}", seldom=True):
     yield

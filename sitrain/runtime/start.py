@@ -1,5 +1,6 @@
 """The first state of a stage: its shapes, shardings and sources."""
 
+import difflib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -67,9 +68,11 @@ def role_of(run: Run, name: str) -> Role:
   policy = Role(run.model, "policy", "", run.origin)
   known = {"policy": policy, "reference": policy} | run.roles
   if name not in known:
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {near[0]!r}? Else " if near else ""
     raise ValueError(
-      f"the role {name!r} is not defined: set config.roles.{name}, such as "
-      "{'start': 'policy'}"
+      f"the role {name!r} is not defined: {meant}set config.roles.{name} in "
+      "the config's file, such as {'start': 'policy'}"
     )
   return known[name]
 

@@ -15,8 +15,9 @@ from sitrain.models.huggingface import (
   tokenizer,
   weights,
 )
-from sitrain.runtime import environments
+from sitrain.runtime import environments, own
 from sitrain.runtime.options import ConfigError, accepted, call, find
+from sitrain.tasks.own_functions import defined_at, is_own
 from sitrain.tasks.text import lengths
 from sitrain.types import PAD, Chat, Task
 
@@ -25,10 +26,17 @@ def task_from(config: dict, workdir: str = "", *, part: str = "") -> Task:
   """The task that config.task names.
 
   `part` names a part of the config whose own `task` changes some options, such
-  as "evaluate". A tokenizer that is trained is kept in the workdir.
+  as "evaluate". A tokenizer that is trained is kept in the workdir. A task of a
+  user's own file is tried once.
   """
-  field = f"{part}.task" if part else "task"
-  options, own = environments.options_of_task(options_of(config, part), field)
+  changed = part and config[part].get("task", {})
+  return _task(config, f"{part}.task" if changed else "task", part, workdir)
+
+
+def _task(config: dict, field: str, part: str, workdir: str) -> Task:
+  options, extra = environments.options_of_task(
+    options_of(config, part), field
+  )
   maker = find("tasks", options.pop("name"), "task.name")
   chat = _chat_from(config, maker, workdir) if _takes_chat(maker) else None
   task = call(maker, field, options, *([chat] if chat else []))
@@ -37,9 +45,11 @@ def task_from(config: dict, workdir: str = "", *, part: str = "") -> Task:
       f"config.{field}.name={options_of(config, part)['name']!r} returns a"
       f" {type(task).__name__}: return a sitrain.types.Task"
     )
-  if not own.environment:
+  if is_own(maker):
+    task = own.own_task(task, field)
+  if not extra.environment:
     return task
-  return environments.attach(task, own, field, chat)
+  return environments.attach(task, extra, field, chat)
 
 
 def reads_text(config: dict) -> bool:
@@ -66,9 +76,9 @@ def task_of_stage(
   """
   options = config["task"]
   other = changed.get("name", options["name"]) != options["name"]
-  own = config | {"task": changed if other else options | changed}
+  config = config | {"task": changed if other else options | changed}
   try:
-    return task_from(own, workdir)
+    return _task(config, f"{field}.task", "", workdir)
   except ConfigError as error:
     line = str(error).replace("config.task", f"config.{field}.task", 1)
     raise ConfigError(line) from error
@@ -147,9 +157,17 @@ def _trained(
 def _texts(config: dict, maker: Callable) -> list[str]:
   """All texts in the rows of the task, and the text between attempts."""
   module = importlib.import_module(maker.__module__)
+  if not hasattr(module, "rows"):
+    raise ConfigError(
+      f"config.tokenizer.size: {defined_at(maker)}: its file has no function "
+      "rows, whose texts a tokenizer could be trained on: write it, or set "
+      "config.tokenizer.path"
+    )
   known, given = accepted(module.rows), config["task"]
   rows = call(module.rows, "task", {n: given[n] for n in known if n in given})
-  again = given.get("again", accepted(maker)["again"].default)
+  options = accepted(maker)
+  again = options["again"].default if "again" in options else ""
+  again = given.get("again", again)
   return [
     text for row in rows for text in (row.message, *row.solutions, again)
   ]

@@ -1,7 +1,6 @@
 """The folder of a run: its config, its free space, and its JSON files."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -16,7 +15,12 @@ from etils import epath
 from sitrain.runtime import fields, identity, sources
 from sitrain.runtime.metrics import finite
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.storage import is_remote, write_object
+from sitrain.runtime.storage import (
+  explained,
+  is_remote,
+  takes_no_more,
+  write_whole,
+)
 
 _CONFIG = "config.json"
 RUN_ONLY = ("run",)  # fields that change no number of a run
@@ -104,7 +108,7 @@ def claim(
     grown = identity.grown(changes, begun)
     lines += identity.bent(config, grown)
     rows = _rows(folder / "summary.json")
-    gone = [*grown, *identity.anew(rows, begun, changes)]
+    gone = _reopened(rows, begun, changes)
     if first and gone:
       _forget(folder / "summary.json", gone)
     lines += _evaluated_before(rows, changes)
@@ -122,6 +126,27 @@ def claim(
     for line in lines:
       logging.getLogger("sitrain").warning("goes on with %s", line)
   return digest
+
+
+def finished(workdir: Any, config: dict[str, Any]) -> list[str]:
+  """The stages that are done, without those that `claim` would reopen."""
+  folder = epath.Path(workdir)
+  if not str(workdir) or not (folder / _CONFIG).exists():
+    return []
+  rows, old = _rows(folder / "summary.json"), read_config(folder)
+  changes = differences(fields.placed(old), config)
+  gone = _reopened(rows, identity.begun_in(folder, old), changes)
+  return [name for name in rows if name not in gone]
+
+
+def _reopened(
+  rows: Sequence[str], begun: identity.Begun,
+  changes: Sequence[identity.Change],
+) -> list[str]:
+  """The stages that get more steps, or are to be trained anew."""
+  return [
+    *identity.grown(changes, begun), *identity.anew(rows, begun, changes)
+  ]
 
 
 def _rows(path: epath.Path) -> list[str]:
@@ -191,7 +216,8 @@ def check_folder(folder: str, what: str) -> None:
   """Raises ConfigError if a folder on a disk cannot be written.
 
   It writes a file, and removes everything that it has made. `what` is the flag
-  that names the folder, for the message.
+  that names the folder, for the message. Raises StorageError for a full disk,
+  where the same command is right later.
   """
   if is_remote(folder) or jax.process_index() != 0:
     return
@@ -203,16 +229,17 @@ def check_folder(folder: str, what: str) -> None:
   try:
     os.makedirs(folder, exist_ok=True)
     probe.write_text("sitrain")
-    probe.unlink()
   except OSError as error:
-    if error.errno == errno.ENOSPC:
-      raise
+    if takes_no_more(error):
+      raise explained(error, folder) from error
     why = os.strerror(error.errno) if error.errno else str(error)
     raise ConfigError(
       f"{what} cannot be written ({why}): give a folder on a disk"
       " where this user may write, or one on gs://"
     ) from error
   finally:
+    with contextlib.suppress(OSError):
+      probe.unlink()
     for path in made:
       with contextlib.suppress(OSError):
         os.rmdir(path)
@@ -231,14 +258,9 @@ def _check_version(workdir: Any, config: Any) -> None:
 
 def write_json(path: Any, value: Any) -> None:
   """Writes valid JSON atomically."""
-  path = epath.Path(path)
-  text = json.dumps(finite(value), indent=2, allow_nan=False, default=str)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  if is_remote(path):
-    return write_object(path, text)
-  new = epath.Path(f"{path}.new")
-  new.write_text(text)
-  os.replace(new, path)
+  write_whole(
+    path, json.dumps(finite(value), indent=2, allow_nan=False, default=str)
+  )
 
 
 def read_json(path: Any) -> Any:

@@ -5,6 +5,7 @@ calls is the same for a task and its rewards. Its folder is searched last for
 the modules that it imports.
 """
 
+import ast
 import copyreg
 import difflib
 import importlib.util
@@ -19,6 +20,11 @@ from typing import NamedTuple
 
 FILE = "file:"
 _OWN = "sitrain_file_"  # prefix of the names of modules from a user's files
+
+
+class OwnError(ValueError):
+  """An error of a user's function; one line with the field, the file, the line.
+  """
 
 
 class Own(NamedTuple):
@@ -67,13 +73,50 @@ def _module(file: pathlib.Path) -> ModuleType:
     spec.loader.exec_module(module)
   except Exception as error:  # noqa: BLE001 It is the user's code.
     del sys.modules[name]
-    line = traceback.extract_tb(error.__traceback__)[-1].lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [x.lineno for x in frames if x.filename == str(file)]
     if isinstance(error, SyntaxError) and error.filename == str(file):
-      line = error.lineno
-    raise ValueError(
-      f"{file.name}, line {line}, raises {type(error).__name__}: {error}"
-    ) from error
+      lines = [error.lineno]
+    place = f"{file.name}, line {lines[-1]}" if lines else file.name
+    raise ValueError(f"{place}, raises {_what(error)}") from error
   return module
+
+
+def with_imports(file: pathlib.Path) -> list[pathlib.Path]:
+  """A file, and the files of its folder that it imports, and so on.
+
+  The imports are read from the text. What is installed, and what a file reads
+  while it runs, is not among them.
+  """
+  found, todo = {file: None}, [file]
+  while todo:
+    for name in _imported(todo.pop(), file.parent):
+      if name not in found and name.is_file():
+        found[name] = None
+        todo.append(name)
+  return [file, *sorted(path for path in found if path != file)]
+
+
+def _imported(file: pathlib.Path, root: pathlib.Path) -> list[pathlib.Path]:
+  """The files that the imports of a file may mean, below the folder `root`."""
+  try:
+    nodes = list(ast.walk(ast.parse(file.read_bytes())))
+  except (SyntaxError, ValueError):  # It is a text, or will not load.
+    return []
+  places = []
+  for node in nodes:
+    if isinstance(node, ast.Import):
+      places += [root.joinpath(*one.name.split(".")) for one in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      base = [root, *file.parents][node.level]
+      inner = base.joinpath(*(node.module or "").split("."))
+      places += [inner, *(inner / one.name for one in node.names)]
+  inside = {
+    part for place in places for part in (place, *place.parents)
+    if part != root and part.is_relative_to(root)
+  }
+  ends = lambda part: (part.with_name(f"{part.name}.py"), part / "__init__.py")
+  return [path for part in inside for path in ends(part)]
 
 
 def is_own(function: Callable) -> bool:
@@ -91,6 +134,40 @@ def own_place(error: BaseException) -> str:
     if frame.filename in known:
       return f"{known[frame.filename]}, line {frame.lineno},"
   return ""
+
+
+def failure(error: BaseException) -> str:
+  """What a user's file raised, and where; "" for an error of another.
+
+  A ValueError is shown by its message, as it says what to give.
+  """
+  if not (place := own_place(error).rstrip(",")):
+    return ""
+  if isinstance(error, ValueError) and str(error).strip():
+    return f"{place}: {_first_line(error)}"
+  return f"{place}, raises {_what(error)}"
+
+
+def defined_at(function: Callable) -> str:
+  """The file and line of a user's function, or the file of its module."""
+  function = inspect.unwrap(function)
+  while hasattr(function, "func"):  # of functools.partial
+    function = inspect.unwrap(function.func)
+  code = getattr(function, "__code__", ())
+  if not code:
+    return ""
+  return f"{pathlib.Path(code.co_filename).name}, line {code.co_firstlineno}"
+
+
+def _what(error: BaseException) -> str:
+  """Kind and message of an error, as the last line of a traceback has it."""
+  return f"{type(error).__name__}: {_first_line(error)}".removesuffix(": ")
+
+
+def _first_line(error: BaseException) -> str:
+  """The message without what JAX adds to explain tracing in further lines."""
+  lines = str(error).strip().splitlines()
+  return " ".join(lines[0].split())[:600] if lines else ""
 
 
 def last_line(error: BaseException) -> str:

@@ -27,6 +27,7 @@ LINES = np.array([
   (2, 4, 6),
 ])
 OPPONENTS = ("self", "random")
+PAID = ("all", "last")
 LEVELS = ("first", "second")  # the seat of the policy against another
 INVALID, AFTER_INVALID = -1.5, 0.5  # for the seat that moved, and the other
 CHANCES = 2**20  # values of the numbers that choose the opponent's moves
@@ -42,7 +43,7 @@ class Game(NamedTuple):
   valid: Bool[Array, " 9"]  # whether move k was made and is legal
 
 
-def make(*, opponent: str = "self") -> Task:
+def make(*, opponent: str = "self", paid: str = "all") -> Task:
   """Games that the policy plays against itself, or against random moves.
 
   opponent: "self": turn k is a move of seat (k - 1) % 2, and its reward is the
@@ -54,18 +55,23 @@ def make(*, opponent: str = "self") -> Task:
 
   `solution` is a random legal game of both seats, `final` the square of a valid
   move. Answer fields: the seat of the policy, then numbers that choose the
-  opponent's moves. Raises ValueError for an unknown opponent.
+  opponent's moves. Raises ValueError for an unknown opponent, and for self-play
+  that pays the last turn alone, as it is of one seat.
   """
   if opponent not in OPPONENTS:
     raise ValueError(
       f"opponent={opponent!r}: choose one of {', '.join(OPPONENTS)}"
     )
   alone = opponent == "self"
+  if paid not in PAID[: 1 if alone else 2]:
+    raise ValueError(
+      f"paid={paid!r}: choose 'all', or against opponent='random' also 'last'"
+    )
   return Task(
     problems=lambda key, n: draw(
       key, n, partial(_problem, alone=alone), size=1 + 2 * SQUARES
     ),
-    verify=_verify_both if alone else _verify_one,
+    verify=_verify_both if alone else partial(_verify_one, paid=paid),
     reply=_end if alone else _respond,
     final=_final,
     level=lambda problems: problems.answer[:, 0],
@@ -181,11 +187,14 @@ def _verify_both(answer, episodes: Episodes, turns: int) -> Verdict:
   return Verdict(reward, jnp.ones_like(reward))
 
 
-def _verify_one(answer, episodes: Episodes, turns: int) -> Verdict:
+def _verify_one(
+  answer, episodes: Episodes, turns: int, paid: str
+) -> Verdict:
   score = _answered(answer, episodes).score
   own = jnp.take_along_axis(score, answer[:, :1], axis=1)
-  won = jnp.broadcast_to((own == 1.0).astype(jnp.float32), (len(own), turns))
-  return Verdict(won, jnp.ones_like(won))
+  number, last = jnp.arange(1, turns + 1), jnp.max(episodes.turn, axis=1)
+  won = (own == 1.0) & ((paid == "all") | (number == last[:, None]))
+  return Verdict(won.astype(jnp.float32), jnp.ones(won.shape))
 
 
 def _final(episodes: Episodes, turns: int) -> Int[Array, "B K"]:
