@@ -38,7 +38,7 @@ COMMANDS = {
   ),
   "infer": Command(
     "sitrain.infer", "answer by strategies at test time, at equal tokens",
-    "--workdir=/tmp/sitrain --strategy=self_consistency,self_refine",
+    "--workdir=/tmp/sitrain --strategy=self_consistency",
   ),
   "talk": Command(
     "sitrain.talk", "look at a model's attempts in a terminal",

@@ -50,6 +50,7 @@ from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.requested_answers import (
   MEASURES,
+  OPTIONS,
   Chosen,
   Plan,
   options_of,
@@ -253,8 +254,8 @@ def main(argv: list[str]) -> None:
   config = config_of(given)
   logs.quiet_libraries()
   plan = plan_from(config, given)
-  flag_values = given.flag_values_dict() | {"process": 0}
-  distributed.check_agreement([config, flag_values])
+  asked = [getattr(given, name) for name in ("strategy", "tokens", *OPTIONS)]
+  distributed.check_agreement([config, *plan, *asked, given.measure])
   if not plan.output:
     told = infer(config, plan)
   else:
