@@ -16,7 +16,8 @@ import sitrain.runtime.early  # noqa: F401
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, NamedTuple
 
 import jax
 from absl import flags
@@ -39,6 +40,7 @@ from sitrain.runtime import (
   report,
   services,
   sharding,
+  summary,
   watch,
 )
 from sitrain.runtime import (
@@ -50,10 +52,12 @@ from sitrain.runtime import (
 from sitrain.runtime.checks import check_config
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.stages import Start, check_left, summarize
+from sitrain.runtime.stage import compile_ahead, run_stage
 from sitrain.runtime.start import Run
 from sitrain.runtime.storage import check_writable
 from sitrain.runtime.task import describe
+from sitrain.runtime.written import write_stage
+from sitrain.types import Stage
 
 CONFIG = overrides.define(
   "The run: a name, as quickstart, or a file; with :arguments if it has any."
@@ -70,6 +74,15 @@ LIST = flags.DEFINE_bool(
 flags.declare_key_flag("config")  # --help is to show it.
 flags.adopt_module_key_flags(distributed)
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
+
+
+class Start(NamedTuple):
+  """The start of a run: its time, and the programs that are compiling."""
+
+  began: float  # on the monotonic clock
+  programs: list[Future]  # of the unfinished stages
+  took: dict[str, float]  # seconds to the first steps
+  reached: dict[str, Future]  # by stage, set when its table is written
 
 
 def evaluators(
@@ -167,7 +180,7 @@ def _train(
     ready = build.prepare(config, workdir, mesh)
   with jax.set_mesh(mesh):
     judge, looks = evaluators(ready.run, ready.evaluation_task, config)
-    check_left(ready.run._replace(workdir=workdir), ready.stages)
+    summary.check_left(ready.run._replace(workdir=workdir), ready.stages)
   digest = claim(workdir, config, ready.found)
   log = logs.open_log(workdir, facts)
   if jax.process_index() == 0 and (description := describe(ready.task)):
@@ -185,19 +198,57 @@ def _train(
   )
   try:
     with jax.set_mesh(mesh):
-      summary, fresh = summarize(run, ready.stages, judge, digest, start)
+      found, fresh = run_stages(run, ready.stages, judge, digest, start)
   finally:
     sink.close()
   display.close()
   if jax.process_index() == 0:
-    finish(summary, workdir, fresh)
-  return summary
+    finish(found, workdir, fresh)
+  return found
 
 
-def finish(summary: dict, workdir: str, fresh: bool) -> None:
+def run_stages(
+  run: Run, stages: list[Stage], judge: Callable[..., dict], digest: str,
+  start: Start,
+) -> tuple[dict, bool]:
+  """Runs the unfinished stages in order; summary.json grows with each.
+
+  The first stage starts when its program is compiled; the other programs are
+  compiled meanwhile, in parallel. Returns the summary, and whether any stage
+  was unfinished.
+  """
+  found = summary.read(run) or summary.empty(run, digest)
+  left = summary.unfinished(stages, found)
+  if not left:
+    names = [stage.name for stage in stages if not stage.writes]
+    summary.check_kept(run.workdir, names)
+  for stage in left:
+    after = start.programs[:1]
+    if callable(stage.frozen):  # Its table is not there yet.
+      after = [*after, start.reached.setdefault(stage.name, Future())]
+    start.programs.append(compile_ahead(run, stage, after=after))
+  first = found["stages"][-1]["end"] if found["stages"] else 0
+  for stage, compiled in zip(left, start.programs):
+    began = time.monotonic()
+    if stage.name in start.reached:
+      start.reached[stage.name].set_result(True)
+    run_one = write_stage if stage.writes else run_stage
+    params, done = run_one(run, stage, compiled, first)
+    first = done.first + done.step
+    found["start"] = start.took
+    with activity.during(f"evaluating {stage.name}") as say:
+      row = judge(params, say) if params != () else {}
+    found["dialogues"] = row.pop("dialogues", found["dialogues"])
+    seconds = time.monotonic() - began
+    row = {"name": stage.name, "seconds": seconds, "end": first} | row
+    summary.add_row(run, stage, found, row)
+  return found, bool(left)
+
+
+def finish(found: dict, workdir: str, fresh: bool) -> None:
   """Writes the report; prints the table and a few dialogues."""
   page = report.write_report(workdir)
-  progress.show_summary(summary)
+  progress.show_summary(found)
   if not fresh:
     print(f"All stages were already done in {workdir}; nothing was trained.")
   print(f"report: {page}")

@@ -31,8 +31,8 @@ from sitrain.runtime import (
   identity,
   policy,
   snapshot,
-  stages,
   storage,
+  summary,
 )
 from sitrain.runtime.checks import check_sources
 from sitrain.runtime.fields import STAGE
@@ -202,12 +202,12 @@ def test_a_finished_run_says_which_of_its_checkpoints_are_damaged(
   names = ("base", "one", "two")
   for name in names:
     fill(tmp_path / name, state, [0.1, 0.2])
-  stages.check_kept(tmp_path, names)
+  summary.check_kept(tmp_path, names)
   assert not [r for r in caplog.records if r.name == "sitrain"]
   flip(largest_file(tmp_path / "base" / "2" / "arrays"))
   (tmp_path / "one" / "2" / "record" / "metadata").write_text("{")
   shutil.rmtree(tmp_path / "two")
-  stages.check_kept(tmp_path, names)
+  summary.check_kept(tmp_path, names)
   lines = [r.getMessage() for r in caplog.records if r.name == "sitrain"]
   for line, said in zip(lines, (
     "base/2 is damaged: ", "one/2 is damaged: its record",

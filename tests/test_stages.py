@@ -329,6 +329,12 @@ SFT = {"name": "imitation", "problems": 8, "turns": (5, 5)}
   ({"until": {}}, "config.stage.base.until: until='' is not known"),
   ({"epochs": 0}, "config.stage.base.epochs=0: set 1 or more"),
   ({"writes": True, "rounds": 2}, "config.stage.base.rounds=2: a stage that"),
+  ({"rounds": 2}, "config.stage.base.rounds=2: .*alike too.*set rounds to 1"),
+  ({"rounds": 3, "method": {"name": "spin", "problems": 8, "turns": (5, 5)},
+    "held": {"reference": "init"}}, "base.rounds=3: .*set rounds to 1"),
+  ({"rounds": 2, "method": {"name": "grpo", "problems": 8, "samples": 2,
+    "turns": (5,), "kl": "none", "estimate": "whiten"}},
+   "config.stage.base.rounds=2: config.stage.base.method, with the options"),
   ({"method": {"name": "grpo", "problems": 8, "samples": 2, "turns": (5,),
     "kl": "exact"}}, "config.stage.base: .*set held.reference"),
 ])

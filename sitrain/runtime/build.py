@@ -43,7 +43,7 @@ from sitrain.runtime.checks import (
   until_from,
 )
 from sitrain.runtime.fields import STAGE
-from sitrain.runtime.host import on_host
+from sitrain.runtime.host import check_rounds, on_host
 from sitrain.runtime.options import (
   ConfigError,
   call,
@@ -296,6 +296,7 @@ def _stage(config, name, task, run, workdir, before, *, idle) -> Stage:
       f"config.{field}.method.name: {maker.__name__} makes a "
       f"{type(made).__name__}: return a sitrain.types.Method"
     )
+  check_rounds(field, options["rounds"], made)
   if is_own(maker):
     made = own.own_method(made, f"{field}.method")
   stage = stage._replace(method=made, task=task, frozen=frozen)

@@ -1,7 +1,6 @@
 """Trains one stage of a run, from its start or its newest checkpoint."""
 
 import contextlib
-import functools
 import logging
 import math
 import statistics
@@ -13,10 +12,8 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 
-from sitrain.curate.select import with_signal
 from sitrain.models.roles import for_sampling, params_of
 from sitrain.rollout.lengths import cut_prompts
 from sitrain.runtime import (
@@ -79,19 +76,12 @@ def parts_of(stage: Stage, mesh: Any) -> tuple[Callable, Callable, Callable]:
   return make_parts(method, step, **parts)
 
 
-def wanted(problems: Any, rows: Any, verdicts: Any) -> Any:
-  """Problems [P] with a signal in every kind of judged rows."""
-  count = problems.prompt.shape[0]
-  if not isinstance(rows, dict):
-    return with_signal(rows, verdicts, count)
-  each = [with_signal(rows[name], verdicts[name], count) for name in rows]
-  return functools.reduce(jnp.logical_and, each)
-
-
 def iteration_of(stage: Stage, mesh: Any) -> Callable:
   """The fused iteration of a stage, with several rounds if configured."""
-  more = {"wanted": wanted, "rounds": stage.rounds} if stage.rounds > 1 else {}
-  return make_iteration(*parts_of(stage, mesh), **more)
+  more = {"wanted": stage.method.wanted, "rounds": stage.rounds}
+  return make_iteration(
+    *parts_of(stage, mesh), **(more if stage.rounds > 1 else {})
+  )
 
 
 def lower_stage(
@@ -107,9 +97,7 @@ def lower_stage(
   if not stage.fused or stage.writes:
     learn = parts_of(stage, run.mesh)[2]
     grouped = stage._replace(method=by_group(stage, run.mesh))
-    return lower_staged(
-      grouped, learn, run.mesh, abstract, key, wanted=wanted
-    )
+    return lower_staged(grouped, learn, run.mesh, abstract, key)
   place = jax.tree.map(lambda x: x.sharding, abstract)
   everywhere = sharding.replicated(run.mesh)
   loop = make_loop(iteration_of(stage, run.mesh), stage.steps_per_call)
