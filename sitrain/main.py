@@ -14,6 +14,7 @@ import sitrain.runtime.early  # noqa: F401
 # isort: split
 
 import functools
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -108,7 +109,7 @@ def evaluators(
     players, params, task, key, on_progress=functools.partial(tell, say),
     **options
   )
-  return judge, watch.make(config, players.episodes)
+  return judge, watch.make(config, players.episodes, task)
 
 
 def watched(
@@ -148,18 +149,22 @@ def claim(workdir: str, config: dict, found: dict) -> str:
   return digest
 
 
-def train(config: dict, workdir: str) -> dict:
-  """Runs a config in a workdir; returns the summary."""
+def train(config: dict, workdir: str, *, remark: str = "") -> dict:
+  """Runs a config in a workdir; returns the summary.
+
+  `remark` is a line about its numbers, to be printed below their table.
+  """
   start = Start(time.monotonic(), [], {}, {})
   config, workdir = fields.placed(config), workdirs.absolute(workdir)
   check_config(config)
+  services.check_installed(config["run"])
   facts = distributed.check_agreement(config, workdir=workdir)
   display = progress.display()
   try:
     check_writable(workdir)
     workdirs.check_folder(workdir, f"--workdir={workdir}")
     with lock.held(f"--workdir={workdir}", epath.Path(workdir) / lock.NAME):
-      return _train(config, workdir, start, facts, display)
+      return _train(config, workdir, start, facts, display, remark)
   finally:
     display.close()
     activity.leave("heartbeat")
@@ -167,11 +172,10 @@ def train(config: dict, workdir: str) -> dict:
 
 def _train(
   config: dict, workdir: str, start: Start, facts: dict,
-  display: progress.Display,
+  display: progress.Display, remark: str,
 ) -> dict:
   """`train`, while the workdir is locked."""
   jax.config.update("jax_threefry_partitionable", True)
-  services.check_installed(config["run"])
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
@@ -184,7 +188,7 @@ def _train(
   digest = claim(workdir, config, ready.found)
   log = logs.open_log(workdir, facts)
   if jax.process_index() == 0 and (description := describe(ready.task)):
-    print(description)
+    display.say(description)
   if jax.process_index() == 0:
     packages.keep(workdir, packages.installed())
   sink = services.open_all(workdir, config["run"], config)
@@ -203,7 +207,7 @@ def _train(
     sink.close()
   display.close()
   if jax.process_index() == 0:
-    finish(found, workdir, fresh)
+    finish(found, workdir, fresh, remark)
   return found
 
 
@@ -245,10 +249,18 @@ def run_stages(
   return found, bool(left)
 
 
-def finish(found: dict, workdir: str, fresh: bool) -> None:
+QUICK = (
+  "A quick run only tries whether all parts work: its numbers mean nothing."
+  " Without :quick the same command, with another workdir, trains."
+)
+
+
+def finish(found: dict, workdir: str, fresh: bool, remark: str) -> None:
   """Writes the report; prints the table and a few dialogues."""
   page = write_report(workdir)
   progress.show_summary(found)
+  if remark:
+    print(remark)
   if not fresh:
     print(f"All stages were already done in {workdir}; nothing was trained.")
   print(f"report: {page}")
@@ -258,8 +270,6 @@ def main(argv: list[str]) -> None:
   """Checks the flags and runs."""
   distributed.start()
   notice.watch()
-  if len(argv) > 1:
-    raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   if LIST.value:
     print("\n".join(listing.listed()))
     return
@@ -273,7 +283,7 @@ def main(argv: list[str]) -> None:
   if not WORKDIR.value:
     raise ConfigError("--workdir is missing: say where results go")
   logs.quiet_libraries()
-  train(config, WORKDIR.value)
+  train(config, WORKDIR.value, remark=QUICK * overrides.is_quick(sys.argv))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,12 @@ from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.page.compared import write_comparison
 from sitrain.runtime.page.one_run import write_report
-from sitrain.runtime.workdir import absolute, check_folder
+from sitrain.runtime.workdir import (
+  absolute,
+  check_file,
+  check_folder,
+  check_run,
+)
 
 WORKDIR = flags.DEFINE_string(
   "workdir", "", "Of the run; or name it, or several, without the flag."
@@ -37,16 +42,19 @@ def main(argv: list[str]) -> None:
   if not folders:
     raise ConfigError("--workdir is missing: name a run, or several to compare")
   for folder in folders:
+    check_run(folder)
     if not any(
       (epath.Path(folder) / name).exists()
       for name in ("metrics.jsonl", "summary.json")
     ):
       raise ConfigError(
-        f"--workdir={folder!r} holds no run: name a folder with metrics.jsonl"
+        f"--workdir={folder} has no metrics.jsonl: its run has not trained yet"
       )
-  output = absolute(OUTPUT.value)
+  output = absolute(OUTPUT.value, "--output")
   if output:
-    check_folder(str(epath.Path(output).parent), f"--output={output}")
+    check_file(output, f"--output={output}")
+  elif len(folders) == 1:
+    check_folder(folders[0], f"--workdir={folders[0]}")
   if len(folders) == 1:
     print(write_report(folders[0], output))
   else:

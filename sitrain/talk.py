@@ -6,8 +6,9 @@
 
 In a terminal attempts are shown while they are written, then what the next one
 has changed. An empty line asks for the next problem of the run's own task, with
-verdicts. Elsewhere every line of the input is a problem, and the output is
-plain text. Rows that --config=chat puts before questions (shots) are left out.
+verdicts. --problems=10 steps through the first ten. Elsewhere every line of
+the input is a problem, and the output is plain text. Rows that --config=chat
+puts before questions (shots) are left out.
 """
 
 import sitrain.runtime.early  # noqa: F401
@@ -17,13 +18,13 @@ import sitrain.runtime.early  # noqa: F401
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from etils import epath
 
 from sitrain.evaluate import player as playing
 from sitrain.rollout import by_turn, contexts, stream
@@ -33,53 +34,26 @@ from sitrain.runtime import (
   conversation,
   logs,
   machine,
-  overrides,
   placing,
+  policy,
   progress,
+  requested_policy,
   typed,
 )
 from sitrain.runtime import compile as compiling
 from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.requested_samples import (
-  Plan,
-  check_size,
-  config_of,
-  load,
-  plan_from,
-)
+from sitrain.runtime.requested_samples import config_of
 from sitrain.runtime.task import context_of
+from sitrain.runtime.workdir import absolute
 from sitrain.types import Episodes, Problems, Task
 
-overrides.define("A name or a file of a config, for a model as it is.")
-flags.DEFINE_string("workdir", "", "Of a run, instead of --config.")
-flags.DEFINE_string("stage", "", "Of the run; default: the last trained one.")
-flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint of the stage.")
-flags.DEFINE_string("task", "", "Another task than the config's, as humaneval.")
-flags.DEFINE_string("source", "", "Its data set, or another one of the same.")
-flags.DEFINE_string("split", None, "Of --source; empty for a file.")
-flags.DEFINE_integer(
-  "problems", 0, "Steps through the first of the task, with verdicts; 0: asks"
-  " for problems.", lower_bound=0,
-)
-flags.DEFINE_float(
-  "temperature", None, "0: greedy; default: config.evaluate.temperature.",
-  lower_bound=0.0,
-)
-flags.DEFINE_integer(
-  "top_k", 0, "Tokens to sample from; 0: all.", lower_bound=0
-)
-flags.DEFINE_float(
-  "top_p", 1.0, "Probability of the tokens to sample from; 1: all.",
-  lower_bound=1e-6, upper_bound=1.0,
-)
+requested_policy.define()
+flags.adopt_module_key_flags(requested_policy)
 flags.DEFINE_integer(
   "turns", 0, "Attempts; default: all of config.evaluate.turns.", lower_bound=0
 )
-flags.DEFINE_integer("seed", None, "Default: config.evaluate.seed.")
-placing.define()
-flags.declare_key_flag("mesh")
 flags.declare_key_flag("config")  # --help is to show it.
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
@@ -100,18 +74,43 @@ class Model(NamedTuple):
   task: Task
 
 
+class Plan(NamedTuple):
+  """The values of the flags, with config.evaluate for those not given."""
+
+  workdir: str  # "": a model without a run
+  stage: str
+  which: str
+  temperature: float
+  top_k: int
+  top_p: float
+  turns: tuple[int, ...]  # token limits
+  problems: int  # to step through; 0: ask
+  seed: int
+  mesh: tuple[str, ...]
+
+
 def plan_of(config: dict, given: Any) -> Plan:
-  """The sampler's plan of one row, by flags and config."""
-  turns = given.turns or len(config["evaluate"]["turns"])
-  names = (
-    "workdir", "stage", "which", "temperature", "top_k", "top_p", "problems",
-    "seed", "mesh",
+  """Raises ConfigError for flags that do not fit each other; `given`: FLAGS."""
+  options, workdir = config["evaluate"], absolute(given.workdir)
+  limits, stage = tuple(options["turns"]), given.stage
+  if given.turns > len(limits):
+    raise ConfigError(
+      f"--turns={given.turns}: config.evaluate.turns={limits} has limits for"
+      f" {len(limits)}"
+    )
+  temperature, seed = (
+    options.get(name, default) if value is None else value
+    for name, value, default in (
+      ("temperature", given.temperature, 1.0), ("seed", given.seed, 0),
+    )
   )
-  own = {name: getattr(given, name) for name in names}
-  return plan_from(config, SimpleNamespace(
-    output="", samples=1, batch=1, slots=0, ks=[], verifiers=[], draws=1,
-    turns=turns, **own,
-  ))  # fmt: skip
+  if workdir:
+    stage = policy.stage_of(config, epath.Path(workdir), stage)
+  return Plan(
+    workdir, stage, given.which, temperature, given.top_k, given.top_p,
+    limits[: given.turns or len(limits)], given.problems, seed,
+    tuple(given.mesh),
+  )
 
 
 def loaded(config: dict, plan: Plan, mesh: Any) -> Model:
@@ -121,8 +120,11 @@ def loaded(config: dict, plan: Plan, mesh: Any) -> Model:
   build.check_evaluation(config, task)
   model = machine.suited(build.model_from(config, task), mesh)
   prompt, written = columns_of(task, plan.turns)
-  check_size(config, plan, model, task, mesh, rows=1, prompt=prompt)
-  params = load(config, plan, model, mesh)
+  requested_policy.check_size(
+    config, plan, model, task, mesh, rows=1, samples=1, slots=0, prompt=prompt,
+    written=written, field="evaluate.turns",
+  )
+  params, _ = requested_policy.load(config, plan, model, mesh)
   player = playing.make(
     model, task, turns=plan.turns, samples=1, top_k=plan.top_k,
     top_p=plan.top_p, reply=task.reply, jit=jax.jit,

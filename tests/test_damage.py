@@ -34,9 +34,9 @@ from sitrain.runtime import (
   storage,
   summary,
 )
-from sitrain.runtime.checks import check_sources
 from sitrain.runtime.fields import STAGE
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.origins import check_sources
 
 GCS = "UNAVAILABLE: Error reading gs://bucket/1/d/x: Backend Error"
 

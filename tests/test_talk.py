@@ -14,7 +14,6 @@ from sitrain.models import decoder
 from sitrain.runtime import (
   build,
   conversation,
-  requested_samples,
   sharding,
   typed,
 )
@@ -182,12 +181,18 @@ def test_typed_symbols_are_a_problem_without_an_answer():
 def test_a_model_talks_about_typed_and_own_problems(monkeypatch):
   """A tiny model without a run, on streams of text."""
   config = build.plain(quickstart.get_config("quick"))
-  monkeypatch.setattr(talk, "load", lambda config, plan, model, mesh: (
-    jax.jit(lambda key: decoder.init(model, key))(jax.random.key(0))
-  ))
-  monkeypatch.setattr(talk, "check_size", lambda *args, **options: None)
+  monkeypatch.setattr(
+    talk.requested_policy, "load", lambda config, plan, model, mesh: (
+      jax.jit(lambda key: decoder.init(model, key))(jax.random.key(0)), ""
+    ),
+  )
+  monkeypatch.setattr(
+    talk.requested_policy, "check_size", lambda *args, **options: None
+  )
   plan = talk.plan_of(config, SimpleNamespace(**FLAGS))
-  assert isinstance(plan, requested_samples.Plan) and len(plan.turns) == 2
+  assert len(plan.turns) == 2
+  with pytest.raises(ConfigError, match="--turns=5: .* has limits for 2"):
+    talk.plan_of(config, SimpleNamespace(**FLAGS | {"turns": 5}))
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
   with jax.set_mesh(mesh):
     model = talk.loaded(config, plan, mesh)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from etils import epath
 from jax.sharding import Mesh
 
 from sitrain.methods.verbs import frozen_of
@@ -36,7 +35,6 @@ from sitrain.runtime.checks import (
   check_fused,
   check_metrics,
   check_model,
-  check_role_sources,
   check_stage,
   count_rows,
   optimizer_from,
@@ -50,6 +48,7 @@ from sitrain.runtime.options import (
   closest,
   find,
 )
+from sitrain.runtime.origins import check_role_sources
 from sitrain.runtime.reading import weights_of
 from sitrain.runtime.start import (
   Origin,
@@ -87,10 +86,7 @@ def config_of_run(workdir: str) -> dict:
   Raises ConfigError if the workdir has none, and for adapters whose base is
   another one by now.
   """
-  if not workdir or not (epath.Path(workdir) / "config.json").exists():
-    raise ConfigError(
-      f"--workdir={workdir} has no config.json: give the workdir of a run"
-    )
+  workdirs.check_run(workdir)
   config = plain(workdirs.read_config(workdir))
   pins = sources.pinned(config, sources.known_of(workdir))
   sources.check_base(workdir, pins)

@@ -23,6 +23,7 @@ class Entry(NamedTuple):
 
 
 SHARE, NAT, TOKENS, SECONDS = "share", "nat", "tokens", "s"
+COUNT = "number a text"
 RUN = (
   Entry("run/seconds", "time of the call / its steps", SECONDS, "even"),
   Entry("run/host_seconds", "time between calls / steps of a call: records, "
@@ -72,6 +73,11 @@ JUDGE = (
         "problems: maj@samples", SHARE, "above reward_K"),
   Entry("judge/distinct_K", "distinct answers / answers, of the samples of a "
         "problem", SHARE, "falls slowly; 1 / samples: all are copies"),
+  Entry("judge/copied_K", "wrong attempts that turn K repeats token for token "
+        "/ wrong attempts K - 1", SHARE, "below 0.5; 1: nothing is corrected"),
+  Entry("judge/balance_K", "B-STaR's balance score: mean of min(u / n, 1) u / "
+        "s over problems, u different right texts among s samples, n = min(8, "
+        "samples)", SHARE, "rises; falls where right samples become copies"),
   Entry("judge/too_long", "given turns that are longer than their limit / "
         "rows", SHARE, "0"),
   Entry("judge/vote", "mean share of the votes for an answer", SHARE, "rises"),
@@ -143,6 +149,9 @@ _EVAL = {
                  "rises"),
   "reward_K": ("mean reward of attempt K", "rises"),
   "truncated_K": ("attempts cut at their limit / attempts", "below 0.1"),
+  "copied_K": ("wrong attempts that attempt K repeats but for a tenth, in "
+               "insertions and deletions / wrong attempts K - 1",
+               "below 0.5; 1: nothing is corrected"),
   "gain": ("accuracy of the last attempt - that of the first", "above 0"),
   "unknown": ("problems that the verifier could not judge / problems", "0"),
 }
@@ -151,10 +160,54 @@ EVAL = tuple(
   for start, how in (("", "; greedy"), ("sampled_", "; sampled"))
   for name, (formula, healthy) in _EVAL.items()
 )
+BEHAVIOURS = {
+  "verification": "checks and verdicts",
+  "backtracking": "new starts, and verdicts after which the text goes on",
+  "subgoals": "steps and aims that are named",
+  "backward_chaining": "reasoning from the target",
+}
+HABITS = tuple(
+  Entry(f"{brief.PREFIX}{start}{name}_K", f"{what} in attempt K{how}; phrases "
+        "and role tokens of evaluate/behaviours.py", COUNT,
+        "a habit that is rewarded grows, one that is rare is lost")
+  for start, how in (("", "; greedy"), ("sampled_", "; sampled"))
+  for name, what in BEHAVIOURS.items()
+)
+SAMPLES = (
+  Entry("likeness", "mean of 1 - edit ratio of pairs of samples of a problem, "
+        "insertions and deletions / characters of both", SHARE,
+        "well below 1; a rise is mode collapse (SuperHF has METEOR for it)"),
+  Entry("balance", "mean of min(u / n, 1) u / s: u different right texts among "
+        "s samples, n = min(8, samples) (B-STaR)", SHARE, "rises"),
+  Entry("pass@K-S", "problems of which K samples have S different right texts "
+        "/ problems (B-STaR)", SHARE, "rises, then falls as samples become "
+        "copies"),
+  Entry("copied", "wrong attempts that the next one repeats but for a tenth / "
+        "wrong attempts", SHARE, "below 0.5"),
+  *(Entry(f"behaviours.{name}", f"{what} a text", COUNT, "as above")
+    for name, what in BEHAVIOURS.items()),
+  Entry("calibration.ece", "expected calibration error: mean abs(confidence - "
+        "accuracy) over 10 bins of as many problems each. The confidence in "
+        "the most frequent answer is its share of the samples; with --labels of"
+        " sitrain evaluate it is P(True)", SHARE, "below 0.1"),
+  Entry("calibration.rms", "the root of the mean of the squares of the same",
+        SHARE, "below 0.1"),
+  Entry("calibration.brier", "mean of (confidence - right)^2", SHARE,
+        "below 0.25, which saying one half always has"),
+  Entry("calibration.auroc", "chance that a right answer has more confidence "
+        "than a wrong one, ties as one half", SHARE, "above 0.5; 1: a "
+        "threshold tells right from wrong"),
+  Entry("calibration.sure", "accuracy of answers with a confidence above 0.5",
+        SHARE, "above the accuracy"),
+  Entry("calibration.reliability", "confidence, accuracy and problems of each "
+        "bin", SHARE, "confidence near accuracy in each"),
+)
 GROUPS = {
   "Evaluations while a stage trains (config.evaluate.every)": EVAL,
+  "Behaviours in these (config.evaluate.every_behaviours=True)": HABITS,
   "Sampling": GENERATE, "Verdicts": JUDGE, "Selection": CURATE,
   "Updates": LEARN, "Time": RUN,
+  "Monitors in the summary of `sitrain sample`": SAMPLES,
 }
 
 # What people call a metric: in the legends of the report. Without the number of

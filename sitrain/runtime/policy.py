@@ -74,8 +74,18 @@ def of_stage(
   config: dict, model: Decoder, mesh: Mesh, folder: epath.Path, which: str,
   *, role: str = "policy",
 ) -> Params:
+  """The parameters of `restored`, without the line that names them."""
+  return restored(config, model, mesh, folder, which, role=role)[0]
+
+
+def restored(
+  config: dict, model: Decoder, mesh: Mesh, folder: epath.Path, which: str,
+  *, role: str = "policy",
+) -> tuple[Params, str]:
   """A role's parameters in a stage's "last" or "best" checkpoint, on the mesh.
 
+  And a line that names them, as "policy of stage2, last, step 300": with the
+  step of the checkpoint that was read, which may be one before a damaged one.
   `folder` is that of the stage, `config` that of `of_role`. Adapters are merged
   into the base weights. Raises ConfigError if the stage has no such role.
   """
@@ -83,11 +93,14 @@ def of_stage(
   field, wanted = _saved(origin, model, mesh, folder, which, role)
   wanted = only(**{field: {role: wanted}})
   with activity.during(f"reading the {which} checkpoint of {folder.name}"):
-    params = getattr(checkpoint.restore(folder, which, wanted)[0], field)[role]
+    state, progress = checkpoint.restore(folder, which, wanted)
+  params = getattr(state, field)[role]
+  line = f"{role} of {folder.name}, {which}, step {progress.step}"
   if origin.base == ():
-    return params
+    return params, line
   base = origin.read_base(_placed(origin.base, mesh))
-  return jax.jit(partial(lora.merge, scale=origin.scale))(base, params)
+  merge = jax.jit(partial(lora.merge, scale=origin.scale))
+  return merge(base, params), line
 
 
 def shapes_of_stage(

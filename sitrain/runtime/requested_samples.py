@@ -1,17 +1,13 @@
-"""The sampler's flags, checked and combined with the config into a plan.
-
-And the model that they name.
-"""
+"""The sampler's flags, checked and combined with the config into a plan."""
 
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from sitrain.rollout.play import columns_of
-from sitrain.runtime import build, checkpoint, fields, memory, policy
+from sitrain.runtime import build, checkpoint, fields, policy
+from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.checks import check_config
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.task import check_context
 from sitrain.runtime.task import options_of as task_options
 from sitrain.runtime.testset import retasked
 from sitrain.runtime.workdir import absolute
@@ -45,6 +41,7 @@ FREE = ("output", "workdir", "batch", "slots", "ks", "draws", "mesh")
 
 def plan_from(config: dict, given: Any) -> Plan:
   """Raises ConfigError for flags that do not fit each other; `given`: FLAGS."""
+  check_output(given.output)
   options = config["evaluate"]
   temperature, seed, batch = (
     options.get(name, default) if value is None else value
@@ -73,7 +70,7 @@ def plan_from(config: dict, given: Any) -> Plan:
     folder = epath.Path(absolute(given.workdir))
     stage = policy.stage_of(config, folder, stage)
   return Plan(
-    output=absolute(given.output), workdir=absolute(given.workdir),
+    output=absolute(given.output, "--output"), workdir=absolute(given.workdir),
     stage=stage, which=given.which,
     samples=n, temperature=temperature, top_k=given.top_k, top_p=given.top_p,
     turns=token_limits[: given.turns], problems=given.problems, batch=batch,
@@ -81,6 +78,19 @@ def plan_from(config: dict, given: Any) -> Plan:
     verifiers=tuple(given.verifiers), draws=given.draws,
     mesh=tuple(given.mesh),
   )  # fmt: skip
+
+
+def check_output(output: str) -> None:
+  """Raises ConfigError for no output, and for one that cannot be written."""
+  if not output:
+    raise ConfigError(
+      "--output is missing: give a file, as --output=samples.jsonl"
+    )
+  if not output.endswith(".jsonl"):
+    raise ConfigError(
+      f"--output={output}: give a file whose name ends in .jsonl"
+    )
+  workdirs.check_file(absolute(output, "--output"), f"--output={output}")
 
 
 def options_of(config: dict, plan: Plan) -> dict[str, Any]:
@@ -121,35 +131,4 @@ def config_of(given: Any) -> dict:
       )
   return retasked(
     config, name=given.task, source=given.source, split=given.split
-  )
-
-
-def load(config: dict, plan: Plan, model: Any, mesh: Any) -> Any:
-  """The parameters of a stage of a run, or of config.model.path."""
-  if plan.workdir:
-    folder = epath.Path(plan.workdir) / plan.stage
-    return policy.of_stage(config, model, mesh, folder, plan.which)
-  return policy.of_model(config["model"]["path"], model, mesh)
-
-
-def check_size(
-  config: dict, plan: Plan, model: Any, task: Any, mesh: Any, *, rows: int,
-  prompt: int,
-) -> None:
-  """Raises ConfigError where dialogues or rows are too large, before loading.
-
-  For the model's context, and for the memory that is free. `rows` are played
-  at a time, with prompts of up to `prompt` tokens.
-  """
-  written = columns_of(task, plan.turns)[1]
-  check_context(config, "evaluate.turns", task, written)
-  what = f"config.model.path={config['model'].get('path', '')}"
-  shapes = policy.shapes_of(model, mesh)
-  if plan.workdir:
-    folder = epath.Path(plan.workdir) / plan.stage
-    what = f"the {plan.which} checkpoint of {folder}"
-    shapes = policy.shapes_of_stage(config, model, mesh, folder, plan.which)
-  sampled = memory.Sampled(rows, plan.samples, prompt, written, plan.slots)
-  memory.check(
-    model, shapes, mesh, sampled, what=what, memory=memory.free()
   )

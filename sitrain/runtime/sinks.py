@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from sitrain.runtime import scratch
+from sitrain.runtime import extras, scratch
 from sitrain.runtime.metrics import Record, to_line
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.storage import (
@@ -176,14 +176,17 @@ def iteration(record: Record) -> int:
   return record.get("iteration", record.get("step", 0))
 
 
-def optional(module: str, package: str) -> Any:
-  """A module that may be missing; ConfigError then says what to install."""
+def optional(module: str, field: str = "") -> Any:
+  """A module that may be missing; ConfigError then says what to install.
+
+  `field` is the one that asks for it, as config.run.wandb.
+  """
   try:
     return importlib.import_module(module)
   except ImportError as error:
-    raise ConfigError(
-      f"writing metrics to {package} needs it: pip install {package}"
-    ) from error
+    why = extras.line(error) or f"{module} cannot be imported: {error}"
+    line = f"{field}: {why}, or leave the field out" if field else why
+    raise ConfigError(line) from error
 
 
 def tensorboard(folder: Any, *, every: float = 30.0) -> Sink:
@@ -195,7 +198,7 @@ def tensorboard(folder: Any, *, every: float = 30.0) -> Sink:
   """
   if jax.process_index() != 0:
     return silent()
-  make = optional("tensorboardX.writer", "tensorboardX").FileWriter
+  make = optional("tensorboardX.writer").FileWriter
   if is_remote(folder):
     return _copied(make, epath.Path(folder), every)
   return _events(make(str(folder)))
@@ -203,9 +206,9 @@ def tensorboard(folder: Any, *, every: float = 30.0) -> Sink:
 
 def _events(writer: Any) -> Sink:
   """One event per record; one per number would take a lock for each."""
-  protos = optional("tensorboardX.proto.summary_pb2", "tensorboardX")
-  events = optional("tensorboardX.proto.event_pb2", "tensorboardX")
-  text = optional("tensorboardX.summary", "tensorboardX").text
+  protos = optional("tensorboardX.proto.summary_pb2")
+  events = optional("tensorboardX.proto.event_pb2")
+  text = optional("tensorboardX.summary").text
   began = []
 
   def begin(step: int) -> None:

@@ -181,10 +181,13 @@ def run_stage(
   manager = checkpoint.open_manager(folder(run, stage.name), keep=run.keep)
   try:
     abstract = layout(run, stage)
-    with activity.during(f"preparing {stage.name}"):
+    saved = bool(checkpoint.saved_steps(manager))
+    with activity.during(preparing(stage, saved, compiled.done())):
       state, progress = begin(run, stage, manager, abstract, first)
     progress = reopened(stage, progress)
-    if not progress.done:
+    if progress.done:
+      activity.say(trained_before(stage, progress.step))
+    else:
       sinks.drop_later(run.workdir, stage.name, progress.step)
       if progress.step:
         activity.say(f"{stage.name} goes on after step {progress.step}")
@@ -203,6 +206,33 @@ def run_stage(
     return params_of(state, "policy") if trained else (), progress
   finally:
     checkpoint.finish(manager)
+
+
+def preparing(stage: Stage, saved: bool, compiled: bool) -> str:
+  """What a stage does before its first step, and why that takes a while.
+
+  `saved` is whether it has a checkpoint, `compiled` whether its programs are
+  compiled already.
+  """
+  doing = f"reading {stage.start}, and compiling what starts from it"
+  if saved:
+    doing = "reading its last checkpoint"
+  elif stage.start == "init":
+    # Those of a model on a disk are reported while they are read.
+    doing = "compiling and initializing parameters and optimizer"
+  meanwhile = "" if compiled else f"; meanwhile {programs(stage)} compiling"
+  return f"preparing {stage.name} ({doing}{meanwhile})"
+
+
+def trained_before(stage: Stage, steps: int) -> str:
+  """The line about a stage that ended before this start of the run.
+
+  Its evaluation is stored only as a whole, in the summary.
+  """
+  line = f"{stage.name} is trained: all {steps} steps are done"
+  if "policy" in stage.trained:
+    return f"{line}; its evaluation, which was not finished, is done again"
+  return f"{line}, and the next stage follows"
 
 
 def saved_part(state: TrainState) -> TrainState:

@@ -71,8 +71,8 @@ def role_of(run: Run, name: str) -> Role:
     near = difflib.get_close_matches(name, known, n=1)
     meant = f"did you mean {near[0]!r}? Else " if near else ""
     raise ValueError(
-      f"the role {name!r} is not defined: {meant}set config.roles.{name} in "
-      "the config's file, such as {'start': 'policy'}"
+      f"the role {name!r} is not defined: {meant}set config.roles.{name}, such"
+      f" as --config.roles.{name}.start=policy"
     )
   return known[name]
 

@@ -192,8 +192,8 @@ def read_config(workdir: Any) -> dict[str, Any]:
   return config
 
 
-def absolute(path: str) -> str:
-  """The absolute path of a folder; gs:// and "" are kept.
+def absolute(path: str, flag: str = "--workdir") -> str:
+  """The absolute path of what a flag names; gs:// and "" are kept.
 
   Expands ~, because a shell does not after an equals sign. Raises ConfigError
   for stores other than gs://, and for the home of an unknown user.
@@ -203,13 +203,47 @@ def absolute(path: str) -> str:
   if is_remote(path):
     store = path.partition("://")[0]
     raise ConfigError(
-      f"{path}: {store}:// is not supported: give a folder on a disk, without"
-      " ://, or one on gs://"
+      f"{flag}={path}: {store}:// is not supported: give a folder on a disk,"
+      " without ://, or one on gs://"
     )
   expanded = os.path.expanduser(path)
   if path.startswith("~") and expanded == path:
-    raise ConfigError(f"{path}: there is no user {path[1:].partition('/')[0]}")
+    user = path[1:].partition("/")[0]
+    raise ConfigError(f"{flag}={path}: there is no user {user}")
   return os.path.abspath(expanded)
+
+
+def check_is_folder(folder: Any, what: str) -> None:
+  """Raises ConfigError for a file where a folder is meant, and below one."""
+  path = epath.Path(folder)
+  if is_remote(folder):
+    return
+  for place in (path, *path.parents):
+    if place.exists() and not place.is_dir():
+      own = "" if what.endswith(f"={place}") else f": {place}"
+      raise ConfigError(f"{what}{own} is a file: give a folder")
+
+
+def check_file(path: Any, what: str) -> None:
+  """Raises ConfigError if a file cannot be written; see `check_folder`."""
+  if not is_remote(path) and epath.Path(path).is_dir():
+    raise ConfigError(f"{what} is a folder: give a file")
+  check_folder(str(epath.Path(path).parent), what)
+
+
+def check_run(workdir: str) -> None:
+  """Raises ConfigError if --workdir, an absolute path, is not that of a run."""
+  what = f"--workdir={workdir}"
+  if not workdir:
+    raise ConfigError("--workdir is missing: give the workdir of a run")
+  check_is_folder(workdir, what)
+  folder = epath.Path(workdir)
+  if not (folder / _CONFIG).exists():
+    there = is_remote(workdir) or folder.exists()
+    raise ConfigError(
+      f"{what} has no {_CONFIG}: give the workdir of a run" if there
+      else f"{what}: there is no such folder: give the workdir of a run"
+    )
 
 
 def check_folder(folder: str, what: str) -> None:
@@ -221,6 +255,7 @@ def check_folder(folder: str, what: str) -> None:
   """
   if is_remote(folder) or jax.process_index() != 0:
     return
+  check_is_folder(folder, what)
   made, path = [], os.path.abspath(folder)
   while not os.path.exists(path):
     made.append(path)
@@ -234,7 +269,7 @@ def check_folder(folder: str, what: str) -> None:
       raise explained(error, folder) from error
     why = os.strerror(error.errno) if error.errno else str(error)
     raise ConfigError(
-      f"{what} cannot be written ({why}): give a folder on a disk"
+      f"{what} cannot be written ({why}): give a place on a disk"
       " where this user may write, or one on gs://"
     ) from error
   finally:
