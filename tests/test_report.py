@@ -10,6 +10,7 @@ import math
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -426,12 +427,24 @@ def test_runs_are_compared_in_one_page(run, tmp_path):
   assert "repetitions of one run" in same
 
 
+def test_the_command_takes_several_runs_as_words(tmp_path):
+  runs = [write_run(tmp_path / name) for name in ("a", "b")]
+  done = subprocess.run(
+    [sys.executable, "-m", "sitrain.report", *map(str, runs),
+     f"--output={tmp_path}/both.html"],
+    capture_output=True, text=True, timeout=120,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "2 runs compared" in (tmp_path / "both.html").read_text()
+
+
 def test_every_metric_has_a_label_in_words():
   for group in glossary.GROUPS.values():
     for entry in group:
       name = entry.name.replace("NAME", "easy")
       # Those without a verb are no records of a run.
-      assert "/" not in name or not re.search(r"_|[a-z]/|\bK\b", glossary.label(name)), entry.name
+      raw = re.search(r"_|[a-z]/|\bK\b", glossary.label(name))
+      assert "/" not in name or not raw, entry.name
   for name, want in (
     ("learn/kl_2", "KL to the reference, attempt 2"),
     ("learn/kl_K", "KL to the reference"),
