@@ -15,7 +15,7 @@ from sitrain.runtime.options import ConfigError
 from sitrain.runtime.report import write_report
 from sitrain.runtime.workdir import absolute, check_folder, check_run
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Workdir of the run.")
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 

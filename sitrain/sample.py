@@ -58,34 +58,38 @@ from sitrain.runtime.testset import tasks_of
 from sitrain.types import PAD
 
 overrides.define("A name or a file of a config, for a model as it is.")
-flags.DEFINE_string("workdir", "", "Of a run, instead of --config.")
-flags.DEFINE_string("stage", "", "Of the run; default: the last trained one.")
+flags.DEFINE_string("workdir", "", "Workdir of a run, instead of --config.")
+flags.DEFINE_string("stage", "", "Stage of the run; default: the last trained.")
 flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint of the stage.")
 flags.DEFINE_string("output", "", "A file .jsonl, also on gs://.")
-flags.DEFINE_string("task", "", "Another task than the config's, as humaneval.")
-flags.DEFINE_string("source", "", "Its data set, or another one of the same.")
-flags.DEFINE_string("split", None, "Of --source; empty for a file.")
-flags.DEFINE_list(
-  "verifiers", [], "The first is the one of the rows; default: the config's,"
-  " and of strict and lenient the other.",
+flags.DEFINE_string("task", "", "Other than the config's, as humaneval.")
+flags.DEFINE_string(
+  "source", "", "Data set of the task; default: the config's."
 )
-flags.DEFINE_integer("samples", 1, "Of each problem.", lower_bound=1)
+flags.DEFINE_string("split", None, "Split of --source; empty: a file.")
+flags.DEFINE_list(
+  "verifiers", [], "The first gives the rewards of the rows, all are in the"
+  " summary; default: the config's, then the other of strict and lenient.",
+)
+flags.DEFINE_integer("samples", 1, "Samples of each problem.", lower_bound=1)
 flags.DEFINE_float(
   "temperature", None, "0: greedy; default: config.evaluate.temperature.",
   lower_bound=0.0,
 )
 flags.DEFINE_integer(
-  "top_k", 0, "Tokens to sample from; 0: all.", lower_bound=0
+  "top_k", 0, "Sample from this many most likely tokens; 0: all.", lower_bound=0
 )
 flags.DEFINE_float(
-  "top_p", 1.0, "Probability of the tokens to sample from; 1: all.",
+  "top_p", 1.0, "Sample from the most likely tokens of this probability; 1:"
+  " all.",
   lower_bound=1e-6, upper_bound=1.0,
 )
 flags.DEFINE_integer(
-  "turns", 1, "2: with a correction; limits are config.evaluate.turns.",
+  "turns", 1, "Attempts, 2: with a correction; config.evaluate.turns has"
+  " limits.",
   lower_bound=1,
 )
-flags.DEFINE_integer("problems", 0, "Only the first; 0: all.", lower_bound=0)
+flags.DEFINE_integer("problems", 0, "Only the first N; 0: all.", lower_bound=0)
 flags.DEFINE_integer(
   "batch", None, "Rows on the device at once; default: config.evaluate.batch.",
   lower_bound=1,
@@ -94,9 +98,13 @@ flags.DEFINE_integer(
   "slots", 0, "Rows of --batch decoded at a time, on each group of devices: one"
   " that ends makes room for the next; 0: all.", lower_bound=0,
 )
-flags.DEFINE_integer("seed", None, "Default: config.evaluate.seed.")
-flags.DEFINE_list("ks", [], "Of pass@k and maj@k; default: 1, 2, 4, ...")
-flags.DEFINE_integer("draws", 1000, "Of the bootstrap.", lower_bound=1)
+flags.DEFINE_integer(
+  "seed", None, "Of sampling; default: config.evaluate.seed."
+)
+flags.DEFINE_list("ks", [], "k of pass@k and maj@k; default: 1, 2, 4, ...")
+flags.DEFINE_integer(
+  "draws", 1000, "Bootstrap draws of an interval.", lower_bound=1
+)
 placing.define()
 flags.declare_key_flag("mesh")
 flags.adopt_module_key_flags(distributed)

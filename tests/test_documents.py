@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from sitrain import types
+from sitrain.configs import chat
 from sitrain.methods import reinforce
 from sitrain.runtime import extras, machine
 from sitrain.runtime.options import accepted
@@ -77,6 +78,14 @@ def test_the_code_of_a_page_runs(page):
   assert names
   if "state" in names:
     assert int(names["state"].step) == 2
+
+
+@pytest.mark.parametrize("page", ["docs/start.md", "docs/own.md"])
+def test_the_rows_of_a_page_are_enough_for_an_evaluation(page):
+  """configs/chat.py holds every fifth row out, and refuses to hold out none."""
+  block = re.search(r"```json\n(.*?)```", (ROOT / page).read_text(), re.S)[1]
+  held_out = chat.get_config().task.held_out
+  assert len(block.splitlines()) * held_out >= 1
 
 
 def test_documents_name_files_that_exist():
