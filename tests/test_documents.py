@@ -124,6 +124,7 @@ def test_every_method_has_a_complete_page():
     for part in ("Options", "Command", "Logged", "Source"):
       assert f"## {part}\n" in text, (name, part)
     assert "| option | type | default | |" in text
+    assert f"](methods/{name}.md)" in pages["method_pages.md"]
   assert set(generate.unused_methods()) == {
     "objectives", "preference", "reinforce", "verbs"
   }
