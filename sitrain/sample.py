@@ -22,8 +22,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from etils import epath
-from jax.experimental import multihost_utils
 from rich.console import Console
 
 from sitrain.evaluate import player as playing
@@ -37,12 +35,10 @@ from sitrain.runtime import (
   lock,
   logs,
   machine,
-  memory,
-  overrides,
   parts,
   placing,
-  policy,
   progress,
+  requested_policy,
   sharding,
 )
 from sitrain.runtime import compile as compiling
@@ -53,74 +49,33 @@ from sitrain.runtime.requested_samples import (
   options_of,
   plan_from,
 )
-from sitrain.runtime.task import check_context
 from sitrain.runtime.testset import tasks_of
 from sitrain.types import PAD
 
-overrides.define("A name or a file of a config, for a model as it is.")
-flags.DEFINE_string("workdir", "", "Workdir of a run, instead of --config.")
-flags.DEFINE_string("stage", "", "Stage of the run; default: the last trained.")
-flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint of the stage.")
+requested_policy.define()
+flags.adopt_module_key_flags(requested_policy)
 flags.DEFINE_string("output", "", "A file .jsonl, also on gs://.")
-flags.DEFINE_string("task", "", "Other than the config's, as humaneval.")
-flags.DEFINE_string(
-  "source", "", "Data set of the task; default: the config's."
-)
-flags.DEFINE_string("split", None, "Split of --source; empty: a file.")
 flags.DEFINE_list(
   "verifiers", [], "The first gives the rewards of the rows, all are in the"
   " summary; default: the config's, then the other of strict and lenient.",
 )
 flags.DEFINE_integer("samples", 1, "Samples of each problem.", lower_bound=1)
-flags.DEFINE_float(
-  "temperature", None, "0: greedy; default: config.evaluate.temperature.",
-  lower_bound=0.0,
-)
-flags.DEFINE_integer(
-  "top_k", 0, "Sample from this many most likely tokens; 0: all.", lower_bound=0
-)
-flags.DEFINE_float(
-  "top_p", 1.0, "Sample from the most likely tokens of this probability; 1:"
-  " all.",
-  lower_bound=1e-6, upper_bound=1.0,
-)
 flags.DEFINE_integer(
   "turns", 1, "Attempts, 2: with a correction; config.evaluate.turns has"
   " limits.",
-  lower_bound=1,
-)
-flags.DEFINE_integer("problems", 0, "Only the first N; 0: all.", lower_bound=0)
-flags.DEFINE_integer(
-  "batch", None, "Rows on the device at once; default: config.evaluate.batch.",
   lower_bound=1,
 )
 flags.DEFINE_integer(
   "slots", 0, "Rows of --batch decoded at a time, on each group of devices: one"
   " that ends makes room for the next; 0: all.", lower_bound=0,
 )
-flags.DEFINE_integer(
-  "seed", None, "Of sampling; default: config.evaluate.seed."
-)
 flags.DEFINE_list("ks", [], "k of pass@k and maj@k; default: 1, 2, 4, ...")
 flags.DEFINE_integer(
   "draws", 1000, "Bootstrap draws of an interval.", lower_bound=1
 )
-placing.define()
-flags.declare_key_flag("mesh")
 flags.adopt_module_key_flags(distributed)
 flags.declare_key_flag("config")  # --help is to show it.
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
-
-
-def load(
-  config: dict, plan: Plan, model: Any, mesh: Any
-) -> tuple[Any, str]:
-  """The parameters of a stage of a run, or of config.model.path; what it is."""
-  if plan.workdir:
-    folder = epath.Path(plan.workdir) / plan.stage
-    return policy.restored(config, model, mesh, folder, plan.which)
-  path = config["model"]["path"]
-  return policy.of_model(path, model, mesh), path
 
 
 def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
@@ -133,41 +88,6 @@ def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
   if task.texts == ():
     return player
   return player._replace(judge=lambda problems, episodes: ())
-
-
-def check_size(
-  config: dict, plan: Plan, model: Any, task: Any, mesh: Any, *, rows: int,
-  prompt: int,
-) -> None:
-  """Raises ConfigError where dialogues or rows are too large, before loading.
-
-  For the model's context, and for the memory that is free. `rows` are played
-  at a time, with prompts of up to `prompt` tokens.
-  """
-  written = columns_of(task, plan.turns)[1]
-  check_context(config, "evaluate.turns", task, written)
-  what = f"config.model.path={config['model'].get('path', '')}"
-  shapes = policy.shapes_of(model, mesh)
-  if plan.workdir:
-    folder = epath.Path(plan.workdir) / plan.stage
-    what = f"the {plan.which} checkpoint of {folder}"
-    shapes = policy.shapes_of_stage(config, model, mesh, folder, plan.which)
-  sampled = memory.Sampled(rows, plan.samples, prompt, written, plan.slots)
-  memory.check(
-    model, shapes, mesh, sampled, what=what, memory=memory.free()
-  )
-
-
-def missing_of(task: Any, plan: Plan, problems: int) -> np.ndarray:
-  """A mask of the problems that the output lacks, from the first process."""
-  missing = np.ones(problems, bool)
-  if jax.process_index() == 0:
-    done = {row["row"] for row in parts.read(plan.output)}
-    kept = task.texts.kept if task.texts else range(problems)
-    missing = np.array([kept[i] not in done for i in range(problems)])
-  if jax.process_count() > 1:
-    missing = multihost_utils.broadcast_one_to_all(missing)
-  return np.asarray(missing, bool)
 
 
 def write_missing(
@@ -187,14 +107,17 @@ def write_missing(
   total = len(posed.prompt)
   size = playing.part_size(plan.samples, plan.batch, total)  # Checks the batch.
   parts.claim(plan.output, options_of(config, plan))
-  missing = missing_of(task, plan, total)
+  kept = task.texts.kept[:total] if task.texts else range(total)
+  missing = parts.missing(plan.output, kept)
   if not missing.any():
     return 0, parts.known(plan.output).get("of", "")
-  check_size(
+  requested_policy.check_size(
     config, plan, model, task, mesh, rows=size * plan.samples,
+    samples=plan.samples, slots=plan.slots, field="evaluate.turns",
     prompt=int(np.sum(np.asarray(posed.prompt) != PAD, axis=1).max()),
+    written=columns_of(task, plan.turns)[1],
   )
-  params, of = load(config, plan, model, mesh)
+  params, of = requested_policy.load(config, plan, model, mesh)
   parts.begin(plan.output, options_of(config, plan))
   begun()
   play = partial(
