@@ -12,6 +12,7 @@ import re
 import shutil
 import struct
 import sys
+import time
 from types import SimpleNamespace
 
 import jax
@@ -616,6 +617,22 @@ def test_a_second_run_in_a_process_has_a_log_of_its_own(tmp_path, monkeypatch):
     texts = [(tmp_path / name / log).read_text() for name in ("a", "b", "c")]
     assert ["only the last" in text for text in texts] == [False, False, True]
     assert "run a" in texts[0] and "run c" not in texts[0]
+  finally:
+    logs._close()
+    activity.leave("log")
+
+
+def test_a_call_that_failed_writes_no_stacks_into_files_of_the_next_run(
+  tmp_path
+):
+  log = logs.open_log(tmp_path / "a", {})
+  try:
+    logs.watchdog(log.file, factor=1.0, floor=0.2).before()  # and no `after`
+    logs.open_log(tmp_path / "b", {})
+    with open(tmp_path / "metrics.jsonl", "w") as file:  # It gets the number.
+      time.sleep(0.5)
+      file.write("{}\n")
+    assert (tmp_path / "metrics.jsonl").read_text() == "{}\n"
   finally:
     logs._close()
     activity.leave("log")
