@@ -304,7 +304,11 @@ def read_json(path: Any) -> Any:
   try:
     return json.loads(path.read_text())
   except ValueError as error:
-    raise ValueError(f"{path} is not JSON ({error}): delete it") from error
+    # All other files say what a run is, and are not made again.
+    fix = "put back what was there, or give another folder"
+    if path.name == "summary.json":
+      fix = "delete it, and the stages are evaluated again"
+    raise ValueError(f"{path} is not JSON ({error}): {fix}") from error
 
 
 def array_bytes(tree: Any) -> int:
