@@ -136,6 +136,19 @@ def test_numbers_of_another_evaluation_are_named(begun, caplog):
   assert "the old evaluation's numbers of base" in caplog.text
 
 
+@pytest.mark.parametrize("ranked", ["eval/accuracy_2", "judge/reward_2"])
+def test_a_stage_that_evaluations_rank_is_named_where_they_change(
+  tmp_path, caplog, ranked
+):
+  own = {"stage__stage1__best": ranked}
+  workdir.claim(tmp_path, config_of(**own))
+  begin(tmp_path, "base", "stage1")
+  workdir.claim(tmp_path, config_of(evaluate__problems=32, **own))
+  told = "goes on with stage stage1, which is ranked or ended by" in caplog.text
+  assert told == ranked.startswith("eval/")
+  assert "stage base, which" not in caplog.text
+
+
 @pytest.mark.parametrize(("name", "read", "fix"), [
   ("config.json", workdir.read_json, "put back what was there"),
   ("sources.json", lambda path: sources.known_of(path.parent), "put back"),
