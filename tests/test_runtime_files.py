@@ -119,6 +119,15 @@ def test_truncate_drops_what_lies_beyond_the_restored_step(tmp_path):
   assert json.loads(path.read_text().splitlines()[-1])["step"] == 3
 
 
+def test_what_a_crash_left_in_a_file_of_records_is_skipped(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  whole = b'{"stage": "a", "step": 1}\n'
+  path.write_bytes(whole + b'\0\0\n3\n\xff\xfe\n{"stage": "a", "st')
+  assert report.read_records(path) == [{"stage": "a", "step": 1}]
+  assert sinks.truncate(path, "a", 1) == 4
+  assert path.read_bytes() == whole
+
+
 def test_a_cut_truncate_leaves_the_old_file(tmp_path, monkeypatch):
   path = tmp_path / "metrics.jsonl"
   path.write_text('{"stage": "a", "step": 1}\n{"stage": "a", "step": 2}\n')

@@ -1,6 +1,7 @@
 """The report of a run as one HTML file: curves, summary, dialogues, config."""
 
 import base64
+import contextlib
 import html
 import io
 import json
@@ -51,14 +52,13 @@ overflow-wrap:anywhere}
 
 
 def read_records(path: Any) -> list[dict[str, Any]]:
-  """The records of a metrics.jsonl; incomplete lines are skipped."""
+  """The records of a metrics.jsonl; damaged lines are skipped."""
   path, found = epath.Path(path), []
-  for line in path.read_text().splitlines() if path.exists() else []:
-    try:
+  text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+  for line in text.splitlines():
+    with contextlib.suppress(ValueError):
       found.append(json.loads(line))
-    except ValueError:
-      continue
-  return found
+  return [record for record in found if isinstance(record, dict)]
 
 
 def place(records: Records) -> tuple[list[float], list[tuple[float, str]]]:
