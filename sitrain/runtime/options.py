@@ -12,6 +12,8 @@ from typing import Any
 from sitrain.runtime import extras
 from sitrain.tasks import own_functions
 
+MADE = ("Task", "Method", "Strategy")  # what functions of a package make
+
 
 class ConfigError(ValueError):
   """An error that the user can fix in the config; one line."""
@@ -114,12 +116,12 @@ def from_file(name: str, field: str, default: str = "make") -> Callable:
 
 
 def _makes(module, name: str) -> bool:
-  """Whether a name is a function of the module that makes a task or method."""
+  """Whether a function of the module makes a task, method or strategy."""
   value = getattr(module, name)
   if name.startswith("_") or not inspect.isfunction(value):
     return False
   result = inspect.signature(value).return_annotation
-  made = getattr(result, "__name__", result) in ("Task", "Method")
+  made = getattr(result, "__name__", result) in MADE
   return made and value.__module__ == module.__name__
 
 

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
+from jaxtyping import Bool
 
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.options import ConfigError
@@ -78,6 +81,17 @@ def read(path: Any) -> list[dict[str, Any]]:
     files += [p for p in folder.iterdir() if p.name.endswith(".jsonl")]
   found = {row["row"]: row for part in files for row in _rows(part)}
   return [found[number] for number in sorted(found)]
+
+
+def missing(path: Any, numbers: Sequence[int]) -> Bool[np.ndarray, " N"]:
+  """Which of the rows `numbers` are not there, as the first process sees it."""
+  lacks = np.ones(len(numbers), bool)
+  if jax.process_index() == 0:
+    done = {row["row"] for row in read(path)}
+    lacks = np.array([number not in done for number in numbers])
+  if jax.process_count() > 1:
+    lacks = multihost_utils.broadcast_one_to_all(lacks)
+  return np.asarray(lacks, bool)
 
 
 def add(path: Any, rows: Sequence[dict[str, Any]]) -> None:
