@@ -209,41 +209,41 @@ def infer(config: dict, plan: Plan) -> dict[str, Any]:
     display.close()
   every = {one.label: one.strategy.every for one in asked.chosen}
   rng = np.random.default_rng(0)  # only for the bootstrap
-  told = answers.summarize(rng, found, every, draws=plan.draws)
+  summary = answers.summarize(rng, found, every, draws=plan.draws)
   for i, one in enumerate(asked.chosen):
-    told[one.label] |= {
+    summary[one.label] |= {
       "strategy": one.name, "options": one.options, "budget": one.budget,
       "oracle": one.strategy.oracle, "at_most": one.cost._asdict(),
       "is_first": i == 0,
     }
-  return told
+  return summary
 
 
-def save(told: dict[str, Any], plan: Plan) -> list[str]:
+def save(summary: dict[str, Any], plan: Plan) -> list[str]:
   """Writes the summary and the picture beside the answers; their paths."""
   stem = plan.output.removesuffix(".jsonl")
-  workdirs.write_json(epath.Path(f"{stem}.summary.json"), told)
+  workdirs.write_json(epath.Path(f"{stem}.summary.json"), summary)
   file = io.BytesIO()
-  pictures.accuracy_over_tokens(told).savefig(file, format="png")
+  pictures.accuracy_over_tokens(summary).savefig(file, format="png")
   epath.Path(f"{stem}.png").write_bytes(file.getvalue())
   return [f"{stem}.summary.json", f"{stem}.png"]
 
 
-def show(told: dict[str, Any], plan: Plan, config: dict) -> None:
+def show(summary: dict[str, Any], plan: Plan, config: dict) -> None:
   """Prints the table and what was written."""
   console = Console(width=None if sys.stdout.isatty() else 120)
-  first = next(iter(told.values()))
+  first = next(iter(summary.values()))
   whose = plan.stage or config["model"]["path"]
   title = (
     f"{whose}: {first['judged']} problems, "
     f"{f'temperature {plan.temperature:g}' if plan.temperature else 'greedy'}"
   )
-  for table in tables.answers_tables(title, told):
+  for table in tables.answers_tables(title, summary):
     console.print(table)
   if lacks := first["problems"] - first["judged"]:
     console.print(f"left out: {lacks} problems that could not be judged")
   if plan.output:
-    for path in save(told, plan):
+    for path in save(summary, plan):
       console.print(f"written: {path}", soft_wrap=True, highlight=False)
 
 
@@ -257,12 +257,12 @@ def main(argv: list[str]) -> None:
   asked = [getattr(given, name) for name in ("strategy", "tokens", *OPTIONS)]
   distributed.check_agreement([config, *plan, *asked, given.measure])
   if not plan.output:
-    told = infer(config, plan)
+    summary = infer(config, plan)
   else:
     with lock.held(f"--output={plan.output}", f"{plan.output}.lock"):
-      told = infer(config, plan)
+      summary = infer(config, plan)
   if jax.process_index() == 0:
-    show(told, plan, config)
+    show(summary, plan, config)
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ METHODS = {
   "dpo": Row(dpo.make, ROWS | {"anchor": 0.1}),
   "dpo of random pairs": Row(dpo.make, ROWS | {
     "rule": "right_and_wrong", "reference": "held", "smoothing": 0.1,
-    "behind_prefix": True, "per_token": True,
+    "after_prefix": True, "per_token": True,
   }),
   "ipo": Row(ipo.make, ROWS),
   "simpo": Row(simpo.make, ROWS, held=()),

@@ -17,7 +17,7 @@ def anchors(
 ) -> Int[Array, "B K"]:
   """Ids in [0, B K) of the states in which turns begin, within each problem.
 
-  Two turns of a problem have one id iff they begin behind the same tokens, of
+  Two turns of a problem have one id iff they begin after the same tokens, of
   which every one is compared. `state`: "text": all tokens before the turn;
   "reply": those between the turn before and this one, for turn 1 the prompt, so
   that turns of other numbers may be in one state. Columns without a token make
@@ -30,10 +30,10 @@ def anchors(
   )
   own = turn[:, None] == jnp.arange(1, turns + 1)[:, None]  # [B K T]
   end = jnp.argmax(own, axis=2)  # 0 where it was never written
-  behind = jnp.max(jnp.where(own, jnp.arange(1, own.shape[2] + 1), 0), axis=2)
+  after = jnp.max(jnp.where(own, jnp.arange(1, own.shape[2] + 1), 0), axis=2)
   begin = jnp.zeros_like(end)
   if state == "reply":
-    begin = jnp.pad(behind[:, :-1], ((0, 0), (1, 0)))
+    begin = jnp.pad(after[:, :-1], ((0, 0), (1, 0)))
 
   def one_more(t, ids):
     at = jnp.minimum(begin + t, tokens.shape[1] - 1)

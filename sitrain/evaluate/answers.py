@@ -117,13 +117,13 @@ def records(
         is_last = number == len(found.judged)
         if is_last and _is_answer(found.answer, row, row // calls, k):
           chosen[row // calls] = len(own)
-        said = tokens[turn == k]
+        own_tokens = tokens[turn == k]
         # The end of a verdict is what it says.
         if (k - 1) % strategy.every == 0:
-          said = _text(said, task.eos)
+          own_tokens = _text(own_tokens, task.eos)
         own.append({
           "round": number, "call": row % calls + 1, "turn": k,
-          "text": task.tokenizer.decode(said),
+          "text": task.tokenizer.decode(own_tokens),
           "tokens": int(np.sum(turn == k)),
           "status": _status(judged, row, k - 1),
         } | _read(found.answer, number, row, calls))
@@ -196,18 +196,18 @@ def summarize(
     }
 
   ends = bootstrap(rng, statistic, len(known), draws=draws)
-  told: dict[str, dict[str, Any]] = {
+  summary: dict[str, dict[str, Any]] = {
     name: {"problems": len(rows), "judged": int(known.sum()), "intervals": {}}
     for name, rows in found.items()
   }
   for both, value in estimate(statistic, len(known)).items():
     key, _, name = both.partition(" ")
-    told[name][key] = value
-    told[name]["intervals"][key] = ends[both]
+    summary[name][key] = value
+    summary[name]["intervals"][key] = ends[both]
   for name, rows in found.items():
     if every[name] > 1:
-      told[name] |= verdicts_of(rows)
-  return told
+      summary[name] |= verdicts_of(rows)
+  return summary
 
 
 def _values(rows, every):
@@ -235,16 +235,16 @@ def verdicts_of(rows: Sequence[Record]) -> dict[str, float]:
   share of verdicts that agree with the verifier; `verdict_recall`: the share of
   wrong attempts that were called wrong. NaN where there is none.
   """
-  told, truth = [], []
+  called, truth = [], []
   for row in rows:
     turns = {one["turn"]: one for one in row["attempts"]}
     for k in (k for k in turns if k % 2 == 0):
       if turns[k - 1]["status"] != "unknown":
-        told.append(k + 1 not in turns)
+        called.append(k + 1 not in turns)
         truth.append(turns[k - 1]["status"] == "right")
-  right, said = np.array(truth, bool), np.array(told, bool)
+  right, called_right = np.array(truth, bool), np.array(called, bool)
   mean = lambda x: float(np.mean(x)) if len(x) else float("nan")
   return {
-    "verdict_accuracy": mean(right == said),
-    "verdict_recall": mean(~said[~right]),
+    "verdict_accuracy": mean(right == called_right),
+    "verdict_recall": mean(~called_right[~right]),
   }

@@ -30,7 +30,12 @@ def verify(
   the empty text: its row ended before it.
   """
   verdict = task.verify(problems.answer[episodes.problem], episodes, turns)
-  rows = episodes.problem.shape[0]
+  check_shapes(verdict, episodes.problem.shape[0], turns)
+  return verdict._replace(known=verdict.known * written(episodes, turns))
+
+
+def check_shapes(verdict: Verdict, rows: int, turns: int) -> None:
+  """Raises ValueError where a task returns anything but one value a turn."""
   for name in ("reward", "known"):
     shape = getattr(verdict, name).shape
     if shape != (rows, turns):
@@ -38,7 +43,6 @@ def verify(
         f"task.verify(answer, episodes, turns={turns}) returned a {name} of "
         f"shape {shape} for {rows} rows: return one a turn, [rows, turns]"
       )
-  return verdict._replace(known=verdict.known * written(episodes, turns))
 
 
 def verify_as_one_turn(

@@ -19,7 +19,7 @@ def build(
   turns: tuple[int, ...], margin: Callable, objective: Callable,
   reference: str = "previous", rule: str = "best_and_worst",
   smoothing: float = 0.0, anchor: float = 0.0, per_token: bool = False,
-  behind_prefix: bool = False, temperature: float = 1.0, slots: int = 0,
+  after_prefix: bool = False, temperature: float = 1.0, slots: int = 0,
 ) -> Method:
   """One pair a problem, by the reward of the last turn; equal ones make none.
 
@@ -40,7 +40,7 @@ def build(
     smoothing: probability that a pair is the wrong way round (cDPO).
     anchor: weight of the likelihood of the chosen rows.
     per_token: means over tokens in the place of sums.
-    behind_prefix: whether the tokens that both rows begin with are left out.
+    after_prefix: whether the tokens that both rows begin with are left out.
     temperature: of the sampler and of all log-probabilities.
     slots: rows that are decoded at a time; 0: all.
 
@@ -78,7 +78,7 @@ def build(
       *both, scores, label=jnp.full(count, 1.0 - smoothing),
       trained=jnp.broadcast_to(found[:, None], (count, len(turns))),
     )
-    if behind_prefix:
+    if after_prefix:
       parted = pairs.diverged(both[0].tokens, both[1].tokens)
       batch = batch._replace(mask=batch.mask * parted[:, None])
     return batch, {"curate/pairs": verbs.share(found)}

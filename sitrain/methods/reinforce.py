@@ -18,7 +18,6 @@ from sitrain.curate.advantage import (
   WITHIN_PROBLEMS,
 )
 from sitrain.curate.policy import against_sampler, policy_batch
-from sitrain.judge.verifier import samples_of, verdict_metrics, verify
 from sitrain.losses.policy_gradient import policy_gradient
 from sitrain.losses.reduce import AGGREGATES, aggregate_of
 from sitrain.methods import verbs
@@ -102,11 +101,6 @@ def build(
     together = math.gcd(samples, offline)
   read = dict(temperature=temperature, together=together, shared=shared)
 
-  def judge(key, state, problems, episodes):
-    verdict = verify(task, problems, episodes, len(turns))
-    samples = samples_of(problems, episodes)
-    return verdict, verdict_metrics(task, episodes, verdict, samples=samples)
-
   def curate(key, state, problems, episodes, verdict):
     reference = jnp.zeros_like(episodes.logprob)
     if kl != "none":
@@ -127,7 +121,7 @@ def build(
   return Method(
     pose=verbs.pose_from(task, problems),
     generate=generate,
-    judge=judge,
+    judge=verbs.judge_with(task, len(turns)),
     refresh=verbs.keep_state,
     curate=curate,
     loss=policy_objective(

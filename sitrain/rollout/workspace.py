@@ -42,8 +42,8 @@ def compose(
     # The instruction may depend on the number of the attempt.
     rows = rows._replace(turn=jnp.where(rows.turn == 1, place, rows.turn))
     at = jnp.full(rows.problem.shape, place)
-    said = reply(problems.answer[rows.problem], rows, at)
-    parts += [Segment(rows, place, limit), said.tokens]
+    replied = reply(problems.answer[rows.problem], rows, at)
+    parts += [Segment(rows, place, limit), replied.tokens]
   return contexts.compose(problems, *parts)
 
 

@@ -194,7 +194,7 @@ def history(records: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
   return found
 
 
-def told(name: str, stage: str, seen: dict[str, int]) -> str:
+def described(name: str, stage: str, seen: dict[str, int]) -> str:
   """An alarm of the summary in one line."""
   alarm = next(one for one in ALARMS if one.name == name)
   return (

@@ -82,7 +82,7 @@ def held(what: str, path: Any) -> Iterator[None]:
   `what` is the flag of the locked path, for messages. Raises ConfigError, in
   all processes, if another run holds the lock.
   """
-  token = from_first(lambda: _hold(what, path))
+  token = from_first(lambda: _acquire_lease(what, path))
   try:
     yield
   finally:
@@ -93,7 +93,7 @@ def held(what: str, path: Any) -> Iterator[None]:
 _HELD: dict[str, Callable[[], None]] = {}  # token -> release
 
 
-def _hold(what: str, path: Any) -> str:
+def _acquire_lease(what: str, path: Any) -> str:
   """Takes the lock and starts its heartbeat; returns its token in _HELD."""
   if not is_remote(path):
     path = os.path.abspath(path)

@@ -282,8 +282,8 @@ def _without_system(dialogue: tuple) -> tuple:
   first, *rest = dialogue
   if first["role"] not in ("system", "developer"):
     return dialogue
-  said = f"{first['content']}\n\n{rest[0]['content']}"
-  return ({"role": rest[0]["role"], "content": said}, *rest[1:])
+  content = f"{first['content']}\n\n{rest[0]['content']}"
+  return ({"role": rest[0]["role"], "content": content}, *rest[1:])
 
 
 def _part(
@@ -360,16 +360,16 @@ def _verifier(
   reads = any("prompts" in one.asks for one in own)
 
   def given(numbers: Any, episodes: Episodes, turn: int) -> tuple[Given, Any]:
-    said, ended = text.turn_tokens(episodes, turn, chat.eos)
+    written, ended = text.turn_tokens(episodes, turn, chat.eos)
     shown = [
-      b for b, tokens in enumerate(said)
+      b for b, tokens in enumerate(written)
       if ended[b] or len(tokens) and cut == "judge"
     ]
     before = [_before(episodes, b, turn) if reads else () for b in shown]
     which = [examples[int(numbers[b])] for b in shown]
     return Given(
       prompts=[chat.tokenizer.decode(ids) if reads else "" for ids in before],
-      texts=[chat.tokenizer.decode(said[b]) for b in shown],
+      texts=[chat.tokenizer.decode(written[b]) for b in shown],
       rows=[one.row for one in which], turn=turn,
       where=[one.where for one in which], ended=[ended[b] for b in shown],
     ), shown

@@ -145,7 +145,7 @@ def last_line(
   """
   ends = ends_of(trace.numbers, trace.width)
   length = ends[-1] + 2
-  begins, behind = (jnp.array(x) for x in ([0, *ends[:-1]], ends))
+  begins, after = (jnp.array(x) for x in ([0, *ends[:-1]], ends))
 
   def read(state, token):
     line, place, sound = state
@@ -155,7 +155,7 @@ def last_line(
     ended = (place > 0) & (line[place - 1] == STOP)
     full = place == ends[-1]
     fits = jnp.where(token == STOP, full, ~full)
-    sound &= jnp.where(back, place >= behind[step], fits) & ~ended
+    sound &= jnp.where(back, place >= after[step], fits) & ~ended
     moved = jnp.where(back, begins[step], jnp.minimum(place + 1, length))
     put = jnp.where(jnp.arange(length) == place, token, line)
     is_there = token != PAD

@@ -97,7 +97,7 @@ def _search(
 
 def _answers(episodes: Episodes, turns: int) -> Int[Array, "B K"]:
   return jnp.stack([
-    facts.told(attempt(episodes, k + 1, LONGEST)) for k in range(turns)
+    facts.value_read(attempt(episodes, k + 1, LONGEST)) for k in range(turns)
   ], axis=1)
 
 

@@ -254,7 +254,7 @@ def is_relation(token: Int[Array, "..."]) -> Bool[Array, "..."]:
   )
 
 
-def told(walk: Int[Array, "B N"]) -> Int[Array, " B"]:
+def value_read(walk: Int[Array, "B N"]) -> Int[Array, " B"]:
   """The answer of what is `>C<end>` and nothing else, or -1."""
   fits = (walk[:, 0] == REACH) & is_entity(walk[:, 1]) & (walk[:, 2] == END)
   fits &= jnp.sum(walk != PAD, axis=1) == ANSWER
@@ -276,7 +276,7 @@ def _read(walk: Int[Array, "B N"]) -> Attempt:
     facts.append(jnp.where((given & formed)[:, None], fact, PAD))
   place = searches[:, None] * SEARCH + jnp.arange(ANSWER + 1)
   place = jnp.minimum(place, walk.shape[1] - 1)
-  answer = told(jnp.take_along_axis(walk, place, axis=1))
+  answer = value_read(jnp.take_along_axis(walk, place, axis=1))
   return Attempt(
     searches, jnp.stack(facts, axis=1), answer, fits & (answer >= 0)
   )

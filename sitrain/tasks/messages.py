@@ -106,10 +106,10 @@ def _asked(row, where, names, get) -> list[Message]:
   name = next(n for n in names["prompt"] if row.get(n) is not None)
   if isinstance(found, (list, tuple)):
     return dialogue(found, f"{where}: field {name!r}")
-  said = fields.read(found, fields.text_or_number, f"{where}: field {name!r}")
-  if not said.strip():
+  asked = fields.read(found, fields.text_or_number, f"{where}: field {name!r}")
+  if not asked.strip():
     raise ValueError(f"{where}: field {name!r} is empty: leave the row out")
-  return [{"role": "user", "content": said}]
+  return [{"role": "user", "content": asked}]
 
 
 def _missing(row: Mapping[str, Any], names: Mapping) -> str:

@@ -174,10 +174,10 @@ def _first_line(error: BaseException) -> str:
 
 def last_line(error: BaseException) -> str:
   """The last line of an error's traceback, with its place in a user's file."""
-  said = traceback.format_exception_only(error)[-1].strip()
-  said = " ".join(said.split())[:300]
+  reason = traceback.format_exception_only(error)[-1].strip()
+  reason = " ".join(reason.split())[:300]
   place = own_place(error).rstrip(",")
-  return f"{said} ({place})" if place else said
+  return f"{reason} ({place})" if place else reason
 
 
 def _again(name: str) -> Own:

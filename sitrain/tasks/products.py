@@ -66,8 +66,8 @@ def _problem(chance: Float[Array, " 6"], calls, mistake) -> Problems:
   asked = jnp.where(wrong, 1 + integers_below(chance[5], 9), asked)
   called = 10 * asked[0] + asked[1], 10 * asked[2] + asked[3]
   call = jnp.stack([CALL, *asked[:2], TIMES, *asked[2:], CLOSE])
-  said = jnp.where(chance[2] < calls, called[0] * called[1], one * other)
-  answer = jnp.append(_number(said), END)
+  value = jnp.where(chance[2] < calls, called[0] * called[1], one * other)
+  answer = jnp.append(_number(value), END)
   call = jnp.where(chance[2] < calls, call, PAD)
   solution = roles.pack(jnp.concatenate([call, answer]))
   return Problems(
@@ -85,7 +85,7 @@ def _number(number) -> Int[Array, "*B 4"]:
   return jnp.where(number[..., None] >= PLACES, _digits(number, 4), PAD)
 
 
-def _told(walk: Int[Array, "B N"]) -> Int[Array, " B"]:
+def _number_read(walk: Int[Array, "B N"]) -> Int[Array, " B"]:
   """The number that a turn of `ANSWER` + 1 tokens answers, else -1."""
   length = jnp.sum(walk != PAD, axis=1)
   place = jnp.arange(walk.shape[1])
@@ -103,12 +103,12 @@ def _told(walk: Int[Array, "B N"]) -> Int[Array, " B"]:
 
 def _final(episodes: Episodes, turns: int) -> Int[Array, "B K"]:
   return jnp.stack([
-    _told(attempt(episodes, k + 1, ANSWER + 1)) for k in range(turns)
+    _number_read(attempt(episodes, k + 1, ANSWER + 1)) for k in range(turns)
   ], axis=1)
 
 
 def _verify(answer, episodes: Episodes, turns: int) -> Verdict:
-  right = lambda walk: _told(walk) == answer[:, 0]
+  right = lambda walk: _number_read(walk) == answer[:, 0]
   return judge_turns(right, episodes, turns, ANSWER + 1)
 
 
@@ -121,9 +121,9 @@ def _reply(answer, episodes: Episodes, turn: Int[Array, " B"]) -> Reply:
   formed &= (walk[:, 3] == TIMES) & (walk[:, 6] == CLOSE)
   formed &= (digits[:, 0] > 0) & (digits[:, 2] > 0) & (walk[:, 0] == CALL)
   a, b, c, d = digits.T
-  said = _number(jnp.where(formed, (10 * a + b) * (10 * c + d), 0))
-  bad = jnp.full_like(said, PAD).at[:, 0].set(BAD)
-  tokens = roles.pack(jnp.where(formed[:, None], said, bad))
+  reply = _number(jnp.where(formed, (10 * a + b) * (10 * c + d), 0))
+  bad = jnp.full_like(reply, PAD).at[:, 0].set(BAD)
+  tokens = roles.pack(jnp.where(formed[:, None], reply, bad))
   return Reply(tokens.astype(jnp.int32), _is_no_call(walk))
 
 

@@ -225,11 +225,11 @@ def _name(one: Reward, given: Given) -> str:
   return f"the reward {one.shown} (turn {given.turn})"
 
 
-def _failure(one: Reward, given: Given, where: str, said: str) -> str:
+def _failure(one: Reward, given: Given, where: str, message: str) -> str:
   fix = "mend it, or return None for a text that it cannot judge"
-  if "main thread" in said:
+  if "main thread" in message:
     fix = "set pool=True: it needs a main thread of its own"
-  return f"{_name(one, given)} fails for {where}: {said}: {fix}"
+  return f"{_name(one, given)} fails for {where}: {message}: {fix}"
 
 
 def checked(one: Reward, given: Given, result: Any) -> list[float]:

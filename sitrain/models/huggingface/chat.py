@@ -142,11 +142,11 @@ def _prompt_of(
     ) from error
   for number, message in enumerate(messages, 1):
     # Of an assistant's message some templates leave out the reasoning.
-    said = message["content"].strip()
-    if message["role"] != "assistant" and said not in text:
+    content = message["content"].strip()
+    if message["role"] != "assistant" and content not in text:
       raise ValueError(
         f"the chat template leaves out message {number} of {roles}, or changes "
-        f"its text {said[:30]!r}"
+        f"its text {content[:30]!r}"
       )
   return text
 

@@ -29,7 +29,7 @@ def render(run: Files) -> str:
   rows = {str(stage.get("name", "")): stage for stage in stages}
   figures = lambda body: f'<div class="charts">{body}</div>' if body else ""
   draw = symbols.drawing_of(run.config)
-  said = talks.dialogues(stages, run.summary.get("dialogues") or (), draw)
+  shown = talks.dialogues(stages, run.summary.get("dialogues") or (), draw)
   first = charts.attempts(run.records, stages, run.config)
   sections = {
     "Attempts": (f'<div class="wide">{first}</div>' if first else "")
@@ -42,7 +42,7 @@ def render(run: Files) -> str:
     + layout.folded("all other metrics", figures(charts.others(run.records))),
     "Evaluation": evaluation(studies)
     + figures(charts.studies(studies)),
-    "Dialogues": symbols.legend(run.config) * bool(said) + said,
+    "Dialogues": symbols.legend(run.config) * bool(shown) + shown,
     "Samples while it trained": talks.samples_by_step(run.samples, draw),
     "Time": tables.time_table(run.records, stages),
     "Commands": commands(run),
@@ -105,7 +105,7 @@ def alarm_lines(stages: list[dict[str, Any]]) -> str:
   """The alarms of all stages, a line each."""
   known = {alarm.name for alarm in alarms.ALARMS}
   lines = [
-    alarms.told(name, str(stage.get("name", "-")), seen)
+    alarms.described(name, str(stage.get("name", "-")), seen)
     for stage in stages for name, seen in (stage.get("alarms") or {}).items()
     if name in known
   ]

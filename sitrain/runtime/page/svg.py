@@ -73,10 +73,10 @@ def chart(title: str, lines: Sequence[Line], axes: Axes, note: str = "") -> str:
     f' width="100%" height="100%">{"".join(inner)}</svg>'
   )
   body += [_whiskers(line, across, up) for line in lines if line.dots]
-  said = html.escape(f"{title}: {', '.join(line.label for line in lines)}")
+  label = html.escape(f"{title}: {', '.join(line.label for line in lines)}")
   return (
     f'<figure><figcaption>{html.escape(title)}</figcaption>{_legend(lines)}'
-    f'<svg class="plot" role="img" aria-label="{said}" width="100%"'
+    f'<svg class="plot" role="img" aria-label="{label}" width="100%"'
     f' height="100%">{"".join(body)}</svg>'
     f'<p class="across">{html.escape(axes.across)}</p>'
     + (f'<p class="note">{html.escape(note)}</p>' if note else "")
@@ -230,9 +230,9 @@ def _whiskers(line, across, up) -> str:
   marks = []
   for p in (p for piece in line.pieces for p in piece):
     x, y = f"{100 * across(p.x):.2f}%", f"{100 * up(p.y):.2f}%"
-    said = f"{line.label}, {short(p.x)}: {p.y:.4g}"
+    label = f"{line.label}, {short(p.x)}: {p.y:.4g}"
     if math.isfinite(p.low + p.high):
-      said += f" [{p.low:.4g}, {p.high:.4g}]"
+      label += f" [{p.low:.4g}, {p.high:.4g}]"
       ends = [f"{100 * up(end):.2f}%" for end in (p.low, p.high)]
       marks.append(
         f'<line class="s{line.color}" x1="{x}" x2="{x}" y1="{ends[0]}"'
@@ -240,7 +240,7 @@ def _whiskers(line, across, up) -> str:
       )
     marks.append(
       f'<circle class="f{line.color}" cx="{x}" cy="{y}" r="4"><title>'
-      f"{html.escape(said)}</title></circle>"
+      f"{html.escape(label)}</title></circle>"
     )
   return "".join(marks)
 

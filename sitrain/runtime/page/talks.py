@@ -80,7 +80,7 @@ def dialogue(talk: dict[str, Any], draw: Drawing, stage: str = "") -> str:
     k: talk.get("instruction" if k == 2 else f"instruction_{k - 1}", "")
     for k in numbers
   }
-  told = [
+  verdicts = [
     (f"attempt {k}", _verdict(talk.get(f"right_{k}")), before[k])
     for k in numbers
   ]
@@ -90,17 +90,17 @@ def dialogue(talk: dict[str, Any], draw: Drawing, stage: str = "") -> str:
     f'<article class="talk" data-stage="{html.escape(stage)}"'
     f' data-kind="{html.escape(kind_of(talk))}" data-size="{size}">'
     + _about([word for word in about if word])
-    + side_by_side(_given(talk.get("problem", ""), draw), texts, told)
+    + side_by_side(_given(talk.get("problem", ""), draw), texts, verdicts)
     + "</article>"
   )
 
 
 def side_by_side(
-  problem: str, texts: Sequence[str], told: Sequence[tuple[str, str, Any]]
+  problem: str, texts: Sequence[str], verdicts: Sequence[tuple[str, str, Any]]
 ) -> str:
   """Problem and attempts in columns.
 
-  `told` has of each attempt a label, a verdict and what came before.
+  `verdicts` has of each attempt a label, a verdict and what came before.
 
   What the first one has and the second lacks is struck; what is new in a later
   one is marked.
@@ -112,7 +112,7 @@ def side_by_side(
     if i == 1:
       shown[0] = old
   columns = []
-  for (label, verdict, given), text in zip(told, shown):
+  for (label, verdict, given), text in zip(verdicts, shown):
     if str(given).strip():
       label = f"{label}, after “{first_words(str(given))}”"
     style, verdict = verdict.partition(" ")[0], html.escape(verdict)
@@ -166,14 +166,14 @@ def sample(one: dict[str, Any], draw: Drawing) -> str:
   """One row of a step: its prompt, and each turn with its rewards."""
   turns = [t for t in one.get("turns") or [] if isinstance(t, dict)]
   texts = [str(turn.get("text", "")) for turn in turns]
-  told = [
+  verdicts = [
     (f"attempt {k}", _facts(turn), turn.get("given", ""))
     for k, turn in enumerate(turns, start=1)
   ]
   kind = str(one.get("kind", ""))
   return (
     f'<article class="talk">{_about([kind] if kind else [])}'
-    + side_by_side(_given(one.get("prompt", ""), draw), texts, told)
+    + side_by_side(_given(one.get("prompt", ""), draw), texts, verdicts)
     + "</article>"
   )
 

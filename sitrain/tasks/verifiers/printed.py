@@ -87,10 +87,10 @@ def make(
         process, patient=not (late or long), group=bare
       )
       error = sandbox_process.last_error_line(process)
-    _, started, told = output.partition(STARTED)
+    _, started, rest = output.partition(STARTED)
     if not started:
       raise OSError(f"the sandbox did not start: {error or status}")
-    text = told[: sandbox_process.MAX_OUTPUT].decode(errors="replace")
+    text = rest[: sandbox_process.MAX_OUTPUT].decode(errors="replace")
     if late:
       return _with_line(text, f"TimeoutError: more than {seconds:g} seconds")
     if status and not long:
