@@ -142,8 +142,8 @@ EPISODES = (
   (["78<end>", "<ok>"], (0, 0)),
   # Right, but not accepted, and spoiled; that is not seen.
   (["79<end>", "<bad@1>", "60<end>", "<ok>"], (1, 0, 0, 0)),
-  # Wrong, caught with another step named, and repeated.
-  (["68<end>", "<bad@2>", "68<end>", "<bad>"], (0, 0, 0, 0)),
+  # Wrong, caught with another step named, repeated, and caught with its own.
+  (["68<end>", "<bad@2>", "68<end>", "<bad@1>"], (0, 0, 0, 1)),
 )
 
 
@@ -202,7 +202,7 @@ def test_an_episode_that_a_verdict_ended_keeps_its_last_attempt(monkeypatch):
   """The row that was wrongly accepted, too: its verdict is no attempt."""
   episodes = evaluated()
   np.testing.assert_array_equal(episodes.judged.right, [
-    [1, 1, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0],
+    [1, 1, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1],
   ])
   fresh = episodes._replace(
     judged=playing.Judged(*(x[:, :2] for x in episodes.judged))

@@ -36,7 +36,7 @@ def edit_ratios(
   after: int | Int[np.ndarray, " B"],
 ) -> Float[np.ndarray, " B"]:
   """The edit ratio of turn `after` to turn `before` in every episode."""
-  last = np.broadcast_to(after, len(turn))
+  last = np.broadcast_to(after, len(turn)).tolist()
   pairs = [
     (tokens_of_turn(t, k, before), tokens_of_turn(t, k, n))
     for t, k, n in zip(tokens, turn, last)
