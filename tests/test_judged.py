@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sitrain.curate import roles as credit
-from sitrain.evaluate import brief, run, verdicts
+from sitrain.evaluate import brief, run, studies, verdicts
 from sitrain.evaluate import player as playing
 from sitrain.judge import verifier
 from sitrain.losses.reduce import value
@@ -236,6 +236,30 @@ def test_an_episode_that_a_verdict_ended_keeps_its_last_attempt(monkeypatch):
   short = brief.shares(episodes, 2)
   assert short["gain"] == 0 and np.isnan(short["copied_2"])
   assert short["copied_3"] == 1 / 2
+
+
+def test_studies_leave_verdicts_out(monkeypatch):
+  episodes = evaluated()
+  monkeypatch.setattr(studies, "played", lambda *a, **k: (None, episodes))
+  player = playing.Player(None, None, None, 1, 4)
+  given = dict(problems=5, temperature=1.0, draws=10, back=2)
+  key = jax.random.key(0)
+  found = studies.many_turns(player, None, key, **given)
+  assert found["turns"] == [1, 3] and found["accuracy"] == [2 / 5, 2 / 5]
+  assert found["ever"] == [2 / 5, 3 / 5]
+  # One problem of four samples, of which three turns are played.
+  some = lambda x: x[1:5, :3]
+  four = episodes._replace(
+    judged=playing.Judged(*map(some, episodes.judged))
+  )
+  monkeypatch.setattr(studies, "played", lambda *a, **k: (None, four))
+  player = playing.Player(None, None, None, 4, 3)
+  found = studies.scaling(player, None, key, budgets=(2, 4), **given)
+  # One of four first attempts is right, and one of four second ones.
+  assert found["pass"] == pytest.approx([1 / 2, 1])
+  assert found["sequential"][0] == pytest.approx(1 / 4)
+  with pytest.raises(ValueError, match="need 2 turns"):
+    studies.scaling(player, None, key, budgets=(2,), **(given | {"back": 1}))
 
 
 def curated(make, **options):

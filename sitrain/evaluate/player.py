@@ -183,8 +183,8 @@ def _repeat_last(
   turn = np.arange(present.shape[1])
   gap = turn[:, None] - turn
   before = (gap >= 0) & (gap % roles == 0)
-  first = turn % roles  # of the role: where none of them was written
-  last = np.maximum((present[:, None] * before * turn).max(axis=2), first)
+  later = turn - (turn % roles)[:, None]  # than the first turn of the role
+  last = (present[:, None] * before * later).max(axis=2) + turn % roles
   return jax.tree.map(lambda x: jnp.take_along_axis(x, last, axis=1), judged)
 
 

@@ -1,0 +1,17 @@
+"""SPOC on chained arithmetic: attempts, and verdicts of the policy on them.
+
+sitrain train --config=spoc --workdir=/tmp/sitrain_spoc
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common, pag
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """The base of configs/pag.py, then SPOC."""
+  config = common.base_config()
+  pag.add_judged_base(config)
+  common.add_policy_gradient(config, "spoc", turns=pag.TURNS)
+  config.stage.spoc.best = "judge/reward_3"
+  return common.finish(config, argument)
