@@ -1,6 +1,6 @@
 """Writes the report of a run again, as one self-contained HTML file.
 
-sitrain report --workdir=/tmp/sitrain
+  sitrain report --workdir=/tmp/sitrain
 """
 
 import sitrain.runtime.early  # noqa: F401
@@ -13,7 +13,7 @@ from etils import epath
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.report import write_report
-from sitrain.runtime.workdir import absolute
+from sitrain.runtime.workdir import absolute, check_folder, check_run
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
@@ -22,8 +22,12 @@ flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 def main(argv: list[str]) -> None:
   """Checks the workdir and writes the file."""
   folder = absolute(WORKDIR.value)
-  if not folder or not (epath.Path(folder) / "metrics.jsonl").exists():
-    raise ConfigError(f"--workdir={WORKDIR.value!r} holds no run: name one")
+  check_run(folder)
+  check_folder(folder, f"--workdir={folder}")
+  if not (epath.Path(folder) / "metrics.jsonl").exists():
+    raise ConfigError(
+      f"--workdir={folder} has no metrics.jsonl: its run has not trained yet"
+    )
   print(write_report(folder))
 
 

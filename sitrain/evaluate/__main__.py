@@ -49,7 +49,7 @@ from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError, closest
-from sitrain.runtime.storage import check_writable
+from sitrain.runtime.storage import check_writable, write_whole
 from sitrain.types import PAD, Task
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
@@ -262,6 +262,7 @@ def stage_names(config: dict, folder: epath.Path) -> list[str]:
     if policy.has_role(folder / name, ROLE.value)
   ]
   if not names:
+    policy.check_lost(folder, config["stages"])
     raise ConfigError(f"no stage has been trained in {folder} yet")
   return names
 
@@ -293,7 +294,7 @@ def save_pictures(stages: dict[str, dict[str, Any]], output: epath.Path):
     file = io.BytesIO()
     figure.savefig(file, format="png")
     path = output.parent / f"{output.stem}_{name}.png"
-    path.write_bytes(file.getvalue())
+    write_whole(path, file.getvalue())
 
 
 def evaluate_all(
@@ -311,7 +312,8 @@ def evaluate_all(
   model = machine.suited(build.model_from(config, task), mesh)
   spread = partial(sharding.by_group_for_all, mesh=mesh)
   found = {
-    "which": WHICH.value, "greedy": GREEDY.value, **plan._asdict(), "stages": {}
+    "which": WHICH.value, "greedy": GREEDY.value, **plan._asdict(),
+    "stages": {}, "of": {},
   }
   check_size(config, plan, model, task, mesh, folder / names[0])
   wanted = make_studies(model, task, plan, spread)
@@ -319,7 +321,7 @@ def evaluate_all(
   key = jax.random.key(plan.seed, impl="threefry2x32")
   with jax.set_mesh(mesh):
     for name in names:
-      params = policy.of_stage(
+      params, found["of"][name] = policy.restored(
         config, model, mesh, folder / name, WHICH.value, role=ROLE.value
       )
       begun()
@@ -343,8 +345,6 @@ def _update(show, what, tell, say, done, total):
 def main(argv: list[str]) -> None:
   """Checks the flags and runs."""
   distributed.start()
-  if len(argv) > 1:
-    raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   folder = epath.Path(workdirs.absolute(WORKDIR.value))
   config = build.config_of_run(workdirs.absolute(WORKDIR.value))
   logs.quiet_libraries()
@@ -352,10 +352,10 @@ def main(argv: list[str]) -> None:
   config = policy.of_role(config, ROLE.value)
   if config["run"]["compile_cache"]:
     compiling.use_cache()
-  output = workdirs.absolute(OUTPUT.value) or folder / "evaluation.json"
-  output = epath.Path(output)
+  output = workdirs.absolute(OUTPUT.value, "--output")
+  output = epath.Path(output or folder / "evaluation.json")
   check_writable(output.parent)
-  workdirs.check_folder(str(output.parent), f"--output={output}")
+  workdirs.check_file(output, f"--output={output}")
   flag_values = flags.FLAGS.flag_values_dict() | {"process": 0}
   distributed.check_agreement([config, flag_values])
   display = progress.display()
@@ -368,7 +368,10 @@ def main(argv: list[str]) -> None:
   save_pictures(found["stages"], output)
   console = Console(width=None if sys.stdout.isatty() else 120)
   show(console, found["stages"])
-  console.print(f"written: {output}")
+  console.print(
+    f"written: {output}: {'; '.join(found['of'].values())}", soft_wrap=True,
+    highlight=False,
+  )
 
 
 if __name__ == "__main__":

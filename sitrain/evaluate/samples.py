@@ -53,7 +53,7 @@ def records(
     own = slice(i * samples, (i + 1) * samples)
     first, *later = (_entries(attempt, own) for attempt in attempts)
     more = {f"attempts_{k}": x for k, x in enumerate(later, start=2)}
-    found.append(_head(task, posed, int(row)) | first | more)
+    found.append(head(task, posed, int(row)) | first | more)
   return found
 
 
@@ -148,8 +148,8 @@ def _entries(attempt: dict[str, Any], own: slice) -> dict[str, Any]:
   }
 
 
-def _head(task: Task, posed: Problems, i: int) -> Record:
-  """The fields of the problem."""
+def head(task: Task, posed: Problems, i: int) -> Record:
+  """The fields of a record that say which problem it is."""
   if task.texts != ():
     number = int(task.texts.kept[i])
     row = task.texts.rows[number]

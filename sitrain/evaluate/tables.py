@@ -181,6 +181,44 @@ def samples_tables(summary: dict[str, Any]) -> list[Table]:
   return [table, *_disagreement(summary), *_monitors(summary)]
 
 
+def answers_tables(
+  title: str, rows: dict[str, dict[str, Any]]
+) -> list[Table]:
+  """A line per strategy: accuracy and the tokens of an answer.
+
+  And where policies judge themselves, how good their verdicts are.
+  """
+  titles = [
+    "strategy", "accuracy", "less the first", "any right", "attempts",
+    "sequential", "total", "at most",
+  ]
+  table = _table(title, titles)
+  table.caption = (
+    "accuracies in %, with 95 % intervals; tokens a problem: mean, and the most"
+    " in total"
+  )
+  for name, row in rows.items():
+    how = "".join(f"\n  {key}={x}" for key, x in row["options"].items())
+    difference = "-" if row["is_first"] else _cell(row, "difference")
+    table.add_row(
+      name + " (oracle)" * row["oracle"] + how,
+      _cell(row, "accuracy"), difference, percent(row["any_right"]),
+      *(f"{row[key]:.1f}" for key in ("attempts", "sequential", "total")),
+      str(row["at_most"]["total"]),
+    )
+  return [table, *_verdicts(rows)]
+
+
+def _verdicts(rows: dict[str, dict[str, Any]]) -> list[Table]:
+  keys = {"accuracy": "accuracy", "wrong attempts called wrong": "recall"}
+  table = _table("the policy's own verdicts, in %", ["strategy", *keys])
+  for name, row in rows.items():
+    if "verdict_accuracy" in row:
+      cells = (percent(row[f"verdict_{key}"]) for key in keys.values())
+      table.add_row(name, *cells)
+  return [table] if table.row_count else []
+
+
 _TITLES = {
   "malformed": "no answer", "truncated": "cut", "incorrect_to_correct": "i->c",
   "correct_to_incorrect": "c->i", "mean_reward": "mean reward, no %",

@@ -1,5 +1,6 @@
 """The progress display of a run, and the table at its end."""
 
+import contextlib
 import functools
 import math
 import sys
@@ -80,7 +81,13 @@ def display(*, every: float = 30.0) -> Display:
     return Display(lambda *args: None, lambda text: None, lambda: None)
   if sys.stderr.isatty():
     return live(Console(stderr=True))
-  return plain(lambda text: print(text, file=sys.stderr, flush=True), every)
+  return plain(_print, every)
+
+
+def _print(text: str) -> None:
+  """Prints to stderr. A run goes on where no one reads that any more."""
+  with contextlib.suppress(BrokenPipeError):
+    print(text, file=sys.stderr, flush=True)
 
 
 def _clock() -> Callable[[str, int, int], float]:

@@ -14,6 +14,7 @@ from sitrain.runtime import alarms
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.progress import control, duration, summary_rows
 from sitrain.runtime.stopping import EVAL
+from sitrain.runtime.storage import write_whole
 
 Records = Sequence[dict[str, Any]]
 
@@ -280,5 +281,5 @@ def write_report(workdir: Any) -> epath.Path:
     read_records(folder / "samples.jsonl"),
   )
   target = folder / "report.html"
-  target.write_text(page)
+  write_whole(target, page)
   return target
