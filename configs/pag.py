@@ -1,13 +1,19 @@
 """PAG on chained arithmetic: attempts, and verdicts of the policy on them.
 
 sitrain train --config=pag --workdir=/tmp/sitrain_pag
+
+Seed 0: the last attempt of 49 % of the problems is right before, and of 79 %
+after (78 % by direct multi-turn RL on the same turns), nearly all of it by a
+better first attempt: 46 and 78 %. No verifier is learned: of wrong attempts 53
+% are caught before and 9 % after (2 % by direct RL), since most are right by
+then, and a verdict has to name the wrong step to be paid.
 """
 
 from ml_collections import ConfigDict
 
 from sitrain.configs import common
 
-TURNS = (4, 4, 4, 4)  # an attempt, a verdict, an attempt, a verdict
+TURNS = (4, 4, 4)  # an attempt, a verdict on it, another attempt
 
 
 def get_config(argument: str = "") -> ConfigDict:

@@ -1,6 +1,10 @@
 """SPOC on chained arithmetic: attempts, and verdicts of the policy on them.
 
 sitrain train --config=spoc --workdir=/tmp/sitrain_spoc
+
+Seed 0: the last attempt of 49 % of the problems is right before, and of 80 %
+after, all of it by a better first attempt (46 and 80 %). The policy ends up
+accepting nearly every attempt: of wrong ones 53 % are caught before, 1 % after.
 """
 
 from ml_collections import ConfigDict

@@ -308,13 +308,13 @@ def test_pag_by_hand():
     return worth - others
 
   raw = by_turn(credit_of)
-  found = curated(pag.make, bonus=3.0, whitened=False)
+  found = curated(pag.make, bonus=3.0, named=True, whitened=False)
   np.testing.assert_allclose(found, raw, rtol=1e-5, atol=1e-6)
   want = raw.copy()
   for role in (0, 1):
     part = raw[:, role::2]
     want[:, role::2] = (part - np.nanmean(part)) / (np.nanstd(part) + 1e-6)
-  found = curated(pag.make, bonus=3.0)
+  found = curated(pag.make, bonus=3.0, named=True)
   np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
 
 
@@ -344,3 +344,15 @@ def test_a_task_without_verdicts_is_refused():
       fakes.SILENT, CRITIC, None, problems=2, samples=2, turns=(4, 4),
       rewards="some",
     )
+
+
+def test_a_verdict_need_not_name_what_is_wrong():
+  """Paid for saying rightly that an attempt is wrong, as PAG has it."""
+  problems, rows = played_rows()
+  verdict = verifier.verify(CRITIC, problems, rows, 4)
+  found = credit.binary_verdicts(verdict.reward, CRITIC.accepts(rows, 4))
+  want = [[1, 1], [0, 1, 1, 1], [0, 0], [1, 0, 0, 0], [0, 1, 0, 1]]
+  for row, x in zip(np.asarray(found), want):
+    np.testing.assert_array_equal(row[: len(x)], x)
+  lost = credit.binary_verdicts(array([[np.nan, 1]]), jnp.zeros((1, 2), bool))
+  assert np.isnan(lost).all()

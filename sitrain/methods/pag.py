@@ -1,19 +1,17 @@
 """PAG: the policy judges its own attempts, and revises those it calls wrong.
 
 Jiang et al. 2025 (arXiv:2506.10406). Turns are an attempt, a verdict on it, and
-after the verdict "wrong" another attempt. Each is rewarded for itself, the
-verdict for its truth, a revision also with `bonus` times what it has gained,
-and advantages are normalised for each role over the round. The paper trains
-this by PPO with a critic and finds REINFORCE unstable; here there is no critic:
-ratios are clipped as in PPO, and `baseline` stands in the critic's place.
+after the verdict "wrong" another attempt. Each is rewarded for itself, a
+revision also with `bonus` times its gain, and advantages are normalised for
+each role over the round. The paper trains this by PPO and finds REINFORCE
+unstable; here ratios are clipped as in PPO, and there is no critic.
 """
 
 import jax
-import jax.numpy as jnp
 
+from sitrain.curate import roles
 from sitrain.curate.advantage import BASELINES, ESTIMATES
 from sitrain.curate.policy import own_turns
-from sitrain.curate.roles import revision_bonus, role_whiten
 from sitrain.methods import reinforce, verbs
 from sitrain.types import Method, Task
 
@@ -21,14 +19,16 @@ from sitrain.types import Method, Task
 @verbs.forwards(reinforce.make, without=("shape", "kl_weights", "discount"))
 def make(
   models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
-  bonus: float = 1.0, whitened: bool = True, beta: float = 0.0,
-  kl: str = "none", clip: float = 0.2, baseline: str = "leave_one_out",
+  bonus: float = 1.0, named: bool = False, whitened: bool = True,
+  beta: float = 0.0, kl: str = "none", clip: float = 0.2,
+  baseline: str = "leave_one_out",
   estimate: str = "leave_one_out", aggregate: str = "episode_mean", **options,
 ) -> Method:
   """PAG on a task in which the policy judges itself, as chain.critic.
 
   Args:
     bonus: alpha, of revisions; curate.roles.revision_bonus.
+    named: whether a verdict must also name what is wrong to be paid.
     whitened: whether advantages are normalised by role; curate.roles.
     beta: of the KL of all turns; the paper has none.
     baseline: as in reinforce.make; "same_outcome" compares verdicts on right
@@ -47,11 +47,13 @@ def make(
   over_turns = jax.vmap(ESTIMATES[estimate], in_axes=1, out_axes=1)
 
   def curate(key, state, problems, episodes, verdict):
-    known = own_turns(episodes, verdict.known).astype(jnp.float32)
-    value = verdict.reward + revision_bonus(verdict.reward, bonus)
-    ids = BASELINES[baseline](episodes.problem, verdict.reward)
+    known = 1.0 * own_turns(episodes, verdict.known)
+    reward, accepts = verdict.reward, task.accepts(episodes, len(turns))
+    reward = reward if named else roles.binary_verdicts(reward, accepts)
+    value = reward + roles.revision_bonus(reward, bonus)
+    ids = BASELINES[baseline](episodes.problem, reward)
     gain = over_turns(value, ids, known)
-    gain = role_whiten(gain, known) if whitened else gain
+    gain = roles.role_whiten(gain, known) if whitened else gain
     gained = verdict._replace(reward=gain)
     return method.curate(key, state, problems, episodes, gained)
 
