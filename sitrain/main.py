@@ -38,7 +38,6 @@ from sitrain.runtime import (
   overrides,
   packages,
   progress,
-  report,
   services,
   sharding,
   summary,
@@ -53,6 +52,7 @@ from sitrain.runtime import (
 from sitrain.runtime.checks import check_config
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.page.one_run import write_report
 from sitrain.runtime.stage import compile_ahead, run_stage
 from sitrain.runtime.start import Run
 from sitrain.runtime.storage import check_writable
@@ -242,7 +242,7 @@ def run_stages(
     found["start"] = start.took
     with activity.during(f"evaluating {stage.name}") as say:
       row = judge(params, say) if params != () else {}
-    found["dialogues"] = row.pop("dialogues", found["dialogues"])
+    found["dialogues"] = row.get("dialogues", found["dialogues"])
     seconds = time.monotonic() - began
     row = {"name": stage.name, "seconds": seconds, "end": first} | row
     summary.add_row(run, stage, found, row)
@@ -257,7 +257,7 @@ QUICK = (
 
 def finish(found: dict, workdir: str, fresh: bool, remark: str) -> None:
   """Writes the report; prints the table and a few dialogues."""
-  page = report.write_report(workdir)
+  page = write_report(workdir)
   progress.show_summary(found)
   if remark:
     print(remark)

@@ -13,7 +13,7 @@ ORDER = (
 )
 MAINS = (
   "cli.py", "main.py", "report.py", "export.py", "sample.py", "plan.py",
-  "data.py", "infer.py",
+  "data.py", "infer.py", "talk.py",
   "evaluate/__main__.py",
 )
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -32,7 +32,6 @@ from sitrain.runtime import (
   parts,
   peers,
   progress,
-  report,
   scratch,
   services,
   sinks,
@@ -40,6 +39,7 @@ from sitrain.runtime import (
   workdir,
 )
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.page import one_run
 from sitrain.types import Mean
 
 SUMMARY = {
@@ -421,7 +421,7 @@ WRITES = {
   "summary": lambda path: workdir.write_json(path / "summary.json", {}),
   "rows": lambda path: parts.add(path / "rows.jsonl", [{"row": 1}]),
   "versions": lambda path: packages.keep(path, {"a": "1"}),
-  "report": report.write_report,
+  "report": one_run.write_report,
   "truncate": lambda path: sinks.truncate(path / "metrics.jsonl", "a", 0),
 }
 
@@ -640,31 +640,6 @@ def test_the_summary_shows_intervals():
   assert lines[row + 1].split("│")[2].strip() == "[45.0, 55.0]"
 
 
-def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
-  sink = sinks.jsonl(tmp_path / "metrics.jsonl")
-  for stage in ("stage_1", "stage_2"):
-    for step in range(1, 4):
-      record = {"stage": stage, "step": step, "judge/reward_1": 0.1 * step}
-      sink.write({**record, "learn/kl_2": math.nan, "learn/entropy_1": 1.0})
-  workdir.write_json(tmp_path / "summary.json", SUMMARY)
-  workdir.write_json(tmp_path / "config.json", {"seed": 7})
-  page = report.write_report(tmp_path).read_text()
-  assert page.count("data:image/png;base64,") == 3
-  assert "<script" not in page and "&lt;script&gt;" in page
-  assert not re.search(r"https?://|href=|src=\"(?!data:)", page)
-  for text in ("50.0 [45.0, 55.0]", "again", "1:02:05", "&quot;seed&quot;: 7"):
-    assert text in page
-
-
-def test_the_report_bears_what_is_missing(tmp_path, caplog):
-  with pytest.raises(FileNotFoundError, match="--workdir"):
-    report.write_report(tmp_path)
-  (tmp_path / "summary.json").write_text('{"seed": 1}')
-  with caplog.at_level(logging.WARNING):
-    assert report.write_report(tmp_path).exists()
-  assert not caplog.records
-
-
 def test_temporary_folders_go_with_the_process(monkeypatch, capsys):
   ended = []
 
@@ -711,10 +686,3 @@ def test_the_license_is_that_of_the_metadata():
   text = (root / "LICENSE").read_text().split()
   assert text[:4] == ["Apache", "License", "Version", "2.0,"]
   assert len(text) == 1581  # all of it, as apache.org has it
-
-
-def test_stages_follow_each_other_on_the_axis():
-  steps = [("a", 1), ("a", 5), ("b", 1), ("b", 2)]
-  at, borders = report.place([{"stage": s, "step": n} for s, n in steps])
-  assert at == [1, 5, 6, 7]
-  assert borders == [(0, "a"), (5, "b")]

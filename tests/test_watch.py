@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,6 @@ from sitrain.runtime import (
   checks,
   glossary,
   metrics,
-  report,
   samples,
   services,
   sinks,
@@ -30,6 +30,7 @@ from sitrain.runtime import (
   watch,
 )
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.page.one_run import alarm_lines, write_report
 from sitrain.runtime.stage import run_stage, saved_part
 from sitrain.runtime.start import layout
 from sitrain.types import (
@@ -261,8 +262,8 @@ def test_samples_change_at_most_rounding_and_no_step_comes_twice(tmp_path):
   assert [x["step"] for x in records(tmp_path / "1", "samples")] == [
     1, 1, 1, 2, 2, 2, 1, 1, 1
   ]
-  page = report.write_report(tmp_path / "1").read_text()
-  assert page.count("<details>") == 2 and "one, step 2" in page
+  page = write_report(tmp_path / "1").read_text()
+  assert page.count("<summary>one, step ") == 2 and "one, step 2" in page
   sink.close()
 
 
@@ -321,7 +322,7 @@ def test_an_alarm_is_said_seldom_and_kept(caplog):
   ]
   kept = alarms.history(rows)
   assert kept == {"gradient_zero": {"first": 10, "last": 14, "steps": 5}}
-  lines = report.alarm_lines([{"name": stage, "alarms": kept}])
+  lines = alarm_lines([{"name": stage, "alarms": kept}])
   assert "gradient_zero at 5 steps, from 10 to 14" in lines
 
 
@@ -384,7 +385,7 @@ def test_ratios_and_clips_by_hand():
 
 
 def test_the_page_of_metrics_is_that_of_the_glossary():
-  page = (report.epath.Path(__file__).parent.parent / "docs" / "metrics.md")
+  page = pathlib.Path(__file__).parent.parent / "docs" / "metrics.md"
   assert page.read_text() == glossary.page(), (
     "python -m sitrain.runtime.glossary > docs/metrics.md"
   )

@@ -49,6 +49,7 @@ from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError, closest
+from sitrain.runtime.page.one_run import write_report
 from sitrain.runtime.storage import check_writable, write_whole
 from sitrain.types import PAD, Task
 
@@ -372,6 +373,8 @@ def main(argv: list[str]) -> None:
     f"written: {output}: {'; '.join(found['of'].values())}", soft_wrap=True,
     highlight=False,
   )
+  if output == folder / "evaluation.json":  # The report has it, too.
+    console.print(f"report: {write_report(folder)}")
 
 
 if __name__ == "__main__":

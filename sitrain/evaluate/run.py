@@ -27,6 +27,7 @@ from sitrain.judge.roles import attempts
 from sitrain.types import Key, Params, Task
 
 SEED = 0  # of the bootstrap only
+SHOWN = 6  # dialogues of every kind of outcome, at the most
 
 
 class Players(NamedTuple):
@@ -105,7 +106,7 @@ def evaluate(
   return row | of_verdicts(task, episodes) | {
     "by_level": levels,
     "edits": _edits(episodes, turns),
-    "dialogues": dialogues(task, episodes, level),
+    "dialogues": dialogues(task, episodes, level, each=SHOWN),
   }
 
 

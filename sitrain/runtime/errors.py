@@ -25,9 +25,12 @@ from sitrain.runtime.logs import copy_all, note
 from sitrain.runtime.options import ConfigError
 
 
-def run_main(main: Callable[[list[str]], None]) -> None:
+def run_main(
+  main: Callable[[list[str]], None], *, takes_arguments: bool = False
+) -> None:
   """Like absl's app.run, with errors in one line unless --traceback is given.
 
+  Words that belong to no flag are an error, unless `takes_arguments`.
   Exit codes: 2 for a wrong command line or config, 130 for Ctrl-C, 75 after
   SIGTERM or the loss of a process (the same command resumes), else 1.
   """
@@ -37,7 +40,7 @@ def run_main(main: Callable[[list[str]], None]) -> None:
   _show_warnings()
   signals.listen(peers.leave)
   try:
-    arguments = _parsed(sys.argv)
+    arguments = _parsed(sys.argv, takes_arguments)
   except Exception as error:
     _leave(error, traceback_wanted, 2)
   try:
@@ -129,10 +132,10 @@ def _show_unraisable(found: Any) -> None:
     sys.__unraisablehook__(found)
 
 
-def _parsed(arguments: list[str]) -> list[str]:
+def _parsed(arguments: list[str], takes_arguments: bool) -> list[str]:
   app.define_help_flags()
   try:
-    return overrides.parse(arguments)
+    return overrides.parse(arguments, takes_arguments=takes_arguments)
   except BrokenPipeError:
     flushed()
     sys.exit(0)

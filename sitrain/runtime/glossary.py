@@ -30,6 +30,8 @@ RUN = (
         "evaluations, checkpoints", SECONDS, "small beside run/seconds"),
   Entry("run/evaluation_seconds", "time of an evaluation while the stage "
         "trains", SECONDS, "a few % of the time between two"),
+  Entry("run/tokens_per_second", "tokens that the policy wrote in the call, "
+        "all turns / time of the call", "tokens/s", "even"),
 )
 GENERATE = (
   Entry("generate/length_K", "mean tokens of turn K, end included", TOKENS,
@@ -113,8 +115,8 @@ CURATE = (
 LEARN = (
   Entry("learn/entropy_K", "mean entropy of the next token in turn K",
         "nat per token", "falls slowly and stays above 0.05"),
-  Entry("learn/entropy", "the same over all trained tokens", "nat per token",
-        "near that of the data"),
+  Entry("learn/entropy", "mean entropy of the next token, all trained "
+        "tokens", "nat per token", "near that of the data"),
   Entry("learn/kl_K", "KL to the reference of turn K, summed over its tokens",
         "nat per row", "rises with the reward, not without it"),
   Entry("learn/ratio", "mean importance ratio r = pi / mu of trained tokens",
@@ -215,6 +217,76 @@ GROUPS = {
   "Updates": LEARN, "Time": RUN,
   "Monitors in the summary of `sitrain sample`": SAMPLES,
 }
+
+# What people call a metric: in the legends of the report. Without the number of
+# the turn, which `label` adds; a name that is missing here reads as it is.
+LABELS = {
+  "run/seconds": "time of a step",
+  "run/host_seconds": "time of the host between steps",
+  "run/evaluation_seconds": "time of an evaluation",
+  "generate/length_K": "tokens written",
+  "generate/truncated_K": "cut at the limit",
+  "generate/sampler_gap": "gap between sampler and trainer",
+  "generate/delay_gap": "gap to the older sampler",
+  "generate/wanted": "problems with a signal",
+  "judge/malformed_K": "without a readable answer",
+  "judge/unknown_K": "verdict unknown",
+  "judge/ended_K": "ended before",
+  "judge/changed_K": "changed the answer",
+  "judge/corrected_K": "corrected: wrong to right",
+  "judge/spoiled_K": "spoiled: right to wrong",
+  "judge/no_signal_K": "problems without a signal",
+  "judge/pass_K": "any sample right",
+  "judge/majority_K": "the majority right",
+  "judge/distinct_K": "distinct answers",
+  "judge/too_long": "given turns that were too long",
+  "judge/vote": "votes for the answer",
+  "curate/kept": "rows kept",
+  "curate/pairs": "problems with a pair",
+  "curate/good": "rows that count as good",
+  "curate/best": "reward of the best sample",
+  "curate/arm_NAME": "chance of NAME",
+  "curate/score_right": "score of right rows",
+  "curate/score_wrong": "score of wrong rows",
+  "learn/entropy": "entropy of all trained tokens",
+  "learn/kl_K": "KL to the reference",
+  "learn/ratio": "importance ratio",
+  "learn/ratio_low": "ratio below 0.8",
+  "learn/ratio_high": "ratio above 1.25",
+  "learn/ratio_extreme": "ratio below 1/2 or above 2",
+  "learn/effective_sample": "effective sample size",
+  "learn/clip_fraction": "clipped tokens",
+  "learn/trained": "sampled tokens that are trained on",
+  "learn/nll": "negative log-likelihood",
+  "learn/value_error": "squared error of the critic",
+  "learn/preference": "preference loss",
+  "learn/nll_chosen": "negative log-likelihood, chosen rows",
+  "learn/nll_rejected": "negative log-likelihood, rejected rows",
+  "learn/gap_good": "log-ratio to the reference, good rows",
+  "learn/gap_bad": "log-ratio to the reference, bad rows",
+  f"{brief.PREFIX}unknown": "verdict unknown",
+  f"{brief.PREFIX}truncated_K": "cut at the limit",
+}
+_SAMPLED = f"{brief.PREFIX}sampled_"
+
+
+def label(name: str) -> str:
+  """A metric in words: "KL to the reference, attempt 2" of learn/kl_2.
+
+  K and NAME may stand in the name, as they do in those of entries.
+  """
+  if name.startswith(_SAMPLED):
+    own = label(name.replace(_SAMPLED, brief.PREFIX, 1))
+    return f"{own} (sampled)"
+  entry = find(re.sub("_K$", "_1", name))
+  family = entry.name if entry else name
+  stem, number = re.fullmatch(r"(.*?)(?:_(\d+|K))?", name).groups()
+  if not family.endswith("_K"):
+    stem, number = name, None
+  word = stem.partition("/")[2] or stem
+  text = LABELS.get(family, word).replace("NAME", word.removeprefix("arm_"))
+  attempt = f", attempt {number}" if number and number != "K" else ""
+  return text.replace("_", " ") + attempt
 
 
 def find(name: str) -> Entry | None:

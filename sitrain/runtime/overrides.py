@@ -47,14 +47,15 @@ def define(about: str, **more: Any) -> flags.FlagHolder:
 
 
 def parse(
-  words: list[str], known: flags.FlagValues = flags.FLAGS
+  words: list[str], known: flags.FlagValues = flags.FLAGS,
+  *, takes_arguments: bool = False,
 ) -> list[str]:
   """Parses a command line; returns its first word, the program.
 
   --config may come after its fields. Also sets fields that follow from the
   given ones (follow.py). Raises ConfigError if --config is not a config file,
   for the first --config.a.b=1 that nothing reads, for values of another type,
-  and for words that are no flags.
+  and for words that are no flags, unless `takes_arguments`.
   """
   _put_config_first(words)
   spec = _spec(words)
@@ -88,7 +89,7 @@ def parse(
     for name in given:
       _check_field(default, name)
     raise
-  if left[1:]:
+  if left[1:] and not takes_arguments:
     config = _resolved(default) if spec else None
     raise ConfigError(unknown.argument(left[1], words, known, config))
   for name in given:

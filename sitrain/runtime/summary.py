@@ -10,7 +10,7 @@ from etils import epath
 from sitrain.runtime import alarms, checkpoint, memory
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.agree import from_first
-from sitrain.runtime.report import read_records
+from sitrain.runtime.page.files import read_records
 from sitrain.runtime.start import Run, check_sources
 from sitrain.runtime.written import check_new
 from sitrain.types import Stage

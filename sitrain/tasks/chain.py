@@ -28,6 +28,11 @@ from sitrain.types import PAD, Problems, Task
 ALPHABET = "0123456789+-*=;?"
 DIGITS = 10  # the digits, whose ids are their values
 PLUS, MINUS, TIMES, EQUALS, STOP, AGAIN = (ALPHABET.index(c) for c in "+-*=;?")
+SYMBOLS = (
+  ("3+4*2=", "the problem, to be worked out from left to right, modulo 10 by"
+   " default"),
+  ("749;", "an attempt: the value after each operation"), ("?", "try again"),
+)
 OK, BAD, PART = (
   roles.renamed(ALPHABET, parts=1).index(name)
   for name in ("<ok>", "<bad>", "<bad@1>")

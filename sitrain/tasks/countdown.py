@@ -41,6 +41,10 @@ from sitrain.tasks.draw import (
 from sitrain.types import Problems, Task
 
 ALPHABET = "0123456789+-*=>:;?"
+SYMBOLS = (
+  ("354>19:", "the problem: reach 19 with 3, 5 and 4"),
+  ("3*5=15+4=19;", "an attempt, step by step"), ("?", "try again"),
+)
 DIGITS = 10  # the ids of digits are their values
 PLUS, MINUS, TIMES, EQUALS, REACH, COLON, STOP, AGAIN = (
   ALPHABET.index(c) for c in "+-*=>:;?"
