@@ -88,6 +88,22 @@ def add_sum(config: Any) -> None:
   common.add(config, "sum", stage)
 
 
+def add_direct(config: Any) -> None:
+  """Adds PAG's stage as direct multi-turn RL: no bonus, no normalisation."""
+  stage = copy.deepcopy(config.stage.pag)
+  stage.method.name = "multi_turn"
+  stage.method.update({
+    "kl": "none", "beta1": 0.0, "beta2": 0.0, "clip": 0.2,
+    "aggregate": "episode_mean",
+  })
+  common.add(config, "direct", stage)
+
+
+# Of attempts 1 and 2, which are turns 1 and 3, and of the verdicts on them.
+JUDGED = (
+  "accuracy_1", "incorrect_to_correct", "correct_to_incorrect",
+  "verdict_accuracy", "verdict_recall", "verdict_precision", "verdict_cleared",
+)
 FAMILIES = {
   "reinforce_pp": Family("reinforce_pp", "reinforce_pp", "rl"),
   "ppo": Family("ppo", "ppo", "rl"),
@@ -108,6 +124,11 @@ FAMILIES = {
     "random legal games; share of games won against random legal moves",
     extend=add_without_steps, others=("episodes",), numbers=("malformed_5",),
   ),
+  "pag": Family(
+    "pag", "pag", "pag", metric="accuracy_3", extend=add_direct,
+    others=("direct",), numbers=JUDGED,
+  ),
+  "spoc": Family("spoc", "spoc", "spoc", metric="accuracy_3", numbers=JUDGED),
   "gdpo": Family("gdpo", "gdpo", "gdpo", extend=add_sum, others=("sum",)),
   "sec": Family("sec", "sec", "sec", extend=add_uniform, others=("uniform",)),
   "spear": Family("spear", "spear", "spear"),
@@ -160,7 +181,9 @@ def run(name: str, family: Family, seed: int, folder: pathlib.Path) -> dict:
     "result_interval": result["intervals"][family.metric],
     "control_interval": control["intervals"][family.metric],
     "numbers": {
-      x: {"result": result[x], "control": control[x]} for x in family.numbers
+      x: {"result": result[x], "control": control[x]}
+      | {name: rows[name][x] for name in family.others}
+      for x in family.numbers
     },
     "control_is": family.control_is, "seed": seed, "device": summary["device"],
     "cores": len(os.sched_getaffinity(0)),

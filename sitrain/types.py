@@ -217,6 +217,9 @@ class Task(NamedTuple):
   on_host: bool
   texts: Any = ()  # tasks.text.Texts of the rows of the table, or ()
   rewards: tuple[str, ...] = ()  # names of Verdict.parts
+  accepts: Any = ()  # (episodes, turns) -> [B K] whether a turn says that the
+  #                    attempt before it is right, or (). With it turns are an
+  #                    attempt, a verdict of the policy on it, an attempt, ...
 
 
 Rows = Any  # Episodes, or {name: Episodes} of a method with several kinds

@@ -37,6 +37,7 @@ from sitrain.methods import (
   mcts_dpo,
   multi_turn,
   orpo,
+  pag,
   pair_sft,
   ppo,
   reinforce_pp,
@@ -53,6 +54,7 @@ from sitrain.methods import (
   spear,
   spin,
   spiral,
+  spoc,
   ssr_zero,
   star,
 )
@@ -97,6 +99,10 @@ def kind_by_parts(answer, episodes, turns):
 
 
 TASK = MAZE._replace(verify=kind)
+# Every second turn is a verdict; that its text is none changes nothing here.
+JUDGED = TASK._replace(
+  accepts=lambda episodes, turns: jnp.zeros((len(episodes.turn), turns), bool)
+)
 PARTS = MAZE._replace(verify=kind_by_parts, rewards=("even", "short"))
 
 
@@ -190,6 +196,16 @@ METHODS = {
     task=PARTS,
   ),
   "gigpo": Row(gigpo.make, ROWS | {"state": "reply", "beta": 0.2}),
+  "pag": Row(
+    pag.make, ROWS | {"share_prompts": True, "baseline": "same_outcome"},
+    held=(), task=JUDGED,
+  ),
+  "spoc": Row(spoc.make, ROWS | {"beta": 0.2}, task=JUDGED),
+  "spoc of the last attempt": Row(
+    spoc.make, ROWS | {
+      "turns": (3, 3, 3), "rewards": "last", "normalise": "all", "kl": "k3"
+    }, task=JUDGED,
+  ),
   "sec": Row(sec.make, ROWS | {"beta": 0.2}),
   "spear": Row(spear.make, ROWS | {"capacity": 40}, held=()),
   "satori": Row(

@@ -6,14 +6,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def progress_bonus(
-  reward: Float[Array, "B K"], scale: float
+  reward: Float[Array, "B K"], scale: float, *, back: int = 1
 ) -> Float[Array, "B K"]:
-  """scale * (r_k - r_{k-1}), and 0 for the first turn.
+  """scale * (r_k - r_{k-back}), and 0 for the first `back` turns.
 
   The bonus of SCoRe's stage II (Kumar et al. 2024, section 5.2); for more than
   two turns each attempt is compared with the one just before it (ICLR, A.1).
   """
-  before = jnp.concatenate([reward[:, :1], reward[:, :-1]], axis=1)
+  before = jnp.concatenate([reward[:, :back], reward[:, :-back]], axis=1)
   return scale * (reward - before)
 
 

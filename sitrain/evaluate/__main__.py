@@ -30,6 +30,7 @@ from sitrain.evaluate import (
   studies,
   tables,
 )
+from sitrain.judge.roles import roles
 from sitrain.rollout.play import columns_of
 from sitrain.runtime import (
   activity,
@@ -195,12 +196,16 @@ def make_studies(
   players = run.make_player(model, task, turns=plan.turns, **both)
   found = {"summary": partial(run.evaluate, players, task=task, **chosen)}
   make = partial(player.make, model, task, reply=task.reply, **play)
+  back = roles(task)
   if MAX_TURNS.value:
     long = make(turns=repeat_last(plan.turns, MAX_TURNS.value), samples=1)
-    found["many_turns"] = partial(studies.many_turns, long, **chosen)
+    found["many_turns"] = partial(
+      studies.many_turns, long, back=back, **chosen
+    )
   if plan.budgets:
-    pairs = make(turns=plan.turns[:2], samples=max(plan.budgets))
-    options = sampled | {"budgets": plan.budgets}
+    two = repeat_last(plan.turns, 1 + back)
+    pairs = make(turns=two, samples=max(plan.budgets))
+    options = sampled | {"budgets": plan.budgets, "back": back}
     found["scaling"] = partial(studies.scaling, pairs, **options)
   if SELF_REFINE.value:
     texts = [task.tokenizer.encode(text) for text in REPLIES.value]
@@ -218,13 +223,14 @@ def make_studies(
   return found
 
 
-def plays(plan: Plan) -> list[tuple[tuple[int, ...], int]]:
+def plays(plan: Plan, task: Task) -> list[tuple[tuple[int, ...], int]]:
   """The turns and samples of what `make_studies` plays."""
   found = [(plan.turns, 1), (plan.turns[:1], RESAMPLES.value)]
   if MAX_TURNS.value:
     found.append((repeat_last(plan.turns, MAX_TURNS.value), 1))
   if plan.budgets:
-    found.append((plan.turns[:2], max(plan.budgets)))
+    two = repeat_last(plan.turns, 1 + roles(task))
+    found.append((two, max(plan.budgets)))
   if SELF_REFINE.value:
     found.append((repeat_last(plan.turns, 3), 1))
   if LABELS.value:
@@ -244,7 +250,7 @@ def check_size(
   if task.table:
     posed = np.asarray(task.table.prompt)[:count]
     count, prompt = len(posed), int(np.sum(posed != PAD, axis=1).max())
-  for turns, samples in plays(plan):
+  for turns, samples in plays(plan, task):
     memory.check(
       model, shapes, mesh, memory.Sampled(
         samples * player.part_size(samples, BATCH.value, count), samples,

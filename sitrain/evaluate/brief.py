@@ -43,30 +43,34 @@ def names(turns: int, *, sampled: bool, behaviours: bool = False) -> list[str]:
 def brief(
   player: Player, params: Params, key: Key, *, problems: int, batch: int,
   temperature: float, sampled: bool, behaviours: tuple[Decode, ...] = (),
-  on_progress: OnProgress = no_progress,
+  back: int = 1, on_progress: OnProgress = no_progress,
 ) -> dict[str, float]:
   """Numbers by name: of greedy attempts, and of sampled ones if `sampled`.
 
   One program serves both. `temperature` is that of the sampled attempts.
-  `behaviours` has the decoder of the tokens where behaviours are counted.
+  `behaviours` has the decoder of the tokens where behaviours are counted;
+  `back` is that of `shares`.
   """
   key = jax.random.fold_in(key, OWN)
   options = dict(problems=problems, batch=batch, on_progress=on_progress)
   _, greedy = played(player, params, key, temperature=0.0, **options)
-  found = shares(greedy) | habits(greedy, behaviours)
+  found = shares(greedy, back) | habits(greedy, behaviours)
   if sampled:
     _, drawn = played(player, params, key, temperature=temperature, **options)
-    own = shares(drawn) | habits(drawn, behaviours)
+    own = shares(drawn, back) | habits(drawn, behaviours)
     found |= {f"sampled_{name}": x for name, x in own.items()}
   return {f"{PREFIX}{name}": x for name, x in found.items()}
 
 
-def shares(episodes: Played) -> dict[str, float]:
+def shares(episodes: Played, back: int = 1) -> dict[str, float]:
   """Of each turn the share of full rewards, the mean reward, and the cuts.
 
   A problem counts only where the verifier has judged all its turns; `unknown`
   is the share of the others. Without any the rest is NaN. `copied_k`: of wrong
-  attempts, how many turn k repeats but for a tenth (diversity.repeats).
+  attempts, how many turn k repeats but for a tenth (diversity.repeats). Every
+  `back` turns there is an attempt: with 2, turns between are verdicts of the
+  policy, `copied_k` compares with turn k - 2 (NaN without one), and `gain` is
+  that of the last attempt.
   """
   judged = episodes.judged
   known = judged.known.all(axis=1)
@@ -80,10 +84,12 @@ def shares(episodes: Played) -> dict[str, float]:
     for k in range(turns)
   ]
   for k in range(1, turns):
-    wrong = (known & (judged.right[:, k - 1] == 0)).tolist()
-    found[f"copied_{k + 1}"] = repeated_mistakes(rows[k - 1], rows[k], wrong)
+    before = max(k - back, 0)
+    wrong = (known & (judged.right[:, before] == 0) & (k >= back)).tolist()
+    found[f"copied_{k + 1}"] = repeated_mistakes(rows[before], rows[k], wrong)
   if turns > 1:
-    found["gain"] = found[f"accuracy_{turns}"] - found["accuracy_1"]
+    last = turns - (turns - 1) % back
+    found["gain"] = found[f"accuracy_{last}"] - found["accuracy_1"]
   return found | {"unknown": float(1 - known.mean())}
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from sitrain.evaluate.player import Played
+from sitrain.judge.roles import attempts
 from sitrain.types import GIVEN, Task
 
 KINDS = {"c->c": (1, 1), "i->c": (0, 1), "c->i": (1, 0), "i->i": (0, 0)}
@@ -45,10 +46,12 @@ def dialogues(
   """Up to `each` episodes of every kind that occurs, as text.
 
   A kind is whether the first and the last attempt are right (c->c, i->c, c->i,
-  i->i). Problems that the verifier could not judge are left out.
+  i->i); a verdict of the policy is no attempt. Problems that the verifier could
+  not judge are left out.
   """
   judged = episodes.judged
-  ends = np.stack([judged.right[:, 0], judged.right[:, -1]], axis=1)
+  last = attempts(task, judged.right.shape[1])[-1] - 1
+  ends = np.stack([judged.right[:, 0], judged.right[:, last]], axis=1)
   known = judged.known.all(axis=1)
   found = []
   for kind, outcome in KINDS.items():

@@ -33,12 +33,13 @@ def edit_ratios(
   turn: Int[np.ndarray, "B T"],
   *,
   before: int,
-  after: int,
+  after: int | Int[np.ndarray, " B"],
 ) -> Float[np.ndarray, " B"]:
   """The edit ratio of turn `after` to turn `before` in every episode."""
+  last = np.broadcast_to(after, len(turn)).tolist()
   pairs = [
-    (tokens_of_turn(t, k, before), tokens_of_turn(t, k, after))
-    for t, k in zip(tokens, turn)
+    (tokens_of_turn(t, k, before), tokens_of_turn(t, k, n))
+    for t, k, n in zip(tokens, turn, last)
   ]
   return np.array([edit_ratio(a, b) for a, b in pairs], float)
 

@@ -10,7 +10,8 @@ import numpy as np
 from sitrain.evaluate import calibration
 from sitrain.evaluate.player import OnProgress, Player, no_progress, played
 from sitrain.evaluate.truth import p_true
-from sitrain.types import ROOT, Episodes, Key, Params, Policy, Task
+from sitrain.evaluate.verdicts import rows_of
+from sitrain.types import Episodes, Key, Params, Policy, Task
 
 
 class Asked(NamedTuple):
@@ -81,7 +82,7 @@ def study(
   starts = range(0, rows, each)
   parts = [np.arange(i, i + each) % rows for i in starts]  # of one shape
   values = [
-    np.asarray(ask(params, jax.tree.map(partial(_take, part), _rows(found))))
+    np.asarray(ask(params, jax.tree.map(partial(_take, part), rows_of(found))))
     for part in parts
   ]
   confidence = np.concatenate(values)[:rows]
@@ -94,12 +95,3 @@ def study(
 
 def _take(part, x):
   return x[part]
-
-
-def _rows(found) -> Episodes:
-  none = np.zeros(found.turn.shape, np.int32)
-  number = np.arange(len(none), dtype=np.int32)
-  return Episodes(
-    found.tokens, found.turn, none.astype(np.float32), none, number,
-    np.full_like(number, ROOT),
-  )

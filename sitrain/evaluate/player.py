@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from sitrain.judge.roles import roles
 from sitrain.judge.verifier import (
   final_answers,
   truncated,
@@ -160,7 +161,9 @@ def make_judge(
 ) -> Callable[[Problems, Episodes], Judged]:
   """The task's verifier on every turn of every episode.
 
-  Where a reply ended an episode early, its last turn counts for later ones.
+  Where a reply ended an episode early, its last turn counts for later ones; of
+  a task whose policy judges itself, its last attempt for later attempts, and
+  its last verdict for later verdicts.
   """
 
   def judge(problems, episodes):
@@ -170,15 +173,20 @@ def make_judge(
     right = (verdict.reward >= FULL) * verdict.known
     reward = verdict.reward * verdict.known
     judged = Judged(right, verdict.known, final, cut, reward)
-    return _repeat_last(judged, written(episodes, turns))
+    return _repeat_last(judged, written(episodes, turns), roles(task))
 
   return judge
 
 
-def _repeat_last(judged: Judged, present: Bool[Array, "B K"]) -> Judged:
-  """Replaces every turn that was not written by the last one that was."""
+def _repeat_last(
+  judged: Judged, present: Bool[Array, "B K"], roles: int
+) -> Judged:
+  """Replaces every turn that was not written by the last of its role."""
   turn = np.arange(present.shape[1])
-  last = (present[:, None] * (turn <= turn[:, None]) * turn).max(axis=2)
+  gap = turn[:, None] - turn
+  before = (gap >= 0) & (gap % roles == 0)
+  later = turn - (turn % roles)[:, None]  # than the first turn of the role
+  last = (present[:, None] * before * later).max(axis=2) + turn % roles
   return jax.tree.map(lambda x: jnp.take_along_axis(x, last, axis=1), judged)
 
 

@@ -22,6 +22,8 @@ from sitrain.evaluate.player import (
   unsharded,
 )
 from sitrain.evaluate.summary import by_level, gather, summarize
+from sitrain.evaluate.verdicts import summarize as of_verdicts
+from sitrain.judge.roles import attempts
 from sitrain.types import Key, Params, Task
 
 SEED = 0  # of the bootstrap only
@@ -84,21 +86,26 @@ def evaluate(
   last attempt, and `dialogues`. `batch` counts rows on the device at once,
   `draws` those of the bootstrap. Temperature 0 is greedy; the control is drawn
   at 1 then, since greedy attempts do not vary.
+
+  Where the policy judges its own attempts, turns of attempts alone are
+  compared, under their own numbers; what its verdicts are worth is in
+  `verdicts.summarize`. An episode that a verdict ended keeps its last attempt.
   """
   posed, episodes, fresh = _both(
     players, params, key, problems=problems, batch=batch,
     temperature=temperature, on_progress=on_progress,
   )  # fmt: skip
-  count = players.episodes.turns
-  options = dict(turns=tuple(range(1, count + 1)), draws=draws)
-  evidence = gather(episodes.judged, fresh.judged, columns=range(count))
+  turns = attempts(task, players.episodes.turns)
+  options = dict(turns=turns, draws=draws)
+  columns = [k - 1 for k in turns]
+  evidence = gather(episodes.judged, fresh.judged, columns=columns)
   level = np.asarray(task.level(posed))
   rng = np.random.default_rng(SEED)
   row = summarize(rng, evidence, **options)
   levels = by_level(rng, evidence, level, task.levels, **options)
-  return row | {
+  return row | of_verdicts(task, episodes) | {
     "by_level": levels,
-    "edits": _edits(episodes, 1, count),
+    "edits": _edits(episodes, turns),
     "dialogues": dialogues(task, episodes, level, each=SHOWN),
   }
 
@@ -115,9 +122,12 @@ def _both(players, params, key, *, temperature, **options):
   return posed, episodes, fresh
 
 
-def _edits(episodes, before, after):
+def _edits(episodes, turns):
+  """Of the first of these turns and the last that was written."""
+  there = (episodes.turn[:, :, None] == np.array(turns)).any(axis=1)
+  last = np.max(np.where(there, turns, turns[0]), axis=1)
   ratios = edit_ratios(
-    episodes.tokens, episodes.turn, before=before, after=after
+    episodes.tokens, episodes.turn, before=turns[0], after=last
   )
   return histogram(ratios)
 
@@ -170,4 +180,4 @@ def self_refine(
   evidence = gather(episodes.judged, fresh.judged, columns=(0, 2))
   rng = np.random.default_rng(SEED)
   row = summarize(rng, evidence, turns=(1, 3), draws=draws)
-  return row | {"edits": _edits(episodes, 1, 3)}
+  return row | {"edits": _edits(episodes, (1, 3))}

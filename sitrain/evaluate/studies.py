@@ -22,6 +22,7 @@ def many_turns(
   batch: int = 512,
   temperature: float,
   draws: int = 1000,
+  back: int = 1,
   on_progress: OnProgress = no_progress,
 ) -> dict[str, Any]:
   """Accuracy of every turn of one long episode a problem (fig. 8 of SCoRe).
@@ -29,14 +30,17 @@ def many_turns(
   Lists over the turns: `accuracy`, `incorrect_to_correct` and
   `correct_to_incorrect` against turn 1, `ever` (some attempt so far was
   right), and `intervals` with the same names; where rewards are neither 0 nor 1
-  also `reward`, their means.
+  also `reward`, their means. `back`: every how many turns there is an attempt,
+  judge.roles.roles; verdicts of the policy between them are left out.
   """
   found = played(
     player, params, key, problems=problems, batch=batch,
     temperature=temperature, on_progress=on_progress,
   )[1].judged  # fmt: skip
-  known = found.known.all(axis=1).astype(float)
-  right, reward = found.right.astype(float), found.reward.astype(float)
+  known, right, reward = (
+    x[:, ::back].astype(float) for x in (found.known, found.right, found.reward)
+  )
+  known = known.all(axis=1).astype(float)
   paid = enumerate(reward.T if is_partial(reward) else (), start=1)
   paid = {f"reward_{k}": column for k, column in paid}
 
@@ -46,11 +50,12 @@ def many_turns(
 
   rng = np.random.default_rng(SEED)
   ends = bootstrap(rng, statistic, len(right), draws=draws)
-  lists = _lists(estimate(statistic, len(right)), player.turns)
+  numbers = list(range(1, player.turns + 1, back))
+  lists = _lists(estimate(statistic, len(right)), len(numbers))
   return {
-    "turns": list(range(1, player.turns + 1)),
+    "turns": numbers,
     **lists,
-    "intervals": _lists(ends, player.turns),
+    "intervals": _lists(ends, len(numbers)),
   }
 
 
@@ -73,29 +78,32 @@ def scaling(
   batch: int = 512,
   temperature: float,
   draws: int = 1000,
+  back: int = 1,
   on_progress: OnProgress = no_progress,
 ) -> dict[str, Any]:
   """Parallel first attempts against corrections, by budget.
 
   As `inference_scaling`. `player` plays two turns, with at least as many
-  samples as the largest budget. Problems with an episode that the verifier
-  could not judge are left out.
+  samples as the largest budget; with back=2 three, of which the second is a
+  verdict of the policy that no budget counts. Problems with an episode that the
+  verifier could not judge are left out.
   """
   check_budgets(budgets)
-  if player.turns != 2 or player.samples < max(budgets):
+  turns = 1 + back
+  if player.turns != turns or player.samples < max(budgets):
     raise ValueError(
       f"a player of {player.turns} turns and {player.samples} samples: budgets "
-      f"{budgets} need 2 turns and {max(budgets)} samples"
+      f"{budgets} need {turns} turns and {max(budgets)} samples"
     )
   found = played(
     player, params, key, problems=problems, batch=batch,
     temperature=temperature, on_progress=on_progress,
   )[1].judged  # fmt: skip
-  shape = (-1, player.samples, 2)  # A table may have fewer than asked for.
-  known = found.known.reshape(shape).all(axis=(1, 2))
+  shape = (-1, player.samples, turns)  # A table may have fewer than asked for.
+  columns = found.known, found.final, found.right
+  known, final, right = (x.reshape(shape)[..., ::back] for x in columns)
+  known = known.all(axis=(1, 2))
   rng = np.random.default_rng(SEED)
   return inference_scaling(
-    rng, found.final.reshape(shape)[known],
-    found.right.reshape(shape)[known].astype(float), budgets=budgets,
-    draws=draws,
+    rng, final[known], right[known].astype(float), budgets=budgets, draws=draws,
   )  # fmt: skip

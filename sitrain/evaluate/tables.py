@@ -113,8 +113,8 @@ def control_table(rows: dict[str, dict[str, Any]]) -> Table:
 
 def turns_table(studies: dict[str, dict[str, Any]]) -> Table:
   """Accuracy of every turn, a line per stage."""
-  most = max(len(study["turns"]) for study in studies.values())
-  titles = ["stage", *(str(k) for k in range(1, most + 1))]
+  longest = max((study["turns"] for study in studies.values()), key=len)
+  titles = ["stage", *map(str, longest)]
   table = _table("accuracy by turn, in %", titles)
   for name, study in studies.items():
     table.add_row(name, *(percent(x) for x in study["accuracy"]))

@@ -17,10 +17,12 @@ def copy_metrics(
   verdict: Verdict,
   own: Bool[Array | np.ndarray, "B K"],
   samples: int,
+  *,
+  back: int = 1,
 ) -> Metrics:
   """Of turns that the policy has sampled (`own`):
 
-  judge/copied_k    wrong attempts that turn k repeats / wrong attempts k - 1
+  judge/copied_k    wrong attempts that turn k repeats / wrong attempts k - back
   judge/balance_k   B-STaR's balance score, of `samples` rows of each problem,
                     which stand together; not of lone samples
 
@@ -31,10 +33,10 @@ def copy_metrics(
     return {}
   text, found = hashes(episodes, turns), {}
   for k in range(turns):
-    if k:
-      same = text[:, k] == text[:, k - 1]
+    if k >= back:
+      same = text[:, k] == text[:, k - back]
       found[f"judge/copied_{k + 1}"] = repeated_mistakes(
-        same, own[:, k], verdict, k
+        same, own[:, k], verdict, k - back
       )
     if samples > 1:
       seen = (verdict.known[:, k] > 0) & own[:, k]
@@ -78,12 +80,12 @@ def repeated_mistakes(
   verdict: Verdict,
   k: int,
 ) -> Mean:
-  """Wrong attempts that turn k (from 0) repeats / wrong attempts before it.
+  """Wrong attempts of turn k (from 0) that a later one repeats / all of them.
 
-  `same`: turn k equals the one before; `own`: the policy has sampled turn k. A
-  copy of a right attempt is no fault, and does not count.
+  `same`: both are equal; `own`: the policy has sampled the later one. A copy of
+  a right attempt is no fault, and does not count.
   """
-  known, reward = verdict.known[:, k - 1] > 0, verdict.reward[:, k - 1]
+  known, reward = verdict.known[:, k] > 0, verdict.reward[:, k]
   wrong = own & known & (reward < FULL)
   total, count = (
     x.sum(dtype=np.float32) for x in (same & wrong, wrong)

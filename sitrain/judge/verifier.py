@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Int
 
 from sitrain.judge.copies import copy_metrics
 from sitrain.judge.groups import group_metrics
+from sitrain.judge.roles import roles, truth_metrics
 from sitrain.rollout import contexts
 from sitrain.types import (
   OFFLINE,
@@ -113,8 +114,9 @@ def verdict_metrics(
 ) -> Metrics:
   """Per turn: rewards, cuts, texts without an answer, unknowns, and changes.
 
-  With those of copies.copy_metrics and, with `samples` rows of each problem, of
-  groups.group_metrics.
+  With those of copies.copy_metrics, of roles.truth_metrics and, with `samples`
+  rows of each problem, of groups.group_metrics. Changes are against the turn
+  before, or where every second turn is a verdict the one before that.
 
   Only of turns that the policy sampled; judge/ended_k counts turns of rows that
   ended before. judge/unknown_k counts failures of the verifier, which are in no
@@ -125,7 +127,7 @@ def verdict_metrics(
   own = sampled(episodes, turns)
   cut = truncated(episodes, turns, task.eos)
   begun = written(episodes, turns)
-  metrics = {}
+  metrics, back = {}, roles(task)
   for k in range(turns):
     known, counted = verdict.known[:, k] * own[:, k], own[:, k]
     metrics[f"judge/reward_{k + 1}"] = _mean(verdict.reward[:, k], known)
@@ -138,18 +140,20 @@ def verdict_metrics(
     metrics[f"generate/length_{k + 1}"] = _mean(length, counted)
     if k:
       metrics[f"judge/ended_{k + 1}"] = _mean(~begun[:, k], begun[:, 0])
-      changed = final[:, k] != final[:, k - 1]
+    if k >= back:
+      changed = final[:, k] != final[:, k - back]
       metrics[f"judge/changed_{k + 1}"] = _mean(changed, counted)
-      metrics |= _corrections(verdict, own, k)
+      metrics |= _corrections(verdict, own, k, back)
   known = verdict.known * own
-  metrics |= copy_metrics(episodes, verdict, own, samples)
+  metrics |= copy_metrics(episodes, verdict, own, samples, back=back)
+  metrics |= truth_metrics(task, episodes, verdict, own)
   return metrics | group_metrics(verdict.reward, known, final, samples)
 
 
-def _corrections(verdict: Verdict, own, k: int) -> Metrics:
+def _corrections(verdict: Verdict, own, k: int, back: int) -> Metrics:
   """Shares of rows that went from wrong to right, and from right to wrong."""
-  both = verdict.known[:, k] * verdict.known[:, k - 1] * own[:, k]
-  was, now = verdict.reward[:, k - 1], verdict.reward[:, k]
+  both = verdict.known[:, k] * verdict.known[:, k - back] * own[:, k]
+  was, now = verdict.reward[:, k - back], verdict.reward[:, k]
   return {
     f"judge/corrected_{k + 1}": _mean((1 - was) * now, both),
     f"judge/spoiled_{k + 1}": _mean(was * (1 - now), both),

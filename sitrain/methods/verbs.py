@@ -310,6 +310,16 @@ def check_turns(task: Task, turns: tuple[int, ...], *, least: int = 1) -> None:
     )
 
 
+def check_verdicts(task: Task, turns: tuple[int, ...]) -> None:
+  """Raises ValueError unless the policy judges its own attempts here."""
+  if task.accepts == ():
+    raise ValueError(
+      "this method trains verdicts of the policy on its own attempts, and this "
+      "task has none: take one with them, such as chain.critic"
+    )
+  check_turns(task, turns, least=2)
+
+
 def check_clip(clip: float, dual: float = math.inf) -> None:
   """Raises ValueError for bounds of ratios that leave nothing to train."""
   if clip <= 0.0:

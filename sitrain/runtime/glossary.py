@@ -78,6 +78,14 @@ JUDGE = (
   Entry("judge/balance_K", "B-STaR's balance score: mean of min(u / n, 1) u / "
         "s over problems, u different right texts among s samples, n = min(8, "
         "samples)", SHARE, "rises; falls where right samples become copies"),
+  Entry("judge/true_K", "verdicts of the policy that say rightly whether the "
+        "attempt before is right / verdicts; where it judges itself, changes "
+        "and copies of attempts are those against turn K - 2", SHARE, "rises"),
+  Entry("judge/caught_K", "wrong attempts K - 1 that the policy does not accept"
+        " / wrong attempts", SHARE, "rises; the recall of its verdicts"),
+  Entry("judge/cleared_K", "right attempts K - 1 that it accepts / right "
+        "attempts", SHARE, "rises; with caught_K at 1 and this at 0 it calls "
+        "all wrong"),
   Entry("judge/too_long", "given turns that are longer than their limit / "
         "rows", SHARE, "0"),
   Entry("judge/vote", "mean share of the votes for an answer", SHARE, "rises"),

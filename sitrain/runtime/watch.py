@@ -12,6 +12,7 @@ import jax
 
 from sitrain.evaluate import brief
 from sitrain.evaluate.player import Player
+from sitrain.judge.roles import roles
 from sitrain.models.roles import params_of
 from sitrain.runtime import activity
 from sitrain.runtime.agree import from_first
@@ -56,6 +57,7 @@ def make(config: dict, player: Player, task: Task) -> Watch:
       batch=options.get("batch", 512), sampled=options["every_sampled"],
       temperature=options["temperature"] or 1.0, on_progress=progress,
       behaviours=(task.tokenizer.decode,) * options["every_behaviours"],
+      back=roles(task),
     )
 
   return Watch(

@@ -124,7 +124,7 @@ def with_critic(task: Task, diagnose: Diagnose, *, longest: int) -> Task:
   attempts again. The reward of a critique is 1 iff it is the whole diagnosis.
   `solution` has the two attempts of the task, each with its diagnosis, and only
   the first if that is right. `final` of a critique is that of its attempt.
-  longest: tokens of the longest diagnosis.
+  `accepts` says which are `<ok>`. longest: tokens of the longest diagnosis.
   """
   ok, bad, fix, end = _ids(task, "<ok>", "<bad>", "<fix>", "<end>")
   parts = [i for i in range(task.tokenizer.size) if _is_part(task, i)]
@@ -158,11 +158,17 @@ def with_critic(task: Task, diagnose: Diagnose, *, longest: int) -> Task:
     reward = jnp.stack(rewards, axis=1).astype(jnp.float32)
     return Verdict(reward, jnp.ones_like(reward))
 
+  def is_ok(given):
+    return (given[:, 0] == ok) & (given[:, 1] == PAD)
+
   def reply(answer, episodes: Episodes, turn: Int[Array, " B"]) -> Reply:
     critique = turn % 2 == 0
-    diagnosis = _latest(episodes, turn, 2)
-    done = critique & (diagnosis[:, 0] == ok) & (diagnosis[:, 1] == PAD)
+    done = critique & is_ok(_latest(episodes, turn, 2))
     return Reply(jnp.where(critique, fix, PAD)[:, None].astype(jnp.int32), done)
+
+  def accepts(episodes: Episodes, turns: int):
+    given = [is_ok(attempt(episodes, k + 1, 2)) for k in range(turns)]
+    return jnp.stack(given, axis=1) & (jnp.arange(turns) % 2 == 1)
 
   def final(episodes: Episodes, turns: int):
     found = task.final(episodes, turns)
@@ -171,7 +177,7 @@ def with_critic(task: Task, diagnose: Diagnose, *, longest: int) -> Task:
   return task._replace(
     problems=problems, verify=verify, reply=reply, final=final,
     eos=(end, ok, bad, *parts), turn_length=max(task.turn_length, longest),
-    rewards=(),
+    rewards=(), accepts=accepts,
   )
 
 

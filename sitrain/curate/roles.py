@@ -1,0 +1,119 @@
+"""Turns of two roles, attempts and verdicts of the policy on them.
+
+Turn 1 is an attempt, turn 2 a verdict on it, turn 3 an attempt, and so on, as
+in tasks with `Task.accepts`. A verdict that accepts an attempt ends its row, so
+rows are ragged: what was not written does not count.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sitrain.curate.advantage import group_normalise, progress_bonus, whiten
+from sitrain.judge.groups import FULL
+
+ROLES = 2
+RULES = ("corr", "last", "all")
+NORMALISED = ("per_index", "all")
+
+
+def role_of(turns: int) -> Int[Array, " K"]:
+  """0 for attempts, 1 for verdicts."""
+  return jnp.arange(turns) % ROLES
+
+
+def revision_bonus(
+  reward: Float[Array, "B K"], scale: float
+) -> Float[Array, "B K"]:
+  """scale * (r of an attempt - r of the attempt before); 0 for all others.
+
+  Jiang et al. 2025 (arXiv:2506.10406, PAG): the verdict between both is no
+  attempt, and has no bonus.
+  """
+  bonus = progress_bonus(reward, scale, back=ROLES)
+  return jnp.where(role_of(reward.shape[1]) == 0, bonus, 0.0)
+
+
+def binary_verdicts(
+  reward: Float[Array, "B K"], accepts: Bool[Array, "B K"]
+) -> Float[Array, "B K"]:
+  """Verdicts are paid 1 iff they say rightly whether the attempt is right.
+
+  `reward` of attempts stays. A task may ask a verdict for more, as for the
+  first wrong step; PAG asks for no more.
+  """
+  before = jnp.pad(reward[:, :-1], ((0, 0), (1, 0)))
+  true = (accepts == (before >= FULL)).astype(reward.dtype)
+  true = jnp.where(jnp.isnan(before), jnp.nan, true)
+  return jnp.where(role_of(reward.shape[1]) == 1, true, reward)
+
+
+def role_whiten(
+  value: Float[Array, "B K"], known: Float[Array, "B K"]
+) -> Float[Array, "B K"]:
+  """(v - mean) / (std + 1e-6) over all known turns of the round of one role.
+
+  Attempts among attempts and verdicts among verdicts, whatever their place
+  (PAG's normalisation by role): rewards of the two differ in mean and spread,
+  and whitening all turns together would pay one role for being the easier.
+  Turns that are not known get 0.
+  """
+  of_role = jax.nn.one_hot(role_of(value.shape[1]), ROLES)  # [K R]
+  flat = value.reshape(-1)
+  one = jnp.zeros(flat.shape, jnp.int32)
+  parts = [
+    whiten(flat, one, (known * of_role[:, r]).reshape(-1)) for r in range(ROLES)
+  ]
+  return sum(parts).reshape(value.shape)
+
+
+def message_rewards(
+  reward: Float[Array, "B K"],
+  counted: Bool[Array, "B K"],
+  written: Bool[Array, "B K"],
+  *,
+  rule: str,
+) -> tuple[Float[Array, "B K"], Bool[Array, "B K"], Bool[Array, "B K"]]:
+  """(rewards, the turns that are paid, the turns that are trained).
+
+  Zhao et al. 2025 (arXiv:2506.06923, SPOC). "corr": each turn for itself.
+  "last": a right attempt is paid if the last attempt of its row is right, too;
+  verdicts are not paid. "all": every turn is paid for the last attempt; the
+  paper names this rule and its result, the definition is inferred. With the
+  latter two no turn of a row counts whose last attempt does not. `counted` as
+  in policy.own_turns.
+  """
+  turns = reward.shape[1]
+  attempt = role_of(turns) == 0
+  if rule == "corr":
+    return reward, counted, counted
+  place = jnp.max(jnp.where(written & attempt, jnp.arange(turns), 0), axis=1)
+  at_last = lambda x: jnp.take_along_axis(x, place[:, None], axis=1)
+  counted = counted & at_last(counted)
+  last = jnp.broadcast_to(at_last(reward), reward.shape)
+  if rule == "all":
+    return last, counted, counted
+  return reward * last, counted & attempt, counted
+
+
+def message_normalise(
+  value: Float[Array, "B K"],
+  group: Int[Array, " B"],
+  known: Bool[Array, "B K"],
+  *,
+  over: str,
+) -> Float[Array, "B K"]:
+  """(v - mean) / (std + 1e-6) of the messages of a problem's samples.
+
+  over="per_index": A_{k,l} = (r_{k,l} - mu_l) / sigma_l, message l among the
+  samples that have one (SPOC, Alg. 4; that ragged rows are left out of its mean
+  is inferred). "all": among all messages of these samples, as the text of the
+  paper has it in the place of its algorithm. Unknown messages get 0.
+  """
+  mask = known.astype(jnp.float32)
+  if over == "per_index":
+    over_turns = jax.vmap(group_normalise, in_axes=(1, None, 1), out_axes=1)
+    return over_turns(value, group, mask)
+  groups = jnp.broadcast_to(group[:, None], value.shape).reshape(-1)
+  gain = group_normalise(value.reshape(-1), groups, mask.reshape(-1))
+  return gain.reshape(value.shape)

@@ -1,0 +1,60 @@
+"""How true the verdicts of a policy on its own attempts are."""
+
+from typing import Any
+
+import numpy as np
+
+from sitrain.evaluate.correction import share
+from sitrain.evaluate.player import Played
+from sitrain.judge.roles import roles
+from sitrain.judge.verifier import written
+from sitrain.types import ROOT, Episodes, Task
+
+
+def rows_of(found: Played) -> Episodes:
+  """Played episodes as rows that may be read, one a problem."""
+  none = np.zeros(found.turn.shape, np.int32)
+  number = np.arange(len(none), dtype=np.int32)
+  return Episodes(
+    found.tokens, found.turn, none.astype(np.float32), none, number,
+    np.full_like(number, ROOT),
+  )
+
+
+def summarize(task: Task, found: Played) -> dict[str, Any]:
+  """Shares over all verdicts that were written on attempts that are judged.
+
+  verdict_accuracy: verdicts that say rightly whether the attempt is right;
+  verdict_recall: of wrong attempts, those that are not accepted;
+  verdict_precision: of attempts that are not accepted, those that are wrong;
+  verdict_cleared: of right attempts, those that are accepted; verdicts: how
+  many there are. With `by_verdict`, a list of the same for each verdict turn. A
+  part that a verdict names, such as `<bad@2>`, is not looked at. {} where the
+  policy gives no verdicts.
+  """
+  turns = found.judged.right.shape[1]
+  if roles(task) == 1 or turns < 2:
+    return {}
+  rows = rows_of(found)
+  said = np.asarray(task.accepts(rows, turns)) > 0
+  there, judged = written(rows, turns), found.judged
+  columns = range(1, turns, 2)
+  parts = [
+    (said[:, k], judged.right[:, k - 1] > 0,
+     there[:, k] & (judged.known[:, k - 1] > 0))
+    for k in columns
+  ]
+  each = [_shares(*part) for part in parts]
+  return _shares(*map(np.concatenate, zip(*parts))) | {"by_verdict": each}
+
+
+def _shares(said, right, counted) -> dict[str, float]:
+  """Of boolean arrays; NaN where there is nothing to take a share of."""
+  of = lambda x, where: float(share(x.astype(float), 1.0 * where[None])[0])
+  return {
+    "verdict_accuracy": of(said == right, counted),
+    "verdict_recall": of(~said, counted & ~right),
+    "verdict_precision": of(~right, counted & ~said),
+    "verdict_cleared": of(said, counted & right),
+    "verdicts": int(counted.sum()),
+  }

@@ -1,0 +1,60 @@
+"""SPOC: solutions and verdicts in one pass, each message with its own reward.
+
+Zhao et al. 2025 (arXiv:2506.06923), the variant that the paper calls RLOO (Alg.
+4): the reward of message l, less the mean of message l of the problem's
+samples, over their deviation. The policy stops where its verdict is "right".
+The paper gives neither the KL's weights nor its estimator, and its RAFT (Alg.
+3) and PairSFT are not here: the base imitates a corpus with true verdicts.
+"""
+
+from sitrain.curate.policy import own_turns
+from sitrain.curate.roles import (
+  NORMALISED,
+  RULES,
+  message_normalise,
+  message_rewards,
+)
+from sitrain.judge.verifier import written
+from sitrain.methods import reinforce, verbs
+from sitrain.types import Method, Task
+
+
+@verbs.forwards(reinforce.make, without=(
+  "shape", "kl_weights", "discount", "baseline", "estimate"
+))
+def make(
+  models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
+  rewards: str = "corr", normalise: str = "per_index", beta: float = 0.01,
+  beta_verdict: float = 0.01, **options,
+) -> Method:
+  """SPOC on a task in which the policy judges itself, as chain.critic.
+
+  Args:
+    rewards: "corr", each message for itself; "last" and "all", the ablations:
+      curate.roles.message_rewards.
+    normalise: "per_index", as the algorithm, or "all", as the text of the
+      paper: curate.roles.message_normalise.
+    beta: eta of solutions, the weight of their KL.
+    beta_verdict: eta of verdicts.
+
+  Raises ValueError for a task without verdicts of the policy.
+  """
+  verbs.check_verdicts(task, turns)
+  verbs.check_choice("rewards", rewards, RULES)
+  verbs.check_choice("normalise", normalise, NORMALISED)
+  method = reinforce.make(
+    models, task, optimizer, turns=turns, shape=lambda reward: reward,
+    kl_weights=((beta, beta_verdict) * len(turns))[: len(turns)],
+    estimate="as_it_is", **options,
+  )
+
+  def curate(key, state, problems, episodes, verdict):
+    value, paid, trained = message_rewards(
+      verdict.reward, own_turns(episodes, verdict.known),
+      written(episodes, len(turns)), rule=rewards,
+    )
+    gain = message_normalise(value, episodes.problem, paid, over=normalise)
+    gained = verdict._replace(reward=gain, known=verdict.known * trained)
+    return method.curate(key, state, problems, episodes, gained)
+
+  return method._replace(curate=curate)
