@@ -71,6 +71,10 @@ RESAMPLES = flags.DEFINE_integer(
 MAX_TURNS = flags.DEFINE_integer(
   "max_turns", 10, "Of long episodes; 0: none.", lower_bound=0
 )
+WINDOW = flags.DEFINE_integer(
+  "window", 0, "Turns that each of them sees, itself among them; 0: all.",
+  lower_bound=0,
+)
 BUDGETS = flags.DEFINE_list(
   "budgets", ["2", "4", "8", "16", "32"], "Even numbers; empty: no scaling."
 )
@@ -100,7 +104,7 @@ flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 Study = Callable[..., dict[str, Any]]  # (params, *, key, on_progress)
 # Players of each study, which are compiled one by one.
-PROGRAMS = {"summary": 2, "many_turns": 1, "scaling": 1, "self_refine": 2}
+PROGRAMS = {"summary": 2, "many_turns": 2, "scaling": 1, "self_refine": 2}
 
 
 class Plan(NamedTuple):
@@ -137,6 +141,8 @@ def plan_from(config: dict) -> Plan:
       f"--batch={BATCH.value} rows do not hold the {most} samples of one"
       f" problem: set it to {most} or more, or lower --resamples and --budgets"
     )
+  if WINDOW.value == 1:
+    raise ConfigError("--window=1: give 2 or more, or 0 for all turns")
   if len(REPLIES.value) not in (0, 2):
     raise ConfigError(
       f"--replies={','.join(REPLIES.value)}: give two texts, or none for the "
@@ -167,8 +173,13 @@ def make_studies(
   found = {"summary": partial(run.evaluate, players, task=task, **chosen)}
   make = partial(player.make, model, task, reply=task.reply, **play)
   if MAX_TURNS.value:
-    long = make(turns=repeat_last(plan.turns, MAX_TURNS.value), samples=1)
-    found["many_turns"] = partial(studies.many_turns, long, **chosen)
+    long = make(
+      turns=repeat_last(plan.turns, MAX_TURNS.value), samples=1,
+      window=WINDOW.value,
+    )
+    found["many_turns"] = partial(
+      studies.many_turns, long, fresh=players.fresh, **chosen
+    )
   if plan.budgets:
     pairs = make(turns=plan.turns[:2], samples=max(plan.budgets))
     options = sampled | {"budgets": plan.budgets}

@@ -13,7 +13,7 @@ from sitrain.judge.verifier import samples_of, verdict_metrics, verify
 from sitrain.losses.imitation import negative_log_likelihood
 from sitrain.losses.policy_gradient import dual_clip, policy_gradient
 from sitrain.losses.preference import bradley_terry, dpo_margin
-from sitrain.losses.reduce import mean, per_episode
+from sitrain.losses.reduce import mean, per_attempt, per_episode
 from sitrain.losses.regularizers import LOSSES
 from sitrain.losses.value import value_error
 from sitrain.methods.objectives import pair_objective, policy_objective
@@ -142,8 +142,12 @@ def promote(state, problems, rows, verdicts) -> TrainState:
   return state._replace(held=dict(state.held, reference=reference))
 
 
-def likelihood_loss(model: Any) -> Callable:
-  """Weighted likelihood of the masked tokens, as a mean over tokens."""
+def likelihood_loss(model: Any, *, attempts: int = 0) -> Callable:
+  """Weighted likelihood of the masked tokens, as a mean over tokens.
+
+  `attempts`: turns of a row, each of which is one item: the mean over its
+  tokens, then over the items of the batch. 0: all tokens count alike.
+  """
 
   def loss(params, state, batch: Batch):
     scores = token_scores(
@@ -152,7 +156,10 @@ def likelihood_loss(model: Any) -> Callable:
       inputs=batch.inputs, temperature=1.0,
     )
     nll = negative_log_likelihood(scores.logprob, batch.targets.weight)
-    return {"nll": mean(nll, batch.mask)}, {
+    term = mean(nll, batch.mask) if not attempts else per_attempt(
+      nll, batch.mask, batch.turn, attempts
+    )
+    return {"nll": term}, {
       "learn/nll": mean(nll, batch.mask),
       "learn/entropy": mean(scores.entropy, batch.mask),
     }
