@@ -88,6 +88,19 @@ def add_sum(config: Any) -> None:
   common.add(config, "sum", stage)
 
 
+def add_single_turn(config: Any) -> None:
+  """Adds RISE's stage on single turns, on as many samples of each problem."""
+  stage = copy.deepcopy(config.stage.rise)
+  stage.method.update({
+    "turns": stage.method.turns[:1], "best_of": 1,
+    "samples": stage.method.samples * (1 + stage.method.best_of),
+  })
+  common.add(config, "rwr", stage)
+
+
+CHANGES = (
+  "accuracy_1", "gain", "incorrect_to_correct", "correct_to_incorrect",
+)
 FAMILIES = {
   "reinforce_pp": Family("reinforce_pp", "reinforce_pp", "rl"),
   "ppo": Family("ppo", "ppo", "rl"),
@@ -113,6 +126,11 @@ FAMILIES = {
   "spear": Family("spear", "spear", "spear"),
   "satori": Family(
     "satori", "satori", "satori", metric="accuracy_2", numbers=("accuracy_1",)
+  ),
+  "rise": Family(
+    "rise", "rise", "rise", metric="accuracy_2", control="rwr",
+    control_is="reward-weighted regression of as many first attempts",
+    extend=add_single_turn, numbers=CHANGES,
   ),
   "ssr_zero": Family(
     "ssr_zero", "ssr_zero", "ssr", control="stage1",

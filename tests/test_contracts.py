@@ -42,6 +42,7 @@ from sitrain.methods import (
   reinforce_pp,
   rest_em,
   reward_model,
+  rise,
   rloo,
   sapo,
   satori,
@@ -153,6 +154,11 @@ METHODS = {
   "kto": Row(kto.make, ROWS),
   "rest_em": Row(rest_em.make, ROWS),
   "best_of_n": Row(best_of_n.make, ROWS, held=()),
+  "rise": Row(rise.make, ROWS, held=()),
+  "rise of the best": Row(rise.make, ROWS | {
+    "best_of": 2, "criterion": "better", "normalise": True, "repeats": True,
+    "stop": False,
+  }, held=()),
   "sft": Row(sft.make, {
     "problems": PROBLEMS, "turns": TURNS, "rate": 0.3, "share": 0.5,
   }, held=()),

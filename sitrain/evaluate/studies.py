@@ -33,8 +33,10 @@ def many_turns(
   `ever` (one of them was right), and `intervals` with the same names; where
   rewards are neither 0 nor 1 also `reward`, their means. With a player of
   `fresh` first attempts also `parallel`: the majority of as many of them, at
-  most as many as it samples. In the words of RISE (arXiv:2407.18219) entries k
-  of accuracy_1, parallel, majority and ever are m1@t1, mk@t1, m1@tk and p1@tk.
+  most as many as it samples. In RISE (arXiv:2407.18219) entry 1 of accuracy is
+  m1@t1, and entries k of parallel, majority and ever are mk@t1, m1@tk and
+  p1@tk. Problems with an attempt that the verifier could not judge are left
+  out.
   """
   found = played(
     player, params, key, problems=problems, batch=batch,
