@@ -89,13 +89,40 @@ def add_sum(config: Any) -> None:
 
 
 def add_single_turn(config: Any) -> None:
-  """Adds RISE's stage on single turns, on as many samples of each problem."""
+  """Adds RISE's stage on single turns, on as many samples of each problem.
+
+  And RISE on whole trajectories: what follows a right attempt is trained, and
+  so are copies.
+  """
   stage = copy.deepcopy(config.stage.rise)
   stage.method.update({
     "turns": stage.method.turns[:1], "best_of": 1,
     "samples": stage.method.samples * (1 + stage.method.best_of),
   })
   common.add(config, "rwr", stage)
+  whole = copy.deepcopy(config.stage.rise)
+  whole.method.update({"stop": False, "repeats": True})
+  common.add(config, "whole", whole)
+
+
+def add_right_only(config: Any) -> None:
+  """Adds imitation of the right samples alone, and the ablation of the method.
+
+  Mistake tuning with one tag for all samples ("untagged"); chain of hindsight
+  whose wrong samples are only read ("read").
+  """
+  (name,) = set(config.stages) - {"base"}
+  right = copy.deepcopy(config.stage[name])
+  right.method.name = "rest_em"
+  right.method.per_problem = right.method.samples
+  common.add(config, "right", right)
+  other = copy.deepcopy(config.stage[name])
+  if name == "mistake_tuning":
+    other.method.bad = "<ok>"
+    common.add(config, "untagged", other)
+  else:
+    other.method.train_bad = False
+    common.add(config, "read", other)
 
 
 CHANGES = (
@@ -127,10 +154,20 @@ FAMILIES = {
   "satori": Family(
     "satori", "satori", "satori", metric="accuracy_2", numbers=("accuracy_1",)
   ),
+  "mistake_tuning": Family(
+    "mistake_tuning", "mistake_tuning", "mistake_tuning", control="right",
+    control_is="imitation of the right samples alone", extend=add_right_only,
+    others=("untagged",),
+  ),
+  "chain_of_hindsight": Family(
+    "chain_of_hindsight", "chain_of_hindsight", "chain_of_hindsight",
+    control="right", control_is="imitation of the right samples alone",
+    extend=add_right_only, others=("read",),
+  ),
   "rise": Family(
     "rise", "rise", "rise", metric="accuracy_2", control="rwr",
     control_is="reward-weighted regression of as many first attempts",
-    extend=add_single_turn, numbers=CHANGES,
+    extend=add_single_turn, others=("whole",), numbers=CHANGES,
   ),
   "ssr_zero": Family(
     "ssr_zero", "ssr_zero", "ssr", control="stage1",
@@ -178,7 +215,9 @@ def run(name: str, family: Family, seed: int, folder: pathlib.Path) -> dict:
     "result_interval": result["intervals"][family.metric],
     "control_interval": control["intervals"][family.metric],
     "numbers": {
-      x: {"result": result[x], "control": control[x]} for x in family.numbers
+      x: {"result": result[x], "control": control[x]}
+      | {name: rows[name][x] for name in family.others}
+      for x in family.numbers
     },
     "control_is": family.control_is, "seed": seed, "device": summary["device"],
     "cores": len(os.sched_getaffinity(0)),

@@ -20,6 +20,7 @@ import pytest
 from sitrain.losses.reduce import value
 from sitrain.methods import (
   best_of_n,
+  chain_of_hindsight,
   cispo,
   clip_cov,
   dapo,
@@ -35,6 +36,7 @@ from sitrain.methods import (
   kl_cov,
   kto,
   mcts_dpo,
+  mistake_tuning,
   multi_turn,
   orpo,
   pair_sft,
@@ -113,6 +115,7 @@ class Row(NamedTuple):
 
 
 ROWS = {"problems": PROBLEMS, "samples": SAMPLES, "turns": TURNS}
+TAGS = {"good": "=", "bad": "."}  # a maze's prompt ends with "="
 RL = ROWS | {"beta1": 0.2}
 RL2 = RL | {"beta2": 0.4}
 # Estimators of the KL, baselines and options are spread over the rows.
@@ -159,6 +162,11 @@ METHODS = {
     "best_of": 2, "criterion": "better", "normalise": True, "repeats": True,
     "stop": False,
   }, held=()),
+  "mistake_tuning": Row(mistake_tuning.make, ROWS | TAGS),
+  "chain_of_hindsight": Row(
+    chain_of_hindsight.make,
+    ROWS | TAGS | {"turns": TURNS[:1], "start": "previous"}, held=(),
+  ),
   "sft": Row(sft.make, {
     "problems": PROBLEMS, "turns": TURNS, "rate": 0.3, "share": 0.5,
   }, held=()),
