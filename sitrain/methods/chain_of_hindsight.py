@@ -6,11 +6,10 @@ of right ones. The pairs are of its own samples. Left out: other wordings, rows
 that ask which is better, random hiding of tokens, and the pre-training loss.
 """
 
-import jax
 import jax.numpy as jnp
 
-from sitrain.curate.pairs import partners
-from sitrain.curate.select import imitation_batch
+from sitrain.curate.pairs import right_and_wrong
+from sitrain.curate.select import imitation_batch, row_noise
 from sitrain.curate.tags import chained, ids_of
 from sitrain.losses.reduce import mean
 from sitrain.methods import rest_em, verbs
@@ -25,9 +24,10 @@ def make(
 ) -> Method:
   """Options: see rest_em.make. Prompts of the task end with the tag `good`.
 
-  A sample is good if its reward is `least` or more; it gets a random partner of
-  the other kind, if its problem has one. `train_bad` off: wrong ones are only
-  read. Raises ValueError for tags that the task lacks, and for more turns.
+  A sample is good if its reward is `least` or more. Of each problem a random
+  good one follows all that are not, and a random other one all good ones.
+  `train_bad` off: wrong ones are only read. Raises ValueError for tags that the
+  task lacks, and for more turns.
   """
   tags = ids_of(task, good, bad)
   if len(turns) > 1:
@@ -39,12 +39,12 @@ def make(
   def curate(key, state, problems, episodes, verdict):
     known = verdict.known[:, 0] > 0
     right = known & (verdict.reward[:, 0] >= least)
-    (mender, mended), (other, spoiled) = (
-      partners(k, kind, episodes.problem)
-      for k, kind in zip(jax.random.split(key), (right, known & ~right))
+    noise, group = row_noise(key, episodes.tokens)[:, 0], episodes.problem
+    one, other, both = right_and_wrong(
+      noise, right * 1.0, known, group, problems.prompt.shape[0]
     )
-    found = known & jnp.where(right, spoiled, mended)
-    partner = jnp.where(right, other, mender)
+    found = known & both[group]
+    partner = jnp.where(right, other[group], one[group])
     rows = chained(episodes, jnp.where(right, *tags), partner, turns[0])
     trained = jnp.stack(
       [known & (right | train_bad), found & (~right | train_bad)], axis=1
