@@ -44,7 +44,7 @@ def curated(make, **options):
     **options,
   )
   curate = jax.jit(lambda key, *a: method.curate(key, None, *a))
-  return [curate(jax.random.key(seed), *sampled()) for seed in range(3)]
+  return [curate(jax.random.key(seed), *sampled()) for seed in range(6)]
 
 
 def test_right_and_wrong_samples_have_their_tags():
