@@ -75,7 +75,7 @@ JUDGE = (
   Entry("judge/vote", "mean share of the votes for an answer", SHARE, "rises"),
 )
 CURATE = (
-  Entry("curate/kept", "rows that are trained on / rows", SHARE,
+  Entry("curate/kept", "rows that are trained on / rows (`rise`: attempts)", SHARE,
         "between 0.05 and 0.95"),
   Entry("curate/pairs", "problems with a pair to train on / problems", SHARE,
         "above 0.1"),
