@@ -42,7 +42,10 @@ OUTPUT = flags.DEFINE_string(
   "output", "benchmarks/results/kills.json", "Where the result goes."
 )
 LIMIT = 1800.0  # seconds that one start may take
-CLOCKS = ("run/seconds", "run/host_seconds", "seconds")
+CLOCKS = (
+  "run/seconds", "run/host_seconds", "run/tokens_per_second",
+  "seconds",
+)
 WAYS = ("kill", "save", "term")  # SIGKILL, SIGKILL in a save, SIGTERM
 
 

@@ -25,7 +25,6 @@ from sitrain.configs import quickstart
 from sitrain.methods import score
 from sitrain.runtime import build, optimizer, sharding, stopping
 from sitrain.runtime.host import on_host
-from sitrain.runtime.stage import wanted
 from sitrain.runtime.staged import lower_staged, make_staged
 from sitrain.tasks import maze
 from sitrain.train import init_state
@@ -85,7 +84,7 @@ def make_case(waves: int, delay: int, problems: int):
   )
   idle = lambda state, *given: (state, {})
   lowered = lower_staged(
-    stage_of(0.0), idle, mesh, abstract, jax.random.key(0), wanted=wanted
+    stage_of(0.0), idle, mesh, abstract, jax.random.key(0)
   )
   programs = {name: program.compile() for name, program in lowered.items()}
   return lambda seconds: make_staged(stage_of(seconds), programs, mesh), state

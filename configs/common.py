@@ -23,7 +23,7 @@ def base_config() -> ConfigDict:
   config.evaluate = ConfigDict({
     "turns": TURNS, "problems": 2048, "temperature": 1.0, "seed": 7,
     "every": 0,  # steps between evaluations while a stage trains; 0: none
-    "every_problems": 512, "every_sampled": False,
+    "every_problems": 512, "every_sampled": False, "every_behaviours": False,
   })
   config.run = ConfigDict({
     "save_every": 4,  # fused calls between checkpoints

@@ -37,8 +37,8 @@ COMMANDS = {
     "--workdir=/tmp/sitrain",
   ),
   "infer": Command(
-    "sitrain.infer", "answer problems by a strategy at test time",
-    "--workdir=/tmp/sitrain",
+    "sitrain.infer", "answer by strategies at test time, at equal tokens",
+    "--workdir=/tmp/sitrain --strategy=self_consistency",
   ),
   "talk": Command(
     "sitrain.talk", "look at a model's attempts in a terminal",

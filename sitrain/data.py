@@ -26,7 +26,7 @@ from sitrain.runtime.task import task_of_stage
 from sitrain.types import Task
 
 CONFIG = overrides.define(
-  "The run: a file of configs/, with :arguments if it has any."
+  "The run: a name, as quickstart, or a file; with :arguments if it has any."
 )
 OF = flags.DEFINE_string(
   "of", "task", "task, evaluate, or a stage with a task of its own."
@@ -64,10 +64,8 @@ def limits_of(config: dict, part: str) -> dict[str, tuple[int, ...]]:
 
 def main(argv: list[str]) -> None:
   """Checks the flags and prints."""
-  if len(argv) > 1:
-    raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   if CONFIG.value is None:
-    raise ConfigError("--config is missing: say which file of configs/")
+    raise ConfigError("--config is missing: say which, as --config=quickstart")
   config = fields.placed(build.plain(CONFIG.value))
   check_config(config, trains=False)
   logs.quiet_libraries()

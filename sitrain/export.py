@@ -22,7 +22,7 @@ from sitrain.runtime import build, distributed, logs, placing, policy
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.storage import check_writable
+from sitrain.runtime.storage import check_writable, explaining
 from sitrain.runtime.task import write_tokenizer
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
@@ -59,18 +59,19 @@ def export(workdir: epath.Path, output: epath.Path) -> str:
   dtype = DTYPE.value or config["model"].get("dtype", "float32")
   mesh = placing.mesh_of(config, MESH.value)
   with jax.set_mesh(mesh):
-    params = policy.of_stage(
+    params, line = policy.restored(
       config, model, mesh, workdir / stage, WHICH.value, role=ROLE.value
     )
     begun()
     files = []
-    if jax.process_index() == 0:
-      files = write_tokenizer(config, workdir, output)
-    # config.json is written last: a folder that has it is complete.
-    weights.write(output, model, params, theirs, dtype=dtype)
+    with explaining(output):
+      if jax.process_index() == 0:
+        files = write_tokenizer(config, workdir, output)
+      # config.json is written last: a folder that has it is complete.
+      weights.write(output, model, params, theirs, dtype=dtype)
   count = f"tokenizer ({len(files)} files)" if files else "no tokenizer"
   return (
-    f"written: {output}: {ROLE.value} of {stage}, {WHICH.value}, as"
+    f"written: {output}: {line}, as"
     f" {theirs['architectures'][0]} in {dtype}, {count}"
   )
 
@@ -84,19 +85,17 @@ def _is_taken(folder: epath.Path) -> bool:
 def main(argv: list[str]) -> None:
   """Checks the flags and exports; all processes take part."""
   distributed.start(by_core=False)
-  if len(argv) > 1:
-    raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   folder, output = (
-    epath.Path(workdirs.absolute(flag.value)) for flag in (WORKDIR, OUTPUT)
+    epath.Path(workdirs.absolute(flag.value, f"--{flag.name}"))
+    for flag in (WORKDIR, OUTPUT)
   )
   build.config_of_run(workdirs.absolute(WORKDIR.value))
-  if not OUTPUT.value or _is_taken(output):
-    raise ConfigError(
-      f"--output={OUTPUT.value} is "
-      + ("taken" if OUTPUT.value else "missing")
-      + ": give a new folder"
-    )
+  if not OUTPUT.value:
+    raise ConfigError("--output is missing: give a new folder")
+  workdirs.check_is_folder(output, f"--output={output}")
   check_writable(output)
+  if _is_taken(output):
+    raise ConfigError(f"--output={output} is taken: give a new folder")
   workdirs.check_folder(str(output), f"--output={output}")
   logs.quiet_libraries()
   flag_values = flags.FLAGS.flag_values_dict() | {"process": 0}

@@ -14,9 +14,11 @@ import sitrain.runtime.early  # noqa: F401
 # isort: split
 
 import functools
+import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, NamedTuple
 
 import jax
 from absl import flags
@@ -36,9 +38,9 @@ from sitrain.runtime import (
   overrides,
   packages,
   progress,
-  report,
   services,
   sharding,
+  summary,
   watch,
 )
 from sitrain.runtime import (
@@ -50,10 +52,13 @@ from sitrain.runtime import (
 from sitrain.runtime.checks import check_config
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.stages import Start, check_left, summarize
+from sitrain.runtime.page.one_run import write_report
+from sitrain.runtime.stage import compile_ahead, run_stage
 from sitrain.runtime.start import Run
 from sitrain.runtime.storage import check_writable
 from sitrain.runtime.task import describe
+from sitrain.runtime.written import write_stage
+from sitrain.types import Stage
 
 CONFIG = overrides.define(
   "The run: a name, as quickstart, or a file; with :arguments if it has any."
@@ -70,6 +75,15 @@ LIST = flags.DEFINE_bool(
 flags.declare_key_flag("config")  # --help is to show it.
 flags.adopt_module_key_flags(distributed)
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
+
+
+class Start(NamedTuple):
+  """The start of a run: its time, and the programs that are compiling."""
+
+  began: float  # on the monotonic clock
+  programs: list[Future]  # of the unfinished stages
+  took: dict[str, float]  # seconds to the first steps
+  reached: dict[str, Future]  # by stage, set when its table is written
 
 
 def evaluators(
@@ -95,7 +109,7 @@ def evaluators(
     players, params, task, key, on_progress=functools.partial(tell, say),
     **options
   )
-  return judge, watch.make(config, players.episodes)
+  return judge, watch.make(config, players.episodes, task)
 
 
 def watched(
@@ -135,18 +149,22 @@ def claim(workdir: str, config: dict, found: dict) -> str:
   return digest
 
 
-def train(config: dict, workdir: str) -> dict:
-  """Runs a config in a workdir; returns the summary."""
+def train(config: dict, workdir: str, *, remark: str = "") -> dict:
+  """Runs a config in a workdir; returns the summary.
+
+  `remark` is a line about its numbers, to be printed below their table.
+  """
   start = Start(time.monotonic(), [], {}, {})
   config, workdir = fields.placed(config), workdirs.absolute(workdir)
   check_config(config)
+  services.check_installed(config["run"])
   facts = distributed.check_agreement(config, workdir=workdir)
   display = progress.display()
   try:
     check_writable(workdir)
     workdirs.check_folder(workdir, f"--workdir={workdir}")
     with lock.held(f"--workdir={workdir}", epath.Path(workdir) / lock.NAME):
-      return _train(config, workdir, start, facts, display)
+      return _train(config, workdir, start, facts, display, remark)
   finally:
     display.close()
     activity.leave("heartbeat")
@@ -154,11 +172,10 @@ def train(config: dict, workdir: str) -> dict:
 
 def _train(
   config: dict, workdir: str, start: Start, facts: dict,
-  display: progress.Display,
+  display: progress.Display, remark: str,
 ) -> dict:
   """`train`, while the workdir is locked."""
   jax.config.update("jax_threefry_partitionable", True)
-  services.check_installed(config["run"])
   if config["run"]["compile_cache"]:
     compiling.use_cache()
   mesh = sharding.make_mesh(**config["mesh"])
@@ -167,11 +184,11 @@ def _train(
     ready = build.prepare(config, workdir, mesh)
   with jax.set_mesh(mesh):
     judge, looks = evaluators(ready.run, ready.evaluation_task, config)
-    check_left(ready.run._replace(workdir=workdir), ready.stages)
+    summary.check_left(ready.run._replace(workdir=workdir), ready.stages)
   digest = claim(workdir, config, ready.found)
   log = logs.open_log(workdir, facts)
   if jax.process_index() == 0 and (description := describe(ready.task)):
-    print(description)
+    display.say(description)
   if jax.process_index() == 0:
     packages.keep(workdir, packages.installed())
   sink = services.open_all(workdir, config["run"], config)
@@ -185,19 +202,65 @@ def _train(
   )
   try:
     with jax.set_mesh(mesh):
-      summary, fresh = summarize(run, ready.stages, judge, digest, start)
+      found, fresh = run_stages(run, ready.stages, judge, digest, start)
   finally:
     sink.close()
   display.close()
   if jax.process_index() == 0:
-    finish(summary, workdir, fresh)
-  return summary
+    finish(found, workdir, fresh, remark)
+  return found
 
 
-def finish(summary: dict, workdir: str, fresh: bool) -> None:
+def run_stages(
+  run: Run, stages: list[Stage], judge: Callable[..., dict], digest: str,
+  start: Start,
+) -> tuple[dict, bool]:
+  """Runs the unfinished stages in order; summary.json grows with each.
+
+  The first stage starts when its program is compiled; the other programs are
+  compiled meanwhile, in parallel. Returns the summary, and whether any stage
+  was unfinished.
+  """
+  found = summary.read(run) or summary.empty(run, digest)
+  left = summary.unfinished(stages, found)
+  if not left:
+    names = [stage.name for stage in stages if not stage.writes]
+    summary.check_kept(run.workdir, names)
+  for stage in left:
+    after = start.programs[:1]
+    if callable(stage.frozen):  # Its table is not there yet.
+      after = [*after, start.reached.setdefault(stage.name, Future())]
+    start.programs.append(compile_ahead(run, stage, after=after))
+  first = found["stages"][-1]["end"] if found["stages"] else 0
+  for stage, compiled in zip(left, start.programs):
+    began = time.monotonic()
+    if stage.name in start.reached:
+      start.reached[stage.name].set_result(True)
+    run_one = write_stage if stage.writes else run_stage
+    params, done = run_one(run, stage, compiled, first)
+    first = done.first + done.step
+    found["start"] = start.took
+    with activity.during(f"evaluating {stage.name}") as say:
+      row = judge(params, say) if params != () else {}
+    found["dialogues"] = row.get("dialogues", found["dialogues"])
+    seconds = time.monotonic() - began
+    row = {"name": stage.name, "seconds": seconds, "end": first} | row
+    summary.add_row(run, stage, found, row)
+  return found, bool(left)
+
+
+QUICK = (
+  "A quick run only tries whether all parts work: its numbers mean nothing."
+  " Without :quick the same command, with another workdir, trains."
+)
+
+
+def finish(found: dict, workdir: str, fresh: bool, remark: str) -> None:
   """Writes the report; prints the table and a few dialogues."""
-  page = report.write_report(workdir)
-  progress.show_summary(summary)
+  page = write_report(workdir)
+  progress.show_summary(found)
+  if remark:
+    print(remark)
   if not fresh:
     print(f"All stages were already done in {workdir}; nothing was trained.")
   print(f"report: {page}")
@@ -207,8 +270,6 @@ def main(argv: list[str]) -> None:
   """Checks the flags and runs."""
   distributed.start()
   notice.watch()
-  if len(argv) > 1:
-    raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   if LIST.value:
     print("\n".join(listing.listed()))
     return
@@ -222,7 +283,7 @@ def main(argv: list[str]) -> None:
   if not WORKDIR.value:
     raise ConfigError("--workdir is missing: say where results go")
   logs.quiet_libraries()
-  train(config, WORKDIR.value)
+  train(config, WORKDIR.value, remark=QUICK * overrides.is_quick(sys.argv))
 
 
 if __name__ == "__main__":

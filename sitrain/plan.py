@@ -1,6 +1,6 @@
 """Plans a config for a pod, on a machine without its chips.
 
-  sitrain plan --config=score_math --topology=v5e:2x4 \
+  sitrain plan --config=score_math --topology=v5e:2x4 \\
     --config.mesh.data=1 --config.mesh.fsdp=8
 
 Compiles every program of the stages and shows their memory on a chip, products,
@@ -32,7 +32,7 @@ from sitrain.runtime.errors import run_main
 from sitrain.runtime.metrics import finite
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.plan import chips, models, show, stages
-from sitrain.runtime.workdir import absolute
+from sitrain.runtime.workdir import absolute, check_file
 
 CONFIG = overrides.define(
   "The run: a name, as quickstart, or a file; with :arguments if it has any."
@@ -106,11 +106,12 @@ def plan(
 
 def main(argv: list[str]) -> None:
   """Checks the flags, plans and shows."""
-  if len(argv) > 1:
-    raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   if CONFIG.value is None:
     raise ConfigError("--config is missing: say which, as --config=quickstart")
   logs.quiet_libraries()
+  output = absolute(OUTPUT.value, "--output")
+  if output:
+    check_file(output, f"--output={output}")
   chips.check_topology(TOPOLOGY.value)
   if TOPOLOGY.value == chips.LOCAL:
     use_cores()
@@ -119,9 +120,9 @@ def main(argv: list[str]) -> None:
   with show.progress(Console(stderr=True)) as report:
     found = plan(fields.placed(build.plain(CONFIG.value)), target, report)
   show.show(found, Console(width=None if sys.stdout.isatty() else 110))
-  if OUTPUT.value:
+  if output:
     text = json.dumps(finite(found), indent=1)
-    epath.Path(absolute(OUTPUT.value)).write_text(text + "\n")
+    epath.Path(output).write_text(text + "\n")
   if not found["fits"]:
     sys.exit(1)
 

@@ -22,8 +22,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from etils import epath
-from jax.experimental import multihost_utils
 from rich.console import Console
 
 from sitrain.evaluate import player as playing
@@ -37,80 +35,44 @@ from sitrain.runtime import (
   lock,
   logs,
   machine,
-  memory,
-  overrides,
   parts,
   placing,
-  policy,
   progress,
+  requested_policy,
   sharding,
 )
 from sitrain.runtime import compile as compiling
 from sitrain.runtime.errors import begun, run_main
-from sitrain.runtime.options import ConfigError
 from sitrain.runtime.requested_samples import (
   Plan,
   config_of,
   options_of,
   plan_from,
 )
-from sitrain.runtime.task import check_context
 from sitrain.runtime.testset import tasks_of
 from sitrain.types import PAD
 
-overrides.define("A name or a file of a config, for a model as it is.")
-flags.DEFINE_string("workdir", "", "Of a run, instead of --config.")
-flags.DEFINE_string("stage", "", "Of the run; default: the last trained one.")
-flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint of the stage.")
+requested_policy.define()
+flags.adopt_module_key_flags(requested_policy)
 flags.DEFINE_string("output", "", "A file .jsonl, also on gs://.")
-flags.DEFINE_string("task", "", "Another task than the config's, as humaneval.")
-flags.DEFINE_string("source", "", "Its data set, or another one of the same.")
-flags.DEFINE_string("split", None, "Of --source; empty for a file.")
 flags.DEFINE_list(
   "verifiers", [], "The first is the one of the rows; default: the config's,"
   " and of strict and lenient the other.",
 )
 flags.DEFINE_integer("samples", 1, "Of each problem.", lower_bound=1)
-flags.DEFINE_float(
-  "temperature", None, "0: greedy; default: config.evaluate.temperature.",
-  lower_bound=0.0,
-)
-flags.DEFINE_integer(
-  "top_k", 0, "Tokens to sample from; 0: all.", lower_bound=0
-)
-flags.DEFINE_float(
-  "top_p", 1.0, "Probability of the tokens to sample from; 1: all.",
-  lower_bound=1e-6, upper_bound=1.0,
-)
 flags.DEFINE_integer(
   "turns", 1, "2: with a correction; limits are config.evaluate.turns.",
-  lower_bound=1,
-)
-flags.DEFINE_integer("problems", 0, "Only the first; 0: all.", lower_bound=0)
-flags.DEFINE_integer(
-  "batch", None, "Rows on the device at once; default: config.evaluate.batch.",
   lower_bound=1,
 )
 flags.DEFINE_integer(
   "slots", 0, "Rows of --batch decoded at a time, on each group of devices: one"
   " that ends makes room for the next; 0: all.", lower_bound=0,
 )
-flags.DEFINE_integer("seed", None, "Default: config.evaluate.seed.")
 flags.DEFINE_list("ks", [], "Of pass@k and maj@k; default: 1, 2, 4, ...")
 flags.DEFINE_integer("draws", 1000, "Of the bootstrap.", lower_bound=1)
-placing.define()
-flags.declare_key_flag("mesh")
 flags.adopt_module_key_flags(distributed)
 flags.declare_key_flag("config")  # --help is to show it.
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
-
-
-def load(config: dict, plan: Plan, model: Any, mesh: Any) -> Any:
-  """The parameters of a stage of a run, or of config.model.path."""
-  if plan.workdir:
-    folder = epath.Path(plan.workdir) / plan.stage
-    return policy.of_stage(config, model, mesh, folder, plan.which)
-  return policy.of_model(config["model"]["path"], model, mesh)
 
 
 def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
@@ -125,45 +87,10 @@ def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
   return player._replace(judge=lambda problems, episodes: ())
 
 
-def check_size(
-  config: dict, plan: Plan, model: Any, task: Any, mesh: Any, *, rows: int,
-  prompt: int,
-) -> None:
-  """Raises ConfigError where dialogues or rows are too large, before loading.
-
-  For the model's context, and for the memory that is free. `rows` are played
-  at a time, with prompts of up to `prompt` tokens.
-  """
-  written = columns_of(task, plan.turns)[1]
-  check_context(config, "evaluate.turns", task, written)
-  what = f"config.model.path={config['model'].get('path', '')}"
-  shapes = policy.shapes_of(model, mesh)
-  if plan.workdir:
-    folder = epath.Path(plan.workdir) / plan.stage
-    what = f"the {plan.which} checkpoint of {folder}"
-    shapes = policy.shapes_of_stage(config, model, mesh, folder, plan.which)
-  sampled = memory.Sampled(rows, plan.samples, prompt, written, plan.slots)
-  memory.check(
-    model, shapes, mesh, sampled, what=what, memory=memory.free()
-  )
-
-
-def missing_of(task: Any, plan: Plan, problems: int) -> np.ndarray:
-  """A mask of the problems that the output lacks, from the first process."""
-  missing = np.ones(problems, bool)
-  if jax.process_index() == 0:
-    done = {row["row"] for row in parts.read(plan.output)}
-    kept = task.texts.kept if task.texts else range(problems)
-    missing = np.array([kept[i] not in done for i in range(problems)])
-  if jax.process_count() > 1:
-    missing = multihost_utils.broadcast_one_to_all(missing)
-  return np.asarray(missing, bool)
-
-
 def write_missing(
   config: dict, plan: Plan, tasks: dict, mesh: Any, show: Callable[..., None]
-) -> int:
-  """Samples the problems that the output lacks; returns how many.
+) -> tuple[int, str]:
+  """Samples the problems that the output lacks; returns how many, and of what.
 
   `show` is the update of a display.
   """
@@ -177,14 +104,17 @@ def write_missing(
   total = len(posed.prompt)
   size = playing.part_size(plan.samples, plan.batch, total)  # Checks the batch.
   parts.claim(plan.output, options_of(config, plan))
-  missing = missing_of(task, plan, total)
+  kept = task.texts.kept[:total] if task.texts else range(total)
+  missing = parts.missing(plan.output, kept)
   if not missing.any():
-    return 0
-  check_size(
+    return 0, parts.known(plan.output).get("of", "")
+  requested_policy.check_size(
     config, plan, model, task, mesh, rows=size * plan.samples,
+    samples=plan.samples, slots=plan.slots, field="evaluate.turns",
     prompt=int(np.sum(np.asarray(posed.prompt) != PAD, axis=1).max()),
+    written=columns_of(task, plan.turns)[1],
   )
-  params = load(config, plan, model, mesh)
+  params, of = requested_policy.load(config, plan, model, mesh)
   parts.begin(plan.output, options_of(config, plan))
   begun()
   play = partial(
@@ -211,7 +141,7 @@ def write_missing(
         parts.add(plan.output, note(rows, found))
     done += len(rows)
     show("problems", done, total, {}, float(rate))
-  return int(missing.sum())
+  return int(missing.sum()), of
 
 
 def sample(config: dict, plan: Plan) -> dict[str, Any]:
@@ -227,7 +157,7 @@ def sample(config: dict, plan: Plan) -> dict[str, Any]:
       tasks = tasks_of(config, plan.workdir, verifiers=plan.verifiers)
     build.check_evaluation(config, next(iter(tasks.values())))
     with jax.set_mesh(mesh):
-      new = write_missing(config, plan, tasks, mesh, display.update)
+      new, of = write_missing(config, plan, tasks, mesh, display.update)
   finally:
     display.close()
   if jax.process_index() != 0:
@@ -244,7 +174,7 @@ def sample(config: dict, plan: Plan) -> dict[str, Any]:
   device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
   summary = {"task": task["name"], "split": task.get("split", "")} | summary
   summary |= {
-    "left_out": left_out, "samples": plan.samples, "new": new,
+    "left_out": left_out, "samples": plan.samples, "new": new, "of": of,
     "temperature": plan.temperature, "device": device, "jax": jax.__version__,
   }
   parts.note(plan.output, summary)
@@ -262,22 +192,17 @@ def show(summary: dict[str, Any], plan: Plan) -> None:
     )
   if not summary["new"]:
     console.print("all samples were there already; none was drawn")
-  console.print(f"written: {plan.output}", soft_wrap=True, highlight=False)
+  of = f": {summary['of']}" if summary["of"] else ""
+  console.print(f"written: {plan.output}{of}", soft_wrap=True, highlight=False)
 
 
 def main(argv: list[str]) -> None:
   """Checks the flags and samples."""
   given = flags.FLAGS
   distributed.start()
-  if len(argv) > 1:
-    raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   config = config_of(given)
-  if not given.output.endswith(".jsonl"):
-    raise ConfigError(
-      f"--output={given.output}: give a file whose name ends in .jsonl"
-    )
-  logs.quiet_libraries()
   plan = plan_from(config, given)
+  logs.quiet_libraries()
   distributed.check_agreement([config, *plan])
   with lock.held(f"--output={plan.output}", f"{plan.output}.lock"):
     summary = sample(config, plan)

@@ -50,17 +50,17 @@ def shuffle(key: Key[Array, ""], batch: Batch, count: int) -> Batch:
 
 def init_state(
   params: dict[str, Params], optimizer: Any, *,
-  held: dict[str, Params] | None = None, memory: Any = (),
+  held: dict[str, Params] | None = None, memory: Any = (), rounds: int = 1,
 ) -> TrainState:
   """The state at step 0: roles that are trained, and roles that are held.
 
   Where the state is donated, held roles must not be the same arrays as trained
   ones: a copy, `jax.tree.map(jnp.copy, params)`, is enough. `memory` is what
-  `method.memory(key)` returns.
+  `method.memory(key)` returns, and `rounds` is that of `make_iteration`.
   """
-  step = jnp.zeros((), jnp.int32)
-  opt_state = optimizer.init(params)
-  return TrainState(step, {}, params, opt_state, held or {}, memory)
+  zero, opt_state = jnp.zeros((), jnp.int32), optimizer.init(params)
+  posed = jnp.copy(zero) if rounds > 1 else ()
+  return TrainState(zero, {}, params, opt_state, held or {}, memory, posed)
 
 
 def make_train_step(
@@ -254,8 +254,7 @@ def _steps(train_step, state, key, batch, count, epochs):
     dealt = split_rows(shuffle(key, batch, count), count)
     return jax.lax.scan(train_step, state, dealt)
 
-  keys = jax.random.split(key, epochs)
-  state, metrics = jax.lax.scan(epoch, state, keys)
+  state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, epochs))
   return state, {name: _of_steps(name, x) for name, x in metrics.items()}
 
 
@@ -281,7 +280,7 @@ def make_iteration(
   Dynamic sampling (Yu et al. 2025, DAPO, section 3.2): with
   `wanted(problems, rows, verdicts) -> [P]` other problems are posed, up to
   `rounds` times, until P wanted ones have been found; they replace those that
-  are not wanted, so that shapes stay.
+  are not wanted, so that shapes stay. `state.posed` counts the rounds.
   """
 
   def draw(state, collect_key, judge_key):
@@ -291,7 +290,7 @@ def make_iteration(
 
   def draw_round(state, keys, number):
     keys = [jax.random.fold_in(key, number) for key in keys]
-    return draw(at_round(state, number, rounds), *keys)
+    return draw(at_round(state, number), *keys)
 
   def iteration(state, key):
     *keys, learn_key = jax.random.split(key, 3)
@@ -299,26 +298,31 @@ def make_iteration(
       sampled, judged = draw(state, *keys)
     else:
       again = functools.partial(draw_round, state, keys)
-      sampled, judged = sample_until(again, wanted, rounds)
+      sampled, judged, drawn = sample_until(again, wanted, rounds)
+      state = at_round(state, drawn)
     state, learned = learn(state, learn_key, *sampled)
     return state._replace(step=state.step + 1), judged | learned
 
   return iteration
 
 
-def at_round(state: TrainState, number: Any, rounds: int) -> TrainState:
-  """The state as `pose` sees it in a round of an iteration.
+def at_round(state: TrainState, number: Any) -> TrainState:
+  """The state after `number` more rounds, each of the next rows of a table.
 
-  Of a table every round takes the rows of a step of its own.
+  So no row is left out. Raises ValueError for a state that does not count them.
   """
-  first = state.frozen.get("first", 0)
-  return state._replace(step=first + (state.step - first) * rounds + number)
+  if isinstance(state.posed, tuple):
+    raise ValueError("rounds are counted in state.posed: init_state(rounds=2)")
+  return state._replace(posed=state.posed + number)
 
 
 def sample_until(
   draw: Callable, wanted: Callable, rounds: int
-) -> tuple[tuple, Metrics]:
-  """Rounds of draw(number) -> (round, metrics) until all are wanted."""
+) -> tuple[tuple, Metrics, Array]:
+  """Rounds of draw(number) -> (round, metrics) until all are wanted.
+
+  Returns (what is kept of them, metrics, how many there were).
+  """
 
   def more(carry):
     number, kept, _ = carry
@@ -332,7 +336,7 @@ def sample_until(
 
   carry = jnp.ones((), jnp.int32), *draw(0)
   number, kept, metrics = jax.lax.while_loop(more, step, carry)
-  return kept, metrics | round_metrics(number, wanted(*kept))
+  return kept, metrics | round_metrics(number, wanted(*kept)), number
 
 
 def round_metrics(number: Array, kept: Array) -> Metrics:

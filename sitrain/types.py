@@ -151,6 +151,7 @@ class TrainState(NamedTuple):
   opt_state: Any
   held: dict[str, Params]  # by role, what is kept fixed; in the compute dtype
   memory: Any  # what the method remembers: arrays of fixed capacity, or ()
+  posed: Any = ()  # rounds that the stage has posed; (): one an iteration
 
 
 class Tokenizer(NamedTuple):
@@ -245,6 +246,8 @@ class Method(NamedTuple):
   #                                   (key, state, problems, rows, verdicts)
   loss: Callable[..., tuple[dict[str, Mean], Metrics]]  # (params, state, batch)
   memory: Callable[[Key], Any] = no_memory
+  wanted: Any = ()  # (problems, rows, verdicts) -> [P], those that teach the
+  #                   method something; (): all do, and none is posed again
 
 
 class Stage(NamedTuple):
@@ -268,7 +271,7 @@ class Stage(NamedTuple):
   frozen: Any = ()  # the table of its task, see methods.verbs.frozen_of, or
   #                   a function that reads one which a stage before it wrote
   delay: int = 0  # updates the sampler is behind, from a call's second step on
-  rounds: int = 1  # times that problems are posed until enough have a signal
+  rounds: int = 1  # times that problems are posed until all are `wanted`
   writes: bool = False  # True: rows go to a table, and nothing is trained
   dtype: Any = "float32"  # of held roles, and of what is gathered for decoding
 

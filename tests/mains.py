@@ -155,7 +155,7 @@ def _serve():
   from transformers import AutoTokenizer  # noqa: F401
 
   import sitrain.evaluate.run
-  import sitrain.runtime.report
+  import sitrain.runtime.page.one_run
   import sitrain.runtime.requested_samples
   import sitrain.runtime.stage  # noqa: F401
 

@@ -31,6 +31,7 @@ SUBJECTS = {
   "test_plan_counts.py": (
     "sitrain/models", "sitrain/runtime/plan", "sitrain/train.py",
   ),
+  "test_report.py": ("sitrain/runtime/page", "sitrain/report.py"),
   "test_structures.py": (
     "sitrain/curate", "sitrain/methods", "sitrain/runtime/stage.py",
     "sitrain/runtime/staged.py", "sitrain/train.py",

@@ -62,7 +62,7 @@ AT_ONCE = {
   ),
   "no option of a stage": (
     (*QUICK, "--config.stage.stage1.learning_rate=1"),
-    ("stage1.learning_rate is not an option: choose one of best, buckets",),
+    ("did you mean --config.stage.stage1.optimizer.learning_rate?",),
   ),
   "steps": ((*QUICK, f"{BASE}steps=-2"), ("base.steps=-2: set 1 or more",)),
   "learning rate nan": (
@@ -127,6 +127,11 @@ AT_ONCE = {
   "resamples": (
     (*QUICK, "--config.evaluate.resamples=1"), ("resamples=1: set 2 or more",)
   ),
+  "warm-up": (
+    (*QUICK, f"{BASE}optimizer.warmup=9"),
+    ("config.stage.base.optimizer.warmup=9 is more than all gradient steps",
+     "which are 2: lower it, or raise the steps of the stage"),
+  ),
   "kv_heads": (
     (*QUICK, "--config.model.kv_heads=3"), ("kv_heads=3", "heads=2", "1 or 2"),
   ),
@@ -139,21 +144,31 @@ AT_ONCE = {
   "profile": (
     (*QUICK, "--config.run.profile_steps=(1,)"), ("first step to tr",),
   ),
-  "until": ((*QUICK, f"{TWO}until.name=platau"), ("did you mean 'plateau'",)),
+  "until": (
+    (*QUICK, f"{TWO}until.name=platau"),
+    ("stage2.until.name='platau' is not known: did you mean 'plateau'?",),
+  ),
   "no metric": (
     (*QUICK, f"{TWO}until.name=plateau"), ("stage2.until.metric is missing",),
   ),
   "no stages": ((*QUICK, "--config.stages=()"), ("config.stages is empty",)),
+  "stages in a word": (
+    (*QUICK, "--config.stages=base,stage2"),
+    ("""give a list, as --config.stages="('base', 'stage2')\"""",),
+  ),
+  "no stage before": (
+    (*QUICK, "--config.stages=stage2"),
+    ("config.stages has no 'stage1' before it: add it, or choose one of",),
+  ),
+  "a tokenizer's option": (
+    (*TEXT, "--config.tokenizer.sze=300"), ("tokenizer.sze", "mean 'size'?"),
+  ),
   "no base": (
     (*QUICK, "--config.stages=stage1"), ("stage1.start='base/last'",),
   ),
   "held": ((*QUICK, f"{TWO}held.reference=stage1"), ("mean 'stage1/last'",)),
   "trained": ((*QUICK, f"{TWO}trained=()"), ("trained is empty",)),
   "schedule": ((*QUICK, f"{TWO}optimizer.schedule=cosin"), ("mean 'cosine'",)),
-  "a role that no file defines": (
-    (*QUICK, "--config.roles.critic.start=init"),
-    ("roles.critic.start: no such role: write config.roles.critic = {'start'",),
-  ),
   "a misspelt start": (
     ("--config=configs/ppo.py:quick", "--config.roles.critic.start=polciy"),
     ("config.roles.critic.start='polciy': did you mean 'policy'?",),
@@ -190,7 +205,7 @@ BY_SHAPES = {
     ("stage1.until.metric=", "no metric of this stage"),
   ),
   "one turn": (
-    (*QUICK, f"{TWO}method.turns=(5,)"), ("method: turns=(5,)", "needs 2 or"),
+    (*QUICK, f"{TWO}method.turns=(5,)"), ("method.turns=(5,)", "needs 2 or"),
   ),
   "one sample": (
     (*QUICK, f"{TWO}method.samples=1"), ("samples=1", "at least 2"),
@@ -297,7 +312,16 @@ OUTPUT = "--output={new}"
 OTHERS = {
   "sitrain.sample": [
     ([OUTPUT], "--config is missing"),
-    (["--workdir={none}", OUTPUT], "has no config.json"),
+    (["--workdir={none}", OUTPUT], "none: there is no such folder: give the"),
+    (["--workdir={file}", OUTPUT], "file is a file: give a folder"),
+    (["--workdir={empty}", OUTPUT], "has no config.json: give the workdir of"),
+    ([WORKDIR], "--output is missing: give a file, as --output=samples.jsonl"),
+    ([WORKDIR, "--output={file}/x.jsonl"], "{file} is a file: give a folder"),
+    ([WORKDIR, OUTPUT, "--steps=2"], "--steps is no flag of this command"),
+    ([WORKDIR, OUTPUT, "--wich=best"], "did you mean --which=best?"),
+    ([OUTPUT, "--config.evaluate.batch=8"], "or did you mean --batch=...?"),
+    ([WORKDIR, OUTPUT, "--source=x.jsonl"], "--source=x.jsonl: the task maze"),
+    ([WORKDIR, OUTPUT, "--task=humanevl"], "--task=humanevl is not in sitr"),
     ([WORKDIR, "--output=x.txt"], "ends in .jsonl"),
     ([WORKDIR, OUTPUT, "--samples=0"], "--samples=0"),
     ([WORKDIR, OUTPUT, "--turns=3"], "--turns=3: config.evaluate.turns="),
@@ -311,8 +335,16 @@ OTHERS = {
     ([*QUICK, "--config.evaluate.batch=0", OUTPUT], "evaluate.batch=0: set 1"),
   ],
   "sitrain.evaluate.__main__": [
-    ([], "--workdir= has no config.json"),
-    (["--workdir={none}"], "has no config.json"),
+    ([], "--workdir is missing: give the workdir of a run"),
+    (["--workdir={none}"], "none: there is no such folder: give the workdir"),
+    (["--workdir={file}"], "file is a file: give a folder"),
+    ([WORKDIR, "--output={run}"], "run is a folder: give a file"),
+    ([WORKDIR, "--output={file}/x.json"], "{file} is a file: give a folder"),
+    ([WORKDIR, "--problms=3"], "did you mean --problems=3?"),
+    ([WORKDIR, "--config=quickstart"], "the config is that of --workdir"),
+    ([WORKDIR, "--config.evaluate.problems=3"], "did you mean --problems=3?"),
+    ([WORKDIR, "base"], "unknown argument 'base': flags are given as --NAME"),
+    ([WORKDIR, "--greedy", "true"], "--greedy true: it takes no value; give"),
     ([WORKDIR, "--budgets=3"], "--budgets=3: give even numbers"),
     ([WORKDIR, "--budgets=a"], "--budgets=a: give even numbers"),
     ([WORKDIR, "--problems=0"], "--problems=0"),
@@ -327,14 +359,47 @@ OTHERS = {
     ([WORKDIR], "no stage has been trained"),
   ],
   "sitrain.export": [
-    ([OUTPUT], "--workdir= has no config.json"),
-    (["--workdir={none}", OUTPUT], "has no config.json"),
-    ([WORKDIR], "--output= is missing"),
+    ([OUTPUT], "--workdir is missing: give the workdir of a run"),
+    (["--workdir={none}", OUTPUT], "none: there is no such folder: give the"),
+    (["--workdir={file}", OUTPUT], "file is a file: give a folder"),
+    ([WORKDIR], "--output is missing: give a new folder"),
+    ([WORKDIR, "--output={file}"], "file is a file: give a folder"),
+    ([WORKDIR, "--output=s3://x/y"], "--output=s3://x/y: s3:// is not supp"),
+    ([WORKDIR, "--outptu=x"], "did you mean --output=x?"),
+    ([WORKDIR, "--output"], "--output has no value: give it one, as --output="),
     ([WORKDIR, "--output={run}"], "is taken: give a new folder"),
     ([WORKDIR, OUTPUT, "--dtype=int8"], "--dtype=int8"),
     ([WORKDIR, OUTPUT, "--stage=stage3"], "did you mean"),
     ([WORKDIR, OUTPUT, "--role=critic"], "--role=critic: "),
     ([WORKDIR, OUTPUT], "lacks a checkpoint: train it first"),
+  ],
+  "sitrain.report": [
+    ([], "--workdir is missing: give the workdir of a run"),
+    (["--workdir={none}"], "none: there is no such folder: give the workdir"),
+    (["--workdir={file}"], "file is a file: give a folder"),
+    (["--workdir={empty}"], "has no config.json: give the workdir of a run"),
+    ([WORKDIR], "has no metrics.jsonl: its run has not trained yet"),
+    ([WORKDIR, "--wrkdir=x"], "did you mean --workdir=x?"),
+    ([WORKDIR, "--output=x"], "--help prints those that there are"),
+    ([WORKDIR, "more"], "unknown argument 'more'"),
+  ],
+  "sitrain.plan": [
+    ([*QUICK, "--output={run}"], "run is a folder: give a file"),
+    ([*QUICK, "--toplogy=v5e:2x4"], "did you mean --topology=v5e:2x4?"),
+    ([QUICK[0], "--layers=1"], "did you mean --config.model.layers=1?"),
+    ([*QUICK, "--stage=bse"], "did you mean 'base'?"),
+  ],
+  "sitrain.data": [
+    ([], "--config is missing: say which, as --config=quickstart"),
+    ([*QUICK, "--rwos=3"], "did you mean --rows=3?"),
+    (["quickstart"], "'quickstart' is no flag: did you mean --config=quickst"),
+    ([*QUICK, "--of=evaluat"], "did you mean 'evaluate'?"),
+  ],
+  "sitrain.main": [
+    ([*QUICK, "--workdir={file}"], "file is a file: give a folder"),
+    ([*QUICK, "--workdir={file}/run"], "{file} is a file: give a folder"),
+    ([*QUICK, "--workdir={none}", "--config.run.wandb=p"],
+     "config.run.wandb: wandb is not installed: pip install 'sitrain[wandb]'"),
   ],
 }
 
@@ -345,17 +410,24 @@ def test_other_mains_say_what_is_wrong(module, tmp_path, ask):
   run.mkdir()
   config = build.plain(quickstart.get_config("quick"))
   (run / "config.json").write_text(json.dumps(config))
-  places = {"run": run, "none": tmp_path / "none", "new": tmp_path / "x.jsonl"}
+  file, empty = tmp_path / "file", tmp_path / "empty"
+  file.write_text("")
+  empty.mkdir()
+  places = {
+    "run": run, "none": tmp_path / "none", "new": tmp_path / "x.jsonl",
+    "file": file, "empty": empty,
+  }
   cases = [
     [word.format(**places) for word in words] for words, _ in OTHERS[module]
   ]
-  done = ask(json.dumps([module, cases]), module="many_inputs")
+  done = ask(module="many_inputs", CASES=json.dumps([module, cases]))
   assert done.code == 0, done.err[-3000:]
   found = json.loads(done.out.splitlines()[-1])
   for (kinds, line), (words, said) in zip(found, OTHERS[module], strict=True):
-    assert said in line, (words, line)
+    assert said.replace("{file}", str(file)) in line, (words, line)
     # Errors of flags are told in a line too, before the main begins.
     assert {"ValueError", "Error"} & set(kinds), (words, kinds)
     assert "\n" not in line
-  assert [path.name for path in tmp_path.iterdir()] == ["run"]
+  left = sorted(path.name for path in tmp_path.iterdir())
+  assert left == ["empty", "file", "run"]
   assert [path.name for path in run.iterdir()] == ["config.json"]

@@ -16,10 +16,13 @@ from benchmarks import (
   step,
   traffic,
   turns,
+  walk,
 )
 from benchmarks.peers import protocol
 from sitrain.configs import quickstart, word_problems
+from sitrain.methods import reinforce
 from sitrain.runtime import build, policy
+from sitrain.runtime import stage as stages
 from sitrain.runtime.options import ConfigError
 
 HEAD = """
@@ -320,3 +323,42 @@ def test_a_profile_of_what_is_no_compiled_step_is_refused(
     read(quickstart, "base")
   assert read(quickstart)["stage"]["stage2"]
   assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_walk_names_all_that_runs_from_a_verdict_to_its_gradient():
+  """At most 12 hops and 14 files, and none can be left out or hidden."""
+  run, stage = walk.stage_two()
+  calls = walk.calls_of(run, stage)
+  assert walk.faults(calls) == []
+  assert len(walk.HOPS) <= 12 and len(walk.files()) <= 14
+  loss = "losses/policy_gradient.py", "policy_gradient"
+  left = tuple(one for one in walk.HOPS if one != loss)
+  assert walk.faults(calls, hops=left) == [
+    "sitrain/losses/policy_gradient.py: policy_gradient runs: name it in HOPS,"
+    " or in LEAVES"
+  ]
+  batch = "curate/policy.py", "policy_batch"
+  left = tuple(one for one in walk.HOPS if one != batch)
+  found = walk.faults(calls, hops=left, leaves=(*walk.LEAVES, batch))
+  assert "policy_batch is no leaf: it calls sitrain/curate/advantage.py" in (
+    found[0]
+  )
+  assert "policy_batch is no leaf: it has" in found[-1]
+  gone = "train.py", "shuffle"
+  assert walk.faults(calls, leaves=(*walk.LEAVES, gone))[0] == (
+    "sitrain/train.py: shuffle does not run: take it out"
+  )
+
+
+def test_the_walk_begins_with_the_files_that_the_main_opens():
+  made = walk.stack_at(reinforce, "build", walk.stage_two)
+  ahead = lambda: stages.compile_ahead(*walk.stage_two()).result()
+  parts = walk.stack_at(stages, "make_parts", ahead)
+  assert walk.faults_before(made, parts) == []
+  assert walk.faults_before(made, [*parts, ("runtime/host.py", "x")]) == [
+    "sitrain/runtime/host.py is opened: name it in BEFORE"
+  ]
+  assert walk.faults_before(parts) == [
+    f"sitrain/{file} is not opened: take it out of BEFORE"
+    for file in ("methods/score.py", "runtime/build.py")
+  ]

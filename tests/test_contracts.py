@@ -65,7 +65,7 @@ from sitrain.runtime import optimizer
 from sitrain.runtime.start import Role, drawn, new_state
 from sitrain.tasks import maze
 from sitrain.train import make_iteration, make_parts, make_train_step
-from sitrain.types import Mean, Verdict
+from sitrain.types import Mean, PolicyTargets, Verdict
 
 MAZE = maze.make(doors=2, rooms=2)
 TURNS, PROBLEMS, SAMPLES = (3, 3), 8, 4
@@ -361,6 +361,45 @@ def test_the_order_of_problems_changes_nothing(name):
   want, got = (case.slope(state, x)[:2] for x in (batch, moved))
   for x, y in zip(*map(jax.tree.leaves, (got, want)), strict=True):
     np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
+COMPARING = {
+  "single_turn", "multi_turn", "stage_one", "stage_two",
+  "stage_two of three turns", "dpo", "dpo of random pairs", "ipo", "simpo",
+  "orpo", "reward_model", "grpo", "rloo", "dr_grpo", "dapo", "gspo", "cispo",
+  "sapo", "clip_cov", "kl_cov", "satori", "ssr_zero",
+}
+# A KL in the reward, or a charge for length, teaches where rewards are equal.
+CHARGED = {"single_turn", "rloo", "dapo"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_problems_are_wanted_that_teach(name):
+  """Those whose rewards differ, of methods that compare the samples of each."""
+  case = case_of(name)
+  wanted = case.method.wanted
+  assert (wanted != ()) == (name in COMPARING)
+  if wanted == ():
+    return
+  problems, rows, verdicts = case.sampled
+  alike = lambda kind, verdict: verdict._replace(
+    reward=np.where(kind.problem[:, None] < 4, np.float32(1), verdict.reward)
+  )
+  several = isinstance(rows, dict)
+  verdicts = (
+    {n: alike(rows[n], verdicts[n]) for n in rows} if several
+    else alike(rows, verdicts)
+  )
+  sampled = problems, rows, verdicts
+  found = np.asarray(jax.jit(wanted)(*sampled))
+  assert found.any() and not found[:4].any()
+  _, batch, _ = case.curate(case.state, sampled)
+  teaches = batch.mask > 0
+  if isinstance(batch.targets, PolicyTargets):
+    teaches &= batch.targets.advantage != 0
+  teaches = teaches.reshape(PROBLEMS, -1).any(axis=1)
+  assert np.all(teaches[found])
+  assert name in CHARGED or not teaches[~found].any()
 
 
 @pytest.mark.parametrize("rank", [0, 2])

@@ -492,12 +492,12 @@ def test_the_last_token_of_a_turn_takes_its_number():
 
 
 def test_groups_with_a_signal_differ_in_a_known_reward():
-  rows = dialogues(rows=6)._replace(problem=jnp.array([0, 0, 1, 1, 2, 2]))
+  problem = jnp.array([0, 0, 1, 1, 2, 2])
   reward = jnp.array(
     [[1.0, 0], [1, 1], [1, 1], [1, jnp.nan], [0, 0], [0, 0]]
   )
-  known = jnp.array([[1.0, 1], [1, 1], [1, 1], [1, 0], [1, 1], [1, 1]])
-  found = with_signal(rows, Verdict(reward, known), 4)
+  known = jnp.array([[1, 1], [1, 1], [1, 1], [1, 0], [1, 1], [1, 1]], bool)
+  found = with_signal(problem, reward, known, 4)
   assert found.tolist() == [True, False, False, False]
 
 

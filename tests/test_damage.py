@@ -8,6 +8,7 @@ import errno
 import logging
 import math
 import os
+import re
 import resource
 import shutil
 
@@ -24,7 +25,18 @@ from test_runtime_checkpoint import (
   state,  # noqa: F401  A fixture.
 )
 
-from sitrain.runtime import checkpoint, snapshot, stages, storage
+from sitrain.evaluate import __main__ as evaluating
+from sitrain.runtime import (
+  checkpoint,
+  identity,
+  policy,
+  snapshot,
+  storage,
+  summary,
+)
+from sitrain.runtime.fields import STAGE
+from sitrain.runtime.options import ConfigError
+from sitrain.runtime.origins import check_sources
 
 GCS = "UNAVAILABLE: Error reading gs://bucket/1/d/x: Backend Error"
 
@@ -123,6 +135,17 @@ def tmp_path_epath(path):
   return checkpoint.epath.Path(path)
 
 
+# What has to be said: where, and what is wrong there.
+WHERE = {
+  "data": "policy.w", "index": '"arrays/', "manifest": "arrays",
+  "record": "record",
+}
+WRONG = re.compile(
+  "failed|Truncated|byte range|decoding|not exist|NOT_FOUND|No such file|there"
+  " is no|not found|UnicodeDecode|JSONDecode|[Cc]orrupt|have changed"
+)
+
+
 def flip(path):
   content = bytearray(path.read_bytes())
   for place in range(len(content) // 4, len(content), 16):
@@ -158,6 +181,10 @@ def test_what_is_proven_is_set_aside(
   assert_same(found, shifted(state, 1))
   lines = [r.getMessage() for r in caplog.records if r.name == "sitrain"]
   assert len(lines) == 1 and "2.unusable" in lines[0] and "\n" not in lines[0]
+  # What is wrong, and where, and not the settings of a library.
+  told = lines[0].partition("cannot be used: ")[2]
+  assert WHERE[file] in told and WRONG.search(told), told
+  assert "details" not in told and "tensorstore_spec" not in told
   assert (tmp_path / "2.unusable").exists() and not (tmp_path / "2").exists()
 
 
@@ -175,12 +202,12 @@ def test_a_finished_run_says_which_of_its_checkpoints_are_damaged(
   names = ("base", "one", "two")
   for name in names:
     fill(tmp_path / name, state, [0.1, 0.2])
-  stages.check_kept(tmp_path, names)
+  summary.check_kept(tmp_path, names)
   assert not [r for r in caplog.records if r.name == "sitrain"]
   flip(largest_file(tmp_path / "base" / "2" / "arrays"))
   (tmp_path / "one" / "2" / "record" / "metadata").write_text("{")
   shutil.rmtree(tmp_path / "two")
-  stages.check_kept(tmp_path, names)
+  summary.check_kept(tmp_path, names)
   lines = [r.getMessage() for r in caplog.records if r.name == "sitrain"]
   for line, said in zip(lines, (
     "base/2 is damaged: ", "one/2 is damaged: its record",
@@ -291,3 +318,101 @@ def test_what_an_older_version_saved_without_numbers_is_refused(
   checkpoint.finish(manager)
   assert {"1", "2"} <= set(os.listdir(tmp_path))
   assert not [r for r in caplog.records if r.name == "sitrain"]
+
+
+def warned(caplog):
+  return [r.getMessage() for r in caplog.records if r.name == "sitrain"]
+
+
+def test_readers_name_what_was_set_aside(
+  tmp_path, state, caplog, monkeypatch  # noqa: F811
+):
+  """An older policy is evaluated than the one that the run had reached."""
+  fill(tmp_path, state, [0.1, 0.2, 0.3])
+  read = lambda which: checkpoint.restore(tmp_path, which, shapes(state))[0]
+  # The run has gone on beyond this one, and nothing is missed.
+  shutil.copytree(tmp_path / "2", tmp_path / "2.unusable")
+  assert_same(read("last"), shifted(state, 3))
+  assert not warned(caplog)
+  shutil.move(tmp_path / "3", tmp_path / "3.unusable")
+  assert_same(read("last"), shifted(state, 2))
+  (line,) = warned(caplog)
+  assert line.startswith(f"{tmp_path} has damaged checkpoints")
+  assert "2.unusable, 3.unusable" in line and "2, which is older" in line
+  read("best")  # Once is enough: a stage is read in several parts.
+  assert len(warned(caplog)) == 1
+  # The best one may be what was set aside, also where newer ones are.
+  shutil.rmtree(tmp_path / "3.unusable")
+  monkeypatch.setattr(checkpoint, "_TOLD", set())
+  read("last"), read("best")
+  assert warned(caplog)[1:] == [
+    f"{tmp_path} has damaged checkpoints, which were set aside: 2.unusable. The"
+    " best of the others is used, 2"
+  ]
+
+
+def stages_at(folder, state, *names):  # noqa: F811
+  """The config of a run with these stages, of which the last is damaged."""
+  for name in names:
+    fill(folder / name, state, [0.1])
+  (folder / names[-1] / "1").rename(folder / names[-1] / "1.unusable")
+  return {"stages": names, "stage": {name: {} for name in names}}
+
+
+def test_a_stage_of_which_all_is_damaged_is_named(
+  tmp_path, state, caplog, monkeypatch  # noqa: F811
+):
+  folder = tmp_path_epath(tmp_path)
+  config = stages_at(tmp_path, state, "a", "b")
+  # An earlier stage is sampled and exported in its place, and not in silence.
+  assert policy.stage_of(config, folder, "") == "a"
+  assert policy.has_role(folder / "a", "policy")
+  assert not policy.has_role(folder / "b", "policy")
+  said = f"stage {folder}/b is left out: all that it has is damaged (1.unusa"
+  assert [line.startswith(said) for line in warned(caplog)] == [True, True]
+  alone = {"stages": ("b",), "stage": {"b": {}}}
+  monkeypatch.setattr(evaluating, "STAGE", type("Flag", (), {"value": []}))
+  monkeypatch.setattr(evaluating, "ROLE", type("Flag", (), {"value": "policy"}))
+  ways = (
+    lambda: policy.stage_of(config, folder, "b"),
+    lambda: policy.stage_of(alone, folder, ""),
+    lambda: evaluating.stage_names(alone, folder),
+    lambda: checkpoint.roles(folder / "b", "last"),
+    lambda: checkpoint.restore(folder / "b", "last", shapes(state)),
+    lambda: check_sources("stage.c", STAGE | {"start": f"{folder}/b/last"}, []),
+  )
+  for ask in ways:
+    with pytest.raises((ConfigError, FileNotFoundError)) as found:
+      ask()
+    line = str(found.value)
+    assert "damaged (1.unusable)" in line and "put back a copy" in line
+    assert str(folder) in line and "\n" not in line
+  # Its options are not free to change: it is not begun anew from them.
+  assert identity.begun_in(folder, config).stages == ("a", "b")
+
+
+def test_what_a_reader_finds_damaged_is_named_too(tmp_path, state):  # noqa: F811
+  fill(tmp_path, state, [0.1, 0.2])
+  for step in "12":
+    (tmp_path / step / "record" / "metadata").write_text("{")
+  with pytest.raises(FileNotFoundError, match=r"is damaged \(1, 2\): put back"):
+    checkpoint.restore(tmp_path, "last", shapes(state))
+
+
+def test_the_cause_of_an_error_is_said_whole_in_one_line():
+  """The path alone takes more than a line, and the cause stands after it."""
+  place = "/a" * 90 + "/run/stage1/15"
+  text = (
+    f'FAILED_PRECONDITION: Error reading "params.w/0.0" in "{place}/arrays/":'
+    " ZSTD failed: Data corruption\n detected [source locations='x.cc:1']"
+  )
+  error = Exception("Encountered error. See details: <bound method {\n}>")
+  error.__cause__ = ValueError(text)
+  assert storage.in_words(error, place) == (
+    'ValueError: FAILED_PRECONDITION: Error reading "params.w/0.0" in "arrays/"'
+    ": ZSTD failed: Data corruption detected"
+  )
+  long = storage.in_words(ValueError("start" + "x" * 999 + " end"), place)
+  assert long.startswith("ValueError: start") and long.endswith("x end")
+  assert len(long) < 450
+  assert storage.in_words(MemoryError(), place) == "MemoryError"

@@ -16,7 +16,7 @@ from sitrain.runtime import (
   errors,
   snapshot,
   stage,
-  stages,
+  summary,
 )
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.signals import Stopped
@@ -91,11 +91,12 @@ def test_a_stage_that_begins_with_no_numbers_is_refused(begin, value):
 def test_the_first_process_says_which_stages_are_left(tmp_path, monkeypatch):
   """A disk that shows this one an old summary makes it start no other stage."""
   said = {"stages": [{"name": "one", "end": 3}], "seconds": 1.0}
-  monkeypatch.setattr(stages, "from_first", lambda look: said)
-  monkeypatch.setattr(stages, "compile_ahead", None)  # It compiles nothing.
-  begun = stages.Start(0.0, [], {}, {})
-  found = stages.summarize(run_in(tmp_path), [STAGE], dict, "x", begun)
-  assert found == (said, False)
+  assert summary.read(run_in(tmp_path)) == {}
+  monkeypatch.setattr(summary, "from_first", lambda look: said)
+  assert summary.read(run_in(tmp_path)) == said
+  assert summary.unfinished([STAGE], said) == []
+  monkeypatch.setattr(summary.memory, "check_stage", None)  # None is looked at.
+  summary.check_left(run_in(tmp_path), [STAGE])
 
 
 @pytest.fixture

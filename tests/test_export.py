@@ -70,7 +70,8 @@ def test_a_model_from_nothing_is_one_of_transformers(scratch, ask, tmp_path):
   out = tmp_path / "out"
   done = ask(f"--workdir={workdir}", f"--output={out}", module=EXPORT)
   assert done.code == 0, done.err
-  assert "policy of stage1, last, as LlamaForCausalLM in float32" in done.out
+  line = "policy of stage1, last, step 2, as LlamaForCausalLM in float32"
+  assert line in done.out
   assert "--mesh=data=1,fsdp=1,tensor=1 is used" in done.err
   theirs = load(out, torch.float32)
   tokens = np.arange(24).reshape(2, 12) % model.vocabulary
@@ -114,7 +115,8 @@ def test_a_model_of_the_hub_keeps_its_form(started, ask, tmp_path):
     "--stage=stage2", module=EXPORT,
   )
   assert done.code == 0, done.err
-  assert "policy of stage2, best, as Gemma3ForCausalLM in bfloat16" in done.out
+  line = "policy of stage2, best, step 1, as Gemma3ForCausalLM in bfloat16"
+  assert line in done.out
   was, now = weights.read_config(folder), weights.read_config(out)
   changed = {k for k in was | now if was.get(k) != now.get(k)}
   assert changed == {"dtype", "torch_dtype"}
@@ -175,7 +177,7 @@ def test_mistakes_are_named_in_one_line(scratch, ask, tmp_path):
   (tmp_path / "home" / "stage1").mkdir(parents=True)
   asked = {
     f"--workdir={tmp_path}": "has no config.json: give the workdir of a run",
-    f"--workdir={workdir}": "--output= is missing: give a new folder",
+    f"--workdir={workdir}": "--output is missing: give a new folder",
     f"--workdir={workdir} --output={tmp_path}/out --mesh=fsdp=3":
       "fsdp=3,",
     f"--workdir={workdir} --output={tmp_path}/taken": "taken is taken: give a",

@@ -24,6 +24,7 @@ from sitrain.runtime import (
 )
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.stage import run_stage
+from sitrain.types import Stage
 
 
 def config_of(**fields_):
@@ -192,6 +193,57 @@ def test_a_stage_that_was_done_goes_on_where_it_has_more_steps(tmp_path):
   assert checkpoint.steps(tmp_path / "once" / "one")[-1] == 4
 
 
+def test_a_stage_is_done_unless_it_is_reopened(begun):
+  """One that is done is not traced, which takes seconds at every start."""
+  finished = lambda **changes: workdir.finished(begun, config_of(**changes))
+  assert workdir.finished(begun / "none", config_of()) == finished() == []
+  assert workdir.finished("", config_of()) == []
+  rows = [{"name": "base"}, {"name": "stage1"}]
+  workdir.write_json(begun / "summary.json", {"stages": rows})
+  assert finished() == finished(evaluate__problems=32) == ["base", "stage1"]
+  assert finished(stage__stage1__microbatches=2) == ["base", "stage1"]
+  assert finished(stage__stage2__steps=9) == ["base", "stage1"]
+  # As `claim` takes them out of the summary.
+  changes = {"stage__stage1__steps": 9}
+  assert finished(**changes) == ["base"]
+  shutil.rmtree(begun / "stage1")
+  assert finished() == ["base", "stage1"]
+  changes = {"stage__stage1__method__beta2": 2.0}
+  assert finished(**changes) == ["base"]
+  workdir.claim(begun, config_of(**changes))
+  (row,) = workdir.read_json(begun / "summary.json")["stages"]
+  assert row["name"] == "base"
+
+
+def test_stages_that_are_done_are_not_traced(begun, monkeypatch):
+  config = config_of()
+  rows = [{"name": name} for name in config["stages"]]
+  workdir.write_json(begun / "summary.json", {"stages": rows})
+  monkeypatch.setattr(build, "count_rows", pytest.fail)
+  monkeypatch.setattr(build, "call", pytest.fail)  # No method is made.
+  ready = build.prepare(config, str(begun), loops.mesh_of(1))
+  assert [stage.name for stage in ready.stages] == list(config["stages"])
+  assert [stage.steps for stage in ready.stages] == [2, 2, 2]
+  with pytest.raises(RuntimeError, match="is done is not made"):
+    ready.stages[0].method.pose(0, 0)
+  # What the config alone decides is checked for all of them.
+  config["stage"]["base"]["method"]["problms"] = 3
+  with pytest.raises(ConfigError, match="base.method.problms is not an option"):
+    build.prepare(config, str(begun), loops.mesh_of(1))
+
+
+def test_who_wrote_the_rows_of_a_stage_that_is_left_is_traced():
+  table = lambda name: {"table": {"stage": name}}
+  config = {
+    "stages": ("a", "b", "c", "d", "e"),
+    "stage": {"a": {}, "b": {}, "c": table("b"), "d": table("c"), "e": {}},
+  }
+  traced = lambda *done: "".join(sorted(build._to_trace(config, done)))
+  assert traced() == "abcde" and traced(*"abcde") == ""
+  assert traced(*"abcd") == "e" and traced(*"abce") == "bcd"
+  assert traced(*"bde") == "abc"
+
+
 def test_a_stage_that_learned_nothing_is_remarked_on():
   window = {"learn/gradient_norm": [0.0] * 20, "learn/nll": [2.708] * 20}
   assert "the gradient was 0 in the last 20 steps" in stopping.remark(window)
@@ -290,6 +342,121 @@ def test_other_rows_at_the_same_path_are_refused(tmp_path, caplog):
   assert "goes on with config.evaluate.task" in caplog.text
 
 
+def own_files(folder):
+  """A method, a reward and an environment of the user's, and their imports."""
+  texts = {
+    "method.py": "from helpers import curve\n",
+    "reward.py": "import helpers.text as text\nimport json\n",
+    "reply.py": "def reply(dialogue):\n  import phrases\n",
+    "phrases.py": "", "unused.py": "",
+    "helpers/__init__.py": "", "helpers/text.py": "from . import words\n",
+    "helpers/words.py": "", "helpers/curve.py": "from ..ring import x\n",
+    "ring.py": "import method, helpers.words\n",
+    "prompt.txt": "Think first.", "form.jinja": "{{ bos_token }}",
+  }
+  for name, text in texts.items():
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+  return texts
+
+
+USES = {  # field -> the files that it depends on
+  "stage.base.method.name": "method.py helpers/__init__.py helpers/curve.py"
+    " helpers/words.py ring.py",
+  "task.reward": "reward.py helpers/__init__.py helpers/text.py"
+    " helpers/words.py",
+  "evaluate.task.reward": "reward.py helpers/__init__.py helpers/text.py"
+    " helpers/words.py",
+  "stage.stage1.task.reward": "method.py helpers/__init__.py helpers/curve.py"
+    " helpers/words.py ring.py",
+  "task.environment": "reply.py phrases.py",
+  "evaluate.task.environment": "reply.py phrases.py",
+  "stage.stage1.task.environment": "reply.py phrases.py",
+  "task.environment_options.form": "prompt.txt",
+  "evaluate.task.environment_options.form": "prompt.txt",
+  "stage.stage1.task.environment_options.form": "prompt.txt",
+  "tokenizer.template": "form.jinja",
+}
+
+
+def test_the_users_files_and_what_they_import_are_part_of_a_run(
+  begun, tmp_path, monkeypatch
+):
+  own = tmp_path / "own"
+  own.mkdir()
+  texts = own_files(own)
+  monkeypatch.setattr(sources, "reads_text", lambda config: True)
+  config = config_of(
+    tokenizer={"template": f"{own}/form.jinja"},
+    stage__base__method={"name": f"file:{own}/method.py:make"},
+    stage__stage1__task={"reward": f"exact, file:{own}/method.py:f*0.5"},
+    stage__stage1__table={"stage": "base"},  # Its rows are the run's own.
+  )
+  task = config["task"] | {
+    "reward": f"file:{own}/reward.py:f", "environment": f"file:{own}/reply.py",
+    "environment_options": {"form": f"file:{own}/prompt.txt", "n": 3},
+  }
+  made = build.task_from(config_of())
+  blank = Stage(*[()] * len(Stage._fields))._replace(task=made)
+  stages = [blank._replace(name=name) for name in ("base", "stage1")]
+  record = lambda: sources.record(
+    config | {"task": task}, config, made, made, stages
+  )
+  before = record()
+  assert before.keys() == USES.keys()
+  for name in texts:
+    (own / name).write_text(texts[name] + "# another")
+    after = record()
+    (own / name).write_text(texts[name])
+    changed = {f for f in after if after[f] != before[f]}
+    assert changed == {f for f, used in USES.items() if name in used.split()}
+  # What samples or updates depend on is refused, and is told elsewhere.
+  known = identity.begun_in(begun, config)
+  for field in USES:
+    other = before | {field: before[field] | {"fingerprint": "0"}}
+    if field.startswith("evaluate"):
+      (line,) = sources.check("run", known, before, other)
+      assert line.startswith(f"config.{field}: ")
+      continue
+    with pytest.raises(ConfigError, match=f"other content of config.{field}: "):
+      sources.check("run", known, before, other)
+
+
+def test_a_tokenizer_and_its_end_tokens_are_part_of_a_run(tmp_path):
+  """Its prompts may be the same tokens, and its turns end elsewhere."""
+  own = tmp_path / "tokens"
+  own.mkdir()
+  for name in ("tokenizer.json", "generation_config.json", "model.safetensors"):
+    (own / name).write_text("{}")
+  config = {"tokenizer": {"path": str(own)}, "model": {}}
+  first = sources._tokenizer(config, config)
+  assert first["tokenizer"]["path"] == str(own)
+  (own / "model.safetensors").write_text("other")
+  assert sources._tokenizer(config, config) == first
+  (own / "generation_config.json").write_text('{"eos_token_id": [7]}')
+  assert sources._tokenizer(config, config) != first
+  # That of the model, if it is there, and none that is trained in the workdir.
+  beside = {"tokenizer": {}, "model": {"path": str(own)}}
+  assert sources._tokenizer(beside, beside)["tokenizer"]["path"] == str(own)
+  assert sources._tokenizer({"model": {}}, {"model": {}}) == {}
+
+
+def test_adapters_are_read_on_their_own_base_alone(begun):
+  """Else they would be sampled and exported on another, in silence."""
+  path = model_at(begun / "model", 1)
+  config = config_of(model={"path": path, "lora": {"rank": 4}})
+  workdir.write_json(begun / "config.json", config)
+  model = sources.model_of(path) | {"path": path}
+  workdir.write_json(begun / sources.FILE, {"model.path": model})
+  assert build.config_of_run(str(begun))["model"]["path"] == path
+  model_at(begun / "model", 2)
+  with pytest.raises(ConfigError, match="another base than config.model.path="):
+    build.config_of_run(str(begun))
+  # All of the parameters of a run without adapters are in its checkpoints.
+  workdir.write_json(begun / "config.json", config_of(model={"path": path}))
+  assert build.config_of_run(str(begun))["model"]["path"] == path
+
+
 def test_revisions_of_the_hub_are_kept():
   config = config_of(model={"path": "owner/name"})
   config["roles"] = {"judge": {"path": "owner/judge@main"}, "critic": {}}
@@ -307,6 +474,12 @@ def test_revisions_of_the_hub_are_kept():
   found = sources.pinned(config, {"task": rows})
   assert found["task"]["source"] == "owner/rows:main@012"
   assert found["stage"] == config["stage"]
+  config["tokenizer"] = {"path": "owner/tokens", "template": "plain"}
+  tokens = {"path": "owner/tokens", "revision": "345"}
+  found = sources.pinned(config, {"tokenizer": tokens})
+  assert found["tokenizer"] == {
+    "path": "owner/tokens@345", "template": "plain"
+  }
   cache = epath.Path("hub/models--owner--name/snapshots/abc")
   assert sources.revision_of(cache) == "abc"
   assert sources.revision_of(epath.Path("models/abc")) == ""
@@ -320,9 +493,11 @@ def test_places_are_called_as_from_everywhere(tmp_path, monkeypatch):
   assert workdir.absolute("gs://bucket/run") == "gs://bucket/run"
   assert workdir.absolute("") == ""
   for path in ("s3://bucket/run", "file:///run"):
-    with pytest.raises(ConfigError, match="is not supported: give a folder"):
-      workdir.absolute(path)
-  with pytest.raises(ConfigError, match="there is no user nobodyhere$"):
+    line = f"^--output={path}: .* is not supported: give a folder"
+    with pytest.raises(ConfigError, match=line):
+      workdir.absolute(path, "--output")
+  line = "^--workdir=~.* there is no user nobodyhere$"
+  with pytest.raises(ConfigError, match=line):
     workdir.absolute("~nobodyhere/run")
   (tmp_path / "model").mkdir()
   (tmp_path / "own.py").write_text("")
@@ -348,8 +523,9 @@ def test_places_are_called_as_from_everywhere(tmp_path, monkeypatch):
 @pytest.mark.parametrize("place", ["/proc/none/run", "{}/file", "{}/file/run"])
 def test_a_workdir_that_cannot_be_written_is_named(place, tmp_path):
   (tmp_path / "file").write_text("")
+  why = "cannot be written|is a file: give a folder"
   place = place.format(tmp_path)
-  with pytest.raises(ConfigError, match=f"--workdir={place} cannot be written"):
+  with pytest.raises(ConfigError, match=f"--workdir={place}.* ({why})"):
     workdir.check_folder(place, f"--workdir={place}")
 
 

@@ -10,7 +10,7 @@ from test_identity import ROWS, rows_at
 
 from sitrain.configs import quickstart, reward_model, rft, score_gsm8k
 from sitrain.runtime import build, checks, listing
-from sitrain.runtime.options import makers
+from sitrain.runtime.options import makers, takes_functions
 
 CONFIGS = {
   "quickstart": quickstart, "rft": rft, "reward_model": reward_model,
@@ -49,7 +49,7 @@ def test_the_list_has_every_method_and_task_with_its_options():
   text = "\n".join(listing.listed())
   for package in ("methods", "tasks"):
     for name, maker in makers(package).items():
-      taken = listing._takes_functions(maker)
+      taken = takes_functions(maker)
       assert (f"  name={name}\n" in text) != taken, name
   for line in (
     "name=score.stage_two", "bonus: float = 10.0", "name=word_problems",

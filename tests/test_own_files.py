@@ -14,8 +14,8 @@ import pytest
 from absl import flags
 
 from sitrain.runtime import build, errors, fields, options, overrides, own
-from sitrain.runtime.checks import check_role_sources
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.origins import check_role_sources
 from sitrain.runtime.start import Role
 from sitrain.runtime.task import task_from, task_of_stage
 from sitrain.tasks import own_functions

@@ -25,10 +25,10 @@ def environment(tmp_path_factory):
   own |= {"JAX_PLATFORMS": "cpu", "SITRAIN_CACHE": str(place / "programs")}
   clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | own
 
-  def run(*words, seconds=600):
+  def run(*words, seconds=600, input=None):
     return subprocess.run(
       words, cwd=empty, env=clean, capture_output=True, text=True,
-      timeout=seconds,
+      timeout=seconds, input=input,
     )
 
   def install(*words):
@@ -65,6 +65,9 @@ def test_an_installed_wheel_is_all_that_a_user_needs(environment):
   assert done.returncode == 0, done.stderr[-3000:]
   lines = run("cat", "rows.jsonl").stdout.splitlines()
   assert len([json.loads(line) for line in lines]) == 8
+  done = run("sitrain", "talk", "--workdir=out", input="932-18+..470.=\n")
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert "attempt 1" in done.stdout and "attempt 2" in done.stdout
   done = run("sitrain", "report", "--workdir=out")
   assert done.returncode == 0 and done.stdout.strip().endswith("report.html")
   done = run("sitrain", "train", "--config=score_gsm8k:quick", "--workdir=two")

@@ -11,7 +11,7 @@ import pytest
 from sitrain.judge.verifier import truncated
 from sitrain.models.decoder import sees_rows
 from sitrain.models.logprobs import token_scores
-from sitrain.rollout import contexts
+from sitrain.rollout import contexts, stream
 from sitrain.rollout import play as play_module
 from sitrain.rollout.contexts import Segment
 from sitrain.rollout.play import cache_lengths, play, play_on, row_keys
@@ -258,6 +258,23 @@ def test_halves_fewer_samples_and_more_pads(toy, rows, keys):
     )
     assert lists(part) == want[::SAMPLES][half]
     assert np.all(np.asarray(part.parent) == ROOT)
+
+
+def test_a_stream_writes_what_play_writes(toy, rows, keys):
+  model, params, _ = toy
+  made = stream.make(model, reply=reply, turns=TURNS, eos=EOS, tokens=3)
+  begin, go_on = jax.jit(made.begin), jax.jit(made.go_on)
+  for p in range(4):  # Of each problem the first sample.
+    problems = pose(PROMPTS[p : p + 1], [p], slots=6)
+    given = (keys[p : p + 1], params, jnp.asarray(TEMPERATURE[2 * p]), problems)
+    written, seen = begin(*given), [PROMPTS[p]]
+    while not written.over:
+      written = go_on(*given, written)
+      ((tokens, turns),) = lists(contexts.align_left(written.rows))
+      assert tokens[: len(seen[-1])] == seen[-1]
+      assert len(tokens) <= len(seen[-1]) + 3
+      seen.append(tokens)
+    assert (tokens, turns) == lists(rows)[2 * p] and len(seen) > 2
 
 
 def test_row_keys_do_not_depend_on_their_number(keys):

@@ -1,9 +1,11 @@
 """Meshes, rules, optimizers and compilation; 8 fake devices in a process."""
 
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -367,6 +369,43 @@ def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, caplog):
   compile.use_cache()
   assert "SITRAIN_CACHE=/proc/none/xla cannot be written" in caplog.text
   assert jax.config.jax_compilation_cache_dir == before
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_cache_that_is_full_is_one_line_and_still_read(
+  tmp_path, monkeypatch, caplog, full
+):
+  """JAX warns of every program; a run has hundreds."""
+  set_to, others = {}, []
+  monkeypatch.setenv("SITRAIN_CACHE", str(tmp_path))
+  monkeypatch.setattr(compile, "_TOLD", set())
+  monkeypatch.setattr(compile.jax.config, "update", set_to.__setitem__)
+  monkeypatch.setattr(warnings, "showwarning", lambda x, *at: others.append(x))
+  if full:
+    opened = lambda dir: open("/dev/full", "wb", buffering=0)
+    monkeypatch.setattr(compile.tempfile, "TemporaryFile", opened)
+  compile.use_cache()
+  compile.use_cache()  # Two runs of one process.
+  assert set_to["jax_compilation_cache_dir"] == str(tmp_path)
+  warnings.simplefilter("always")
+  for name in range(9):
+    for doing, why in (
+      ("writing", f"OSError: [Errno 28] {os.strerror(errno.ENOSPC)}"),
+      ("reading", "error: Error -5\nwhile decompressing data"),
+    ):
+      warnings.warn(
+        f"Error {doing} persistent compilation cache entry for 'jit_{name}':"
+        f" {why}", stacklevel=1,
+      )
+  warnings.warn("another", stacklevel=1)
+  assert [str(x) for x in others] == ["another"]
+  lines = [r.getMessage() for r in caplog.records if r.name == "sitrain"]
+  for line, said in zip(
+    lines, ("takes no more programs", "cannot be read"), strict=True
+  ):
+    assert line.startswith(f"SITRAIN_CACHE={tmp_path} ") and said in line
+    assert "\n" not in line
+  assert "No space left" in lines[0] and "Error -5 while" in lines[1]
 
 
 CACHED = """

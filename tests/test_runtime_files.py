@@ -1,6 +1,7 @@
 """Records, summaries, the workdir and when to stop: all on the host."""
 
 import contextlib
+import errno
 import importlib
 import json
 import logging
@@ -24,12 +25,13 @@ from sitrain.runtime import (
   distributed,
   early,
   errors,
+  lock,
   logs,
   metrics,
   packages,
+  parts,
   peers,
   progress,
-  report,
   scratch,
   services,
   sinks,
@@ -37,6 +39,7 @@ from sitrain.runtime import (
   workdir,
 )
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.page import one_run
 from sitrain.types import Mean
 
 SUMMARY = {
@@ -123,7 +126,7 @@ def test_a_cut_truncate_leaves_the_old_file(tmp_path, monkeypatch):
   def killed(*args):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(sinks.os, "replace", killed)
+  monkeypatch.setattr(os, "replace", killed)
   with pytest.raises(KeyboardInterrupt):
     sinks.truncate(path, "a", 1)
   assert path.read_text() == old
@@ -192,7 +195,8 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", services.SERVICES)
 def test_a_missing_service_says_how_to_get_it(name, monkeypatch):
   monkeypatch.setitem(sys.modules, name, None)
-  with pytest.raises(ConfigError, match=f"needs it: pip install {name}$"):
+  line = f"config.run.{name}: {name} is not installed: pip install 'sitrain"
+  with pytest.raises(ConfigError, match=re.escape(f"{line}[{name}]', or leav")):
     services.check_installed({name: "p"})
   services.check_installed({name: "", "keep": 2})
 
@@ -394,10 +398,68 @@ def test_json_is_replaced_whole(tmp_path, monkeypatch):
   def killed(*args):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(workdir.os, "replace", killed)
+  monkeypatch.setattr(os, "replace", killed)
   with pytest.raises(KeyboardInterrupt):
     workdir.write_json(path, {"a": 2})
   assert workdir.read_json(path) == {"a": None}
+
+
+@pytest.fixture
+def full(monkeypatch):
+  """A disk on which a file can be made, and nothing be written to it."""
+
+  def fail(path, *content):
+    os.close(os.open(path, os.O_CREAT))
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  for name in ("write_bytes", "write_text"):
+    monkeypatch.setattr(type(sinks.epath.Path("/")), name, fail)
+
+
+WRITES = {
+  "check": lambda path: workdir.check_folder(str(path), "--workdir"),
+  "summary": lambda path: workdir.write_json(path / "summary.json", {}),
+  "rows": lambda path: parts.add(path / "rows.jsonl", [{"row": 1}]),
+  "versions": lambda path: packages.keep(path, {"a": "1"}),
+  "report": one_run.write_report,
+  "truncate": lambda path: sinks.truncate(path / "metrics.jsonl", "a", 0),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_full_disk_is_named_and_nothing_stays_half_written(
+  write, tmp_path, full
+):
+  """An error of a write has no name of a file, unlike one of an open."""
+  line = '{"stage": "a", "step": 1}\n'
+  with open(tmp_path / "metrics.jsonl", "w") as file:
+    file.write(line)
+  with pytest.raises(OSError) as error:
+    WRITES[write](sinks.epath.Path(tmp_path))
+  told = errors.one_line(error.value)
+  assert told.startswith(f"no space left in {tmp_path}") and "\n" not in told
+  assert "free some space and start the same command again" in told
+  assert errors.code_of(error.value) == 1  # The command line is right.
+  left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+  assert left == ["metrics.jsonl"]
+  assert (tmp_path / "metrics.jsonl").read_text() == line
+
+
+def test_a_record_and_a_folder_on_a_full_disk_name_it(tmp_path, monkeypatch):
+  sink = sinks.jsonl(tmp_path / "metrics.jsonl")
+  monkeypatch.setattr(
+    sinks, "to_line", lambda record: os.write(os.open("/dev/full", 1), b"x")
+  )
+  with pytest.raises(OSError, match=f"no space left in {tmp_path}: free"):
+    sink.write({})
+
+  def mkdir(path):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+  monkeypatch.setattr(os, "mkdir", mkdir)
+  with pytest.raises(OSError, match=f"no space left in {tmp_path}: free"):
+    with lock.held("--workdir", tmp_path / "a" / "b" / "lock.json"):
+      pass
 
 
 def test_too_little_space_is_said_before_the_run(tmp_path):
@@ -578,31 +640,6 @@ def test_the_summary_shows_intervals():
   assert lines[row + 1].split("│")[2].strip() == "[45.0, 55.0]"
 
 
-def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
-  sink = sinks.jsonl(tmp_path / "metrics.jsonl")
-  for stage in ("stage_1", "stage_2"):
-    for step in range(1, 4):
-      record = {"stage": stage, "step": step, "judge/reward_1": 0.1 * step}
-      sink.write({**record, "learn/kl_2": math.nan, "learn/entropy_1": 1.0})
-  workdir.write_json(tmp_path / "summary.json", SUMMARY)
-  workdir.write_json(tmp_path / "config.json", {"seed": 7})
-  page = report.write_report(tmp_path).read_text()
-  assert page.count("data:image/png;base64,") == 3
-  assert "<script" not in page and "&lt;script&gt;" in page
-  assert not re.search(r"https?://|href=|src=\"(?!data:)", page)
-  for text in ("50.0 [45.0, 55.0]", "again", "1:02:05", "&quot;seed&quot;: 7"):
-    assert text in page
-
-
-def test_the_report_bears_what_is_missing(tmp_path, caplog):
-  with pytest.raises(FileNotFoundError, match="--workdir"):
-    report.write_report(tmp_path)
-  (tmp_path / "summary.json").write_text('{"seed": 1}')
-  with caplog.at_level(logging.WARNING):
-    assert report.write_report(tmp_path).exists()
-  assert not caplog.records
-
-
 def test_temporary_folders_go_with_the_process(monkeypatch, capsys):
   ended = []
 
@@ -649,10 +686,3 @@ def test_the_license_is_that_of_the_metadata():
   text = (root / "LICENSE").read_text().split()
   assert text[:4] == ["Apache", "License", "Version", "2.0,"]
   assert len(text) == 1581  # all of it, as apache.org has it
-
-
-def test_stages_follow_each_other_on_the_axis():
-  steps = [("a", 1), ("a", 5), ("b", 1), ("b", 2)]
-  at, borders = report.place([{"stage": s, "step": n} for s, n in steps])
-  assert at == [1, 5, 6, 7]
-  assert borders == [(0, "a"), (5, "b")]

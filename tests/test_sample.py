@@ -194,7 +194,9 @@ def record(
 ):
   n = len(right)
   known = known or [1] * n
-  mark = dict(right=right, known=known, finals=finals, truncated=[0] * n)
+  mark = dict(
+    texts=finals, right=right, known=known, finals=finals, truncated=[0] * n
+  )
   strict = right if strict is None else strict
   also = {"strict": dict(right=strict, known=known, finals=finals)}
   return dict(row=number, level=level, also=also, **mark, **more)
@@ -258,7 +260,10 @@ def test_the_numbers_are_those_of_all_subsets():
 
 
 def test_corrections_and_disagreement():
-  first = dict(right=[1, 0], known=[1, 1], finals=["1", "2"], truncated=[0, 1])
+  first = dict(
+    texts=["1", "2"], right=[1, 0], known=[1, 1], finals=["1", "2"],
+    truncated=[0, 1],
+  )
   later = first | {"right": [0, 1]}
   found = [
     record(0, [0, 0], ["1", "2"], strict=[1, 0], attempts_2=later | {
@@ -377,7 +382,7 @@ def test_samples_of_other_options_are_refused(whole, folder, tmp_path):
   assert foreign.read_text() == "{}\n"
 
 
-def test_a_stage_of_a_run_in_two_turns(tmp_path, monkeypatch):
+def test_a_stage_of_a_run_in_two_turns(tmp_path, monkeypatch, capsys):
   config = build.plain(quickstart.get_config("quick"))
   config["run"]["compile_cache"] = False
   workdir = tmp_path / "run"
@@ -405,6 +410,11 @@ def test_a_stage_of_a_run_in_two_turns(tmp_path, monkeypatch):
   first, second = summary["verifiers"]["maze"]["attempts"]
   moved = second["incorrect_to_correct"] - second["correct_to_incorrect"]
   assert second["accuracy"] - first["accuracy"] == pytest.approx(moved)
+  assert summary["of"] == "policy of stage1, last, step 7"
+  sample.show(summary, plan)
+  sample.show(sample.sample(config, plan), plan)  # All are there already.
+  told = capsys.readouterr().out
+  assert told.count(f"written: {output}: policy of stage1, last, step 7\n") == 2
   row = lines(output)[0]
   assert row["problem"] and len(row["attempts_2"]["texts"]) == 1
   (workdir / "stage1" / "8").mkdir()
@@ -561,9 +571,10 @@ def test_mistakes_are_named_in_one_line(folder, ask, tmp_path):
     words: "--config.model.path is missing: give it, or --workdir",
     f"{words} --workdir={tmp_path}": "leave out --config",
     f"{score} --stage=stage1": "--stage=stage1 belongs to a run: give its --w",
-    score: "--output=: give a file whose name ends in .jsonl",
+    score: "--output is missing: give a file, as --output=samples.jsonl",
+    f"{score} --output=x.txt": "--output=x.txt: give a file whose name ends in",
     f"{score} --output={tmp_path}/x.jsonl --task=gsm9k":
-      "config.task.name='gsm9k' is not in sitrain/tasks: did you mean 'gsm8k'",
+      "--task=gsm9k is not in sitrain/tasks: did you mean 'gsm8k'",
     f"{score} --output={tmp_path}/x.jsonl --turns=0": "--turns=0",
     f"{score} more": "unknown argument 'more'",
   }  # fmt: skip

@@ -21,7 +21,7 @@ from benchmarks.score_table.arms import (
   tuning,
 )
 from benchmarks.score_table.tasks import SIZES
-from sitrain.runtime import build, checks, sharding
+from sitrain.runtime import build, origins, sharding
 
 TASKS = ("maze", "countdown")
 LETTERS = {name: next(iter(arm.grid)) for name, arm in ARMS.items()}
@@ -57,7 +57,7 @@ def store(piece, first, second, **more):
 def test_all_arms_take_the_same_steps_and_samples(
   task, results, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(checks, "_check_source", lambda *_: None)
+  monkeypatch.setattr(origins, "check_source", lambda *_: None)
   mesh = sharding.make_mesh(-1)
   wanted = grid.STEPS * grid.PROBLEMS * grid.SAMPLES
   for name, arm in ARMS.items():

@@ -18,7 +18,7 @@ from sitrain.runtime import stage as stages
 from sitrain.runtime.host import check_host, on_host, shapes_only
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.recording import check_numbers
-from sitrain.runtime.stage import compile_loop, wanted
+from sitrain.runtime.stage import compile_loop
 from sitrain.runtime.staged import GAP, OLD_GAP
 from sitrain.train import init_state, make_parts, make_train_step
 from sitrain.types import Problems, Verdict
@@ -60,7 +60,7 @@ TASK = on_host(
 
 
 def method_of(task=TASK):
-  """SCoRe's stage II; its problems encode the step that they are posed for."""
+  """SCoRe's stage II; its problems encode when they are posed."""
   method = score.stage_two(
     {"policy": MODEL}, task, OPTIMIZER, turns=TURNS, problems=PROBLEMS,
     samples=SAMPLES,
@@ -68,7 +68,8 @@ def method_of(task=TASK):
 
   def pose(key, state):
     posed = method.pose(key, state)
-    return posed._replace(answer=posed.answer + state.step // 2)
+    when = state.step if isinstance(state.posed, tuple) else state.posed
+    return posed._replace(answer=posed.answer + when // 2)
 
   return method._replace(pose=pose)
 
@@ -86,21 +87,21 @@ def rarely(task):
   return task._replace(verify=verify)
 
 
-def begin():
+def begin(rounds=1):
   """A new state for each call, because it is donated."""
   rng = np.random.default_rng(0)
   tables = rng.normal(size=(2, VOCABULARY, VOCABULARY)).astype(np.float32)
   policy, reference = map(fakes.tabled, tables)
   state = init_state(
-    {"policy": policy}, OPTIMIZER, held={"reference": reference}
+    {"policy": policy}, OPTIMIZER, held={"reference": reference}, rounds=rounds
   )
   return jax.device_put(state, sharding.replicated(MESH))
 
 
-def abstract():
+def abstract(rounds=1):
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-    begin(),
+    begin(rounds),
   )
 
 
@@ -130,7 +131,7 @@ def loop_of(steps, delay, waves=1, rounds=1):
     parts=loops.PARTS | {"waves": waves}, rounds=rounds,
   )
   run = loops.run_of(MODEL, mesh=MESH)
-  return compile_loop(run, stage, abstract())
+  return compile_loop(run, stage, abstract(rounds))
 
 
 @functools.cache
@@ -243,37 +244,27 @@ def fused_rounds(rounds):
     stepped(method_of(rarely(task))), OPTIMIZER, steps_per_call=3,
     rounds=rounds,
   )
-  return compile_loop(loops.run_of(MODEL, mesh=MESH), stage, abstract())
+  run = loops.run_of(MODEL, mesh=MESH)
+  return compile_loop(run, stage, abstract(rounds))
 
 
 def test_rounds_are_posed_again_as_in_the_fused_loop():
   """Kept groups, counted rounds and every bit of the state."""
-  want, metrics = fused_rounds(3)(begin(), ROOT)
-  state, found = loop_of(3, 0, rounds=3)(begin(), ROOT)
+  want, metrics = fused_rounds(3)(begin(3), ROOT)
+  state, found = loop_of(3, 0, rounds=3)(begin(3), ROOT)
   assert loops.bits(state) == loops.bits(want)
   rounds = np.asarray(metrics["generate/rounds"].total)
   assert np.all(rounds >= 1) and rounds.max() > 1 and rounds.min() < 3
+  assert int(state.posed) == rounds.sum()
   for name in ("generate/rounds", "generate/wanted", "judge/reward_2"):
     for x, y in zip(found[name], metrics[name]):
       np.testing.assert_allclose(x, y, rtol=1e-6, err_msg=name)
   rows = np.asarray(metrics["judge/reward_1"].count)
   np.testing.assert_array_equal(rows, rounds * PROBLEMS * SAMPLES)
   # In waves the rounds are the same.
-  waved, _ = loop_of(3, 0, waves=2, rounds=3)(begin(), ROOT)
+  waved, _ = loop_of(3, 0, waves=2, rounds=3)(begin(3), ROOT)
   for x, y in zip(*map(jax.tree.leaves, (waved.params, state.params))):
     np.testing.assert_allclose(x, y, atol=1e-6)
-
-
-def test_a_problem_is_wanted_for_a_signal_in_every_kind_of_rows():
-  rows = fakes.pack([([1, 5], [0, 1])] * 4, problem=[0, 0, 1, 1])
-  verdict = lambda *reward: Verdict(
-    jnp.array(reward)[:, None], jnp.ones((4, 1))
-  )
-  mixed, equal = verdict(1.0, 0.0, 0.0, 1.0), verdict(1.0, 0.0, 1.0, 1.0)
-  posed = draw(ROOT, 2)
-  assert wanted(posed, rows, mixed).tolist() == [True, True]
-  kinds, judged = {"a": rows, "b": rows}, {"a": mixed, "b": equal}
-  assert wanted(posed, kinds, judged).tolist() == [True, False]
 
 
 def test_the_judge_of_a_host_leaves_the_device_alone():

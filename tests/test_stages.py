@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import math
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from sitrain.methods import imitation
 from sitrain.models import heads
 from sitrain.models.roles import params_of
 from sitrain.runtime import (
+  activity,
   build,
   checkpoint,
   fields,
@@ -28,7 +30,12 @@ from sitrain.runtime import (
 from sitrain.runtime import stage as stages
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.recording import best_score
-from sitrain.runtime.stage import compile_ahead, run_stage
+from sitrain.runtime.stage import (
+  compile_ahead,
+  preparing,
+  run_stage,
+  trained_before,
+)
 from sitrain.runtime.start import Role, layout, start_state
 from sitrain.runtime.stopping import BEST_SPAN
 from sitrain.types import Mean
@@ -73,6 +80,39 @@ def pretended(*norms, **metrics):
   return done(loop)
 
 
+def test_a_signal_names_the_step_after_which_the_run_ends(
+  tmp_path, monkeypatch
+):
+  """During a save it is the next one: that the run stops was not decided."""
+  said = {"record": [], "agree": [], "save": []}
+
+  def saying(what, function):
+    def asked(*given, **options):
+      said[what].append(signals.acknowledged(signal.SIGTERM))
+      return function(*given, **options)
+    return asked
+
+  for what, name in (
+    ("record", "record"), ("agree", "stop_agreed"), ("save", "save"),
+  ):
+    monkeypatch.setattr(stages, name, saying(what, getattr(stages, name)))
+  run, stage = loops.run_of(MODEL, tmp_path), stage_of(steps=3)
+  run_stage(run, stage, pretended(1.0, 1.0, 1.0))
+  for what in ("record", "agree"):
+    for step, line in enumerate(said[what], start=1):
+      assert line.startswith(f"SIGTERM: step {step} of one ends first"), what
+  *during, last = said["save"]
+  for step, line in enumerate(during, start=1):
+    assert line.startswith(f"SIGTERM: step {step + 1} of one ends first")
+  assert len(during) == 2 and "as soon as it can be resumed" in last
+  # One that is agreed on ends the call that it was said to end.
+  monkeypatch.setattr(stages, "stop_agreed", lambda: signal.SIGTERM)
+  said["save"].clear()
+  with pytest.raises(signals.Stopped, match="after step 4 of one"):
+    run_stage(run, stage._replace(steps=6), pretended(1.0))
+  assert said["save"][0].startswith("SIGTERM: step 4 of one ends first")
+
+
 def test_a_gradient_of_nan_stops_before_a_checkpoint(tmp_path):
   run, stage = loops.run_of(MODEL, tmp_path), stage_of(steps=3)
   with pytest.raises(ValueError, match="step 2 of one: .* gradient is nan"):
@@ -81,6 +121,35 @@ def test_a_gradient_of_nan_stops_before_a_checkpoint(tmp_path):
   # It goes on from there, with the same numbers of steps.
   _, progress = run_stage(run, stage, pretended(1.0, 1.0))
   assert progress.step == 3 and progress.done
+
+
+def test_a_stage_says_what_it_does_before_its_first_step():
+  stage = stage_of()
+  assert preparing(stage, False, False) == (
+    "preparing one (compiling and initializing parameters and optimizer;"
+    " meanwhile 1 program compiling)"
+  )
+  later = stage._replace(start="base/last")
+  assert preparing(later, False, True) == (
+    "preparing one (reading base/last, and compiling what starts from it)"
+  )
+  assert preparing(later, True, True).endswith("(reading its last checkpoint)")
+
+
+def test_a_start_after_the_end_of_a_stage_says_so(tmp_path, monkeypatch):
+  """It was stopped while it evaluated: no step follows, and no line of one."""
+  said = []
+  monkeypatch.setattr(activity, "say", said.append)
+  run, stage = loops.run_of(MODEL, tmp_path), stage_of()
+  run_stage(run, stage, pretended(1.0, 1.0))
+  assert said == []
+  run_stage(run, stage, pretended())
+  assert said == [
+    "one is trained: all 2 steps are done; its evaluation, which was not"
+    " finished, is done again"
+  ]
+  critic = stage._replace(trained=("critic",))
+  assert trained_before(critic, 2).endswith("and the next stage follows")
 
 
 @pytest.mark.parametrize("steps, saved", [(2, [1]), (1, [])])
@@ -292,9 +361,15 @@ SFT = {"name": "imitation", "problems": 8, "turns": (5, 5)}
   ({"method": {"name": None}}, "base.method.name=None is a NoneType: give"),
   ({"method": SFT | {"problems": 0}}, "problems=0: set 1 or more"),
   ({"method": SFT | {"turns": ("5", "5")}}, "has '5', which is no whole num"),
-  ({"until": {}}, "config.stage.base.until: until='' is not known"),
+  ({"until": {}}, "config.stage.base.until.name='' is not known"),
   ({"epochs": 0}, "config.stage.base.epochs=0: set 1 or more"),
   ({"writes": True, "rounds": 2}, "config.stage.base.rounds=2: a stage that"),
+  ({"rounds": 2}, "config.stage.base.rounds=2: .*alike too.*set rounds to 1"),
+  ({"rounds": 3, "method": {"name": "spin", "problems": 8, "turns": (5, 5)},
+    "held": {"reference": "init"}}, "base.rounds=3: .*set rounds to 1"),
+  ({"rounds": 2, "method": {"name": "grpo", "problems": 8, "samples": 2,
+    "turns": (5,), "kl": "none", "estimate": "whiten"}},
+   "config.stage.base.rounds=2: config.stage.base.method, with the options"),
   ({"method": {"name": "grpo", "problems": 8, "samples": 2, "turns": (5,),
     "kl": "exact"}}, "config.stage.base: .*set held.reference"),
 ])
@@ -362,7 +437,7 @@ def test_names_that_nothing_reads_are_refused(change, words):
 
 
 @pytest.mark.parametrize("change, words", [
-  ({"turns": (5,)}, "config.evaluate: turns=.* needs 2 or more"),
+  ({"turns": (5,)}, "config.evaluate.turns=.* needs 2 or more"),
   ({"problems": 0}, "config.evaluate.problems=0: set 1 or more"),
   ({"resamples": 1}, "config.evaluate.resamples=1: set 2 or more"),
 ])
@@ -440,7 +515,7 @@ def test_a_stage_may_have_a_task_of_its_own():
   assert base.task.turn_length == 5 and other.task.turn_length == 4
   # Its turns are checked against its own answers.
   longer["method"] = longer["method"] | {"turns": (3, 3)}
-  with pytest.raises(ConfigError, match="config.stage.longer.method: turns"):
+  with pytest.raises(ConfigError, match="config.stage.longer.method.turns="):
     stages_from(config)
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from sitrain.curate.select import with_signal
 from sitrain.losses.reduce import mean
-from sitrain.methods import score
+from sitrain.methods import score, verbs
 from sitrain.train import (
   at_round,
   init_state,
@@ -400,9 +399,7 @@ def test_less_than_one_bucket_is_refused(small):
     make_parts(small[0], lambda state, batch: (state, {}), buckets=0)
 
 
-def signal(posed, episodes, verdict):
-  """Problems whose rows differ in a reward."""
-  return with_signal(episodes, verdict, posed.prompt.shape[0])
+signal = verbs.with_signal(lambda reward: reward)
 
 
 def seldom(method):
@@ -421,7 +418,7 @@ def slow_rounds(collect, judge, state, keys, rounds):
   """The kept groups of dynamic sampling, by a list in Python."""
   kept, spare, drawn = [], [], 0
   for number in range(rounds):
-    at = at_round(state, number, rounds)
+    at = at_round(state, number)
     first, second = (jax.random.fold_in(key, number) for key in keys)
     posed, episodes = collect(at, first)
     verdict, _ = judge(at, second, posed, episodes)
@@ -440,7 +437,7 @@ def slow_rounds(collect, judge, state, keys, rounds):
 def test_problems_without_a_signal_are_posed_again(small):
   """Fused as by hand: kept groups, counted rounds, the same shapes."""
   method, state, optimizer = small
-  method = seldom(method)
+  method, state = seldom(method), state._replace(posed=jnp.int32(0))
   step = make_train_step(optimizer, method.loss)
   collect, judge, learn = make_parts(method, step)
 
@@ -470,6 +467,7 @@ def test_problems_without_a_signal_are_posed_again(small):
     rows = metrics["judge/reward_1"].count
     assert float(rows) == drawn * PROBLEMS * SAMPLES
     assert int(after.step) == int(state.step) + 1
+    assert int(after.posed) == drawn
 
 
 def test_enough_signal_needs_one_round(small):
@@ -481,18 +479,46 @@ def test_enough_signal_needs_one_round(small):
   iteration = make_iteration(
     collect, judge, learn, wanted=every, rounds=5
   )
+  with pytest.raises(ValueError, match="counted in state.posed: init_state"):
+    jax.eval_shape(iteration, state, jax.random.key(0))
+  state = state._replace(posed=jnp.int32(0))
   _, metrics = jax.jit(iteration)(state, jax.random.key(0))
   assert float(metrics["generate/rounds"].total) == 1
   assert float(metrics["judge/reward_1"].count) == PROBLEMS * SAMPLES
 
 
-def test_rounds_take_other_rows_of_a_table():
-  """Round r of step s is step s * rounds + r of the table, since the start."""
-  state = TrainState(jnp.int32(7), {"first": jnp.int32(5)}, {}, (), {}, ())
-  steps = [int(at_round(state, number, 3).step) for number in range(3)]
-  later = state._replace(step=jnp.int32(8))
-  steps += [int(at_round(later, number, 3).step) for number in range(3)]
-  assert steps == [11, 12, 13, 14, 15, 16]
+@pytest.mark.parametrize("rounds", (1, 4))
+def test_each_row_of_a_table_is_posed_once_an_epoch(rounds):
+  """However many rounds an iteration has: some have one, some have four."""
+  size, count = 10, 3
+  row = jnp.arange(size)[:, None]
+  task = fakes.task(verify, again=[AGAIN], eos=(EOS,), prompt=[[0, 0]])
+  task = task._replace(table=Problems(row, row, row))
+  pose, wanted = verbs.pose_from(task, count), lambda posed, *_: (
+    posed.prompt[:, 0] % 5 > 0
+  )
+
+  def judge(state, key, problems, rows):
+    posed = jnp.bincount(problems.prompt[:, 0], length=size)
+    return problems.answer, {"posed": Mean(posed, jnp.ones(()))}
+
+  iteration = make_iteration(
+    lambda state, key: (pose(key, state), jnp.zeros(count)), judge,
+    lambda state, *given: (state, {}),
+    **({"wanted": wanted, "rounds": rounds} if rounds > 1 else {}),
+  )
+  state = init_state({}, optax.identity(), rounds=rounds)
+  frozen = verbs.frozen_of(task, jax.random.key_data(jax.random.key(2)))
+  # The stage is not the first of its run.
+  state = state._replace(step=jnp.int32(5), frozen=frozen | {"first": 5})
+  _, metrics = jax.jit(make_loop(iteration, 21))(state, jax.random.key(1))
+  drawn = metrics.get("generate/rounds", metrics["posed"]._replace(
+    total=np.ones(21)
+  )).total
+  each = np.cumsum(metrics["posed"].total, axis=0)
+  np.testing.assert_array_equal(each.sum(1), np.cumsum(drawn) * count)
+  assert np.all(each.max(1) - each.min(1) <= 1)
+  assert min(drawn) == 1 and max(drawn) == (1 if rounds == 1 else 2)
 
 
 def test_curate_and_refresh_see_all_rows_of_the_round(small):

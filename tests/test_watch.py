@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,6 @@ from sitrain.runtime import (
   checks,
   glossary,
   metrics,
-  report,
   samples,
   services,
   sinks,
@@ -30,6 +30,7 @@ from sitrain.runtime import (
   watch,
 )
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.page.one_run import alarm_lines, write_report
 from sitrain.runtime.stage import run_stage, saved_part
 from sitrain.runtime.start import layout
 from sitrain.types import (
@@ -149,7 +150,8 @@ def test_shares_of_an_evaluation_by_hand(monkeypatch):
   cut = np.array([[0, 0], [1, 0], [0, 0], [1, 1]], bool)
   reward = right * 0.5
   judged = Judged(right, known, right.astype(int), cut, reward)
-  found = brief.shares(Played(np.zeros((4, 1)), np.zeros((4, 1)), judged))
+  nothing = np.zeros((4, 1), int)
+  found = brief.shares(Played(nothing, nothing, judged))
   assert found["accuracy_1"] == pytest.approx(1 / 3)
   assert found["accuracy_2"] == pytest.approx(2 / 3)
   assert found["gain"] == pytest.approx(1 / 3)
@@ -161,17 +163,29 @@ def test_shares_of_an_evaluation_by_hand(monkeypatch):
 
   def played(player, params, key, **options):
     asked.append((jax.random.key_data(key).tolist(), options["temperature"]))
-    return (), Played(np.zeros((4, 1)), np.zeros((4, 1)), judged)
+    return (), Played(nothing, nothing, judged)
 
   monkeypatch.setattr(brief, "played", played)
   key = jax.random.key(0)
   both = brief.brief(
     Player((), (), (), 1, 2), {}, key, problems=4, batch=4, temperature=0.7,
-    sampled=True,
+    sampled=True, behaviours=(str,),
   )
   assert sorted(both) == sorted(
-    f"eval/{name}" for name in brief.names(2, sampled=True)
+    f"eval/{name}" for name in brief.names(2, sampled=True, behaviours=True)
   )
+  # No token was written, so that there is no text to count in.
+  assert math.isnan(both["eval/sampled_backtracking_2"])
+  # Of three known problems two are wrong at first: one is copied, but for one
+  # of ten tokens each, and one is not.
+  first, second = np.arange(20).reshape(2, 10)
+  tokens = np.tile(np.concatenate([first, first]), (4, 1))
+  tokens[1, 15], tokens[2, 10:] = 99, second
+  turn = np.tile(np.repeat([1, 2], 10), (4, 1))
+  told = Played(tokens, turn, judged)
+  assert brief.shares(told)["copied_2"] == 0.5
+  habits = brief.habits(told, (lambda row: f"wait, {row}",))
+  assert habits["backtracking_1"] == 1 and habits["verification_2"] == 0
   (one, cold), (two, warm) = asked
   assert one == two != jax.random.key_data(key).tolist()
   assert (cold, warm) == (0.0, 0.7)
@@ -248,8 +262,8 @@ def test_samples_change_at_most_rounding_and_no_step_comes_twice(tmp_path):
   assert [x["step"] for x in records(tmp_path / "1", "samples")] == [
     1, 1, 1, 2, 2, 2, 1, 1, 1
   ]
-  page = report.write_report(tmp_path / "1").read_text()
-  assert page.count("<details>") == 2 and "one, step 2" in page
+  page = write_report(tmp_path / "1").read_text()
+  assert page.count("<summary>one, step ") == 2 and "one, step 2" in page
   sink.close()
 
 
@@ -271,6 +285,7 @@ SICK = {
   "sampler_gap": {"generate/sampler_gap": [math.nan, *[0.05] * 9]},
   "clipped": {"learn/clip_fraction": [0.7] * 10},
   "gradient_zero": {"learn/gradient_norm": [0.0] * 10},
+  "copies": {"judge/copied_2": [0.95, 1.0] * 5},
 }
 
 
@@ -307,7 +322,7 @@ def test_an_alarm_is_said_seldom_and_kept(caplog):
   ]
   kept = alarms.history(rows)
   assert kept == {"gradient_zero": {"first": 10, "last": 14, "steps": 5}}
-  lines = report.alarm_lines([{"name": stage, "alarms": kept}])
+  lines = alarm_lines([{"name": stage, "alarms": kept}])
   assert "gradient_zero at 5 steps, from 10 to 14" in lines
 
 
@@ -370,12 +385,13 @@ def test_ratios_and_clips_by_hand():
 
 
 def test_the_page_of_metrics_is_that_of_the_glossary():
-  page = (report.epath.Path(__file__).parent.parent / "docs" / "metrics.md")
+  page = pathlib.Path(__file__).parent.parent / "docs" / "metrics.md"
   assert page.read_text() == glossary.page(), (
     "python -m sitrain.runtime.glossary > docs/metrics.md"
   )
   names = ["run/seconds", "run/host_seconds", watch.SECONDS]
-  names += [f"eval/{name}" for name in brief.names(3, sampled=True)]
+  evaluated = brief.names(3, sampled=True, behaviours=True)
+  names += [f"eval/{name}" for name in evaluated]
   assert not [name for name in names if not glossary.find(name)]
   assert glossary.find("judge/reward_2").name == "judge/reward_K"
   assert glossary.find("judge/format_2").name == "judge/NAME_K"

@@ -1,4 +1,4 @@
-"""From rewards per turn to advantages: returns, baselines and GAE."""
+"""From rewards per turn to advantages of tokens: returns, baselines, GAE."""
 
 import jax
 import jax.numpy as jnp
@@ -287,6 +287,13 @@ ESTIMATES = {
 }
 
 
+# Of these a group of equal values gets 0, so that it teaches nothing.
+EQUAL_IS_ZERO = (
+  "leave_one_out", "group_mean", "group_normalise", "group_normalise_sample",
+  "maximum_likelihood", "group_whiten",
+)
+
+
 def same_problem(
   problem: Int[Array, " B"], reward: Float[Array, "B K"]
 ) -> Int[Array, "B K"]:
@@ -325,6 +332,7 @@ BASELINES = {
   "same_outcome": same_outcome,
   "batch_outcome": batch_outcome,
 }
+WITHIN_PROBLEMS = ("leave_one_out", "same_outcome")  # groups are parts of one
 
 
 def to_tokens(
@@ -334,6 +342,13 @@ def to_tokens(
   turns = jnp.arange(1, value.shape[1] + 1)
   at = turn[:, :, None] == turns
   return jnp.sum(jnp.where(at, value[:, None, :], 0.0), axis=-1)
+
+
+def token_mask(
+  turn: Int[Array, "B T"], trained: Bool[Array, "B K"]
+) -> Float[Array, "B T"]:
+  """Mask of the tokens whose turn k has `trained[b, k - 1]`."""
+  return to_tokens(trained.astype(jnp.float32), turn)
 
 
 def per_turn(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from sitrain.curate.select import token_mask
+from sitrain.curate.advantage import token_mask
 from sitrain.models.logprobs import score_rows
 from sitrain.types import (
   Batch,

@@ -13,9 +13,9 @@ from sitrain.curate.advantage import (
   returns,
   sampler_weight,
   to_tokens,
+  token_mask,
   whiten_tokens,
 )
-from sitrain.curate.select import token_mask
 from sitrain.judge.verifier import written
 from sitrain.types import (
   OFFLINE,

@@ -4,16 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from sitrain.types import PAD, Batch, Episodes, Verdict, Weights
-
-
-def token_mask(
-  turn: Int[Array, "B T"], trained: Bool[Array, "B K"]
-) -> Float[Array, "B T"]:
-  """Mask of the tokens whose turn k has `trained[b, k - 1]`."""
-  turns = jnp.arange(1, trained.shape[1] + 1)
-  at = (turn[:, :, None] == turns) & trained[:, None, :]
-  return jnp.any(at, axis=-1).astype(jnp.float32)
+from sitrain.curate.advantage import token_mask
+from sitrain.types import PAD, Batch, Episodes, Weights
 
 
 def at_most(
@@ -33,17 +25,21 @@ def at_most(
   return keep & (place < limit)
 
 
-def with_signal(rows: Episodes, verdict: Verdict, problems: int) -> Array:
-  """Problems [P] whose rows differ in any turn's reward, of those known.
+def with_signal(
+  problem: Int[Array, " B"],
+  value: Float[Array, "B K"],
+  counted: Bool[Array, "B K"],
+  problems: int,
+) -> Bool[Array, " P"]:
+  """Problems whose rows differ in the value of any turn, of those counted.
 
-  A group of equal rewards has no advantage: DAPO's dynamic sampling leaves it
+  A group of equal values has no advantage: DAPO's dynamic sampling leaves it
   out (Yu et al. 2025, Eq. 11).
   """
-  known, reward = verdict.known > 0, verdict.reward
-  most = jnp.where(known, reward, -jnp.inf)
-  least = jnp.where(known, reward, jnp.inf)
-  most = jax.ops.segment_max(most, rows.problem, problems)
-  least = jax.ops.segment_min(least, rows.problem, problems)
+  most = jnp.where(counted, value, -jnp.inf)
+  least = jnp.where(counted, value, jnp.inf)
+  most = jax.ops.segment_max(most, problem, problems)
+  least = jax.ops.segment_min(least, problem, problems)
   return jnp.any(most > least, axis=1)
 
 

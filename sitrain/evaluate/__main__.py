@@ -22,7 +22,14 @@ from absl import flags
 from etils import epath
 from rich.console import Console
 
-from sitrain.evaluate import pictures, player, run, studies, tables
+from sitrain.evaluate import (
+  judgement,
+  pictures,
+  player,
+  run,
+  studies,
+  tables,
+)
 from sitrain.rollout.play import columns_of
 from sitrain.runtime import (
   activity,
@@ -41,7 +48,8 @@ from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError, closest
-from sitrain.runtime.storage import check_writable
+from sitrain.runtime.page.one_run import write_report
+from sitrain.runtime.storage import check_writable, write_whole
 from sitrain.types import PAD, Task
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
@@ -84,6 +92,13 @@ SELF_REFINE = flags.DEFINE_bool(
 REPLIES = flags.DEFINE_list(
   "replies", [], "Its two texts; default: the task's own reply."
 )
+LABELS = flags.DEFINE_list(
+  "labels", [], "Also how sure the policy is that it is right: the token of a"
+  " right attempt, as <ok>, and that of a wrong one, if there is one.",
+)
+QUESTION = flags.DEFINE_string(
+  "question", "", "What it reads before them; nothing where it critiques."
+)
 BATCH = flags.DEFINE_integer(
   "batch", 512, "Rows on the device at once.", lower_bound=1
 )
@@ -104,7 +119,9 @@ flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 Study = Callable[..., dict[str, Any]]  # (params, *, key, on_progress)
 # Players of each study, which are compiled one by one.
-PROGRAMS = {"summary": 2, "many_turns": 2, "scaling": 1, "self_refine": 2}
+PROGRAMS = {
+  "summary": 2, "many_turns": 2, "scaling": 1, "self_refine": 2, "p_true": 2,
+}
 
 
 class Plan(NamedTuple):
@@ -190,6 +207,13 @@ def make_studies(
       model, task, turns=repeat_last(plan.turns, 3), texts=texts, **both
     )
     found["self_refine"] = partial(run.self_refine, refiners, **chosen)
+  if LABELS.value:
+    what = judgement.asked(task, QUESTION.value, LABELS.value)
+    found["p_true"] = partial(
+      judgement.study, make(turns=plan.turns[:1], samples=1),
+      jax.jit(judgement.make(model, what, temperature=plan.temperature)),
+      **chosen
+    )
   return found
 
 
@@ -202,6 +226,8 @@ def plays(plan: Plan) -> list[tuple[tuple[int, ...], int]]:
     found.append((plan.turns[:2], max(plan.budgets)))
   if SELF_REFINE.value:
     found.append((repeat_last(plan.turns, 3), 1))
+  if LABELS.value:
+    found.append((plan.turns[:1], 1))
   return found
 
 
@@ -242,6 +268,7 @@ def stage_names(config: dict, folder: epath.Path) -> list[str]:
     if policy.has_role(folder / name, ROLE.value)
   ]
   if not names:
+    policy.check_lost(folder, config["stages"])
     raise ConfigError(f"no stage has been trained in {folder} yet")
   return names
 
@@ -260,6 +287,7 @@ def show(console: Console, stages: dict[str, dict[str, Any]]) -> None:
   for title, table in (
     ("many_turns", tables.turns_table),
     ("scaling", tables.scaling_table),
+    ("p_true", tables.calibration_table),
   ):
     rows = {n: found[title] for n, found in stages.items() if title in found}
     if rows:
@@ -272,7 +300,7 @@ def save_pictures(stages: dict[str, dict[str, Any]], output: epath.Path):
     file = io.BytesIO()
     figure.savefig(file, format="png")
     path = output.parent / f"{output.stem}_{name}.png"
-    path.write_bytes(file.getvalue())
+    write_whole(path, file.getvalue())
 
 
 def evaluate_all(
@@ -290,7 +318,8 @@ def evaluate_all(
   model = machine.suited(build.model_from(config, task), mesh)
   spread = partial(sharding.by_group_for_all, mesh=mesh)
   found = {
-    "which": WHICH.value, "greedy": GREEDY.value, **plan._asdict(), "stages": {}
+    "which": WHICH.value, "greedy": GREEDY.value, **plan._asdict(),
+    "stages": {}, "of": {},
   }
   check_size(config, plan, model, task, mesh, folder / names[0])
   wanted = make_studies(model, task, plan, spread)
@@ -298,7 +327,7 @@ def evaluate_all(
   key = jax.random.key(plan.seed, impl="threefry2x32")
   with jax.set_mesh(mesh):
     for name in names:
-      params = policy.of_stage(
+      params, found["of"][name] = policy.restored(
         config, model, mesh, folder / name, WHICH.value, role=ROLE.value
       )
       begun()
@@ -322,8 +351,6 @@ def _update(show, what, tell, say, done, total):
 def main(argv: list[str]) -> None:
   """Checks the flags and runs."""
   distributed.start()
-  if len(argv) > 1:
-    raise ConfigError(f"unknown argument {argv[1]!r}; see --help")
   folder = epath.Path(workdirs.absolute(WORKDIR.value))
   config = build.config_of_run(workdirs.absolute(WORKDIR.value))
   logs.quiet_libraries()
@@ -331,10 +358,10 @@ def main(argv: list[str]) -> None:
   config = policy.of_role(config, ROLE.value)
   if config["run"]["compile_cache"]:
     compiling.use_cache()
-  output = workdirs.absolute(OUTPUT.value) or folder / "evaluation.json"
-  output = epath.Path(output)
+  output = workdirs.absolute(OUTPUT.value, "--output")
+  output = epath.Path(output or folder / "evaluation.json")
   check_writable(output.parent)
-  workdirs.check_folder(str(output.parent), f"--output={output}")
+  workdirs.check_file(output, f"--output={output}")
   flag_values = flags.FLAGS.flag_values_dict() | {"process": 0}
   distributed.check_agreement([config, flag_values])
   display = progress.display()
@@ -347,7 +374,12 @@ def main(argv: list[str]) -> None:
   save_pictures(found["stages"], output)
   console = Console(width=None if sys.stdout.isatty() else 120)
   show(console, found["stages"])
-  console.print(f"written: {output}")
+  console.print(
+    f"written: {output}: {'; '.join(found['of'].values())}", soft_wrap=True,
+    highlight=False,
+  )
+  if output == folder / "evaluation.json":  # The report has it, too.
+    console.print(f"report: {write_report(folder)}")
 
 
 if __name__ == "__main__":

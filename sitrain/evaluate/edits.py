@@ -1,6 +1,7 @@
 """How much of an attempt the next one rewrites."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -9,7 +10,7 @@ from rapidfuzz.distance import Indel
 BINS = 20
 
 
-def edit_ratio(before: Sequence[int], after: Sequence[int]) -> float:
+def edit_ratio(before: Sequence[Any], after: Sequence[Any]) -> float:
   """Insertions and deletions over the length of both: 0 same, 1 all new.
 
   (len(a) + len(b) - 2 LCS(a, b)) / (len(a) + len(b)) on tokens, 0 for two

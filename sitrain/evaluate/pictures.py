@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure  # Without pyplot it draws by Agg.
+from matplotlib.ticker import ScalarFormatter
 
 ARMS = (
   ("parallel", "first attempts, majority", "o-"),
@@ -94,6 +95,36 @@ def by_difficulty(rows: Rows) -> Figure:
       )  # fmt: skip
   axes.set_xticks(np.arange(len(levels)), levels)
   axes.legend(fontsize=7, frameon=False, ncols=2)
+  return figure
+
+
+def accuracy_over_tokens(rows: Rows) -> Figure:
+  """A point per strategy and budget, over both of its costs.
+
+  `rows` are those of answers.summarize by label, with `strategy`; those of one
+  strategy are joined by a line.
+  """
+  figure = Figure(figsize=(9.6, 4.0), dpi=120, layout="constrained")
+  both = figure.subplots(1, 2, sharey=True)
+  for axes, cost in zip(both, ("sequential", "total")):
+    axes.set_xlabel(f"{cost} tokens a problem")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.grid(alpha=0.25)
+    names = dict.fromkeys(row["strategy"] for row in rows.values())
+    for name in names:
+      own = [row for row in rows.values() if row["strategy"] == name]
+      own = sorted(own, key=lambda row: row[cost])
+      at = np.array([row[cost] for row in own])
+      up = np.array([row["accuracy"] for row in own])
+      ends = np.array([row["intervals"]["accuracy"] for row in own], float)
+      axes.errorbar(
+        at, up, yerr=np.maximum([up - ends[:, 0], ends[:, 1] - up], 0.0),
+        fmt="o:" if own[0]["oracle"] else "o-", markersize=4, capsize=2,
+        label=f"{name} (oracle)" if own[0]["oracle"] else name,
+      )  # fmt: skip
+  both[0].set_ylabel("accuracy")
+  both[1].legend(fontsize=8, frameon=False)
   return figure
 
 

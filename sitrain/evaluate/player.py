@@ -121,7 +121,7 @@ def make(
       "the host"
     )
   return Player(
-    pose=_poser(task, jit),
+    pose=make_poser(task, jit),
     play=_player_by_turn(
       model, compiled, slots, samples=samples, turns=turns, reply=reply,
       eos=task.eos, top_k=top_k, top_p=top_p,
@@ -153,7 +153,9 @@ def _player_by_turn(model, compiled, slots, **options):
   return play
 
 
-def _poser(task, jit):
+def make_poser(
+  task: Task, jit: Callable[..., Callable]
+) -> Callable[[Key, int], Problems]:
   """Draws problems from a key, or takes the first rows of the table."""
   if task.table == ():
     return partial(jit, static_argnums=1)(task.problems)
@@ -284,6 +286,26 @@ def play_rows(
   stream: int = 0,
 ) -> Played:
   """Episodes of the problems `rows`, one part of `played`."""
+  keys, part = part_of(player, key, posed, rows, batch=batch, stream=stream)
+  episodes = player.play(keys, (params, jnp.float32(temperature)), part)
+  judged = player.judge(part, episodes)
+  found = jax.device_get(Played(episodes.tokens, episodes.turn, judged))
+  return _take(found, slice(len(rows) * player.samples))
+
+
+def part_of(
+  player: Player,
+  key: Key,
+  posed: Problems,
+  rows: Int[np.ndarray, " N"],
+  *,
+  batch: int,
+  stream: int = 0,
+) -> tuple[Array, Problems]:
+  """Keys and problems of a part: `rows`, and copies of the last behind them.
+
+  Of `player` only `samples` counts.
+  """
   size = part_size(player.samples, batch, posed.prompt.shape[0])
   # The last part is padded, so that all parts have one shape; not so a few
   # rows, which are those of the longest prompts or what a file still lacks.
@@ -292,11 +314,7 @@ def play_rows(
   filled = np.pad(rows, (0, size - len(rows)), mode="edge")
   part = _cut(_take(posed, filled), posed, parts_of(player, posed, batch=batch))
   key = jax.random.fold_in(key, 1 + stream)
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, filled)
-  episodes = player.play(keys, (params, jnp.float32(temperature)), part)
-  judged = player.judge(part, episodes)
-  found = jax.device_get(Played(episodes.tokens, episodes.turn, judged))
-  return _take(found, slice(len(rows) * player.samples))
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, filled), part
 
 
 def _cut(part, posed, parts):

@@ -25,6 +25,7 @@ from sitrain.evaluate.summary import by_level, gather, summarize
 from sitrain.types import Key, Params, Task
 
 SEED = 0  # of the bootstrap only
+SHOWN = 6  # dialogues of every kind of outcome, at the most
 
 
 class Players(NamedTuple):
@@ -98,7 +99,7 @@ def evaluate(
   return row | {
     "by_level": levels,
     "edits": _edits(episodes, 1, count),
-    "dialogues": dialogues(task, episodes, level),
+    "dialogues": dialogues(task, episodes, level, each=SHOWN),
   }
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from sitrain.evaluate import monitors
 from sitrain.evaluate.bootstrap import bootstrap, estimate
 from sitrain.evaluate.correction import share
 from sitrain.evaluate.player import FULL, Judged, Played
@@ -52,7 +53,7 @@ def records(
     own = slice(i * samples, (i + 1) * samples)
     first, *later = (_entries(attempt, own) for attempt in attempts)
     more = {f"attempts_{k}": x for k, x in enumerate(later, start=2)}
-    found.append(_head(task, posed, int(row)) | first | more)
+    found.append(head(task, posed, int(row)) | first | more)
   return found
 
 
@@ -147,8 +148,8 @@ def _entries(attempt: dict[str, Any], own: slice) -> dict[str, Any]:
   }
 
 
-def _head(task: Task, posed: Problems, i: int) -> Record:
-  """The fields of the problem."""
+def head(task: Task, posed: Problems, i: int) -> Record:
+  """The fields of a record that say which problem it is."""
   if task.texts != ():
     number = int(task.texts.kept[i])
     row = task.texts.rows[number]
@@ -169,7 +170,7 @@ def table_of(found: Sequence[Record], attempt: int, also: str = "") -> Judged:
 
   Equal answers have equal ids; -1: no answer.
   """
-  cells = [r if attempt == 1 else r[f"attempts_{attempt}"] for r in found]
+  cells = [cell_of(r, attempt) for r in found]
   marks = [cell["also"][also] if also else cell for cell in cells]
   ids = {"": -1}
   final = [[ids.setdefault(x, len(ids)) for x in m["finals"]] for m in marks]
@@ -200,7 +201,8 @@ def summarize(
   also gain, incorrect_to_correct and correct_to_incorrect against the first. A
   problem counts for the accuracies only where all its attempts were judged;
   `judged` is the number of those. `disagreement` is the share of attempts that
-  another verifier judges differently from the first one.
+  another verifier judges differently from the first one; `monitors` has those
+  of monitors.summarize for each attempt, by the first verifier.
   """
   levels = sorted({record["level"] for record in found})
   options = dict(turns=turns, ks=ks, draws=draws)
@@ -220,7 +222,17 @@ def summarize(
     f"{verifiers[0]}, {name}": _disagreement(rng, found, name, turns, draws)
     for name in verifiers[1:]
   }
+  cells = [[cell_of(r, k + 1) for r in found] for k in range(turns)]
+  row["monitors"] = [
+    monitors.summarize(own, table_of(found, k + 1), cells[k - 1] if k else ())
+    for k, own in enumerate(cells)
+  ]
   return row
+
+
+def cell_of(record: Record, attempt: int) -> dict[str, Any]:
+  """The fields of an attempt (from 1)."""
+  return record if attempt == 1 else record[f"attempts_{attempt}"]
 
 
 def _attempts(rng, found, also, *, turns, ks, draws) -> list[dict[str, Any]]:

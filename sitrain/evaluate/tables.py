@@ -150,6 +150,18 @@ def scaling_table(studies: dict[str, dict[str, Any]]) -> Table:
   return table
 
 
+def calibration_table(studies: dict[str, dict[str, Any]]) -> Table:
+  """How sure the policy is of its attempts, and how often right; a line each.
+
+  See docs/metrics.md.
+  """
+  names = ("accuracy", "confidence", "ece", "rms", "brier", "auroc", "sure")
+  table = _table("P(True): is it right as often as it says", ["stage", *names])
+  for name, study in studies.items():
+    table.add_row(name, *(decimal(study[key]) for key in names))
+  return table
+
+
 def samples_tables(summary: dict[str, Any]) -> list[Table]:
   """The summary of a test set, a column for each verifier and attempt."""
   found = summary["verifiers"]
@@ -175,7 +187,45 @@ def samples_tables(summary: dict[str, Any]) -> list[Table]:
       for name, k in rows
     )
     table.add_row(f"  {level}", *cells, style="dim")
-  return [table, *_disagreement(summary)]
+  return [table, *_disagreement(summary), *_monitors(summary)]
+
+
+def answers_tables(
+  title: str, rows: dict[str, dict[str, Any]]
+) -> list[Table]:
+  """A line per strategy: accuracy and the tokens of an answer.
+
+  And where policies judge themselves, how good their verdicts are.
+  """
+  titles = [
+    "strategy", "accuracy", "less the first", "any right", "attempts",
+    "sequential", "total", "at most",
+  ]
+  table = _table(title, titles)
+  table.caption = (
+    "accuracies in %, with 95 % intervals; tokens a problem: mean, and the most"
+    " in total"
+  )
+  for name, row in rows.items():
+    how = "".join(f"\n  {key}={x}" for key, x in row["options"].items())
+    difference = "-" if row["is_first"] else _cell(row, "difference")
+    table.add_row(
+      name + " (oracle)" * row["oracle"] + how,
+      _cell(row, "accuracy"), difference, percent(row["any_right"]),
+      *(f"{row[key]:.1f}" for key in ("attempts", "sequential", "total")),
+      str(row["at_most"]["total"]),
+    )
+  return [table, *_verdicts(rows)]
+
+
+def _verdicts(rows: dict[str, dict[str, Any]]) -> list[Table]:
+  keys = {"accuracy": "accuracy", "wrong attempts called wrong": "recall"}
+  table = _table("the policy's own verdicts, in %", ["strategy", *keys])
+  for name, row in rows.items():
+    if "verdict_accuracy" in row:
+      cells = (percent(row[f"verdict_{key}"]) for key in keys.values())
+      table.add_row(name, *cells)
+  return [table] if table.row_count else []
 
 
 _TITLES = {
@@ -202,4 +252,23 @@ def _disagreement(summary: dict[str, Any]) -> list[Table]:
   table = _table("judged differently, in %", ["verifiers", *titles])
   for name, row in summary["disagreement"].items():
     table.add_row(name, *(_line(row, key) for key in keys))
+  return [table]
+
+
+def _monitors(summary: dict[str, Any]) -> list[Table]:
+  """A line for each monitor, a column for each attempt; NaN is "-"."""
+  rows = [
+    {name: x for name, x in row.items() if not isinstance(x, dict)}
+    | {f"votes: {name}": row["calibration"][name]
+       for name in ("ece", "brier", "auroc") if "calibration" in row}
+    | {f"{name.replace('_', ' ')}, a text": x
+       for name, x in row["behaviours"].items()}
+    for row in summary.get("monitors", ())
+  ]
+  if not rows:
+    return []
+  titles = [f"attempt {k}" for k in range(1, len(rows) + 1)]
+  table = _table("monitors, see docs/metrics.md", ["", *titles])
+  for name in dict.fromkeys(name for row in rows for name in row):
+    table.add_row(name, *(decimal(row.get(name)) for row in rows))
   return [table]

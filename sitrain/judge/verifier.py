@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from sitrain.judge.copies import copy_metrics
 from sitrain.judge.groups import group_metrics
 from sitrain.rollout import contexts
 from sitrain.types import (
@@ -137,7 +138,8 @@ def verdict_metrics(
 ) -> Metrics:
   """Per turn: rewards, cuts, texts without an answer, unknowns, and changes.
 
-  With `samples` rows of each problem, those of groups.group_metrics, too.
+  With those of copies.copy_metrics and, with `samples` rows of each problem, of
+  groups.group_metrics.
 
   Only of turns that the policy sampled; judge/ended_k counts turns of rows that
   ended before. judge/unknown_k counts failures of the verifier, which are in no
@@ -165,6 +167,7 @@ def verdict_metrics(
       metrics[f"judge/changed_{k + 1}"] = _mean(changed, counted)
       metrics |= _corrections(verdict, own, k)
   known = verdict.known * own
+  metrics |= copy_metrics(episodes, verdict, own, samples)
   return metrics | group_metrics(verdict.reward, known, final, samples)
 
 

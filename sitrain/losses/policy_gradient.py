@@ -6,6 +6,9 @@ Advantages are as `curate.advantage` makes them; no gradient reaches them, nor
 the old log-probabilities.
 """
 
+import math
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -129,18 +132,24 @@ def policy_gradient(
   logprob: Float[Array, "*B T"],
   old_logprob: Float[Array, "*B T"],
   advantage: Float[Array, "*B T"],
+  masks: Sequence[Float[Array, "*B T"]] = (),
   *,
   clip: float,
   clip_high: float,
   most: float,
+  dual: float = math.inf,
 ) -> Float[Array, "*B T"]:
   """REINFORCE with importance ratios, clipped as in PPO.
 
   `clipped` with r_t = exp(log pi(y_t) - log mu(y_t)), mu the policy that
   sampled. With both clips inf it is -r_t A_t, whose gradient on the sampler's
   own parameters is REINFORCE's, -A_t grad log pi(y_t). Ratios are truncated to
-  `most` first. Advantages are not whitened here: dividing by their deviation
-  would remove the weight that a method gave a turn.
+  `most` first, and a finite `dual` is the bound of `dual_clip`. Advantages are
+  not whitened here: dividing by their deviation would remove the weight that a
+  method gave a turn. `masks` are those of objectives.policy_objective, which
+  only losses of whole turns read.
   """
+  del masks
   ratio = truncate(importance_ratio(logprob, old_logprob), most)
-  return clipped(ratio, advantage, clip=clip, clip_high=clip_high)
+  loss = clipped(ratio, advantage, clip=clip, clip_high=clip_high)
+  return loss if math.isinf(dual) else dual_clip(loss, advantage, dual)

@@ -45,7 +45,7 @@ def build(
       "judge/too_long": mean(cut, jnp.ones_like(cut))
     }
 
-  return method._replace(generate=generate, judge=judge)
+  return method._replace(generate=generate, judge=judge, wanted=())
 
 
 @verbs.forwards(dpo.make, without=SAMPLED)

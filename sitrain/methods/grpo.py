@@ -52,4 +52,5 @@ def make(
       "curate/score_wrong": mean(score, verdict.known[:, -1] - right),
     }
 
-  return method._replace(curate=curate)
+  # The role's scores differ where the verifier's rewards are equal.
+  return method._replace(curate=curate, wanted=())

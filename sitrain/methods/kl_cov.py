@@ -6,9 +6,11 @@ before the update. Covariances are those of a round, before its first gradient
 step.
 """
 
+import functools
 import math
 
 from sitrain.curate.select import covariance, top_share
+from sitrain.losses.policy_gradient import policy_gradient
 from sitrain.losses.reduce import aggregate_of
 from sitrain.methods import reinforce, verbs
 from sitrain.methods.objectives import policy_objective
@@ -46,6 +48,8 @@ def make(
 
   return method._replace(curate=curate, loss=policy_objective(
     models["policy"], turns=len(turns), temperature=temperature,
-    objective=verbs.clipped(math.inf, math.inf, max_ratio),
+    objective=functools.partial(
+      policy_gradient, clip=math.inf, clip_high=math.inf, most=max_ratio
+    ),
     aggregate=aggregate_of(aggregate, max(turns)), kl="absolute",
   ))

@@ -8,7 +8,7 @@ over the round and before its first gradient step.
 
 import jax.numpy as jnp
 
-from sitrain.curate.select import token_mask
+from sitrain.curate.advantage import token_mask
 from sitrain.losses.preference import sequence_sum
 from sitrain.losses.reduce import mean, value
 from sitrain.methods import verbs

@@ -57,12 +57,19 @@ def build(
   model = models["policy"]
   rows = dict(samples=samples, turns=turns, temperature=temperature)
 
-  def curate(key, state, problems, episodes, verdict):
-    count = problems.prompt.shape[0]
-    chosen, rejected, found = pairs.RULES[rule](
-      row_noise(key, episodes.tokens)[:, 0], verdict.reward[:, -1],
-      jnp.all(verdict.known > 0, axis=1), episodes.problem, count,
+  def pairs_of(noise, problems, episodes, verdict):
+    return pairs.RULES[rule](
+      noise, verdict.reward[:, -1], jnp.all(verdict.known > 0, axis=1),
+      episodes.problem, problems.prompt.shape[0],
     )
+
+  def wanted(problems, episodes, verdict):
+    noise = jnp.zeros(len(episodes.tokens))  # Any rows will do.
+    return pairs_of(noise, problems, episodes, verdict)[2]
+
+  def curate(key, state, problems, episodes, verdict):
+    noise, count = row_noise(key, episodes.tokens)[:, 0], len(problems.prompt)
+    chosen, rejected, found = pairs_of(noise, problems, episodes, verdict)
     both = [pairs.take_rows(episodes, row) for row in (chosen, rejected)]
     scores = jnp.zeros((count, 2, episodes.tokens.shape[1]))
     if reference != "none":
@@ -87,4 +94,5 @@ def build(
       model, margin=margin, objective=objective, temperature=temperature,
       anchor=anchor, per_token=per_token,
     ),
+    wanted=wanted,
   )

@@ -4,14 +4,22 @@ Kumar et al. 2024, Eq. 2, and Ahmadian et al. 2024 for the estimator. SCoRe and
 its baselines differ in `shape`, `kl_weights` and `turns` alone.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from sitrain.curate.advantage import BASELINES, ESTIMATES
+from sitrain.curate.advantage import (
+  BASELINES,
+  EQUAL_IS_ZERO,
+  ESTIMATES,
+  WITHIN_PROBLEMS,
+)
 from sitrain.curate.policy import against_sampler, policy_batch
+from sitrain.judge.verifier import samples_of, verdict_metrics, verify
+from sitrain.losses.policy_gradient import policy_gradient
 from sitrain.losses.reduce import AGGREGATES, aggregate_of
 from sitrain.methods import verbs
 from sitrain.methods.objectives import policy_objective
@@ -94,6 +102,11 @@ def build(
     together = math.gcd(samples, offline)
   read = dict(temperature=temperature, together=together, shared=shared)
 
+  def judge(key, state, problems, episodes):
+    verdict = verify(task, problems, episodes, len(turns))
+    samples = samples_of(problems, episodes)
+    return verdict, verdict_metrics(task, episodes, verdict, samples=samples)
+
   def curate(key, state, problems, episodes, verdict):
     reference = jnp.zeros_like(episodes.logprob)
     if kl != "none":
@@ -110,16 +123,18 @@ def build(
       batch = against_sampler(batch, own.logprob, sampler_ratio)
     return group_rows(batch, together) if share_prompts else batch, {}
 
+  compares = estimate in EQUAL_IS_ZERO and baseline in WITHIN_PROBLEMS
   return Method(
     pose=verbs.pose_from(task, problems),
     generate=generate,
-    judge=verbs.judge_with(task, len(turns)),
+    judge=judge,
     refresh=verbs.keep_state,
     curate=curate,
     loss=policy_objective(
       model, turns=len(turns), temperature=temperature, objective=objective,
       aggregate=aggregate_of(aggregate, max(turns)), kl=kl, shared=shared,
     ),
+    wanted=verbs.with_signal(shape) if compares else (),
   )
 
 
@@ -143,8 +158,11 @@ def make(
       delayed samples have larger ones.
     **options: of `build`.
   """
-  high = clip if clip_high < 0 else clip_high
-  objective = verbs.clipped(clip, high, max_ratio, dual)
+  verbs.check_clip(clip, dual)
+  objective = functools.partial(
+    policy_gradient, clip=clip, clip_high=clip if clip_high < 0 else clip_high,
+    most=max_ratio, dual=dual,
+  )
   return build(models, task, optimizer, objective=objective, **options)
 
 

@@ -54,4 +54,7 @@ def make(
     generate=verbs.play_with(models["policy"], task, slots=slots, **rows),
     judge=verbs.judge_with(task, len(turns)),
     refresh=verbs.keep_state, curate=curate, loss=loss,
+    wanted=lambda problems, *judged: pairs.best_pairs(
+      *judged, problems.prompt.shape[0]
+    )[1] > 0,
   )

@@ -56,5 +56,5 @@ def make(
 
   return method._replace(
     pose=pose, refresh=refresh, curate=curate,
-    memory=lambda key: jnp.zeros(levels),
+    memory=lambda key: jnp.zeros(levels), wanted=(),  # Arms see all problems.
   )

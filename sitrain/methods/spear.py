@@ -56,4 +56,5 @@ def make(
   return method._replace(
     refresh=refresh, curate=curate,
     memory=lambda key: buffers.empty(capacity, slots + rest, history),
+    wanted=(),  # The history has the means of all groups.
   )

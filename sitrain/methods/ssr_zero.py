@@ -57,4 +57,9 @@ def make(
   def curate(key, state, posed, rows, verdicts):
     return method.curate(key, state, posed, rows["solve"], verdicts["solve"])
 
-  return method._replace(generate=generate, judge=judge, curate=curate)
+  wanted = method.wanted and (
+    lambda posed, rows, told: method.wanted(posed, rows["solve"], told["solve"])
+  )
+  return method._replace(
+    generate=generate, judge=judge, curate=curate, wanted=wanted
+  )

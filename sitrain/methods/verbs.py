@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sitrain.curate import select
+from sitrain.curate.policy import own_turns
 from sitrain.judge.verifier import samples_of, verdict_metrics, verify
 from sitrain.losses.imitation import negative_log_likelihood
-from sitrain.losses.policy_gradient import dual_clip, policy_gradient
+from sitrain.losses.policy_gradient import policy_gradient
 from sitrain.losses.preference import bradley_terry, dpo_margin
 from sitrain.losses.reduce import mean, per_attempt, per_episode
 from sitrain.losses.regularizers import LOSSES
@@ -48,7 +50,9 @@ def pose_from(task: Task, problems: int) -> Callable:
 
   Table, order and the step at which the stage began are looked up in
   `state.frozen` under the names that `frozen_of` gives them, so that they are
-  arguments of the program. Raises ValueError for no problems.
+  arguments of the program. Where an iteration may pose several times,
+  `state.posed` counts in the place of the step. Raises ValueError for no
+  problems.
   """
   if problems < 1:
     raise ValueError(f"problems={problems}: set it to 1 or more")
@@ -57,8 +61,9 @@ def pose_from(task: Task, problems: int) -> Callable:
 
   def pose(key, state):
     frozen = state.frozen
-    step = state.step - frozen["first"]
-    return take_rows(frozen["table"], frozen["order"], step, problems)
+    counted = not isinstance(state.posed, tuple)
+    number = state.posed if counted else state.step - frozen["first"]
+    return take_rows(frozen["table"], frozen["order"], number, problems)
 
   return pose
 
@@ -120,6 +125,22 @@ def judge_with(task: Task, turns: int) -> Callable:
   return judge
 
 
+def with_signal(shape: Callable) -> Callable:
+  """Which problems teach a method that compares the rows of each.
+
+  For `Method.wanted`: those whose rows differ in `shape(reward)` [B K] of a
+  turn that may be trained on. In the others every advantage is 0.
+  """
+
+  def wanted(problems, episodes, verdict):
+    return select.with_signal(
+      episodes.problem, shape(verdict.reward),
+      own_turns(episodes, verdict.known), problems.prompt.shape[0],
+    )
+
+  return wanted
+
+
 def keep_state(state, problems, rows, verdicts) -> TrainState:
   """Refreshes nothing."""
   return state
@@ -167,29 +188,6 @@ def likelihood_loss(model: Any, *, attempts: int = 0) -> Callable:
   return loss
 
 
-def clipped(
-  clip: float, clip_high: float, max_ratio: float, dual: float = math.inf
-) -> Callable:
-  """The objective of PPO, see losses.policy_gradient.policy_gradient.
-
-  `dual` is the bound of `dual_clip`; inf: none. Raises ValueError for a clip
-  that is not above 0, and for a bound that is not above 1.
-  """
-  if clip <= 0.0:
-    raise ValueError(f"clip={clip}: set it above 0, or inf for no clipping")
-  if dual <= 1.0:
-    raise ValueError(f"dual={dual}: set it above 1, or inf for none")
-
-  def objective(logprob, old_logprob, advantage, masks):
-    loss = policy_gradient(
-      logprob, old_logprob, advantage, clip=clip, clip_high=clip_high,
-      most=max_ratio,
-    )
-    return loss if math.isinf(dual) else dual_clip(loss, advantage, dual)
-
-  return objective
-
-
 def policy_loss(
   model: Any, *, turns: int, temperature: float, clip: float,
   clip_high: float, max_ratio: float, kl: str, shared: tuple[int, ...] = (),
@@ -200,9 +198,13 @@ def policy_loss(
   `objectives.policy_objective` with ratios that are clipped as in PPO. Raises
   ValueError for a clip that is not above 0.
   """
+  check_clip(clip)
+  objective = functools.partial(
+    policy_gradient, clip=clip, clip_high=clip_high, most=max_ratio
+  )
   return policy_objective(
     model, turns=turns, temperature=temperature, kl=kl, shared=shared,
-    objective=clipped(clip, clip_high, max_ratio), aggregate=aggregate,
+    objective=objective, aggregate=aggregate,
   )
 
 
@@ -298,6 +300,14 @@ def check_turns(task: Task, turns: tuple[int, ...], *, least: int = 1) -> None:
       f"turns={tuple(turns)}: this task's answers need "
       f"{task.turn_length} tokens a turn; set every turn to at least that"
     )
+
+
+def check_clip(clip: float, dual: float = math.inf) -> None:
+  """Raises ValueError for bounds of ratios that leave nothing to train."""
+  if clip <= 0.0:
+    raise ValueError(f"clip={clip}: set it above 0, or inf for no clipping")
+  if dual <= 1.0:
+    raise ValueError(f"dual={dual}: set it above 1, or inf for none")
 
 
 def check_temperature(temperature: float) -> None:

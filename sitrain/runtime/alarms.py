@@ -133,6 +133,13 @@ ALARMS = (
     "lower config.stage.{stage}.epochs, minibatches or optimizer.learning_rate",
   ),
   Alarm(
+    "copies", _least("judge/copied_", 0.9),
+    "nearly all wrong attempts are repeated token for token, so there is no"
+    " correction that could be rewarded",
+    f"raise {METHOD}.temperature; train with a bonus for progress (score), or"
+    " begin with offline first attempts or a corpus of corrections",
+  ),
+  Alarm(
     "gradient_zero", gradient_zero,
     "no step changed the parameters",
     "see whether any rewards differ (judge/), or lower"

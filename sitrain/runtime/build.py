@@ -4,11 +4,11 @@ Configs are not passed further: called functions get keyword arguments.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from etils import epath
 from jax.sharding import Mesh
 
 from sitrain.methods.verbs import frozen_of
@@ -27,6 +27,7 @@ from sitrain.runtime import (
   written,
 )
 from sitrain.runtime import workdir as workdirs
+from sitrain.runtime.agree import from_first
 from sitrain.runtime.checks import (
   check_config,
   check_environment,
@@ -34,20 +35,20 @@ from sitrain.runtime.checks import (
   check_fused,
   check_metrics,
   check_model,
-  check_role_sources,
   check_stage,
   count_rows,
   optimizer_from,
   until_from,
 )
 from sitrain.runtime.fields import STAGE
-from sitrain.runtime.host import on_host
+from sitrain.runtime.host import check_rounds, on_host
 from sitrain.runtime.options import (
   ConfigError,
   call,
   closest,
   find,
 )
+from sitrain.runtime.origins import check_role_sources
 from sitrain.runtime.reading import weights_of
 from sitrain.runtime.start import (
   Origin,
@@ -82,14 +83,14 @@ def plain(config: Any) -> Any:
 def config_of_run(workdir: str) -> dict:
   """The config of a run, with the hub revisions that it began with.
 
-  Raises ConfigError if the workdir has none.
+  Raises ConfigError if the workdir has none, and for adapters whose base is
+  another one by now.
   """
-  if not workdir or not (epath.Path(workdir) / "config.json").exists():
-    raise ConfigError(
-      f"--workdir={workdir} has no config.json: give the workdir of a run"
-    )
+  workdirs.check_run(workdir)
   config = plain(workdirs.read_config(workdir))
-  return sources.pinned(config, sources.known_of(workdir))
+  pins = sources.pinned(config, sources.known_of(workdir))
+  sources.check_base(workdir, pins)
+  return pins
 
 
 def check_folders(config: dict) -> None:
@@ -207,14 +208,32 @@ def run_from(config: dict, task: Task, model: Decoder, mesh: Mesh) -> Run:
 
 
 def stages_from(
-  config: dict, task: Task, run: Run, workdir: str = ""
+  config: dict, task: Task, run: Run, workdir: str = "",
+  *, done: Sequence[str] = (),
 ) -> list[Stage]:
-  """All stages, checked before the first of them runs."""
+  """All stages, checked before the first of them runs.
+
+  Stages that are `done` are traced only if others read what they wrote: it
+  takes seconds, and they passed these checks when they began. Of the others
+  `method` is not to be called.
+  """
   check_config(config)
-  stages: list[Stage] = []
+  traced, stages = _to_trace(config, done), []
   for name in config["stages"]:
-    stages.append(_stage(config, name, task, run, workdir, stages))
+    stages.append(_stage(
+      config, name, task, run, workdir, stages, idle=name not in traced
+    ))
   return stages
+
+
+def _to_trace(config: dict, done: Sequence[str]) -> set[str]:
+  """The stages that are left, and those whose rows they read."""
+  found: set[str] = set()
+  for name in reversed(config["stages"]):
+    if name in found or name not in done:
+      table = config["stage"][name].get("table", {})
+      found |= {name, table.get("stage", name)}
+  return found
 
 
 class Prepared(NamedTuple):
@@ -230,8 +249,9 @@ class Prepared(NamedTuple):
 def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
   """Builds and checks everything that a config names; raises ConfigError.
 
-  Models of the hub get the revisions that the workdir began with. Nothing is
-  written, except a tokenizer if one has to be trained.
+  Models of the hub get the revisions that the workdir began with, and stages
+  that are done there are not traced. Nothing is written, except a tokenizer if
+  one has to be trained.
   """
   check_config(config)
   pins = sources.pinned(config, sources.known_of(workdir))
@@ -241,7 +261,8 @@ def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
   check_evaluation(config, evaluation_task)
   model = machine.suited(model_from(pins, task), mesh)
   run = run_from(pins, task, model, mesh)
-  stages = stages_from(pins, task, run, workdir)
+  done = from_first(lambda: workdirs.finished(workdir, config))
+  stages = stages_from(pins, task, run, workdir, done=done)
   turns = config["evaluate"]["turns"]
   columns = columns_of(evaluation_task, turns)[1]
   check_context(pins, "evaluate.turns", evaluation_task, columns)
@@ -252,37 +273,29 @@ def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
   return Prepared(task, evaluation_task, run, stages, found)
 
 
-def _stage(config, name, task, run, workdir, before) -> Stage:
+def _stage(config, name, task, run, workdir, before, *, idle) -> Stage:
   field, given = f"stage.{name}", config["stage"][name]
   saved = [stage.name for stage in before if not stage.writes]
   options = check_stage(field, given, saved)
+  stage = _untraced(config, name, options, task, run, workdir)
+  if idle:
+    return stage
   task, frozen, lazy = _rows_of_stage(
-    config, field, options, task, run, workdir, before
+    config, stage, options, run, workdir, before
   )
-  optim = optimizer_from(field, options)
   method = dict(options["method"])
   maker = find("methods", method.pop("name"), f"{field}.method.name")
   models = {"policy": run.model} | {n: r.model for n, r in run.roles.items()}
-  span = max(options["until"].get("span", 1), stopping.BEST_SPAN // 2)
-  made = call(maker, f"{field}.method", method, models, task, optim)
+  made = call(maker, f"{field}.method", method, models, task, stage.optimizer)
   if not isinstance(made, Method):
     raise ConfigError(
       f"config.{field}.method.name: {maker.__name__} makes a "
       f"{type(made).__name__}: return a sitrain.types.Method"
     )
+  check_rounds(field, options["rounds"], made)
   if is_own(maker):
     made = own.own_method(made, f"{field}.method")
-  stage = Stage(
-    name=name,
-    method=made, optimizer=optim, steps=options["steps"],
-    steps_per_call=options["steps_per_call"],
-    parts={part: options[part] for part in PARTS}, fused=options["fused"],
-    until=until_from(field, options), window=2 * span, start=options["start"],
-    held=dict(options["held"]), restart=options["restart"],
-    best=options["best"], trained=tuple(options["trained"]), frozen=frozen,
-    delay=options["delay"], rounds=options["rounds"],
-    writes=options["writes"], task=task, dtype=run.model.dtype,
-  )
+  stage = stage._replace(method=made, task=task, frozen=frozen)
   check_environment(field, stage, options["method"].get("turns", ()))
   counts = count_rows(field, run, stage)
   check_role_sources(field, run, stage, before)
@@ -294,11 +307,30 @@ def _stage(config, name, task, run, workdir, before) -> Stage:
   return stage._replace(parts=parts, frozen=lazy or frozen)
 
 
-def _rows_of_stage(config, field, options, task, run, workdir, before):
-  """(task, its table in `frozen`, a function to read a written table later).
+def _unused(*_: Any) -> Any:
+  raise RuntimeError("the method of a stage that is done is not made")
 
-  A stage may have its own task, and the rows that an earlier stage wrote.
-  """
+
+def _untraced(config, name, options, task, run, workdir) -> Stage:
+  """The stage without its method and its rows."""
+  field = f"stage.{name}"
+  span = max(options["until"].get("span", 1), stopping.BEST_SPAN // 2)
+  return Stage(
+    name=name, method=Method(*[_unused] * len(Method._fields)),
+    optimizer=optimizer_from(field, options), steps=options["steps"],
+    steps_per_call=options["steps_per_call"],
+    parts={part: options[part] for part in PARTS}, fused=options["fused"],
+    until=until_from(field, options), window=2 * span, start=options["start"],
+    held=dict(options["held"]), restart=options["restart"],
+    best=options["best"], trained=tuple(options["trained"]),
+    delay=options["delay"], rounds=options["rounds"],
+    writes=options["writes"], dtype=run.model.dtype,
+    task=_task_of_stage(config, field, options, task, run, workdir),
+  )
+
+
+def _task_of_stage(config, field, options, task, run, workdir) -> Task:
+  """The stage's own task, or that of the run."""
   if options["task"]:
     task = on_host(task_of_stage(config, field, options["task"], workdir))
     if (size := task.tokenizer.size) > run.model.vocabulary:
@@ -306,6 +338,15 @@ def _rows_of_stage(config, field, options, task, run, workdir, before):
         f"config.{field}.task has {size} tokens, and the model"
         f" {run.model.vocabulary}: take a task of the same tokens"
       )
+  return task
+
+
+def _rows_of_stage(config, stage, options, run, workdir, before):
+  """(task, its table in `frozen`, a function to read a written table later).
+
+  A stage may have the rows that an earlier stage wrote.
+  """
+  field, task = f"stage.{stage.name}", stage.task
   order = order_key(config["seed"], len(before))
   if not options["table"]:
     return task, frozen_of(task, order), None

@@ -113,6 +113,7 @@ def _set_aside(path: epath.Path, reason: str) -> None:
     path.name,
     _UNUSABLE,
   )
+  _TOLD.add(str(path.parent))
   if jax.process_index() == 0:
     target = path.parent / (path.name + _UNUSABLE)
     if target.exists():
@@ -162,16 +163,56 @@ def _worth_logging(record: logging.LogRecord) -> bool:
   return not (known or isinstance(error, KeyboardInterrupt))
 
 
+def set_aside(folder: Any) -> list[int]:
+  """The steps of a stage's damaged checkpoints that were set aside, in order.
+
+  A run that goes on may have saved some of these steps again.
+  """
+  names = [path.name for path in _inside(epath.Path(folder))]
+  found = [x.removesuffix(_UNUSABLE) for x in names if x.endswith(_UNUSABLE)]
+  return sorted(int(step) for step in found if step.isdigit())
+
+
+def lost(folder: Any) -> str:
+  """Names the damaged checkpoints of a stage without a usable one, and the fix.
+
+  "" where there is none at all.
+  """
+  damaged = [f"{step}{_UNUSABLE}" for step in set_aside(folder)]
+  damaged += map(str, steps(folder))
+  if not damaged:
+    return ""
+  return (
+    f"all that it has is damaged ({', '.join(damaged)}): put back a copy, or"
+    " remove that folder and train the stage anew, or give another workdir"
+  )
+
+
 def _none_usable(folder: Any) -> FileNotFoundError:
-  damaged = sorted(
-    path.name for path in _inside(epath.Path(folder))
-    if path.name.endswith(_UNUSABLE)
-  )
-  why = f" ({', '.join(damaged)} is damaged)" if damaged else ""
-  return FileNotFoundError(
-    f"no usable checkpoint in {folder}{why}: train this stage first; one that"
-    " is damaged starts anew without the folder, or in another workdir"
-  )
+  why = lost(folder) or "train this stage first"
+  return FileNotFoundError(f"no usable checkpoint in {folder}: {why}")
+
+
+_TOLD: set[str] = set()  # folders of whose damage this process has told
+
+
+def _tell(folder: Any, which: str, used: int) -> None:
+  """Warns a reader, once, that a checkpoint it might want was set aside.
+
+  The last one is not missed where the run has gone on beyond it.
+  """
+  if jax.process_index() != 0 or str(folder) in _TOLD:
+    return
+  found = set_aside(folder)
+  older = max(found, default=-1) > used
+  if older or (found and which == "best"):
+    _TOLD.add(str(folder))
+    _LOG.warning(
+      "%s has damaged checkpoints, which were set aside: %s. The %s of the"
+      " others is used, %d%s", folder,
+      ", ".join(f"{step}{_UNUSABLE}" for step in found), which, used,
+      ", which is older" if older else "",
+    )
 
 
 def check_fresh(manager: ocp.CheckpointManager) -> None:
@@ -235,8 +276,11 @@ def restore(
     if found:
       return found[0]
     if not gone:
-      break
-  raise _none_usable(folder)
+      raise _none_usable(folder)
+  raise FileNotFoundError(
+    f"each checkpoint of {folder} was removed while it was read: start the same"
+    " command again"
+  )
 
 
 def _first_usable(folder, which, abstract_state, fit) -> tuple[list, bool]:
@@ -245,6 +289,7 @@ def _first_usable(folder, which, abstract_state, fit) -> tuple[list, bool]:
   for path in _ranked(folder, which):
     found, reason = snapshot.read(path, abstract_state, fit=fit)
     if not reason:
+      _tell(folder, which, int(path.name))
       return [found], False
     gone = not agree.from_first(path.exists)
     if gone:
@@ -265,7 +310,7 @@ def damage(folder: Any) -> str:
   """
   paths = _ranked(folder, "last")
   if not paths:
-    return f"there is no checkpoint in {folder}"
+    return f"there is no checkpoint in {folder}: {lost(folder)}".rstrip(": ")
   reason = snapshot.damage(paths[0], most=SMALL)
   return f"checkpoint {paths[0]} is damaged: {reason}" if reason else ""
 

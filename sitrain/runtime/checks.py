@@ -23,10 +23,10 @@ from sitrain.models.huggingface import families, tokenizer
 from sitrain.rollout import by_turn
 from sitrain.runtime import (
   batches,
-  checkpoint,
   environments,
   fields,
   optimizer,
+  origins,
   stopping,
   watch,
 )
@@ -42,7 +42,7 @@ from sitrain.runtime.options import (
   find,
   naming,
 )
-from sitrain.runtime.start import Run, elsewhere, new_state, role_of
+from sitrain.runtime.start import Run, new_state
 from sitrain.runtime.task import options_of as task_options
 from sitrain.tasks.rows import problem_shape
 from sitrain.types import Episodes, Stage, Task
@@ -80,9 +80,11 @@ def check_config(config: dict, *, trains: bool = True) -> None:
     )
   for i, name in enumerate(config["stages"]):
     if name not in config["stage"]:
+      words = tuple(name.replace(",", " ").split())
+      fix = f"give a list, as --config.stages=\"{words}\""
       raise ConfigError(
-        f"config.stages names {name!r}, which is no config.stage:"
-        f" {closest(name, config['stage'])}"
+        f"config.stages names {name!r}, which is no config.stage: "
+        + (fix if len(words) > 1 else closest(name, config["stage"]))
       )
     fields.check_word("config.stages", name)
     if name in config["stages"][:i]:
@@ -92,7 +94,12 @@ def check_config(config: dict, *, trains: bool = True) -> None:
 
 
 def _check_tokenizer(given: dict) -> None:
-  options = dict(given)
+  options, known = dict(given), {"path", "size", *accepted(tokenizer.load)}
+  if unknown := [name for name in given if name not in known]:
+    raise ConfigError(
+      f"config.tokenizer.{unknown[0]} is not an option:"
+      f" {closest(unknown[0], known)}"
+    )
   for name, kind in (("path", str), ("size", int)):
     check_type(f"tokenizer.{name}", options.pop(name, kind()), kind)
   checked(tokenizer.load, "tokenizer", options)
@@ -110,7 +117,7 @@ def check_stage(field: str, given: dict, saved: Sequence[str]) -> dict:
   `saved` are the earlier stages that have checkpoints.
   """
   options = fields.STAGE | fields.check_stage(field, given)
-  check_sources(field, options, saved)
+  origins.check_sources(field, options, saved)
   check_steps(field, options)
   check_host(field, options)
   until_from(field, options)
@@ -134,7 +141,8 @@ def until_from(field: str, options: dict) -> Callable:
   except ConfigError:
     raise
   except (TypeError, ValueError) as error:
-    raise ConfigError(f"config.{field}.until: {error}") from error
+    joint = "." if str(error).startswith("name=") else ": "
+    raise ConfigError(f"config.{field}.until{joint}{error}") from error
 
 
 def optimizer_from(field: str, options: dict) -> Any:
@@ -222,8 +230,8 @@ def check_evaluation(config: dict, task: Task) -> None:
   _check_evaluation_options(config["evaluate"])
   try:
     check_turns(task, config["evaluate"]["turns"], least=2)
-  except ValueError as error:
-    raise ConfigError(f"config.evaluate: {error}") from error
+  except ValueError as error:  # It begins with the turns.
+    raise ConfigError(f"config.evaluate.{error}") from error
 
 
 def _check_evaluation_options(options: dict) -> None:
@@ -246,67 +254,6 @@ def _check_evaluation_options(options: dict) -> None:
       f"config.evaluate.batch={batch} rows do not hold the {resamples} first "
       f"attempts of one problem: set it to {resamples} or more, or lower "
       "config.evaluate.resamples"
-    )
-
-
-def check_sources(field: str, options: dict, saved: Sequence[str]) -> None:
-  """Checks the sources of trained and held parameters, and their roles."""
-  _check_source(f"{field}.start", options["start"], saved)
-  for name, source in options["held"].items():
-    _check_source(f"{field}.held.{name}", source, saved)
-    if name in options["trained"]:
-      raise ConfigError(
-        f"config.{field}: the role {name!r} is in trained and in held: leave "
-        "one of them out"
-      )
-  if not options["trained"]:
-    raise ConfigError(f"config.{field}.trained is empty: name a role")
-
-
-def _check_source(field: str, source: str, saved: Sequence[str]) -> None:
-  """"init", or "<stage>/best" or "/last" of a stage that ran before.
-
-  Or of another run: "<workdir>/<stage>/best" or "/last".
-  """
-  if not isinstance(source, str) or not source:
-    raise ConfigError(
-      f"config.{field}={source!r}: say where it comes from: 'init', "
-      "'<stage>/last' or '<stage>/best'"
-    )
-  if elsewhere(source):
-    folder, which = source.rsplit("/", 1)
-    if which not in ("best", "last") or not checkpoint.steps(folder):
-      raise ConfigError(
-        f"config.{field}={source!r}: there is no checkpoint: give a run's"
-        " WORKDIR/STAGE/last or WORKDIR/STAGE/best"
-      )
-    return
-  known = ["init"] + [f"{s}/{w}" for s in saved for w in ("best", "last")]
-  if source not in known:
-    raise ConfigError(f"config.{field}={source!r}: {closest(source, known)}")
-
-
-def check_role_sources(
-  field: str, run: Run, stage: Stage, before: Sequence[Stage]
-) -> None:
-  """Raises ConfigError where a stage before does not save a role's parameters.
-
-  A role that starts from the policy takes those of the policy then.
-  """
-  trained = {one.name: one.trained for one in before}
-  sources = [(f"held.{n}", n, source) for n, source in stage.held.items()]
-  sources += [("start", n, stage.start) for n in stage.trained]
-  for option, name, source in sources:
-    saved = trained.get(source.rpartition("/")[0], (name,))
-    from_policy = role_of(run, name).start == "policy"
-    if name in saved or from_policy and "policy" in saved:
-      continue
-    raise ConfigError(
-      f"config.{field}.{option}={source!r}: that stage trains no {name!r}: name"
-      " one that does" + (
-        "" if from_policy or name not in run.roles
-        else f", or set config.roles.{name}.start to 'policy'"
-      )
     )
 
 

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import re
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
@@ -11,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from sitrain.runtime.storage import is_remote
+from sitrain.runtime.storage import is_remote, takes_no_more
 
 _LOG = logging.getLogger("sitrain")
 # One event per program that reaches the backend, cached or not.
@@ -31,22 +33,69 @@ def use_cache() -> None:
 
   It stores all programs, however small, because a toy run has many small ones.
   Call it before the first compilation. Programs with host callbacks are not
-  stored.
+  stored. On a full disk the programs that are there are still used.
   """
   folder = cache_folder()
   try:
     folder.mkdir(parents=True, exist_ok=True)
     if not is_remote(folder):
-      tempfile.TemporaryFile(dir=folder).close()
+      with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(2**16))
   except Exception as error:  # noqa: BLE001  Buckets raise many types.
-    _LOG.warning(
-      "every start compiles anew, for SITRAIN_CACHE=%s cannot be written (%s):"
-      " set it to a folder that can", folder, error,
-    )
-    return
+    if not takes_no_more(error):
+      _LOG.warning(
+        "every start compiles anew, for SITRAIN_CACHE=%s cannot be written"
+        " (%s): set it to a folder that can", folder, error,
+      )
+      return
+    _tell_of_cache("writing", str(error))
+  if not getattr(warnings.showwarning, "knows_the_cache", False):
+    warnings.showwarning = _without_cache(warnings.showwarning)
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+_OF_CACHE = re.compile(
+  "Error (reading|writing) persistent compilation cache entry for .*?: (.*)",
+  re.DOTALL,
+)
+_TOLD: set[str] = set()  # what failed, "reading" or "writing", and is told
+
+
+def _without_cache(show: Callable[..., None]) -> Callable[..., None]:
+  """`warnings.showwarning`, which tells of the cache once in a line.
+
+  JAX warns of every program, and goes on without it.
+  """
+
+  def shown(message: Any, *where: Any) -> None:
+    if found := _OF_CACHE.match(str(message)):
+      _tell_of_cache(*found.groups())
+    else:
+      show(message, *where)
+
+  shown.knows_the_cache = True
+  return shown
+
+
+def _tell_of_cache(doing: str, why: str) -> None:
+  if doing in _TOLD:
+    return
+  _TOLD.add(doing)
+  why = " ".join(why.split())
+  why = why if len(why) < 200 else f"{why[:200]} ..."
+  if doing == "writing":
+    _LOG.warning(
+      "SITRAIN_CACHE=%s takes no more programs (%s), so that every start"
+      " compiles them anew: free some space, or set it to another folder",
+      cache_folder(), why,
+    )
+  else:
+    _LOG.warning(
+      "SITRAIN_CACHE=%s has programs that cannot be read (%s), so that every"
+      " start compiles them anew: empty it", cache_folder(), why,
+    )
 
 
 def ahead(make: Callable[[], Any]) -> Future:

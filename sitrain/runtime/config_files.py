@@ -15,10 +15,7 @@ def is_name(file: str) -> bool:
 
 def names() -> list[str]:
   """The configs of the package: the files that have a get_config."""
-  return sorted(
-    path.stem for path in _folder().glob("*.py")
-    if "\ndef get_config(" in path.read_text()
-  )
+  return sorted(path.stem for path in _folder().glob("*.py") if _has(path))
 
 
 def abouts() -> dict[str, str]:
@@ -33,17 +30,36 @@ def located(spec: str) -> str:
   Raises ConfigError for a folder, and for what there is not, with similar
   names.
   """
+  if spec.startswith("~"):  # A shell does not expand it after a "=".
+    spec = os.path.expanduser(spec)
   file, colon, argument = spec.partition(":")
   if is_name(file) and file in names():
     return f"{_folder() / file}.py{colon}{argument}"
   if os.path.isdir(file):
-    raise ConfigError(
-      f"--config={file} is a folder: name a file in it, as"
-      f" {os.path.join(file, 'quickstart.py')}"
-    )
+    raise ConfigError(f"--config={file} is a folder{_of_folder(file)}")
   if not os.path.isfile(file):
     raise ConfigError(f"--config={spec}: {_missing(file)}")
   return spec
+
+
+def _has(path: pathlib.Path) -> bool:
+  """Whether a file has a get_config."""
+  return "\ndef get_config(" in "\n" + path.read_text(errors="replace")
+
+
+def _of_folder(folder: str) -> str:
+  """What to give in the place of a folder, for a sentence that names it."""
+  place = pathlib.Path(folder)
+  if (place / "config.json").exists():
+    return (
+      " with a run: name the config that it began with, as"
+      f" --config=quickstart --workdir={folder}"
+    )
+  found = sorted(str(path) for path in place.glob("*.py") if _has(path))
+  first = [path for path in found if path.endswith("quickstart.py")]
+  if not found:
+    return " without a config: give a file or a name, as --config=quickstart"
+  return f": name a file in it, as --config={(first or found)[0]}"
 
 
 def _folder() -> pathlib.Path:

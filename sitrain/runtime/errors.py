@@ -1,7 +1,9 @@
 """Error handling of the mains: one line with the fix, and an exit code."""
 
+import contextlib
 import logging
 import os
+import select
 import sys
 import threading
 import traceback
@@ -23,9 +25,12 @@ from sitrain.runtime.logs import copy_all, note
 from sitrain.runtime.options import ConfigError
 
 
-def run_main(main: Callable[[list[str]], None]) -> None:
+def run_main(
+  main: Callable[[list[str]], None], *, takes_arguments: bool = False
+) -> None:
   """Like absl's app.run, with errors in one line unless --traceback is given.
 
+  Words that belong to no flag are an error, unless `takes_arguments`.
   Exit codes: 2 for a wrong command line or config, 130 for Ctrl-C, 75 after
   SIGTERM or the loss of a process (the same command resumes), else 1.
   """
@@ -35,13 +40,21 @@ def run_main(main: Callable[[list[str]], None]) -> None:
   _show_warnings()
   signals.listen(peers.leave)
   try:
-    arguments = _parsed(sys.argv)
+    arguments = _parsed(sys.argv, takes_arguments)
   except Exception as error:
     _leave(error, traceback_wanted, 2)
   try:
     main(arguments)
   except KeyboardInterrupt as error:
     _leave(error, traceback_wanted, signals.INTERRUPTED)
+  except SystemExit as error:
+    flushed()
+    # A Console of rich ends the process where its reader is gone.
+    if not isinstance(error.__context__, BrokenPipeError):
+      raise
+  except BrokenPipeError as error:
+    if flushed():  # It is of something else.
+      _leave(error, traceback_wanted, code_of(error))
   except (ValueError, OSError) as error:
     _leave(error, traceback_wanted, code_of(error))
   except Exception as error:
@@ -52,6 +65,32 @@ def run_main(main: Callable[[list[str]], None]) -> None:
   peers.done()
   copy_all()
   _end(0)
+
+
+def flushed() -> bool:
+  """Writes what was printed; whether its reader took it.
+
+  The reader of `sitrain train --list | head` ends first. What is printed after
+  that goes nowhere, and is no error: all that is kept is in files.
+  """
+  try:
+    sys.stdout.flush()
+    gone = _has_hung_up(sys.stdout)
+  except BrokenPipeError:
+    gone = True
+  if gone:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  return not gone
+
+
+def _has_hung_up(stream: Any) -> bool:
+  """Whether nobody reads from a pipe any more."""
+  poll = select.poll()
+  try:
+    poll.register(stream.fileno(), 0)
+  except (OSError, ValueError):  # It is no file.
+    return False
+  return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 _BEGUN = threading.Event()
@@ -93,11 +132,15 @@ def _show_unraisable(found: Any) -> None:
     sys.__unraisablehook__(found)
 
 
-def _parsed(arguments: list[str]) -> list[str]:
+def _parsed(arguments: list[str], takes_arguments: bool) -> list[str]:
   app.define_help_flags()
   try:
-    return overrides.parse(arguments)
+    return overrides.parse(arguments, takes_arguments=takes_arguments)
+  except BrokenPipeError:
+    flushed()
+    sys.exit(0)
   except SystemExit as error:  # absl's --help ends with 1
+    flushed()
     helped = any(a.lstrip("-").startswith("help") for a in arguments[1:])
     sys.exit(0 if helped and error.code == 1 else error.code)
 
@@ -118,7 +161,8 @@ def _leave(error: BaseException, traceback_wanted: bool, code: int) -> None:
     # with a traceback, and JAX would wait for the other processes, which wait
     # for this one.
     peers.leave(code, line)
-  print(f"error: {line}", file=sys.stderr, flush=True)
+  with contextlib.suppress(BrokenPipeError):
+    print(f"error: {line}", file=sys.stderr, flush=True)
   note(f"exit code {code}: {line}")
   copy_all()
   _end(code, at_once=isinstance(error, KeyboardInterrupt))
@@ -131,11 +175,12 @@ def _end(code: int, *, at_once: bool = False) -> None:
   shuts down; the next start removes the unfinished checkpoint.
   """
   if at_once or compiling_ahead():
-    sys.stdout.flush()
+    flushed()
     sys.stderr.flush()
     scratch.remove()
     os._exit(code)
   signals.ignore()
+  flushed()
   sys.exit(code)
 
 

@@ -17,6 +17,8 @@ MODULES = {
   "kernels": ("tokamax",),
   "tensorflow": ("tensorflow_text",),
   "wandb": ("wandb",),
+  "trackio": ("trackio",),
+  "mlflow": ("mlflow",),
 }
 # Modules that come along with one of these.
 ALONG = {

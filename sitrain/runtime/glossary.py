@@ -23,12 +23,15 @@ class Entry(NamedTuple):
 
 
 SHARE, NAT, TOKENS, SECONDS = "share", "nat", "tokens", "s"
+COUNT = "number a text"
 RUN = (
   Entry("run/seconds", "time of the call / its steps", SECONDS, "even"),
   Entry("run/host_seconds", "time between calls / steps of a call: records, "
         "evaluations, checkpoints", SECONDS, "small beside run/seconds"),
   Entry("run/evaluation_seconds", "time of an evaluation while the stage "
         "trains", SECONDS, "a few % of the time between two"),
+  Entry("run/tokens_per_second", "tokens that the policy wrote in the call, "
+        "all turns / time of the call", "tokens/s", "even"),
 )
 GENERATE = (
   Entry("generate/length_K", "mean tokens of turn K, end included", TOKENS,
@@ -70,13 +73,18 @@ JUDGE = (
         "problems: maj@samples", SHARE, "above reward_K"),
   Entry("judge/distinct_K", "distinct answers / answers, of the samples of a "
         "problem", SHARE, "falls slowly; 1 / samples: all are copies"),
+  Entry("judge/copied_K", "wrong attempts that turn K repeats token for token "
+        "/ wrong attempts K - 1", SHARE, "below 0.5; 1: nothing is corrected"),
+  Entry("judge/balance_K", "B-STaR's balance score: mean of min(u / n, 1) u / "
+        "s over problems, u different right texts among s samples, n = min(8, "
+        "samples)", SHARE, "rises; falls where right samples become copies"),
   Entry("judge/too_long", "given turns that are longer than their limit / "
         "rows", SHARE, "0"),
   Entry("judge/vote", "mean share of the votes for an answer", SHARE, "rises"),
 )
 CURATE = (
-  Entry("curate/kept", "rows that are trained on / rows (`rise`: attempts)", SHARE,
-        "between 0.05 and 0.95"),
+  Entry("curate/kept", "rows that are trained on / rows (`rise`: attempts)",
+        SHARE, "between 0.05 and 0.95"),
   Entry("curate/pairs", "problems with a pair to train on / problems", SHARE,
         "above 0.1"),
   Entry("curate/good", "rows that count as good / known rows", SHARE,
@@ -99,8 +107,8 @@ CURATE = (
 LEARN = (
   Entry("learn/entropy_K", "mean entropy of the next token in turn K",
         "nat per token", "falls slowly and stays above 0.05"),
-  Entry("learn/entropy", "the same over all trained tokens", "nat per token",
-        "near that of the data"),
+  Entry("learn/entropy", "mean entropy of the next token, all trained "
+        "tokens", "nat per token", "near that of the data"),
   Entry("learn/kl_K", "KL to the reference of turn K, summed over its tokens",
         "nat per row", "rises with the reward, not without it"),
   Entry("learn/ratio", "mean importance ratio r = pi / mu of trained tokens",
@@ -141,6 +149,9 @@ _EVAL = {
                  "rises"),
   "reward_K": ("mean reward of attempt K", "rises"),
   "truncated_K": ("attempts cut at their limit / attempts", "below 0.1"),
+  "copied_K": ("wrong attempts that attempt K repeats but for a tenth, in "
+               "insertions and deletions / wrong attempts K - 1",
+               "below 0.5; 1: nothing is corrected"),
   "gain": ("accuracy of the last attempt - that of the first", "above 0"),
   "unknown": ("problems that the verifier could not judge / problems", "0"),
 }
@@ -149,11 +160,125 @@ EVAL = tuple(
   for start, how in (("", "; greedy"), ("sampled_", "; sampled"))
   for name, (formula, healthy) in _EVAL.items()
 )
+BEHAVIOURS = {
+  "verification": "checks and verdicts",
+  "backtracking": "new starts, and verdicts after which the text goes on",
+  "subgoals": "steps and aims that are named",
+  "backward_chaining": "reasoning from the target",
+}
+HABITS = tuple(
+  Entry(f"{brief.PREFIX}{start}{name}_K", f"{what} in attempt K{how}; phrases "
+        "and role tokens of evaluate/behaviours.py", COUNT,
+        "a habit that is rewarded grows, one that is rare is lost")
+  for start, how in (("", "; greedy"), ("sampled_", "; sampled"))
+  for name, what in BEHAVIOURS.items()
+)
+SAMPLES = (
+  Entry("likeness", "mean of 1 - edit ratio of pairs of samples of a problem, "
+        "insertions and deletions / characters of both", SHARE,
+        "well below 1; a rise is mode collapse (SuperHF has METEOR for it)"),
+  Entry("balance", "mean of min(u / n, 1) u / s: u different right texts among "
+        "s samples, n = min(8, samples) (B-STaR)", SHARE, "rises"),
+  Entry("pass@K-S", "problems of which K samples have S different right texts "
+        "/ problems (B-STaR)", SHARE, "rises, then falls as samples become "
+        "copies"),
+  Entry("copied", "wrong attempts that the next one repeats but for a tenth / "
+        "wrong attempts", SHARE, "below 0.5"),
+  *(Entry(f"behaviours.{name}", f"{what} a text", COUNT, "as above")
+    for name, what in BEHAVIOURS.items()),
+  Entry("calibration.ece", "expected calibration error: mean abs(confidence - "
+        "accuracy) over 10 bins of as many problems each. The confidence in "
+        "the most frequent answer is its share of the samples; with --labels of"
+        " sitrain evaluate it is P(True)", SHARE, "below 0.1"),
+  Entry("calibration.rms", "the root of the mean of the squares of the same",
+        SHARE, "below 0.1"),
+  Entry("calibration.brier", "mean of (confidence - right)^2", SHARE,
+        "below 0.25, which saying one half always has"),
+  Entry("calibration.auroc", "chance that a right answer has more confidence "
+        "than a wrong one, ties as one half", SHARE, "above 0.5; 1: a "
+        "threshold tells right from wrong"),
+  Entry("calibration.sure", "accuracy of answers with a confidence above 0.5",
+        SHARE, "above the accuracy"),
+  Entry("calibration.reliability", "confidence, accuracy and problems of each "
+        "bin", SHARE, "confidence near accuracy in each"),
+)
 GROUPS = {
   "Evaluations while a stage trains (config.evaluate.every)": EVAL,
+  "Behaviours in these (config.evaluate.every_behaviours=True)": HABITS,
   "Sampling": GENERATE, "Verdicts": JUDGE, "Selection": CURATE,
   "Updates": LEARN, "Time": RUN,
+  "Monitors in the summary of `sitrain sample`": SAMPLES,
 }
+
+# What people call a metric: in the legends of the report. Without the number of
+# the turn, which `label` adds; a name that is missing here reads as it is.
+LABELS = {
+  "run/seconds": "time of a step",
+  "run/host_seconds": "time of the host between steps",
+  "run/evaluation_seconds": "time of an evaluation",
+  "generate/length_K": "tokens written",
+  "generate/truncated_K": "cut at the limit",
+  "generate/sampler_gap": "gap between sampler and trainer",
+  "generate/delay_gap": "gap to the older sampler",
+  "generate/wanted": "problems with a signal",
+  "judge/malformed_K": "without a readable answer",
+  "judge/unknown_K": "verdict unknown",
+  "judge/ended_K": "ended before",
+  "judge/changed_K": "changed the answer",
+  "judge/corrected_K": "corrected: wrong to right",
+  "judge/spoiled_K": "spoiled: right to wrong",
+  "judge/no_signal_K": "problems without a signal",
+  "judge/pass_K": "any sample right",
+  "judge/majority_K": "the majority right",
+  "judge/distinct_K": "distinct answers",
+  "judge/too_long": "given turns that were too long",
+  "judge/vote": "votes for the answer",
+  "curate/kept": "rows kept",
+  "curate/pairs": "problems with a pair",
+  "curate/good": "rows that count as good",
+  "curate/best": "reward of the best sample",
+  "curate/arm_NAME": "chance of NAME",
+  "curate/score_right": "score of right rows",
+  "curate/score_wrong": "score of wrong rows",
+  "learn/entropy": "entropy of all trained tokens",
+  "learn/kl_K": "KL to the reference",
+  "learn/ratio": "importance ratio",
+  "learn/ratio_low": "ratio below 0.8",
+  "learn/ratio_high": "ratio above 1.25",
+  "learn/ratio_extreme": "ratio below 1/2 or above 2",
+  "learn/effective_sample": "effective sample size",
+  "learn/clip_fraction": "clipped tokens",
+  "learn/trained": "sampled tokens that are trained on",
+  "learn/nll": "negative log-likelihood",
+  "learn/value_error": "squared error of the critic",
+  "learn/preference": "preference loss",
+  "learn/nll_chosen": "negative log-likelihood, chosen rows",
+  "learn/nll_rejected": "negative log-likelihood, rejected rows",
+  "learn/gap_good": "log-ratio to the reference, good rows",
+  "learn/gap_bad": "log-ratio to the reference, bad rows",
+  f"{brief.PREFIX}unknown": "verdict unknown",
+  f"{brief.PREFIX}truncated_K": "cut at the limit",
+}
+_SAMPLED = f"{brief.PREFIX}sampled_"
+
+
+def label(name: str) -> str:
+  """A metric in words: "KL to the reference, attempt 2" of learn/kl_2.
+
+  K and NAME may stand in the name, as they do in those of entries.
+  """
+  if name.startswith(_SAMPLED):
+    own = label(name.replace(_SAMPLED, brief.PREFIX, 1))
+    return f"{own} (sampled)"
+  entry = find(re.sub("_K$", "_1", name))
+  family = entry.name if entry else name
+  stem, number = re.fullmatch(r"(.*?)(?:_(\d+|K))?", name).groups()
+  if not family.endswith("_K"):
+    stem, number = name, None
+  word = stem.partition("/")[2] or stem
+  text = LABELS.get(family, word).replace("NAME", word.removeprefix("arm_"))
+  attempt = f", attempt {number}" if number and number != "K" else ""
+  return text.replace("_", " ") + attempt
 
 
 def find(name: str) -> Entry | None:

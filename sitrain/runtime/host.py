@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sitrain.runtime.options import ConfigError
-from sitrain.types import Episodes, Task, Verdict
+from sitrain.types import Episodes, Method, Task, Verdict
 
 
 class HostOnly(ValueError):
@@ -98,4 +98,18 @@ def check_host(field: str, options: dict) -> None:
     raise ConfigError(
       f"config.{field}.rounds={options['rounds']} needs config.{field}.delay=0:"
       " whether to pose again is known only when samples were judged"
+    )
+
+
+def check_rounds(field: str, rounds: int, method: Method) -> None:
+  """Raises ConfigError for rounds of a method that wants no problem more.
+
+  Which problems teach it something is the method's to say: others are thrown
+  away, and it would never learn from them.
+  """
+  if rounds > 1 and method.wanted == ():
+    raise ConfigError(
+      f"config.{field}.rounds={rounds}: config.{field}.method, with the options"
+      " that it has, learns from problems whose samples are rewarded alike too"
+      " (its Method.wanted is ()): set rounds to 1"
     )

@@ -40,10 +40,14 @@ class Begun(NamedTuple):
 
 
 def begun_in(workdir: Any, config: dict) -> Begun:
-  """The stages of a config that have a checkpoint or rows in the workdir."""
+  """The stages of a config that have a checkpoint or rows in the workdir.
+
+  Also those whose checkpoints are all damaged: they are not begun anew.
+  """
   found = [
     name for name in config.get("stages", ())
     if checkpoint.steps(epath.Path(workdir) / name)
+    or checkpoint.set_aside(epath.Path(workdir) / name)
     or _has_rows(epath.Path(workdir) / name)
   ]
   roles = set()

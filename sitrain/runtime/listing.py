@@ -17,7 +17,13 @@ from sitrain.runtime import (
   stopping,
   written,
 )
-from sitrain.runtime.options import accepted, find, makers, not_installed
+from sitrain.runtime.options import (
+  accepted,
+  find,
+  makers,
+  not_installed,
+  takes_functions,
+)
 
 WIDTH = 80
 
@@ -126,7 +132,7 @@ def listed() -> list[str]:
   ):
     lines += [title, ""]
     for name, maker in makers(package).items():
-      if not _takes_functions(maker):
+      if not takes_functions(maker):
         lines += [*_listed(f"name={name}", maker), ""]
     for name, why in not_installed(package).items():
       lines += [f"  name={name}", f"    {why}", ""]
@@ -149,11 +155,6 @@ def listed() -> list[str]:
     if name in checks.model_fields("")
   ]
   return lines
-
-
-def _takes_functions(maker: Callable) -> bool:
-  """Whether only other makers can call it: a config has no functions."""
-  return any("Callable" in str(o.annotation) for o in accepted(maker).values())
 
 
 def _listed(name: str, maker: Callable) -> list[str]:

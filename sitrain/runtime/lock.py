@@ -33,7 +33,12 @@ from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.agree import from_first
 from sitrain.runtime.logs import note
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.storage import explaining, is_remote
+from sitrain.runtime.storage import (
+  explained,
+  explaining,
+  is_remote,
+  takes_no_more,
+)
 
 NAME = "lock.json"
 BEAT = 10.0  # seconds between two heartbeats
@@ -324,6 +329,8 @@ def _make(what: str, folder: str) -> list[str]:
     except FileExistsError:
       continue
     except OSError as error:
+      if takes_no_more(error):
+        raise explained(error, folder) from error
       raise ConfigError(f"{what} cannot be made: {error.strerror}") from error
   return missing
 

@@ -3,6 +3,7 @@
 import faulthandler
 import logging
 import math
+import shlex
 import statistics
 import sys
 import threading
@@ -62,7 +63,7 @@ def open_log(workdir: Any, facts: dict[str, str]) -> Log:
       target.write_text(epath.Path(path).read_text())
 
   _close()  # Only now: faulthandler writes to the new file already.
-  note(f"--- {' '.join(sys.argv)}")
+  note(f"--- {shlex.join(sys.argv)}")
   note(", ".join(f"{name} {value}" for name, value in facts.items()))
   took = lambda one: note(f"{one.what}: {activity.seconds(one):.1f} s")
   did = lambda one: None if one.seldom else took(one)

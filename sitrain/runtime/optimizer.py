@@ -135,9 +135,14 @@ def make(
 
   Raises ValueError for names that are not known, with the closest one.
   """
-  one_of("optimizer", name, _OPTIMIZERS)
+  one_of("name", name, _OPTIMIZERS)
   if clip <= 0.0:
     raise ValueError(f"clip={clip}: set a norm above 0, or inf for no clipping")
+  if warmup > steps:
+    raise ValueError(
+      f"warmup={warmup} is more than all gradient steps, which are {steps}:"
+      " lower it, or raise the steps of the stage"
+    )
   if accumulate < 1:
     raise ValueError(f"accumulate={accumulate}: set 1 or more")
   rates = make_schedule(

@@ -12,6 +12,8 @@ from typing import Any
 from sitrain.runtime import extras
 from sitrain.tasks import own_functions
 
+MADE = ("Task", "Method", "Strategy")  # what functions of a package make
+
 
 class ConfigError(ValueError):
   """An error that the user can fix in the config; one line."""
@@ -44,9 +46,11 @@ def find(package: str, name: str, field: str) -> Callable:
   modules = [m.name for m in pkgutil.iter_modules(folder)]
   module, _, function = name.partition(".")
   if module not in modules:
+    own = (n for n, f in makers(package).items() if not takes_functions(f))
+    known = [*own, *not_installed(package)]
     raise ConfigError(
       f"config.{field}={name!r} is not in sitrain/{package}: "
-      + closest(module, modules)
+      + closest(name, known)
     )
   try:
     found = importlib.import_module(f"sitrain.{package}.{module}")
@@ -54,9 +58,9 @@ def find(package: str, name: str, field: str) -> Callable:
     if not (why := extras.line(error)):
       raise
     raise ConfigError(f"config.{field}={name!r}: {why}") from error
-  makers = [n for n in vars(found) if _makes(found, n)]
-  if (function or "make") not in makers:
-    full = [f"{module}.{n}" if n != "make" else module for n in makers]
+  own = [n for n in vars(found) if _makes(found, n)]
+  if (function or "make") not in own:
+    full = [f"{module}.{n}" if n != "make" else module for n in own]
     raise ConfigError(f"config.{field}={name!r}: " + closest(name, full))
   return getattr(found, function or "make")
 
@@ -74,6 +78,11 @@ def makers(package: str) -> dict[str, Callable]:
         full = module if name == "make" else f"{module}.{name}"
         found[full] = getattr(known, name)
   return found
+
+
+def takes_functions(maker: Callable) -> bool:
+  """Whether only other makers can call it: a config has no functions."""
+  return any("Callable" in str(o.annotation) for o in accepted(maker).values())
 
 
 def not_installed(package: str) -> dict[str, str]:
@@ -107,12 +116,12 @@ def from_file(name: str, field: str, default: str = "make") -> Callable:
 
 
 def _makes(module, name: str) -> bool:
-  """Whether a name is a function of the module that makes a task or method."""
+  """Whether a function of the module makes a task, method or strategy."""
   value = getattr(module, name)
   if name.startswith("_") or not inspect.isfunction(value):
     return False
   result = inspect.signature(value).return_annotation
-  made = getattr(result, "__name__", result) in ("Task", "Method")
+  made = getattr(result, "__name__", result) in MADE
   return made and value.__module__ == module.__name__
 
 
@@ -135,16 +144,35 @@ def accepted(function: Callable) -> dict[str, inspect.Parameter]:
 def call(function: Callable, field: str, options: dict, *args: Any) -> Any:
   """function(*args, **options); raises ConfigError that names the field."""
   options = checked(function, field, options)
-  with naming(field):
+  named = lambda error: _named(function, options, error)
+  with naming(field, named=named):
     return function(*args, **options)
 
 
+def _named(function: Callable, options: dict, error: Exception) -> str:
+  """An error of a maker after the name of its option, where it is clear which.
+
+  Makers say "samples=1: ..." of an option, or only its value, as of a file.
+  """
+  text = str(error)
+  name, equals, _ = text.partition("=")
+  if equals and name in accepted(function):
+    return f".{text}"
+  texts = {n: x for n, x in options.items() if isinstance(x, str)}
+  found = [n for n, x in texts.items() if len(x) > 3 and x in text]
+  return f".{found[0]}: {text}" if len(found) == 1 else f": {text}"
+
+
 @contextlib.contextmanager
-def naming(field: str, part: str = "") -> Iterator[None]:
+def naming(
+  field: str, part: str = "",
+  named: Callable[[Exception], str] = lambda error: f": {error}",
+) -> Iterator[None]:
   """Turns errors inside into ConfigErrors that name config.`field`.
 
   ValueErrors, and whatever a user's own file raises: of those the message names
-  the line, and `part` of the field. Errors that name their field are kept.
+  the line, and `part` of the field. Errors that name their field are kept, and
+  of others `named` makes what follows the field.
   """
   try:
     yield
@@ -157,7 +185,7 @@ def naming(field: str, part: str = "") -> Iterator[None]:
       raise ConfigError(f"config.{field}{part}: {line}") from error
     if not isinstance(error, ValueError):
       raise
-    raise ConfigError(f"config.{field}: {error}") from error
+    raise ConfigError(f"config.{field}{named(error)}") from error
 
 
 def checked(function: Callable, field: str, options: dict) -> dict:

@@ -9,14 +9,25 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from sitrain.runtime import config_files, follow
-from sitrain.runtime.options import ConfigError, closest
+from sitrain.runtime import (
+  config_files,
+  environments,
+  fields,
+  follow,
+  unknown,
+)
+from sitrain.runtime.options import ConfigError, accepted, closest, find
 
 # Here names are options of functions, which check them. So a flag may set one
 # that the config file does not have.
 _OPEN = re.compile(
-  r"config\.(task|model|evaluate(\.task)?|roles\.\w+|"
+  r"config\.(task|model|tokenizer|evaluate(\.task)?|roles\.\w+|"
   r"stage\.\w+(\.(method|optimizer|held|task|table|until))?)"
+)
+# Those that a config file may leave out.
+_GROUPS = re.compile(
+  r"evaluate\.task|tokenizer|roles(\.\w+)?|"
+  r"stage\.\w+\.(optimizer|held|task|table|until)"
 )
 # Messages of parsers, and what to tell the user.
 _ILLEGAL = (
@@ -36,14 +47,15 @@ def define(about: str, **more: Any) -> flags.FlagHolder:
 
 
 def parse(
-  words: list[str], known: flags.FlagValues = flags.FLAGS
+  words: list[str], known: flags.FlagValues = flags.FLAGS,
+  *, takes_arguments: bool = False,
 ) -> list[str]:
-  """Parses a command line; returns the words that are not flags.
+  """Parses a command line; returns its first word, the program.
 
   --config may come after its fields. Also sets fields that follow from the
   given ones (follow.py). Raises ConfigError if --config is not a config file,
-  for the first --config.a.b=1 that nothing reads, and for values of another
-  type.
+  for the first --config.a.b=1 that nothing reads, for values of another type,
+  and for words that are no flags, unless `takes_arguments`.
   """
   _put_config_first(words)
   spec = _spec(words)
@@ -53,27 +65,107 @@ def parse(
   if "config" in known and {"--config=", "-config="} & {*words}:
     raise ConfigError("--config is empty: say which, as --config=quickstart")
   if given and not spec:
+    near = unknown.like(given[0], unknown.names(known))
     raise ConfigError(
       f"--{given[0]}: --config is missing: say which, as --config=quickstart"
+      + "".join(f"; or did you mean {flag}=...?" for flag in near)
     )
   if spec:
+    _add_groups(known["config"].parser, given)
     kept = follow.keep(config_files.located(spec), given)
     words = _replaced(words, spec, kept)
     default = _read(kept, known, spec)
   try:
     left = known(words)
-  except flags.IllegalFlagValueError as error:
+  except flags.UnrecognizedFlagError as error:
+    config = _resolved(default) if spec else None
+    raise ConfigError(
+      unknown.flag(error.flagname, words, known, config)
+    ) from error
+  except flags.Error as error:
     raise ConfigError(_illegal(str(error))) from error
   except (AttributeError, KeyError):
     # ml_collections names only the last part of a missing field.
     for name in given:
       _check_field(default, name)
     raise
+  if left[1:] and not takes_arguments:
+    config = _resolved(default) if spec else None
+    raise ConfigError(unknown.argument(left[1], words, known, config))
   for name in given:
     _check_field(default, name)
+    _check_place(default, name)
   if spec:
     follow.settle(known["config"].value, default, given)
+    if is_quick(words):
+      _check_kept(known, spec, given)
   return left
+
+
+def _add_groups(parser: Any, given: list[str]) -> None:
+  """Lets a parser add the groups of the given fields that a config lacks.
+
+  As config.evaluate.task for --config.evaluate.task.name=chain: the group may
+  be left out of a config file, and is checked later.
+  """
+  plain = getattr(parser, "plain", parser.parse)
+
+  def parse(path: str) -> Any:
+    config = plain(path)
+    for name in given if hasattr(config, "to_dict") else ():
+      _add_group(config, name)
+    return config
+
+  parser.plain, parser.parse = plain, parse
+
+
+def _add_group(config: Any, name: str) -> None:
+  at, path = config, ""
+  for part in name.split(".")[1:-1]:
+    path = f"{path}.{part}".lstrip(".")
+    if part not in at and _GROUPS.fullmatch(path):
+      with at.unlocked():
+        at[part] = type(at)()
+    if not hasattr(at.get(part), "unlocked"):
+      return
+    at = at[part]
+
+
+def is_quick(words: list[str]) -> bool:
+  """Whether a command line asks for the quick variant of a config."""
+  return "quick" in _spec(words).partition(":")[2].split(",")
+
+
+def _check_kept(
+  known: flags.FlagValues, spec: str, given: list[str]
+) -> None:
+  """Raises ConfigError for an option of a task that `quick` has replaced."""
+  name = known["config"].value.get("task", {}).get("name", "")
+  try:
+    options = accepted(find("tasks", name, "task.name"))
+  except ValueError:  # It is refused later, with its field.
+    return
+  options = {"name", *options, *environments.Options._fields}
+  file = config_files.located(spec).partition(":")[0]
+  for field in given:
+    parent, _, last = field.rpartition(".")
+    if parent == "config.task" and last not in options:
+      if _read(file, known, spec).task.get("name", "") != name:
+        raise ConfigError(
+          f"--{field}: a quick run has the small task {name!r}, which has no"
+          " such option; --config.task.source=... keeps the task of the config"
+        )
+
+
+def _resolved(config: Any) -> dict:
+  """A config with the defaults of what it names, if it is right so far."""
+  from sitrain.runtime import listing  # Only here: it loads all methods' parts.
+
+  plain = config.to_dict()
+  try:
+    return listing.resolved(plain)
+  except Exception:  # noqa: BLE001  The config may lack anything.
+    return plain
 
 
 def _spec(words: list[str]) -> str:
@@ -153,6 +245,9 @@ def _why(error: Exception, file: str) -> str:
 
 def _illegal(text: str) -> str:
   """The message of a flag's parser, reworded for the user."""
+  if text.startswith("Missing value for flag "):
+    flag = text.removeprefix("Missing value for flag ")
+    return f"{flag} has no value: give it one, as {flag}=VALUE"
   flag, _, why = text.removeprefix("flag ").partition(": ")
   fix = next((fix for part, fix in _ILLEGAL if part in why), why)
   return f"{flag}: {fix}"
@@ -166,11 +261,23 @@ def _check_field(config: Any, name: str) -> None:
       at = at[part]
     elif part is last and _OPEN.fullmatch(".".join(parents)):
       return
-    elif parents[1:2] == ["roles"]:
-      role = name.split(".")[2]
-      raise ConfigError(
-        f"--{name}: no such role: write config.roles.{role} = {{'start': "
-        "'policy'} into the config's file"
-      )
     else:
-      raise ConfigError(f"--{name}: no such field: {closest(part, known)}")
+      near = part is last and unknown.elsewhere(name, _fields(config))
+      near = f"did you mean {near}?" if near else closest(part, known)
+      raise ConfigError(f"--{name}: no such field: {near}")
+
+
+def _check_place(config: Any, name: str) -> None:
+  """Raises ConfigError for an option of a stage's parts, given to the stage.
+
+  As config.stage.NAME.learning_rate, which is its optimizer's.
+  """
+  parent, _, last = name.rpartition(".")
+  if re.fullmatch(r"config\.stage\.\w+", parent) and last not in fields.STAGE:
+    below = [x for x in _fields(config) if x.startswith(f"{parent}.")]
+    if near := unknown.elsewhere(name, below):
+      raise ConfigError(f"--{name}: no such field: did you mean {near}?")
+
+
+def _fields(config: Any) -> list[str]:
+  return list(unknown.paths(_resolved(config)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from sitrain.runtime.storage import write_object
+from sitrain.runtime.storage import write_whole
 
 _LOG = logging.getLogger("sitrain")
 _FILE = "packages.txt"
@@ -35,7 +35,7 @@ def keep(workdir: Any, found: dict[str, str]) -> None:
   path = epath.Path(workdir) / _FILE
   if not path.exists():
     lines = (f"{name}=={version}\n" for name, version in sorted(found.items()))
-    write_object(path, "".join(lines))
+    write_whole(path, "".join(lines))
     return
   pairs = (line.partition("==") for line in path.read_text().split())
   begun = {name: version for name, _, version in pairs}

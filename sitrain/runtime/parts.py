@@ -6,16 +6,18 @@ file.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
+from jaxtyping import Bool
 
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.storage import is_remote
+from sitrain.runtime.storage import write_whole
 
 
 def folder_of(path: Any) -> epath.Path:
@@ -66,6 +68,11 @@ def note(path: Any, summary: dict[str, Any]) -> None:
   workdirs.write_json(header, known)
 
 
+def known(path: Any) -> dict[str, Any]:
+  """The summary that `note` wrote; {} before it."""
+  return workdirs.read_json(header_of(path)).get("summary", {})
+
+
 def read(path: Any) -> list[dict[str, Any]]:
   """The rows of the file and its parts, sorted by number."""
   file, folder = epath.Path(path), folder_of(path)
@@ -74,6 +81,17 @@ def read(path: Any) -> list[dict[str, Any]]:
     files += [p for p in folder.iterdir() if p.name.endswith(".jsonl")]
   found = {row["row"]: row for part in files for row in _rows(part)}
   return [found[number] for number in sorted(found)]
+
+
+def missing(path: Any, numbers: Sequence[int]) -> Bool[np.ndarray, " N"]:
+  """Which of the rows `numbers` are not there, as the first process sees it."""
+  lacks = np.ones(len(numbers), bool)
+  if jax.process_index() == 0:
+    done = {row["row"] for row in read(path)}
+    lacks = np.array([number not in done for number in numbers])
+  if jax.process_count() > 1:
+    lacks = multihost_utils.broadcast_one_to_all(lacks)
+  return np.asarray(lacks, bool)
 
 
 def add(path: Any, rows: Sequence[dict[str, Any]]) -> None:
@@ -110,11 +128,4 @@ def _write(path: epath.Path, rows: Sequence[dict[str, Any]]) -> None:
   text = "".join(lines)
   for end in "\x85\u2028\u2029":  # Some readers split lines there.
     text = text.replace(end, f"\\u{ord(end):04x}")
-  content = text.encode(errors="replace")
-  if is_remote(path):  # Writing an object is atomic.
-    path.write_bytes(content)
-    return
-  path.parent.mkdir(parents=True, exist_ok=True)
-  new = epath.Path(f"{path}.new")
-  new.write_bytes(content)
-  os.replace(new, path)
+  write_whole(path, text.encode(errors="replace"))

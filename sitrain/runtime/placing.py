@@ -68,9 +68,11 @@ def _unlike(given: dict[str, int], sizes: tuple[int, ...]) -> bool:
 def _read(flag: Sequence[str]) -> dict[str, int]:
   sizes = {}
   for item in flag:
-    name, _, size = item.partition("=")
+    name, equals, size = item.partition("=")
+    if not equals:
+      raise ConfigError(f"--mesh={item}: give sizes by name, as data=2,fsdp=1")
     if name not in sharding.AXES:
-      raise ConfigError(f"--mesh: {closest(name, sharding.AXES)}")
+      raise ConfigError(f"--mesh={item}: {closest(name, sharding.AXES)}")
     if not size.removeprefix("-").isdigit():
       raise ConfigError(f"--mesh={item}: give a number, as {name}=2")
     sizes[name] = int(size)

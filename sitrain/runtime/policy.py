@@ -1,6 +1,7 @@
 """Loads the parameters of a model, or of a role in a stage of a run."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,8 @@ from sitrain.runtime.reading import weights_of
 from sitrain.runtime.snapshot import check_finite
 from sitrain.runtime.start import Origin, only
 from sitrain.types import Params
+
+_LOG = logging.getLogger("sitrain")
 
 
 def of_model(path: str, model: Decoder, mesh: Mesh) -> Params:
@@ -71,8 +74,18 @@ def of_stage(
   config: dict, model: Decoder, mesh: Mesh, folder: epath.Path, which: str,
   *, role: str = "policy",
 ) -> Params:
+  """The parameters of `restored`, without the line that names them."""
+  return restored(config, model, mesh, folder, which, role=role)[0]
+
+
+def restored(
+  config: dict, model: Decoder, mesh: Mesh, folder: epath.Path, which: str,
+  *, role: str = "policy",
+) -> tuple[Params, str]:
   """A role's parameters in a stage's "last" or "best" checkpoint, on the mesh.
 
+  And a line that names them, as "policy of stage2, last, step 300": with the
+  step of the checkpoint that was read, which may be one before a damaged one.
   `folder` is that of the stage, `config` that of `of_role`. Adapters are merged
   into the base weights. Raises ConfigError if the stage has no such role.
   """
@@ -80,11 +93,14 @@ def of_stage(
   field, wanted = _saved(origin, model, mesh, folder, which, role)
   wanted = only(**{field: {role: wanted}})
   with activity.during(f"reading the {which} checkpoint of {folder.name}"):
-    params = getattr(checkpoint.restore(folder, which, wanted)[0], field)[role]
+    state, progress = checkpoint.restore(folder, which, wanted)
+  params = getattr(state, field)[role]
+  line = f"{role} of {folder.name}, {which}, step {progress.step}"
   if origin.base == ():
-    return params
+    return params, line
   base = origin.read_base(_placed(origin.base, mesh))
-  return jax.jit(partial(lora.merge, scale=origin.scale))(base, params)
+  merge = jax.jit(partial(lora.merge, scale=origin.scale))
+  return merge(base, params), line
 
 
 def shapes_of_stage(
@@ -120,8 +136,12 @@ def _placed(shapes: Params, mesh: Mesh) -> Params:
 
 
 def has_role(folder: epath.Path, role: str) -> bool:
-  """Whether a stage has a checkpoint with the role, trained or held."""
+  """Whether a stage has a checkpoint with the role, trained or held.
+
+  Warns of a stage whose checkpoints are all damaged.
+  """
   if not checkpoint.steps(folder):
+    _warn_of_lost(folder)
     return False
   return any(
     role in checkpoint.roles(folder, "last", field)
@@ -132,7 +152,8 @@ def has_role(folder: epath.Path, role: str) -> bool:
 def stage_of(config: dict, folder: epath.Path, name: str) -> str:
   """The stage `name`; for "" the last stage with a checkpoint of a policy.
 
-  Raises ConfigError for a stage that is not in the run or has no checkpoint.
+  Warns of later stages whose checkpoints are all damaged. Raises ConfigError
+  for a stage that is not in the run or has no checkpoint.
   """
   stages = config["stages"]
   if name and name not in stages:
@@ -145,5 +166,21 @@ def stage_of(config: dict, folder: epath.Path, name: str) -> str:
   ]
   if not (trained and (name or trained[-1]) in trained):
     which = f"stage {name}" if name else "every stage"
+    check_lost(folder, [name] if name else stages)
     raise ConfigError(f"{which} of {folder} lacks a checkpoint: train it first")
+  if not name:
+    for later in stages[stages.index(trained[-1]) + 1 :]:
+      _warn_of_lost(folder / later)
   return name or trained[-1]
+
+
+def check_lost(folder: epath.Path, stages: Sequence[str]) -> None:
+  """Raises ConfigError for a stage whose checkpoints are all damaged."""
+  for name in stages:
+    if why := checkpoint.lost(folder / name):
+      raise ConfigError(f"stage {name} of {folder} cannot be read: {why}")
+
+
+def _warn_of_lost(folder: epath.Path) -> None:
+  if jax.process_index() == 0 and (why := checkpoint.lost(folder)):
+    _LOG.warning("stage %s is left out: %s", folder, why)

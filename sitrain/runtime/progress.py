@@ -1,5 +1,6 @@
 """The progress display of a run, and the table at its end."""
 
+import contextlib
 import functools
 import math
 import sys
@@ -80,7 +81,13 @@ def display(*, every: float = 30.0) -> Display:
     return Display(lambda *args: None, lambda text: None, lambda: None)
   if sys.stderr.isatty():
     return live(Console(stderr=True))
-  return plain(lambda text: print(text, file=sys.stderr, flush=True), every)
+  return plain(_print, every)
+
+
+def _print(text: str) -> None:
+  """Prints to stderr. A run goes on where no one reads that any more."""
+  with contextlib.suppress(BrokenPipeError):
+    print(text, file=sys.stderr, flush=True)
 
 
 def _clock() -> Callable[[str, int, int], float]:
@@ -249,10 +256,20 @@ def show_summary(summary: dict[str, Any], *, dialogues: int = 4) -> None:
   """Prints the table of a finished run and a few of its dialogues."""
   console = Console(width=None if sys.stdout.isatty() else 110)
   console.print(summary_table(summary.get("stages", [])))
-  for talk in summary.get("dialogues", [])[:dialogues]:
+  for talk in of_every_kind(summary.get("dialogues", []))[:dialogues]:
     console.print(dialogue_text(talk), markup=False, highlight=False)
   seconds = duration(float(summary.get("seconds", math.nan)))
   console.print(f"{seconds} on {summary.get('device', '?')}", highlight=False)
+
+
+def of_every_kind(
+  talks: Sequence[dict[str, Any]], each: int = 2
+) -> list[dict[str, Any]]:
+  """The first `each` dialogues of every kind, in their order."""
+  kinds = [talk.get("kind", "") for talk in talks]
+  return [
+    talk for i, talk in enumerate(talks) if kinds[:i].count(kinds[i]) < each
+  ]
 
 
 def dialogue_text(talk: dict[str, Any]) -> str:

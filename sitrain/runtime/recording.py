@@ -28,6 +28,8 @@ def record(
   check_numbers(stage.name, progress.step, measured, run.max_gap)
   rate = tokens_written(measured) / spent["run/seconds"]
   spent = {name: value / len(rows) for name, value in spent.items()}
+  if math.isfinite(rate):  # Not of stages that only read.
+    spent["run/tokens_per_second"] = rate
   step = progress.step + len(rows)
   found = watch.evaluated(run.watch, stage, step, state)
   texts = samples.records(stage, shown, progress.step, run.watch.samples_every)

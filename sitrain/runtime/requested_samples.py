@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from sitrain.runtime import build, checkpoint, fields, policy
+from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.checks import check_config
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.task import options_of as task_options
@@ -40,6 +41,7 @@ FREE = ("output", "workdir", "batch", "slots", "ks", "draws", "mesh")
 
 def plan_from(config: dict, given: Any) -> Plan:
   """Raises ConfigError for flags that do not fit each other; `given`: FLAGS."""
+  check_output(given.output)
   options = config["evaluate"]
   temperature, seed, batch = (
     options.get(name, default) if value is None else value
@@ -68,7 +70,7 @@ def plan_from(config: dict, given: Any) -> Plan:
     folder = epath.Path(absolute(given.workdir))
     stage = policy.stage_of(config, folder, stage)
   return Plan(
-    output=absolute(given.output), workdir=absolute(given.workdir),
+    output=absolute(given.output, "--output"), workdir=absolute(given.workdir),
     stage=stage, which=given.which,
     samples=n, temperature=temperature, top_k=given.top_k, top_p=given.top_p,
     turns=token_limits[: given.turns], problems=given.problems, batch=batch,
@@ -76,6 +78,19 @@ def plan_from(config: dict, given: Any) -> Plan:
     verifiers=tuple(given.verifiers), draws=given.draws,
     mesh=tuple(given.mesh),
   )  # fmt: skip
+
+
+def check_output(output: str) -> None:
+  """Raises ConfigError for no output, and for one that cannot be written."""
+  if not output:
+    raise ConfigError(
+      "--output is missing: give a file, as --output=samples.jsonl"
+    )
+  if not output.endswith(".jsonl"):
+    raise ConfigError(
+      f"--output={output}: give a file whose name ends in .jsonl"
+    )
+  workdirs.check_file(absolute(output, "--output"), f"--output={output}")
 
 
 def options_of(config: dict, plan: Plan) -> dict[str, Any]:

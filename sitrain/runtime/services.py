@@ -8,7 +8,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from etils import epath
@@ -147,22 +147,14 @@ def mlflow(folder: Any, *, project: str, config: Record) -> Sink:
   return Sink(write, module.end_run, samples=write_samples)
 
 
-class Service(NamedTuple):
-  """A sink that config.run names by its project."""
-
-  package: str  # as pip installs it; its module has the name of the service
-  open: Callable[..., Sink]  # (folder, *, project, config)
-
-
-SERVICES = {
-  "wandb": Service("wandb", wandb),
-  "trackio": Service("trackio", trackio),
-  "mlflow": Service("mlflow", mlflow),
+# Those that config.run names by its project; the name is the module's, too.
+SERVICES: dict[str, Callable[..., Sink]] = {  # (folder, *, project, config)
+  "wandb": wandb, "trackio": trackio, "mlflow": mlflow,
 }
 
 
 def _service(name: str) -> Any:
-  return optional(name, SERVICES[name].package)
+  return optional(name, f"config.run.{name}")
 
 
 def check_installed(options: dict[str, Any]) -> None:
@@ -176,8 +168,8 @@ def open_all(folder: Any, options: dict[str, Any], config: Record) -> Sink:
   """All sinks of a run: files of the workdir, and what config.run names."""
   folder = epath.Path(folder)
   services = [
-    one.open(folder, project=options[name], config=config)
-    for name, one in SERVICES.items() if options.get(name, "")
+    begin(folder, project=options[name], config=config)
+    for name, begin in SERVICES.items() if options.get(name, "")
   ]
   return join([
     jsonl(folder / "metrics.jsonl"),

@@ -121,9 +121,12 @@ def training(leave: Callable[[int, str], None]) -> Iterator[None]:
     leave(code_of(stop_requested()), stopped(stop_requested()))
 
 
-def working(where: Working) -> None:
-  """Records where training is, at the start of a call."""
-  _WORKING[:] = [where]
+def working(*where: Working) -> None:
+  """Records the call that a signal would end after; none after the last.
+
+  Call it as soon as a signal can no longer end the call before.
+  """
+  _WORKING[:] = where
 
 
 def _name(number: int) -> str:

@@ -6,7 +6,6 @@ Every sink takes records of metrics, and some take samples: dialogues as text.
 import importlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,10 +13,15 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from sitrain.runtime import scratch
+from sitrain.runtime import extras, scratch
 from sitrain.runtime.metrics import Record, to_line
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.storage import explaining, is_remote, write_object
+from sitrain.runtime.storage import (
+  explaining,
+  is_remote,
+  write_object,
+  write_whole,
+)
 
 
 def ignore(_: Any) -> None:
@@ -94,7 +98,7 @@ def jsonl(path: Any, *, every: float = 30.0) -> Sink:
 
 def _appended(path: epath.Path) -> Sink:
   def write(record: Record) -> None:
-    with open(path, "a", encoding="utf-8") as file:
+    with explaining(path.parent), open(path, "a", encoding="utf-8") as file:
       file.write(to_line(record))
 
   return Sink(write, lambda: None)
@@ -146,12 +150,7 @@ def truncate(path: Any, stage: str, step: int) -> int:
   with explaining(path):
     lines = path.read_text().splitlines(keepends=True)
   kept = _kept(lines, stage, step)
-  if is_remote(path):
-    write_object(path, "".join(kept))
-  else:
-    new = f"{path}.new"
-    epath.Path(new).write_text("".join(kept))
-    os.replace(new, path)
+  write_whole(path, "".join(kept))
   return len(lines) - len(kept)
 
 
@@ -177,14 +176,17 @@ def iteration(record: Record) -> int:
   return record.get("iteration", record.get("step", 0))
 
 
-def optional(module: str, package: str) -> Any:
-  """A module that may be missing; ConfigError then says what to install."""
+def optional(module: str, field: str = "") -> Any:
+  """A module that may be missing; ConfigError then says what to install.
+
+  `field` is the one that asks for it, as config.run.wandb.
+  """
   try:
     return importlib.import_module(module)
   except ImportError as error:
-    raise ConfigError(
-      f"writing metrics to {package} needs it: pip install {package}"
-    ) from error
+    why = extras.line(error) or f"{module} cannot be imported: {error}"
+    line = f"{field}: {why}, or leave the field out" if field else why
+    raise ConfigError(line) from error
 
 
 def tensorboard(folder: Any, *, every: float = 30.0) -> Sink:
@@ -196,7 +198,7 @@ def tensorboard(folder: Any, *, every: float = 30.0) -> Sink:
   """
   if jax.process_index() != 0:
     return silent()
-  make = optional("tensorboardX.writer", "tensorboardX").FileWriter
+  make = optional("tensorboardX.writer").FileWriter
   if is_remote(folder):
     return _copied(make, epath.Path(folder), every)
   return _events(make(str(folder)))
@@ -204,9 +206,9 @@ def tensorboard(folder: Any, *, every: float = 30.0) -> Sink:
 
 def _events(writer: Any) -> Sink:
   """One event per record; one per number would take a lock for each."""
-  protos = optional("tensorboardX.proto.summary_pb2", "tensorboardX")
-  events = optional("tensorboardX.proto.event_pb2", "tensorboardX")
-  text = optional("tensorboardX.summary", "tensorboardX").text
+  protos = optional("tensorboardX.proto.summary_pb2")
+  events = optional("tensorboardX.proto.event_pb2")
+  text = optional("tensorboardX.summary").text
   began = []
 
   def begin(step: int) -> None:

@@ -301,13 +301,15 @@ def damage(path: Any, *, most: int) -> str:
   if reason:
     return reason
   check_layout(path, record)
-  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  device = jax.local_devices()[0]
+  here = jax.sharding.SingleDeviceSharding(device)
   arrays = {
     name: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=here)
     for name, (dtype, shape, _) in record["arrays"].items()
   }
   if sum(x.size * x.dtype.itemsize for x in arrays.values()) <= most:
-    return read(path, arrays)[1]
+    with jax.set_mesh(jax.sharding.Mesh([device], ("here",))):  # Not the run's.
+      return read(path, arrays)[1]
   there = agree.from_first((path / _ARRAYS / "_METADATA").exists)
   return "" if there else "its arrays are not there"
 
@@ -319,9 +321,7 @@ def _tried(make: Callable[[], Any], path: Any, what: str) -> tuple[Any, str]:
   except Exception as error:
     if not storage.is_damage(error, path):
       raise storage.unreadable(error, path) from error
-    lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__} {lines[0][:120] if lines else ''}".strip()
-    return (), f"its {what} cannot be read: {text}"
+    return (), f"its {what} cannot be read: {storage.in_words(error, path)}"
 
 
 def _tried_by_all(make: Callable[[], Any], path: Any) -> tuple[Any, str]:

@@ -7,18 +7,22 @@ changed is not resumed.
 
 import hashlib
 import logging
+import pathlib
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from sitrain.models.huggingface import weights
+from sitrain.models.huggingface import download, weights
 from sitrain.models.huggingface.download import read_json
 from sitrain.runtime.identity import Begun
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.storage import is_remote
+from sitrain.runtime.task import reads_text
+from sitrain.tasks.own_functions import with_imports
 from sitrain.tasks.tables import FILES
 from sitrain.types import Stage, Task
 
@@ -42,18 +46,50 @@ def record(
   tasks = {"task": task, "evaluate.task": evaluation_task} | {
     f"stage.{stage.name}.task": stage.task for stage in stages
     if config["stage"][stage.name].get("task", {})
-    and not config["stage"][stage.name].get("table", {})
   }
   for field, one in tasks.items():
     options = _options(config, field)
-    if one.table != ():
+    # Rows that an earlier stage writes are made by the run itself.
+    written = field.startswith("stage") and _table(config, field)
+    if one.table != () and not written:
       found[field] = rows_of(one, options.get("source", ""))
     found |= files_of(field, options)
+  for name, stage in config["stage"].items():
+    found |= files_of(f"stage.{name}.method", stage.get("method", {}))
+  if reads_text(config):
+    found |= _tokenizer(config, pins)
   given, pinned_paths = models_of(config), models_of(pins)
   return found | {
     field: model_of(pinned_paths[field]) | {"path": path}
     for field, path in given.items()
   }
+
+
+def _table(config: dict, field: str) -> dict:
+  return config["stage"][field.split(".")[1]].get("table", {})
+
+
+def _tokenizer(config: dict, pins: dict) -> dict[str, dict]:
+  """Fingerprints of tokenizer and template; {} if the run trains its own.
+
+  The end tokens of a model are among the files.
+  """
+  found, given = {}, config.get("tokenizer", {})
+  path = given.get("path", "") or config["model"].get("path", "")
+  if path:
+    pinned = pins.get("tokenizer", {}).get("path", "") or pins["model"]["path"]
+    folder = download.locate_tokenizer(pinned)
+    files = [
+      file for file in sorted(folder.iterdir()) if file.is_file()
+      and any(fnmatch(file.name, x) for x in download.TOKENIZER_FILES)
+    ]
+    found["tokenizer"] = _of_files(path, files, "a tokenizer")
+    found["tokenizer"]["revision"] = revision_of(folder)
+  template = given.get("template", "")
+  if template and epath.Path(template).expanduser().is_file():
+    file = epath.Path(template).expanduser()
+    found["tokenizer.template"] = _of_files(template, [file], "a file")
+  return found
 
 
 def models_of(config: dict) -> dict[str, str]:
@@ -76,26 +112,41 @@ def remark(found: dict) -> None:
 
 
 def files_of(field: str, options: dict) -> dict[str, dict]:
-  """Fingerprints of the files whose functions or texts a task names.
+  """Fingerprints of the files of functions or texts that options name.
 
-  What a file of functions imports is not in its fingerprint.
+  With the files that they import from their own folder; not those that they
+  read while they run, and no installed packages.
   """
   found = {}
   for name, value in options.items():
-    parts = value.split(",") if isinstance(value, str) else ()
-    named = [p.removeprefix(_FILE) for p in parts if p.startswith(_FILE)]
-    paths = [epath.Path(part.partition(":")[0]).expanduser() for part in named]
-    if there := [path for path in paths if path.is_file()]:
-      digest = hashlib.sha256(b"".join(path.read_bytes() for path in there))
-      found[f"{field}.{name}"] = {
-        "path": value, "what": f"a file of {_size(there)} bytes",
-        "fingerprint": digest.hexdigest()[:16], "revision": "",
-      }
+    inner = f"{field}.{name}"
+    if isinstance(value, dict):
+      found |= files_of(inner, value)
+    if there := _named(value):
+      found[inner] = _of_files(value, there, "a file")
   return found
 
 
-def _size(paths: list[epath.Path]) -> int:
-  return sum(path.stat().length for path in paths)
+def _named(value: Any) -> list[epath.Path]:
+  """The files of the "file:" names of an option, with their imports."""
+  parts = value.split(",") if isinstance(value, str) else ()
+  parts = [part.strip() for part in parts]
+  named = [p.removeprefix(_FILE) for p in parts if p.startswith(_FILE)]
+  paths = [epath.Path(part.partition(":")[0]).expanduser() for part in named]
+  there = [path for path in paths if path.is_file()]
+  known = [pathlib.Path(path) for path in there if not is_remote(path)]
+  imported = [x for one in known for x in with_imports(one)[1:]]
+  return list(dict.fromkeys([*there, *map(epath.Path, imported)]))
+
+
+def _of_files(path: str, files: list[epath.Path], what: str) -> dict[str, str]:
+  size = sum(file.stat().length for file in files)
+  digest = hashlib.sha256(b"".join(file.read_bytes() for file in files))
+  count = f", in {len(files)} files" if len(files) > 1 else ""
+  return {
+    "path": path, "what": f"{what} of {size} bytes{count}",
+    "fingerprint": digest.hexdigest()[:16], "revision": "",
+  }
 
 
 def rows_of(task: Task, source: str) -> dict[str, Any]:
@@ -192,6 +243,25 @@ def known_of(workdir: Any) -> dict:
   return read_json(path)
 
 
+def check_base(workdir: Any, config: dict) -> None:
+  """Raises ConfigError if adapters of a run were trained on another base.
+
+  The same path may hold another model by now, and its output would be wrong in
+  silence.
+  """
+  was = known_of(workdir).get("model.path", {})
+  if not was or not config["model"].get("lora", {}).get("rank", 0):
+    return
+  now = model_of(config["model"]["path"])
+  if now["fingerprint"] != was["fingerprint"]:
+    raise ConfigError(
+      f"the adapters of {workdir} are of another base than config.model.path="
+      f"{was['path']!r} has now: that was {was['what']} with the fingerprint"
+      f" {was['fingerprint']}, and is {now['what']} with {now['fingerprint']}:"
+      " put back what was there"
+    )
+
+
 def check(workdir: Any, begun: Begun, known: dict, found: dict) -> list[str]:
   """A line for each changed source that no stage that has begun depends on.
 
@@ -239,6 +309,8 @@ def pinned(config: dict, known: dict) -> dict:
 
   found = dict(config)
   found["model"] = renamed("model", "path", config["model"])
+  if path := config.get("tokenizer", {}).get("path", ""):
+    found["tokenizer"] = config["tokenizer"] | {"path": at("tokenizer", path)}
   found["task"] = renamed("task", "source", config["task"])
   test = renamed("evaluate.task", "source", config["evaluate"].get("task", {}))
   if test:
@@ -264,8 +336,13 @@ def _at(known: dict, path: str) -> str:
 
 
 def _options(config: dict, field: str) -> dict:
-  """The options of config.`field`, with those of config.task as defaults."""
+  """The options of config.`field`, with those of config.task as defaults.
+
+  A stage's task of another name has none of these.
+  """
   own: Any = config
   for part in field.split("."):
     own = own.get(part, {})
-  return dict(config["task"]) | dict(own)
+  shared = dict(config["task"])
+  other = own.get("name", shared["name"]) != shared["name"]
+  return dict(own) if other and field.startswith("stage") else shared | own

@@ -1,7 +1,6 @@
 """Trains one stage of a run, from its start or its newest checkpoint."""
 
 import contextlib
-import functools
 import logging
 import math
 import statistics
@@ -13,10 +12,8 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 
-from sitrain.curate.select import with_signal
 from sitrain.models.roles import for_sampling, params_of
 from sitrain.rollout.lengths import cut_prompts
 from sitrain.runtime import (
@@ -79,19 +76,12 @@ def parts_of(stage: Stage, mesh: Any) -> tuple[Callable, Callable, Callable]:
   return make_parts(method, step, **parts)
 
 
-def wanted(problems: Any, rows: Any, verdicts: Any) -> Any:
-  """Problems [P] with a signal in every kind of judged rows."""
-  count = problems.prompt.shape[0]
-  if not isinstance(rows, dict):
-    return with_signal(rows, verdicts, count)
-  each = [with_signal(rows[name], verdicts[name], count) for name in rows]
-  return functools.reduce(jnp.logical_and, each)
-
-
 def iteration_of(stage: Stage, mesh: Any) -> Callable:
   """The fused iteration of a stage, with several rounds if configured."""
-  more = {"wanted": wanted, "rounds": stage.rounds} if stage.rounds > 1 else {}
-  return make_iteration(*parts_of(stage, mesh), **more)
+  more = {"wanted": stage.method.wanted, "rounds": stage.rounds}
+  return make_iteration(
+    *parts_of(stage, mesh), **(more if stage.rounds > 1 else {})
+  )
 
 
 def lower_stage(
@@ -107,9 +97,7 @@ def lower_stage(
   if not stage.fused or stage.writes:
     learn = parts_of(stage, run.mesh)[2]
     grouped = stage._replace(method=by_group(stage, run.mesh))
-    return lower_staged(
-      grouped, learn, run.mesh, abstract, key, wanted=wanted
-    )
+    return lower_staged(grouped, learn, run.mesh, abstract, key)
   place = jax.tree.map(lambda x: x.sharding, abstract)
   everywhere = sharding.replicated(run.mesh)
   loop = make_loop(iteration_of(stage, run.mesh), stage.steps_per_call)
@@ -193,10 +181,13 @@ def run_stage(
   manager = checkpoint.open_manager(folder(run, stage.name), keep=run.keep)
   try:
     abstract = layout(run, stage)
-    with activity.during(f"preparing {stage.name}"):
+    saved = bool(checkpoint.saved_steps(manager))
+    with activity.during(preparing(stage, saved, compiled.done())):
       state, progress = begin(run, stage, manager, abstract, first)
     progress = reopened(stage, progress)
-    if not progress.done:
+    if progress.done:
+      activity.say(trained_before(stage, progress.step))
+    else:
       sinks.drop_later(run.workdir, stage.name, progress.step)
       if progress.step:
         activity.say(f"{stage.name} goes on after step {progress.step}")
@@ -215,6 +206,33 @@ def run_stage(
     return params_of(state, "policy") if trained else (), progress
   finally:
     checkpoint.finish(manager)
+
+
+def preparing(stage: Stage, saved: bool, compiled: bool) -> str:
+  """What a stage does before its first step, and why that takes a while.
+
+  `saved` is whether it has a checkpoint, `compiled` whether its programs are
+  compiled already.
+  """
+  doing = f"reading {stage.start}, and compiling what starts from it"
+  if saved:
+    doing = "reading its last checkpoint"
+  elif stage.start == "init":
+    # Those of a model on a disk are reported while they are read.
+    doing = "compiling and initializing parameters and optimizer"
+  meanwhile = "" if compiled else f"; meanwhile {programs(stage)} compiling"
+  return f"preparing {stage.name} ({doing}{meanwhile})"
+
+
+def trained_before(stage: Stage, steps: int) -> str:
+  """The line about a stage that ended before this start of the run.
+
+  Its evaluation is stored only as a whole, in the summary.
+  """
+  line = f"{stage.name} is trained: all {steps} steps are done"
+  if "policy" in stage.trained:
+    return f"{line}; its evaluation, which was not finished, is done again"
+  return f"{line}, and the next stage follows"
 
 
 def saved_part(state: TrainState) -> TrainState:
@@ -280,6 +298,8 @@ def _train(run, stage, loop, manager, state, progress):
     progress = record(run, stage, progress, measured, spent, state)
     profiler.after(progress.step)
     stop = stop_agreed()
+    if not stop:  # A signal that comes from here on ends the next call.
+      _announce(run, stage, progress, took)
     save(run, stage, manager, state, progress, extra=bool(stop))
   profiler.close()
   if stop:
@@ -287,15 +307,25 @@ def _train(run, stage, loop, manager, state, progress):
   return state, progress
 
 
+def _announce(run, stage, progress, took) -> None:
+  """Says which call a signal would end after: the one after `progress`."""
+  signals.working(*[] if progress.done else [signals.Working(
+    stage.name, progress.step, _last(stage, progress), time.monotonic(),
+    statistics.median(took or [math.nan]),
+    saved=lambda: max(checkpoint.steps(folder(run, stage.name)), default=0),
+  )])  # fmt: skip
+
+
+def _last(stage, progress) -> int:
+  return min(progress.step + stage.steps_per_call, stage.steps)
+
+
 @contextlib.contextmanager
 def _call(run, stage, progress, took) -> Iterator[None]:
-  """Around a call: records progress for signals; `took` has earlier seconds."""
-  step, began = progress.step, time.monotonic()
-  last = min(step + stage.steps_per_call, stage.steps)
-  signals.working(signals.Working(
-    stage.name, step, last, began, statistics.median(took or [math.nan]),
-    saved=lambda: max(checkpoint.steps(folder(run, stage.name)), default=0),
-  ))  # fmt: skip
+  """Around a call: announces it; `took` has the seconds of earlier ones."""
+  step, last = progress.step, _last(stage, progress)
+  began = time.monotonic()
+  _announce(run, stage, progress, took)
   steps = f"step {last}" if last == step + 1 else f"steps {step + 1} to {last}"
   with activity.during(f"{stage.name} {steps} of {stage.steps}", seldom=True):
     yield

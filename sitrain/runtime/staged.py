@@ -45,7 +45,8 @@ GAP, OLD_GAP = "generate/sampler_gap", "generate/delay_gap"
 #   generate  (keys, state, problems) -> rows of a wave; where the host writes
 #             replies, "begin" and "go_on" of rollout/by_turn.py stand for it
 #   join      (problems, rows, verdicts of waves) -> those of the round
-#   learn     (state, key, problems, rows, verdicts) -> (state, metrics)
+#   learn     (state, key, problems, rows, verdicts) -> (state, metrics); where
+#             an iteration has several rounds, their number comes last
 #   wanted    (problems, rows, verdicts) -> which problems are wanted [P]
 #   merge     (round, round) -> (round, which problems are wanted [P])
 NAMES = (
@@ -56,7 +57,7 @@ NAMES = (
 class _Posed(NamedTuple):
   """The keys and problems of an iteration; lists have one entry per wave."""
 
-  step: Array  # the step that `pose` sees, see train.at_round
+  step: Array  # the step that its verbs see
   row_keys: list[Array]
   problems: list[Problems]
   judge_keys: list[Array]
@@ -64,14 +65,12 @@ class _Posed(NamedTuple):
 
 
 def lower_staged(
-  stage: Stage, learn: Callable, mesh: Mesh, abstract: TrainState, key: Any, *,
-  wanted: Callable,
+  stage: Stage, learn: Callable, mesh: Mesh, abstract: TrainState, key: Any
 ) -> dict[str, Any]:
   """The programs of a stage, lowered from the shapes of its state and key.
 
-  `learn` is that of `train.make_parts`. `wanted` marks problems with a signal,
-  for stages of several rounds. Raises ValueError if `delay` is set and the loss
-  does not weigh samples of an older policy.
+  `learn` is that of `train.make_parts`. Raises ValueError if `delay` is set and
+  the loss does not weigh samples of an older policy.
   """
   method, waves = stage.method, stage.parts["waves"]
   everywhere, by_row = replicated(mesh), shard_rows(mesh)
@@ -102,19 +101,19 @@ def lower_staged(
   waved = posed.problems, [rows] * waves, [verdicts] * waves
   out = jax.eval_shape(join, *waved)
   sampled = tuple(map(_like, out, (everywhere, by_row, by_row)))
+  drawn = [number] if stage.rounds > 1 else []
   programs = sampling | {
     "join": join.lower(*waved),
-    "learn": learn.lower(abstract, posed.learn_key, *sampled),
+    "learn": learn.lower(abstract, posed.learn_key, *sampled, *drawn),
   }
   if stage.rounds > 1:
     merge = jax.jit(
-      functools.partial(_merge, wanted),
+      functools.partial(_merge, method.wanted),
       out_shardings=((everywhere, by_row, by_row), everywhere),
     )
     programs["merge"] = merge.lower(sampled, sampled)
-    programs["wanted"] = jax.jit(wanted, out_shardings=everywhere).lower(
-      *sampled
-    )
+    wanted = jax.jit(method.wanted, out_shardings=everywhere)
+    programs["wanted"] = wanted.lower(*sampled)
   return programs
 
 
@@ -211,16 +210,18 @@ def make_staged(stage: Stage, programs: dict, mesh: Mesh) -> Callable:
 
   def finish(state, root_key, sampling):
     sampled, judged = sampler.finish(state, sampling)
+    drawn, extra = [], {}
     if stage.rounds > 1:
       again = functools.partial(sampler.begin, state, root_key, 0)
-      sampled, judged, extra = _more_rounds(
+      sampled, judged, number, extra = _more_rounds(
         stage, programs, sampler, state, again, sampled, judged
       )
+      drawn = [np.int32(number)]
     with activity.during("updating", seldom=True):
-      state, learned = programs["learn"](state, sampling[0].learn_key, *sampled)
-    if stage.rounds > 1:
-      learned |= extra
-    return state, judged, learned
+      state, learned = programs["learn"](
+        state, sampling[0].learn_key, *sampled, *drawn
+      )
+    return state, judged, learned | extra
 
   def loop(state, root_key):
     begun, rows, count = [], [], 0
@@ -239,7 +240,7 @@ def make_staged(stage: Stage, programs: dict, mesh: Mesh) -> Callable:
 
 
 def _more_rounds(stage, programs, sampler, state, again, sampled, judged):
-  """Poses again until all problems have a signal, like train.sample_until."""
+  """Poses again until all problems are wanted, like train.sample_until."""
   kept = programs["wanted"](*sampled)
   number = 1
   while number < stage.rounds and not np.all(jax.device_get(kept)):
@@ -247,7 +248,7 @@ def _more_rounds(stage, programs, sampler, state, again, sampled, judged):
     sampled, kept = programs["merge"](sampled, more)
     judged = jax.tree.map(lambda x, y: x + y, judged, metrics)
     number += 1
-  return sampled, judged, round_metrics(jnp.int32(number), kept)
+  return sampled, judged, number, round_metrics(jnp.int32(number), kept)
 
 
 def _pose(stage, state, root_key, ahead, number) -> _Posed:
@@ -258,7 +259,7 @@ def _pose(stage, state, root_key, ahead, number) -> _Posed:
   collect_key, judge_key, learn_key = jax.random.split(key, 3)
   posing = state
   if stage.rounds > 1:
-    posing = at_round(state, number, stage.rounds)
+    posing = at_round(state, number)
     collect_key, judge_key = (
       jax.random.fold_in(key, number) for key in (collect_key, judge_key)
     )
@@ -269,7 +270,7 @@ def _pose(stage, state, root_key, ahead, number) -> _Posed:
     jax.tree.map(operator.itemgetter(i), tree) for i in range(waves)
   ]
   return _Posed(
-    posing.step, *map(each, split_rows((keys, problems), waves)),
+    state.step, *map(each, split_rows((keys, problems), waves)),
     [judge_key] * waves, learn_key,
   )
 
@@ -289,8 +290,10 @@ def _merge(wanted, kept, more):
   return sampled, wanted(*sampled)
 
 
-def _learn(learn, state, key, problems, rows, verdicts):
-  """`learn`, with the step incremented."""
+def _learn(learn, state, key, problems, rows, verdicts, *drawn):
+  """`learn`, with the step incremented, and the rounds that were drawn."""
+  for number in drawn:
+    state = at_round(state, number)
   state, metrics = learn(state, key, problems, rows, verdicts)
   return state._replace(step=state.step + 1), metrics
 

@@ -71,8 +71,8 @@ def role_of(run: Run, name: str) -> Role:
     near = difflib.get_close_matches(name, known, n=1)
     meant = f"did you mean {near[0]!r}? Else " if near else ""
     raise ValueError(
-      f"the role {name!r} is not defined: {meant}set config.roles.{name} in "
-      "the config's file, such as {'start': 'policy'}"
+      f"the role {name!r} is not defined: {meant}set config.roles.{name}, such"
+      f" as --config.roles.{name}.start=policy"
     )
   return known[name]
 
@@ -92,7 +92,8 @@ def new_state(run: Run, stage: Stage, key: Any) -> TrainState:
     for name in stage.held
   }
   state = init_state(
-    params, stage.optimizer, held=held, memory=stage.method.memory(key)
+    params, stage.optimizer, held=held, memory=stage.method.memory(key),
+    rounds=stage.rounds,
   )
   return state._replace(frozen=_frozen(run, stage, run.origin.base, 0))
 
@@ -134,7 +135,8 @@ def start_state(
   key = jax.random.fold_in(keys_of(run)[0], first + 1)
   memory = jax.jit(stage.method.memory, out_shardings=place.memory)(key)
   step = jax.device_put(jnp.int32(first), place.step)
-  state = TrainState(step, {}, params, opt_state, held, memory)
+  posed = jax.tree.map(lambda x: jax.device_put(jnp.int32(0), x), place.posed)
+  state = TrainState(step, {}, params, opt_state, held, memory, posed)
   return with_frozen(run, stage, state, abstract, first)
 
 

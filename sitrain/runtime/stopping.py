@@ -115,11 +115,11 @@ _MAKERS = {"never": never, "plateau": plateau}
 
 def options(name: str) -> dict[str, inspect.Parameter]:
   """The options of `make`, without the name."""
-  one_of("until", name, _MAKERS)
+  one_of("name", name, _MAKERS)
   return dict(inspect.signature(_MAKERS[name]).parameters)
 
 
 def make(name: str, **options: Any) -> Until:
   """`never()` or `plateau(**options)`, by the name in a config."""
-  one_of("until", name, _MAKERS)
+  one_of("name", name, _MAKERS)
   return _MAKERS[name](**options)

@@ -35,7 +35,7 @@ FIXES = {  # by number, as in _NO_MORE
 _MEANINGS = (
   (
     (_FULL,),
-    f"{_FULL} for a checkpoint in {{}}: {FIXES[errno.ENOSPC]}",
+    f"{_FULL} in {{}}: {FIXES[errno.ENOSPC]}",
   ),
   (
     (_NO_MORE[errno.EFBIG],),
@@ -66,6 +66,9 @@ _MEANINGS = (
 
 class StorageError(OSError):
   """An error of a disk or a bucket, in one line, with the fix."""
+
+  def __str__(self) -> str:
+    return str(self.args[-1])  # Without "[Errno 28]".
 
 
 def is_remote(path: Any) -> bool:
@@ -142,6 +145,7 @@ _BAD_BYTES = re.compile(
   r"|is not valid for value of size"
 )
 _SYSTEM = re.compile(r"OS error (?!\d+: ENOENT)")
+_PART = 200  # characters of a long text, from its start and from its end
 
 
 def is_damage(error: BaseException, place: Any) -> bool:
@@ -150,10 +154,7 @@ def is_damage(error: BaseException, place: Any) -> bool:
   That is: a file is missing, is not JSON, or has other bytes than were written.
   Everything else may be temporary: open files, memory, permissions, network.
   """
-  links, link = [], error
-  while link is not None and link not in links:
-    links.append(link)
-    link = link.__cause__  # `__context__` may be unrelated.
+  links = list(_causes(error))
   doubt = any(
     isinstance(x, (OSError, MemoryError))
     and not isinstance(x, FileNotFoundError) for x in links
@@ -161,6 +162,30 @@ def is_damage(error: BaseException, place: Any) -> bool:
   if doubt or meaning(error, place):
     return False
   return any(_proves(one, place) for one in links)
+
+
+def in_words(error: BaseException, place: Any) -> str:
+  """Type and text of the cause of an error, in one line.
+
+  Orbax wraps what Tensorstore says in pages of its settings. Paths are those
+  below `place`, and the middle of a long text is left out.
+  """
+  links = list(_causes(error))
+  found = next((x for x in links if _proves(x, place)), links[-1])
+  text = re.split(r" \[(?:tensorstore_spec|source locations)", str(found))[0]
+  text = " ".join(text.replace(f"{place}/", "").split())
+  if len(text) > 2 * _PART:
+    text = f"{text[:_PART]} ... {text[-_PART:]}"
+  return f"{type(found).__name__}: {text}" if text else type(found).__name__
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+  """An error and its causes; not `__context__`, which may be unrelated."""
+  seen: list[BaseException] = []
+  while error is not None and error not in seen:
+    seen.append(error)
+    yield error
+    error = error.__cause__
 
 
 def _proves(error: BaseException, place: Any) -> bool:
@@ -201,11 +226,9 @@ def unreadable(error: BaseException, place: Any) -> BaseException:
   """The error to raise for an unreadable checkpoint that may be intact."""
   if isinstance(explanation := explained(error, place), StorageError):
     return explanation
-  lines = str(error).strip().splitlines()
-  reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else repr(error)
   return StorageError(
-    f"checkpoint {place} could not be read, and is left as it is: {reason}:"
-    " mend that and start the same command again"
+    f"checkpoint {place} could not be read, and is left as it is:"
+    f" {in_words(error, place)}: mend that and start the same command again"
   )
 
 
@@ -235,6 +258,29 @@ def write_object(path: epath.Path, content: str | bytes) -> None:
   data = content.encode() if isinstance(content, str) else content
   with explaining(path):
     path.write_bytes(data)
+
+
+def write_whole(path: Any, content: str | bytes) -> None:
+  """Replaces a file or an object in one piece, or leaves it as it was.
+
+  Makes the folder of a file. An error of a full disk names the folder, and no
+  half-written file stays.
+  """
+  path = epath.Path(path)
+  if is_remote(path):
+    write_object(path, content)
+    return
+  data = content.encode() if isinstance(content, str) else content
+  new = epath.Path(f"{path}.new")
+  try:
+    with explaining(path.parent):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      new.write_bytes(data)
+      os.replace(new, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      new.unlink()
+    raise
 
 
 def check_writable(folder: Any) -> None:

@@ -191,17 +191,24 @@ def describe(task: Task) -> str:
   return text
 
 
+def context_of(config: dict) -> float | int:
+  """The tokens that a model reads at the most; only a checkpoint says so."""
+  path = config["model"].get("path", "")
+  if not path:
+    return math.inf
+  known = families.text_config(weights.read_config(weights.locate(path)))
+  return known.get("max_position_embeddings", math.inf)
+
+
 def check_context(config: dict, field: str, task: Task, columns: int) -> None:
   """Raises ConfigError if dialogues exceed the context of the model.
 
   `columns` is the most tokens after a prompt, by config.`field`. Only models
   from a checkpoint have a limit (max_position_embeddings).
   """
-  path = config["model"].get("path", "")
-  if not path or task.table == ():
+  path, most = config["model"].get("path", ""), context_of(config)
+  if task.table == () or math.isinf(most):
     return
-  known = families.text_config(weights.read_config(weights.locate(path)))
-  most = known.get("max_position_embeddings", math.inf)
   prompt = lengths((task.table.prompt != PAD).sum(axis=1)).longest
   if prompt + columns > most:
     raise ConfigError(

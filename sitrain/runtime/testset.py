@@ -1,5 +1,6 @@
 """The test set of a config: its task, under one or several verifiers."""
 
+from collections.abc import Callable
 from typing import Any
 
 from sitrain.runtime import build
@@ -27,15 +28,30 @@ def retasked(
   old = options_of(config, "evaluate")
   new = old
   if name and name != old["name"]:
-    known = accepted(find("tasks", name, "task.name"))
+    known = accepted(_task(name))
     shared = {n: old[n] for n in SHARED if n in old and n in known}
     new = {"name": name} | shared
+  for flag, value in (("source", source), ("split", split)):
+    if value and flag not in accepted(_task(new["name"])):
+      raise ConfigError(
+        f"--{flag}={value}: the task {new['name']} takes none: leave it out, or"
+        " name another task, as --task=gsm8k"
+      )
   if source:  # Of other rows none are held out.
     kept = {n: v for n, v in new.items() if n not in ("part", "held_out")}
     new = kept | {"source": source}
   new = new | ({"split": split} if split is not None else {})
   evaluate = config["evaluate"] | {"task": {}}
   return config | {"task": new, "evaluate": evaluate}
+
+
+def _task(name: str) -> Callable:
+  """The maker of a task; ConfigError that names --task."""
+  try:
+    return find("tasks", name, "task.name")
+  except ConfigError as error:
+    field, flag = f"config.task.name={name!r}", f"--task={name}"
+    raise ConfigError(str(error).replace(field, flag, 1)) from error
 
 
 def tasks_of(

@@ -15,11 +15,14 @@ from sitrain.evaluate.player import Player
 from sitrain.models.roles import params_of
 from sitrain.runtime import activity
 from sitrain.runtime.agree import from_first
-from sitrain.types import Stage, TrainState
+from sitrain.types import Stage, Task, TrainState
 
 PREFIX, SECONDS = brief.PREFIX, "run/evaluation_seconds"
 # Options of config.evaluate for evaluations while a stage trains.
-OPTIONS = {"every": 0, "every_problems": 512, "every_sampled": False}
+OPTIONS = {
+  "every": 0, "every_problems": 512, "every_sampled": False,
+  "every_behaviours": False,
+}
 
 
 def no_evaluation(params: Any, say: Callable[[str], None]) -> dict[str, float]:
@@ -37,7 +40,7 @@ class Watch(NamedTuple):
   samples: int = 0  # rows of each kind
 
 
-def make(config: dict, player: Player) -> Watch:
+def make(config: dict, player: Player, task: Task) -> Watch:
   """The Watch of a config; `player` plays the problems of its evaluation.
 
   It is the player of the evaluation after a stage, so with the same batch the
@@ -52,6 +55,7 @@ def make(config: dict, player: Player) -> Watch:
       player, params, key, problems=options["every_problems"],
       batch=options.get("batch", 512), sampled=options["every_sampled"],
       temperature=options["temperature"] or 1.0, on_progress=told,
+      behaviours=(task.tokenizer.decode,) * options["every_behaviours"],
     )
 
   return Watch(
@@ -65,7 +69,10 @@ def names(evaluate: dict) -> list[str]:
   options = OPTIONS | evaluate
   if not options["every"]:
     return []
-  own = brief.names(len(options["turns"]), sampled=options["every_sampled"])
+  own = brief.names(
+    len(options["turns"]), sampled=options["every_sampled"],
+    behaviours=options["every_behaviours"],
+  )
   return [f"{PREFIX}{name}" for name in own]
 
 

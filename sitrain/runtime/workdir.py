@@ -1,7 +1,6 @@
 """The folder of a run: its config, its free space, and its JSON files."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -16,7 +15,12 @@ from etils import epath
 from sitrain.runtime import fields, identity, sources
 from sitrain.runtime.metrics import finite
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.storage import is_remote, write_object
+from sitrain.runtime.storage import (
+  explained,
+  is_remote,
+  takes_no_more,
+  write_whole,
+)
 
 _CONFIG = "config.json"
 RUN_ONLY = ("run",)  # fields that change no number of a run
@@ -104,7 +108,7 @@ def claim(
     grown = identity.grown(changes, begun)
     lines += identity.bent(config, grown)
     rows = _rows(folder / "summary.json")
-    gone = [*grown, *identity.anew(rows, begun, changes)]
+    gone = _reopened(rows, begun, changes)
     if first and gone:
       _forget(folder / "summary.json", gone)
     lines += _evaluated_before(rows, changes)
@@ -122,6 +126,27 @@ def claim(
     for line in lines:
       logging.getLogger("sitrain").warning("goes on with %s", line)
   return digest
+
+
+def finished(workdir: Any, config: dict[str, Any]) -> list[str]:
+  """The stages that are done, without those that `claim` would reopen."""
+  folder = epath.Path(workdir)
+  if not str(workdir) or not (folder / _CONFIG).exists():
+    return []
+  rows, old = _rows(folder / "summary.json"), read_config(folder)
+  changes = differences(fields.placed(old), config)
+  gone = _reopened(rows, identity.begun_in(folder, old), changes)
+  return [name for name in rows if name not in gone]
+
+
+def _reopened(
+  rows: Sequence[str], begun: identity.Begun,
+  changes: Sequence[identity.Change],
+) -> list[str]:
+  """The stages that get more steps, or are to be trained anew."""
+  return [
+    *identity.grown(changes, begun), *identity.anew(rows, begun, changes)
+  ]
 
 
 def _rows(path: epath.Path) -> list[str]:
@@ -167,8 +192,8 @@ def read_config(workdir: Any) -> dict[str, Any]:
   return config
 
 
-def absolute(path: str) -> str:
-  """The absolute path of a folder; gs:// and "" are kept.
+def absolute(path: str, flag: str = "--workdir") -> str:
+  """The absolute path of what a flag names; gs:// and "" are kept.
 
   Expands ~, because a shell does not after an equals sign. Raises ConfigError
   for stores other than gs://, and for the home of an unknown user.
@@ -178,23 +203,59 @@ def absolute(path: str) -> str:
   if is_remote(path):
     store = path.partition("://")[0]
     raise ConfigError(
-      f"{path}: {store}:// is not supported: give a folder on a disk, without"
-      " ://, or one on gs://"
+      f"{flag}={path}: {store}:// is not supported: give a folder on a disk,"
+      " without ://, or one on gs://"
     )
   expanded = os.path.expanduser(path)
   if path.startswith("~") and expanded == path:
-    raise ConfigError(f"{path}: there is no user {path[1:].partition('/')[0]}")
+    user = path[1:].partition("/")[0]
+    raise ConfigError(f"{flag}={path}: there is no user {user}")
   return os.path.abspath(expanded)
+
+
+def check_is_folder(folder: Any, what: str) -> None:
+  """Raises ConfigError for a file where a folder is meant, and below one."""
+  path = epath.Path(folder)
+  if is_remote(folder):
+    return
+  for place in (path, *path.parents):
+    if place.exists() and not place.is_dir():
+      own = "" if what.endswith(f"={place}") else f": {place}"
+      raise ConfigError(f"{what}{own} is a file: give a folder")
+
+
+def check_file(path: Any, what: str) -> None:
+  """Raises ConfigError if a file cannot be written; see `check_folder`."""
+  if not is_remote(path) and epath.Path(path).is_dir():
+    raise ConfigError(f"{what} is a folder: give a file")
+  check_folder(str(epath.Path(path).parent), what)
+
+
+def check_run(workdir: str) -> None:
+  """Raises ConfigError if --workdir, an absolute path, is not that of a run."""
+  what = f"--workdir={workdir}"
+  if not workdir:
+    raise ConfigError("--workdir is missing: give the workdir of a run")
+  check_is_folder(workdir, what)
+  folder = epath.Path(workdir)
+  if not (folder / _CONFIG).exists():
+    there = is_remote(workdir) or folder.exists()
+    raise ConfigError(
+      f"{what} has no {_CONFIG}: give the workdir of a run" if there
+      else f"{what}: there is no such folder: give the workdir of a run"
+    )
 
 
 def check_folder(folder: str, what: str) -> None:
   """Raises ConfigError if a folder on a disk cannot be written.
 
   It writes a file, and removes everything that it has made. `what` is the flag
-  that names the folder, for the message.
+  that names the folder, for the message. Raises StorageError for a full disk,
+  where the same command is right later.
   """
   if is_remote(folder) or jax.process_index() != 0:
     return
+  check_is_folder(folder, what)
   made, path = [], os.path.abspath(folder)
   while not os.path.exists(path):
     made.append(path)
@@ -203,16 +264,17 @@ def check_folder(folder: str, what: str) -> None:
   try:
     os.makedirs(folder, exist_ok=True)
     probe.write_text("sitrain")
-    probe.unlink()
   except OSError as error:
-    if error.errno == errno.ENOSPC:
-      raise
+    if takes_no_more(error):
+      raise explained(error, folder) from error
     why = os.strerror(error.errno) if error.errno else str(error)
     raise ConfigError(
-      f"{what} cannot be written ({why}): give a folder on a disk"
+      f"{what} cannot be written ({why}): give a place on a disk"
       " where this user may write, or one on gs://"
     ) from error
   finally:
+    with contextlib.suppress(OSError):
+      probe.unlink()
     for path in made:
       with contextlib.suppress(OSError):
         os.rmdir(path)
@@ -231,14 +293,9 @@ def _check_version(workdir: Any, config: Any) -> None:
 
 def write_json(path: Any, value: Any) -> None:
   """Writes valid JSON atomically."""
-  path = epath.Path(path)
-  text = json.dumps(finite(value), indent=2, allow_nan=False, default=str)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  if is_remote(path):
-    return write_object(path, text)
-  new = epath.Path(f"{path}.new")
-  new.write_text(text)
-  os.replace(new, path)
+  write_whole(
+    path, json.dumps(finite(value), indent=2, allow_nan=False, default=str)
+  )
 
 
 def read_json(path: Any) -> Any:

@@ -90,7 +90,10 @@ def write_stage(
   first = began_at(run, stage, first)
   progress = Progress(stage.name, done, {}, -math.inf, count, finished, first)
   if finished:
+    activity.say(f"{stage.name} is written: all {count} rows are there")
     return (), progress
+  if done:
+    activity.say(f"{stage.name} goes on after step {done}")
   with activity.during(f"compiling {stage.name}"):
     sampler = compiled.result()
   state = start_state(run, stage, layout(run, stage), first)

@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from sitrain.tasks import roles
 from sitrain.tasks.attempt import ends_once
 from sitrain.tasks.draw import (
   check_corpus,
   check_probability,
+  corrected_attempt,
   integers_below,
   second_attempt,
   task_of,
@@ -26,6 +28,15 @@ from sitrain.types import PAD, Problems, Task
 ALPHABET = "0123456789+-*=;?"
 DIGITS = 10  # the digits, whose ids are their values
 PLUS, MINUS, TIMES, EQUALS, STOP, AGAIN = (ALPHABET.index(c) for c in "+-*=;?")
+SYMBOLS = (
+  ("3+4*2=", "the problem, to be worked out from left to right, modulo 10 by"
+   " default"),
+  ("749;", "an attempt: the value after each operation"), ("?", "try again"),
+)
+OK, BAD, PART = (
+  roles.renamed(ALPHABET, parts=1).index(name)
+  for name in ("<ok>", "<bad>", "<bad@1>")
+)
 
 
 class Options(NamedTuple):
@@ -36,6 +47,7 @@ class Options(NamedTuple):
   mistake: float
   copied: float
   corrupted: float
+  corrected: float
 
 
 def make(
@@ -45,6 +57,7 @@ def make(
   mistake: float = 0.15,
   copied: float = 0.40,
   corrupted: float = 0.15,
+  feedback: str = "none",
 ) -> Task:
   """Chains of `operations[0]` to `operations[1]` operations, both included.
 
@@ -54,15 +67,50 @@ def make(
   steps after it stay), or else a fresh attempt drawn like the first, whether
   the first was right or wrong. `solution` has both.
 
-  Answer fields: the value and the number of operations. Reward 1 iff there is
-  one digit for each operation, the last is the value, and `;` ends the attempt:
-  intermediate values need not be right. `final` is the last digit of an attempt
-  of 1 to operations[1] digits and `;`, else -1. Raises ValueError for
-  impossible options.
+  Answer fields: the value, the number of operations, operands and operators.
+  Reward 1 iff there is one digit for each operation, the last is the value, and
+  `;` ends the attempt: intermediate values need not be right. `final` is the
+  last digit of an attempt of 1 to operations[1] digits and `;`, else -1.
+  feedback: see roles.with_feedback; `<bad@k>`: step k is the first whose value
+  is wrong, `<bad>`: the form is. With feedback `;` is the token `<end>`. Raises
+  ValueError for impossible options.
   """
-  options = Options(operations, modulus, mistake, copied, corrupted)
+  options = Options(operations, modulus, mistake, copied, corrupted, 0.0)
+  roles.check_feedback(feedback)
+  task = _task(options)
+  if feedback == "none":
+    return task
+  return roles.with_feedback(
+    _with_roles(task, options), partial(diagnose, options=options), feedback
+  )
+
+
+def critic(
+  *,
+  operations: tuple[int, int] = (2, 4),
+  modulus: int = 10,
+  mistake: float = 0.15,
+  copied: float = 0.10,
+  corrupted: float = 0.15,
+  corrected: float = 0.50,
+) -> Task:
+  """Attempts and critiques of them in turn: see roles.with_critic.
+
+  A critique is `<ok>`, `<bad>` or `<bad@k>`, with k as in `make`. In `solution`
+  a wrong first attempt, its critique and `<fix>` are followed by the right one
+  with probability corrected, which keeps the steps before k; else by one as in
+  `make`.
+  """
+  options = Options(operations, modulus, mistake, copied, corrupted, corrected)
+  return roles.with_critic(
+    _with_roles(_task(options), options), partial(diagnose, options=options),
+    longest=1,
+  )
+
+
+def _task(options: Options) -> Task:
   _check(options)
-  low, high = operations
+  low, high = options.operations
   return task_of(
     partial(_problem, options=options),
     _right,
@@ -75,6 +123,11 @@ def make(
     level=lambda problems: problems.answer[:, 1] - low,
     levels=tuple(f"{n}_operations" for n in range(low, high + 1)),
   )
+
+
+def _with_roles(task: Task, options: Options) -> Task:
+  names = roles.renamed(ALPHABET, parts=options.operations[1])
+  return task._replace(tokenizer=roles.tokenizer(names))
 
 
 def _check(options: Options) -> None:
@@ -90,6 +143,7 @@ def _check(options: Options) -> None:
       "values have one digit, and a step can be wrong in two ways"
     )
   check_probability("mistake", options.mistake)
+  check_probability("corrected", options.corrected)
   check_corpus(options.copied, options.corrupted)
 
 
@@ -107,10 +161,14 @@ def _problem(chance: Float[Array, " size"], options: Options) -> Problems:
   place = jnp.arange(2 * high + 2) - 2 * (high - count)
   pairs = jnp.stack([operand, jnp.append(operator, EQUALS)], axis=1).reshape(-1)
   pairs = pairs.at[2 * count + 1].set(EQUALS)
+  used = lambda x, n: jnp.where(jnp.arange(x.shape[0]) < n, x, PAD)
   return Problems(
     prompt=jnp.where(place < 0, PAD, pairs[jnp.maximum(place, 0)]),
-    answer=jnp.stack([value[count - 1], count]),
-    solution=_solution(corpus, operand, operator, count, options),
+    answer=jnp.concatenate([
+      jnp.stack([value[count - 1], count]),
+      used(operand, count + 1), used(operator, count),
+    ]),
+    solution=_solution(corpus, operand, operator, count, value, options),
   )
 
 
@@ -119,6 +177,7 @@ def _solution(
   operand: Int[Array, " N"],
   operator: Int[Array, " operations"],
   count: Int[Array, ""],
+  value: Int[Array, " operations"],
   options: Options,
 ) -> Int[Array, " L"]:
   """Two attempts of the base corpus, the second right after the first."""
@@ -136,7 +195,12 @@ def _solution(
   far = far + ((gap > 0) & (far >= gap))
   spoiled = first.at[step].set((first[step] + far) % modulus)
   shares = {"copied": options.copied, "corrupted": options.corrupted}
-  second = second_attempt(look, first, fresh, spoiled, **shares)
+  # The right values are those of a wrong attempt up to its first wrong step.
+  second = corrected_attempt(
+    look, value,
+    lambda chance: second_attempt(chance, first, fresh, spoiled, **shares),
+    corrected=options.corrected,
+  )
   both = jnp.full(2 * operator.shape[0] + 2, PAD, jnp.int32)
   # The second attempt is written over the pads of the first.
   for start, values in ((0, first), (count + 1, second)):
@@ -196,3 +260,24 @@ def _right(
   value = _value(walk)
   steps = jnp.sum(walk != PAD, axis=1) - 1
   return (value >= 0) & (value == answer[:, 0]) & (steps == answer[:, 1])
+
+
+def diagnose(
+  answer: Int[Array, "B A"], walk: Int[Array, "B N"], options: Options
+) -> Int[Array, "B 1"]:
+  """`<ok>`, `<bad@k>` of the first wrong step, or `<bad>`.
+
+  A step is wrong whose value does not follow from the one written before.
+  """
+  high, count = options.operations[1], answer[:, 1]
+  operand, operator = answer[:, 2 : high + 3], answer[:, high + 3 :]
+  written = walk[:, :high]
+  before = jnp.concatenate([operand[:, :1], written[:, :-1]], axis=1)
+  true = jax.vmap(jax.vmap(partial(_step, modulus=options.modulus)))(
+    before, operator, operand[:, 1:]
+  )
+  used = jnp.arange(high) < count[:, None]
+  part = PART + jnp.argmax((written != true) & used, axis=1)
+  fits = (_value(walk) >= 0) & (jnp.sum(walk != PAD, axis=1) == count + 1)
+  message = jnp.where(_right(answer, walk), OK, jnp.where(fits, part, BAD))
+  return message[:, None].astype(jnp.int32)

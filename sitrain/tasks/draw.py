@@ -118,6 +118,23 @@ def second_attempt(
   return jnp.where(chance < copied, first, rest)
 
 
+def corrected_attempt(
+  chance: Float[Array, ""],
+  mended: Int[Array, " N"],
+  other: Callable[[Float[Array, ""]], Int[Array, " N"]],
+  *,
+  corrected: float,
+) -> Int[Array, " N"]:
+  """`mended` with probability `corrected`, else other(chance).
+
+  `chance` and what `other` gets are uniform in [0, 1).
+  """
+  if corrected >= 1:
+    return mended
+  rest = jnp.clip((chance - corrected) / (1 - corrected), 0, 1)
+  return jnp.where(chance < corrected, mended, other(rest))
+
+
 def check_probability(name: str, value: float) -> None:
   """Raises ValueError unless the option is a probability."""
   if not 0 <= value <= 1:

@@ -37,6 +37,9 @@ from sitrain.tasks.kuhn_values import (
 from sitrain.types import PAD, Episodes, Problems, Reply, Task, Verdict
 
 ALPHABET = CARDS + ":pb"
+SYMBOLS = (
+  ("J Q K", "the card of the policy"), ("p", "pass"), ("b", "bet"),
+)
 COLON, PASS, BET = (ALPHABET.index(c) for c in ":pb")
 OPPONENTS = ("random", "equilibrium")
 LEVELS = ("first", "second")  # the seat of the policy

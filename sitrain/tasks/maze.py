@@ -31,6 +31,13 @@ ALPHABET = "0123456789+-=?."
 LABELS = 10  # the digits, whose ids are their values
 EXIT, END, EQUALS, AGAIN, NOTHING = (ALPHABET.index(c) for c in "+-=?.")
 LEVELS = ("unhinted", "hinted")
+SYMBOLS = (
+  ("0-9", "a room; the problem begins with the doors, then names for each of"
+   " the rooms 0 to 9 the room behind it"),
+  (".", "a room that is not used, or no hint"),
+  ("+", "the exit"), ("-", "a dead end"), ("?", "try again"),
+  ("=", "the end of the problem; the hint, the right door, stands before it"),
+)
 
 
 class Options(NamedTuple):
@@ -82,6 +89,22 @@ def make(
     level=lambda problems: problems.answer[:, -1],
     levels=LEVELS,
   )
+
+
+def drawing(prompt: str) -> str:
+  """The corridors of a prompt as text, a line each; "" where it is none."""
+  doors, table = prompt[: -LABELS - 2], prompt[-LABELS - 2 : -2]
+  digits = ALPHABET[:LABELS]
+  if len(table) < LABELS or not doors or set(doors) - set(digits):
+    return ""
+  lines = []
+  for door in doors:
+    walk = [door]
+    while walk[-1] in digits and len(walk) <= LABELS:
+      walk.append(table[int(walk[-1])])
+    lines.append(" > ".join(walk))
+  hint = prompt[-2]
+  return "\n".join([*lines, f"hint: {hint}" if hint in digits else "no hint"])
 
 
 def _check(options: Options) -> None:

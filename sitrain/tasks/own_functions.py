@@ -5,6 +5,7 @@ calls is the same for a task and its rewards. Its folder is searched last for
 the modules that it imports.
 """
 
+import ast
 import copyreg
 import difflib
 import importlib.util
@@ -79,6 +80,43 @@ def _module(file: pathlib.Path) -> ModuleType:
     place = f"{file.name}, line {lines[-1]}" if lines else file.name
     raise ValueError(f"{place}, raises {_what(error)}") from error
   return module
+
+
+def with_imports(file: pathlib.Path) -> list[pathlib.Path]:
+  """A file, and the files of its folder that it imports, and so on.
+
+  The imports are read from the text. What is installed, and what a file reads
+  while it runs, is not among them.
+  """
+  found, todo = {file: None}, [file]
+  while todo:
+    for name in _imported(todo.pop(), file.parent):
+      if name not in found and name.is_file():
+        found[name] = None
+        todo.append(name)
+  return [file, *sorted(path for path in found if path != file)]
+
+
+def _imported(file: pathlib.Path, root: pathlib.Path) -> list[pathlib.Path]:
+  """The files that the imports of a file may mean, below the folder `root`."""
+  try:
+    nodes = list(ast.walk(ast.parse(file.read_bytes())))
+  except (SyntaxError, ValueError):  # It is a text, or will not load.
+    return []
+  places = []
+  for node in nodes:
+    if isinstance(node, ast.Import):
+      places += [root.joinpath(*one.name.split(".")) for one in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      base = [root, *file.parents][node.level]
+      inner = base.joinpath(*(node.module or "").split("."))
+      places += [inner, *(inner / one.name for one in node.names)]
+  inside = {
+    part for place in places for part in (place, *place.parents)
+    if part != root and part.is_relative_to(root)
+  }
+  ends = lambda part: (part.with_name(f"{part.name}.py"), part / "__init__.py")
+  return [path for part in inside for path in ends(part)]
 
 
 def is_own(function: Callable) -> bool:

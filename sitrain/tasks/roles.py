@@ -33,6 +33,17 @@ def names_of(
   )
 
 
+def renamed(alphabet: str, *, parts: int) -> tuple[str, ...]:
+  """The tokens of a task with roles, ids of its characters as without them.
+
+  The last two characters of `alphabet` are what ends an attempt and what asks
+  for another: they become `<end>` and `<retry>`.
+  """
+  rest = (role for role in ROLES if role not in ("<end>", "<retry>"))
+  numbered = (f"<bad@{k}>" for k in range(1, parts + 1))
+  return (*alphabet[:-2], "<end>", "<retry>", *rest, *numbered)
+
+
 def tokenizer(names: tuple[str, ...]) -> Tokenizer:
   """Tokenizer whose ids are places in `names`, as `characters.make`.
 

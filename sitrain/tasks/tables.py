@@ -289,8 +289,8 @@ def _folder(source: str) -> str:
 
   system, path = fsspec.core.url_to_fs(source)
   if not system.isdir(path):
-    raise ValueError(
-      f"there is no file or folder {source}: give a file that ends in one of "
-      f"{', '.join(FILES)}"
-    )
+    ends = f"give a file that ends in one of {', '.join(FILES)}"
+    if system.isfile(path):
+      raise ValueError(f"{source} is a file of another kind: {ends}")
+    raise ValueError(f"there is no file or folder {source}: {ends}")
   return source if "://" in source else path

@@ -22,6 +22,10 @@ from sitrain.types import PAD, Episodes, Problems, Reply, Task, Verdict
 ALPHABET = "012345678="
 SQUARES = 9
 BEGIN = ALPHABET.index("=")
+SYMBOLS = (
+  ("012", "the squares of the first line; 345 the second, 678 the third"),
+  ("=", "the start of a game"),
+)
 LINES = np.array([
   (0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8),
   (2, 4, 6),

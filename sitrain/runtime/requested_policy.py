@@ -1,0 +1,89 @@
+"""The policy and the problems that a main is asked for by its flags.
+
+A model without a run (--config), or a stage of a run (--workdir), and how its
+tokens are drawn. What is called a plan here is any NamedTuple with the fields
+workdir, stage and which.
+"""
+
+from typing import Any
+
+from absl import flags
+from etils import epath
+from jax.sharding import Mesh
+
+from sitrain.runtime import memory, overrides, placing, policy
+from sitrain.runtime.task import check_context
+from sitrain.types import Params, Task
+
+
+def define() -> None:
+  """The flags that the mains which sample have in common."""
+  overrides.define("A name or a file of a config, for a model as it is.")
+  flags.DEFINE_string("workdir", "", "Of a run, instead of --config.")
+  flags.DEFINE_string(
+    "stage", "", "Of the run; default: the last trained one."
+  )
+  flags.DEFINE_enum(
+    "which", "last", ["last", "best"], "Checkpoint of the stage."
+  )
+  flags.DEFINE_string(
+    "task", "", "Another task than the config's, as humaneval."
+  )
+  flags.DEFINE_string(
+    "source", "", "Its data set, or another one of the same."
+  )
+  flags.DEFINE_string("split", None, "Of --source; empty for a file.")
+  flags.DEFINE_float(
+    "temperature", None, "0: greedy; default: config.evaluate.temperature.",
+    lower_bound=0.0,
+  )
+  flags.DEFINE_integer(
+    "top_k", 0, "Tokens to sample from; 0: all.", lower_bound=0
+  )
+  flags.DEFINE_float(
+    "top_p", 1.0, "Probability of the tokens to sample from; 1: all.",
+    lower_bound=1e-6, upper_bound=1.0,
+  )
+  flags.DEFINE_integer("problems", 0, "Only the first; 0: all.", lower_bound=0)
+  flags.DEFINE_integer(
+    "batch", None,
+    "Rows on the device at once; default: config.evaluate.batch.",
+    lower_bound=1,
+  )
+  flags.DEFINE_integer("seed", None, "Default: config.evaluate.seed.")
+  placing.define()
+  flags.declare_key_flag("mesh")
+
+
+def load(
+  config: dict, plan: Any, model: Any, mesh: Mesh
+) -> tuple[Params, str]:
+  """The parameters of a stage of a run, or of config.model.path; what it is."""
+  if plan.workdir:
+    folder = epath.Path(plan.workdir) / plan.stage
+    return policy.restored(config, model, mesh, folder, plan.which)
+  path = config["model"]["path"]
+  return policy.of_model(path, model, mesh), path
+
+
+def check_size(
+  config: dict, plan: Any, model: Any, task: Task, mesh: Mesh, *, rows: int,
+  samples: int, slots: int, prompt: int, written: int, field: str,
+) -> None:
+  """Raises ConfigError where dialogues or rows are too large, before loading.
+
+  For the model's context, and for the memory that is free. `rows` are played
+  at a time, `samples` of a problem, with prompts of up to `prompt` tokens and
+  `written` after them, by config.`field`.
+  """
+  check_context(config, field, task, written)
+  what = f"config.model.path={config['model'].get('path', '')}"
+  shapes = policy.shapes_of(model, mesh)
+  if plan.workdir:
+    folder = epath.Path(plan.workdir) / plan.stage
+    what = f"the {plan.which} checkpoint of {folder}"
+    shapes = policy.shapes_of_stage(config, model, mesh, folder, plan.which)
+  sampled = memory.Sampled(rows, samples, prompt, written, slots)
+  memory.check(
+    model, shapes, mesh, sampled, what=what, memory=memory.free()
+  )

@@ -1,0 +1,46 @@
+"""Which of several attempts is the answer."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sitrain.judge.verifier import written
+from sitrain.types import Episodes
+
+
+def votes(final: Int[Array, "P n"]) -> Int[Array, "P n"]:
+  """Attempts of the problem with the same answer; 0 without one (-1)."""
+  same = (final[:, :, None] == final[:, None]).sum(axis=2)
+  return jnp.where(final >= 0, same, 0)
+
+
+def majority(
+  final: Int[Array, "P n"], score: Float[Array, "P n"]
+) -> Int[Array, " P"]:
+  """The attempt of each problem that a vote over final answers chooses.
+
+  Of the attempts whose answers have the most votes, the one with the highest
+  score. Attempts without an answer (-1) have no vote: one of them is chosen
+  only where no attempt has an answer.
+  """
+  count = votes(final)
+  top = count == count.max(axis=1, keepdims=True)
+  return jnp.argmax(jnp.where(top, score, -jnp.inf), axis=1)
+
+
+def mean_logprob(episodes: Episodes, turns: int) -> Float[Array, "B K"]:
+  """Mean log-probability of the tokens of each turn; -inf of unwritten ones."""
+  inside = episodes.turn[:, None] == jnp.arange(1, turns + 1)[:, None]
+  count = inside.sum(axis=2)
+  total = jnp.where(inside, episodes.logprob[:, None], 0.0).sum(axis=2)
+  return jnp.where(count > 0, total / jnp.maximum(count, 1), -jnp.inf)
+
+
+def last_written(
+  episodes: Episodes, turns: int, every: int = 1
+) -> Int[Array, " B"]:
+  """The last attempt of each row, as a turn from 1.
+
+  Attempts are the turns 1, 1 + every, 1 + 2 * every, and so on.
+  """
+  count: Bool[Array, "B K"] = written(episodes, turns)[:, ::every]
+  return jnp.maximum(count.sum(axis=1) - 1, 0) * every + 1
