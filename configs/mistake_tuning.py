@@ -4,7 +4,8 @@ sitrain train --config=mistake_tuning --workdir=/tmp/sitrain_mistakes
 
 Strings under constraints, asked with `<ok>`; two rounds, each from the one
 before. `--config.stage.mistake_tuning.method.bad='<ok>'` imitates all samples
-alike.
+alike. Seed 0: from 34 to 51 % right; right samples alone reach 61 (that wrong
+ones help is not seen here), and all samples without their tags 36.
 """
 
 from ml_collections import ConfigDict
