@@ -1,7 +1,7 @@
 """Your own rows and rewards, with a model of the hub; see docs/own.md.
 
 sitrain train --config=chat --workdir=/tmp/sitrain_chat \\
-  --config.task.source=my.jsonl --config.task.reward=file:rewards.py:exact
+  --config.task.source=my.jsonl --config.task.reward=file:rewards.py:right
 
 GRPO of one answer. chat:score has SCoRe's two stages of an answer
 and its correction, :sft imitates the answers, and :dpo learns from rows with

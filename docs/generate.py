@@ -50,6 +50,7 @@ def pages() -> dict[str, str]:
     "contributing.md": outside("CONTRIBUTING.md"),
     "configs.md": config_page(),
     "messages.md": message_page(),
+    "method_pages.md": method_list(),
     "papers.md": paper_page(),
     "sizes.md": size_page(),
     **{f"methods/{name}.md": method_page(name) for name in method_names()},
@@ -79,6 +80,7 @@ def _without_links_outside(text: str) -> str:
   known = {path.name for path in (ROOT / "docs").glob("*.md")} | {
     "benchmarks.md", "score_table.md", "configs.md", "messages.md",
     "papers.md", "sizes.md", "changelog.md", "contributing.md",
+    "method_pages.md",
   }
 
   def kept(match: re.Match) -> str:
@@ -93,6 +95,16 @@ def method_names() -> list[str]:
   """The files of sitrain/methods/ that can be named in a config."""
   return sorted({name.partition(".")[0] for name, _ in makers("methods")
                  .items()} - {"reinforce", "preference", "objectives"})
+
+
+def method_list() -> str:
+  """The way to the pages of the methods: name and first line of each."""
+  lines = ["# All methods", "", "| method | what it is |", "|---|---|"]
+  for name in method_names():
+    module = importlib.import_module(f"sitrain.methods.{name}")
+    first = (inspect.getdoc(module) or "").partition("\n")[0]
+    lines.append(f"| [`{name}`](methods/{name}.md) | {first} |")
+  return "\n".join([*lines, ""])
 
 
 def method_page(name: str) -> str:

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shlex
+from typing import NoReturn
 
 from sitrain.runtime.options import ConfigError, closest
 
@@ -98,7 +99,19 @@ def parser(text: str) -> argparse.ArgumentParser:
       name, help=about, description=about, allow_abbrev=False
     )
     _add(each, *_PLACE[:2], *flags, *_PLACE[2:])
+    each.error = _refuse
+  top.error = _refuse
   return top
+
+
+def _refuse(line: str) -> NoReturn:
+  """In the place of argparse's own, which prints the whole usage."""
+  name = re.search(r"invalid choice: '(.*?)'", line)
+  if line.startswith("argument command") and name:
+    line = f"{name[1]}: no such command; {closest(name[1], COMMANDS)}"
+  elif line.endswith("required: command"):
+    line = f"no command: give one of {', '.join(COMMANDS)}"
+  raise ConfigError(f"{line} (--help prints all)")
 
 
 def parse(
@@ -155,9 +168,13 @@ def vm_from(flags: argparse.Namespace) -> Vm:
 def job_from(flags: argparse.Namespace, more: tuple[str, ...]) -> Job:
   """The job; raises ConfigError for a workdir that would not last."""
   if not _WORKDIR.fullmatch(flags.workdir):
+    why = (
+      "a bucket's name has at least 3 of a-z, 0-9, -, _ and ."
+      if flags.workdir.startswith("gs://")
+      else "a TPU VM's own disk is lost with it"
+    )
     raise ConfigError(
-      f"--workdir={flags.workdir}: give gs://bucket/folder; a TPU VM's own"
-      " disk is lost with it"
+      f"--workdir={flags.workdir}: give gs://bucket/folder; {why}"
     )
   if flags.env_file and not os.path.isfile(flags.env_file):
     raise ConfigError(f"--env_file={flags.env_file}: there is no such file")

@@ -32,7 +32,7 @@ OF = flags.DEFINE_string(
   "of", "task", "task, evaluate, or a stage with a task of its own."
 )
 ROWS = flags.DEFINE_integer("rows", 2, "Problems to show.", lower_bound=0)
-FIRST = flags.DEFINE_integer("first", 1, "The first of them.", lower_bound=1)
+FIRST = flags.DEFINE_integer("first", 1, "First to show.", lower_bound=1)
 flags.declare_key_flag("config")  # --help is to show it.
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 

@@ -25,14 +25,14 @@ from sitrain.runtime.options import ConfigError
 from sitrain.runtime.storage import check_writable, explaining
 from sitrain.runtime.task import write_tokenizer
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
-STAGE = flags.DEFINE_string("stage", "", "Default: the last trained one.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Workdir of the run.")
+STAGE = flags.DEFINE_string("stage", "", "Stage; default: the last trained.")
 WHICH = flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint.")
 ROLE = flags.DEFINE_string("role", "policy", "The role to write.")
 OUTPUT = flags.DEFINE_string("output", "", "A new folder, also on gs://.")
 DTYPE = flags.DEFINE_enum(
   "dtype", None, ["bfloat16", "float16", "float32"],
-  "Of the weights; default: that of the run's model.",
+  "Dtype of the weights; default: that of the run's model.",
 )
 MESH = placing.define()
 flags.declare_key_flag("mesh")

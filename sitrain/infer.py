@@ -66,7 +66,8 @@ flags.DEFINE_list(
   " file:PATH.py:FUNCTION.",
 )
 flags.DEFINE_list(
-  "tokens", [], "What a problem may take; several: each strategy at each."
+  "tokens", [], "Budgets of tokens a problem; with several each strategy"
+  " runs at each."
 )
 flags.DEFINE_enum(
   "measure", MEASURES[0], MEASURES, "What --tokens counts: all calls, or the"
@@ -86,7 +87,9 @@ flags.DEFINE_string(
   "output", "", "A file .jsonl of answers, one a strategy; beside it the table"
   " and a picture.",
 )
-flags.DEFINE_integer("draws", 1000, "Of the bootstrap.", lower_bound=1)
+flags.DEFINE_integer(
+  "draws", 1000, "Bootstrap draws of an interval.", lower_bound=1
+)
 flags.adopt_module_key_flags(distributed)
 flags.declare_key_flag("config")  # --help is to show it.
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")

@@ -70,7 +70,8 @@ SHOW = flags.DEFINE_bool(
   "show", False, "Print the config with all its defaults, and train nothing."
 )
 LIST = flags.DEFINE_bool(
-  "list", False, "Print all methods, tasks and options, and train nothing."
+  "list", False, "Print all configs, methods, tasks and options, and train"
+  " nothing."
 )
 flags.declare_key_flag("config")  # --help is to show it.
 flags.adopt_module_key_flags(distributed)

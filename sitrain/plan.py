@@ -38,15 +38,16 @@ CONFIG = overrides.define(
   "The run: a name, as quickstart, or a file; with :arguments if it has any."
 )
 TOPOLOGY = flags.DEFINE_string(
-  "topology", "local", "A slice, as v5e:16x16, or local: this machine."
+  "topology", "local", "A TPU slice, as v5e:16x16, or local: this machine."
 )
 MODEL = flags.DEFINE_string(
   "model", "", "Shapes: a known name, as qwen3-8b, or a folder; default: the "
   "config's model."
 )
-STAGE = flags.DEFINE_string("stage", "", "Only this one; default: all.")
+STAGE = flags.DEFINE_string("stage", "", "Only this stage; default: all.")
 PROGRAMS = flags.DEFINE_list(
-  "programs", [], "Only these of loop, pose, generate, learn; default: all."
+  "programs", [], "Only these programs, of loop, pose, generate, learn;"
+  " default: all."
 )
 LARGEST = flags.DEFINE_bool(
   "largest", True, "Estimate the largest batch: compiles everything once more."
@@ -57,7 +58,7 @@ SEARCH = flags.DEFINE_bool(
 TRIES = flags.DEFINE_integer(
   "tries", 6, "Candidates that --search compiles.", lower_bound=1
 )
-OUTPUT = flags.DEFINE_string("output", "", "JSON file.")
+OUTPUT = flags.DEFINE_string("output", "", "JSON file to write.")
 CODE = flags.DEFINE_bool(
   "machine_code", False, "For a TPU, make the machine code too: its size "
   "counts then, and compiling takes several times as long."

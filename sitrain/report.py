@@ -26,10 +26,11 @@ from sitrain.runtime.workdir import (
 )
 
 WORKDIR = flags.DEFINE_string(
-  "workdir", "", "Of the run; or name it, or several, without the flag."
+  "workdir", "", "Workdir of the run; without the flag: the workdirs of one"
+  " run or several, as arguments."
 )
 OUTPUT = flags.DEFINE_string(
-  "output", "", "The file; default: report.html of the workdir, or"
+  "output", "", "HTML file; default: report.html of the workdir, or"
   " compared.html of this folder for several runs."
 )
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")

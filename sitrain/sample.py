@@ -56,20 +56,23 @@ requested_policy.define()
 flags.adopt_module_key_flags(requested_policy)
 flags.DEFINE_string("output", "", "A file .jsonl, also on gs://.")
 flags.DEFINE_list(
-  "verifiers", [], "The first is the one of the rows; default: the config's,"
-  " and of strict and lenient the other.",
+  "verifiers", [], "The first gives the rewards of the rows, all are in the"
+  " summary; default: the config's, then the other of strict and lenient.",
 )
-flags.DEFINE_integer("samples", 1, "Of each problem.", lower_bound=1)
+flags.DEFINE_integer("samples", 1, "Samples of each problem.", lower_bound=1)
 flags.DEFINE_integer(
-  "turns", 1, "2: with a correction; limits are config.evaluate.turns.",
+  "turns", 1, "Attempts, 2: with a correction; config.evaluate.turns has"
+  " limits.",
   lower_bound=1,
 )
 flags.DEFINE_integer(
   "slots", 0, "Rows of --batch decoded at a time, on each group of devices: one"
   " that ends makes room for the next; 0: all.", lower_bound=0,
 )
-flags.DEFINE_list("ks", [], "Of pass@k and maj@k; default: 1, 2, 4, ...")
-flags.DEFINE_integer("draws", 1000, "Of the bootstrap.", lower_bound=1)
+flags.DEFINE_list("ks", [], "k of pass@k and maj@k; default: 1, 2, 4, ...")
+flags.DEFINE_integer(
+  "draws", 1000, "Bootstrap draws of an interval.", lower_bound=1
+)
 flags.adopt_module_key_flags(distributed)
 flags.declare_key_flag("config")  # --help is to show it.
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")

@@ -330,8 +330,8 @@ def sample_until(
 
   def step(carry):
     number, kept, metrics = carry
-    drawn, told = draw(number)
-    metrics = jax.tree.map(jnp.add, metrics, told)
+    drawn, judged = draw(number)
+    metrics = jax.tree.map(jnp.add, metrics, judged)
     return number + 1, merge_rounds(kept, drawn, wanted), metrics
 
   carry = jnp.ones((), jnp.int32), *draw(0)

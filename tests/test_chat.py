@@ -181,6 +181,9 @@ def test_a_part_is_held_out_and_its_questions_are_asked_nowhere_else(
   assert sorted(asked[1]) == ["Legs of 10 spiders?", "Legs of 5 spiders?"]
   assert train.texts.notes == ["11 rows read from " + options["source"],
                                "3 are held out"]
+  few = write(LEGS[:4])
+  with pytest.raises(ValueError, match="held_out=0.2 needs 5 rows or more"):
+    chats.make(chat, source=few, held_out=0.2, part="test")
 
 
 def test_prepare_changes_and_drops_rows(chat, write, tmp_path):

@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from sitrain import types
+from sitrain.configs import chat
 from sitrain.methods import reinforce
 from sitrain.runtime import extras, machine
 from sitrain.runtime.options import accepted
@@ -79,6 +80,14 @@ def test_the_code_of_a_page_runs(page):
     assert int(names["state"].step) == 2
 
 
+@pytest.mark.parametrize("page", ["docs/start.md", "docs/own.md"])
+def test_the_rows_of_a_page_are_enough_for_an_evaluation(page):
+  """configs/chat.py holds every fifth row out, and refuses to hold out none."""
+  block = re.search(r"```json\n(.*?)```", (ROOT / page).read_text(), re.S)[1]
+  held_out = chat.get_config().task.held_out
+  assert len(block.splitlines()) * held_out >= 1
+
+
 def test_documents_name_files_that_exist():
   for page in PAGES:
     text = page.read_text()
@@ -115,6 +124,7 @@ def test_every_method_has_a_complete_page():
     for part in ("Options", "Command", "Logged", "Source"):
       assert f"## {part}\n" in text, (name, part)
     assert "| option | type | default | |" in text
+    assert f"](methods/{name}.md)" in pages["method_pages.md"]
   assert set(generate.unused_methods()) == {
     "objectives", "preference", "reinforce", "verbs"
   }

@@ -136,6 +136,32 @@ def test_numbers_of_another_evaluation_are_named(begun, caplog):
   assert "the old evaluation's numbers of base" in caplog.text
 
 
+@pytest.mark.parametrize("ranked", ["eval/accuracy_2", "judge/reward_2"])
+def test_a_stage_that_evaluations_rank_is_named_where_they_change(
+  tmp_path, caplog, ranked
+):
+  own = {"stage__stage1__best": ranked}
+  workdir.claim(tmp_path, config_of(**own))
+  begin(tmp_path, "base", "stage1")
+  workdir.claim(tmp_path, config_of(evaluate__problems=32, **own))
+  told = "goes on with stage stage1, which is ranked or ended by" in caplog.text
+  assert told == ranked.startswith("eval/")
+  assert "stage base, which" not in caplog.text
+
+
+@pytest.mark.parametrize(("name", "read", "fix"), [
+  ("config.json", workdir.read_json, "put back what was there"),
+  ("sources.json", lambda path: sources.known_of(path.parent), "put back"),
+  ("summary.json", workdir.read_json, "delete it, and the stages are eval"),
+])
+def test_a_half_written_file_is_deleted_only_where_it_is_made_again(
+  tmp_path, name, read, fix
+):
+  (tmp_path / name).write_text('{"half": ')
+  with pytest.raises(ValueError, match=f"{name} is not JSON .*{fix}"):
+    read(tmp_path / name)
+
+
 def test_a_stage_with_more_steps_is_taken_out_of_the_summary(begun):
   rows = [{"name": "base", "end": 2}, {"name": "stage1", "end": 4}]
   workdir.write_json(begun / "summary.json", {"seed": 0, "stages": rows})

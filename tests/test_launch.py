@@ -769,6 +769,19 @@ def test_a_sweep_tells_which_points_failed(cloud, capfd):
   assert "exit code 1" in said and "done" in said
 
 
+@pytest.mark.parametrize("words, line", [
+  (["rnu", "--name=ab"], "error: rnu: no such command; did you mean 'run'?"),
+  ([], "error: no command: give one of run, sweep,"),
+  (["run", "--name=ab"], "required: --zone, --type, --config, --workdir"),
+  (["run", "--poll=often"], "argument --poll: invalid float value: 'often'"),
+  (["run", *START, "--dry_run", "--workdir=gs://b/r"], "name has at least 3"),
+])
+def test_a_wrong_command_line_is_answered_in_one_line(words, line, capfd):
+  assert tpu.main(words) == 2
+  (said,) = capfd.readouterr().err.splitlines()
+  assert line in said
+
+
 def test_help_names_every_command(capsys):
   with pytest.raises(SystemExit):
     command_line.parse(tpu.__doc__, ["--help"])

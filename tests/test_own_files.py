@@ -7,19 +7,35 @@ is tried when it is made, and what fails later is wrapped.
 import pathlib
 import re
 
+import fakes
 import jax.numpy as jnp
 import loops
 import numpy as np
 import pytest
 from absl import flags
 
-from sitrain.runtime import build, errors, fields, options, overrides, own
+from sitrain.runtime import (
+  batches,
+  build,
+  errors,
+  fields,
+  options,
+  overrides,
+  own,
+)
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.origins import check_role_sources
 from sitrain.runtime.start import Role
 from sitrain.runtime.task import task_from, task_of_stage
 from sitrain.tasks import own_functions
-from sitrain.types import Batch, Mean, Method
+from sitrain.types import (
+  Batch,
+  Mean,
+  Method,
+  Problems,
+  TrainState,
+  Verdict,
+)
 
 CORE = (pathlib.Path(__file__).parent.parent / "docs" / "core.md").read_text()
 METHOD, TASK = (
@@ -256,7 +272,9 @@ def test_verbs_of_an_own_method_name_their_line():
   )), "mine.py", "exec")
   exec(code, namespace)  # noqa: S102 It is our own text.
   alone = namespace["alone"]
-  made = own.own_method(Method(*[alone] * 6), "stage.base.method")
+  made = own.own_method(
+    Method(*[alone] * 6, wanted=alone), "stage.base.method"
+  )
   for verb, words in (
     ("pose", "return Problems"),
     ("generate", "return Episodes, or {name: Episodes}"),
@@ -264,6 +282,7 @@ def test_verbs_of_an_own_method_name_their_line():
     ("refresh", "return TrainState"),
     ("curate", r"return \(Batch, metrics\)"),
     ("loss", r"return \({name: Mean}, metrics\)"),
+    ("wanted", "return for each problem whether it teaches something"),
   ):
     line = f"^config.stage.base.method: mine.py, line 2: {verb} returns a float"
     with pytest.raises(own_functions.OwnError, match=f"{line}: {words}"):
@@ -271,6 +290,36 @@ def test_verbs_of_an_own_method_name_their_line():
   right = {"nll": Mean(1.0, 1.0)}, {}
   kept = own.own_method(made._replace(loss=lambda: right), "stage.base.method")
   assert kept.loss() == right
+  assert own.own_method(made._replace(wanted=()), "x").wanted == ()
+
+
+def test_what_is_wanted_is_told_of_every_problem():
+  problems = Problems(*np.zeros((3, 4, 1), np.int32))
+  rows = fakes.pack(
+    [fakes.transcribe([0], [[1, 2]], [])] * 8, problem=np.repeat(range(4), 2)
+  )
+  verdict = Verdict(*np.ones((2, 8, 1), np.float32))
+  method = Method(
+    pose=lambda key, state: problems,
+    generate=lambda keys, state, problems: rows,
+    judge=lambda *round: (verdict, {}),
+    refresh=lambda state, *round: state,
+    curate=lambda *round: (rows, {}),
+    loss=lambda *round: ({}, {}),
+  )
+  state = TrainState((), {}, {}, (), {}, ())
+  count = lambda wanted: batches.count(
+    method._replace(wanted=wanted), state
+  ).problems
+  right = np.ones(4, bool)
+  assert count(()) == count(lambda *round: right) == 4
+  for wrong, found in (
+    (right[:3], r"bool \[3\]"), (right[:, None], r"bool \[4, 1\]"),
+    (np.ones(4, np.float32), r"float32 \[4\]"),
+  ):
+    words = f"^wanted returns {found} for 4 problems: return an array of bool"
+    with pytest.raises(ValueError, match=words):
+      count(lambda *round, wrong=wrong: wrong)
 
 
 def test_a_role_needs_a_source_that_has_it():

@@ -231,6 +231,18 @@ def test_the_files_of_rewards_are_part_of_a_runs_identity(tmp_path):
   assert old != new
 
 
+def test_what_a_linked_file_imports_is_part_of_a_runs_identity(tmp_path):
+  (tmp_path / "lib").mkdir()
+  (tmp_path / "lib" / "own.py").write_text("from near import f\n")
+  (tmp_path / "own.py").symlink_to(tmp_path / "lib" / "own.py")
+  prints = []
+  for value in (1, 2):
+    (tmp_path / "lib" / "near.py").write_text(f"VALUE = {value}\n")
+    found = sources.files_of("task", {"reward": f"file:{tmp_path}/own.py:f"})
+    prints.append(found["task.reward"]["fingerprint"])
+  assert prints[0] != prints[1]
+
+
 def test_lists_of_paths_become_absolute_one_by_one(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for name in ("a.jsonl", "b.jsonl", "r.py"):

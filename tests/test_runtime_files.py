@@ -12,6 +12,7 @@ import re
 import shutil
 import struct
 import sys
+import time
 from types import SimpleNamespace
 
 import jax
@@ -39,7 +40,7 @@ from sitrain.runtime import (
   workdir,
 )
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.page import one_run
+from sitrain.runtime.page import files, one_run
 from sitrain.types import Mean
 
 SUMMARY = {
@@ -116,6 +117,15 @@ def test_truncate_drops_what_lies_beyond_the_restored_step(tmp_path):
   sink = sinks.jsonl(path)
   sink.write({"stage": "b", "step": 3})
   assert json.loads(path.read_text().splitlines()[-1])["step"] == 3
+
+
+def test_what_a_crash_left_in_a_file_of_records_is_skipped(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  whole = b'{"stage": "a", "step": 1}\n'
+  path.write_bytes(whole + b'\0\0\n3\n\xff\xfe\n{"stage": "a", "st')
+  assert files.read_records(path) == [{"stage": "a", "step": 1}]
+  assert sinks.truncate(path, "a", 1) == 4
+  assert path.read_bytes() == whole
 
 
 def test_a_cut_truncate_leaves_the_old_file(tmp_path, monkeypatch):
@@ -616,6 +626,22 @@ def test_a_second_run_in_a_process_has_a_log_of_its_own(tmp_path, monkeypatch):
     texts = [(tmp_path / name / log).read_text() for name in ("a", "b", "c")]
     assert ["only the last" in text for text in texts] == [False, False, True]
     assert "run a" in texts[0] and "run c" not in texts[0]
+  finally:
+    logs._close()
+    activity.leave("log")
+
+
+def test_a_call_that_failed_writes_no_stacks_into_files_of_the_next_run(
+  tmp_path
+):
+  log = logs.open_log(tmp_path / "a", {})
+  try:
+    logs.watchdog(log.file, factor=1.0, floor=0.2).before()  # and no `after`
+    logs.open_log(tmp_path / "b", {})
+    with open(tmp_path / "metrics.jsonl", "w") as file:  # It gets the number.
+      time.sleep(0.5)
+      file.write("{}\n")
+    assert (tmp_path / "metrics.jsonl").read_text() == "{}\n"
   finally:
     logs._close()
     activity.leave("log")

@@ -52,52 +52,63 @@ from sitrain.runtime.page.one_run import write_report
 from sitrain.runtime.storage import check_writable, write_whole
 from sitrain.types import PAD, Task
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Of the run.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Workdir of the run.")
 STAGE = flags.DEFINE_list("stage", [], "Stages to evaluate; default: all.")
-WHICH = flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint.")
+WHICH = flags.DEFINE_enum(
+  "which", "last", ["last", "best"], "Checkpoint of a stage."
+)
 ROLE = flags.DEFINE_string("role", "policy", "The role that answers.")
 PROBLEMS = flags.DEFINE_integer(
-  "problems", None, "How many; default: config.evaluate.problems.",
+  "problems", None, "Number of problems; default: config.evaluate.problems.",
   lower_bound=1,
 )
 TEMPERATURE = flags.DEFINE_float(
-  "temperature", None, "Above 0; default: config.evaluate.temperature."
+  "temperature", None, "Of sampled attempts, above 0; default:"
+  " config.evaluate.temperature."
 )
 GREEDY = flags.DEFINE_bool(
-  "greedy", False, "Greedy attempts; votes and the control are still sampled."
+  "greedy", False, "Greedy attempts; votes and resamples are still sampled."
 )
 TOP_K = flags.DEFINE_integer(
-  "top_k", 0, "Tokens to sample from; 0: all.", lower_bound=0
+  "top_k", 0, "Sample from this many most likely tokens; 0: all.", lower_bound=0
 )
 TOP_P = flags.DEFINE_float(
-  "top_p", 1.0, "Probability of the tokens to sample from; 1: all.",
+  "top_p", 1.0, "Sample from the most likely tokens of this probability; 1:"
+  " all.",
   lower_bound=1e-6, upper_bound=1.0,
 )
 RESAMPLES = flags.DEFINE_integer(
-  "resamples", 8, "First attempts, control.", lower_bound=2
+  "resamples", 8, "Independent first attempts of a problem, to compare"
+  " with.", lower_bound=2,
 )
 MAX_TURNS = flags.DEFINE_integer(
-  "max_turns", 10, "Of long episodes; 0: none.", lower_bound=0
+  "max_turns", 10, "Turns of the study of many turns; 0: leave it out.",
+  lower_bound=0,
 )
 WINDOW = flags.DEFINE_integer(
   "window", 0, "Turns that each of them sees, itself among them; 0: all.",
   lower_bound=0,
 )
 BUDGETS = flags.DEFINE_list(
-  "budgets", ["2", "4", "8", "16", "32"], "Even numbers; empty: no scaling."
+  "budgets", ["2", "4", "8", "16", "32"], "Samples of a problem in the study"
+  " of parallel against sequential sampling, even numbers; empty: leave it out."
 )
 SELF_REFINE = flags.DEFINE_bool(
-  "self_refine", False, "Also attempt, feedback, attempt."
+  "self_refine", False, "Also evaluate Self-Refine: attempt, own feedback,"
+  " attempt."
 )
 REPLIES = flags.DEFINE_list(
-  "replies", [], "Its two texts; default: the task's own reply."
+  "replies", [], "What --self_refine reads before the feedback and before"
+  " the second attempt, two texts; default: the task's own reply."
 )
 LABELS = flags.DEFINE_list(
-  "labels", [], "Also how sure the policy is that it is right: the token of a"
-  " right attempt, as <ok>, and that of a wrong one, if there is one.",
+  "labels", [], "Also evaluate how sure the policy is of its attempts, by the"
+  " probability of a token that calls them right, as <ok>; and of one that"
+  " calls them wrong, if there is one.",
 )
 QUESTION = flags.DEFINE_string(
-  "question", "", "What it reads before them; nothing where it critiques."
+  "question", "", "What the policy reads after an attempt, before --labels;"
+  " empty in tasks whose second turn is a critique."
 )
 BATCH = flags.DEFINE_integer(
   "batch", 512, "Rows on the device at once.", lower_bound=1
@@ -107,10 +118,11 @@ SLOTS = flags.DEFINE_integer(
   " that ends makes room for the next; 0: all.", lower_bound=0,
 )
 DRAWS = flags.DEFINE_integer(
-  "draws", 1000, "Of the bootstrap.", lower_bound=1
+  "draws", 1000, "Bootstrap draws of an interval.", lower_bound=1
 )
 OUTPUT = flags.DEFINE_string(
-  "output", "", "JSON file, pictures beside it; default: workdir."
+  "output", "", "JSON file, with pictures beside it; default:"
+  " evaluation.json in the workdir."
 )
 MESH = placing.define()
 flags.declare_key_flag("mesh")

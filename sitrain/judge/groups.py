@@ -41,15 +41,16 @@ def group_metrics(
     most = xp.where(seen, paid, -np.inf).max(axis=1)
     least = xp.where(seen, paid, np.inf).min(axis=1)
     right = seen & (paid >= FULL)
-    told = seen & (answer >= 0)
-    same = (answer[:, :, None] == answer[:, None]) & told[:, None]
-    votes = xp.where(told, same.sum(axis=2), 0)
+    answered = seen & (answer >= 0)
+    same = (answer[:, :, None] == answer[:, None]) & answered[:, None]
+    votes = xp.where(answered, same.sum(axis=2), 0)
     first = xp.argmax(votes, axis=1)[:, None]
     voted = xp.take_along_axis(right, first, axis=1)[:, 0]
     earlier = np.tril(np.ones((samples, samples), bool), -1)
-    repeated = (same & earlier).any(axis=2) & told
-    has = told.any(axis=1)
-    kinds = (told & ~repeated).sum(axis=1) / xp.where(has, told.sum(axis=1), 1)
+    repeated = (same & earlier).any(axis=2) & answered
+    has = answered.any(axis=1)
+    kinds = (answered & ~repeated).sum(axis=1)
+    kinds = kinds / xp.where(has, answered.sum(axis=1), 1)
     number = k + 1
     found[f"judge/no_signal_{number}"] = _mean(most == least, judged)
     found[f"judge/pass_{number}"] = _mean(right.any(axis=1), judged)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from sitrain.curate import pairs, siblings
 from sitrain.judge.verifier import verify_as_one_turn
-from sitrain.losses.reduce import mean
 from sitrain.methods import verbs
 from sitrain.models.roles import params_of
 from sitrain.rollout import steps
@@ -48,7 +47,7 @@ def make(
     held, ones = params_of(state, "reference"), jnp.ones(best.shape)
     scores = pairs.score_pairs(model, held, *both, temperature=temperature)
     batch = pairs.pair_batch(*both, scores, label=ones, trained=found[:, None])
-    return batch, {"curate/pairs": mean(found * ones, ones)}
+    return batch, {"curate/pairs": verbs.share(found)}
 
   return Method(
     pose=verbs.pose_from(task, problems), generate=generate,

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from sitrain.curate.pairs import partners
 from sitrain.curate.select import imitation_batch
-from sitrain.losses.reduce import mean
 from sitrain.methods import verbs
 from sitrain.rollout.contexts import join
 from sitrain.tasks.attempt import attempt
@@ -42,7 +41,7 @@ def make(
     ones = jnp.ones(keep.shape[0])
     trained = keep[:, None] & jnp.array([False, True])
     batch = imitation_batch(pairs, trained, ones)
-    return batch, {"curate/kept": mean(keep * ones, ones)}
+    return batch, {"curate/kept": verbs.share(keep)}
 
   return Method(
     pose=verbs.pose_from(task, problems),

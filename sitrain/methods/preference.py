@@ -6,7 +6,6 @@ import jax.numpy as jnp
 
 from sitrain.curate import pairs
 from sitrain.curate.select import row_noise
-from sitrain.losses.reduce import mean
 from sitrain.methods import verbs
 from sitrain.methods.objectives import pair_objective
 from sitrain.models.roles import params_of
@@ -82,7 +81,7 @@ def build(
     if behind_prefix:
       parted = pairs.diverged(both[0].tokens, both[1].tokens)
       batch = batch._replace(mask=batch.mask * parted[:, None])
-    return batch, {"curate/pairs": mean(found * 1.0, jnp.ones(count))}
+    return batch, {"curate/pairs": verbs.share(found)}
 
   return Method(
     pose=verbs.pose_from(task, problems),

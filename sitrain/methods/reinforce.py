@@ -62,7 +62,7 @@ def build(
       absolute, or none.
     baseline: which rows are compared: leave_one_out (of one problem),
       same_outcome or batch_outcome; advantage.BASELINES.
-    estimate: how they are; advantage.ESTIMATES.
+    estimate: how they are compared; advantage.ESTIMATES.
     discount: of later turns' values in a turn's return; 0: its own alone.
     sampler_ratio: 0: importance ratios are to the sampler's log-probabilities.
       Above 0: to those of the policy before the update, scored anew, and

@@ -34,7 +34,7 @@ def make(
   def curate(key, state, problems, episodes, verdict):
     check_trained(state, "reward_model")
     batch, found = pairs.best_pairs(episodes, verdict, problems.prompt.shape[0])
-    return batch, {"curate/pairs": mean(found, jnp.ones_like(found))}
+    return batch, {"curate/pairs": verbs.share(found)}
 
   def loss(params, state, batch):
     score = heads.score(

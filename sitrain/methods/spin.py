@@ -9,7 +9,6 @@ own code keeps the samples of the round before, which is not done here.
 import jax.numpy as jnp
 
 from sitrain.curate import pairs
-from sitrain.losses.reduce import mean
 from sitrain.methods import verbs
 from sitrain.models.roles import params_of
 from sitrain.rollout import contexts
@@ -42,12 +41,11 @@ def make(
       model, params_of(state, "reference"), solution, own,
       temperature=temperature,
     )
-    ones = jnp.ones(keep.shape)
     batch = pairs.pair_batch(
-      solution, own, reference, label=ones,
+      solution, own, reference, label=jnp.ones(keep.shape),
       trained=jnp.broadcast_to(keep[:, None], (*keep.shape, len(turns))),
     )
-    return batch, {"curate/pairs": mean(keep * ones, ones)}
+    return batch, {"curate/pairs": verbs.share(keep)}
 
   return Method(
     pose=verbs.pose_from(task, problems),

@@ -54,12 +54,5 @@ def make(
     report["judge/vote"] = mean(votes_of.reward, votes_of.known)
     return {"solve": votes_of, "judge": Verdict(unknown, unknown)}, report
 
-  def curate(key, state, posed, rows, verdicts):
-    return method.curate(key, state, posed, rows["solve"], verdicts["solve"])
-
-  wanted = method.wanted and (
-    lambda posed, rows, told: method.wanted(posed, rows["solve"], told["solve"])
-  )
-  return method._replace(
-    generate=generate, judge=judge, curate=curate, wanted=wanted
-  )
+  method = verbs.of_kind("solve", method)
+  return method._replace(generate=generate, judge=judge)

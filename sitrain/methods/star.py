@@ -8,7 +8,6 @@ The paper does not say which tokens are trained; `trained` names the turns.
 import jax.numpy as jnp
 
 from sitrain.curate.select import at_most, imitation_batch
-from sitrain.losses.reduce import mean
 from sitrain.methods import verbs
 from sitrain.types import Method, Task
 
@@ -35,7 +34,7 @@ def make(
     turn = jnp.isin(jnp.arange(1, len(turns) + 1), jnp.asarray(trained))
     ones = jnp.ones(kept.shape[0])
     batch = imitation_batch(episodes, kept[:, None] & turn, ones)
-    return batch, {"curate/kept": mean(kept * ones, ones)}
+    return batch, {"curate/kept": verbs.share(kept)}
 
   return Method(
     pose=verbs.pose_from(task, problems),

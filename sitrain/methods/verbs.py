@@ -26,7 +26,7 @@ from sitrain.models.roles import join_base, params_of
 from sitrain.rollout import by_turn
 from sitrain.rollout.play import check_slots, play
 from sitrain.tasks.rows import some_problems, take_rows
-from sitrain.types import PAD, Batch, Mean, Task, TrainState
+from sitrain.types import PAD, Batch, Mean, Method, Task, TrainState
 
 KL_ESTIMATORS = ("exact", "k1", *LOSSES, "none")
 
@@ -139,6 +139,21 @@ def with_signal(shape: Callable) -> Callable:
     )
 
   return wanted
+
+
+def of_kind(name: str, method: Method) -> Method:
+  """A method of one kind of rows, for rows and verdicts by name.
+
+  Its `refresh`, `curate` and `wanted` read those that are called `name`.
+  """
+
+  def of(verb):
+    return lambda *args: verb(*args[:-2], args[-2][name], args[-1][name])
+
+  return method._replace(
+    refresh=of(method.refresh), curate=of(method.curate),
+    wanted=() if method.wanted == () else of(method.wanted),
+  )
 
 
 def keep_state(state, problems, rows, verdicts) -> TrainState:

@@ -127,13 +127,13 @@ def playing(
     rows, alive, seed = jax.device_get((now.rows, now.alive, now.seed))
     if not alive.any():
       break
-    told = turns.reply.answer(answers[rows.problem], rows, ended, alive, seed)
-    told = Reply(
-      np.where(alive[:, None], told.tokens, PAD), told.done | ~alive
+    reply = turns.reply.answer(answers[rows.problem], rows, ended, alive, seed)
+    reply = Reply(
+      np.where(alive[:, None], reply.tokens, PAD), reply.done | ~alive
     )
-    if told.done.all() and (told.tokens == PAD).all():
+    if reply.done.all() and (reply.tokens == PAD).all():
       break
-    now = turns.go_on(state, now, told, np.int32(ended))
+    now = turns.go_on(state, now, reply, np.int32(ended))
   return now.rows
 
 

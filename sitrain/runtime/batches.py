@@ -32,7 +32,8 @@ def count(
   """Traces all verbs, and the loss if it `learns`; `state` may be shapes.
 
   Raises ValueError if a verb does, if problems have different numbers of rows,
-  and for rewards that are not one per row and turn.
+  for rewards that are not one per row and turn, and for a `wanted` that is not
+  one bool per problem.
   """
   names: dict[str, None] = {}
 
@@ -45,6 +46,8 @@ def count(
       raise ValueError("judge returns a verdict: return (verdict, metrics)")
     verdicts, metrics = judged
     _check_verdicts(rows, verdicts)
+    if method.wanted != ():
+      _check_wanted(method.wanted(problems, rows, verdicts), keys.shape[0])
     state = method.refresh(state, problems, rows, verdicts)
     batch, more = method.curate(key, state, problems, rows, verdicts)
     names.update(dict.fromkeys((*metrics, *more)))
@@ -92,6 +95,15 @@ def _check_verdicts(rows: Any, verdicts: Any) -> None:
           f"judge makes {field} of shape {list(value.shape)} for {count} rows:"
           " reward, known and every part are [rows, turns]"
         )
+
+
+def _check_wanted(wanted: Any, problems: int) -> None:
+  """Raises ValueError where rounds could not choose problems by it."""
+  if wanted.shape != (problems,) or wanted.dtype != bool:
+    raise ValueError(
+      f"wanted returns {wanted.dtype} {list(wanted.shape)} for {problems}"
+      " problems: return an array of bool [problems]"
+    )
 
 
 def check_problems(

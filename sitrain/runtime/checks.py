@@ -7,6 +7,7 @@ the shapes of an iteration too. An error that shows up later costs hours.
 import dataclasses
 import inspect
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -80,7 +81,7 @@ def check_config(config: dict, *, trains: bool = True) -> None:
     )
   for i, name in enumerate(config["stages"]):
     if name not in config["stage"]:
-      words = tuple(name.replace(",", " ").split())
+      words = tuple(re.findall(r"\w+", name))  # A shell takes quotes away.
       fix = f"give a list, as --config.stages=\"{words}\""
       raise ConfigError(
         f"config.stages names {name!r}, which is no config.stage: "

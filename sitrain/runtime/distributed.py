@@ -30,15 +30,22 @@ from sitrain.runtime.cores import leave_out_tpu, use_cores
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.workdir import config_hash
 
-flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0.")
-flags.DEFINE_integer("processes", None, "How many there are.", lower_bound=1)
-flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0)
+flags.DEFINE_string(
+  "coordinator", "", "HOST:PORT of process 0 of a job of several."
+)
+flags.DEFINE_integer(
+  "processes", None, "Number of processes of the job.", lower_bound=1
+)
+flags.DEFINE_integer(
+  "process", None, "Number of this process, from 0.", lower_bound=0
+)
 flags.DEFINE_float(
-  "join_seconds", 300.0, "How long to wait for the other processes.",
+  "join_seconds", 300.0, "How long to wait for the other processes to join.",
   lower_bound=1.0,
 )
 flags.DEFINE_float(
-  "lost_seconds", 40.0, "Of silence, after which a process is taken for dead.",
+  "lost_seconds", 40.0, "Silence after which another process is taken for"
+  " dead.",
   lower_bound=2.0,
 )
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")

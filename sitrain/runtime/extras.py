@@ -38,8 +38,8 @@ def line(error: ImportError) -> str:
   """One line about a missing package of an extra, with the fix; or ""."""
   names = [name for names in MODULES.values() for name in names]
   # Some libraries raise ImportErrors of their own: "Install gcsfs to access".
-  said = (name for name in names if name in str(error).split())
-  name = (error.name or next(said, "")).partition(".")[0]
+  named = (name for name in names if name in str(error).split())
+  name = (error.name or next(named, "")).partition(".")[0]
   return _missing((name,), extra) if (extra := extra_of(name)) else ""
 
 

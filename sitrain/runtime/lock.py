@@ -162,10 +162,11 @@ def acquire(
 
 
 def _in_use(what: str, *found: Holder) -> str:
-  who = _name(found[0]) if found else "another process"
+  holder = _name(found[0]) if found else "another process"
   flag = what.partition("=")[0]
   return (
-    f"{what} is in use by {who}: wait for it, stop it, or give another {flag}"
+    f"{what} is in use by {holder}: wait for it, stop it, or give another"
+    f" {flag}"
   )
 
 

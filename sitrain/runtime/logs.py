@@ -74,6 +74,9 @@ def open_log(workdir: Any, facts: dict[str, str]) -> Log:
 
 def _close() -> None:
   """Closes the log that is open, if there is one."""
+  # A call that failed left its watchdog awake. It knows only the number of the
+  # file, which the next file that is opened gets, such as metrics.jsonl.
+  faulthandler.cancel_dump_traceback_later()
   for log, handler in _OPEN:
     ignoring_errors(log.copy)
     for logger in (_HOST_LOG, _PACKAGE_LOG):

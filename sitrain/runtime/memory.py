@@ -108,7 +108,7 @@ def check(
   row = of_row(model, columns) * devices / mesh.size
   if alone * devices + rows * row <= memory:
     return
-  said = (
+  needs = (
     f"{what}: its parameters take"
     f" {alone * devices / _GIB:.1f} GiB on {devices}"
     f" device{'s' * (devices > 1)}, the keys and values of {rows} rows"
@@ -116,15 +116,15 @@ def check(
   )
   room = lambda devices: int((memory - alone * devices) / row)
   if fitting := max(room(devices), 0) // samples * samples:
-    raise ConfigError(f"{said}set --batch={fitting} or less")
+    raise ConfigError(f"{needs}set --batch={fitting} or less")
   if devices > 1 and room(1) >= samples:
     cpu = mesh.local_devices[0].platform == "cpu"
-    raise ConfigError(said + (
+    raise ConfigError(needs + (
       "set JAX_NUM_CPU_DEVICES=1, so that there is one copy of them" if cpu
       else f"split them with --mesh=data=1,tensor={mesh.size}"
     ))
   raise ConfigError(
-    f"{said}take a smaller model, or a machine with"
+    f"{needs}take a smaller model, or a machine with"
     f" {(alone + samples * row) / _GIB:.1f} GiB or more"
   )
 
@@ -140,18 +140,18 @@ def check_stage(run: Run, stage: Stage, memory: float | int) -> None:
   alone = _held(state) + trained
   if alone * devices <= memory:
     return
-  said = (
+  needs = (
     f"config.stage.{stage.name}: parameters, optimizer, gradients and what is"
     f" held take {alone * devices / _GIB:.1f} GiB on {devices}"
     f" device{'s' * (devices > 1)}, and {memory / _GIB:.1f} GiB are free: "
   )
   cpu = run.mesh.local_devices[0].platform == "cpu"
   if cpu and devices > 1 and alone <= memory:
-    raise ConfigError(f"{said}set JAX_NUM_CPU_DEVICES=1, for one copy of them")
+    raise ConfigError(f"{needs}set JAX_NUM_CPU_DEVICES=1, for one copy of them")
   ways = []
   if run.origin.base == ():
     ways.append("train adapters alone with config.model.lora.rank=16")
   if run.mesh.size > 1 and run.mesh.shape["fsdp"] == 1:
     ways.append("split them with config.mesh.data=1 and config.mesh.fsdp=-1")
   ways.append(f"take a machine with {alone * devices / _GIB:.1f} GiB or more")
-  raise ConfigError(said + ", or ".join(ways))
+  raise ConfigError(needs + ", or ".join(ways))

@@ -106,6 +106,11 @@ METHOD = {
     _pair(_is(dict), _is(dict)),
   ),
   "memory": Form("memory(key)", "arrays of fixed shape", lambda value: True),
+  "wanted": Form(
+    "wanted(problems, rows, verdicts)",
+    "for each problem whether it teaches something, an array of bool [P]",
+    lambda value: hasattr(value, "dtype"),
+  ),
 }
 TRACED = (
   jax.errors.TracerArrayConversionError,
@@ -152,7 +157,7 @@ def own_task(task: Task, field: str) -> Task:
 def _wrapped(made: Any, forms: dict[str, Form], field: str) -> Any:
   return made._replace(**{
     name: _guarded(getattr(made, name), name, form, field)
-    for name, form in forms.items()
+    for name, form in forms.items() if getattr(made, name) != ()
   })
 
 

@@ -19,9 +19,9 @@ from sitrain.types import Params, Task
 def define() -> None:
   """The flags that the mains which sample have in common."""
   overrides.define("A name or a file of a config, for a model as it is.")
-  flags.DEFINE_string("workdir", "", "Of a run, instead of --config.")
+  flags.DEFINE_string("workdir", "", "Workdir of a run, instead of --config.")
   flags.DEFINE_string(
-    "stage", "", "Of the run; default: the last trained one."
+    "stage", "", "Stage of the run; default: the last trained."
   )
   flags.DEFINE_enum(
     "which", "last", ["last", "best"], "Checkpoint of the stage."
@@ -30,27 +30,33 @@ def define() -> None:
     "task", "", "Another task than the config's, as humaneval."
   )
   flags.DEFINE_string(
-    "source", "", "Its data set, or another one of the same."
+    "source", "", "Data set of the task; default: the config's."
   )
-  flags.DEFINE_string("split", None, "Of --source; empty for a file.")
+  flags.DEFINE_string("split", None, "Split of --source; empty: a file.")
   flags.DEFINE_float(
     "temperature", None, "0: greedy; default: config.evaluate.temperature.",
     lower_bound=0.0,
   )
   flags.DEFINE_integer(
-    "top_k", 0, "Tokens to sample from; 0: all.", lower_bound=0
+    "top_k", 0, "Sample from this many most likely tokens; 0: all.",
+    lower_bound=0,
   )
   flags.DEFINE_float(
-    "top_p", 1.0, "Probability of the tokens to sample from; 1: all.",
+    "top_p", 1.0, "Sample from the most likely tokens of this probability;"
+    " 1: all.",
     lower_bound=1e-6, upper_bound=1.0,
   )
-  flags.DEFINE_integer("problems", 0, "Only the first; 0: all.", lower_bound=0)
+  flags.DEFINE_integer(
+    "problems", 0, "Only the first N; 0: all.", lower_bound=0
+  )
   flags.DEFINE_integer(
     "batch", None,
     "Rows on the device at once; default: config.evaluate.batch.",
     lower_bound=1,
   )
-  flags.DEFINE_integer("seed", None, "Default: config.evaluate.seed.")
+  flags.DEFINE_integer(
+    "seed", None, "Of sampling; default: config.evaluate.seed."
+  )
   placing.define()
   flags.declare_key_flag("mesh")
 

@@ -132,6 +132,8 @@ def _kept(lines: Sequence[str], stage: str, step: int) -> list[str]:
       record = json.loads(line)
     except ValueError:  # The last line of a killed run may be cut.
       continue
+    if not isinstance(record, dict):
+      continue
     same = record.get("stage") == stage
     seen = seen or same
     if (same and record.get("step", 0) <= step) or not seen:
@@ -148,7 +150,8 @@ def truncate(path: Any, stage: str, step: int) -> int:
   if jax.process_index() != 0 or not path.exists():
     return 0
   with explaining(path):
-    lines = path.read_text().splitlines(keepends=True)
+    text = path.read_bytes().decode(errors="replace")
+  lines = text.splitlines(keepends=True)
   kept = _kept(lines, stage, step)
   write_whole(path, "".join(kept))
   return len(lines) - len(kept)

@@ -6,6 +6,7 @@ changed is not resumed.
 """
 
 import hashlib
+import json
 import logging
 import pathlib
 import re
@@ -17,7 +18,6 @@ import numpy as np
 from etils import epath
 
 from sitrain.models.huggingface import download, weights
-from sitrain.models.huggingface.download import read_json
 from sitrain.runtime.identity import Begun
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.storage import is_remote
@@ -236,11 +236,21 @@ def revision_of(folder: epath.Path) -> str:
 
 
 def known_of(workdir: Any) -> dict:
-  """The sources that the workdir began with; {} if not known."""
+  """The sources that the workdir began with; {} if not known.
+
+  Raises ValueError for a damaged file: without it nobody would notice that a
+  run goes on with other data.
+  """
   path = epath.Path(workdir) / FILE
   if not str(workdir) or not path.exists():
     return {}
-  return read_json(path)
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f"{path} is not JSON ({error}): put back what was there, or give another"
+      " --workdir"
+    ) from error
 
 
 def check_base(workdir: Any, config: dict) -> None:

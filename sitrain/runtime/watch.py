@@ -50,11 +50,11 @@ def make(config: dict, player: Player, task: Task) -> Watch:
   key = jax.random.key(options["seed"], impl="threefry2x32")
 
   def evaluate(params, say):
-    told = lambda done, total: say(f"{done} of {total} problems")
+    progress = lambda done, total: say(f"{done} of {total} problems")
     return brief.brief(
       player, params, key, problems=options["every_problems"],
       batch=options.get("batch", 512), sampled=options["every_sampled"],
-      temperature=options["temperature"] or 1.0, on_progress=told,
+      temperature=options["temperature"] or 1.0, on_progress=progress,
       behaviours=(task.tokenizer.decode,) * options["every_behaviours"],
     )
 

@@ -15,6 +15,7 @@ from etils import epath
 from sitrain.runtime import fields, identity, sources
 from sitrain.runtime.metrics import finite
 from sitrain.runtime.options import ConfigError
+from sitrain.runtime.stopping import EVAL
 from sitrain.runtime.storage import (
   explained,
   is_remote,
@@ -112,6 +113,7 @@ def claim(
     if first and gone:
       _forget(folder / "summary.json", gone)
     lines += _evaluated_before(rows, changes)
+    lines += _judged_before(config, rows, begun, changes)
   elif there := identity.begun_in(folder, config).stages:
     raise ConfigError(
       f"{workdir} has checkpoints of {', '.join(there)}, but no {_CONFIG} that"
@@ -166,6 +168,29 @@ def _evaluated_before(
   return [f"the old evaluation's numbers of {', '.join(rows)}"] if (
     rows and changed
   ) else []
+
+
+def _judged_before(
+  config: dict[str, Any], rows: Sequence[str], begun: identity.Begun,
+  changes: Sequence[identity.Change],
+) -> list[str]:
+  """A line on each running stage that evaluations rank or end.
+
+  Another evaluation may choose another checkpoint, from which the next stage
+  starts.
+  """
+  if not any(one.field.startswith("evaluate.") for one in changes):
+    return []
+  found = []
+  for name in begun.stages:
+    stage = config["stage"].get(name, {})
+    metrics = stage.get("best", ""), stage.get("until", {}).get("metric", "")
+    if name not in rows and any(x.startswith(EVAL) for x in metrics):
+      found.append(
+        f"stage {name}, which is ranked or ended by numbers of evaluations,"
+        " those of the old one included: they cannot be compared"
+      )
+  return found
 
 
 def _forget(path: epath.Path, stages: Sequence[str]) -> None:
@@ -304,7 +329,11 @@ def read_json(path: Any) -> Any:
   try:
     return json.loads(path.read_text())
   except ValueError as error:
-    raise ValueError(f"{path} is not JSON ({error}): delete it") from error
+    # All other files say what a run is, and are not made again.
+    fix = "put back what was there, or give another folder"
+    if path.name == "summary.json":
+      fix = "delete it, and the stages are evaluated again"
+    raise ValueError(f"{path} is not JSON ({error}): {fix}") from error
 
 
 def array_bytes(tree: Any) -> int:

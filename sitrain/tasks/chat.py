@@ -213,9 +213,12 @@ def read(
     notes.append(f"{dropped} dropped by prepare={prepare}")
   chosen, more = _part(whole, part, solved)
   if not chosen:
+    remedy = "give more rows, or leave out fewer"
+    if part == "test" and not any(test for *_, test in whole):
+      remedy = f"held_out={held_out} needs {-int(-1 // held_out)} rows or more"
     raise ValueError(
       f"source={source!r}: no row is left of {len(lines)} "
-      f"({'; '.join([*notes[1:], *more])}): keep some"
+      f"({'; '.join([*notes[1:], *more])}): {remedy}"
     )
   return Found(
     [one for one, _, _ in chosen], [number for _, number, _ in chosen],

@@ -86,8 +86,10 @@ def with_imports(file: pathlib.Path) -> list[pathlib.Path]:
   """A file, and the files of its folder that it imports, and so on.
 
   The imports are read from the text. What is installed, and what a file reads
-  while it runs, is not among them.
+  while it runs, is not among them. Behind a link it is the folder of what the
+  link names, as in `load`.
   """
+  file = file.resolve()
   found, todo = {file: None}, [file]
   while todo:
     for name in _imported(todo.pop(), file.parent):
