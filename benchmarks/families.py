@@ -104,6 +104,48 @@ JUDGED = (
   "accuracy_1", "incorrect_to_correct", "correct_to_incorrect",
   "verdict_accuracy", "verdict_recall", "verdict_precision", "verdict_cleared",
 )
+
+
+def add_single_turn(config: Any) -> None:
+  """Adds RISE's stage on single turns, on as many samples of each problem.
+
+  And RISE on whole trajectories: what follows a right attempt is trained, and
+  so are copies.
+  """
+  stage = copy.deepcopy(config.stage.rise)
+  stage.method.update({
+    "turns": stage.method.turns[:1], "best_of": 1,
+    "samples": stage.method.samples * (1 + stage.method.best_of),
+  })
+  common.add(config, "rwr", stage)
+  whole = copy.deepcopy(config.stage.rise)
+  whole.method.update({"stop": False, "repeats": True})
+  common.add(config, "whole", whole)
+
+
+def add_right_only(config: Any) -> None:
+  """Adds imitation of the right samples alone, and the ablation of the method.
+
+  Mistake tuning with one tag for all samples ("untagged"); chain of hindsight
+  whose wrong samples are only read ("read").
+  """
+  (name,) = set(config.stages) - {"base"}
+  right = copy.deepcopy(config.stage[name])
+  right.method.name = "rest_em"
+  right.method.per_problem = right.method.samples
+  common.add(config, "right", right)
+  other = copy.deepcopy(config.stage[name])
+  if name == "mistake_tuning":
+    other.method.bad = "<ok>"
+    common.add(config, "untagged", other)
+  else:
+    other.method.train_bad = False
+    common.add(config, "read", other)
+
+
+CHANGES = (
+  "accuracy_1", "gain", "incorrect_to_correct", "correct_to_incorrect",
+)
 FAMILIES = {
   "reinforce_pp": Family("reinforce_pp", "reinforce_pp", "rl"),
   "ppo": Family("ppo", "ppo", "rl"),
@@ -134,6 +176,21 @@ FAMILIES = {
   "spear": Family("spear", "spear", "spear"),
   "satori": Family(
     "satori", "satori", "satori", metric="accuracy_2", numbers=("accuracy_1",)
+  ),
+  "mistake_tuning": Family(
+    "mistake_tuning", "mistake_tuning", "mistake_tuning", control="right",
+    control_is="imitation of the right samples alone", extend=add_right_only,
+    others=("untagged",),
+  ),
+  "chain_of_hindsight": Family(
+    "chain_of_hindsight", "chain_of_hindsight", "chain_of_hindsight",
+    control="right", control_is="imitation of the right samples alone",
+    extend=add_right_only, others=("read",),
+  ),
+  "rise": Family(
+    "rise", "rise", "rise", metric="accuracy_2", control="rwr",
+    control_is="reward-weighted regression of as many first attempts",
+    extend=add_single_turn, others=("whole",), numbers=CHANGES,
   ),
   "ssr_zero": Family(
     "ssr_zero", "ssr_zero", "ssr", control="stage1",

@@ -166,6 +166,18 @@ def add_imitation(
   ))
 
 
+def add_tagged(config: ConfigDict, name: str) -> None:
+  """A base on strings asked with `<ok>`, and two rounds of a method."""
+  turns = (7, 7)  # six letters and the end, twice
+  config.task = ConfigDict({"name": "strings", "tag": "<ok>"})
+  config.evaluate.turns = turns
+  add_base_model(config)
+  config.stage.base.method.turns = turns
+  add_imitation(
+    config, name, rounds=2, samples=4, turns=turns[:1], start="previous"
+  )
+
+
 def quick_of(argument: str) -> tuple[str, ...] | None:
   """What "quick,task,model" keeps, "quick" alone nothing; None for "".
 

@@ -90,7 +90,7 @@ class ValueTargets(NamedTuple):
 
 
 class ActorCriticTargets(NamedTuple):
-  """Targets of both, in the order in which `verbs.join_losses` takes them."""
+  """Targets of both, in the order that `objectives.join_losses` takes."""
 
   policy: PolicyTargets
   value: ValueTargets

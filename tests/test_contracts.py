@@ -20,6 +20,7 @@ import pytest
 from sitrain.losses.reduce import value
 from sitrain.methods import (
   best_of_n,
+  chain_of_hindsight,
   cispo,
   clip_cov,
   dapo,
@@ -35,6 +36,7 @@ from sitrain.methods import (
   kl_cov,
   kto,
   mcts_dpo,
+  mistake_tuning,
   multi_turn,
   orpo,
   pag,
@@ -43,6 +45,7 @@ from sitrain.methods import (
   reinforce_pp,
   rest_em,
   reward_model,
+  rise,
   rloo,
   sapo,
   satori,
@@ -118,6 +121,7 @@ class Row(NamedTuple):
 
 
 ROWS = {"problems": PROBLEMS, "samples": SAMPLES, "turns": TURNS}
+TAGS = {"good": "=", "bad": "."}  # a maze's prompt ends with "="
 RL = ROWS | {"beta1": 0.2}
 RL2 = RL | {"beta2": 0.4}
 # Estimators of the KL, baselines and options are spread over the rows.
@@ -159,6 +163,16 @@ METHODS = {
   "kto": Row(kto.make, ROWS),
   "rest_em": Row(rest_em.make, ROWS),
   "best_of_n": Row(best_of_n.make, ROWS, held=()),
+  "rise": Row(rise.make, ROWS, held=()),
+  "rise of the best": Row(rise.make, ROWS | {
+    "best_of": 2, "criterion": "better", "normalise": True, "repeats": True,
+    "stop": False,
+  }, held=()),
+  "mistake_tuning": Row(mistake_tuning.make, ROWS | TAGS),
+  "chain_of_hindsight": Row(
+    chain_of_hindsight.make,
+    ROWS | TAGS | {"turns": TURNS[:1], "start": "previous"}, held=(),
+  ),
   "sft": Row(sft.make, {
     "problems": PROBLEMS, "turns": TURNS, "rate": 0.3, "share": 0.5,
   }, held=()),

@@ -539,6 +539,20 @@ def test_greedy_attempts_are_the_same_whatever_the_key(toy, players):
   np.testing.assert_array_equal(found[0].tokens, found[1].tokens)
 
 
+def majority_of(final, right):
+  """How right the most frequent answer of the first k attempts is, for each k.
+
+  Attempts of equally frequent answers share the vote; none is no answer.
+  """
+  found = []
+  for k in range(1, len(final) + 1):
+    seen = list(final[:k])
+    votes = [0 if x < 0 else seen.count(x) for x in seen]
+    winners = [r for r, n in zip(right, votes) if n == max(votes)]
+    found.append(sum(winners) / len(winners))
+  return found
+
+
 def test_many_turns_begins_like_two(toy, players):
   model, params, task = toy
   long = playing.make(
@@ -546,7 +560,9 @@ def test_many_turns_begins_like_two(toy, players):
   )
   options = dict(problems=21, batch=24, temperature=1.0)
   key = jax.random.key(KEY)
-  found = studies.many_turns(long, params, key, draws=20, **options)
+  found = studies.many_turns(
+    long, params, key, draws=20, fresh=players.fresh, **options
+  )
   assert found["turns"] == [1, 2, 3, 4]
   names = ("accuracy", "incorrect_to_correct", "correct_to_incorrect", "ever")
   assert all(len(found[name]) == 4 for name in names)
@@ -554,6 +570,19 @@ def test_many_turns_begins_like_two(toy, players):
   for k in range(4):
     change = found["incorrect_to_correct"][k] - found["correct_to_incorrect"][k]
     assert found["accuracy"][k] - first == pytest.approx(change)
+  judged = playing.played(long, params, key, **options)[1].judged
+  votes = [majority_of(*row) for row in zip(judged.final, judged.right)]
+  np.testing.assert_allclose(found["majority"], np.mean(votes, axis=0))
+  assert found["majority"][0] == pytest.approx(first)
+  fresh = playing.played(players.fresh, params, key, stream=1, **options)[1]
+  assert len(found["parallel"]) == players.fresh.samples == 3
+  assert found["parallel"][0] == pytest.approx(fresh.judged.right.mean())
+  shape = (21, 3)
+  votes = [majority_of(*row)[-1] for row in zip(
+    fresh.judged.final.reshape(shape), fresh.judged.right.reshape(shape)
+  )]
+  assert found["parallel"][2] == pytest.approx(np.mean(votes))
+  assert tables.turns_table({"base": found}).row_count == 4
   _, two = playing.played(players.episodes, params, key, **options)
   # The draws of a turn do not depend on how many turns follow it.
   assert two.judged.right.mean(axis=0).tolist() == pytest.approx(

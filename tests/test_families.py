@@ -13,7 +13,14 @@ from sitrain.curate import pairs
 from sitrain.curate.advantage import gae, whiten_tokens
 from sitrain.curate.policy import gae_batch, token_rewards
 from sitrain.losses.value import value_error
-from sitrain.methods import dpo, ppo, reinforce_pp, spin, verbs
+from sitrain.methods import (
+  dpo,
+  objectives,
+  ppo,
+  reinforce_pp,
+  spin,
+  verbs,
+)
 from sitrain.models import heads
 from sitrain.models.decoder import Decoder
 from sitrain.models.logprobs import score_rows
@@ -388,12 +395,12 @@ def test_two_losses_are_joined():
     {name: batch.targets}, {f"learn/{name}": batch.targets}
   )
   batch = Batch(*[0] * 5, targets=(1, 2))
-  both = verbs.join_losses(loss("a"), loss("b"))
+  both = objectives.join_losses(loss("a"), loss("b"))
   assert both((), (), batch) == (
     {"a": 1, "b": 2}, {"learn/a": 1, "learn/b": 2}
   )
   with pytest.raises(ValueError, match="two losses name .*'a'"):
-    verbs.join_losses(loss("a"), loss("a"))((), (), batch)
+    objectives.join_losses(loss("a"), loss("a"))((), (), batch)
 
 
 def critic_method(maker=ppo.make, **options):

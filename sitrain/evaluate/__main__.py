@@ -86,6 +86,10 @@ MAX_TURNS = flags.DEFINE_integer(
   "max_turns", 10, "Turns of the study of many turns; 0: leave it out.",
   lower_bound=0,
 )
+WINDOW = flags.DEFINE_integer(
+  "window", 0, "Turns that each of them sees, itself among them; 0: all.",
+  lower_bound=0,
+)
 BUDGETS = flags.DEFINE_list(
   "budgets", ["2", "4", "8", "16", "32"], "Samples of a problem in the study"
   " of parallel against sequential sampling, even numbers; empty: leave it out."
@@ -129,7 +133,7 @@ flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 Study = Callable[..., dict[str, Any]]  # (params, *, key, on_progress)
 # Players of each study, which are compiled one by one.
 PROGRAMS = {
-  "summary": 2, "many_turns": 1, "scaling": 1, "self_refine": 2, "p_true": 2,
+  "summary": 2, "many_turns": 2, "scaling": 1, "self_refine": 2, "p_true": 2,
 }
 
 
@@ -167,6 +171,8 @@ def plan_from(config: dict) -> Plan:
       f"--batch={BATCH.value} rows do not hold the {most} samples of one"
       f" problem: set it to {most} or more, or lower --resamples and --budgets"
     )
+  if WINDOW.value == 1:
+    raise ConfigError("--window=1: give 2 or more, or 0 for all turns")
   if len(REPLIES.value) not in (0, 2):
     raise ConfigError(
       f"--replies={','.join(REPLIES.value)}: give two texts, or none for the "
@@ -198,9 +204,12 @@ def make_studies(
   make = partial(player.make, model, task, reply=task.reply, **play)
   back = roles(task)
   if MAX_TURNS.value:
-    long = make(turns=repeat_last(plan.turns, MAX_TURNS.value), samples=1)
+    long = make(
+      turns=repeat_last(plan.turns, MAX_TURNS.value), samples=1,
+      window=WINDOW.value,
+    )
     found["many_turns"] = partial(
-      studies.many_turns, long, back=back, **chosen
+      studies.many_turns, long, fresh=players.fresh, back=back, **chosen
     )
   if plan.budgets:
     two = repeat_last(plan.turns, 1 + back)

@@ -20,6 +20,7 @@ from sitrain.judge.verifier import (
 from sitrain.models.parameters import computed
 from sitrain.rollout import by_turn
 from sitrain.rollout.play import Replier, check_slots, play
+from sitrain.rollout.window import check_window, play_in_window
 from sitrain.types import (
   PAD,
   Episodes,
@@ -85,6 +86,7 @@ def make(
   top_p: float = 1.0,
   slots: int = 0,
   reply: Replier,
+  window: int = 0,
   spread: Callable[[Callable], Callable] = unsharded,
   jit: Callable[..., Callable],
 ) -> Player:
@@ -95,13 +97,17 @@ def make(
   one compilation serves all parameters. `spread` splits
   generate(keys, state, problems) over devices, as `runtime.sharding.by_group`
   does. `slots` rows are decoded at a time on each group of devices; 0: all.
-  Raises ValueError for slots below 0.
+  `window`: turns that the policy sees, the one it writes among them; 0: all.
+  Raises ValueError for slots below 0, and for a window where the host replies.
   """
   check_slots(slots)
+  if window:
+    check_window(window)
+  begin = partial(play_in_window, window=window) if window else play
 
   def generate(keys, state, problems):
     params, temperature = state
-    return play(
+    return begin(
       keys, model, params, problems, slots=slots, samples=samples, reply=reply,
       turns=turns, eos=task.eos, temperature=temperature, top_k=top_k,
       top_p=top_p,
@@ -110,6 +116,11 @@ def make(
   prepare = lambda state: (computed(state[0], model.dtype), state[1])
   judge, compiled = make_judge(task, len(turns)), partial(jit)
   asks = by_turn.on_host(reply) and len(turns) > 1
+  if asks and window:
+    raise ValueError(
+      f"window={window}: set it to 0, as this task's environment replies on "
+      "the host"
+    )
   return Player(
     pose=make_poser(task, jit),
     play=_player_by_turn(

@@ -111,6 +111,12 @@ def control_table(rows: dict[str, dict[str, Any]]) -> Table:
   return table
 
 
+VOTES = (  # beside the accuracy of each turn
+  ("majority so far", "majority"), ("some right so far", "ever"),
+  ("as many firsts", "parallel"),
+)
+
+
 def turns_table(studies: dict[str, dict[str, Any]]) -> Table:
   """Accuracy of every turn, a line per stage."""
   longest = max((study["turns"] for study in studies.values()), key=len)
@@ -118,6 +124,9 @@ def turns_table(studies: dict[str, dict[str, Any]]) -> Table:
   table = _table("accuracy by turn, in %", titles)
   for name, study in studies.items():
     table.add_row(name, *(percent(x) for x in study["accuracy"]))
+    for title, key in VOTES:
+      if key in study:
+        table.add_row(f"  {title}", *map(percent, study[key]))
     if "reward" in study:
       table.add_row("  mean reward", *map(decimal, study["reward"]))
   return table

@@ -4,8 +4,9 @@ NumPy arrays stay NumPy arrays: a judge on the host must not touch the device,
 where every small operation would wait for the waves that are being sampled.
 """
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.judge.copies import copy_metrics
 from sitrain.judge.groups import group_metrics
@@ -44,6 +45,34 @@ def check_shapes(verdict: Verdict, rows: int, turns: int) -> None:
         f"task.verify(answer, episodes, turns={turns}) returned a {name} of "
         f"shape {shape} for {rows} rows: return one a turn, [rows, turns]"
       )
+
+
+def charge_missing(
+  task: Task, episodes: Episodes, verdict: Verdict, reward: float
+) -> Verdict:
+  """The verdict with another reward for turns without any answer.
+
+  Where `task.final` finds none and the task pays nothing.
+  """
+  final = final_answers(task, episodes, verdict.reward.shape[1])
+  where = verdict.reward.__array_namespace__().where
+  none = (final < 0) & (verdict.reward <= 0)
+  return verdict._replace(
+    reward=where(none, np.float32(reward), verdict.reward)
+  )
+
+
+def last_reward(
+  task: Task, problems: Problems, episodes: Episodes, turns: int, *,
+  missing: float,
+) -> Float[Array, " B"]:
+  """The reward of the last of `turns` turns, as `charge_missing` has it.
+
+  -inf where it is not known. For a choice between attempts, on the device.
+  """
+  verdict = verify(task, problems, episodes, turns)
+  reward = charge_missing(task, episodes, verdict, missing).reward
+  return jnp.where(verdict.known > 0, reward, -jnp.inf)[:, -1]
 
 
 def verify_as_one_turn(

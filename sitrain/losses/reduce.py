@@ -96,6 +96,17 @@ def per_turn(
   }
 
 
+def per_attempt(
+  x: Float[Array, "*B T"], mask: Float[Array, "*B T"], turn: Array, turns: int
+) -> Mean:
+  """Token means of the turns of all rows, averaged: each is one item.
+
+  Turns without a token under the mask are none.
+  """
+  each = per_turn("x", x, mask, turn, turns, per_episode_mean).values()
+  return Mean(*map(sum, zip(*each, strict=True)))
+
+
 def value(x: Mean) -> Float[Array, "..."]:
   """total / count, and 0 where nothing was counted."""
   counted = x.count > 0

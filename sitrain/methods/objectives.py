@@ -14,6 +14,8 @@ from sitrain.losses.preference import kto, sequence_mean, sequence_sum
 from sitrain.losses.ratios import ratio_metrics, token_metrics
 from sitrain.losses.reduce import mean, per_episode, per_turn
 from sitrain.losses.regularizers import LOSSES, k3
+from sitrain.losses.value import value_error
+from sitrain.models.heads import values
 from sitrain.models.logprobs import token_scores, token_scores_and_kl
 from sitrain.models.roles import join_base, params_of
 from sitrain.types import Batch, Mean
@@ -164,5 +166,43 @@ def unpaired_objective(
       "learn/gap_bad": mean(gap, row * (targets.good <= 0)),
       "learn/baseline": mean(targets.baseline, row),
     }
+
+  return loss
+
+
+def value_loss(model: Any, *, clip: float, weight: float) -> Callable:
+  """Squared error of the role "critic", as a mean over tokens, times `weight`.
+
+  Values may move by `clip` from those of the sampled round; inf: freely.
+  """
+
+  def loss(params, state, batch: Batch):
+    value = values(
+      model, join_base(params["critic"], state), batch.tokens, batch.turn,
+      batch.path,
+    )
+    targets = batch.targets
+    error = value_error(value, targets.returns, targets.old_value, clip=clip)
+    return {"value": mean(weight * error, batch.mask)}, {
+      "learn/value_error": mean(error, batch.mask)
+    }
+
+  return loss
+
+
+def join_losses(*losses: Callable) -> Callable:
+  """One loss of several, for targets that hold those of each, in their order.
+
+  Raises ValueError where two of them name a term or a metric alike.
+  """
+
+  def loss(params, state, batch: Batch):
+    terms, metrics = {}, {}
+    for one, targets in zip(losses, batch.targets, strict=True):
+      more = one(params, state, batch._replace(targets=targets))
+      if twice := terms.keys() & more[0] | metrics.keys() & more[1]:
+        raise ValueError(f"join_losses: two losses name {sorted(twice)}")
+      terms, metrics = terms | more[0], metrics | more[1]
+    return terms, metrics
 
   return loss

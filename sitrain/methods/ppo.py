@@ -8,7 +8,7 @@ sums over the tokens of a row by default, where most code takes their mean.
 
 from sitrain.curate.policy import gae_batch
 from sitrain.losses.reduce import AGGREGATES, aggregate_of
-from sitrain.methods import verbs
+from sitrain.methods import objectives, verbs
 from sitrain.models.heads import value_rows
 from sitrain.models.logprobs import score_rows
 from sitrain.models.roles import check_trained, params_of
@@ -51,10 +51,10 @@ def make(
     clip_high=clip, max_ratio=max_ratio,
     aggregate=aggregate_of(aggregate, max(turns)),
   )
-  value = verbs.value_loss(critic, clip=value_clip, weight=value_weight)
+  value = objectives.value_loss(critic, clip=value_clip, weight=value_weight)
   return Method(
     pose=verbs.pose_from(task, problems),
     generate=verbs.play_with(model, task, slots=slots, **rows),
     judge=verbs.judge_with(task, len(turns)), refresh=verbs.keep_state,
-    curate=curate, loss=verbs.join_losses(policy, value),
+    curate=curate, loss=objectives.join_losses(policy, value),
   )

@@ -15,12 +15,10 @@ from sitrain.judge.verifier import samples_of, verdict_metrics, verify
 from sitrain.losses.imitation import negative_log_likelihood
 from sitrain.losses.policy_gradient import policy_gradient
 from sitrain.losses.preference import bradley_terry, dpo_margin
-from sitrain.losses.reduce import mean, per_episode
+from sitrain.losses.reduce import mean, per_attempt, per_episode
 from sitrain.losses.regularizers import LOSSES
-from sitrain.losses.value import value_error
 from sitrain.methods.objectives import pair_objective, policy_objective
 from sitrain.models import foreign
-from sitrain.models.heads import values
 from sitrain.models.logprobs import token_scores
 from sitrain.models.roles import join_base, params_of
 from sitrain.rollout import by_turn
@@ -178,8 +176,12 @@ def promote(state, problems, rows, verdicts) -> TrainState:
   return state._replace(held=dict(state.held, reference=reference))
 
 
-def likelihood_loss(model: Any) -> Callable:
-  """Weighted likelihood of the masked tokens, as a mean over tokens."""
+def likelihood_loss(model: Any, *, attempts: int = 0) -> Callable:
+  """Weighted likelihood of the masked tokens, as a mean over tokens.
+
+  `attempts`: turns of a row, each of which is one item: the mean over its
+  tokens, then over the items of the batch. 0: all tokens count alike.
+  """
 
   def loss(params, state, batch: Batch):
     scores = token_scores(
@@ -188,7 +190,10 @@ def likelihood_loss(model: Any) -> Callable:
       inputs=batch.inputs, temperature=1.0,
     )
     nll = negative_log_likelihood(scores.logprob, batch.targets.weight)
-    return {"nll": mean(nll, batch.mask)}, {
+    term = mean(nll, batch.mask) if not attempts else per_attempt(
+      nll, batch.mask, batch.turn, attempts
+    )
+    return {"nll": term}, {
       "learn/nll": mean(nll, batch.mask),
       "learn/entropy": mean(scores.entropy, batch.mask),
     }
@@ -214,44 +219,6 @@ def policy_loss(
     model, turns=turns, temperature=temperature, kl=kl, shared=shared,
     objective=objective, aggregate=aggregate,
   )
-
-
-def value_loss(model: Any, *, clip: float, weight: float) -> Callable:
-  """Squared error of the role "critic", as a mean over tokens, times `weight`.
-
-  Values may move by `clip` from those of the sampled round; inf: freely.
-  """
-
-  def loss(params, state, batch: Batch):
-    value = values(
-      model, join_base(params["critic"], state), batch.tokens, batch.turn,
-      batch.path,
-    )
-    targets = batch.targets
-    error = value_error(value, targets.returns, targets.old_value, clip=clip)
-    return {"value": mean(weight * error, batch.mask)}, {
-      "learn/value_error": mean(error, batch.mask)
-    }
-
-  return loss
-
-
-def join_losses(*losses: Callable) -> Callable:
-  """One loss of several, for targets that hold those of each, in their order.
-
-  Raises ValueError where two of them name a term or a metric alike.
-  """
-
-  def loss(params, state, batch: Batch):
-    terms, metrics = {}, {}
-    for one, targets in zip(losses, batch.targets, strict=True):
-      more = one(params, state, batch._replace(targets=targets))
-      if twice := terms.keys() & more[0] | metrics.keys() & more[1]:
-        raise ValueError(f"join_losses: two losses name {sorted(twice)}")
-      terms, metrics = terms | more[0], metrics | more[1]
-    return terms, metrics
-
-  return loss
 
 
 def preference_loss(

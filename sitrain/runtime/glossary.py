@@ -91,8 +91,8 @@ JUDGE = (
   Entry("judge/vote", "mean share of the votes for an answer", SHARE, "rises"),
 )
 CURATE = (
-  Entry("curate/kept", "rows that are trained on / rows", SHARE,
-        "between 0.05 and 0.95"),
+  Entry("curate/kept", "rows that are trained on / rows (`rise`: attempts)",
+        SHARE, "between 0.05 and 0.95"),
   Entry("curate/pairs", "problems with a pair to train on / problems", SHARE,
         "above 0.1"),
   Entry("curate/good", "rows that count as good / known rows", SHARE,

@@ -120,8 +120,11 @@ def _makes(module, name: str) -> bool:
   value = getattr(module, name)
   if name.startswith("_") or not inspect.isfunction(value):
     return False
-  result = inspect.signature(value).return_annotation
-  made = getattr(result, "__name__", result) in MADE
+  signature = inspect.signature(value)
+  result = signature.return_annotation
+  # What takes a method and returns one alters it, and is no maker.
+  alters = any(p.annotation is result for p in signature.parameters.values())
+  made = getattr(result, "__name__", result) in MADE and not alters
   return made and value.__module__ == module.__name__
 
 

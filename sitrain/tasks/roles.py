@@ -116,6 +116,25 @@ def with_feedback(task: Task, diagnose: Diagnose, feedback: str) -> Task:
   return task._replace(reply=reply)
 
 
+def with_tag(task: Task, tag: str) -> Task:
+  """The task with one more token, a control tag, at the end of its prompts.
+
+  "" adds none. Raises ValueError for a text that is not one token.
+  """
+  if not tag:
+    return task
+  ids = task.tokenizer.encode(tag)
+  if len(ids) != 1:
+    raise ValueError(f"tag={tag!r}: set it to one token, such as '<ok>'")
+
+  def problems(key, n):
+    posed = task.problems(key, n)
+    end = jnp.full((n, 1), ids[0], posed.prompt.dtype)
+    return posed._replace(prompt=jnp.concatenate([posed.prompt, end], axis=1))
+
+  return task._replace(problems=problems)
+
+
 def with_critic(task: Task, diagnose: Diagnose, *, longest: int) -> Task:
   """The task in which the policy critiques its own attempts.
 

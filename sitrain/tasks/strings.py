@@ -65,6 +65,7 @@ def make(
   corrupted: float = 0.15,
   point: float = 0.0,
   feedback: str = "none",
+  tag: str = "",
 ) -> Task:
   """Problems of `constraints[0]` to `constraints[1]` constraints.
 
@@ -77,9 +78,9 @@ def make(
   Reward 1 iff the attempt has 1 to `longest` letters and one `<end>`, and all
   constraints hold; and `point` for each that holds in an attempt of that form.
   feedback: see roles.with_feedback; `<bad@k>`: constraint k is the first that
-  does not hold, `<bad>`: the form is wrong. Answer fields: the number of
-  constraints, their kinds, the arguments of all six kinds. `final` codes the
-  string. Raises ValueError for impossible options.
+  does not hold, `<bad>`: the form is wrong. tag: see roles.with_tag. Answer
+  fields: the number of constraints, their kinds, the arguments of all six
+  kinds. `final` codes the string. Raises ValueError for impossible options.
   """
   options = Options(constraints, longest, mistake, copied, corrupted)
   _check(options, point)
@@ -99,9 +100,10 @@ def make(
   if point:
     verify = partial(_verify_points, options=options, point=point)
     task = task._replace(verify=verify, rewards=("right", "points"))
-  return roles.with_feedback(
+  task = roles.with_feedback(
     task, partial(_diagnose, options=options), feedback
   )
+  return roles.with_tag(task, tag)
 
 
 def critic(
