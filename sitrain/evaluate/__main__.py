@@ -22,14 +22,7 @@ from absl import flags
 from etils import epath
 from rich.console import Console
 
-from sitrain.evaluate import (
-  judgement,
-  pictures,
-  player,
-  run,
-  studies,
-  tables,
-)
+from sitrain.evaluate import judgement, pictures, player, run, studies, tables
 from sitrain.judge.roles import roles
 from sitrain.rollout.play import columns_of
 from sitrain.runtime import (
