@@ -15,7 +15,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from absl import flags as known
 
 from sitrain.runtime.cores import xla_has_flag
 
@@ -35,6 +37,19 @@ ONE_THREAD = (
 )
 # They take half of the seconds in which the compiler makes a test's program.
 EMITTERS = "xla_cpu_use_fusion_emitters"
+
+
+def imported(name: str) -> Any:
+  """A main as a module. Its flags are taken away again, as others have them.
+
+  It is for tests that call functions of a main and give what flags would.
+  """
+  importlib.import_module("sitrain.runtime.distributed")  # Its flags stay.
+  before = set(known.FLAGS)
+  module = importlib.import_module(name)
+  for flag in set(known.FLAGS) - before:
+    delattr(known.FLAGS, flag)
+  return module
 
 
 class Done(NamedTuple):

@@ -37,7 +37,9 @@ def outcome(module, words):
       flags.FLAGS[flag].unparse()
   sys.argv = [module.__name__, *words]
   try:
-    module.main(overrides.parse(sys.argv))
+    module.main(overrides.parse(
+      sys.argv, takes_arguments=module.__name__ == "sitrain.report"
+    ))
   except (SystemExit, Exception) as error:
     kinds = [kind.__name__ for kind in type(error).__mro__]
     return kinds, one_line(error)

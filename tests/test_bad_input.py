@@ -374,14 +374,14 @@ OTHERS = {
     ([WORKDIR, OUTPUT], "lacks a checkpoint: train it first"),
   ],
   "sitrain.report": [
-    ([], "--workdir is missing: give the workdir of a run"),
+    ([], "--workdir is missing: name a run, or several to compare"),
     (["--workdir={none}"], "none: there is no such folder: give the workdir"),
     (["--workdir={file}"], "file is a file: give a folder"),
     (["--workdir={empty}"], "has no config.json: give the workdir of a run"),
     ([WORKDIR], "has no metrics.jsonl: its run has not trained yet"),
     ([WORKDIR, "--wrkdir=x"], "did you mean --workdir=x?"),
-    ([WORKDIR, "--output=x"], "--help prints those that there are"),
-    ([WORKDIR, "more"], "unknown argument 'more'"),
+    ([WORKDIR, "--outptu=x"], "did you mean --output=x?"),
+    (["{none}"], "none: there is no such folder: give the workdir"),
   ],
   "sitrain.plan": [
     ([*QUICK, "--output={run}"], "run is a folder: give a file"),

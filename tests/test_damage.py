@@ -14,6 +14,7 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import mains
 import pytest
 from test_runtime_checkpoint import (
   PROGRESS,
@@ -25,7 +26,6 @@ from test_runtime_checkpoint import (
   state,  # noqa: F401  A fixture.
 )
 
-from sitrain.evaluate import __main__ as evaluating
 from sitrain.runtime import (
   checkpoint,
   identity,
@@ -38,6 +38,7 @@ from sitrain.runtime.fields import STAGE
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.origins import check_sources
 
+evaluating = mains.imported("sitrain.evaluate.__main__")
 GCS = "UNAVAILABLE: Error reading gs://bucket/1/d/x: Backend Error"
 
 

@@ -169,7 +169,8 @@ def test_the_mesh_of_a_run_is_asked_for_or_fits(caplog):
   assert placing.sizes_of({"mesh": {"data": -1}}, [], 2) == (2, 1, 1)
   assert placing.sizes_of(config, ["tensor=2"], 8) == (4, 1, 2)
   for words, said in (
-    (["model=2"], "--mesh: .*fsdp"), (["data=x"], "give a number"),
+    (["model=2"], "--mesh=model=2: choose one of .*fsdp"),
+    (["data=x"], "give a number"),
     (["data=3"], "--mesh=data=3.* does not fit the 8 device"),
   ):
     with pytest.raises(ValueError, match=said):

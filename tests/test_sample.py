@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import mains
 import numpy as np
 import pytest
 
-from sitrain import sample
 from sitrain.configs import quickstart, word_problems
 from sitrain.evaluate import samples as sampling
 from sitrain.evaluate.player import Judged, Played
@@ -35,6 +35,7 @@ from sitrain.tasks import gsm8k, maze, mbpp, text
 from sitrain.tasks import word_problems as words
 from sitrain.types import GIVEN, PAD, Progress, TrainState
 
+sample = mains.imported("sitrain.sample")
 DATA = os.environ.get("SITRAIN_DATA", "")
 SIZE = 300  # tokens
 GIVEN_FLAGS = dict(

@@ -221,7 +221,7 @@ def test_everything_else_is_on_the_bucket_too(local, remote):
   events = list((remote[0] / "tensorboard").iterdir())
   content = b"".join(path.read_bytes() for path in events)
   assert b"stage1/judge/reward_2" in content and b"base/learn/nll" in content
-  assert "reward per turn" in (remote[0] / "report.html").read_text()
+  assert "Every attempt over the run" in (remote[0] / "report.html").read_text()
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import io
 from types import SimpleNamespace
 
 import jax
+import mains
 import numpy as np
 import pytest
 from rich.console import Console
 
-from sitrain import talk
 from sitrain.configs import quickstart
 from sitrain.models import decoder
 from sitrain.runtime import (
@@ -21,6 +21,7 @@ from sitrain.runtime.options import ConfigError
 from sitrain.tasks import gsm8k, maze
 from sitrain.types import PAD, Chat, Episodes, Tokenizer
 
+talk = mains.imported("sitrain.talk")
 FLAGS = dict(
   workdir="", stage="", which="last", temperature=0.0, top_k=0, top_p=1.0,
   problems=0, seed=1, mesh=[], turns=0,

@@ -130,7 +130,7 @@ def test_the_quick_variant_is_seen_on_the_command_line():
   assert not quick("--config=quick.py") and not quick("--config=a:b", QUICK[2:])
 
 
-def ended(monkeypatch, main, *, parse=lambda words: words):
+def ended(monkeypatch, main, *, parse=lambda words, **options: words):
   """The exit code of a main whose output goes to a pipe without a reader."""
   reader, writer = os.pipe()
   os.close(reader)
@@ -157,7 +157,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch, capsys):
     except BrokenPipeError:
       raise SystemExit(1)  # noqa: B904  As rich does.
 
-  def helped(words):
+  def helped(words, **options):
     print(lines, flush=True)
 
   assert ended(monkeypatch, lambda _: print(lines)) == 0

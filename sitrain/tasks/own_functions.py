@@ -130,7 +130,7 @@ def own_place(error: BaseException) -> str:
   """The line of a user's file that raised an error, or ""."""
   known = {
     getattr(module, "__file__", ""): pathlib.Path(module.__file__).name
-    for name, module in list(sys.modules.items()) if name.startswith(_OWN)
+    for name, module in sys.modules.copy().items() if name.startswith(_OWN)
   }
   for frame in reversed(traceback.extract_tb(error.__traceback__)):
     if frame.filename in known:
