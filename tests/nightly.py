@@ -32,6 +32,10 @@ SUBJECTS = {
     "sitrain/models", "sitrain/runtime/plan", "sitrain/train.py",
   ),
   "test_report.py": ("sitrain/runtime/page", "sitrain/report.py"),
+  "test_score_table.py": (
+    "benchmarks/score_table", "sitrain/methods", "configs/common.py",
+    "configs/countdown.py",
+  ),
   "test_structures.py": (
     "sitrain/curate", "sitrain/methods", "sitrain/runtime/stage.py",
     "sitrain/runtime/staged.py", "sitrain/train.py",

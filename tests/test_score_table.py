@@ -53,7 +53,10 @@ def store(piece, first, second, **more):
   } | more)
 
 
-@pytest.mark.parametrize("task", SIZES)
+@pytest.mark.parametrize("task", [
+  "maze", *(pytest.param(task, marks=pytest.mark.nightly)
+            for task in SIZES if task != "maze"),
+])
 def test_all_arms_take_the_same_steps_and_samples(
   task, results, tmp_path, monkeypatch
 ):
