@@ -72,7 +72,9 @@ FAMILIES = {
     "sapo": Arm("sapo"),
     "clip_cov": Arm("clip_cov"),
     "kl_cov": Arm("kl_cov"),
-    "maxrl": Arm("dr_grpo", method={"estimate": "maximum_likelihood"}),
+    "maxrl": Arm("grpo", method={
+      "estimate": "maximum_likelihood", "beta": 0.0, "kl": "none"
+    }),
     "reinforce_pp": Arm("reinforce_pp"),
     "ppo": Arm("ppo"),
   },
@@ -104,6 +106,11 @@ def workdir_of(piece: Piece) -> pathlib.Path:
     return root / f"base-{piece.seed}"
   name = f"{piece.arm}-{piece.rate:g}-{piece.seed}".replace(", ", "_")
   return root / piece.family / name.replace(" ", "_")
+
+
+def log_of(piece: Piece) -> pathlib.Path:
+  """What its process prints."""
+  return pathlib.Path(f"{workdir_of(piece)}.log")
 
 
 def config_of(piece: Piece) -> ConfigDict:
@@ -225,11 +232,11 @@ def run_all(pieces: list[Piece], until: float) -> bool:
     return side_by_side.begin(
       "benchmarks.objectives",
       [f"--folder={FOLDER.value}", "--one=" + ";".join(map(str, piece))],
-      workdir_of(piece).with_suffix(".log"),
+      log_of(piece),
     )
 
   def ended(piece: Piece, code: int) -> None:
-    said = f"exit code {code}; see {workdir_of(piece).with_suffix('.log')}"
+    said = f"exit code {code}; see {log_of(piece)}"
     if not code:
       result = json.loads((workdir_of(piece) / "result.json").read_text())
       said = f"{100 * result['accuracy']:.1f} % right"
