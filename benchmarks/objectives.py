@@ -46,6 +46,7 @@ BUDGET, GRADIENT_STEPS = 51_200, 400
 RATES = (2e-4, 5e-4, 1e-3)
 TUNING = (0,)
 SEEDS = (100, 101, 102, 103, 104)
+PARTS = 25  # points of a curve
 
 
 class Arm(NamedTuple):
@@ -166,17 +167,22 @@ def run_piece(piece: Piece) -> None:
   row = mains.train(plain(config_of(piece)), str(workdir))["stages"][-1]
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   records = [json.loads(line) for line in lines]
-  curve = lambda name: [
-    float(f"{record[name]:.4g}") for record in records
-    if record.get(name) is not None
-  ]
+  curve = lambda name: in_parts([
+    record[name] for record in records if record.get(name) is not None
+  ])
   (workdir / "result.json").write_text(json.dumps(piece._asdict() | {
-    "accuracy": row["accuracy_1"], "resample": row["resample"],
-    "steps": len(records), "metrics": sorted(records[-1]),
+    "accuracy": row["accuracy_1"], "resample": row["resample"]["accuracy"],
+    "steps": len(records),
     "reward": curve("judge/reward_1"), "entropy": curve("learn/entropy_1"),
     "length": curve("generate/length_1"), "pass": curve("judge/pass_1"),
     "seconds_of_core": time.process_time() - began,
   }))
+
+
+def in_parts(values: list[float]) -> list[float]:
+  """Means over PARTS stretches of a run, to four digits."""
+  parts = np.array_split(values, PARTS) if values else ()
+  return [float(f"{part.mean():.4g}") for part in parts if len(part)]
 
 
 def finished(family: str) -> dict[Piece, dict]:
@@ -316,9 +322,8 @@ def picture(found: dict, order: list[str]) -> matplotlib.figure.Figure:
     left.plot([low, high], [place, place], color=color, lw=2)
     left.plot(mean, place, "o", color=color)
     curve = np.mean([result["reward"] for result in found[arm]], axis=0)
-    parts = np.array_split(100 * curve, 25)
     right.plot(
-      np.linspace(BUDGET / 25, BUDGET, 25), [part.mean() for part in parts],
+      np.linspace(BUDGET / len(curve), BUDGET, len(curve)), 100 * curve,
       color=color, label=arm, ls="-" if place < 10 else "--",
     )
   left.set_yticks(range(len(order)), order[::-1])
