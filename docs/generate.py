@@ -23,6 +23,11 @@ from sitrain.runtime import alarms, config_files, glossary, listing
 from sitrain.runtime.options import accepted, makers
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Documents of other folders that are pages, as the README links to them.
+OUTSIDE = {
+  "benchmarks/README.md": "benchmarks.md",
+  "benchmarks/results/score_table/README.md": "score_table.md",
+}
 PAPER = re.compile(r"arXiv:\s?(\d{4}\.\d{5})")
 
 
@@ -43,7 +48,7 @@ def on_files(files, config):
 def pages() -> dict[str, str]:
   """The text of every page that is made, by its path."""
   return {
-    "index.md": front_page(),
+    "index.md": outside("README.md"),
     "benchmarks.md": outside("benchmarks/README.md"),
     "score_table.md": outside("benchmarks/results/score_table/README.md"),
     "changelog.md": outside("CHANGELOG.md"),
@@ -57,20 +62,12 @@ def pages() -> dict[str, str]:
   }
 
 
-def front_page() -> str:
-  """The README, with links as the site has them."""
-  text = (ROOT / "README.md").read_text().replace("](docs/", "](")
-  text = text.replace("](benchmarks/README.md)", "](benchmarks.md)")
-  text = text.replace(
-    "](benchmarks/results/score_table/README.md)", "](score_table.md)"
-  )
-  return _without_links_outside(text)
-
-
 def outside(path: str) -> str:
   """A page of another folder, with its pictures."""
   folder = pathlib.Path(path).parent.name
   text = (ROOT / path).read_text().replace("](docs/", "](")
+  for name, page in OUTSIDE.items():
+    text = text.replace(f"]({name})", f"]({page})")
   text = re.sub(r"!\[(.*?)\]\(([\w.]+\.png)\)", rf"![\1]({folder}/\2)", text)
   return _without_links_outside(text)
 

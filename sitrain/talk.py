@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from etils import epath
 
 from sitrain.evaluate import player as playing
 from sitrain.rollout import by_turn, contexts, stream
@@ -35,7 +34,6 @@ from sitrain.runtime import (
   logs,
   machine,
   placing,
-  policy,
   progress,
   requested_policy,
   typed,
@@ -91,25 +89,16 @@ class Plan(NamedTuple):
 
 def plan_of(config: dict, given: Any) -> Plan:
   """Raises ConfigError for flags that do not fit each other; `given`: FLAGS."""
-  options, workdir = config["evaluate"], absolute(given.workdir)
-  limits, stage = tuple(options["turns"]), given.stage
-  if given.turns > len(limits):
-    raise ConfigError(
-      f"--turns={given.turns}: config.evaluate.turns={limits} has limits for"
-      f" {len(limits)}"
-    )
-  temperature, seed = (
-    options.get(name, default) if value is None else value
-    for name, value, default in (
-      ("temperature", given.temperature, 1.0), ("seed", given.seed, 0),
-    )
+  limits = requested_policy.turn_limits(
+    config, given.turns or len(config["evaluate"]["turns"])
   )
-  if workdir:
-    stage = policy.stage_of(config, epath.Path(workdir), stage)
+  temperature, seed = requested_policy.drawing(
+    config, given, "temperature", "seed"
+  )
+  stage = requested_policy.stage_of(config, given)
   return Plan(
-    workdir, stage, given.which, temperature, given.top_k, given.top_p,
-    limits[: given.turns or len(limits)], given.problems, seed,
-    tuple(given.mesh),
+    absolute(given.workdir), stage, given.which, temperature, given.top_k,
+    given.top_p, limits, given.problems, seed, tuple(given.mesh),
   )
 
 

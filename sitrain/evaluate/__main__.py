@@ -44,6 +44,7 @@ from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError, closest
 from sitrain.runtime.page.one_run import write_report
 from sitrain.runtime.storage import check_writable, write_whole
+from sitrain.strategies.strategy import repeat_last
 from sitrain.types import PAD, Task
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Workdir of the run.")
@@ -259,11 +260,6 @@ def check_size(
         prompt, columns_of(task, turns)[1], SLOTS.value,
       ), what=f"the {WHICH.value} checkpoint of {folder}", memory=free,
     )  # fmt: skip
-
-
-def repeat_last(turns: tuple[int, ...], count: int) -> tuple[int, ...]:
-  """The first `count` limits; missing ones repeat the last."""
-  return (turns + turns[-1:] * count)[:count]
 
 
 def stage_names(config: dict, folder: epath.Path) -> list[str]:

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epath
 
-from sitrain.runtime import checkpoint, policy
+from sitrain.runtime import requested_policy
 from sitrain.runtime.options import ConfigError, accepted, closest, makers
 from sitrain.runtime.task import options_of as task_options
 from sitrain.runtime.workdir import absolute
@@ -25,6 +24,8 @@ from sitrain.types import PAD, Problems, Task
 OPTIONS = ("samples", "rounds", "keep", "distil")  # flags that strategies take
 MEASURES = ("total", "sequential")
 MOST = 1024  # to which a budget raises an option
+# Fields that change no answer.
+FREE = ("output", "workdir", "batch", "draws", "mesh")
 _LOG = logging.getLogger("sitrain")
 
 
@@ -59,28 +60,20 @@ class Chosen(NamedTuple):
 
 def plan_from(config: dict, given: Any) -> Plan:
   """Raises ConfigError for flags that do not fit each other; `given`: FLAGS."""
-  options = config["evaluate"]
-  temperature, seed, batch = (
-    options.get(name, default) if value is None else value
-    for name, value, default in (
-      ("temperature", given.temperature, 1.0), ("seed", given.seed, 0),
-      ("batch", given.batch, 256),
-    )
+  temperature, seed, batch = requested_policy.drawing(
+    config, given, "temperature", "seed", "batch"
   )
   if given.output and not given.output.endswith(".jsonl"):
     raise ConfigError(
       f"--output={given.output}: give a file whose name ends in .jsonl"
     )
-  stage = given.stage
-  if given.workdir:
-    folder = epath.Path(absolute(given.workdir))
-    stage = policy.stage_of(config, folder, stage)
+  stage = requested_policy.stage_of(config, given)
   return Plan(
     output=absolute(given.output), workdir=absolute(given.workdir),
     stage=stage, which=given.which, temperature=temperature,
-    top_k=given.top_k, top_p=given.top_p, turns=tuple(options["turns"]),
-    problems=given.problems, batch=batch, seed=seed, draws=given.draws,
-    mesh=tuple(given.mesh),
+    top_k=given.top_k, top_p=given.top_p,
+    turns=tuple(config["evaluate"]["turns"]), problems=given.problems,
+    batch=batch, seed=seed, draws=given.draws, mesh=tuple(given.mesh),
   )  # fmt: skip
 
 
@@ -256,15 +249,6 @@ def _check_temperature(name, strategy, plan) -> None:
 
 def options_of(config: dict, plan: Plan, chosen: Chosen) -> dict[str, Any]:
   """Everything that the answers depend on."""
-  free = ("output", "workdir", "batch", "draws", "mesh")
-  found = {k: v for k, v in plan._asdict().items() if k not in free}
-  found |= {
-    "strategy": chosen.name, "options": chosen.options,
-    "task": task_options(config, "evaluate"), "model": config["model"],
-    "tokenizer": config.get("tokenizer", {}),
+  return requested_policy.depends_on(config, plan, FREE) | {
+    "strategy": chosen.name, "options": chosen.options
   }
-  if plan.workdir:
-    found["run"] = absolute(plan.workdir)
-    folder = epath.Path(plan.workdir) / plan.stage
-    found["checkpoints"] = checkpoint.steps(folder)
-  return found

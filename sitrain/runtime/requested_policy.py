@@ -5,15 +5,20 @@ tokens are drawn. What is called a plan here is any NamedTuple with the fields
 workdir, stage and which.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 from etils import epath
 from jax.sharding import Mesh
 
-from sitrain.runtime import memory, overrides, placing, policy
-from sitrain.runtime.task import check_context
+from sitrain.runtime import checkpoint, memory, overrides, placing, policy
+from sitrain.runtime.options import ConfigError
+from sitrain.runtime.task import check_context, options_of
+from sitrain.runtime.workdir import absolute
 from sitrain.types import Params, Task
+
+_DEFAULTS = {"temperature": 1.0, "seed": 0, "batch": 256}
 
 
 def define() -> None:
@@ -59,6 +64,48 @@ def define() -> None:
   )
   placing.define()
   flags.declare_key_flag("mesh")
+
+
+def drawing(config: dict, given: Any, *names: str) -> tuple[Any, ...]:
+  """The flags of `names`; for those not given, config.evaluate has them."""
+  known = _DEFAULTS | config["evaluate"]
+  flag = lambda name: getattr(given, name)
+  return tuple(known[n] if flag(n) is None else flag(n) for n in names)
+
+
+def turn_limits(config: dict, turns: int) -> tuple[int, ...]:
+  """The first token limits of config.evaluate; ConfigError for too many."""
+  limits = tuple(config["evaluate"]["turns"])
+  if turns > len(limits):
+    raise ConfigError(
+      f"--turns={turns}: config.evaluate.turns={limits} has limits for"
+      f" {len(limits)}"
+    )
+  return limits[:turns]
+
+
+def stage_of(config: dict, given: Any) -> str:
+  """The stage of --workdir that is asked for; --stage without a run."""
+  if not given.workdir:
+    return given.stage
+  folder = epath.Path(absolute(given.workdir))
+  return policy.stage_of(config, folder, given.stage)
+
+
+def depends_on(
+  config: dict, plan: Any, free: Sequence[str]
+) -> dict[str, Any]:
+  """What samples depend on: the plan but for its fields `free`, the config."""
+  found = {k: v for k, v in plan._asdict().items() if k not in free} | {
+    "task": options_of(config, "evaluate"), "model": config["model"],
+    "tokenizer": config.get("tokenizer", {}),
+  }
+  if plan.workdir:
+    found["run"] = absolute(plan.workdir)
+    # After more training the stage is another policy.
+    folder = epath.Path(plan.workdir) / plan.stage
+    found["checkpoints"] = checkpoint.steps(folder)
+  return found
 
 
 def load(

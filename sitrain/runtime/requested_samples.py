@@ -2,13 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from etils import epath
-
-from sitrain.runtime import build, checkpoint, fields, policy
+from sitrain.runtime import build, fields, requested_policy
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.checks import check_config
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.task import options_of as task_options
 from sitrain.runtime.testset import retasked
 from sitrain.runtime.workdir import absolute
 
@@ -42,20 +39,10 @@ FREE = ("output", "workdir", "batch", "slots", "ks", "draws", "mesh")
 def plan_from(config: dict, given: Any) -> Plan:
   """Raises ConfigError for flags that do not fit each other; `given`: FLAGS."""
   check_output(given.output)
-  options = config["evaluate"]
-  temperature, seed, batch = (
-    options.get(name, default) if value is None else value
-    for name, value, default in (
-      ("temperature", given.temperature, 1.0), ("seed", given.seed, 0),
-      ("batch", given.batch, 256),
-    )
+  temperature, seed, batch = requested_policy.drawing(
+    config, given, "temperature", "seed", "batch"
   )
-  token_limits, n = tuple(options["turns"]), given.samples
-  if given.turns > len(token_limits):
-    raise ConfigError(
-      f"--turns={given.turns}: config.evaluate.turns={token_limits} has "
-      f"limits for {len(token_limits)}"
-    )
+  limits, n = requested_policy.turn_limits(config, given.turns), given.samples
   if temperature == 0 and n > 1:
     raise ConfigError(
       f"--samples={n} of --temperature=0 would be equal: give --samples=1"
@@ -65,15 +52,12 @@ def plan_from(config: dict, given: Any) -> Plan:
     raise ConfigError(
       f"--ks={','.join(map(str, ks))}: give numbers from 1 to --samples={n}"
     )
-  stage = given.stage
-  if given.workdir:
-    folder = epath.Path(absolute(given.workdir))
-    stage = policy.stage_of(config, folder, stage)
+  stage = requested_policy.stage_of(config, given)
   return Plan(
     output=absolute(given.output, "--output"), workdir=absolute(given.workdir),
     stage=stage, which=given.which,
     samples=n, temperature=temperature, top_k=given.top_k, top_p=given.top_p,
-    turns=token_limits[: given.turns], problems=given.problems, batch=batch,
+    turns=limits, problems=given.problems, batch=batch,
     slots=given.slots, seed=seed, ks=tuple(sorted({int(k) for k in ks})),
     verifiers=tuple(given.verifiers), draws=given.draws,
     mesh=tuple(given.mesh),
@@ -95,18 +79,8 @@ def check_output(output: str) -> None:
 
 def options_of(config: dict, plan: Plan) -> dict[str, Any]:
   """Everything that the samples depend on."""
-  task = task_options(config, "evaluate")
-  found = {k: v for k, v in plan._asdict().items() if k not in FREE}
-  found |= {
-    "task": task, "model": config["model"],
-    "tokenizer": config.get("tokenizer", {}),
-  }
-  if plan.workdir:
-    found["run"] = absolute(plan.workdir)
-    # After more training the stage is another policy.
-    folder = epath.Path(plan.workdir) / plan.stage
-    found["checkpoints"] = checkpoint.steps(folder)
-  return found
+  return requested_policy.depends_on(config, plan, FREE)
+
 
 
 def config_of(given: Any) -> dict:

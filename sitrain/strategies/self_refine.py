@@ -15,6 +15,7 @@ from sitrain.strategies.strategy import (
   Strategy,
   check_at_least,
   one_round,
+  repeat_last,
   row_tokens,
 )
 from sitrain.types import Task
@@ -26,7 +27,7 @@ def make(
   """rounds: attempts, the first included. Limits beyond `turns` are the last.
   """
   check_at_least("rounds", rounds, 2)
-  limits = (turns + turns[-1:] * rounds)[:rounds]
+  limits = repeat_last(turns, rounds)
   tokens = row_tokens(task, limits)
 
   def answer(keys, state, problems):

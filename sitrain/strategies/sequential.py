@@ -12,7 +12,12 @@ import jax.numpy as jnp
 from sitrain.judge.verifier import final_answers
 from sitrain.strategies import self_refine
 from sitrain.strategies.choose import majority, mean_logprob
-from sitrain.strategies.strategy import Play, Strategy, one_round
+from sitrain.strategies.strategy import (
+  Play,
+  Strategy,
+  one_round,
+  repeat_last,
+)
 from sitrain.types import Task
 
 
@@ -22,7 +27,7 @@ def make(
   """rounds: attempts, the first included. Limits beyond `turns` are the last.
   """
   base = self_refine.make(play, task, turns=turns, rounds=rounds)
-  limits = (turns + turns[-1:] * rounds)[:rounds]
+  limits = repeat_last(turns, rounds)
 
   def answer(keys, state, problems):
     rows = play(keys, state, problems, samples=1, turns=limits)

@@ -54,6 +54,11 @@ class Strategy(NamedTuple):
   oracle: bool = False  # whether it looks at the verifier: an upper bound
 
 
+def repeat_last(turns: tuple[int, ...], count: int) -> tuple[int, ...]:
+  """The first `count` limits; missing ones repeat the last."""
+  return (turns + turns[-1:] * count)[:count]
+
+
 def one_round(
   rows: Episodes, row: Int[Array, " P"], turn: Int[Array, " P"]
 ) -> Answer:
