@@ -47,6 +47,7 @@ def open_manager(
   """
   folder = epath.Path(folder)
   logging.getLogger("absl").addFilter(_worth_logging)
+  storage.log_no_further_errors()
   policy = AnyPreservationPolicy(
     [LatestN(keep), BestN(get_metric_fn=_score, n=best)]
   )

@@ -5,7 +5,6 @@ not notice when bytes of an array change on the disk.
 """
 
 import json
-import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -217,18 +216,9 @@ def check_layout(path: Any, record: Any) -> None:
   )
 
 
-def _first_of_its_kind(record: logging.LogRecord) -> bool:
-  """False for asyncio's log of further errors of a damaged checkpoint.
-
-  Orbax reads arrays concurrently and raises the first error. The others would
-  be logged with a traceback whenever they are garbage collected.
-  """
-  return "exception was never retrieved" not in record.getMessage()
-
-
 def _read_arrays(path: Any, wanted: dict[str, Any]) -> dict[str, Any]:
   """Reads this process's part; unlike a Checkpointer, without a barrier."""
-  logging.getLogger("asyncio").addFilter(_first_of_its_kind)
+  storage.log_no_further_errors()
   folder = path / _ARRAYS
   if not folder.exists():
     raise FileNotFoundError(f"there is no {folder}")

@@ -95,6 +95,19 @@ def is_of_bucket(error: BaseException) -> bool:
   return module == "gcsfs" or tensorstore is not None
 
 
+def log_no_further_errors() -> None:
+  """Keeps asyncio from logging what Orbax has raised already.
+
+  Orbax reads and writes arrays concurrently and raises the first error. The
+  others would be logged with a traceback whenever they are garbage collected.
+  """
+  logging.getLogger("asyncio").addFilter(_first_of_its_kind)
+
+
+def _first_of_its_kind(record: logging.LogRecord) -> bool:
+  return "exception was never retrieved" not in record.getMessage()
+
+
 def takes_no_more(error: BaseException) -> int:
   """The errno if a disk is full, or a quota or a limit is used up; else 0."""
   return next(filter(None, map(_no_more, chain(error))), 0)
