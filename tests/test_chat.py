@@ -4,6 +4,7 @@ import ast
 import json
 import re
 
+import datasets
 import fakes
 import jax
 import jax.numpy as jnp
@@ -102,6 +103,54 @@ def test_every_form_of_a_row_becomes_a_prompt(
   task = chats.make(chat, source=write([row]), **options)
   assert prompt_of(chat, task) == prompt
   assert task.texts.rows[0].answer
+
+
+SAID = [{"role": "assistant", "content": "8"}]
+LIKED = {"chosen": [TALK[0], *SAID], "rejected": [TALK[0], TALK[1]]}
+IN_CHAT = {"messages": [{"role": "system", "content": "S"}, TALK[0], *SAID]}
+
+
+def stored(folder, kind, rows):
+  """Writes rows in the form that `kind` ends in; returns the source."""
+  path = folder / kind
+  if kind.endswith(".jsonl"):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  elif kind.endswith(".json"):
+    path.write_text(json.dumps(rows))
+  else:
+    table = datasets.Dataset.from_list(rows)
+    write = {"csv": table.to_csv, "parquet": table.to_parquet}
+    write.get(kind.rpartition(".")[2], table.save_to_disk)(path)
+  return str(path)
+
+
+# The columns of a table hold null where another row has a field.
+@pytest.mark.parametrize(("kind", "row", "prompt"), [
+  *((kind, {"question": "Hi", "answer": 8, "n": None}, "[user]Hi[assistant]")
+    for kind in ("a.jsonl", "a.json", "a.csv", "a.parquet", "saved")),
+  *((kind, row, prompt) for kind in ("a.jsonl", "a.parquet", "saved")
+    for row, prompt in (
+      (LIKED, "[user]Hi[assistant]"),
+      ({"prompt": [TALK[0]], "chosen": SAID, "rejected": [TALK[1]]},
+       "[user]Hi[assistant]"),
+      (IN_CHAT | {"system": None}, "[system]S[user]Hi[assistant]"),
+    )),
+])
+def test_rows_are_the_same_in_every_file_form(
+  chat, tmp_path, kind, row, prompt
+):
+  datasets.disable_progress_bars()
+  more = row | {"n": 7}  # A field of this row alone.
+  found = chats.make(
+    chat, source=stored(tmp_path, kind, [row | {"n": None}, more]),
+    chat_ends="answer",
+  )
+  assert prompt_of(chat, found) == prompt_of(chat, found, 1) == prompt
+  assert [one.answer for one in found.texts.rows] == ["8", "8"]
+  end, encode = chat.eos[0], chat.tokenizer.encode
+  pair = "chosen" in row
+  want = [*encode("8"), end, *([*encode("Yes?"), end] if pair else ())]
+  assert fakes.strip(found.table.solution[1]) == want
 
 
 def test_answers_are_given_turns_and_pairs_are_two(chat, write):
