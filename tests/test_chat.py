@@ -19,7 +19,7 @@ from sitrain.methods import given_pairs
 from sitrain.models.huggingface import tokenizer
 from sitrain.runtime import reading_matter, testset
 from sitrain.runtime.host import on_host
-from sitrain.runtime.options import accepted
+from sitrain.runtime.options import ConfigError, accepted, call
 from sitrain.tasks import chat as chats
 from sitrain.tasks import messages, sources, tables
 from sitrain.types import PAD, Problems
@@ -202,6 +202,17 @@ def test_what_cannot_be_read_is_one_line_with_row_and_fix(
   with pytest.raises(ValueError, match=said) as error:
     chats.make(chat, source=write([good, row or good]), **options)
   assert "\n" not in str(error.value)
+
+
+def test_a_line_names_no_option_whose_value_is_a_word_of_it(chat, write):
+  """"drop the row" says nothing of long_prompts="drop"."""
+  source = write([{"prompt": "a"}])
+  given = {"source": source, "long_prompts": "drop", "split": ""}
+  with pytest.raises(ConfigError) as error:
+    call(chats.make, "task", given, chat)
+  assert str(error.value).startswith("config.task: row 1 of my.jsonl has no")
+  with pytest.raises(ConfigError, match=r"config.task.source: .* b\.jsonl"):
+    call(chats.make, "task", given | {"source": "b.jsonl"}, chat)
 
 
 def test_a_template_without_system_messages_is_named_with_the_fix(

@@ -124,8 +124,8 @@ def make(
   return Player(
     pose=make_poser(task, jit),
     play=_player_by_turn(
-      model, compiled, slots, samples=samples, turns=turns, reply=reply,
-      eos=task.eos, top_k=top_k, top_p=top_p,
+      model, compiled, spread, slots, samples=samples, turns=turns,
+      reply=reply, eos=task.eos, top_k=top_k, top_p=top_p,
     ) if asks else compiled(spread(generate, prepare=prepare)),
     judge=judge if task.on_host else compiled(judge),
     samples=samples,
@@ -133,16 +133,20 @@ def make(
   )
 
 
-def _player_by_turn(model, compiled, slots, **options):
+def _player_by_turn(model, compiled, spread, slots, **options):
   """`play` where the host answers between turns, on all devices together."""
   if slots:
     raise ValueError(
       f"slots={slots}: set it to 0, as all rows wait for the environment"
     )
-  turns = by_turn.make(model, lambda state: state, **options)
+  generate = lambda *given: ()
+  generate.by_turn = by_turn.make(model, lambda state: state, **options)
+  turns = spread(generate).by_turn
   turns = turns._replace(
     begin=compiled(turns.begin),
     go_on=compiled(turns.go_on, donate_argnums=1),
+    # Here every process of a job has all rows.
+    answer=getattr(turns.reply, "together", turns.answer),
   )
 
   def play(keys, state, problems):

@@ -56,7 +56,19 @@ class Turns(NamedTuple):
   begin: Callable[..., Playing]  # (keys [P], state, problems)
   go_on: Callable[..., Playing]  # (state, playing, reply, turns ended)
   reply: Callable[..., Reply]  # Task.reply
+  answer: Callable[..., Reply]  # see `playing`
   count: int  # turns
+
+
+class Hosts(NamedTuple):
+  """What the processes of a run have of the rows that they answer."""
+
+  read: Callable[[Any], Any]  # arrays of rows -> those of this process, NumPy
+  write: Callable[[Reply], Reply]  # replies of this process -> of all rows
+  may_end: Callable[[bool], bool]  # whether all stop where this one would
+
+
+ONE = Hosts(jax.device_get, lambda reply: reply, bool)
 
 
 def on_host(reply: Callable) -> bool:
@@ -104,36 +116,38 @@ def make(
     length = playing.rows.tokens.shape[1]
     return _go_on(rollout(state, playing.keys, length), playing, reply, ended)
 
-  return Turns(begin, go_on, reply, len(turns))
+  return Turns(begin, go_on, reply, reply.answer, len(turns))
 
 
 def playing(
-  turns: Turns, keys: Key[Array, " P"], state: Any, problems: Problems
+  turns: Turns, keys: Key[Array, " P"], state: Any, problems: Problems, *,
+  hosts: Hosts = ONE,
 ) -> Iterator[None]:
   """Plays to the end; pauses before it waits for the device.
 
   The generator returns the rows of `play.play`. Where several are driven in
   turn (`play_all`), one is decoded while the host answers for another.
 
-  `turns.reply.answer(answer, rows, turn, alive, seed) -> Reply` gets NumPy
-  arrays, and answers the rows that are `alive` after `turn`. Where it is
-  `done`, its tokens are no reply but the error that ended the row: they stand
-  behind its last turn, where nothing else is ever given.
+  `turns.answer(answer, rows, turn, alive, seed) -> Reply` gets NumPy arrays,
+  and answers the rows that are `alive` after `turn`. Where it is `done`, its
+  tokens are no reply but the error that ended the row: they stand behind its
+  last turn, where nothing else is ever given. `hosts` says which rows a process
+  of several has.
   """
   now = turns.begin(keys, state, problems)
   answers = jax.device_get(problems.answer)
   for ended in range(1, turns.count):
     yield
-    rows, alive, seed = jax.device_get((now.rows, now.alive, now.seed))
-    if not alive.any():
+    rows, alive, seed = hosts.read((now.rows, now.alive, now.seed))
+    if hosts.may_end(not alive.any()):
       break
-    reply = turns.reply.answer(answers[rows.problem], rows, ended, alive, seed)
+    reply = turns.answer(answers[rows.problem], rows, ended, alive, seed)
     reply = Reply(
       np.where(alive[:, None], reply.tokens, PAD), reply.done | ~alive
     )
-    if reply.done.all() and (reply.tokens == PAD).all():
+    if hosts.may_end(reply.done.all() and (reply.tokens == PAD).all()):
       break
-    now = turns.go_on(state, now, reply, np.int32(ended))
+    now = turns.go_on(state, now, hosts.write(reply), np.int32(ended))
   return now.rows
 
 

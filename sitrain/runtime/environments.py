@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,6 +26,7 @@ from sitrain.runtime.options import (
   from_file,
   naming,
 )
+from sitrain.runtime.own_rows import together
 from sitrain.tasks.dialogue import form_of_chat, form_of_tokens
 from sitrain.tasks.environments import calculator, interpreter
 from sitrain.types import PAD, Chat, Episodes, Reply, Task
@@ -140,16 +140,12 @@ def attach(
   """The task, answered by the environment between turns and judged with it.
 
   `reply` may be traced for shapes only; its attribute `answer` is called by
-  rollout/by_turn.py. Rewards are those of the task's verifier, plus those of
-  the environment, each logged by name. A turn after which the environment
-  failed is not known. Raises ConfigError for an environment that cannot be
-  made, and for replies without room for a text.
+  rollout/by_turn.py, or `together` where every process has all rows. Rewards
+  are those of the task's verifier, plus those of the environment, each logged
+  by name. A turn after which the environment failed is not known. Raises
+  ConfigError for an environment that cannot be made, and for replies without
+  room for a text.
   """
-  if jax.process_count() > 1:
-    raise ConfigError(
-      f"config.{field}.environment answers in one process, and this run has "
-      f"{jax.process_count()}: leave it out, or run it on one host"
-    )
   environment = environment_of(options, field)
   form = form_of_chat(chat) if chat else form_of_tokens(task)
   overhead = len(form.write("", False))
@@ -171,6 +167,7 @@ def attach(
 
   reply.columns = options.reply_tokens
   reply.answer = partial(answering.answer, host)
+  reply.together = together(reply.answer)
   reply.counted = partial(answering.counted, host)
   rewards = task.rewards
   if environment.reward:
