@@ -298,6 +298,7 @@ def test_an_environment_is_found_by_its_name(tmp_path):
   ({"environment": "calculator", "reply_errors": "ignore"}, "tell, end, stop"),
   ({"environment": "calculator", "reply_seconds": "1"}, "give a float"),
   ({"reply_tokens": 5}, "reply_tokens is of an environment"),
+  ({"environment": "calculator", "stop": "</calc>,"}, "stop: a string .*empty"),
 ))
 def test_options_of_an_environment_are_checked(given, words):
   with pytest.raises(ConfigError, match=words):

@@ -115,7 +115,9 @@ def make(
 
   prepare = lambda state: (computed(state[0], model.dtype), state[1])
   judge, compiled = make_judge(task, len(turns)), partial(jit)
-  asks = by_turn.on_host(reply) and len(turns) > 1
+  asks = by_turn.on_host(reply) and (
+    len(turns) > 1 or hasattr(reply, "stops")
+  )
   if asks and window:
     raise ValueError(
       f"window={window}: set it to 0, as this task's environment replies on "

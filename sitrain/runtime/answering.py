@@ -31,6 +31,7 @@ class Options(NamedTuple):
   reply_seconds: float = 10.0  # that one reply may take
   reply_workers: int = 16  # replies at a time
   reply_errors: str = "tell"  # the policy; "end" the row, or "stop" the run
+  stop: str = ""  # strings that end a turn, with commas between them
 
 
 class Environment(NamedTuple):

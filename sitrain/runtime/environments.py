@@ -16,6 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from sitrain.rollout import stops
 from sitrain.runtime import answering
 from sitrain.runtime.answering import Environment, Host, Options
 from sitrain.runtime.host import is_traced
@@ -134,6 +135,14 @@ def _asks(function: Any) -> bool:
     return False
 
 
+def _stops(given: str, task: Task, field: str) -> stops.Stops:
+  """The automata of the strings that end a turn, over the task's tokens."""
+  decode, size = task.tokenizer.decode, task.tokenizer.size
+  strings = [part.strip() for part in given.split(",")]
+  with naming(field):
+    return stops.make(strings, [decode([token]) for token in range(size)])
+
+
 def attach(
   task: Task, options: Options, field: str, chat: Chat | None
 ) -> Task:
@@ -166,6 +175,8 @@ def attach(
     return Reply(none, jnp.zeros(rows, bool))
 
   reply.columns = options.reply_tokens
+  if options.stop:
+    reply.stops = _stops(options.stop, task, f"{field}.stop")
   reply.answer = partial(answering.answer, host)
   reply.together = together(reply.answer)
   reply.counted = partial(answering.counted, host)
