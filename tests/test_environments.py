@@ -203,6 +203,13 @@ def test_calls_are_answered_in_order_and_a_late_one_is_left(caplog):
              hung=hung)
   gate.set()
   assert call_all(work, [], seconds=1.0, workers=2, hung=[]) == []
+  gate.clear()
+  stuck = attached(
+    lambda dialogue: gate.wait(20), reply_seconds=0.05, reply_workers=1
+  )
+  with pytest.raises(ValueError, match="^row 1 .id0.: Mine: 2 calls hang"):
+    ask(stuck, rows_of(*THREE))
+  gate.set()
   # A reply that is late is an error like others.
   task = attached(
     lambda dialogue: time.sleep(0.5) if dialogue.row.answer == "1" else "ok",

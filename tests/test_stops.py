@@ -45,6 +45,17 @@ def test_a_string_is_found_at_its_last_token(strings):
   assert 20 < sum(n < 24 for n in want)
 
 
+def test_turns_that_a_string_ended():
+  """The second turn begins anew: what stands before it is not its text."""
+  ends = stops.make(["ab", "x"], TOKENS)
+  at = TOKENS.index
+  a, b, x, e = at("a"), at("b"), at("x"), at("e")
+  tokens = jnp.array([[a, a, b, e, e], [e, a, b, a, x], [a, b, b, -1, -1]])
+  turn = jnp.array([[1, 1, 1, 0, 2], [1, 1, 2, 2, 2], [0, 1, 1, -1, -1]])
+  found = stops.ended(ends, tokens, turn, 2)
+  assert found.tolist() == [[True, False], [False, True], [False, False]]
+
+
 def test_without_strings_nothing_ends_and_an_empty_one_is_refused():
   state, found = stops.follow(
     stops.NONE, stops.begin(stops.NONE, 3), jnp.array([0, 7, 2])

@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Int
 
 from sitrain.judge.roles import roles
 from sitrain.judge.verifier import (
+  cut_turns,
   final_answers,
-  truncated,
   verify,
   written,
 )
@@ -186,7 +186,7 @@ def make_judge(
   def judge(problems, episodes):
     verdict = verify(task, problems, episodes, turns)
     final = jnp.asarray(final_answers(task, episodes, turns))
-    cut = truncated(episodes, turns, task.eos)
+    cut = cut_turns(task, episodes, turns)
     right = (verdict.reward >= FULL) * verdict.known
     reward = verdict.reward * verdict.known
     judged = Judged(right, verdict.known, final, cut, reward)

@@ -8,6 +8,7 @@ has the state after each token. Tokens with the same effect share a column.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
@@ -71,3 +72,21 @@ def follow(
   column = jnp.asarray(stops.column)[token][:, None]
   state = jnp.asarray(stops.after)[strings, state, column]
   return state, jnp.any(state == stops.length, axis=1)
+
+
+def ended(
+  stops: Stops, tokens: Int[Array, "B T"], turn: Int[Array, "B T"], turns: int
+) -> Bool[Array, "B K"]:
+  """Whether a string was completed in each turn."""
+
+  def step(carry, column):
+    state, before = carry
+    token, now = column
+    state = jnp.where((now == before)[:, None], state, 0)
+    state, found = follow(stops, state, jnp.maximum(token, 0))
+    return (state, now), found
+
+  first = begin(stops, len(tokens)), jnp.zeros_like(turn[:, 0])
+  _, found = jax.lax.scan(step, first, (tokens.T, turn.T))
+  inside = turn[:, None] == jnp.arange(1, turns + 1)[:, None]
+  return jnp.any(inside & found.T[:, None], axis=2)

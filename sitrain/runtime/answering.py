@@ -90,8 +90,10 @@ def _ask(host, function, dialogues, answers) -> list[Outcome]:
       workers=options.reply_workers, hung=host.hung,
     )
   except RuntimeError as error:
+    said, i = error.args
     raise ValueError(
-      f"{host.environment.name}: {error}, each for more than "
+      f"{_place(host, answers[i], i)}: {host.environment.name}: {said}, each "
+      "for more than "
       f"config.task.reply_seconds={options.reply_seconds:g}: end them in reply "
       "itself, or raise config.task.reply_seconds"
     ) from None
