@@ -40,7 +40,8 @@ def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
   buffer = io.BytesIO()
   figure.savefig(buffer, dpi=110)
   image = Image.open(buffer).convert("RGB")
-  image.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+  few = image.quantize(64, kmeans=4, dither=Image.Dither.NONE)
+  few.save(path, optimize=True)
 
 
 def _panels(rows: int, columns: int, width: float, height: float):
