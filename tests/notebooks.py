@@ -29,9 +29,10 @@ def run(path: pathlib.Path, folder: str, timeout: int) -> nbformat.NotebookNode:
 def shortened(text: str) -> str:
   """The last lines of a text."""
   lines = text.splitlines(keepends=True)
-  cut = lines[-MAX_LINES:]
-  left_out = len(lines) - len(cut)
-  return "".join([f"... {left_out} lines\n"] * bool(left_out) + cut)
+  left_out = len(lines) - MAX_LINES
+  if left_out <= 1:  # The line that tells of it takes the place of one.
+    return text
+  return "".join([f"... {left_out} lines\n", *lines[-MAX_LINES:]])
 
 
 def stored(output: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:

@@ -19,7 +19,8 @@ from sitrain.runtime import extras, machine
 from sitrain.runtime.options import accepted
 
 nbformat = pytest.importorskip("nbformat")
-nbclient = pytest.importorskip("nbclient")
+pytest.importorskip("nbclient")
+notebooks = importlib.import_module("notebooks")
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -35,6 +36,7 @@ def _generate():
 
 
 generate = _generate()
+CHEAPEST = "method_from_scratch.ipynb"
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 
 
@@ -44,9 +46,7 @@ def test_it_runs(path, tmp_path, monkeypatch):
   if path.name == "gsm8k.ipynb" and not os.environ.get("SITRAIN_DATA"):
     pytest.skip("SITRAIN_DATA names no folder with GSM8K's rows")
   monkeypatch.setenv("SITRAIN_QUICK", "1")
-  book = nbformat.read(path, as_version=4)
-  options = {"metadata": {"path": str(tmp_path)}}
-  nbclient.NotebookClient(book, timeout=600, resources=options).execute()
+  book = notebooks.run(path, str(tmp_path), timeout=600)
   cells = [cell for cell in book.cells if cell.cell_type == "code"]
   assert all(cell.execution_count for cell in cells)
   outputs = [output for cell in cells for output in cell.outputs]
@@ -54,7 +54,57 @@ def test_it_runs(path, tmp_path, monkeypatch):
   assert any("image/png" in output.get("data", {}) for output in outputs)
   if path.name == "quickstart.ipynb":
     # Prompt, attempt, instruction, attempt: all of it is text.
-    assert str(cells[-1].outputs[-1]["data"]).count("?") >= 2
+    texts = [str(output.get("data", "")) for output in outputs]
+    assert any(text.count("?") >= 2 for text in texts)
+
+
+def test_the_cells_of_one_notebook_run(monkeypatch):
+  """The cheapest, in this process, which has imported most of it."""
+  monkeypatch.setenv("SITRAIN_QUICK", "1")
+  pyplot = pytest.importorskip("matplotlib.pyplot")
+  pyplot.switch_backend("agg")
+  book = nbformat.read(ROOT / "colab" / CHEAPEST, as_version=4)
+  names = {}
+  for cell in book.cells:
+    if cell.cell_type == "code":
+      exec(cell.source, names)  # noqa: S102 It is our own text.
+  assert set(names["results"]) == {"base", "SPIN", "imitation"}
+  assert all(0 <= float(share) <= 1 for share in names["results"].values())
+  left, right = pyplot.gcf().axes
+  assert len(right.patches) == 3 and len(left.lines[0].get_xdata()) == 1
+  pyplot.close("all")
+
+
+def test_a_stored_output_is_small_and_no_error():
+  for path in NOTEBOOKS:
+    book = nbformat.read(path, as_version=4)
+    outputs = [o for cell in book.cells for o in cell.get("outputs", [])]
+    assert all(o.output_type != "error" for o in outputs), path.name
+    kept = [one for output in outputs for one in notebooks.stored(output)]
+    assert kept == outputs, f"{path.name}: python tests/notebooks.py {path}"
+
+
+def test_of_long_outputs_the_end_is_stored():
+  lines = "".join(f"line {i}\n" for i in range(100))
+  make = nbformat.v4.new_output
+  [stream] = notebooks.stored(make("stream", text=lines))
+  assert stream.text.startswith("... 70 lines\nline 70\n")
+  assert stream.text.endswith("line 99\n")
+  assert notebooks.stored(stream) == [stream]
+  assert notebooks.stored(make("stream", name="stderr", text="x")) == []
+  data = {"image/png": "A" * 90_000, "text/plain": "<Figure>"}
+  [figure] = notebooks.stored(make("display_data", data=data))
+  assert figure.data == {"text/plain": "<Figure>"}
+  del data["text/plain"]
+  assert notebooks.stored(make("display_data", data=data)) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_it_ends_with_a_picture_and_what_a_free_machine_cannot_run(path):
+  cells = nbformat.read(path, as_version=4).cells
+  assert cells[-1].cell_type == "markdown"
+  assert "**On a free " in cells[-1].source
+  assert cells[-2].cell_type == "code" and "plt." in cells[-2].source
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
