@@ -31,7 +31,9 @@ def _generate():
     "generate", ROOT / "docs" / "generate.py"
   )
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(ROOT / "docs")  # as mkdocs does
+    spec.loader.exec_module(module)
   return module
 
 
@@ -167,12 +169,20 @@ def test_links_lead_to_pages_and_headings():
       assert not heading or heading in anchors, (page.name, target)
 
 
+# Of the page of a method, in this order.
+PARTS = [
+  "Formula", "Options", "Command", "Expected", "Logged",
+  "Left out, or done differently", "Source",
+]
+
+
 def test_every_method_has_a_complete_page():
   pages = generate.pages()
   for name in generate.method_names():
     text = pages[f"methods/{name}.md"]
-    for part in ("Options", "Command", "Logged", "Source"):
-      assert f"## {part}\n" in text, (name, part)
+    assert re.findall(r"^## (.*)$", text, re.M) == PARTS, name
+    for part in re.split(r"^## .*$", text, flags=re.M):
+      assert part.strip(), name
     assert "| option | type | default | |" in text
     assert f"](methods/{name}.md)" in pages["method_pages.md"]
   assert set(generate.unused_methods()) == {
@@ -181,7 +191,13 @@ def test_every_method_has_a_complete_page():
   assert "at least 2" in pages["methods/grpo.md"]  # what `samples` is
   # Its formula comes from the table of objectives, its result from a run.
   assert "(R - mean) / std" in pages["methods/grpo.md"]
-  assert "## Expected" in pages["methods/dpo.md"]
+  assert "benchmarks.families --only=dpo" in pages["methods/dpo.md"]
+  assert "73 -> 99" in pages["methods/score.md"]
+  about, differs = generate.told_apart(
+    "It trains.\nLeft out: the rest. Pairs are its own."
+  )
+  assert about == "It trains. Pairs are its own."
+  assert differs == "Left out: the rest."
   assert "sitrain train --config=quickstart" in pages["methods/score.md"]
   assert "1707.06347" in pages["papers.md"]
 
@@ -193,7 +209,7 @@ FOREIGN = ("RESOURCE_EXHAUSTED", "no space left in ...")
 def test_troubleshooting_is_headed_by_messages_of_the_code():
   text = (ROOT / "docs" / "troubleshooting.md").read_text()
   headed = re.findall(r"^### `(.*)`$", text, re.M)
-  known = [message.text for message in generate.messages()]
+  known = [message.text for message in generate.messages.messages()]
   known += [
     extras.line(ImportError("x", name="jinja2")),
     machine.unused_accelerator("cpu", {}, lambda path: True),
