@@ -264,20 +264,31 @@ def family_result(name: str) -> str:
   )
 
 
+# The metrics that tell most, by what the source of a method calls.
+TELLING = {
+  r"reinforce\.|grpo\.make|policy_loss":
+    "judge/reward_1 judge/no_signal_1 learn/entropy_1 learn/kl_1"
+    " generate/truncated_1 learn/gradient_norm",
+  r"preference\.|preference_loss":
+    "judge/reward_1 curate/pairs learn/margin learn/nll_chosen"
+    " learn/gradient_norm",
+  "": "judge/reward_1 learn/nll learn/gradient_norm",
+}
+
+
 def _metrics(module) -> list[str]:
-  """The metrics that the file itself names; all others are in metrics.md."""
+  """Those that the file itself names, and those that tell most of its kind."""
+  source = inspect.getsource(module)
   names = re.findall(
-    r'"((?:generate|judge|curate|learn|refresh)/\w+)"',
-    inspect.getsource(module),
+    r'"((?:generate|judge|curate|learn|refresh)/\w+)"', source
   )
-  lines = []
-  for name in sorted(set(names)):
-    entry = glossary.find(name)
-    if entry:
-      lines.append(f"- `{name}`: {entry.formula}; healthy: {entry.healthy}")
-  return lines + [
-    ("And those" if lines else "Those") + " of every run of its kind:"
-    " [metrics](../metrics.md)."
+  kind = next(words for words in TELLING if re.search(words, source))
+  names = [*sorted(set(names)), *TELLING[kind].split()]
+  entries = dict.fromkeys(filter(None, map(glossary.find, names)))
+  return [
+    *(f"- `{entry.name}`: {entry.formula}; healthy: {entry.healthy}"
+      for entry in entries),
+    "", "K is the number of a turn. [Metrics](../metrics.md) has all.",
   ]
 
 

@@ -193,6 +193,8 @@ def test_every_method_has_a_complete_page():
   assert "(R - mean) / std" in pages["methods/grpo.md"]
   assert "benchmarks.families --only=dpo" in pages["methods/dpo.md"]
   assert "73 -> 99" in pages["methods/score.md"]
+  assert "- `judge/reward_K`: " in pages["methods/score.md"]
+  assert "- `learn/margin`: " in pages["methods/dpo.md"]
   about, differs = generate.told_apart(
     "It trains.\nLeft out: the rest. Pairs are its own."
   )
