@@ -38,7 +38,6 @@ def _generate():
 
 
 generate = _generate()
-CHEAPEST = "method_from_scratch.ipynb"
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 
 
@@ -58,23 +57,6 @@ def test_it_runs(path, tmp_path, monkeypatch):
     # Prompt, attempt, instruction, attempt: all of it is text.
     texts = [str(output.get("data", "")) for output in outputs]
     assert any(text.count("?") >= 2 for text in texts)
-
-
-def test_the_cells_of_one_notebook_run(monkeypatch):
-  """The cheapest, in this process, which has imported most of it."""
-  monkeypatch.setenv("SITRAIN_QUICK", "1")
-  pyplot = pytest.importorskip("matplotlib.pyplot")
-  pyplot.switch_backend("agg")
-  book = nbformat.read(ROOT / "colab" / CHEAPEST, as_version=4)
-  names = {}
-  for cell in book.cells:
-    if cell.cell_type == "code":
-      exec(cell.source, names)  # noqa: S102 It is our own text.
-  assert set(names["results"]) == {"base", "SPIN", "imitation"}
-  assert all(0 <= float(share) <= 1 for share in names["results"].values())
-  left, right = pyplot.gcf().axes
-  assert len(right.patches) == 3 and len(left.lines[0].get_xdata()) == 1
-  pyplot.close("all")
 
 
 def test_a_stored_output_is_small_and_no_error():
