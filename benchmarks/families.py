@@ -99,6 +99,16 @@ def add_direct(config: Any) -> None:
   common.add(config, "direct", stage)
 
 
+def add_ungated(config: Any) -> None:
+  """Adds SPARK's stage with the advantage of a row at all of its steps."""
+  stage = copy.deepcopy(config.stage.spark)
+  stage.method.name = "grpo"
+  stage.method.update({
+    "beta": 0.001, "estimate": "group_normalise_sample"
+  })
+  common.add(config, "ungated", stage)
+
+
 # Of attempts 1 and 2, which are turns 1 and 3, and of the verdicts on them.
 JUDGED = (
   "accuracy_1", "incorrect_to_correct", "correct_to_incorrect",
@@ -172,6 +182,9 @@ FAMILIES = {
   ),
   "spoc": Family("spoc", "spoc", "spoc", metric="accuracy_3", numbers=JUDGED),
   "gdpo": Family("gdpo", "gdpo", "gdpo", extend=add_sum, others=("sum",)),
+  "spark": Family(
+    "spark", "spark", "spark", extend=add_ungated, others=("ungated",)
+  ),
   "sec": Family("sec", "sec", "sec", extend=add_uniform, others=("uniform",)),
   "spear": Family("spear", "spear", "spear"),
   "satori": Family(

@@ -51,7 +51,7 @@ GENERATE = (
 JUDGE = (
   Entry("judge/reward_K", "mean reward of turn K, of known verdicts", "reward",
         "rises"),
-  Entry("judge/NAME_K", "mean of a named reward, one of those added up",
+  Entry("judge/NAME_K", "mean of a named reward, such as one of those added up",
         "reward", "rises, or stays where it is satisfied"),
   Entry("judge/malformed_K", "turns without an answer that parses / turns",
         SHARE, "falls towards 0"),
@@ -105,6 +105,9 @@ CURATE = (
   Entry("curate/compared", "turns in the state of another turn that counts / "
         "turns that count (`gigpo`)", SHARE,
         "above 0.1; 0: rows alone are compared"),
+  Entry("curate/agrees", "trained tokens whose step's verdict agrees with the "
+        "advantage / those with an advantage (`spark`)", SHARE,
+        "above 0.3; 0: steps and rewards contradict each other"),
   Entry("curate/arm_NAME", "chance of a difficulty to be drawn", SHARE,
         "moves from easy to hard"),
   Entry("curate/score_right", "mean score of the reward model, of right rows",

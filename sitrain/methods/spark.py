@@ -1,0 +1,67 @@
+"""SPARK's selective advantage: a step is trained where its verdict agrees.
+
+arXiv:2512.03244, after a description of it: its authors have published no code.
+A token keeps the advantage of its row if its step is right and the advantage is
+0 or above, or if its step is wrong and it is below; else it gets 0. There a
+model that was trained on votes judges the steps, here the task does. The other
+rewards of the paper, and that model, are not here.
+"""
+
+import jax.numpy as jnp
+
+from sitrain.curate.advantage import to_tokens
+from sitrain.curate.segments import gated, segment_numbers
+from sitrain.losses.reduce import mean
+from sitrain.methods import reinforce, verbs
+from sitrain.types import Method, Task
+
+
+@verbs.forwards(reinforce.make, without=("shape", "kl_weights"))
+def make(
+  models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
+  ends: str = "", beta: float = 0.001, kl: str = "k3", clip: float = 0.2,
+  estimate: str = "group_normalise_sample", aggregate: str = "token_mean",
+  **options,
+) -> Method:
+  """GRPO on a task that judges steps, as chain with steps=True.
+
+  Args:
+    ends: characters that end a step and are its last token; "": every token is
+      a step.
+
+  Other options: see reinforce.make. Raises ValueError for a task without named
+  rewards step_1, step_2, and so on, of which the last holds for all later ones.
+  """
+  names = [f"step_{k + 1}" for k in range(len(task.rewards))]
+  names = [name for name in names if name in task.rewards]
+  if not names:
+    raise ValueError(
+      "this task has no verdicts on steps, the named rewards step_1, step_2 and"
+      " so on: set config.task.steps=True where its task has that (chain)"
+    )
+  every = tuple(range(task.tokenizer.size))
+  marks = tuple(task.tokenizer.encode(ends)) if ends else every
+  method = reinforce.make(
+    models, task, optimizer, turns=turns, shape=lambda reward: reward,
+    kl_weights=(beta,) * len(turns), kl=kl, clip=clip, estimate=estimate,
+    aggregate=aggregate, **options,
+  )
+
+  def curate(key, state, problems, episodes, verdict):
+    batch, metrics = method.curate(key, state, problems, episodes, verdict)
+    right = jnp.zeros(episodes.turn.shape)
+    for k in range(len(turns)):
+      own = jnp.where(episodes.turn == k + 1, episodes.turn, 0)
+      step = segment_numbers(episodes.tokens, own, marks, len(names))
+      each = [verdict.parts[name][:, k] for name in names]
+      right += to_tokens(jnp.stack(each, axis=1), step)
+    whole = batch.targets.advantage.reshape(right.shape)
+    gain = gated(whole, right > 0, jnp.ones_like(right))
+    had = (whole != 0) * batch.mask.reshape(right.shape)
+    targets = batch.targets._replace(
+      advantage=gain.reshape(batch.targets.advantage.shape)
+    )
+    metrics |= {"curate/agrees": mean((gain != 0).astype(jnp.float32), had)}
+    return batch._replace(targets=targets), metrics
+
+  return method._replace(curate=curate)
