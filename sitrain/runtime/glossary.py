@@ -193,6 +193,11 @@ SAMPLES = (
   Entry("pass@K-S", "problems of which K samples have S different right texts "
         "/ problems (B-STaR)", SHARE, "rises, then falls as samples become "
         "copies"),
+  Entry("reward@K-S", "problems of which the first S of K samples are all "
+        "right, ordered by how many samples have the same answer / problems "
+        "(B-STaR, there by the score of a reward model); ties in every order, "
+        "in the mean", SHARE, "rises; below maj@K: votes gather on wrong "
+        "answers"),
   Entry("copied", "wrong attempts that the next one repeats but for a tenth / "
         "wrong attempts", SHARE, "below 0.5"),
   *(Entry(f"behaviours.{name}", f"{what} a text", COUNT, "as above")
@@ -248,6 +253,7 @@ LABELS = {
   "curate/pairs": "problems with a pair",
   "curate/good": "rows that count as good",
   "curate/best": "reward of the best sample",
+  "curate/agrees": "steps that agree with the advantage",
   "curate/arm_NAME": "chance of NAME",
   "curate/score_right": "score of right rows",
   "curate/score_wrong": "score of wrong rows",
