@@ -72,7 +72,7 @@ def make(
   Reward 1 iff there is one digit for each operation, the last is the value, and
   `;` ends the attempt: intermediate values need not be right. `final` is the
   last digit of an attempt of 1 to operations[1] digits and `;`, else -1.
-  steps: whether operations[1] + 1 more rewards are named, step_1, step_2, ...: 1
+  steps: whether operations[1] + 1 more rewards are named, step_1 and so on: 1
   iff token k of the attempt is the value that follows from the one written
   before it, or behind the last value `;`. They are not added up.
   feedback: see roles.with_feedback; `<bad@k>`: step k is the first whose value
