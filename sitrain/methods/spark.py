@@ -9,8 +9,7 @@ rewards of the paper, and that model, are not here.
 
 import jax.numpy as jnp
 
-from sitrain.curate.advantage import to_tokens
-from sitrain.curate.segments import gated, segment_numbers
+from sitrain.curate.segments import gated, value_of_segment
 from sitrain.losses.reduce import mean
 from sitrain.methods import reinforce, verbs
 from sitrain.types import Method, Task
@@ -25,12 +24,9 @@ def make(
 ) -> Method:
   """GRPO on a task that judges steps, as chain with steps=True.
 
-  Args:
-    ends: characters that end a step and are its last token; "": every token is
-      a step.
-
-  Other options: see reinforce.make. Raises ValueError for a task without named
-  rewards step_1, step_2, and so on, of which the last holds for all later ones.
+  `ends`: characters that end a step and are its last token; "": every token is
+  a step. Other options: see reinforce.make. Raises ValueError for a task
+  without the named rewards step_1, step_2, and so on.
   """
   names = [f"step_{k + 1}" for k in range(len(task.rewards))]
   names = [name for name in names if name in task.rewards]
@@ -49,19 +45,13 @@ def make(
 
   def curate(key, state, problems, episodes, verdict):
     batch, metrics = method.curate(key, state, problems, episodes, verdict)
-    right = jnp.zeros(episodes.turn.shape)
-    for k in range(len(turns)):
-      own = jnp.where(episodes.turn == k + 1, episodes.turn, 0)
-      step = segment_numbers(episodes.tokens, own, marks, len(names))
-      each = [verdict.parts[name][:, k] for name in names]
-      right += to_tokens(jnp.stack(each, axis=1), step)
-    whole = batch.targets.advantage.reshape(right.shape)
-    gain = gated(whole, right > 0, jnp.ones_like(right))
-    had = (whole != 0) * batch.mask.reshape(right.shape)
-    targets = batch.targets._replace(
-      advantage=gain.reshape(batch.targets.advantage.shape)
-    )
-    metrics |= {"curate/agrees": mean((gain != 0).astype(jnp.float32), had)}
-    return batch._replace(targets=targets), metrics
+    steps = jnp.stack([verdict.parts[name] for name in names], axis=2)
+    right = value_of_segment(steps, episodes.tokens, episodes.turn, marks)
+    shape, whole = batch.mask.shape, batch.targets.advantage
+    gain = gated(whole.reshape(right.shape), right > 0, jnp.ones_like(right))
+    gain = gain.reshape(shape)
+    kept = mean((gain != 0).astype(jnp.float32), (whole != 0) * batch.mask)
+    targets = batch.targets._replace(advantage=gain)
+    return batch._replace(targets=targets), metrics | {"curate/agrees": kept}
 
   return method._replace(curate=curate)
