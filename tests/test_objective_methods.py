@@ -300,6 +300,9 @@ def test_a_step_is_trained_where_its_verdict_agrees():
   )
   with pytest.raises(ValueError, match="no verdicts on steps.*steps=True"):
     spark.make(fakes.SILENT, chain.make(), None, **options)
+  gap = task._replace(rewards=("step_1", "step_3"))
+  with pytest.raises(ValueError, match="'step_1', 'step_3'"):
+    spark.make(fakes.SILENT, gap, None, **options)
 
 
 def test_turns_are_compared_with_those_of_their_state():
