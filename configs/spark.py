@@ -3,7 +3,8 @@
 sitrain train --config=spark --workdir=/tmp/sitrain_spark
 
 The reward is that of the last value alone; a step is right if its value follows
-from the one written before it.
+from the one written before it. Seed 0: from 23.1 to 30.9 % right, and to 28.7
+by the same GRPO on all steps; on one seed that is no difference.
 """
 
 from ml_collections import ConfigDict
