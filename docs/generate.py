@@ -15,10 +15,13 @@ import json
 import pathlib
 import pkgutil
 import re
+import sys
 from collections.abc import Iterator
 
 import messages  # mkdocs looks for it beside this file
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+from benchmarks import family_results  # noqa: E402 No package has it.
 from sitrain import methods
 from sitrain.runtime import config_files, glossary, listing
 from sitrain.runtime.options import accepted, makers
@@ -250,17 +253,13 @@ def stages() -> dict[str, set[str]]:
 
 def family_result(name: str) -> str:
   """What benchmarks.families stored about it, in a sentence."""
-  path = ROOT / "benchmarks" / "results" / "families" / f"{name}.json"
-  if not path.exists():
+  if not (rows := family_results.read(name)):
     return ""
-  found = json.loads(path.read_text())
-  low, high = found["result_interval"]
+  seeds = ",".join(str(row["seed"]) for row in rows)
   return (
-    f"`python -m benchmarks.families --only={name}` (seed {found['seed']},"
-    f" {found.get('processor_seconds', found['seconds']):.0f} s):"
-    f" {found['metric']}"
-    f" {100 * found['result']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], after"
-    f" {100 * found['control']:.1f} of {found['control_is']}."
+    f"`python -m benchmarks.families --only={name} --seeds={seeds}`:"
+    f" {family_results.sentence(rows)}. Means, with 95 % t-intervals over"
+    " seeds."
   )
 
 
