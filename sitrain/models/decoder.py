@@ -88,6 +88,7 @@ class Decoder(nn.Module, kw_only=True):
   activation: str = "silu"  # or "gelu_tanh"
   tied: bool = True
   embed_scale: float = 1.0
+  pad_token: int = PAD  # `heads.score` reads the last other token
   dtype: Any = jnp.float32  # of the computation; norms, softmax, logits: f32
   scan: bool = False  # layers as a scan, where there is no cache
   remat: str = "none"  # or "full", "dots", "auto": what is recomputed

@@ -23,6 +23,7 @@ from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, tokenizer
 from sitrain.rollout import by_turn
 from sitrain.runtime import (
+  adapters,
   batches,
   environments,
   fields,
@@ -184,6 +185,7 @@ def check_model(given: dict) -> None:
     else:
       check_type(f"model.{name}", value, known[name].type)
   fields.check_ranges({"model": given})
+  adapters.settings_of(given)
   if path:
     return
   # The vocabulary is the tokenizer's.
@@ -210,7 +212,8 @@ def check_model(given: dict) -> None:
 def model_fields(path: str) -> list[str]:
   """The options of config.model beside path and lora."""
   names = families.EXECUTION if path else Decoder.__dataclass_fields__
-  return [n for n in names if n not in ("parent", "name", "fork", "wide")]
+  own = "parent", "name", "fork", "wide", "pad_token"
+  return [n for n in names if n not in own]
 
 
 def evaluation_options() -> dict[str, inspect.Parameter]:

@@ -58,6 +58,10 @@ def record(
     found |= files_of(f"stage.{name}.method", stage.get("method", {}))
   if reads_text(config):
     found |= _tokenizer(config, pins)
+  if path := config["model"].get("lora", {}).get("path", ""):
+    folder = download.locate_adapters(path)
+    files = [folder / name for name in download.ADAPTER_FILES]
+    found["model.lora.path"] = _of_files(path, files, "adapters")
   given, pinned_paths = models_of(config), models_of(pins)
   return found | {
     field: model_of(pinned_paths[field]) | {"path": path}

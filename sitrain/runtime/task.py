@@ -103,7 +103,9 @@ def write_tokenizer(
   if not path and not (folder / "tokenizer").exists():
     return []
   names = tokenizer.copy(
-    path or folder / "tokenizer", output, template=options.get("template", "")
+    path or folder / "tokenizer", output,
+    template=options.get("template", ""),
+    thinking=options.get("thinking", "default"),
   )
   if reads_text(config):
     names += end_tokens.write(output, chat_of(config, str(folder)).eos)

@@ -14,6 +14,29 @@ ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 Given = dict[str, Any]
 
 
+# Where a file says that its weights are packed: transformers, older versions
+# of compressed-tensors, and MLX.
+_PACKED = ("quantization_config", "compression_config", "quantization")
+
+
+def check_unpacked(given: Given) -> None:
+  """Raises ValueError for weights in fewer bits, such as fp8 and 4-bit."""
+  for name in _PACKED:
+    if not (packed := given.get(name)):
+      continue
+    how = dict(packed) if isinstance(packed, dict) else {"quant_method": packed}
+    bits = how.get("bits") or next(
+      (n for n in (4, 8) if how.get(f"load_in_{n}bit")), 0
+    )
+    method = how.get("quant_method") or how.get("format")
+    about = [f"{method}"] * bool(method) + [f"{bits}-bit"] * bool(bits)
+    raise ValueError(
+      f"config.json has a {name} ({', '.join(about) or 'of no name'}), so its"
+      " weights are packed: give the model that it was made from, or unpack it"
+      " (dequantize() of transformers) and save it again"
+    )
+
+
 def needed(given: Given, name: str) -> Any:
   """An option that must be there; ValueError where it is not."""
   if given.get(name) is None:

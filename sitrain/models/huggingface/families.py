@@ -6,9 +6,11 @@ else, one table of names. config.json is read as transformers 4 and 5 write it.
 
 from typing import Any, NamedTuple
 
+from sitrain.models import heads
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import config_json
 from sitrain.models.parameters import layer_shapes
+from sitrain.types import PAD
 
 # Fields that no checkpoint decides.
 EXECUTION = ("dtype", "scan", "remat", "residual", "attention")
@@ -86,18 +88,32 @@ FAMILIES = {
     "language_model.", _LOOKING,
   ),
 }  # fmt: skip
+# Their tensors are those of the model that writes, with a head "score" in the
+# place of the logits.
+SCORERS = {
+  f"{name}ForSequenceClassification": f"{name}ForCausalLM"
+  for name in ("Qwen2", "Qwen3", "Llama", "Gemma2")
+}
 _REFUSED = ("mlp_bias", "use_bidirectional_attention")
 
 
 def family(config: dict[str, Any]) -> Family:
-  """The family of a config.json; ValueError where it is none of FAMILIES."""
-  named = config.get("architectures") or ["(none)"]
-  if named[0] not in FAMILIES:
+  """The family of a config.json; ValueError where it is not supported."""
+  named = (config.get("architectures") or ["(none)"])[0]
+  if is_scorer(config):
+    # transformers ignores logits that were saved with it.
+    return FAMILIES[SCORERS[named]]._replace(others=("lm_head.",))
+  if named not in FAMILIES:
     raise ValueError(
-      f"architecture {named[0]} of config.json is not supported: use one of"
-      f" {', '.join(FAMILIES)}"
+      f"architecture {named} of config.json is not supported: use one of"
+      f" {', '.join(FAMILIES)}, or for a reward model {', '.join(SCORERS)}"
     )
-  return FAMILIES[named[0]]
+  return FAMILIES[named]
+
+
+def is_scorer(config: dict[str, Any]) -> bool:
+  """Whether a config.json is that of a model that scores texts."""
+  return (config.get("architectures") or [""])[0] in SCORERS
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +156,8 @@ def decoder_fields(config: dict[str, Any]) -> dict[str, Any]:
     fields |= _gemma_fields(kind, given)
   own = kind.model_type == "gemma3_text"
   rope = config_json.rope_fields(given, own_local=own)
-  return fields | config_json.local_fields(given) | rope | kind.fixed
+  fields |= config_json.local_fields(given) | rope | kind.fixed
+  return fields | _scorer_fields(given) if is_scorer(config) else fields
 
 
 def names(config: dict[str, Any]) -> dict[str, str]:
@@ -154,7 +171,9 @@ def names(config: dict[str, Any]) -> dict[str, str]:
   for name in layer_shapes(model):
     found[f"layers/{name}"] = layer + kind.names[name]
   found["norm"] = kind.prefix + "model.norm.weight"
-  if not model.tied:
+  if is_scorer(config):
+    found[heads.NAME] = "score.weight"
+  elif not model.tied:
     found["head"] = kind.prefix + "lm_head.weight"
   return found
 
@@ -195,19 +214,28 @@ def _settled(model: Decoder) -> dict[str, Any]:
 
 
 def _check_supported(given):
-  if packed := given.get("quantization_config"):
-    how = packed.get("quant_method", "") if isinstance(packed, dict) else packed
-    raise ValueError(
-      f"config.json has a quantization_config ({how or 'of no name'}), so its"
-      " weights are packed: give the model that it was made from, or unpack it"
-      " (dequantize() of transformers) and save it again"
-    )
+  config_json.check_unpacked(given)
   for name in _REFUSED:
     if given.get(name):
       raise ValueError(
         f"config.json has {name}={given[name]}: only models without it are"
         " supported"
       )
+
+
+def _scorer_fields(given):
+  """What makes a decoder one that scores texts, by one number each.
+
+  The number of labels is counted as transformers counts it.
+  """
+  labels = len(given.get("id2label") or ()) or given.get("num_labels") or 2
+  if labels != 1:
+    raise ValueError(
+      f"config.json has num_labels={labels}, which is a classifier: a reward"
+      " model has num_labels=1, one score a text"
+    )
+  pad = given.get("pad_token_id")
+  return {"tied": True, "pad_token": PAD if pad is None else pad}
 
 
 def _gemma_fields(kind, given):

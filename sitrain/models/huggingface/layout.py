@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array
 
+from sitrain.models import heads
 from sitrain.models.huggingface import tensorfile
 from sitrain.models.huggingface.tensorfile import Tensor
 from sitrain.models.parameters import INPUTS
@@ -25,17 +26,31 @@ WORKERS = 8  # layers that are read at once
 Ranges = tuple[tuple[int, int], ...]  # (start, stop) of every axis
 
 
+def inputs_of(path: str) -> int:
+  """How many leading axes of a layer's parameter are inputs; 0: no projection.
+
+  Those of adapters, see lora.py: of A that of what it adapts, of B the rank.
+  """
+  name = path.rpartition("/")[2]
+  adapted, part = name[:-2], name[-2:]
+  if adapted in INPUTS and part in ("_a", "_b"):
+    return INPUTS[adapted] if part == "_a" else 1
+  return INPUTS.get(name, 0)
+
+
 def stored_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
   """The shape of a layer's parameter in a checkpoint, given ours."""
   name = path.rpartition("/")[2]
-  if inputs := INPUTS.get(name, 0):
+  if inputs := inputs_of(path):
     return math.prod(shape[inputs:]), math.prod(shape[:inputs])
+  if name == heads.NAME:
+    return (1, *shape)
   return (math.prod(shape),) if name.endswith("_bias") else shape
 
 
 def stored(path: str, value: np.ndarray) -> np.ndarray:
   """A parameter of one layer in the layout of checkpoints."""
-  inputs = INPUTS.get(path.rpartition("/")[2], 0)
+  inputs = inputs_of(path)
   axes = (*range(inputs, value.ndim), *range(inputs))
   turned = np.ascontiguousarray(value.transpose(axes))
   return turned.reshape(stored_shape(path, value.shape))
@@ -49,6 +64,8 @@ def read_array(path: str, sources: Sequence[Tensor], leaf: Any) -> Array:
     sources: the tensor of every layer, of the right shapes.
     leaf: ShapeDtypeStruct, with a sharding or without.
   """
+  if path == heads.NAME:  # Of its one row.
+    sources = [x._replace(shape=x.shape[1:]) for x in sources]
   sharding = leaf.sharding or SingleDeviceSharding(jax.local_devices()[0])
   shape = leaf.shape if path.startswith("layers/") else (1, *leaf.shape)
   places = sharding.addressable_devices_indices_map(leaf.shape).values()
@@ -100,7 +117,7 @@ def pieces(
 
 def _fill(path, source, shape, ranges, blocks, into):
   """Copies the part `ranges` of a layer's parameter, cast to its dtype."""
-  inputs = INPUTS.get(path.rpartition("/")[2], 0)
+  inputs = inputs_of(path)
   turn = lambda axes: (*axes[inputs:], *axes[:inputs])
   theirs, (rows, *rest) = turn(shape), turn(ranges)
   # Rows of theirs per element of our axis: a head is head_size rows.
