@@ -58,7 +58,12 @@ from sitrain.runtime.start import (
   drawn,
   order_key,
 )
-from sitrain.runtime.task import check_context, task_from, task_of_stage
+from sitrain.runtime.task import (
+  check_context,
+  check_role_tokens,
+  task_from,
+  task_of_stage,
+)
 from sitrain.runtime.watch import Watch
 from sitrain.tasks.own_functions import is_own
 from sitrain.types import Method, Stage, Task
@@ -252,6 +257,7 @@ def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
   check_config(config)
   pins = sources.pinned(config, sources.known_of(workdir))
   check_folders(pins)
+  check_role_tokens(pins)
   task = on_host(task_from(pins, workdir))
   evaluation_task = on_host(task_from(pins, workdir, part="evaluate"))
   check_evaluation(config, evaluation_task)

@@ -231,8 +231,8 @@ def check_sources(run: Run, stages: Sequence[Stage]) -> None:
         role = name if name in saved else "policy"
         if role_of(run, name).head and role != name:
           raise ValueError(
-            f"{source} has no {name!r}, whose scalar head is new then and scores"
-            " every text 0: name a stage that trains it"
+            f"{source} has no {name!r}: a new scalar head scores every text 0:"
+            " name a stage that trains it"
           )
         _check_source(run, source, {role: wanted.held[name]})
 

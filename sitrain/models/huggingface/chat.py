@@ -116,16 +116,15 @@ def with_thinking(source: Any, template: str, thinking: str) -> str:
     )
   if thinking == "default":
     return template
-  on, off = (_THINKING.replace("VALUE", x) + template for x in ("true", "false"))
-  if _renderer(source, on)(_MESSAGES[:1]) == (
-    _renderer(source, off)(_MESSAGES[:1])
-  ):
+  own = {x: _THINKING.replace("VALUE", x) + template for x in ("true", "false")}
+  shown = [_renderer(source, form)(_MESSAGES[:1]) for form in own.values()]
+  if shown[0] == shown[1]:
     raise ValueError(
       f"thinking={thinking!r}: the prompts of this chat template do not depend"
       " on enable_thinking: leave thinking out, or give a template, as a file,"
       " that reads it"
     )
-  return on if thinking == "on" else off
+  return own["true" if thinking == "on" else "false"]
 
 
 def _renderer(source: Any, template: str) -> Render:

@@ -155,6 +155,22 @@ def _read(path: Any) -> Any:
   return source
 
 
+def other_token(path: Any, other: Any) -> str:
+  """A token of one tokenizer that has another id, or none, in the other.
+
+  "" where every token of `path` has the same id there.
+  """
+  theirs = _read(other).get_vocab()
+  own = sorted(_read(path).get_vocab().items(), key=lambda each: each[1])
+  return next((token for token, i in own if theirs.get(token) != i), "")
+
+
+def is_there(folder: Any) -> bool:
+  """Whether a model's folder has a tokenizer, too."""
+  names = "tokenizer.json", "tokenizer.model", "vocab.json"
+  return any((epath.Path(folder) / name).exists() for name in names)
+
+
 @contextlib.contextmanager
 def _local(path: Any) -> Iterator[str]:
   """A folder on a disk with the tokenizer of `path`."""
