@@ -8,6 +8,9 @@ import pytest
 from sitrain.models import decoder, lora
 from sitrain.models.logprobs import token_scores
 from sitrain.runtime import sharding
+from sitrain.runtime.adapters import settings_of
+from sitrain.runtime.checks import check_model
+from sitrain.runtime.options import ConfigError
 
 SCALE = 1.7
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 15, (3, 9)))
@@ -120,6 +123,65 @@ def test_adapters_have_partition_rules(made):
     assert (*a, *b[2:]) == (*whole[:cut], None, *whole[cut:]), name
     assert b[:2] == (None, None)
     assert len(a) == first["layers"][f"{name}_a"].ndim
+
+
+# As peft.modules gives them.
+MODULES = {
+  name: f"model.layers.{{}}.{module}" for name, module in {
+    "query": "self_attn.q_proj", "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj", "down": "mlp.down_proj",
+  }.items()
+}
+
+
+@pytest.mark.parametrize("targets, names", [
+  (lora.ALL, ("query", "key", "value", "down")),
+  (r".*\.(q_proj|v_proj)", ("query", "value")),  # PEFT's
+  (r"model\.layers\.\d+\.mlp\..*", ("down",)),
+  (".*[qk]_proj", ("query", "key")),
+  ("layers.*(query|value)", ("query", "value")),  # ours
+  ("layers/down", ("down",)),
+])
+def test_targets_are_whole_names(targets, names, toy):
+  assert lora.chosen(toy[0], targets, MODULES) == names
+
+
+@pytest.mark.parametrize("targets, message", [
+  ("quary|value", "'quary|value' matches no whole name of a projection: there"
+   " are layers/query, layers/key, .*, or model.layers.0.self_attn.q_proj,"),
+  ("query", "matches no whole name"),  # a part of a name is none
+  ("q_proj", "matches no whole name"),
+  ("", "matches no whole name"),
+  ("(query", r"targets='\(query' is no regular expression \(missing \)"),
+  (r"model\.layers\.0\..*q_proj", "layers.0.self_attn.q_proj and 1 of 2 layers"),
+  (r"(?!model\.layers\.1\.).*", "and 1 of 2 layers: match all layers or none"),
+])
+def test_targets_that_choose_nothing_are_named(targets, message, toy):
+  with pytest.raises(ValueError, match=message) as error:
+    lora.chosen(toy[0].clone(layers=2), targets, MODULES)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("given, message", [
+  ({"rank": 8, "dropout": 0.1}, "lora.dropout is not an option: adapters have"
+   " no dropout here, leave it out"),
+  ({"lora_dropout": 0.0}, "lora.lora_dropout is not .* no dropout"),
+  ({"r": 8}, "lora.r is not an option: it is rank here"),
+  ({"target_modules": "x"}, "it is targets here"),
+  ({"rnk": 8}, "lora.rnk.*did you mean 'rank'"),
+  ({"rank": 8, "targets": "("}, "lora.targets='\\(' is no regular expression"),
+  ({"rank": 8, "targets": ("query",)}, "lora.targets=.* is a tuple: give a str"),
+  ({"rank": 8, "alpha": -1.0}, "lora.alpha=-1.0: set 0 or more"),
+])
+def test_options_of_adapters_are_checked_with_the_config(given, message):
+  with pytest.raises(ConfigError, match=message):
+    check_model({"path": "/some/folder", "lora": given})
+
+
+def test_alpha_is_twice_the_rank_unless_it_is_given():
+  assert settings_of({"lora": {"rank": 8}}) == (8, 16.0, lora.ALL, "")
+  assert settings_of({"lora": {"rank": 8, "alpha": 32.0}}).alpha == 32.0
+  assert settings_of({}).rank == 0
 
 
 @pytest.mark.parametrize("options, message", [
