@@ -11,6 +11,7 @@ import pytest
 from sitrain.models import decoder, lora
 from sitrain.models.huggingface import download, peft, weights
 from sitrain.runtime import adapters as options
+from sitrain.runtime import sources
 from sitrain.runtime.options import ConfigError
 
 torch = pytest.importorskip("torch")
@@ -153,6 +154,23 @@ def test_a_run_begins_with_the_adapters_of_a_folder(kept):
   first = found.first(key, jax.eval_shape(found.init, key))
   wanted = adapters_of(model, ("query", "value"))
   jax.tree.map(np.testing.assert_array_equal, first, wanted)
+
+
+def test_other_adapters_at_the_same_path_have_another_fingerprint(
+  kept, tmp_path
+):
+  folder, _ = kept
+  for name in download.ADAPTER_FILES:
+    (tmp_path / name).write_bytes((folder / "peft" / name).read_bytes())
+  config = {"model": {"lora": {"path": str(tmp_path)}}}
+  (first,) = sources.adapters_of(config).values()
+  assert sources.adapters_of(config)["model.lora.path"] == first
+  tensors = bytearray((tmp_path / peft.WEIGHTS).read_bytes())
+  tensors[-1] ^= 1
+  (tmp_path / peft.WEIGHTS).write_bytes(tensors)
+  (other,) = sources.adapters_of(config).values()
+  assert other["fingerprint"] != first["fingerprint"]
+  assert sources.adapters_of({"model": {}}) == {}
 
 
 @pytest.mark.parametrize("change, message", [

@@ -11,8 +11,8 @@ import pytest
 
 from sitrain.configs import reward_model
 from sitrain.models import heads
-from sitrain.models.huggingface import families, weights
-from sitrain.runtime import build, policy, sharding, start
+from sitrain.models.huggingface import families, tokenizer, weights
+from sitrain.runtime import build, policy, sharding, start, task
 from sitrain.runtime.options import ConfigError
 from sitrain.types import PAD
 
@@ -116,19 +116,19 @@ def run_of(folder, **model):
   stage = config["stage"]["grpo"]
   stage["held"] = {"reference": "base/last", "judge": "init"}
   stage["method"]["reward_role"] = "judge"
-  task = build.task_from(config)
+  mazes = build.task_from(config)
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1)
-  run = build.run_from(config, task, build.model_from(config, task), mesh)
-  return config, task, run
+  run = build.run_from(config, mazes, build.model_from(config, mazes), mesh)
+  return config, mazes, run
 
 
 def test_a_held_role_pays_the_policy_with_its_score(folder):
   """The stage is traced with it, and it is read in the dtype of the run."""
-  config, task, run = run_of(folder, dtype="bfloat16")
+  config, mazes, run = run_of(folder, dtype="bfloat16")
   role = run.roles["judge"]
   assert role.head == "scalar" and role.model.pad_token == TOKEN
   assert role.model.vocabulary == hub_models.VOCABULARY
-  (stage,) = build.stages_from(config, task, run, done=("base",))[1:]
+  (stage,) = build.stages_from(config, mazes, run, done=("base",))[1:]
   assert stage.held["judge"] == "init" and stage.method.wanted == ()
   wanted = start.layout(run, stage).held["judge"]
   held = start._held(run, "judge", "init", wanted)
@@ -147,13 +147,13 @@ def test_a_held_role_pays_the_policy_with_its_score(folder):
 @pytest.mark.parametrize("source", ["init", "base/last"])
 def test_a_head_that_nobody_has_trained_is_no_reward(source, folder):
   """It scored every text 0, and the policy learnt nothing, in silence."""
-  config, task, run = run_of(folder)
+  config, mazes, run = run_of(folder)
   config["roles"] = {"judge": {"start": "policy", "head": "scalar"}}
   config["stage"]["grpo"]["held"]["judge"] = source
-  run = run._replace(roles=build.roles_from(config, run, task))
+  run = run._replace(roles=build.roles_from(config, run, mazes))
   message = f"grpo.held.judge='{source}': its scalar head is new there"
   with pytest.raises(ConfigError, match=message):
-    build.stages_from(config, task, run, done=("base",))
+    build.stages_from(config, mazes, run, done=("base",))
 
 
 def changed(folder, to, **change):
@@ -179,6 +179,29 @@ def test_other_folders_are_refused_by_name(change, message, folder, tmp_path):
   with pytest.raises(ConfigError, match=message) as error:
     build.check_folders(config)
   assert str(error.value).startswith(f"config.roles.judge.path={tmp_path}: ")
+
+
+def test_a_role_of_other_tokens_is_refused(tmp_path, caplog):
+  """It would score other texts than the policy writes."""
+  for name, text in (("own", "a cat sat"), ("other", "to be or not")):
+    tokenizer.train_bpe([text] * 3, tmp_path / name, size=262)
+    (tmp_path / name / "config.json").write_text("{}")
+  (tmp_path / "bare").mkdir()
+  (tmp_path / "bare" / "config.json").write_text("{}")
+  config = lambda name: {
+    "task": {"name": "word_problems"}, "model": {"path": str(tmp_path / "own")},
+    "roles": {"critic": {"head": "scalar"}, "judge": {
+      "path": str(tmp_path / name)
+    }},
+  }
+  with pytest.raises(ConfigError, match="judge.path=.*other has another token"):
+    task.check_role_tokens(config("other"))
+  task.check_role_tokens(config("own"))
+  assert not caplog.text
+  task.check_role_tokens(config("bare"))
+  assert "bare has no tokenizer: it reads that of the run" in caplog.text
+  maze = config("other") | {"task": {"name": "maze"}}
+  task.check_role_tokens(maze)  # No text, and so no tokenizer.
 
 
 def test_labels_of_the_tensor_are_checked_too(tmp_path):
