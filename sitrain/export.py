@@ -68,8 +68,13 @@ def export(workdir: epath.Path, output: epath.Path) -> str:
   config = build.config_of_run(str(workdir))
   config = policy.of_role(config, ROLE.value)
   stage = policy.stage_of(config, workdir, STAGE.value)
-  model, theirs = described(config, workdir)
   merged = FORM.value == "merged"
+  if not merged and not adapters.settings_of(config["model"]).rank:
+    raise ConfigError(
+      f"--form={FORM.value}: the role {ROLE.value!r} of this run has no adapters"
+      " (its config.model.lora.rank is 0): leave --form out"
+    )
+  model, theirs = described(config, workdir)
   own = config["model"].get("dtype", "float32") if merged else "float32"
   dtype = DTYPE.value or own
   mesh = placing.mesh_of(config, MESH.value)

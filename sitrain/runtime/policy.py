@@ -103,16 +103,8 @@ def restored_adapters(
   config: dict, model: Decoder, mesh: Mesh, folder: epath.Path, which: str,
   *, role: str = "policy",
 ) -> tuple[Params, str]:
-  """The adapters of `restored`, in float32, without their base.
-
-  Raises ConfigError for a role that has none.
-  """
+  """The adapters of `restored`, in float32, without their base."""
   origin = build.origin_from(config, model)
-  if origin.base == ():
-    raise ConfigError(
-      f"the role {role!r} of this run has no adapters (config.model.lora.rank"
-      " is 0, or the role has its own model): leave --form out"
-    )
   return _read(origin, model, mesh, folder, which, role)
 
 
