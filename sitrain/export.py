@@ -71,7 +71,7 @@ def export(workdir: epath.Path, output: epath.Path) -> str:
   merged = FORM.value == "merged"
   if not merged and not adapters.settings_of(config["model"]).rank:
     raise ConfigError(
-      f"--form={FORM.value}: the role {ROLE.value!r} of this run has no adapters"
+      f"--form=peft: the role {ROLE.value!r} of this run has no adapters"
       " (its config.model.lora.rank is 0): leave --form out"
     )
   model, theirs = described(config, workdir)

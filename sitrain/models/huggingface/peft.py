@@ -13,13 +13,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sitrain.models.huggingface import (
-  download,
-  families,
-  layout,
-  tensorfile,
-  weights,
-)
+from sitrain.models.huggingface import download, families, layout, tensorfile
 from sitrain.models.parameters import INPUTS
 from sitrain.types import Params
 
@@ -93,26 +87,39 @@ def write(
   PEFT has no place for, and where the folder is taken.
   """
   folder, known = epath.Path(folder), names(config)
-  leaves = weights.by_path(adapters)
+  leaves = _by_path(adapters)
   _check_written(folder, leaves, config)
-  entries = {}
-  for path, leaf in leaves.items():
-    shape = layout.stored_shape(path, leaf.shape[1:])
-    for layer in range(leaf.shape[0]):
-      entries[known[path].format(layer)] = (path, layer, shape)
-  shapes = {name: shape for name, (_, _, shape) in entries.items()}
-  header, _ = tensorfile.header_of(shapes, np.dtype(dtype))
-  parts = [header, *weights.tensor_bytes(adapters, entries, dtype)]
+  tensors = {
+    known[path].format(i): layout.stored(path, layer)
+    for path, leaf in leaves.items()
+    for i, layer in enumerate(_on_host(leaf.astype(dtype)))
+  }
   if jax.process_index() == 0:
     folder.mkdir(parents=True, exist_ok=True)
     rank = next(x.shape[1] for p, x in leaves.items() if p.endswith("_b"))
     chosen = sorted({path[len("layers/"):-2] for path in leaves})
     text = _config_of(config, chosen, base, rank, alpha)
-    tensorfile.write_whole(folder / WEIGHTS, parts)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    header, _ = tensorfile.header_of(shapes, np.dtype(dtype))
+    parts = (tensor.view(np.uint8).data for tensor in tensors.values())
+    tensorfile.write_whole(folder / WEIGHTS, [header, *parts])
     text = json.dumps(text, indent=2).encode()
     tensorfile.write_whole(folder / CONFIG, [text])
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("sitrain_adapters_written")
+
+
+def _by_path(adapters: Params) -> dict[str, Any]:
+  """The leaves by their path, as "layers/query_a"."""
+  layers = adapters["layers"].items()
+  rest = {name: x for name, x in adapters.items() if name != "layers"}
+  return rest | {f"layers/{name}": x for name, x in layers}
+
+
+def _on_host(leaf: jax.Array) -> np.ndarray:
+  if jax.process_count() > 1:
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+  return np.asarray(leaf)
 
 
 def _check_written(folder, leaves, config):
@@ -122,14 +129,25 @@ def _check_written(folder, leaves, config):
       f"{', '.join(odd)} of these parameters are no adapters of {named}: export"
       " the model with its adapters merged"
     )
-  theirs = list(modules(config).values())
-  if len(set(theirs)) < len(theirs):
-    raise ValueError(
-      f"{named} has one matrix for several projections, so that their adapters"
-      " are none of PEFT: export the model with its adapters merged"
-    )
+  _check_separate(config, {path[len("layers/"):-2] for path in leaves})
   if (folder / CONFIG).exists():
     raise ValueError(f"{folder} holds adapters already: give another folder")
+
+
+def _check_separate(config, chosen):
+  """Raises ValueError for projections that are one matrix in transformers.
+
+  An adapter of PEFT is one of all of them together.
+  """
+  known = modules(config)
+  theirs = list(known.values())
+  shared = [name for name in chosen if theirs.count(known[name]) > 1]
+  if shared:
+    raise ValueError(
+      f"{known[shared[0]].format(0)} of {config['architectures'][0]} is one"
+      " matrix of several projections, whose adapters here are none of PEFT:"
+      " merge them into their base"
+    )
 
 
 def _config_of(config, chosen, base, rank, alpha) -> dict[str, Any]:
@@ -176,6 +194,7 @@ def form_of(folder: Any, config: dict[str, Any]) -> Form:
       f" {', '.join(modules(config))} alone"
     )
   chosen = sorted({known[tensor] for tensor in found})
+  _check_separate(config, chosen)
   lacking = [x for x, n in known.items() if n in chosen and x not in found]
   if lacking or not chosen:
     raise ValueError(
@@ -218,9 +237,8 @@ def read(folder: Any, config: dict[str, Any], abstract: Params) -> Params:
   Raises ValueError for tensors of other shapes.
   """
   found = tensorfile.read_header(epath.Path(folder) / WEIGHTS)
-  known, leaves = names(config), weights.by_path(abstract)
-  arrays = []
-  for path, leaf in leaves.items():
+  known, arrays = names(config), {}
+  for path, leaf in _by_path(abstract).items():
     sources = [found[known[path].format(i)] for i in range(leaf.shape[0])]
     wanted = layout.stored_shape(path, leaf.shape[1:])
     for tensor in sources:
@@ -229,5 +247,6 @@ def read(folder: Any, config: dict[str, Any], abstract: Params) -> Params:
           f"tensor {tensor.name} of {folder} is {list(tensor.shape)}, and that"
           f" of this model {list(wanted)}: give adapters of this model"
         )
-    arrays.append(layout.read_array(path, sources, leaf))
-  return jax.tree.unflatten(jax.tree.structure(abstract), arrays)
+    name = path.removeprefix("layers/")
+    arrays[name] = layout.read_array(path, sources, leaf)
+  return {"layers": arrays}

@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -71,7 +70,7 @@ def read(folder: Any, model: Decoder, abstract: Params) -> Params:
   config = read_config(folder)
   families.check_fits(model, config)
   names, found = families.names(config), tensorfile.read_headers(folder)
-  leaves, tree = by_path(abstract), jax.tree.structure(abstract)
+  leaves, tree = _by_path(abstract), jax.tree.structure(abstract)
   if odd := sorted(leaves.keys() ^ names.keys()):
     raise ValueError(
       f"the wanted parameters differ from the model of {folder} in {odd[0]}"
@@ -176,7 +175,7 @@ def write(
   for file, entries in plan.items():
     shapes = {name: shape for name, (_, _, shape) in entries.items()}
     header, size = tensorfile.header_of(shapes, np.dtype(dtype))
-    parts = itertools.chain([header], tensor_bytes(params, entries, dtype))
+    parts = itertools.chain([header], _bytes(params, entries, dtype))
     if main:
       tensorfile.write_whole(folder / file, parts)
     else:
@@ -190,7 +189,7 @@ def write(
 
 def _check_all_named(params, config):
   """Raises ValueError where a parameter has no tensor, or a tensor none."""
-  odd = sorted(by_path(params).keys() ^ families.names(config).keys())
+  odd = sorted(_by_path(params).keys() ^ families.names(config).keys())
   if odd:
     raise ValueError(
       f"these parameters differ from {config['architectures'][0]} in"
@@ -201,7 +200,7 @@ def _check_all_named(params, config):
 
 def _plan(config, params, dtype, shard_bytes):
   """file -> name of a tensor -> (path, layer, shape), in their order."""
-  leaves, entries = by_path(params), []
+  leaves, entries = _by_path(params), []
   for path, name in families.names(config).items():
     leaf, layered = leaves[path], path.startswith("layers/")
     shape = layout.stored_shape(path, leaf.shape[1:] if layered else leaf.shape)
@@ -221,8 +220,7 @@ def _plan(config, params, dtype, shard_bytes):
   return {name.format(i, len(files)): f for i, f in enumerate(files, 1)}
 
 
-def by_path(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree by their path, as "layers/query"."""
+def _by_path(tree):
   flat = jax.tree_util.tree_flatten_with_path(tree)[0]
   path_of = functools.partial(
     jax.tree_util.keystr, simple=True, separator="/"
@@ -240,15 +238,9 @@ def _check_free(folder, plan):
     )
 
 
-def tensor_bytes(
-  params: Params, entries: dict[str, tuple], dtype: Any
-) -> Iterator[memoryview]:
-  """The tensors of a file, one after the other.
-
-  `entries` has the (path, layer, shape) of each, by its name. All processes
-  must call this.
-  """
-  leaves = by_path(params)
+def _bytes(params, entries, dtype):
+  """The tensors of a file, one after the other."""
+  leaves = _by_path(params)
   for path, layer, _ in entries.values():
     value = layout.host_slice(leaves[path], layer, dtype)
     yield layout.stored(path, value).view(np.uint8).data
