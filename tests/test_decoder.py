@@ -42,6 +42,17 @@ RICH = PLAIN.clone(
   tied=False,
   embed_scale=4.0,
 )
+# What RICH excludes; one layer of each kind that rotates and one that does not.
+OTHER = PLAIN.clone(
+  pre_norms=False,
+  post_norms=True,
+  qk_norm=True,
+  qk_norm_whole=True,
+  rope=(True, False),
+  rope_share=0.5,
+  experts=3,
+  experts_per_token=2,
+)
 
 
 @functools.cache

@@ -5,8 +5,6 @@ the experts with the largest p = softmax(x router). No expert has a capacity, so
 no token is dropped, and what a token gets depends on no other token. The load
 of the experts is not balanced: there is no auxiliary loss.
 
-Tokens are sorted by expert, and each matrix is one `jax.lax.ragged_dot`, which
-TPUs and GPUs have kernels for. A CPU computes all experts for all tokens.
 """
 
 import functools
@@ -16,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from sitrain.models import axes, blocks
+from sitrain.models import axes, blocks, grouped
 
 
 def mixture(
@@ -73,6 +71,7 @@ def _own_rows(x, router, gate, up, down, *, free, **options):
 
 
 def _mixture(x, router, gate, up, down, *, per_token, activation, sum_to_one):
+  """On one device: rows sorted by expert, multiplied, and put back."""
   logits = jnp.dot(x, router, preferred_element_type=jnp.float32)
   weight, chosen = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), per_token)
   if sum_to_one:
@@ -80,7 +79,7 @@ def _mixture(x, router, gate, up, down, *, per_token, activation, sum_to_one):
   expert = chosen.reshape(-1)
   order = jnp.argsort(expert, stable=True)
   sizes = jnp.bincount(expert, length=router.shape[1]).astype(jnp.int32)
-  times = lambda rows, matrix: jax.lax.ragged_dot(rows, matrix, sizes)
+  times = functools.partial(grouped.product, sizes=sizes)
   rows = x[order // per_token]
   y = times(activation(times(rows, gate)) * times(rows, up), down)
   y = y[jnp.argsort(order)].reshape(-1, per_token, x.shape[1])
