@@ -149,8 +149,8 @@ def test_the_way_back_is_exact(both, texts, tmp_path):
 
 def test_gradients_of_experts_are_theirs(texts, tmp_path):
   """Layers as a scan. Their gradients are saved as if they were weights."""
-  theirs, tokens = their_model("qwen3_moe"), texts[0]
-  given = torch.tensor(tokens, dtype=torch.long)
+  theirs, tokens = their_model("qwen3_moe"), jnp.asarray(texts[0])
+  given = torch.tensor(texts[0], dtype=torch.long)
   scores = theirs(given).logits[:, :-1].log_softmax(-1)
   scores.gather(2, given[:, 1:, None]).sum().backward()
   slopes = copy.deepcopy(theirs)
@@ -165,7 +165,7 @@ def test_gradients_of_experts_are_theirs(texts, tmp_path):
   params, expected = (weights.read(x, model, shapes) for x in folders)
 
   def loss(params):
-    real = np.ones_like(tokens)
+    real = jnp.ones_like(tokens)
     logits = our_logits.__wrapped__(model, params, tokens, real)
     scores = jax.nn.log_softmax(logits[:, :-1])
     return jnp.sum(jnp.take_along_axis(scores, tokens[:, 1:, None], axis=2))
