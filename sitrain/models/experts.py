@@ -4,7 +4,6 @@ Shazeer et al. 2017, section 2, without noise: y = sum_e p_e(x) mlp_e(x) over
 the experts with the largest p = softmax(x router). No expert has a capacity, so
 no token is dropped, and what a token gets depends on no other token. The load
 of the experts is not balanced: there is no auxiliary loss.
-
 """
 
 import functools
