@@ -69,6 +69,17 @@ def test_joined_is_merged(made, logprobs):
   np.testing.assert_allclose(unstacked, expected, atol=1e-5)
 
 
+def test_experts_have_no_adapters(toy):
+  model = toy[0].clone(experts=3)
+  shapes = jax.eval_shape(
+    lambda k: lora.adapters(k, model, rank=2), jax.random.key(0)
+  )
+  names = {name.removesuffix("_a") for name in shapes["layers"]}
+  assert {n for n in names if "_b" not in n} == {"query", "key", "value", "out"}
+  with pytest.raises(ValueError, match="adapters of up: name one or more of q"):
+    lora.adapters(jax.random.key(0), model, rank=2, names=("query", "up"))
+
+
 @pytest.mark.parametrize("name", lora.NAMES)
 def test_each_projection_has_its_own_adapter(name, made):
   """One layer by hand: what is added is scale * x A B, and nothing else."""

@@ -488,10 +488,53 @@ GEMMA_3_SEES = dict(
   ),
   vision_config=dict(hidden_size=1152),
 )
+OLMO_2 = dict(
+  architectures=["Olmo2ForCausalLM"], attention_bias=False, hidden_act="silu",
+  hidden_size=4096, intermediate_size=11008, max_position_embeddings=4096,
+  model_type="olmo2", num_attention_heads=32, num_hidden_layers=32,
+  num_key_value_heads=32, rms_norm_eps=1e-06, rope_scaling=None,
+  rope_theta=500000, tie_word_embeddings=False, vocab_size=100352,
+)
+SMOLLM_3 = dict(
+  architectures=["SmolLM3ForCausalLM"], attention_bias=False, hidden_act="silu",
+  hidden_size=2048, intermediate_size=11008, max_position_embeddings=65536,
+  max_window_layers=28, mlp_bias=False, model_type="smollm3",
+  no_rope_layer_interval=4, num_attention_heads=16, num_hidden_layers=36,
+  num_key_value_heads=4, rms_norm_eps=1e-06, rope_scaling=None,
+  layer_types=["full_attention"] * 36, no_rope_layers=[1, 1, 1, 0] * 9,
+  rope_theta=5000000.0, sliding_window=None, use_sliding_window=False,
+  vocab_size=128256,
+)
+SMOLLM_SLIDES = {k: v for k, v in SMOLLM_3.items() if k != "layer_types"}
+SMOLLM_SLIDES |= dict(use_sliding_window=True, sliding_window=512)
+PHI_3 = dict(
+  architectures=["Phi3ForCausalLM"], attention_bias=False, embd_pdrop=0.0,
+  hidden_act="silu", hidden_size=3072, intermediate_size=8192,
+  max_position_embeddings=4096, model_type="phi3", num_attention_heads=32,
+  num_hidden_layers=32, num_key_value_heads=32, resid_pdrop=0.0,
+  original_max_position_embeddings=4096, rms_norm_eps=1e-05, rope_scaling=None,
+  rope_theta=10000.0, sliding_window=2047, tie_word_embeddings=False,
+  vocab_size=32064, bos_token_id=1, eos_token_id=32000, pad_token_id=32000,
+)
+# Phi 4 mini, but for its rope_scaling.
+PHI_4 = PHI_3 | dict(
+  intermediate_size=8192, num_attention_heads=24, num_key_value_heads=8,
+  partial_rotary_factor=0.75, sliding_window=None, tie_word_embeddings=True,
+)
+QWEN_3_MOE = QWEN_3 | dict(
+  architectures=["Qwen3MoeForCausalLM"], decoder_sparse_step=1,
+  hidden_size=2048, intermediate_size=6144, max_window_layers=48,
+  mlp_only_layers=[], model_type="qwen3_moe", moe_intermediate_size=768,
+  norm_topk_prob=True, num_attention_heads=32, num_experts=128,
+  num_experts_per_tok=8, num_hidden_layers=48, num_key_value_heads=4,
+  router_aux_loss_coef=0.001, tie_word_embeddings=False,
+)
 WINDOWED = QWEN_2_5 | dict(use_sliding_window=True, sliding_window=8)
 GIVEN = dict(
   llama_3_2=LLAMA_3_2, llama_2=LLAMA_2, qwen_2_5=QWEN_2_5, windowed=WINDOWED,
   qwen_3=QWEN_3, gemma_2=GEMMA_2, gemma_3=GEMMA_3, seeing=GEMMA_3_SEES,
+  olmo_2=OLMO_2, smollm_3=SMOLLM_3, smollm_slides=SMOLLM_SLIDES, phi_3=PHI_3,
+  phi_4=PHI_4, qwen_3_moe=QWEN_3_MOE,
 )
 
 
@@ -522,6 +565,19 @@ def test_config_files_have_the_known_fields_of_the_models():
   assert fields["qwen_2_5"]["local"] == (False,)
   assert fields["windowed"]["local"] == (False,) * 21 + (True,) * 3
   assert fields["qwen_3"]["head_size"] == 128 and fields["qwen_3"]["qk_norm"]
+  assert fields["olmo_2"]["qk_norm_whole"] and not fields["olmo_2"]["pre_norms"]
+  assert fields["smollm_3"]["rope"] == (True, True, True, False)
+  assert fields["smollm_3"]["tied"] and fields["smollm_3"]["local"] == (False,)
+  assert fields["smollm_slides"]["local"] == (False, False, False, True)
+  assert fields["phi_3"]["local"] == (True,)
+  assert fields["phi_3"]["window"] == 2047
+  assert fields["phi_4"]["rope_share"] == 0.75 and fields["phi_4"]["tied"]
+  assert decoder.Decoder(**fields["phi_4"]).local == (False,)
+  moe = fields["qwen_3_moe"]
+  assert (moe["experts"], moe["experts_per_token"], moe["mlp_size"]) == (
+    128, 8, 768
+  )
+  assert moe["experts_sum_to_one"] and moe["qk_norm"]
   assert fields["gemma_2"]["local"] == (True, False)
   assert fields["gemma_3"]["local"] == (True,) * 5 + (False,)
   seeing = fields["seeing"]
@@ -579,6 +635,28 @@ def test_what_gemma_3_does_not_support_is_named(change, message):
     families.decoder_fields(GEMMA_3 | change)
 
 
+LONG = dict(type="longrope", long_factor=[1.0], short_factor=[1.0])
+
+
+@pytest.mark.parametrize("given, change, message", [
+  (PHI_4, dict(rope_scaling=LONG), "rope type longrope: supported are default"),
+  (PHI_4, dict(partial_rotary_factor=0.15), "rope_share=0.15 of a head of"),
+  (SMOLLM_3, dict(no_rope_layers=[1]), "no_rope_layers for 1 of 36 layers"),
+  (OLMO_2, dict(clip_qkv=8.0), "clip_qkv=8.0"),
+  (OLMO_2, dict(layer_types=["sliding_attention"] * 32, sliding_window=9),
+   "sliding_attention, which transformers ignores in olmo2"),
+  (QWEN_3_MOE, dict(decoder_sparse_step=2), "decoder_sparse_step=2: only mo"),
+  (QWEN_3_MOE, dict(mlp_only_layers=[3]), r"mlp_only_layers=\[3\]"),
+  (QWEN_3_MOE, dict(use_sliding_window=True), "use_sliding_window=True"),
+  (QWEN_3_MOE, dict(architectures=["MixtralForCausalLM"]), "MixtralFor.* use"),
+])  # fmt: skip
+def test_what_newer_families_do_not_support_is_named(given, change, message):
+  families.decoder_fields(given)
+  with pytest.raises(ValueError, match=message) as error:
+    families.decoder_fields(given | change)
+  assert "\n" not in str(error.value)
+
+
 LINEAR = dict(rope_type="linear", factor=4.0)
 
 
@@ -620,6 +698,11 @@ def test_a_decoder_is_described_by_a_config_that_gives_it_back(name):
 def test_a_decoder_that_no_family_can_express_is_refused(toy):
   model, _, _ = toy
   assert config_of(model)["architectures"] == [LLAMA]
+  base = model.clone(window=4, local_rope_base=model.rope_base)
+  # transformers has no windows in Llama, whatever config.json says.
+  for local in ((True,), (True, False)):
+    windowed = config_of(base.clone(local=local))
+    assert windowed["architectures"] == ["SmolLM3ForCausalLM"]
   for odd, named in (
     (dict(qk_norm=True, qkv_bias=True, attention_cap=3.0), "attention_cap"),
     (dict(embed_scale=3.0), "LlamaForCausalLM it differs in embed_scale"),

@@ -77,14 +77,18 @@ def adapters(
   """First adapters, in float32: A of variance 1 / inputs, B of zeros.
 
   So `join` of them changes no number of the model. The tree is {"layers":
-  ...}, for the partition rules of the decoder. Raises ValueError for a rank
-  below 1, for no names, and for names that are no projections.
+  ...}, for the partition rules of the decoder. Experts have no adapters, so
+  that all projections are those of attention in a model with experts. Raises
+  ValueError for a rank below 1, for no names, and for names that are no
+  projections of the model.
   """
-  wrong = [name for name in names if name not in NAMES]
+  own = tuple(name for name in NAMES if name in layer_shapes(model))
+  names = own if tuple(names) == NAMES else names
+  wrong = [name for name in names if name not in own]
   if wrong or not names:
     raise ValueError(
       f"adapters of {', '.join(wrong) or 'nothing'}: name one or more of"
-      f" {', '.join(NAMES)}"
+      f" {', '.join(own)}"
     )
   if rank < 1:
     raise ValueError(f"rank={rank} of adapters: give 1 or more")

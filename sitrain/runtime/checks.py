@@ -18,7 +18,7 @@ import optax
 from sitrain.evaluate.run import evaluate, make_player
 from sitrain.methods.verbs import check_turns
 from sitrain.models import attention
-from sitrain.models.blocks import RopeScaling
+from sitrain.models.blocks import RopeScaling, rotary_size
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, tokenizer
 from sitrain.rollout import by_turn
@@ -206,6 +206,18 @@ def check_model(given: dict) -> None:
     raise ConfigError(
       f"config.model.head_size={given['head_size']}: rotary positions need an "
       "even number"
+    )
+  try:
+    rotary_size(given["head_size"], given.get("rope_share", 1.0))
+  except ValueError as error:
+    raise ConfigError(f"config.model.{error}") from error
+  experts, taken = (
+    given.get(n, known[n].default) for n in ("experts", "experts_per_token")
+  )
+  if experts and taken > experts:
+    raise ConfigError(
+      f"config.model.experts_per_token={taken} is more than "
+      f"config.model.experts={experts}: set it to {experts} or less"
     )
 
 
