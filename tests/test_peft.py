@@ -251,7 +251,8 @@ def test_projections_of_one_matrix_are_named(kept, monkeypatch, tmp_path):
   fused = known | dict.fromkeys(("query", "key", "value"), one)
   monkeypatch.setattr(peft, "modules", lambda config: fused)
   write = lambda names, to: peft.write(
-    to, adapters_of(model, names), config, base="a/b", alpha=1.0, dtype="float32"
+    to, adapters_of(model, names), config, base="a/b", alpha=1.0,
+    dtype="float32",
   )
   with pytest.raises(ValueError, match="0.self_attn.qkv_proj of Qwen2ForCausal"
                                        "LM is one matrix of several"):
