@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 from sitrain.models import decoder, lora
 from sitrain.models.logprobs import token_scores
-from sitrain.runtime import sharding
+from sitrain.runtime import overrides, sharding
 from sitrain.runtime.adapters import settings_of
 from sitrain.runtime.checks import check_model
 from sitrain.runtime.options import ConfigError
@@ -187,6 +188,18 @@ def test_targets_that_choose_nothing_are_named(targets, message, toy):
 def test_options_of_adapters_are_checked_with_the_config(given, message):
   with pytest.raises(ConfigError, match=message):
     check_model({"path": "/some/folder", "lora": given})
+
+
+def test_flags_may_set_options_that_a_config_lacks():
+  known = flags.FlagValues()
+  words = [
+    "main", "--config=quickstart", "--config.model.path=/some/folder",
+    "--config.model.lora.rank=4", "--config.model.lora.targets=.*query",
+  ]
+  overrides.define("", flag_values=known, sys_argv=words)
+  overrides.parse(words, known)
+  config = known["config"].value.to_dict()
+  assert settings_of(config["model"]) == (4, 8.0, ".*query", "")
 
 
 def test_alpha_is_twice_the_rank_unless_it_is_given():

@@ -50,7 +50,7 @@ def settings(
   lora.pattern_of(targets)
   if path and not rank:
     raise ValueError(f"path={path!r} has adapters: set rank to theirs")
-  return Settings(rank, alpha or 2.0 * rank, targets, path)
+  return Settings(rank, float(alpha) or 2.0 * rank, targets, path)
 
 
 def settings_of(model: dict) -> Settings:
