@@ -21,6 +21,7 @@ from fsspec.registry import _registry
 from sitrain.models import decoder
 from sitrain.models.huggingface import families, layout, tensorfile, weights
 from sitrain.models.huggingface.describe import config_of
+from sitrain.runtime import sharding
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -167,6 +168,59 @@ def test_only_the_rows_of_a_piece_are_read(saved, monkeypatch):
   assert spans == [(name.format(1), 32, 48)]
   expected = params["layers"]["query"][1:2, 8:16, 2:3]
   np.testing.assert_array_equal(pieces[part], expected, strict=True)
+
+
+@pytest.mark.parametrize("family, path, part, name, rows", [
+  # A head of key 1 behind 4 heads of queries, in a tensor of 8 heads.
+  ("phi3", "layers/key", ((1, 2), (8, 16), (1, 2), (0, 16)),
+   "model.layers.1.self_attn.qkv_proj.weight", (80, 96)),
+  ("phi3", "layers/up", ((0, 1), (0, 32), (12, 24)),
+   "model.layers.0.mlp.gate_up_proj.weight", (60, 72)),
+  ("qwen3_moe", "layers/experts_down", ((1, 2), (4, 5), (6, 12), (0, 8)),
+   "model.layers.1.mlp.experts.4.down_proj.weight", (0, 8)),
+])  # fmt: skip
+def test_pieces_of_tensors_that_are_fused_and_of_experts(
+  family, path, part, name, rows, tmp_path, monkeypatch
+):
+  hub_models.their_model(family).save_pretrained(tmp_path)
+  model, params = read(tmp_path)
+  found, spans, fetch = tensorfile.read_headers(tmp_path), [], tensorfile.rows
+  names = families.names(weights.read_config(tmp_path))
+  leaf = params["layers"][path.removeprefix("layers/")]
+  all_spans = weights._spans(names, weights._by_path(params))
+  sources = weights._sources(
+    tmp_path, found, names[path], path, leaf.shape, all_spans[path]
+  )
+
+  def noted(tensor, start, stop):
+    whole = found[tensor.name]
+    width = int(np.prod(whole.shape[1:])) * whole.dtype.itemsize
+    first = (tensor.start - whole.start) // width
+    spans.append((tensor.name, first + start, first + stop))
+    return fetch(tensor, start, stop)
+
+  monkeypatch.setattr(tensorfile, "rows", noted)
+  pieces = layout.pieces(path, sources, leaf.shape, np.float32, {part})
+  assert spans == [(name, *rows)]
+  expected = leaf[tuple(slice(*each) for each in part)]
+  np.testing.assert_array_equal(pieces[part], expected, strict=True)
+
+
+@pytest.mark.parametrize("name", ["olmo_2", "smollm_3", "phi_3", "qwen_3_moe"])
+def test_newer_families_are_split_over_a_mesh(name):
+  """Nothing large is whole on 16 devices; sizes divide."""
+  model = decoder.Decoder(**families.decoder_fields(GIVEN[name]))
+  shapes, sizes = abstract(model), {"data": 1, "fsdp": 4, "tensor": 4}
+  specs = sharding.match_rules(decoder.PARTITION_RULES, shapes, sizes)
+  is_spec = lambda x: isinstance(x, jax.sharding.PartitionSpec)
+  both = zip(
+    jax.tree.leaves(shapes), jax.tree.leaves(specs, is_leaf=is_spec),
+    strict=True,
+  )
+  for shape, spec in both:
+    split = {axis for axis in spec if axis}
+    small = shape.size < 1e6 or "fsdp" in split and shape.size < 2e7  # norms
+    assert split == {"fsdp", "tensor"} or small, (shape.shape, spec)
 
 
 @pytest.fixture(scope="module")
