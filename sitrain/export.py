@@ -4,7 +4,8 @@
 
 Writes weights, config.json and the tokenizer. A run that began with a
 checkpoint keeps its architecture; other models get the matching architecture of
-transformers.
+transformers. Adapters are merged into their base, or with --form=peft written
+alone, as a folder that PEFT loads.
 """
 
 import sitrain.runtime.early  # noqa: F401
@@ -17,8 +18,15 @@ import jax
 from absl import flags
 from etils import epath
 
-from sitrain.models.huggingface import describe, weights
-from sitrain.runtime import build, distributed, logs, placing, policy
+from sitrain.models.huggingface import describe, peft, weights
+from sitrain.runtime import (
+  adapters,
+  build,
+  distributed,
+  logs,
+  placing,
+  policy,
+)
 from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.errors import begun, run_main
 from sitrain.runtime.options import ConfigError
@@ -32,7 +40,12 @@ ROLE = flags.DEFINE_string("role", "policy", "The role to write.")
 OUTPUT = flags.DEFINE_string("output", "", "A new folder, also on gs://.")
 DTYPE = flags.DEFINE_enum(
   "dtype", None, ["bfloat16", "float16", "float32"],
-  "Dtype of the weights; default: that of the run's model.",
+  "Dtype of the weights; default: that of the run's model, and of adapters "
+  "float32.",
+)
+FORM = flags.DEFINE_enum(
+  "form", "merged", ["merged", "peft"],
+  "A whole model, adapters merged into it; or adapters alone, as PEFT's.",
 )
 MESH = placing.define()
 flags.declare_key_flag("mesh")
@@ -55,11 +68,19 @@ def export(workdir: epath.Path, output: epath.Path) -> str:
   config = build.config_of_run(str(workdir))
   config = policy.of_role(config, ROLE.value)
   stage = policy.stage_of(config, workdir, STAGE.value)
+  merged = FORM.value == "merged"
+  if not merged and not adapters.settings_of(config["model"]).rank:
+    raise ConfigError(
+      f"--form=peft: the role {ROLE.value!r} of this run has no adapters"
+      " (its config.model.lora.rank is 0): leave --form out"
+    )
   model, theirs = described(config, workdir)
-  dtype = DTYPE.value or config["model"].get("dtype", "float32")
+  own = config["model"].get("dtype", "float32") if merged else "float32"
+  dtype = DTYPE.value or own
   mesh = placing.mesh_of(config, MESH.value)
+  read = policy.restored if merged else policy.restored_adapters
   with jax.set_mesh(mesh):
-    params, line = policy.restored(
+    params, line = read(
       config, model, mesh, workdir / stage, WHICH.value, role=ROLE.value
     )
     begun()
@@ -67,19 +88,33 @@ def export(workdir: epath.Path, output: epath.Path) -> str:
     with explaining(output):
       if jax.process_index() == 0:
         files = write_tokenizer(config, workdir, output)
-      # config.json is written last: a folder that has it is complete.
-      weights.write(output, model, params, theirs, dtype=dtype)
+      # The JSON is written last: a folder that has it is complete.
+      if merged:
+        weights.write(output, model, params, theirs, dtype=dtype)
+      else:
+        _write_adapters(output, params, config["model"], theirs, dtype)
   count = f"tokenizer ({len(files)} files)" if files else "no tokenizer"
+  kind = "" if merged else "adapters of "
   return (
-    f"written: {output}: {line}, as"
-    f" {theirs['architectures'][0]} in {dtype}, {count}"
+    f"written: {output}: {line}, as {kind}"
+    f"{theirs['architectures'][0]} in {dtype}, {count}"
+  )
+
+
+def _write_adapters(
+  output: epath.Path, params: Any, given: dict, theirs: dict, dtype: str
+) -> None:
+  alpha = adapters.settings_of(given).alpha
+  peft.write(
+    output, params, theirs, base=given["path"], alpha=alpha, dtype=dtype
   )
 
 
 def _is_taken(folder: epath.Path) -> bool:
   """Whether it is more than what a cut off export leaves, which are files."""
   inside = folder.iterdir() if folder.exists() else ()
-  return any(path.name == "config.json" or path.is_dir() for path in inside)
+  whole = "config.json", peft.CONFIG
+  return any(path.name in whole or path.is_dir() for path in inside)
 
 
 def main(argv: list[str]) -> None:

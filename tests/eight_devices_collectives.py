@@ -26,7 +26,7 @@ from eight_devices_train import (
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from sitrain.methods import verbs
-from sitrain.models import axes, decoder, lora
+from sitrain.models import axes, decoder, experts, lora, parameters
 from sitrain.models.logprobs import token_scores
 from sitrain.runtime import sharding, stage
 from sitrain.tasks import maze
@@ -231,6 +231,53 @@ def of_look_up(mesh):
   return report_of(program, text, mesh)
 
 
+def of_mixture(mesh, fn):
+  """The report of experts' gradient on rows of a mesh, and the gradient."""
+  count, width, size = 4, 32, 64
+  keys, f32 = jax.random.split(KEY, 5), jnp.float32
+  normal = lambda n, *shape: 0.3 * jax.random.normal(keys[n], shape, f32)
+  draw = lambda: {
+    "x": normal(0, 64, width),
+    "layers": {
+      "router": normal(1, 1, width, count),
+      "experts_gate": normal(2, 1, count, width, size),
+      "experts_up": normal(3, 1, count, width, size),
+      "experts_down": normal(4, 1, count, size, width),
+    },
+  }
+
+  def loss(given):
+    layer = jax.tree.map(lambda x: x[0], given["layers"])
+    y = fn(
+      given["x"], layer, per_token=2, activation="silu", sum_to_one=True
+    )
+    return jnp.sum(jnp.sin(y))
+
+  given = jax.eval_shape(draw)
+  rows = sharding.shard_rows(mesh)
+  given["x"] = jax.ShapeDtypeStruct(given["x"].shape, f32, sharding=rows)
+  given["layers"] = placed({"layers": given["layers"]}, mesh)["layers"]
+  place = jax.tree.map(lambda x: x.sharding, given)
+  jitted = jax.jit(jax.grad(loss), out_shardings=place)
+  with at(mesh):
+    program = jitted.lower(given).compile({"xla_backend_optimization_level": 0})
+  grads = program(jax.device_put(jax.jit(draw)(), place))
+  return report_of(program, "", mesh), jax.device_get(grads)
+
+
+def of_mixtures(mesh, one):
+  """Experts on the mesh, left to the compiler, and how far from one device."""
+  sorted_rows = lambda x, p, **options: experts._mixture(
+    x, *(p[n] for n in ("router", *parameters.EXPERTS)),
+    **options | {"activation": jax.nn.silu},
+  )
+  found, grads = of_mixture(mesh, experts.mixture)
+  naive, _ = of_mixture(mesh, sorted_rows)
+  pairs = zip(*map(jax.tree.leaves, (grads, of_mixture(one, sorted_rows)[1])))
+  apart = max(np.abs(x - y).max() / np.abs(y).max() for x, y in pairs)
+  return {"own": found, "naive": naive, "apart": float(apart)}
+
+
 def of_residual(kind):
   """Bytes that a long update needs beside its input, and its gradient."""
   mesh = mesh_of("cpu", 1, 2, 4)
@@ -270,6 +317,7 @@ def on_cpu(mesh):
   found["same"] = same(played(*shared), played(*alone))
   found["naive look-up"] = of_look_up(mesh)
   found["residual"] = of_residuals()
+  found["experts"] = of_mixtures(mesh, one)
   return found | {"update": of_update("cpu", f32, mesh)}
 
 

@@ -90,6 +90,35 @@ FAMILIES = {
       local_rope_base=100.0,
     ),
   ),
+  "olmo2": (
+    "Olmo2Config",
+    dict(rope_parameters=dict(rope_type="default", rope_theta=5e5)),
+    dict(
+      pre_norms=False, post_norms=True, qk_norm=True, qk_norm_whole=True,
+      rope_base=5e5, tied=False,
+    ),
+  ),
+  "smollm3": (
+    "SmolLM3Config",
+    dict(no_rope_layer_interval=2),
+    dict(rope=(True, False), rope_base=2e6),
+  ),
+  "phi3": (
+    "Phi3Config",
+    dict(sliding_window=5)
+    | dict(rope_parameters=dict(
+      rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.75
+    )),
+    dict(local=(True,), window=5, rope_share=0.75, tied=False),
+  ),
+  "qwen3_moe": (
+    "Qwen3MoeConfig",
+    dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24)
+    | dict(norm_topk_prob=True),
+    dict(
+      qk_norm=True, tied=False, mlp_size=24, experts=6, experts_per_token=2
+    ),
+  ),
 }
 
 

@@ -136,6 +136,14 @@ AT_ONCE = {
     (*QUICK, "--config.model.kv_heads=3"), ("kv_heads=3", "heads=2", "1 or 2"),
   ),
   "head_size": ((*QUICK, "--config.model.head_size=7"), ("even number",)),
+  "rope_share": (
+    (*QUICK, "--config.model.rope_share=0.4"),
+    ("config.model.rope_share=0.4 of a head of 8 rotates 3", "even number"),
+  ),
+  "experts": (
+    (*QUICK, "--config.model.experts=2", "--config.model.experts_per_token=3"),
+    ("experts_per_token=3 is more than config.model.experts=2: set it to 2",),
+  ),
   "remat": ((*QUICK, "--config.model.remat=ful"), ("did you mean 'full'",)),
   "attention": ((*QUICK, "--config.model.attention=flash"), ("splash",)),
   "dtype": (

@@ -103,6 +103,17 @@ def test_hidden_states_are_not_reduced_over_groups(cpu):
   assert most("update") < states <= most("naive update")
 
 
+def test_experts_take_the_rows_of_their_own_group(cpu):
+  """Of other groups a group gets weights, and gives their gradients back."""
+  found, router, matrix = cpu["experts"], 32 * 4, 4 * 32 * 64 // 2
+  assert found["apart"] < 1e-5
+  assert crossing(found["own"]) == []
+  assert crossing(found["naive"])
+  gathered = {size for _, size in kinds(found["own"], "all-gather")}
+  assert gathered == {router, matrix}
+  assert len(kinds(found["own"], "reduce-scatter")) >= 3
+
+
 def test_no_device_repeats_work_of_the_update(cpu):
   one = cpu["update of one"]["flops"]
   assert 0.1 < cpu["update"]["flops"] / one <= 1.2 / 8

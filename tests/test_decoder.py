@@ -42,6 +42,17 @@ RICH = PLAIN.clone(
   tied=False,
   embed_scale=4.0,
 )
+# What RICH excludes; one layer rotates and one does not.
+OTHER = PLAIN.clone(
+  pre_norms=False,
+  post_norms=True,
+  qk_norm=True,
+  qk_norm_whole=True,
+  rope=(True, False),
+  rope_share=0.5,
+  experts=3,
+  experts_per_token=2,
+)
 
 
 @functools.cache
@@ -107,7 +118,9 @@ def test_a_model_has_its_parameters_and_no_others():
   assert set(params(RICH)) == {"embed", "layers", "norm", "head"}
 
 
-@pytest.mark.parametrize("model", [PLAIN, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize(
+  "model", [PLAIN, RICH, OTHER], ids=["plain", "rich", "other"]
+)
 def test_decoding_token_by_token_is_the_full_forward(model):
   tokens, start = some_tokens(), jnp.array([0, 2, 5], jnp.int32)
   column = jnp.arange(LENGTH)
@@ -214,6 +227,31 @@ def test_scan_and_remat_change_neither_values_nor_gradients(scan, remat):
     np.testing.assert_allclose(x, y, atol=2e-4, rtol=1e-4)
 
 
+def test_scan_and_remat_of_experts_and_of_layers_that_do_not_rotate():
+  tokens = some_tokens()
+  out, grad = value_and_grad(OTHER, params(OTHER), tokens)
+  model = OTHER.clone(scan=True, remat="full")
+  again, other_grad = value_and_grad(model, params(OTHER), tokens)
+  np.testing.assert_allclose(again, out, atol=1e-5)
+  for x, y in zip(jax.tree.leaves(grad), jax.tree.leaves(other_grad)):
+    np.testing.assert_allclose(x, y, atol=2e-4, rtol=1e-4)
+    assert np.any(x)
+
+
+def test_layers_that_do_not_rotate_know_no_positions():
+  """Only the mask tells them an order, so a bag of tokens is all they see."""
+  model = PLAIN.clone(rope=(False,), layers=1)
+  p = params(PLAIN)
+  p = {**p, "layers": jax.tree.map(lambda x: x[:1], p["layers"])}
+  tokens = some_tokens()
+  swapped = jnp.concatenate([tokens[:, 4::-1], tokens[:, 5:]], 1)
+  a, b = (logits(model, p, x, whole_rows()) for x in (tokens, swapped))
+  np.testing.assert_allclose(a[:, 5:], b[:, 5:], atol=1e-5)
+  rotating = model.clone(rope=(True,))
+  a, b = (logits(rotating, p, x, whole_rows()) for x in (tokens, swapped))
+  assert np.max(np.abs(a[:, 5:] - b[:, 5:])) > 1e-3
+
+
 def test_scan_is_a_scan_and_remat_makes_products_again():
   def names(model):
     def loss(params):
@@ -250,6 +288,8 @@ def test_unknown_options_are_refused():
     {"remat": "some"},
     {"activation": "relu"},
     {"rope_scaling": RopeScaling("yarn")},
+    {"rope_share": 0.4},  # 3 of 8 elements
+    {"rope_share": 1.5},
   ):
     with pytest.raises(ValueError):
       model = PLAIN.clone(**options)

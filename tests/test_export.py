@@ -12,8 +12,8 @@ import qwen
 from etils import epath
 
 from sitrain.configs import quickstart, word_problems
-from sitrain.models import decoder
-from sitrain.models.huggingface import weights
+from sitrain.models import decoder, lora
+from sitrain.models.huggingface import peft, weights
 from sitrain.models.huggingface.tokenizer import train_bpe
 from sitrain.runtime import build, checkpoint, task
 from sitrain.types import Progress, TrainState
@@ -136,6 +136,43 @@ def test_a_model_of_the_hub_keeps_its_form(started, ask, tmp_path):
   assert tokenizers[0].chat_template == tokenizers[1].chat_template
 
 
+def test_adapters_alone_are_a_folder_of_peft(ask, tmp_path):
+  """Those of the checkpoint, with the scale and the base of the run."""
+  folder = tmp_path / "model"
+  hub_models.their_model("qwen2").save_pretrained(folder)
+  train_bpe(["to be or not to be"], folder, size=270)
+  config = build.plain(quickstart.get_config("quick"))
+  config["model"] = {"path": str(folder), "dtype": "bfloat16", "lora": {
+    "rank": 2, "alpha": 6.0, "targets": ".*(query|down)",
+  }}
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+  model = weights.from_folder(folder)
+  first = lora.adapters(
+    jax.random.key(1), model, rank=2, names=("query", "down")
+  )
+  learnt = jax.tree.map(lambda x: x + 0.5, first)
+  save(tmp_path / "run" / "stage1", [first, learnt], [0.0, 1.0])
+  out = tmp_path / "out"
+  done = ask(
+    f"--workdir={tmp_path}/run", f"--output={out}", "--form=peft",
+    module=EXPORT,
+  )
+  assert done.code == 0, done.err
+  line = "stage1, last, step 2, as adapters of Qwen2ForCausalLM in float32"
+  assert line in done.out
+  base = weights.read_config(folder)
+  assert peft.form_of(out, base) == (2, 6.0, ("down", "query"))
+  found = peft.read(out, base, jax.eval_shape(lambda: learnt))
+  jax.tree.map(np.testing.assert_array_equal, found, learnt)
+  told = json.loads((out / peft.CONFIG).read_text())
+  assert told["base_model_name_or_path"] == str(folder)
+  assert not (out / "config.json").exists()
+  assert len(transformers.AutoTokenizer.from_pretrained(out)) > 256
+  written = {path.stat().st_mtime_ns: path.name for path in out.iterdir()}
+  assert written[max(written)] == peft.CONFIG
+
+
 OWN = """\
 {%- for message in messages -%}
 {{ message.content + (eos_token if message.role == 'assistant' else ' A: ') }}
@@ -180,6 +217,8 @@ def test_mistakes_are_named_in_one_line(scratch, ask, tmp_path):
     f"--workdir={workdir}": "--output is missing: give a new folder",
     f"--workdir={workdir} --output={tmp_path}/out --mesh=fsdp=3":
       "fsdp=3,",
+    f"--workdir={workdir} --output={tmp_path}/out --form=peft":
+      "--form=peft: the role 'policy' of this run has no adapters",
     f"--workdir={workdir} --output={tmp_path}/taken": "taken is taken: give a",
     f"--workdir={workdir} --output={tmp_path}/home": "home is taken: give a",
     f"--workdir={workdir} --output={tmp_path}/out --stage=stage9":

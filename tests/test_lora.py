@@ -4,10 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 from sitrain.models import decoder, lora
 from sitrain.models.logprobs import token_scores
-from sitrain.runtime import sharding
+from sitrain.runtime import overrides, sharding
+from sitrain.runtime.adapters import settings_of
+from sitrain.runtime.checks import check_model
+from sitrain.runtime.options import ConfigError
 
 SCALE = 1.7
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 15, (3, 9)))
@@ -66,6 +70,17 @@ def test_joined_is_merged(made, logprobs):
   np.testing.assert_allclose(unstacked, expected, atol=1e-5)
 
 
+def test_experts_have_no_adapters(toy):
+  model = toy[0].clone(experts=3)
+  shapes = jax.eval_shape(
+    lambda k: lora.adapters(k, model, rank=2), jax.random.key(0)
+  )
+  names = {name.removesuffix("_a") for name in shapes["layers"]}
+  assert {n for n in names if "_b" not in n} == {"query", "key", "value", "out"}
+  with pytest.raises(ValueError, match="adapters of up: name one or more of q"):
+    lora.adapters(jax.random.key(0), model, rank=2, names=("query", "up"))
+
+
 @pytest.mark.parametrize("name", lora.NAMES)
 def test_each_projection_has_its_own_adapter(name, made):
   """One layer by hand: what is added is scale * x A B, and nothing else."""
@@ -120,6 +135,77 @@ def test_adapters_have_partition_rules(made):
     assert (*a, *b[2:]) == (*whole[:cut], None, *whole[cut:]), name
     assert b[:2] == (None, None)
     assert len(a) == first["layers"][f"{name}_a"].ndim
+
+
+# As peft.modules gives them.
+MODULES = {
+  name: f"model.layers.{{}}.{module}" for name, module in {
+    "query": "self_attn.q_proj", "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj", "down": "mlp.down_proj",
+  }.items()
+}
+
+
+@pytest.mark.parametrize("targets, names", [
+  (lora.ALL, ("query", "key", "value", "down")),
+  (r".*\.(q_proj|v_proj)", ("query", "value")),  # PEFT's
+  (r"model\.layers\.\d+\.mlp\..*", ("down",)),
+  (".*[qk]_proj", ("query", "key")),
+  ("layers.*(query|value)", ("query", "value")),  # ours
+  ("layers/down", ("down",)),
+])
+def test_targets_are_whole_names(targets, names, toy):
+  assert lora.chosen(toy[0], targets, MODULES) == names
+
+
+@pytest.mark.parametrize("targets, message", [
+  ("quary|value", "'quary|value' matches no whole name of a projection: there"
+   " are layers/query, layers/key, .*, or model.layers.0.self_attn.q_proj,"),
+  ("query", "matches no whole name"),  # a part of a name is none
+  ("q_proj", "matches no whole name"),
+  ("", "matches no whole name"),
+  ("(query", r"targets='\(query' is no regular expression \(missing \)"),
+  (r"model\.layers\.0\..*q_proj", "layers.0.self_attn.q_proj and 1 of 2"),
+  (r"(?!model\.layers\.1\.).*", "and 1 of 2 layers: match all layers or none"),
+])
+def test_targets_that_choose_nothing_are_named(targets, message, toy):
+  with pytest.raises(ValueError, match=message) as error:
+    lora.chosen(toy[0].clone(layers=2), targets, MODULES)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("given, message", [
+  ({"rank": 8, "dropout": 0.1}, "lora.dropout is not an option: adapters have"
+   " no dropout here, leave it out"),
+  ({"lora_dropout": 0.0}, "lora.lora_dropout is not .* no dropout"),
+  ({"r": 8}, "lora.r is not an option: it is rank here"),
+  ({"target_modules": "x"}, "it is targets here"),
+  ({"rnk": 8}, "lora.rnk.*did you mean 'rank'"),
+  ({"rank": 8, "targets": "("}, r"lora.targets='\(' is no regular expression"),
+  ({"rank": 8, "targets": ("query",)}, "lora.targets=.* is a tuple: give"),
+  ({"rank": 8, "alpha": -1.0}, "lora.alpha=-1.0: set 0 or more"),
+])
+def test_options_of_adapters_are_checked_with_the_config(given, message):
+  with pytest.raises(ConfigError, match=message):
+    check_model({"path": "/some/folder", "lora": given})
+
+
+def test_flags_may_set_options_that_a_config_lacks():
+  known = flags.FlagValues()
+  words = [
+    "main", "--config=quickstart", "--config.model.path=/some/folder",
+    "--config.model.lora.rank=4", "--config.model.lora.targets=.*query",
+  ]
+  overrides.define("", flag_values=known, sys_argv=words)
+  overrides.parse(words, known)
+  config = known["config"].value.to_dict()
+  assert settings_of(config["model"]) == (4, 8.0, ".*query", "")
+
+
+def test_alpha_is_twice_the_rank_unless_it_is_given():
+  assert settings_of({"lora": {"rank": 8}}) == (8, 16.0, lora.ALL, "")
+  assert settings_of({"lora": {"rank": 8, "alpha": 32.0}}).alpha == 32.0
+  assert settings_of({}).rank == 0
 
 
 @pytest.mark.parametrize("options, message", [

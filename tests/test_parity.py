@@ -4,6 +4,7 @@ Checkpoints are saved by transformers and read as users' are; logits in
 float32, greedy generation token for token, and the way back.
 """
 
+import copy
 import functools
 import json
 
@@ -144,6 +145,35 @@ def test_the_way_back_is_exact(both, texts, tmp_path):
   expected = their_logits(theirs, tokens, real)[real]
   found = their_logits(again, tokens, real)[real]
   np.testing.assert_array_equal(found, expected)
+
+
+def test_gradients_of_experts_are_theirs(texts, tmp_path):
+  """Layers as a scan. Their gradients are saved as if they were weights."""
+  theirs, tokens = their_model("qwen3_moe"), jnp.asarray(texts[0])
+  given = torch.tensor(texts[0], dtype=torch.long)
+  scores = theirs(given).logits[:, :-1].log_softmax(-1)
+  scores.gather(2, given[:, 1:, None]).sum().backward()
+  slopes = copy.deepcopy(theirs)
+  with torch.no_grad():
+    for x, y in zip(slopes.parameters(), theirs.parameters(), strict=True):
+      x.copy_(y.grad)
+  folders = tmp_path / "weights", tmp_path / "gradients"
+  theirs.save_pretrained(folders[0])
+  slopes.save_pretrained(folders[1])
+  model = weights.from_folder(folders[0], scan=True)
+  shapes = jax.eval_shape(lambda k: decoder.init(model, k), jax.random.key(0))
+  params, expected = (weights.read(x, model, shapes) for x in folders)
+
+  def loss(params):
+    real = jnp.ones_like(tokens)
+    logits = our_logits.__wrapped__(model, params, tokens, real)
+    scores = jax.nn.log_softmax(logits[:, :-1])
+    return jnp.sum(jnp.take_along_axis(scores, tokens[:, 1:, None], axis=2))
+
+  found = jax.jit(jax.grad(loss), compiler_options=FAST)(params)
+  for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+    np.testing.assert_allclose(x, y, atol=1e-4 * np.abs(y).max())
+    assert np.any(y)
 
 
 def by_hand(**options):

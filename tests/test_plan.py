@@ -59,6 +59,11 @@ def test_without_its_compiler_a_tpu_is_refused(monkeypatch):
   ("qwen3-0.6b", 596_049_920), ("qwen3-8b", 8_190_735_360),
   ("meta-llama/Meta-Llama-3-8B", None), ("llama-3-8b", 8_030_261_248),
   ("google/gemma-2-27b-it", 27_227_128_320),
+  ("allenai/OLMo-2-1124-7B-Instruct", 7_298_617_344),
+  ("HuggingFaceTB/SmolLM3-3B", 3_075_098_624),
+  ("microsoft/Phi-3-mini-4k-instruct", 3_821_079_552),
+  ("microsoft/phi-4", 14_659_507_200),
+  ("Qwen/Qwen3-30B-A3B", 30_532_122_624),
 ])
 def test_known_models_have_their_parameters(name, parameters):
   if parameters is None:
@@ -72,6 +77,8 @@ def test_known_models_have_their_parameters(name, parameters):
     lambda: decoder.init(model, jax.random.key(0))
   )
   assert sum(x.size for x in jax.tree.leaves(shapes)) == parameters
+  active = 3_353_032_704 if "30B-A3B" in name else parameters
+  assert decoder.parameters.active(model, shapes) == active
 
 
 def test_a_folder_with_a_config_json_will_do(tmp_path):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import quickstart
+from sitrain.models import grouped
 from sitrain.runtime import batches, build, sharding
 from sitrain.runtime.plan import chips as plan_chips
 from sitrain.runtime.plan import cost as plan_cost
@@ -141,6 +142,51 @@ def test_traffic_of_prefetches_and_of_pieces(excerpt):
   assert excerpt["fusion.902"].bytes == 2 * product
   assert excerpt["async-collective-done.8"].bytes == 0
   assert excerpt["fusion.902"].flops == 2 * 64**3
+
+
+# A product of experts as the same compiler writes it, with two of its operands
+# before the rows in place of five.
+GROUPED = """HloModule jit_f, is_scheduled=true
+
+ENTRY %main.1 (a: bf16[480,512], b: bf16[4,512,256], n: s32[5]) -> bf16[480,256] {
+  %a = bf16[480,512]{1,0:T(8,128)(2,1)} parameter(0)
+  %b = bf16[4,512,256]{2,1,0:T(8,128)(2,1)} parameter(1)
+  %n = s32[5]{0:T(128)S(1)} parameter(2)
+  ROOT %ragged-dot-none.5 = bf16[480,256]{1,0:T(8,128)(2,1)} custom-call(%n, %n, /*index=2*/%a, %b), custom_call_target="tpu_custom_call", operand_layout_constraints={s32[5]{0}, s32[5]{0}, bf16[480,512]{1,0}, bf16[4,512,256]{2,1,0}}, frontend_attributes={mosaic_fusion_entry_point="true",ragged_dot_tiling="32,512,256"}
+}
+"""  # noqa: E501
+
+
+def test_products_of_experts_count_each_row_once():
+  (work,) = plan_cost.works(plan_hlo.parse(GROUPED), 1)
+  assert work.flops == 2 * 480 * 512 * 256
+  assert work.bytes == 2 * (480 * 512 + 4 * 512 * 256 + 480 * 256)
+
+
+@pytest.mark.nightly
+def test_a_tpu_does_not_multiply_all_rows_by_all_experts():
+  """A product and both of its gradients; the naive one shows the cost."""
+  if importlib.util.find_spec("libtpu") is None:
+    pytest.skip("libtpu, TPU's compiler, is not installed: sitrain[tpu]")
+  device = plan_chips.target_of("v5e:2x4").devices[0]
+  place = jax.sharding.SingleDeviceSharding(device)
+  experts, rows, wide, narrow = 32, 2048, 256, 128
+  given = [
+    jax.ShapeDtypeStruct(shape, dtype, sharding=place) for shape, dtype in (
+      ((rows, wide), jnp.bfloat16), ((experts, wide, narrow), jnp.bfloat16),
+      ((experts,), jnp.int32),
+    )
+  ]
+
+  def products(product):
+    loss = lambda *x: jnp.sum(product(*x).astype(jnp.float32) ** 2)
+    made = jax.jit(jax.grad(loss, (0, 1))).lower(*given).compile()
+    done = plan_cost.works(plan_hlo.parse(made.as_text()), 1)
+    return sum(w.flops * w.times for w in done)
+
+  needed = 3 * 2 * rows * wide * narrow
+  assert needed <= products(grouped.product) < 1.5 * needed
+  assert products(jax.lax.ragged_dot) > experts / 4 * needed
 
 
 WIDTH, STEPS, ROUNDS, REFILLS = 32, 20, 3, 5

@@ -241,6 +241,63 @@ def test_a_prompt_that_closes_the_reasoning_is_allowed_too(
   assert chat.again("How?")[-len(end):] == end
 
 
+@pytest.mark.parametrize("thinking", ["on", "off", "default"])
+def test_thinking_is_enable_thinking_of_transformers(
+  folders, thinking, tmp_path
+):
+  """In the run's prompts, and as the default of an exported tokenizer."""
+  source = AutoTokenizer.from_pretrained(folders["qwen3"])
+  chat = tokenizer.load(
+    folders["qwen3"], reasoning="keep", thinking=thinking
+  )
+  own = {} if thinking == "default" else {"enable_thinking": thinking == "on"}
+  messages = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is 6 * 7?"},
+  ]
+  prompt = lambda of, given, **more: of.apply_chat_template(
+    given, add_generation_prompt=True, tokenize=True, **more
+  )["input_ids"]
+  assert chat.ask(messages[1]["content"]) == prompt(source, messages[1:], **own)
+  assert chat.dialogue(messages) == prompt(source, messages, **own)
+  empty = chat.tokenizer.encode("<think>\n\n</think>\n\n")
+  closed = thinking == "off"  # That of Qwen3 thinks by default.
+  assert (chat.ask("How?")[-len(empty):] == empty) == closed
+  assert (chat.again("How?")[-len(empty):] == empty) == closed
+  tokenizer.copy(folders["qwen3"], tmp_path, thinking=thinking)
+  copied = AutoTokenizer.from_pretrained(tmp_path)
+  assert prompt(copied, messages) == chat.dialogue(messages)
+  other = {"enable_thinking": thinking == "off"}  # Callers may still choose.
+  assert prompt(copied, messages, **other) == prompt(source, messages, **other)
+
+
+@pytest.mark.parametrize("name, thinking, message", [
+  ("qwen25", "off", "thinking='off': the prompts of this chat template do not"),
+  ("llama3", "on", "do not depend on enable_thinking: leave thinking out"),
+  ("qwen3", "of", "thinking='of': choose one of default, on, off"),
+  ("qwen3", "off", "reasoning='keep'"),  # Its later turns still drop it.
+])
+def test_thinking_that_cannot_be_switched_is_named(
+  folders, name, thinking, message
+):
+  with pytest.raises(ValueError, match=message) as error:
+    tokenizer.load(folders[name], thinking=thinking)
+  assert "\n" not in str(error.value)
+
+
+def test_tokens_that_another_tokenizer_lacks(folders, byte_level, tmp_path):
+  """A reward model's may have more, such as one to pad with."""
+  own, more = folders["qwen25"], CHATML["more"]
+  for name, known, token in (
+    ("same", more, ""), ("larger", [*more, "<|pad|>"], ""),
+    ("smaller", more[:1], more[1]), ("turned", more[::-1], more[0]),
+  ):
+    other = saved(
+      tmp_path / name, byte_level, "", eos=CHATML["eos"], more=known
+    )
+    assert tokenizer.other_token(own, other) == token, name
+
+
 OWN_REASONING = {
   # The prompt opens the reasoning, and answers stand without that opening.
   "opened": CHATML_TURNS + "{%- if add_generation_prompt %}"

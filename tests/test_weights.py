@@ -21,6 +21,7 @@ from fsspec.registry import _registry
 from sitrain.models import decoder
 from sitrain.models.huggingface import families, layout, tensorfile, weights
 from sitrain.models.huggingface.describe import config_of
+from sitrain.runtime import sharding
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -167,6 +168,59 @@ def test_only_the_rows_of_a_piece_are_read(saved, monkeypatch):
   assert spans == [(name.format(1), 32, 48)]
   expected = params["layers"]["query"][1:2, 8:16, 2:3]
   np.testing.assert_array_equal(pieces[part], expected, strict=True)
+
+
+@pytest.mark.parametrize("family, path, part, name, rows", [
+  # A head of key 1 behind 4 heads of queries, in a tensor of 8 heads.
+  ("phi3", "layers/key", ((1, 2), (8, 16), (1, 2), (0, 16)),
+   "model.layers.1.self_attn.qkv_proj.weight", (80, 96)),
+  ("phi3", "layers/up", ((0, 1), (0, 32), (12, 24)),
+   "model.layers.0.mlp.gate_up_proj.weight", (60, 72)),
+  ("qwen3_moe", "layers/experts_down", ((1, 2), (4, 5), (6, 12), (0, 8)),
+   "model.layers.1.mlp.experts.4.down_proj.weight", (0, 8)),
+])  # fmt: skip
+def test_pieces_of_tensors_that_are_fused_and_of_experts(
+  family, path, part, name, rows, tmp_path, monkeypatch
+):
+  hub_models.their_model(family).save_pretrained(tmp_path)
+  model, params = read(tmp_path)
+  found, spans, fetch = tensorfile.read_headers(tmp_path), [], tensorfile.rows
+  names = families.names(weights.read_config(tmp_path))
+  leaf = params["layers"][path.removeprefix("layers/")]
+  all_spans = weights._spans(names, weights._by_path(params))
+  sources = weights._sources(
+    tmp_path, found, names[path], path, leaf.shape, all_spans[path]
+  )
+
+  def noted(tensor, start, stop):
+    whole = found[tensor.name]
+    width = int(np.prod(whole.shape[1:])) * whole.dtype.itemsize
+    first = (tensor.start - whole.start) // width
+    spans.append((tensor.name, first + start, first + stop))
+    return fetch(tensor, start, stop)
+
+  monkeypatch.setattr(tensorfile, "rows", noted)
+  pieces = layout.pieces(path, sources, leaf.shape, np.float32, {part})
+  assert spans == [(name, *rows)]
+  expected = leaf[tuple(slice(*each) for each in part)]
+  np.testing.assert_array_equal(pieces[part], expected, strict=True)
+
+
+@pytest.mark.parametrize("name", ["olmo_2", "smollm_3", "phi_3", "qwen_3_moe"])
+def test_newer_families_are_split_over_a_mesh(name):
+  """Nothing large is whole on 16 devices; sizes divide."""
+  model = decoder.Decoder(**families.decoder_fields(GIVEN[name]))
+  shapes, sizes = abstract(model), {"data": 1, "fsdp": 4, "tensor": 4}
+  specs = sharding.match_rules(decoder.PARTITION_RULES, shapes, sizes)
+  is_spec = lambda x: isinstance(x, jax.sharding.PartitionSpec)
+  both = zip(
+    jax.tree.leaves(shapes), jax.tree.leaves(specs, is_leaf=is_spec),
+    strict=True,
+  )
+  for shape, spec in both:
+    split = {axis for axis in spec if axis}
+    small = shape.size < 1e6 or "fsdp" in split and shape.size < 2e7  # norms
+    assert split == {"fsdp", "tensor"} or small, (shape.shape, spec)
 
 
 @pytest.fixture(scope="module")
@@ -488,10 +542,53 @@ GEMMA_3_SEES = dict(
   ),
   vision_config=dict(hidden_size=1152),
 )
+OLMO_2 = dict(
+  architectures=["Olmo2ForCausalLM"], attention_bias=False, hidden_act="silu",
+  hidden_size=4096, intermediate_size=11008, max_position_embeddings=4096,
+  model_type="olmo2", num_attention_heads=32, num_hidden_layers=32,
+  num_key_value_heads=32, rms_norm_eps=1e-06, rope_scaling=None,
+  rope_theta=500000, tie_word_embeddings=False, vocab_size=100352,
+)
+SMOLLM_3 = dict(
+  architectures=["SmolLM3ForCausalLM"], attention_bias=False, hidden_act="silu",
+  hidden_size=2048, intermediate_size=11008, max_position_embeddings=65536,
+  max_window_layers=28, mlp_bias=False, model_type="smollm3",
+  no_rope_layer_interval=4, num_attention_heads=16, num_hidden_layers=36,
+  num_key_value_heads=4, rms_norm_eps=1e-06, rope_scaling=None,
+  layer_types=["full_attention"] * 36, no_rope_layers=[1, 1, 1, 0] * 9,
+  rope_theta=5000000.0, sliding_window=None, use_sliding_window=False,
+  vocab_size=128256,
+)
+SMOLLM_SLIDES = {k: v for k, v in SMOLLM_3.items() if k != "layer_types"}
+SMOLLM_SLIDES |= dict(use_sliding_window=True, sliding_window=512)
+PHI_3 = dict(
+  architectures=["Phi3ForCausalLM"], attention_bias=False, embd_pdrop=0.0,
+  hidden_act="silu", hidden_size=3072, intermediate_size=8192,
+  max_position_embeddings=4096, model_type="phi3", num_attention_heads=32,
+  num_hidden_layers=32, num_key_value_heads=32, resid_pdrop=0.0,
+  original_max_position_embeddings=4096, rms_norm_eps=1e-05, rope_scaling=None,
+  rope_theta=10000.0, sliding_window=2047, tie_word_embeddings=False,
+  vocab_size=32064, bos_token_id=1, eos_token_id=32000, pad_token_id=32000,
+)
+# Phi 4 mini, but for its rope_scaling.
+PHI_4 = PHI_3 | dict(
+  intermediate_size=8192, num_attention_heads=24, num_key_value_heads=8,
+  partial_rotary_factor=0.75, sliding_window=None, tie_word_embeddings=True,
+)
+QWEN_3_MOE = QWEN_3 | dict(
+  architectures=["Qwen3MoeForCausalLM"], decoder_sparse_step=1,
+  hidden_size=2048, intermediate_size=6144, max_window_layers=48,
+  mlp_only_layers=[], model_type="qwen3_moe", moe_intermediate_size=768,
+  norm_topk_prob=True, num_attention_heads=32, num_experts=128,
+  num_experts_per_tok=8, num_hidden_layers=48, num_key_value_heads=4,
+  router_aux_loss_coef=0.001, tie_word_embeddings=False,
+)
 WINDOWED = QWEN_2_5 | dict(use_sliding_window=True, sliding_window=8)
 GIVEN = dict(
   llama_3_2=LLAMA_3_2, llama_2=LLAMA_2, qwen_2_5=QWEN_2_5, windowed=WINDOWED,
   qwen_3=QWEN_3, gemma_2=GEMMA_2, gemma_3=GEMMA_3, seeing=GEMMA_3_SEES,
+  olmo_2=OLMO_2, smollm_3=SMOLLM_3, smollm_slides=SMOLLM_SLIDES, phi_3=PHI_3,
+  phi_4=PHI_4, qwen_3_moe=QWEN_3_MOE,
 )
 
 
@@ -522,6 +619,19 @@ def test_config_files_have_the_known_fields_of_the_models():
   assert fields["qwen_2_5"]["local"] == (False,)
   assert fields["windowed"]["local"] == (False,) * 21 + (True,) * 3
   assert fields["qwen_3"]["head_size"] == 128 and fields["qwen_3"]["qk_norm"]
+  assert fields["olmo_2"]["qk_norm_whole"] and not fields["olmo_2"]["pre_norms"]
+  assert fields["smollm_3"]["rope"] == (True, True, True, False)
+  assert fields["smollm_3"]["tied"] and fields["smollm_3"]["local"] == (False,)
+  assert fields["smollm_slides"]["local"] == (False, False, False, True)
+  assert fields["phi_3"]["local"] == (True,)
+  assert fields["phi_3"]["window"] == 2047
+  assert fields["phi_4"]["rope_share"] == 0.75 and fields["phi_4"]["tied"]
+  assert decoder.Decoder(**fields["phi_4"]).local == (False,)
+  moe = fields["qwen_3_moe"]
+  assert (moe["experts"], moe["experts_per_token"], moe["mlp_size"]) == (
+    128, 8, 768
+  )
+  assert moe["experts_sum_to_one"] and moe["qk_norm"]
   assert fields["gemma_2"]["local"] == (True, False)
   assert fields["gemma_3"]["local"] == (True,) * 5 + (False,)
   seeing = fields["seeing"]
@@ -535,7 +645,22 @@ def test_config_files_have_the_known_fields_of_the_models():
   (dict(architectures=["MambaForCausalLM"]), "MambaForCausalLM .* use one of"),
   (dict(architectures=None), r"architecture \(none\) of config.json"),
   (dict(mlp_bias=True), "mlp_bias=True"),
-  (dict(quantization_config={"bits": 4}), "quantization_config"),
+  (dict(quantization_config={"bits": 4}), r"quantization_config \(4-bit\), so"),
+  (dict(quantization_config={"quant_method": "fp8", "fmt": "e4m3"}),
+   r"quantization_config \(fp8\), so its weights are packed: give"),
+  (dict(quantization_config={
+    "quant_method": "bitsandbytes", "load_in_4bit": True,
+  }), r"\(bitsandbytes, 4-bit\)"),
+  (dict(quantization_config={"quant_method": "gptq", "bits": 4}),
+   r"\(gptq, 4-bit\)"),
+  (dict(quantization_config={"quant_method": "mxfp4"}), r"\(mxfp4\)"),
+  (dict(compression_config={"format": "float-quantized"}),
+   r"compression_config \(float-quantized\)"),
+  (dict(quantization={"group_size": 64, "bits": 4}), r"quantization \(4-bit\)"),
+  (dict(rope_scaling={"rope_type": "longrope", "short_factor": [1.0] * 32,
+                      "long_factor": [4.0] * 32}), "rope type longrope"),
+  (dict(rope_parameters={"rope_type": "yarn", "rope_theta": 1e6,
+                         "factor": 4.0}, rope_scaling=None), "rope type yarn"),
   (dict(rope_scaling={"type": "yarn", "factor": 4.0}), "rope type yarn"),
   (dict(rope_scaling={"rope_type": "linear"}), "no factor"),
   (dict(rope_parameters={"rope_type": "dynamic"}, rope_scaling=None),
@@ -562,6 +687,28 @@ def test_what_is_not_supported_is_named(change, message):
 def test_what_gemma_3_does_not_support_is_named(change, message):
   with pytest.raises(ValueError, match=message):
     families.decoder_fields(GEMMA_3 | change)
+
+
+LONG = dict(type="longrope", long_factor=[1.0], short_factor=[1.0])
+
+
+@pytest.mark.parametrize("given, change, message", [
+  (PHI_4, dict(rope_scaling=LONG), "rope type longrope: supported are default"),
+  (PHI_4, dict(partial_rotary_factor=0.15), "rope_share=0.15 of a head of"),
+  (SMOLLM_3, dict(no_rope_layers=[1]), "no_rope_layers for 1 of 36 layers"),
+  (OLMO_2, dict(clip_qkv=8.0), "clip_qkv=8.0"),
+  (OLMO_2, dict(layer_types=["sliding_attention"] * 32, sliding_window=9),
+   "sliding_attention, which transformers ignores in olmo2"),
+  (QWEN_3_MOE, dict(decoder_sparse_step=2), "decoder_sparse_step=2: only mo"),
+  (QWEN_3_MOE, dict(mlp_only_layers=[3]), r"mlp_only_layers=\[3\]"),
+  (QWEN_3_MOE, dict(use_sliding_window=True), "use_sliding_window=True"),
+  (QWEN_3_MOE, dict(architectures=["MixtralForCausalLM"]), "MixtralFor.* use"),
+])  # fmt: skip
+def test_what_newer_families_do_not_support_is_named(given, change, message):
+  families.decoder_fields(given)
+  with pytest.raises(ValueError, match=message) as error:
+    families.decoder_fields(given | change)
+  assert "\n" not in str(error.value)
 
 
 LINEAR = dict(rope_type="linear", factor=4.0)
@@ -605,6 +752,11 @@ def test_a_decoder_is_described_by_a_config_that_gives_it_back(name):
 def test_a_decoder_that_no_family_can_express_is_refused(toy):
   model, _, _ = toy
   assert config_of(model)["architectures"] == [LLAMA]
+  base = model.clone(window=4, local_rope_base=model.rope_base)
+  # transformers has no windows in Llama, whatever config.json says.
+  for local in ((True,), (True, False)):
+    windowed = config_of(base.clone(local=local))
+    assert windowed["architectures"] == ["SmolLM3ForCausalLM"]
   for odd, named in (
     (dict(qk_norm=True, qkv_bias=True, attention_cap=3.0), "attention_cap"),
     (dict(embed_scale=3.0), "LlamaForCausalLM it differs in embed_scale"),

@@ -65,17 +65,32 @@ def rope_frequencies(
   return frequency * (keep + (1 - keep) / scaling.factor)
 
 
+def rotary_size(head_size: int, share: float) -> int:
+  """How many elements of a head are rotated: its first ones, an even number.
+
+  Raises ValueError for a share that gives no even number above 0.
+  """
+  size = int(head_size * share)
+  if size % 2 or not 0 < size <= head_size:
+    raise ValueError(
+      f"rope_share={share} of a head of {head_size} rotates {size} elements:"
+      " choose a share of 1 or less that gives an even number"
+    )
+  return size
+
+
 def rope_table(
   position: Int[Array, "B Q"],
-  head_size: int,
+  size: int,
   base: float,
   scaling: RopeScaling,
 ) -> tuple[Float[Array, "B Q 1 H"], Float[Array, "B Q 1 H"]]:
   """Cosine and sine of every position, to be shared by the layers.
 
-  The barrier keeps XLA from recomputing them in every layer.
+  `size` is that of a head, or of the part of it that is rotated. The barrier
+  keeps XLA from recomputing them in every layer.
   """
-  frequency = rope_frequencies(head_size, base, scaling)
+  frequency = rope_frequencies(size, base, scaling)
   angle = (position[..., None].astype(jnp.float32) * frequency)[:, :, None]
   return jax.lax.optimization_barrier((jnp.cos(angle), jnp.sin(angle)))
 
@@ -85,13 +100,15 @@ def rotate(
   cos: Float[Array, "B Q 1 H"],
   sin: Float[Array, "B Q 1 H"],
 ) -> Float[Array, "B Q N D"]:
-  """Rotary positions; the pairs are (x_i, x_{i + D / 2}).
+  """Rotary positions; the pairs are (x_i, x_{i + H}).
 
-  Su et al. 2021 (RoFormer), eq. 34, with the two halves as coordinates.
+  Su et al. 2021 (RoFormer), eq. 34, with the two halves as coordinates. Of a
+  head with D > 2 H the rest stays as it is.
   """
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-  return turned.astype(x.dtype)
+  half = cos.shape[-1]
+  a, b, rest = jnp.split(x.astype(jnp.float32), [half, 2 * half], axis=-1)
+  turned = [a * cos - b * sin, b * cos + a * sin, rest]
+  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
 def soft_cap(x: Float[Array, "..."], cap: float) -> Float[Array, "..."]:
@@ -122,6 +139,13 @@ def project(
   return y + times(low, params[f"{name}_b"])
 
 
+def activation_of(name: str) -> Callable[[Array], Array]:
+  """The activation of an mlp; ValueError for one that is not there."""
+  if name not in ("silu", "gelu_tanh"):
+    raise ValueError(f"activation {name!r}: not silu or gelu_tanh")
+  return jax.nn.silu if name == "silu" else jax.nn.gelu
+
+
 def gated_mlp(
   x: Float[Array, "R D"], params: dict[str, Array], *, activation: str,
   wide: bool = False,
@@ -130,9 +154,7 @@ def gated_mlp(
 
   Raises ValueError for an activation other than silu or gelu_tanh.
   """
-  if activation not in ("silu", "gelu_tanh"):
-    raise ValueError(f"activation {activation!r}: not silu or gelu_tanh")
-  act = jax.nn.silu if activation == "silu" else jax.nn.gelu
+  act = activation_of(activation)
   times = functools.partial(project, params=params, wide=wide)
   gate, up = times(x, name="gate"), times(x, name="up")
   return times(act(gate) * up, name="down")

@@ -1,4 +1,4 @@
-"""A decoder for the families of Llama, Qwen and Gemma.
+"""A decoder for the families of Llama, Qwen, Gemma, OLMo, SmolLM and Phi.
 
 Parameters are one tree: {"embed", "layers": name -> [layers, ...], "norm"} and
 "head" unless tied. Whether the layers are scanned or unrolled is an option of
@@ -14,7 +14,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sitrain.models import attention, axes, blocks, parameters, products
+from sitrain.models import (
+  attention,
+  axes,
+  blocks,
+  experts,
+  parameters,
+  products,
+)
 from sitrain.models.blocks import RopeScaling
 from sitrain.types import PAD, Key, Params
 
@@ -72,12 +79,16 @@ class Decoder(nn.Module, kw_only=True):
   mlp_size: int
   norm_eps: float = 1e-6
   norm_plus_one: bool = False  # norms scale by 1 + w (Gemma)
-  post_norms: bool = False  # norms also after attention and mlp (Gemma 2, 3)
+  pre_norms: bool = True  # norms before attention and mlp (not OLMo 2)
+  post_norms: bool = False  # norms after them (Gemma 2 and 3, OLMo 2)
   qkv_bias: bool = False
   out_bias: bool = False
   qk_norm: bool = False
+  qk_norm_whole: bool = False  # over all heads together (OLMo 2)
   rope_base: float = 10000.0
   rope_scaling: RopeScaling = RopeScaling()
+  rope_share: float = 1.0  # of a head that is rotated, its first part (Phi 4)
+  rope: tuple[bool, ...] = (True,)  # which layers rotate (SmolLM3); cycled
   local: tuple[bool, ...] = (False,)  # which layers are local; cycled
   window: int = 4096  # tokens that a local layer sees, itself included
   local_rope_base: float = 10000.0
@@ -86,8 +97,12 @@ class Decoder(nn.Module, kw_only=True):
   attention_cap: float = 0.0  # 0: none
   logit_cap: float = 0.0  # 0: none
   activation: str = "silu"  # or "gelu_tanh"
+  experts: int = 0  # mlps of a layer, each of mlp_size; 0: one, for all tokens
+  experts_per_token: int = 1
+  experts_sum_to_one: bool = True  # the weights of a token's experts do
   tied: bool = True
   embed_scale: float = 1.0
+  pad_token: int = PAD  # `heads.score` reads the last other token
   dtype: Any = jnp.float32  # of the computation; norms, softmax, logits: f32
   scan: bool = False  # layers as a scan, where there is no cache
   remat: str = "none"  # or "full", "dots", "auto": what is recomputed
@@ -172,33 +187,45 @@ class Decoder(nn.Module, kw_only=True):
 
   @nn.nowrap
   def _kinds(self):
-    """Per layer: 1 for a local layer, else 0."""
-    return [int(self.local[i % len(self.local)]) for i in range(self.layers)]
+    """Per layer: whether it is local, and whether it rotates."""
+    local, rope = self.local, self.rope
+    return [
+      (bool(local[i % len(local)]), bool(rope[i % len(rope)]))
+      for i in range(self.layers)
+    ]
 
   @nn.nowrap
   def _tables(self, attend):
-    """(cos, sin, visible) of the global and of the local layers."""
-    position, size = attend.position, self.head_size
-    everywhere = blocks.rope_table(
-      position, size, self.rope_base, self.rope_scaling
-    )
-    local = blocks.rope_table(
-      position, size, self.local_rope_base, self.local_rope_scaling
-    )
-    distance = position[:, :, None] - attend.key_position[:, None]
-    window = attend.visible & (distance < self.window)
-    return (*everywhere, attend.visible), (*local, window)
+    """(cos, sin, visible) of each kind of layer that there is."""
+    return {
+      kind: self._table(attend, *kind) for kind in sorted(set(self._kinds()))
+    }
+
+  @nn.nowrap
+  def _table(self, attend, local, rotates):
+    position, visible = attend.position, attend.visible
+    base, scaling = self.rope_base, self.rope_scaling
+    if local:
+      base, scaling = self.local_rope_base, self.local_rope_scaling
+      distance = position[:, :, None] - attend.key_position[:, None]
+      visible = visible & (distance < self.window)
+    size = blocks.rotary_size(self.head_size, self.rope_share)
+    cos, sin = blocks.rope_table(position, size, base, scaling)
+    if not rotates:
+      cos, sin = jnp.ones_like(cos), jnp.zeros_like(sin)
+    return cos, sin, visible
 
   @nn.nowrap
   def _scanned(self, layers, x, tables):
-    kinds = self._kinds()
-    mixed = len(set(kinds)) > 1
-    both = jax.tree.map(lambda *t: jnp.stack(t), *tables) if mixed else ()
+    order, each = list(tables), tuple(tables.values())
+    kinds = [order.index(kind) for kind in self._kinds()]
+    mixed = len(each) > 1
+    stacked = jax.tree.map(lambda *t: jnp.stack(t), *each) if mixed else ()
 
     def step(x, layer):
       params, kind = layer
       pick = lambda t: t[kind]
-      table = jax.tree.map(pick, both) if mixed else tables[kinds[0]]
+      table = jax.tree.map(pick, stacked) if mixed else each[0]
       return self._block(params, x, table, (), 0)[0], ()
 
     step = blocks.remat(step, self.remat, scanned=True)
@@ -223,13 +250,27 @@ class Decoder(nn.Module, kw_only=True):
       k: v if k.endswith("norm") else v.astype(self.dtype)
       for k, v in params.items()
     }
-    y = self._norm(x, p["attention_norm"])
+    y = self._norm(x, p["attention_norm"]) if self.pre_norms else x
     y, cache = self._attention(p, y, table, cache, column)
     x = x + (self._norm(y, p["attention_post_norm"]) if self.post_norms else y)
-    y = self._norm(x, p["mlp_norm"])
-    y = blocks.gated_mlp(y, p, activation=self.activation, wide=self.wide)
+    y = self._mlp(p, self._norm(x, p["mlp_norm"]) if self.pre_norms else x)
     x = x + (self._norm(y, p["mlp_post_norm"]) if self.post_norms else y)
     return (x if cache else axes.between_layers(x, self.residual)), cache
+
+  @nn.nowrap
+  def _mlp(self, p, x):
+    if not self.experts:
+      return blocks.gated_mlp(x, p, activation=self.activation, wide=self.wide)
+    return experts.mixture(
+      x, p, per_token=self.experts_per_token, activation=self.activation,
+      sum_to_one=self.experts_sum_to_one,
+    )
+
+  @nn.nowrap
+  def _qk_norm(self, x, weight):
+    """The norm of queries or keys [B Q N H], of each head or of all."""
+    shape = (*x.shape[:2], -1) if self.qk_norm_whole else x.shape
+    return self._norm(x.reshape(shape), weight).reshape(x.shape)
 
   @nn.nowrap
   def _attention(self, p, x, table, cache, column):
@@ -240,7 +281,7 @@ class Decoder(nn.Module, kw_only=True):
       if self.qkv_bias:
         heads[name] += p[name + "_bias"]
       if self.qk_norm and name != "value":
-        heads[name] = self._norm(heads[name], p[name + "_norm"])
+        heads[name] = self._qk_norm(heads[name], p[name + "_norm"])
     query = blocks.rotate(heads["query"], cos, sin)
     key = blocks.rotate(heads["key"], cos, sin).swapaxes(1, 2)
     value = heads["value"].swapaxes(1, 2)

@@ -75,14 +75,17 @@ def score(
   """One number for each row, in float32: w . h of its last token.
 
   The last token is that of the last column that is no pad, so the number
-  speaks about the complete row; rows must have no branches. A row without
-  tokens has 0. `params` as in `values`.
+  speaks about the complete row; rows must have no branches. Where the model has
+  a `pad_token`, as those of sequence classification in transformers have, the
+  last one that is no such token; some pad with the token that ends a text. A
+  row without tokens has 0. `params` as in `values`.
   """
   lead, length = tokens.shape[:-1], tokens.shape[-1]
   tokens, turn, path = (x.reshape(-1, length) for x in (tokens, turn, path))
   hidden = reading.hidden_states(model, params, tokens, turn, path)
   column = jnp.arange(length)
-  last = jnp.max(jnp.where(turn != PAD, column, -1), axis=1, keepdims=True)
+  read = (turn != PAD) & (tokens != model.pad_token)
+  last = jnp.max(jnp.where(read, column, -1), axis=1, keepdims=True)
   # A sum and no gather: the gradient of a gather is a slow scatter.
   chosen = (column == last)[..., None]
   state = jnp.sum(jnp.where(chosen, hidden, 0), axis=1)

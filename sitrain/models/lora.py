@@ -6,6 +6,8 @@ which `Decoder` applies where it finds them.
 """
 
 import math
+import re
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,57 @@ from sitrain.models.parameters import INPUTS, layer_shapes
 from sitrain.types import Key, Params
 
 NAMES = tuple(INPUTS)  # all projections
+ALL = ".*"  # of `targets`
+
+
+def pattern_of(targets: str) -> re.Pattern:
+  """The regular expression of `chosen`; ValueError for one that is none."""
+  try:
+    return re.compile(targets)
+  except re.error as error:
+    raise ValueError(
+      f"targets={targets!r} is no regular expression ({error}): write one, such"
+      " as '.*(query|value)'"
+    ) from error
+
+
+def chosen(
+  model: Decoder, targets: str, modules: Mapping[str, str]
+) -> tuple[str, ...]:
+  """The projections whose whole names match a regular expression.
+
+  Args:
+    model: the decoder that is adapted.
+    targets: a pattern of names of transformers, as the `target_modules` of
+      PEFT, or else of ours, which are "layers/query" and so on.
+    modules: of each projection its name in transformers, with {} in the place
+      of the layer's number.
+
+  Raises ValueError for a pattern that matches nothing, for one that matches a
+  projection in some layers alone, as every layer has adapters of the same
+  projections, and for what is no regular expression.
+  """
+  pattern, found = pattern_of(targets), []
+  for name, module in modules.items():
+    layers = [
+      i for i in range(model.layers) if pattern.fullmatch(module.format(i))
+    ]
+    if layers and len(layers) < model.layers:
+      raise ValueError(
+        f"targets={targets!r} matches {module.format(layers[0])} and"
+        f" {len(layers)} of {model.layers} layers: match all layers or none, as"
+        " all have the same adapters"
+      )
+    found += [name] * bool(layers)
+  found = found or [x for x in modules if pattern.fullmatch(f"layers/{x}")]
+  if not found:
+    theirs = [module.format(0) for module in modules.values()]
+    ours = [f"layers/{name}" for name in modules]
+    raise ValueError(
+      f"targets={targets!r} matches no whole name of a projection: there are"
+      f" {', '.join(ours)}, or {', '.join(theirs)} and so on"
+    )
+  return tuple(found)
 
 
 def adapters(
@@ -24,14 +77,18 @@ def adapters(
   """First adapters, in float32: A of variance 1 / inputs, B of zeros.
 
   So `join` of them changes no number of the model. The tree is {"layers":
-  ...}, for the partition rules of the decoder. Raises ValueError for a rank
-  below 1, for no names, and for names that are no projections.
+  ...}, for the partition rules of the decoder. Experts have no adapters, so
+  that all projections are those of attention in a model with experts. Raises
+  ValueError for a rank below 1, for no names, and for names that are no
+  projections of the model.
   """
-  wrong = [name for name in names if name not in NAMES]
+  own = tuple(name for name in NAMES if name in layer_shapes(model))
+  names = own if tuple(names) == NAMES else names
+  wrong = [name for name in names if name not in own]
   if wrong or not names:
     raise ValueError(
       f"adapters of {', '.join(wrong) or 'nothing'}: name one or more of"
-      f" {', '.join(NAMES)}"
+      f" {', '.join(own)}"
     )
   if rank < 1:
     raise ValueError(f"rank={rank} of adapters: give 1 or more")

@@ -22,6 +22,10 @@ PARTITION_RULES = (
   (r"(^|/)layers/out_bias$", P()),
   (r"(^|/)layers/(gate|up)$", P(None, "fsdp", "tensor")),
   (r"(^|/)layers/down$", P(None, "tensor", "fsdp")),
+  # Each expert is split as an mlp is, see experts.py.
+  (r"(^|/)layers/router$", P(None, "fsdp", None)),
+  (r"(^|/)layers/experts_(gate|up)$", P(None, None, "fsdp", "tensor")),
+  (r"(^|/)layers/experts_down$", P(None, None, "tensor", "fsdp")),
   # Adapters, see lora.py, are split as what they adapt; their rank is not.
   (r"(^|/)layers/(query|key|value|gate|up)_a$", P(None, "fsdp", None)),
   (r"(^|/)layers/(query|key|value)_b$", P(None, None, "tensor", None)),
@@ -34,6 +38,8 @@ PARTITION_RULES = (
 # How many leading axes of a projection are inputs; the others are outputs.
 INPUTS = {"query": 1, "key": 1, "value": 1, "out": 2}
 INPUTS |= {"gate": 1, "up": 1, "down": 1}
+# Weights of experts have an axis of experts before that.
+EXPERTS = ("experts_gate", "experts_up", "experts_down")
 
 
 def layer_shapes(spec: Any) -> dict[str, tuple[int, ...]]:
@@ -41,16 +47,13 @@ def layer_shapes(spec: Any) -> dict[str, tuple[int, ...]]:
   width, heads, size = spec.width, spec.heads, spec.head_size
   kv_heads = spec.kv_heads
   shapes = {
-    "attention_norm": (width,),
     "query": (width, heads, size),
     "key": (width, kv_heads, size),
     "value": (width, kv_heads, size),
     "out": (heads, size, width),
-    "mlp_norm": (width,),
-    "gate": (width, spec.mlp_size),
-    "up": (width, spec.mlp_size),
-    "down": (spec.mlp_size, width),
-  }
+  } | _mlp_shapes(spec)
+  if spec.pre_norms:
+    shapes |= {"attention_norm": (width,), "mlp_norm": (width,)}
   if spec.qkv_bias:
     shapes |= {
       "query_bias": (heads, size),
@@ -60,10 +63,42 @@ def layer_shapes(spec: Any) -> dict[str, tuple[int, ...]]:
   if spec.out_bias:
     shapes |= {"out_bias": (width,)}
   if spec.qk_norm:
-    shapes |= {"query_norm": (size,), "key_norm": (size,)}
+    whole = spec.qk_norm_whole
+    shapes |= {
+      "query_norm": (heads * size if whole else size,),
+      "key_norm": (kv_heads * size if whole else size,),
+    }
   if spec.post_norms:
     shapes |= {"attention_post_norm": (width,), "mlp_post_norm": (width,)}
   return shapes
+
+
+def _mlp_shapes(spec):
+  width, size, count = spec.width, spec.mlp_size, spec.experts
+  if not count:
+    return {"gate": (width, size), "up": (width, size), "down": (size, width)}
+  return {
+    "router": (width, count),
+    "experts_gate": (count, width, size),
+    "experts_up": (count, width, size),
+    "experts_down": (count, size, width),
+  }
+
+
+def active(spec: Any, params: Params) -> int:
+  """How many of the parameters take part in the computation of a token.
+
+  All but those of the experts that it does not take; `params` may be shapes.
+  """
+  flat = jax.tree_util.tree_flatten_with_path(params)[0]
+  total = 0
+  for path, x in flat:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    size = math.prod(x.shape)
+    if name.endswith(EXPERTS):
+      size = size // spec.experts * spec.experts_per_token
+    total += size
+  return total
 
 
 def init_norm(key: Key, spec: Any, shape: tuple[int, ...]) -> jax.Array:
@@ -94,10 +129,10 @@ def init_layers(key: Key, spec: Any) -> Params:
     elif name.endswith("bias"):
       tree[name] = jnp.zeros(shape, jnp.float32)
     else:
-      fan_in = shapes[name][0]
+      fan_in = shapes[name][1 if name in EXPERTS else 0]
       if name == "out":
         fan_in = spec.heads * spec.head_size
-      if name in ("out", "down"):
+      if name in ("out", "down", "experts_down"):
         fan_in *= 2 * spec.layers
       tree[name] = jax.random.normal(k, shape, jnp.float32) * fan_in**-0.5
   return tree

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from sitrain.methods.verbs import frozen_of
-from sitrain.models import decoder, lora
+from sitrain.models import decoder, heads
 from sitrain.models.blocks import RopeScaling
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, weights
 from sitrain.rollout.play import columns_of
 from sitrain.runtime import (
+  adapters,
   batches,
   fields,
   machine,
@@ -57,7 +58,12 @@ from sitrain.runtime.start import (
   drawn,
   order_key,
 )
-from sitrain.runtime.task import check_context, task_from, task_of_stage
+from sitrain.runtime.task import (
+  check_context,
+  check_role_tokens,
+  task_from,
+  task_of_stage,
+)
 from sitrain.runtime.watch import Watch
 from sitrain.tasks.own_functions import is_own
 from sitrain.types import Method, Stage, Task
@@ -104,8 +110,11 @@ def check_folders(config: dict) -> None:
       folder = weights.locate(path)
       where += f"={path}"
       weights.from_folder(folder)
+      if field == "model.path":
+        weights.check_writes(folder)
     except ValueError as error:
       raise ConfigError(f"{where}: {error}") from error
+  adapters.check_folder(config["model"])
 
 
 def model_from(config: dict, task: Task) -> Decoder:
@@ -143,28 +152,18 @@ def origin_from(config: dict, model: Decoder) -> Origin:
   """Where the parameters come from: config.model.path or initialization.
 
   With config.model.lora.rank above 0 adapters are trained, and the checkpoint
-  is frozen, in the dtype of the model.
+  is frozen. A folder of sequence classification has the scalar head, too.
   """
   path = config["model"].get("path", "")
-  options = {"rank": 0} | config["model"].get("lora", {})
   init = functools.partial(decoder.init, model)
   read = functools.partial(weights_of, path, model)
-  if not options["rank"]:
-    origin = drawn(init)
-    return origin._replace(first=lambda _, a: read(a)) if path else origin
-  if not path:
-    raise ConfigError("config.model.lora adapts a checkpoint: set model.path")
-  alpha = options.pop("alpha", 2.0 * options["rank"])
-  adapt = lambda key: call(
-    lora.adapters, "model.lora", options, key, model
-  )
-  shapes = jax.eval_shape(init, jax.random.key(0))
-  kept = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, model.dtype), shapes
-  )
-  return drawn(adapt)._replace(
-    base=kept, read_base=read, scale=alpha / options["rank"]
-  )
+  given = adapters.settings_of(config["model"])
+  if given.rank:
+    return adapters.origin(path, model, given, read)
+  if path and weights.is_scorer(weights.locate(path)):
+    init = lambda key: heads.add(model, decoder.init(model, key))
+  origin = drawn(init)
+  return origin._replace(first=lambda _, a: read(a)) if path else origin
 
 
 EXECUTION = families.EXECUTION  # options that a checkpoint does not decide
@@ -189,8 +188,10 @@ def _role(config, options, run, task) -> Role:
       n: v for n, v in own["model"].items() if n in ("path", *EXECUTION)
     }
     model = model_from(own, task)
-    model = machine.suited(model, run.mesh)
-    return Role(model, "init", options["head"], origin_from(own, model))
+    model, head = machine.suited(model, run.mesh), options["head"]
+    if weights.is_scorer(weights.locate(path)):
+      head = "scalar"
+    return Role(model, "init", head, origin_from(own, model))
   if start == "policy":
     return Role(run.model, start, options["head"], run.origin)
   init = functools.partial(decoder.init, run.model)
@@ -256,6 +257,7 @@ def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
   check_config(config)
   pins = sources.pinned(config, sources.known_of(workdir))
   check_folders(pins)
+  check_role_tokens(pins)
   task = on_host(task_from(pins, workdir))
   evaluation_task = on_host(task_from(pins, workdir, part="evaluate"))
   check_evaluation(config, evaluation_task)

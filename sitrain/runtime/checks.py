@@ -18,11 +18,12 @@ import optax
 from sitrain.evaluate.run import evaluate, make_player
 from sitrain.methods.verbs import check_turns
 from sitrain.models import attention
-from sitrain.models.blocks import RopeScaling
+from sitrain.models.blocks import RopeScaling, rotary_size
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import families, tokenizer
 from sitrain.rollout import by_turn
 from sitrain.runtime import (
+  adapters,
   batches,
   environments,
   fields,
@@ -184,6 +185,7 @@ def check_model(given: dict) -> None:
     else:
       check_type(f"model.{name}", value, known[name].type)
   fields.check_ranges({"model": given})
+  adapters.settings_of(given)
   if path:
     return
   # The vocabulary is the tokenizer's.
@@ -205,12 +207,25 @@ def check_model(given: dict) -> None:
       f"config.model.head_size={given['head_size']}: rotary positions need an "
       "even number"
     )
+  try:
+    rotary_size(given["head_size"], given.get("rope_share", 1.0))
+  except ValueError as error:
+    raise ConfigError(f"config.model.{error}") from error
+  experts, taken = (
+    given.get(n, known[n].default) for n in ("experts", "experts_per_token")
+  )
+  if experts and taken > experts:
+    raise ConfigError(
+      f"config.model.experts_per_token={taken} is more than "
+      f"config.model.experts={experts}: set it to {experts} or less"
+    )
 
 
 def model_fields(path: str) -> list[str]:
   """The options of config.model beside path and lora."""
   names = families.EXECUTION if path else Decoder.__dataclass_fields__
-  return [n for n in names if n not in ("parent", "name", "fork", "wide")]
+  own = "parent", "name", "fork", "wide", "pad_token"
+  return [n for n in names if n not in own]
 
 
 def evaluation_options() -> dict[str, inspect.Parameter]:

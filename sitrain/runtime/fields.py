@@ -53,8 +53,11 @@ RANGES = {
     Range(1),
   "model.(rope_base|local_rope_base|norm_eps)": Range(0, above=True),
   "model.(attention_cap|logit_cap|attention_scalar)": Range(0),
+  "model.rope_share": Range(0, 1, above=True),
+  "model.experts": Range(0),
+  "model.experts_per_token": Range(1),
   "model.lora.rank": Range(0),
-  "model.lora.alpha": Range(0, above=True),
+  "model.lora.alpha": Range(0),
   "mesh.*": Range(-1),
   "tokenizer.size": Range(0),
   "stage.*.(steps|steps_per_call|epochs|minibatches|rounds)": Range(1),
@@ -93,7 +96,7 @@ RANGES = {
 
 # Fields that name a file, a folder, or a repository of the hub.
 PATHS = (
-  "model.path", "roles.*.path", "tokenizer.(path|template)",
+  "model.path", "model.lora.path", "roles.*.path", "tokenizer.(path|template)",
   "(task|evaluate.task|stage.*.task).(source|shots)",
 )
 # Fields with several of them: "a.jsonl*0.7,b.jsonl*0.3".

@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sitrain.models import lora
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import tokenizer
 from sitrain.runtime import (
+  adapters,
   checks,
   config_files,
   fields,
@@ -75,8 +75,7 @@ def _model(given: dict) -> dict:
   } | {"dtype": "float32"}
   own = {n: v._asdict() if hasattr(v, "_asdict") else v for n, v in own.items()}
   if path:
-    adapters = {"rank": 0, "alpha": 2.0} | _defaults(lora.adapters)
-    own["lora"] = adapters | given.get("lora", {})
+    own["lora"] = adapters.settings_of(given)._asdict()
   return given | own | {n: v for n, v in given.items() if n != "lora"}
 
 
@@ -139,7 +138,7 @@ def listed() -> list[str]:
   for title, maker in (
     ("Optimizers: config.stage.NAME.optimizer", optimizer.make),
     ("Written tables: config.stage.NAME.table", written.table_of),
-    ("Adapters: config.model.lora, with alpha", lora.adapters),
+    ("Adapters: config.model.lora", adapters.settings),
     ("Tokenizers: config.tokenizer, with path or size", tokenizer.load),
   ):
     lines += [title, "", *_listed("", maker), ""]

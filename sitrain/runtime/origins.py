@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import jax
+
+from sitrain.models import heads
 from sitrain.runtime import checkpoint
 from sitrain.runtime.options import ConfigError, closest
 from sitrain.runtime.start import Run, elsewhere, role_of
@@ -64,6 +67,8 @@ def check_role_sources(
   for option, name, source in sources:
     saved = trained.get(source.rpartition("/")[0], (name,))
     from_policy = role_of(run, name).start == "policy"
+    if option != "start":
+      check_head(field, run, name, source, saved)
     if name in saved or from_policy and "policy" in saved:
       continue
     raise ConfigError(
@@ -72,4 +77,23 @@ def check_role_sources(
         "" if from_policy or name not in run.roles
         else f", or set config.roles.{name}.start to 'policy'"
       )
+    )
+
+
+def check_head(
+  field: str, run: Run, name: str, source: str, saved: Sequence[str]
+) -> None:
+  """Raises ConfigError for a held role whose scalar head nobody has trained.
+
+  It would score every text 0. `saved` are the roles that `source` has.
+  """
+  role = role_of(run, name)
+  if not role.head or source != "init" and name in saved:
+    return
+  first = jax.eval_shape(role.origin.init, jax.random.key(0))
+  if source != "init" or heads.NAME not in first:
+    raise ConfigError(
+      f"config.{field}.held.{name}={source!r}: its scalar head is new there and"
+      " scores every text 0: name a stage that trains it, or set config.roles."
+      f"{name}.path to a model of sequence classification"
     )

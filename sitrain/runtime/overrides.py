@@ -21,12 +21,12 @@ from sitrain.runtime.options import ConfigError, accepted, closest, find
 # Here names are options of functions, which check them. So a flag may set one
 # that the config file does not have.
 _OPEN = re.compile(
-  r"config\.(task|model|tokenizer|evaluate(\.task)?|roles\.\w+|"
+  r"config\.(task|model(\.lora)?|tokenizer|evaluate(\.task)?|roles\.\w+|"
   r"stage\.\w+(\.(method|optimizer|held|task|table|until))?)"
 )
 # Those that a config file may leave out.
 _GROUPS = re.compile(
-  r"evaluate\.task|tokenizer|roles(\.\w+)?|"
+  r"evaluate\.task|tokenizer|model\.lora|roles(\.\w+)?|"
   r"stage\.\w+\.(optimizer|held|task|table|until)"
 )
 # Messages of parsers, and what to tell the user.

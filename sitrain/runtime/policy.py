@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from sitrain.models import decoder, lora
 from sitrain.models.decoder import Decoder
+from sitrain.models.huggingface.weights import is_scorer, locate
 from sitrain.models.parameters import computed
 from sitrain.runtime import activity, build, checkpoint, sharding
 from sitrain.runtime.options import ConfigError, closest
@@ -58,12 +59,12 @@ def of_role(config: dict, role: str) -> dict:
   if role not in roles:
     known = ("policy", "reference", *roles)
     raise ConfigError(f"--role={role}: {closest(role, known)}")
-  if roles[role].get("head", ""):
+  path = roles[role].get("path", "")
+  if roles[role].get("head", "") or path and is_scorer(locate(path)):
     raise ConfigError(
       f"--role={role} has a scalar head in the place of logits: it writes no "
       "text that could be sampled or exported"
     )
-  path = roles[role].get("path", "")
   if not path:
     return config
   model = {n: v for n, v in config["model"].items() if n != "lora"}
@@ -90,17 +91,34 @@ def restored(
   into the base weights. Raises ConfigError if the stage has no such role.
   """
   origin = build.origin_from(config, model)
-  field, wanted = _saved(origin, model, mesh, folder, which, role)
-  wanted = only(**{field: {role: wanted}})
-  with activity.during(f"reading the {which} checkpoint of {folder.name}"):
-    state, progress = checkpoint.restore(folder, which, wanted)
-  params = getattr(state, field)[role]
-  line = f"{role} of {folder.name}, {which}, step {progress.step}"
+  params, line = _read(origin, model, mesh, folder, which, role)
   if origin.base == ():
     return params, line
   base = origin.read_base(_placed(origin.base, mesh))
   merge = jax.jit(partial(lora.merge, scale=origin.scale))
   return merge(base, params), line
+
+
+def restored_adapters(
+  config: dict, model: Decoder, mesh: Mesh, folder: epath.Path, which: str,
+  *, role: str = "policy",
+) -> tuple[Params, str]:
+  """The adapters of `restored`, in float32, without their base."""
+  origin = build.origin_from(config, model)
+  return _read(origin, model, mesh, folder, which, role)
+
+
+def _read(
+  origin: Origin, model: Decoder, mesh: Mesh, folder: epath.Path, which: str,
+  role: str,
+) -> tuple[Params, str]:
+  """What the checkpoint has of a role, and the line of `restored`."""
+  field, wanted = _saved(origin, model, mesh, folder, which, role)
+  wanted = only(**{field: {role: wanted}})
+  with activity.during(f"reading the {which} checkpoint of {folder.name}"):
+    state, progress = checkpoint.restore(folder, which, wanted)
+  params = getattr(state, field)[role]
+  return params, f"{role} of {folder.name}, {which}, step {progress.step}"
 
 
 def shapes_of_stage(

@@ -60,6 +60,7 @@ def record(
     found |= files_of(f"stage.{name}.method", stage.get("method", {}))
   if reads_text(config):
     found |= _tokenizer(config, pins)
+  found |= adapters_of(config)
   given, pinned_paths = models_of(config), models_of(pins)
   return found | {
     field: model_of(pinned_paths[field]) | {"path": path}
@@ -92,6 +93,16 @@ def _tokenizer(config: dict, pins: dict) -> dict[str, dict]:
     file = epath.Path(template).expanduser()
     found["tokenizer.template"] = _of_files(template, [file], "a file")
   return found
+
+
+def adapters_of(config: dict) -> dict[str, dict]:
+  """The fingerprint of the first adapters, if they are those of a folder."""
+  path = config["model"].get("lora", {}).get("path", "")
+  if not path:
+    return {}
+  folder = download.locate_adapters(path)
+  files = [folder / name for name in download.ADAPTER_FILES]
+  return {"model.lora.path": _of_files(path, files, "adapters")}
 
 
 def models_of(config: dict) -> dict[str, str]:

@@ -185,6 +185,8 @@ def _first(run: Run, name: str, wanted: Any) -> Any:
   if not role.head:
     return role.origin.first(key, wanted)
   shapes = jax.eval_shape(role.origin.init, key)
+  if heads.NAME in shapes:  # It comes with its head.
+    return role.origin.first(key, wanted)
   place = sharding.state_shardings(decoder.PARTITION_RULES, shapes, run.mesh)
   trunk = role.origin.first(key, sharding.abstract(shapes, place))
   return heads.add(role.model, trunk)
@@ -227,6 +229,11 @@ def check_sources(run: Run, stages: Sequence[Stage]) -> None:
       if elsewhere(source):
         saved = checkpoint.roles(*_source(run, source))
         role = name if name in saved else "policy"
+        if role_of(run, name).head and role != name:
+          raise ValueError(
+            f"{source} has no {name!r}: a new scalar head scores every text 0:"
+            " name a stage that trains it"
+          )
         _check_source(run, source, {role: wanted.held[name]})
 
 

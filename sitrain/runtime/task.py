@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import logging
 import math
 import tempfile
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from sitrain.runtime.options import ConfigError, accepted, call, find
 from sitrain.tasks.own_functions import defined_at, is_own
 from sitrain.tasks.text import lengths
 from sitrain.types import PAD, Chat, Task
+
+_LOG = logging.getLogger("sitrain")
 
 
 def task_from(config: dict, workdir: str = "", *, part: str = "") -> Task:
@@ -90,6 +93,28 @@ def options_of(config: dict, part: str = "") -> dict:
   return dict(config["task"]) | changed
 
 
+def check_role_tokens(config: dict) -> None:
+  """Raises ConfigError for a role's model that reads other tokens than the run.
+
+  Its scores and log-probabilities would be those of other texts. A folder
+  without a tokenizer is taken to have that of the run, with a warning.
+  """
+  own = config.get("tokenizer", {}).get("path", "")
+  own = own or config["model"].get("path", "")
+  for name, role in config.get("roles", {}).items():
+    path = role.get("path", "")
+    if not path or not own or path == own or not reads_text(config):
+      continue
+    where = f"config.roles.{name}.path={path}"
+    if not tokenizer.is_there(weights.locate(path)):
+      _LOG.warning("%s has no tokenizer: it reads that of the run", where)
+    elif token := tokenizer.other_token(own, path):
+      raise ConfigError(
+        f"{where} has another tokenizer than the run: {token!r} has another id"
+        " there, or none: give a model of the same tokens"
+      )
+
+
 def write_tokenizer(
   config: dict, folder: epath.Path, output: epath.Path
 ) -> list[str]:
@@ -103,7 +128,9 @@ def write_tokenizer(
   if not path and not (folder / "tokenizer").exists():
     return []
   names = tokenizer.copy(
-    path or folder / "tokenizer", output, template=options.get("template", "")
+    path or folder / "tokenizer", output,
+    template=options.get("template", ""),
+    thinking=options.get("thinking", "default"),
   )
   if reads_text(config):
     names += end_tokens.write(output, chat_of(config, str(folder)).eos)

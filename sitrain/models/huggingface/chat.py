@@ -26,6 +26,13 @@ PLAIN = (
 # a resumed run reads the same prompts.
 _DAY = "{% macro strftime_now(form) %}26 Jul 2024{% endmacro %}"
 
+# What comes before a template that writes reasoning (`<think>`) or none, by its
+# variable enable_thinking; whoever renders it may still give another value.
+_THINKING = """\
+{% if enable_thinking is not defined %}{% set enable_thinking = VALUE %}\
+{% endif %}{{ '' }}"""
+THINKING = ("default", "on", "off")
+
 _MESSAGES = ("What is 6 * 7?", "Name a colour,\nplease.")
 _AGAIN = "There might be an error above. Answer again."
 _ANSWER = "Forty-two."
@@ -94,6 +101,30 @@ def make(
 
   eos = tuple(dict.fromkeys((end, source.eos_token_id, *ends)))
   return Chat(tokenizer, eos, ask, again, dialogue)
+
+
+def with_thinking(source: Any, template: str, thinking: str) -> str:
+  """A template that writes prompts with reasoning switched "on" or "off".
+
+  As `apply_chat_template(enable_thinking=...)` of transformers; "default" is
+  what the template does without it. Raises ValueError for a template whose
+  prompts do not depend on that variable.
+  """
+  if thinking not in THINKING:
+    raise ValueError(
+      f"thinking={thinking!r}: choose one of {', '.join(THINKING)}"
+    )
+  if thinking == "default":
+    return template
+  own = {x: _THINKING.replace("VALUE", x) + template for x in ("true", "false")}
+  shown = [_renderer(source, form)(_MESSAGES[:1]) for form in own.values()]
+  if shown[0] == shown[1]:
+    raise ValueError(
+      f"thinking={thinking!r}: the prompts of this chat template do not depend"
+      " on enable_thinking: leave thinking out, or give a template, as a file,"
+      " that reads it"
+    )
+  return own["true" if thinking == "on" else "false"]
 
 
 def _renderer(source: Any, template: str) -> Render:

@@ -14,6 +14,29 @@ ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 Given = dict[str, Any]
 
 
+# Where a file says that its weights are packed: transformers, older versions
+# of compressed-tensors, and MLX.
+_PACKED = ("quantization_config", "compression_config", "quantization")
+
+
+def check_unpacked(given: Given) -> None:
+  """Raises ValueError for weights in fewer bits, such as fp8 and 4-bit."""
+  for name in _PACKED:
+    if not (packed := given.get(name)):
+      continue
+    how = dict(packed) if isinstance(packed, dict) else {"quant_method": packed}
+    bits = how.get("bits") or next(
+      (n for n in (4, 8) if how.get(f"load_in_{n}bit")), 0
+    )
+    method = how.get("quant_method") or how.get("format")
+    about = [f"{method}"] * bool(method) + [f"{bits}-bit"] * bool(bits)
+    raise ValueError(
+      f"config.json has a {name} ({', '.join(about) or 'of no name'}), so its"
+      " weights are packed: give the model that it was made from, or unpack it"
+      " (dequantize() of transformers) and save it again"
+    )
+
+
 def needed(given: Given, name: str) -> Any:
   """An option that must be there; ValueError where it is not."""
   if given.get(name) is None:
@@ -51,10 +74,32 @@ def local_fields(given: Given) -> dict[str, Any]:
     raise ValueError(
       f"config.json has layers with {SLIDING} but no sliding_window: set it"
     )
-  local = tuple(kind == SLIDING for kind in kinds)
-  fits = lambda size: all(local[i] == local[i % size] for i in range(count))
-  size = next(size for size in range(1, count + 1) if fits(size))
-  return {"local": local[:size], "window": given["sliding_window"]}
+  local = _pattern([kind == SLIDING for kind in kinds])
+  return {"local": local, "window": given["sliding_window"]}
+
+
+def _pattern(values):
+  """The shortest beginning that gives all values if it is repeated."""
+  count = range(len(values))
+  fits = lambda size: all(values[i] == values[i % size] for i in count)
+  return tuple(values[: next(n for n in (*count[1:], len(values)) if fits(n))])
+
+
+def rope_layers(given: Given) -> tuple[bool, ...]:
+  """Which layers rotate, by no_rope_layers or no_rope_layer_interval.
+
+  As the shortest pattern. Raises ValueError for a list that is too short.
+  """
+  count, each = given["num_hidden_layers"], given["no_rope_layer_interval"]
+  named = given.get("no_rope_layers")
+  if named is None:
+    named = [(i + 1) % each for i in range(count)]
+  if len(named) < count:
+    raise ValueError(
+      f"config.json has no_rope_layers for {len(named)} of {count} layers:"
+      " complete them"
+    )
+  return _pattern([bool(value) for value in named[:count]])
 
 
 def _layer_types(given, count):
@@ -64,18 +109,25 @@ def _layer_types(given, count):
   if pattern:
     return [FULL if (i + 1) % pattern == 0 else SLIDING for i in range(count)]
   if given.get("use_sliding_window") and given.get("sliding_window"):
+    if "no_rope_layer_interval" in given:
+      rope = rope_layers(given)
+      kinds = (FULL if rope[i % len(rope)] else SLIDING for i in range(count))
+      return list(kinds)
     first = given["max_window_layers"]
     return [SLIDING if i >= first else FULL for i in range(count)]
   return [FULL] * count
 
 
-def rope_fields(given: Given, *, own_local: bool) -> dict[str, Any]:
+def rope_fields(
+  given: Given, *, own_local: bool, partial: bool
+) -> dict[str, Any]:
   """Rotary fields of global and of local layers.
 
   `own_local`: local layers have a base of their own, rope_local_base_freq, and
-  no scaling. Where a file has both rope_scaling and rope_parameters, it is read
-  as transformers reads it. Raises ValueError for types that the decoder lacks,
-  and for files that transformers reads in another way than they look.
+  no scaling. `partial`: a share of a head may be rotated. Where a file has both
+  rope_scaling and rope_parameters, it is read as transformers reads it. Raises
+  ValueError for types that the decoder lacks, and for files that transformers
+  reads in another way than they look.
   """
   if own_local:
     far, near = _rope_per_kind(given)
@@ -84,7 +136,14 @@ def rope_fields(given: Given, *, own_local: bool) -> dict[str, Any]:
     far = near = _rope_of_all_layers(given)
     # transformers lets it win over the one beside the other parameters.
     length = given.get("original_max_position_embeddings")
+  share = _share(given, far)
+  if not partial and share != 1:
+    raise ValueError(
+      f"config.json has rotary positions on a share {share} of a head: this"
+      " architecture is supported with whole heads only"
+    )
   return {
+    "rope_share": share,
     "rope_base": float(needed(far, "rope_theta")),
     "rope_scaling": _scaling(given, far, length),
     "local_rope_base": float(needed(near, "rope_theta")),
@@ -131,13 +190,18 @@ def _rope_per_kind(given):
   return far, near | (found.get(SLIDING) or {})
 
 
+def _share(given, rope) -> float:
+  name = "partial_rotary_factor"
+  share = rope.get(name, given.get(name))
+  return 1.0 if share is None else float(share)
+
+
 def _scaling(given, rope, length) -> RopeScaling:
   kind = rope.get("rope_type") or rope.get("type") or "default"
-  share = rope.get("partial_rotary_factor", given.get("partial_rotary_factor"))
-  if kind not in ("default", "linear", "llama3") or share not in (None, 1):
+  if kind not in ("default", "linear", "llama3"):
     raise ValueError(
-      f"config.json has rope type {kind} on a share {share or 1} of a head:"
-      " supported are default, linear and llama3 on whole heads"
+      f"config.json has rope type {kind}: supported are default, linear and"
+      " llama3; give a model whose context was not stretched by it"
     )
   if kind == "default":
     return RopeScaling()

@@ -60,17 +60,37 @@ def _config_as(model: Decoder, architecture: str) -> dict[str, Any]:
     "eos_token_id": None,
     "pad_token_id": None,
   }
-  if any(kinds) or config["model_type"].startswith("gemma"):
+  windows = FAMILIES[architecture].windows
+  if windows == "all" and all(kinds):
+    config["sliding_window"] = model.window
+  gemma = config["model_type"].startswith("gemma")
+  if windows == "layers" and (any(kinds) or gemma):
     config |= {
       "layer_types": [SLIDING if kind else FULL for kind in kinds],
       "sliding_window": model.window,
       "use_sliding_window": True,
     }
-  if config["model_type"].startswith("gemma"):
+  if gemma:
     config |= _gemma_options(model, act)
   if config["model_type"] == "gemma2":
     config["attn_logit_softcapping"] = model.attention_cap or None
+  if config["model_type"] == "smollm3":
+    rope = [model.rope[i % len(model.rope)] for i in range(model.layers)]
+    config["no_rope_layers"] = [int(rotates) for rotates in rope]
+  if config["model_type"] == "phi3":
+    config["partial_rotary_factor"] = model.rope_share
+  if config["model_type"] == "qwen3_moe":
+    config |= _expert_options(model)
   return config | _scaling_options(model)
+
+
+def _expert_options(model: Decoder) -> dict[str, Any]:
+  return {
+    "num_experts": model.experts,
+    "num_experts_per_tok": model.experts_per_token,
+    "moe_intermediate_size": model.mlp_size,
+    "norm_topk_prob": model.experts_sum_to_one,
+  }
 
 
 def _gemma_options(model: Decoder, act: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ TOKENIZER_FILES = (
   "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*",
   "merges.txt", "chat_template*", "generation_config.json", "*.model",
 )  # fmt: skip
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _HUB = re.compile(r"(?!\.)([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
 
 
@@ -65,6 +66,23 @@ def locate_tokenizer(path: Any) -> epath.Path:
     )
   # Files of old tokenizers do not name their class: config.json tells.
   return _download(found, "config.json", *TOKENIZER_FILES)
+
+
+def locate_adapters(path: str) -> epath.Path:
+  """The folder of adapters of PEFT; likewise.
+
+  Raises ValueError where there is no such folder or hub id, or no adapters in
+  safetensors.
+  """
+  folder, hub = epath.Path(path).expanduser(), hub_name(path)
+  if "://" not in path and not folder.exists():
+    if "/" not in hub.name:
+      raise ValueError(f"there is no folder {path}: give a folder of PEFT")
+    folder = _download(hub, *ADAPTER_FILES)
+  for name in ADAPTER_FILES:
+    if not (folder / name).exists():
+      raise ValueError(f"{path} holds no {name}: give a folder of PEFT")
+  return folder
 
 
 def _download(hub: HubName, *wanted: str) -> epath.Path:

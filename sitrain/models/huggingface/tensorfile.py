@@ -132,6 +132,13 @@ def rows(tensor: Tensor, start: int, stop: int) -> np.ndarray:
   return data.view(tensor.dtype).reshape(stop - start, *tensor.shape[1:])
 
 
+def part(tensor: Tensor, first: int, count: int) -> Tensor:
+  """Some elements of the first axis, as a tensor of its own."""
+  shape = (count, *tensor.shape[1:])
+  width = math.prod(shape[1:]) * tensor.dtype.itemsize
+  return tensor._replace(shape=shape, start=tensor.start + first * width)
+
+
 def header_of(
   shapes: dict[str, tuple[int, ...]], dtype: np.dtype
 ) -> tuple[bytes, int]:

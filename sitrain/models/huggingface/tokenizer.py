@@ -34,7 +34,8 @@ _WEIGHTS = (
 
 
 def load(
-  path: Any, model: Any = "", *, template: str = "", reasoning: str = "refuse"
+  path: Any, model: Any = "", *, template: str = "", reasoning: str = "refuse",
+  thinking: str = "default",
 ) -> Chat:
   """Tokenizer and dialogue form of a model.
 
@@ -46,6 +47,9 @@ def load(
       form: a message and a line break, the answer and its end token, a line
       break, and so on; or the path of a jinja file.
     reasoning: see `chat.make`.
+    thinking: "on" or "off" for templates that write prompts with reasoning or
+      without (enable_thinking, as that of Qwen3); "default" is what the
+      template does by itself, which is on for Qwen3.
 
   A turn ends with the end token of the template, that of the tokenizer, and
   all that generation_config.json names (see end_tokens.py). `encode` adds no
@@ -65,6 +69,7 @@ def load(
     ends = dict.fromkeys((*end_tokens.of(path), *end_tokens.of(model or path)))
     _check_ends(source, path, ends)
     form = _template(source, path, template).removeprefix("\ufeff")
+    form = chat.with_thinking(source, form, thinking)
     return chat.make(
       source, _texts(source), form, reasoning=reasoning, ends=tuple(ends)
     )
@@ -150,6 +155,22 @@ def _read(path: Any) -> Any:
   return source
 
 
+def other_token(path: Any, other: Any) -> str:
+  """A token of one tokenizer that has another id, or none, in the other.
+
+  "" where every token of `path` has the same id there.
+  """
+  theirs = _read(other).get_vocab()
+  own = sorted(_read(path).get_vocab().items(), key=lambda each: each[1])
+  return next((token for token, i in own if theirs.get(token) != i), "")
+
+
+def is_there(folder: Any) -> bool:
+  """Whether a model's folder has a tokenizer, too."""
+  names = "tokenizer.json", "tokenizer.model", "vocab.json"
+  return any((epath.Path(folder) / name).exists() for name in names)
+
+
 @contextlib.contextmanager
 def _local(path: Any) -> Iterator[str]:
   """A folder on a disk with the tokenizer of `path`."""
@@ -225,21 +246,27 @@ def _trained(texts: Iterable[str], size: int) -> Any:
   return bpe
 
 
-def copy(path: Any, output: Any, *, template: str = "") -> list[str]:
+def copy(
+  path: Any, output: Any, *, template: str = "", thinking: str = "default"
+) -> list[str]:
   """Copies the files of a tokenizer into a folder; returns their names.
 
-  Where `template` is not "" it becomes the chat template of the copy; `path`
-  and `template` are those of `load`, and raise ValueError as they do there.
+  Where `template` is not "" it becomes the chat template of the copy, and what
+  `thinking` says becomes its default; they and `path` are those of `load`, and
+  raise ValueError as they do there.
   """
   source, output = download.locate_tokenizer(path), epath.Path(output)
   output.mkdir(parents=True, exist_ok=True)
+  changed = template or thinking != "default"
   files = {
     file.name: file.read_bytes() for file in sorted(source.iterdir())
     if any(fnmatch.fnmatch(file.name, f) for f in download.TOKENIZER_FILES)
-    and not (template and file.name.startswith("chat_template"))
+    and not (changed and file.name.startswith("chat_template"))
   }
-  if template:
-    text = _template(_read(path), path, template).removeprefix("\ufeff")
+  if changed:
+    read = _read(path)
+    text = _template(read, path, template).removeprefix("\ufeff")
+    text = chat.with_thinking(read, text, thinking)
     name = "tokenizer_config.json"  # Where versions before 4.43 look for it.
     settings = json.loads(files.get(name, b"{}")) | {"chat_template": text}
     files[name] = json.dumps(settings, indent=2).encode()

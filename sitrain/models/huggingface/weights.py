@@ -41,6 +41,20 @@ def from_folder(folder: Any, **options: Any) -> Decoder:
   return Decoder(**families.decoder_fields(read_config(folder)), **options)
 
 
+def is_scorer(folder: Any) -> bool:
+  """Whether a checkpoint scores texts (...ForSequenceClassification)."""
+  return families.is_scorer(read_config(folder))
+
+
+def check_writes(folder: Any) -> None:
+  """Raises ValueError for a checkpoint that writes no text."""
+  if is_scorer(folder):
+    raise ValueError(
+      f"it is a {read_config(folder)['architectures'][0]}, which scores texts"
+      " and writes none: give it to a role, as config.roles.NAME.path"
+    )
+
+
 def read(folder: Any, model: Decoder, abstract: Params) -> Params:
   """The parameters of a checkpoint, laid out as `abstract` says.
 
@@ -61,8 +75,9 @@ def read(folder: Any, model: Decoder, abstract: Params) -> Params:
     raise ValueError(
       f"the wanted parameters differ from the model of {folder} in {odd[0]}"
     )
+  spans = _spans(names, leaves)
   sources = {
-    path: _sources(folder, found, names[path], path, leaf.shape)
+    path: _sources(folder, found, names[path], path, leaf.shape, spans[path])
     for path, leaf in leaves.items()
   }
   _check_rest(folder, found, sources, config)
@@ -73,12 +88,26 @@ def read(folder: Any, model: Decoder, abstract: Params) -> Params:
   return jax.tree.unflatten(tree, arrays)
 
 
-def _sources(folder, found, template, path, shape) -> list[Tensor]:
+def _spans(names, leaves) -> dict[str, tuple[int, int]]:
+  """The first row of each parameter in its tensor, and the rows of that.
+
+  Parameters of one name are parts of one tensor, one after the other.
+  """
+  first, total = {}, collections.Counter()
+  for path, name in names.items():
+    shape = leaves[path].shape[layout.stacked(path) :]
+    first[path] = total[name]
+    total[name] += layout.stored_shape(path, shape)[0]
+  return {path: (row, total[names[path]]) for path, row in first.items()}
+
+
+def _sources(folder, found, template, path, shape, span) -> list[Tensor]:
   """The tensors of a parameter, layer by layer, checked."""
-  layered = path.startswith("layers/")
-  count, shape = (shape[0], shape[1:]) if layered else (1, shape)
-  wanted, sources = layout.stored_shape(path, shape), []
-  for name in map(template.format, range(count)):
+  count, (first, total) = layout.stacked(path), span
+  own, *rest = layout.stored_shape(path, shape[count:])
+  wanted, sources = (total, *rest), []
+  for index in np.ndindex(shape[:count]):
+    name = template.format(*index)
     if name not in found:
       raise ValueError(
         f"{folder} has no tensor {name}, which its config.json calls for: copy"
@@ -89,7 +118,7 @@ def _sources(folder, found, template, path, shape) -> list[Tensor]:
         f"tensor {name} of {folder} is {list(found[name].shape)}, its"
         f" config.json calls for {list(wanted)}: correct one of them"
       )
-    sources.append(found[name])
+    sources.append(tensorfile.part(found[name], first, own))
   return sources
 
 
@@ -159,7 +188,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
   total = 0
   for file, entries in plan.items():
-    shapes = {name: shape for name, (_, _, shape) in entries.items()}
+    shapes = {name: shape for name, (_, shape) in entries.items()}
     header, size = tensorfile.header_of(shapes, np.dtype(dtype))
     parts = itertools.chain([header], _bytes(params, entries, dtype))
     if main:
@@ -185,16 +214,21 @@ def _check_all_named(params, config):
 
 
 def _plan(config, params, dtype, shard_bytes):
-  """file -> name of a tensor -> (path, layer, shape), in their order."""
-  leaves, entries = _by_path(params), []
-  for path, name in families.names(config).items():
-    leaf, layered = leaves[path], path.startswith("layers/")
-    shape = layout.stored_shape(path, leaf.shape[1:] if layered else leaf.shape)
-    for layer in range(leaf.shape[0]) if layered else [-1]:
-      entries.append((name.format(layer), (path, layer, shape)))
+  """file -> name of a tensor -> (its parts, its shape), in their order.
+
+  A part is (path, index on the stacked axes) of a parameter.
+  """
+  leaves, entries = _by_path(params), {}
+  for path, template in families.names(config).items():
+    count, shape = layout.stacked(path), leaves[path].shape
+    rows, *rest = layout.stored_shape(path, shape[count:])
+    for index in np.ndindex(shape[:count]):
+      name = template.format(*index)
+      parts, (before, *_) = entries.get(name, ((), (0,)))
+      entries[name] = (*parts, (path, index)), (before + rows, *rest)
   files, room = [], 0
-  for name, entry in entries:
-    size = math.prod(entry[2]) * dtype.itemsize
+  for name, entry in entries.items():
+    size = math.prod(entry[1]) * dtype.itemsize
     if size > room or not files:
       files.append({})
       room = shard_bytes
@@ -227,9 +261,10 @@ def _check_free(folder, plan):
 def _bytes(params, entries, dtype):
   """The tensors of a file, one after the other."""
   leaves = _by_path(params)
-  for path, layer, _ in entries.values():
-    value = layout.host_slice(leaves[path], layer, dtype)
-    yield layout.stored(path, value).view(np.uint8).data
+  for parts, _ in entries.values():
+    for path, index in parts:
+      value = layout.host_slice(leaves[path], index, dtype)
+      yield layout.stored(path, value).view(np.uint8).data
 
 
 def _write_json(folder, plan, config, total, dtype):

@@ -201,6 +201,9 @@ def flops(program: Program, part: str, one: Instruction) -> float:
     left = dims(within[one.operands[0]].kind)
     shared = math.prod(left[int(n)] for n in re.findall(r"\d+", axes[1]))
     return 2.0 * math.prod(dims(one.kind)) * shared
+  if one.opcode == "custom-call" and "ragged_dot_tiling" in one.rest:
+    rows = dims(within[one.operands[-2]].kind)  # then the matrices
+    return 2.0 * math.prod(dims(one.kind)) * rows[-1]
   if one.opcode == "convolution":
     return _convolution(within, one)
   return sum(

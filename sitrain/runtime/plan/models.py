@@ -50,6 +50,28 @@ def _gemma2(*sizes, head, scalar):
   }
 
 
+def _olmo2(*sizes, **more):
+  return _llama(*sizes) | {
+    "architectures": ["Olmo2ForCausalLM"], "rms_norm_eps": 1e-6,
+    "vocab_size": 100352, "max_position_embeddings": 4096,
+  } | more
+
+
+def _phi3(*sizes, **more):
+  return _llama(*sizes) | {
+    "architectures": ["Phi3ForCausalLM"], "rope_theta": 1e4,
+    "vocab_size": 32064, "max_position_embeddings": 4096,
+  } | more
+
+
+def _qwen3_moe(*sizes, each, experts, taken):
+  return _qwen3(*sizes, tie_word_embeddings=False) | {
+    "architectures": ["Qwen3MoeForCausalLM"], "moe_intermediate_size": each,
+    "num_experts": experts, "num_experts_per_tok": taken,
+    "norm_topk_prob": True,
+  }
+
+
 # From the config.json of each on the hub.
 SHAPES = {
   "qwen2.5-0.5b": _qwen2(896, 4864, 24, 14, 2),
@@ -66,6 +88,26 @@ SHAPES = {
   "gemma-2-2b": _gemma2(2304, 9216, 26, 8, 4, head=256, scalar=256),
   "gemma-2-9b": _gemma2(3584, 14336, 42, 16, 8, head=256, scalar=256),
   "gemma-2-27b": _gemma2(4608, 36864, 46, 32, 16, head=128, scalar=144),
+  "olmo-2-0425-1b": _olmo2(2048, 8192, 16, 16, 16),
+  "olmo-2-1124-7b": _olmo2(4096, 11008, 32, 32, 32),
+  "olmo-2-1124-13b": _olmo2(5120, 13824, 40, 40, 40),
+  "olmo-2-0325-32b": _olmo2(5120, 27648, 64, 40, 8),
+  "smollm3-3b": _llama(2048, 11008, 36, 16, 4) | {
+    "architectures": ["SmolLM3ForCausalLM"], "rope_theta": 5e6,
+    "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
+    "max_position_embeddings": 65536,
+  },
+  "phi-3-mini-4k": _phi3(3072, 8192, 32, 32, 32, sliding_window=2047),
+  "phi-4": _phi3(
+    5120, 17920, 40, 40, 10, vocab_size=100352, rope_theta=250000.0,
+    max_position_embeddings=16384,
+  ),
+  "qwen3-30b-a3b": _qwen3_moe(
+    2048, 6144, 48, 32, 4, each=768, experts=128, taken=8
+  ),
+  "qwen3-235b-a22b": _qwen3_moe(
+    4096, 12288, 94, 64, 4, each=1536, experts=128, taken=8
+  ),
 }
 _ENDINGS = ("-instruct", "-it", "-base", "-chat", "-hf")
 # Options for a config without a checkpoint that gets the shapes of one.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from sitrain.models import parameters
 from sitrain.rollout.refill import SHARE
 from sitrain.runtime import build, machine, sharding
 from sitrain.runtime.batches import Counts
@@ -53,7 +54,9 @@ def planned(config: dict, folder: Any, target: Target, name: str) -> Planned:
   given = config["stage"][name]
   return Planned(run, stage, abstract, counts, {
     "stage": name, "mesh": dict(mesh.shape), "chips": mesh.size,
-    "parameters": _count(abstract.params), "state_bytes": state_bytes(abstract),
+    "parameters": _count(abstract.params),
+    "active_parameters": _active(run, abstract.params),
+    "state_bytes": state_bytes(abstract),
     "steps": counts.columns, "runs": _runs(stage),
     **_refills(given, counts, mesh),
     "problems": counts.problems, "rows": counts.rows,
@@ -74,6 +77,15 @@ def lowered(plan: Planned) -> dict[str, Any]:
 
 def _count(tree) -> int:
   return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+def _active(run: Run, trained: dict[str, Any]) -> int:
+  """Parameters that a token needs: of experts only those that it takes."""
+  models = {name: role.model for name, role in run.roles.items()}
+  return sum(
+    parameters.active(models.get(name, run.model), tree)
+    for name, tree in trained.items()
+  )
 
 
 def _refills(stage: dict, counts: Counts, mesh: Any) -> dict[str, int]:

@@ -124,8 +124,13 @@ def lines_of(stage: dict, found: dict) -> Iterator[str]:
   """The report of a stage, line by line."""
   name, mesh = stage["stage"], stage["mesh"]
   axes = " ".join(f"{axis}={size}" for axis, size in mesh.items())
+  active = stage.get("active_parameters", stage["parameters"])
+  of_them = "" if active == stage["parameters"] else (
+    f" ({active / 1e6:,.0f} M of them for a token)"
+  )
   yield (
-    f"{name}: {stage['parameters'] / 1e6:,.0f} M trained parameters, mesh "
+    f"{name}: {stage['parameters'] / 1e6:,.0f} M trained parameters{of_them}, "
+    "mesh "
     f"{axes}, {stage['rows']} rows of {stage['problems']} problems, "
     f"{stage['microbatches']} microbatches"
   )
