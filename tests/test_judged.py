@@ -228,6 +228,7 @@ def test_an_episode_that_a_verdict_ended_keeps_its_last_attempt(monkeypatch):
   assert row["verdict_recall"] == pytest.approx(3 / 5)
   assert row["verdict_precision"] == pytest.approx(3 / 4)
   assert row["verdict_cleared"] == pytest.approx(2 / 3)
+  assert row["verdict_named"] == pytest.approx(2 / 5)
   assert row["verdicts"] == 8
   first, second = row["by_verdict"]
   assert first["verdict_accuracy"] == pytest.approx(3 / 5)
