@@ -19,5 +19,5 @@ def get_config(argument: str = "") -> ConfigDict:
   common.add_preference(
     config, "scl", turns=common.TURNS, samples=2, beta=0.1, anchor=0.2
   )
-  config.stage.scl.best = "judge/reward_2"
+  config.stage.scl.steps, config.stage.scl.best = 20, "judge/reward_2"
   return common.finish(config, argument)

@@ -25,4 +25,5 @@ def get_config(argument: str = "") -> ConfigDict:
   common.add_preference(
     config, "subtle_errors", turns=TURNS, values="01234", ends="01234"
   )
+  config.stage.subtle_errors.steps = 20
   return common.finish(config, argument)
