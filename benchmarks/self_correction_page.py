@@ -2,7 +2,6 @@
 
 import math
 import pathlib
-from collections.abc import Callable
 
 import matplotlib.figure
 
@@ -95,29 +94,21 @@ def picture(found: dict[str, Found]) -> matplotlib.figure.Figure:
     panel.set_xlabel("CL: right first attempts that stay right, %")
     panel.set_ylabel("CS: wrong first attempts that are mended, %")
     panel.grid(alpha=0.3)
-    panel.legend(fontsize=7)
+    if panel.get_legend_handles_labels()[0]:
+      panel.legend(fontsize=7)
   return figure
 
 
 def _point(panel, results, arm, color) -> None:
-  of = lambda read: [100 * read(r) for r in results]
-  place = lambda read: interval([x for x in of(read) if math.isfinite(x)])
-  if not all(math.isfinite(r[k]) for r in results for k in ("cl", "cs")):
+  of = lambda key, read: interval([100 * read(r)[key] for r in results])
+  own, other = lambda result: result, lambda result: result["resample"]
+  if not all(math.isfinite(read(r)[k]) for r in results
+             for k in ("cl", "cs") for read in (own, other)):
     return  # No first attempt was right, or none was wrong.
-  ends = {key: place(_value(key)) for key in ("cl", "cs")}
-  control = {key: place(_control(key)) for key in ("cl", "cs")}
-  (x, *wide), (y, *tall) = ends["cl"], ends["cs"]
-  start = control["cl"][0], control["cs"][0]
+  (x, *wide), (y, *tall) = of("cl", own), of("cs", own)
+  start = of("cl", other)[0], of("cs", other)[0]
   panel.plot([start[0], x], [start[1], y], color=color, lw=1)
   panel.plot(*start, "o", color=color, mfc="none")
   panel.plot(wide, [y, y], color=color, lw=0.6)
   panel.plot([x, x], tall, color=color, lw=0.6)
   panel.plot(x, y, "o", color=color, label=arm)
-
-
-def _value(key: str) -> Callable:
-  return lambda result: result[key]
-
-
-def _control(key: str) -> Callable:
-  return lambda result: result["resample"][key]
