@@ -150,6 +150,14 @@ ARMS = {
     "SFT on corrections: own wrong attempts with own right ones",
     _imitation("pair_sft", 1, 8, samples=8),
   ),
+  "cct": Arm(
+    "CCT: the same, and right attempts with other right ones, 60 to 40",
+    _imitation("cct", 1, 8, samples=8),
+  ),
+  "scl": Arm(
+    "SCL: DPO on own two attempts, under the question",
+    _imitation("scl", 50, 4, samples=2, beta=0.1, anchor=0.2),
+  ),
   "base_judged": Arm(
     "imitation: attempt, true verdict, attempt", None, judged=True
   ),
@@ -163,6 +171,10 @@ ARMS = {
   "spoc": Arm(
     "SPOC, its RLOO",
     _gradient("spoc", named=False, beta=BETA, beta_verdict=BETA), judged=True,
+  ),
+  "ledex": Arm(
+    "LeDex's RL: diagnoses and refinements, first attempts are not trained",
+    _gradient("ledex", beta=BETA), judged=True,
   ),
 }
 

@@ -23,7 +23,8 @@ def flagged(tmp_path, monkeypatch):
   return tmp_path
 
 
-ATTEMPTS_OF = {"single_turn": 1, "pair_sft": 1}  # of a row; 2 of all others
+# Of a row; 2 of all others.
+ATTEMPTS_OF = {"single_turn": 1, "pair_sft": 1, "cct": 1}
 
 
 @pytest.mark.parametrize("task", bench.TASKS)
