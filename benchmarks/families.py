@@ -158,10 +158,7 @@ def add_right_only(config: Any) -> None:
 
 
 def add_independent(config: Any) -> None:
-  """Adds DPO on as many attempts, two independent ones of each problem.
-
-  And SCL in review: the pair stands behind the first attempt.
-  """
+  """Adds DPO on as many attempts, two independent ones of each problem."""
   independent = copy.deepcopy(config.stage.scl)
   method = independent.method
   method.update({
@@ -170,20 +167,16 @@ def add_independent(config: Any) -> None:
   })
   independent.best = "judge/reward_1"
   common.add(config, "independent", independent)
-  review = copy.deepcopy(config.stage.scl)
-  review.method.scope = "review"
-  common.add(config, "review", review)
 
 
 def add_one_kind(config: Any) -> None:
-  """Adds Pair-SFT as it comes, and CCT of either kind of examples alone."""
+  """Adds Pair-SFT as it comes, and CCT's repairs of wrong attempts alone."""
   natural = copy.deepcopy(config.stage.cct)
   natural.method.update({"name": "pair_sft", "also_correct": True})
   common.add(config, "natural", natural)
-  for name, share in (("clt", 1.0), ("cst", 0.0)):
-    stage = copy.deepcopy(config.stage.cct)
-    stage.method.confident = share
-    common.add(config, name, stage)
+  repairs = copy.deepcopy(config.stage.cct)
+  repairs.method.confident = 0.0
+  common.add(config, "cst", repairs)
 
 
 def add_one_reward(config: Any) -> None:
@@ -265,13 +258,12 @@ FAMILIES = {
   ),
   "scl": Family(
     "scl", "scl", "scl", control="independent", control_is="DPO on as many "
-    "independent attempts", extend=add_independent, others=("review",),
-    numbers=CORRECTION,
+    "independent attempts", extend=add_independent, numbers=CORRECTION,
   ),
   "cct": Family(
     "cct", "cct", "cct", metric="accuracy_2", control="natural",
     control_is="Pair-SFT with both kinds of examples as they come",
-    extend=add_one_kind, others=("clt", "cst"), numbers=CORRECTION,
+    extend=add_one_kind, others=("cst",), numbers=CORRECTION,
   ),
   "ledex": Family(
     "ledex", "ledex", "ledex", metric="accuracy_3", control="end",
