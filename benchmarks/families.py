@@ -258,7 +258,7 @@ FAMILIES = {
   ),
   "scl": Family(
     "scl", "scl", "scl", control="independent", control_is="DPO on as many "
-    "independent attempts", extend=add_independent, numbers=CORRECTION,
+    "independent attempts", extend=add_independent, numbers=(*CORRECTION, "malformed_1"),
   ),
   "cct": Family(
     "cct", "cct", "cct", metric="accuracy_2", control="natural",
@@ -266,10 +266,10 @@ FAMILIES = {
     extend=add_one_kind, others=("cst",), numbers=CORRECTION,
   ),
   "ledex": Family(
-    "ledex", "ledex", "ledex", metric="accuracy_3", control="end",
-    control_is="RL on the reward of the refinement alone",
-    extend=add_one_reward, others=("star",),
-    numbers=(*JUDGED, "verdict_named"),
+    "ledex", "ledex", "ledex", metric="cs", control="end",
+    control_is="RL on the reward of the refinement alone; share of wrong first "
+    "attempts that are mended", extend=add_one_reward, others=("star",),
+    numbers=(*JUDGED, "verdict_named", "accuracy_3"),
   ),
   "subtle_errors": Family(
     "subtle_errors", "subtle_errors", "subtle_errors", control="samples",

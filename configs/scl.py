@@ -5,6 +5,11 @@ sitrain train --config=scl --workdir=/tmp/sitrain_scl
 The hinted maze, two attempts at each of 256 problems, twice, and 8 gradient
 steps a round. `--config.stage.scl.method.scope=review` puts the pair behind the
 first attempt.
+
+Seed 0: **first attempts do not improve**, from 49 to 44 % right; DPO on as many
+independent attempts has 44, too. In this task a wrong attempt ends with a sign
+that it has failed, and both learn not to write that sign rather than to find
+the way: 21 and 22 % of their attempts have no end (base: 0).
 """
 
 from ml_collections import ConfigDict
