@@ -258,7 +258,8 @@ FAMILIES = {
   ),
   "scl": Family(
     "scl", "scl", "scl", control="independent", control_is="DPO on as many "
-    "independent attempts", extend=add_independent, numbers=(*CORRECTION, "malformed_1"),
+    "independent attempts", extend=add_independent,
+    numbers=(*CORRECTION, "malformed_1"),
   ),
   "cct": Family(
     "cct", "cct", "cct", metric="accuracy_2", control="natural",
