@@ -7,8 +7,8 @@ diagnoses and refinements that have mended an attempt; then RL with a reward
 for each.
 
 Seed 0, of wrong first attempts: 25, 65 and 82 % are mended, by the base, after
-SFT and after RL, and of 28, 44 and 67 % the first wrong step is named. RL on the
-refinement alone (explain=0, discount=0.99) mends 81 and names 47 %. Nothing
+SFT and after RL, and of 28, 44 and 67 % the first wrong step is named. RL on
+the refinement alone (explain=0, discount=0.99) mends 81 and names 47 %. Nothing
 teaches to accept a right attempt, since there an executor does that: none is.
 """
 
