@@ -1,12 +1,12 @@
 """One method of every family on a toy task, with the control it must exceed.
 
-python -m benchmarks.families --only=reinforce_pp
-python -m benchmarks.families --only=reinforce_pp,ppo --run_seed=1
+  python -m benchmarks.families --only=reinforce_pp --seeds=0,1,2
 
 Each runs its config by the main into FOLDER and compares a number of one stage
-with that of another, its control, in the summary of the run. The result is
-printed and stored in benchmarks/results/families/NAME.json. One seed shows that
-a method works, not how well. `seconds` is wall time of all stages but the base;
+with that of another, its control, in the summary of the run. The result of a
+seed is a line of benchmarks/results/families/NAME.jsonl, and a seed that has a
+line is not run again. Means over all stored seeds are printed, with 95 %
+t-intervals. `seconds` is wall time of all stages but the base;
 `processor_seconds` is CPU time of this call: compiling, training, evaluating. A
 base model that another run of the folder has trained is used again, and an
 interrupted run continues.
@@ -26,16 +26,16 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
+from benchmarks import family_results
 from sitrain.configs import common
 from sitrain.runtime.build import plain
 
 ONLY = flags.DEFINE_string("only", "", "Names, with commas; all where empty.")
-SEED = flags.DEFINE_integer("run_seed", 0, "Of the run.")
+SEEDS = flags.DEFINE_list("seeds", ["0"], "Of the runs, with commas.")
 FOLDER = flags.DEFINE_string(
   "folder", "/tmp/sitrain_families", "Where the runs are kept."
 )
 ROOT = pathlib.Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "families"
 
 
 class Family(NamedTuple):
@@ -111,6 +111,16 @@ def add_named(config: Any) -> None:
   stage = copy.deepcopy(config.stage.spoc)
   stage.method.named = not stage.method.get("named", True)
   common.add(config, "other", stage)
+
+
+def add_ungated(config: Any) -> None:
+  """Adds SPARK's stage with the advantage of a row at all of its steps."""
+  stage = copy.deepcopy(config.stage.spark)
+  stage.method.name = "grpo"
+  stage.method.update({
+    "beta": 0.001, "estimate": "group_normalise_sample"
+  })
+  common.add(config, "ungated", stage)
 
 
 # Of attempts 1 and 2, which are turns 1 and 3, and of the verdicts on them.
@@ -231,6 +241,9 @@ FAMILIES = {
     others=("other",), numbers=JUDGED,
   ),
   "gdpo": Family("gdpo", "gdpo", "gdpo", extend=add_sum, others=("sum",)),
+  "spark": Family(
+    "spark", "spark", "spark", extend=add_ungated, others=("ungated",)
+  ),
   "sec": Family("sec", "sec", "sec", extend=add_uniform, others=("uniform",)),
   "spear": Family("spear", "spear", "spear"),
   "satori": Family(
@@ -354,25 +367,32 @@ def keep_base(workdir: pathlib.Path, shared: pathlib.Path) -> None:
     shutil.copy(workdir / "config.json", shared)
 
 
+def missing(name: str, seeds: list[int]) -> list[int]:
+  """Those of the seeds that have no stored result."""
+  stored = {row["seed"] for row in family_results.read(name)}
+  return [seed for seed in dict.fromkeys(seeds) if seed not in stored]
+
+
 def main(argv: list[str]) -> None:
-  """Runs the families of --only, one after the other."""
+  """Runs the missing seeds of the families of --only, one after the other."""
   names = ONLY.value.split(",") if ONLY.value else list(FAMILIES)
   for name in names:
     if name not in FAMILIES:
       raise app.UsageError(
         f"--only={name}: it is none of {', '.join(FAMILIES)}"
       )
-  logging.getLogger("absl").setLevel(logging.WARNING)
-  RESULTS.mkdir(parents=True, exist_ok=True)
-  for name in names:
-    found = run(name, FAMILIES[name], SEED.value, pathlib.Path(FOLDER.value))
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    print(
-      "{name}: {metric} {result:.3f}, control {control:.3f} ({control_is}), "
-      "{lines} lines, {seconds:.0f} s, {processor_seconds:.0f} s of cores"
-      .format(**found)
+  if not all(seed.isdecimal() for seed in SEEDS.value):
+    raise app.UsageError(
+      f"--seeds={','.join(SEEDS.value)}: give numbers, as 0,1,2"
     )
+  seeds = list(map(int, SEEDS.value))
+  logging.getLogger("absl").setLevel(logging.WARNING)
+  for name in names:
+    for seed in missing(name, seeds):
+      folder = pathlib.Path(FOLDER.value)
+      family_results.add(run(name, FAMILIES[name], seed, folder))
+    stored = family_results.read(name)
+    print(f"{name}: {family_results.sentence(stored)}", flush=True)
 
 
 if __name__ == "__main__":

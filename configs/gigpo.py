@@ -3,8 +3,9 @@
 sitrain train --config=gigpo --workdir=/tmp/sitrain_gigpo
 
 The games of a problem have the same opponent, who answers equal moves equally,
-so many turns begin behind the same moves and are compared with each other. Seed
-0: from 44 to 80 % won, and to 74 % without the advantage of turns (weight=0).
+so many turns begin behind the same moves and are compared with each other. In
+the mean of three seeds from 44.6 to 80.3 % won [78.6, 82.0], and to 74.0 %
+[71.9, 76.1] without the advantage of turns (weight=0).
 """
 
 from ml_collections import ConfigDict

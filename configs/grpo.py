@@ -2,7 +2,8 @@
 
 sitrain train --config=grpo --workdir=/tmp/sitrain_grpo
 
-One turn of the hinted maze, with the KL in the loss.
+One turn of the hinted maze, with the KL in the loss. Seed 0: from 50 to 70 %
+right.
 """
 
 from ml_collections import ConfigDict

@@ -3,9 +3,10 @@
 sitrain train --config=spin --workdir=/tmp/sitrain_spin
 
 Chained arithmetic whose given solutions are all right, with a base that was
-trained on few of them. Seed 0: from 25 to 33 % right. Imitation of as many
-solutions in as many gradient steps reaches 49 %: for such a weak base imitation
-is better than the comparison.
+trained on few of them. In the mean of two seeds from 25.6 to 32.4 % right.
+Imitation of as many solutions in as many gradient steps reaches 47.5 %, 15.1
+points more [7.0, 23.2]: for such a weak base imitation is better than the
+comparison.
 """
 
 from ml_collections import ConfigDict

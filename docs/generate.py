@@ -15,11 +15,15 @@ import json
 import pathlib
 import pkgutil
 import re
+import sys
 from collections.abc import Iterator
-from typing import NamedTuple
 
+import messages  # mkdocs looks for it beside this file
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+from benchmarks import family_results  # noqa: E402 No package has it.
 from sitrain import methods
-from sitrain.runtime import alarms, config_files, glossary, listing
+from sitrain.runtime import config_files, glossary, listing
 from sitrain.runtime.options import accepted, makers
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -54,7 +58,7 @@ def pages() -> dict[str, str]:
     "changelog.md": outside("CHANGELOG.md"),
     "contributing.md": outside("CONTRIBUTING.md"),
     "configs.md": config_page(),
-    "messages.md": message_page(),
+    "messages.md": messages.page(),
     "method_pages.md": method_list(),
     "papers.md": paper_page(),
     "sizes.md": size_page(),
@@ -105,35 +109,87 @@ def method_list() -> str:
 
 
 def method_page(name: str) -> str:
-  """What it is, formula, options, command, result, metrics, source."""
+  """What it is, formula, options, command, expected result, metrics, what is
+  left out, source: always in this order.
+  """
   module = importlib.import_module(f"sitrain.methods.{name}")
   first, _, rest = (inspect.getdoc(module) or "").partition("\n")
-  lines = [f"# {name}", "", first, "", *rest.strip().splitlines(), ""]
-  if rows := formulas(name):
-    lines += ["## Formula", "", *rows, ""]
-  lines += ["## Options", "", *_options(name), ""]
-  lines += ["## Command", ""]
-  if found := list(configs_of(name)):
-    for config, text in found:
-      lines += [f"### configs/{config}.py", "", *_paragraphs(text), ""]
-  else:
-    lines += [
-      "No config of its own; as the method of a stage:"
-      f" `--config.stage.STAGE.method.name={name}`.", "",
-    ]
-  if result := family_result(name):
-    lines += ["## Expected", "", result, ""]
-  lines += ["## Logged", "", *_metrics(module), ""]
+  about, left_out = told_apart(rest)
   papers = sorted(set(PAPER.findall(inspect.getsource(module))))
-  lines += ["## Source", ""]
-  lines += [
-    f"- [arXiv:{paper}](https://arxiv.org/abs/{paper})" for paper in papers
-  ]
-  lines += [
-    f"- `sitrain/methods/{name}.py`; what it leaves out or does differently is"
-    " said above.", "",
-  ]
+  parts = {
+    "Formula": formulas(name),
+    "Options": _options(name),
+    "Command": _commands(name),
+    "Expected": expected(name),
+    "Logged": _metrics(module),
+    "Left out, or done differently": [left_out or "The file names nothing."],
+    "Source": [
+      *(f"- [arXiv:{paper}](https://arxiv.org/abs/{paper})"
+        for paper in papers),
+      f"- `sitrain/methods/{name}.py`",
+    ],
+  }
+  lines = [f"# {name}", "", first, "", about, ""]
+  for title, part in parts.items():
+    lines += [f"## {title}", "", *part, ""]
   return "\n".join(lines)
+
+
+# What tells sentences of a docstring about the original from all others.
+ORIGINAL = re.compile(
+  r"\b[Ll]eft out|\b[Hh]ere\b|\b[Tt]he paper\b|paper's own|released code|"
+  r"where (?:most|the author)"
+)
+
+
+def told_apart(text: str) -> tuple[str, str]:
+  """What a method is, and how it differs from what its paper has."""
+  sentences = re.split(r"(?<=[.)])\s+(?=[A-Z])", " ".join(text.split()))
+  differs = [bool(ORIGINAL.search(sentence)) for sentence in sentences]
+  both = zip(sentences, differs)
+  kept = {True: [], False: []}
+  for sentence, one in both:
+    kept[one].append(sentence)
+  return " ".join(kept[False]), " ".join(kept[True])
+
+
+def _commands(name: str) -> list[str]:
+  """The configs that run a method: the first ones with all that they say."""
+  found = list(configs_of(name))
+  if not found:
+    return [
+      "No config of its own; as the method of a stage:"
+      f" `--config.stage.STAGE.method.name={name}`."
+    ]
+  own = [one for one in found if one[0] == name] or found[:3]
+  lines = []
+  for config, text in own:
+    lines += [f"### configs/{config}.py", "", *_paragraphs(text), ""]
+  others = [f"`{config}`" for config, _ in found if config not in dict(own)]
+  return lines + ([f"Stages of it are in {', '.join(others)}."] if others
+                  else [])
+
+
+def expected(name: str) -> list[str]:
+  """What runs of it have shown, and where the lines of a log are explained."""
+  commands = {f"--config={config}" for config, _ in configs_of(name)}
+  lines = []
+  for line in (ROOT / "docs" / "methods.md").read_text().splitlines():
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    if len(cells) == 3 and cells[1].strip("`") in commands:
+      text = re.sub(r"\]\((\w+\.md)", r"](../\1", cells[2])
+      lines.append(f"- {cells[0]}, {cells[1]}: {text}")
+  if name == "imitation":  # Nearly all configs begin with it.
+    lines = lines[:1]
+  if result := family_result(name):
+    lines.append(f"- {result}")
+  if not lines:
+    lines = ["- Nothing was measured; with `:quick` the command above runs."]
+  return [
+    *lines, "",
+    "The log is that of every run:"
+    " [its lines](../running.md#what-a-run-prints).",
+  ]
 
 
 def formulas(name: str) -> list[str]:
@@ -197,34 +253,41 @@ def stages() -> dict[str, set[str]]:
 
 def family_result(name: str) -> str:
   """What benchmarks.families stored about it, in a sentence."""
-  path = ROOT / "benchmarks" / "results" / "families" / f"{name}.json"
-  if not path.exists():
+  if not (rows := family_results.read(name)):
     return ""
-  found = json.loads(path.read_text())
-  low, high = found["result_interval"]
+  seeds = ",".join(str(row["seed"]) for row in rows)
   return (
-    f"`python -m benchmarks.families --only={name}` (seed {found['seed']},"
-    f" {found.get('processor_seconds', found['seconds']):.0f} s):"
-    f" {found['metric']}"
-    f" {100 * found['result']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], after"
-    f" {100 * found['control']:.1f} of {found['control_is']}."
+    f"`python -m benchmarks.families --only={name} --seeds={seeds}`:"
+    f" {family_results.sentence(rows)}. Means, with 95 % t-intervals over"
+    " seeds."
   )
+
+
+# The metrics that tell most, by what the source of a method calls.
+TELLING = {
+  r"reinforce\.|grpo\.make|policy_loss":
+    "judge/reward_1 judge/no_signal_1 learn/entropy_1 learn/kl_1"
+    " generate/truncated_1 learn/gradient_norm",
+  r"preference\.|preference_loss":
+    "judge/reward_1 curate/pairs learn/margin learn/nll_chosen"
+    " learn/gradient_norm",
+  "": "judge/reward_1 learn/nll learn/gradient_norm",
+}
 
 
 def _metrics(module) -> list[str]:
-  """The metrics that the file itself names; all others are in metrics.md."""
+  """Those that the file itself names, and those that tell most of its kind."""
+  source = inspect.getsource(module)
   names = re.findall(
-    r'"((?:generate|judge|curate|learn|refresh)/\w+)"',
-    inspect.getsource(module),
+    r'"((?:generate|judge|curate|learn|refresh)/\w+)"', source
   )
-  lines = []
-  for name in sorted(set(names)):
-    entry = glossary.find(name)
-    if entry:
-      lines.append(f"- `{name}`: {entry.formula}; healthy: {entry.healthy}")
-  return lines + [
-    ("And those" if lines else "Those") + " of every run of its kind:"
-    " [metrics](../metrics.md)."
+  kind = next(words for words in TELLING if re.search(words, source))
+  names = [*sorted(set(names)), *TELLING[kind].split()]
+  entries = dict.fromkeys(filter(None, map(glossary.find, names)))
+  return [
+    *(f"- `{entry.name}`: {entry.formula}; healthy: {entry.healthy}"
+      for entry in entries),
+    "", "K is the number of a turn. [Metrics](../metrics.md) has all.",
   ]
 
 
@@ -268,79 +331,6 @@ def _code(lines: list[str]) -> list[str]:
   if not text or ": SCoRe" in text:
     return []
   return ["```text", text, "```", ""]
-
-
-class Message(NamedTuple):
-  """An error or a warning of the package."""
-
-  text: str  # {...} where a value is put in
-  kind: str
-  file: str
-  line: int
-
-
-@functools.cache
-def messages() -> list[Message]:
-  """The texts of `raise`, logged warnings, alarms and lines of sitrain/."""
-  found = []
-  for path in sorted((ROOT / "sitrain").rglob("*.py")):
-    file = str(path.relative_to(ROOT))
-    for node in ast.walk(ast.parse(path.read_text())):
-      if isinstance(node, ast.Return) and file.startswith("sitrain/runtime/"):
-        # A line about what was found, which another function prints.
-        text = _template(node.value) if node.value else ""
-        if len(text.split()) >= 5:
-          found.append(Message(text, "line", file, node.lineno))
-        continue
-      call = node.exc if isinstance(node, ast.Raise) else node
-      if not isinstance(call, ast.Call) or not call.args:
-        continue
-      name = ast.unparse(call.func)
-      raised = isinstance(node, ast.Raise)
-      if raised or re.search(r"\b(warn|warning|error)$", name):
-        if text := _template(call.args[0]):
-          found.append(Message(text, name, file, node.lineno))
-  found += [
-    Message(f"{alarm.means}: {alarm.fix}", "alarm", "alarms while it trains", 0)
-    for alarm in alarms.ALARMS
-  ]
-  return found
-
-
-def _template(node: ast.expr) -> str:
-  """A string or an f-string, with the names of what is put in; or ""."""
-  if isinstance(node, ast.Constant) and isinstance(node.value, str):
-    return " ".join(node.value.split())
-  if isinstance(node, ast.JoinedStr):
-    parts = [
-      part.value if isinstance(part, ast.Constant)
-      else "{" + ast.unparse(part.value) + "}" for part in node.values
-    ]
-    return " ".join("".join(parts).split())
-  if isinstance(node, ast.IfExp):
-    return _template(node.body)
-  if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-    left, right = _template(node.left), _template(node.right)
-    return f"{left} {right}".strip()
-  return ""
-
-
-def message_page() -> str:
-  """All messages, by the file that prints them."""
-  lines = [
-    "# Messages", "",
-    "Errors, warnings and alarms of the package, made from the code; `{...}` is"
-    " a value. Search for a few words of yours. Most say themselves what to do;"
-    " [Troubleshooting](troubleshooting.md) has those that need more. Missing"
-    " are texts that are put together in several places.", "",
-  ]
-  file = ""
-  for message in messages():
-    if message.file != file:
-      file = message.file
-      lines += ["", f"## {file}", ""]
-    lines.append(f"- `{message.text.replace('`', chr(39))}`")
-  return "\n".join(lines) + "\n"
 
 
 def paper_page() -> str:

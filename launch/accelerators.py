@@ -48,7 +48,7 @@ def software_of(kind: str) -> str:
   name, _, size = kind.lower().partition("-")
   if name.startswith(("tpu7", "v7")):
     raise ConfigError(
-      f"--type={kind}: such TPUs exist on GKE only: use python -m launch.xpk"
+      f"--type={kind}: such TPUs exist on GKE only: use launch/xpk.sh"
     )
   if name in _OTHER_NAMES:
     raise ConfigError(

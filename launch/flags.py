@@ -21,7 +21,8 @@ _SETS = re.compile(r"[A-Za-z_]\w*=")
 _WORKDIR = re.compile(r"gs://[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9](/.*)?")
 
 
-def _add(parser: argparse.ArgumentParser, *names: str) -> None:
+def add(parser: argparse.ArgumentParser, *names: str) -> None:
+  """Adds flags of _FLAGS to a parser."""
   for name in names:
     kind, default, text = _FLAGS[name]
     if kind is bool:
@@ -98,14 +99,17 @@ def parser(text: str) -> argparse.ArgumentParser:
     each = commands.add_parser(
       name, help=about, description=about, allow_abbrev=False
     )
-    _add(each, *_PLACE[:2], *flags, *_PLACE[2:])
-    each.error = _refuse
-  top.error = _refuse
+    add(each, *_PLACE[:2], *flags, *_PLACE[2:])
+    each.error = refuse
+  top.error = refuse
   return top
 
 
-def _refuse(line: str) -> NoReturn:
-  """In the place of argparse's own, which prints the whole usage."""
+def refuse(line: str) -> NoReturn:
+  """In the place of a parser's `error`, which prints the whole usage.
+
+  Raises ConfigError.
+  """
   name = re.search(r"invalid choice: '(.*?)'", line)
   if line.startswith("argument command") and name:
     line = f"{name[1]}: no such command; {closest(name[1], COMMANDS)}"
@@ -124,15 +128,20 @@ def parse(
   """
   cut = words.index("--") if "--" in words else len(words)
   known, others = parser(text).parse_known_args(words[:cut])
-  for word in others:
-    name = word.partition("=")[0].lstrip("-")
-    if not (word.startswith("--config.") and "=" in word):
-      options = (*COMMANDS[known.command][1], *_PLACE, "config.FIELD")
-      raise ConfigError(f"{word}: unknown; {closest(name, options)}")
+  check_passed_on(others, (*COMMANDS[known.command][1], *_PLACE))
   more = (*others, *words[cut + 1:])
   if more and known.command not in ("run", "sweep"):
     raise ConfigError(f"{more[0]}: only `run` and `sweep` take it")
   return known, more
+
+
+def check_passed_on(words: list[str], options: tuple[str, ...]) -> None:
+  """Raises ConfigError for what is not --config.x=y; names the closest."""
+  for word in words:
+    if not (word.startswith("--config.") and "=" in word):
+      name = word.partition("=")[0].lstrip("-")
+      known = (*options, "config.FIELD")
+      raise ConfigError(f"{word}: unknown; {closest(name, known)}")
 
 
 def vm_from(flags: argparse.Namespace) -> Vm:

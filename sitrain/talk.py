@@ -6,7 +6,7 @@
 
 In a terminal attempts are shown while they are written, then what the next one
 has changed. An empty line asks for the next problem of the run's own task, with
-verdicts. --problems=10 steps through the first ten. Elsewhere every line of
+verdicts. --problems=10 steps through the first ten. In a pipe every line of
 the input is a problem, and the output is plain text. Rows that --config=chat
 puts before questions (shots) are left out.
 """
@@ -45,7 +45,7 @@ from sitrain.runtime.options import ConfigError
 from sitrain.runtime.requested_samples import config_of
 from sitrain.runtime.task import context_of
 from sitrain.runtime.workdir import absolute
-from sitrain.types import Episodes, Problems, Task
+from sitrain.types import PAD, Episodes, Problems, Task
 
 requested_policy.define()
 flags.adopt_module_key_flags(requested_policy)
@@ -69,6 +69,7 @@ class Model(NamedTuple):
   judge: Callable[[Problems, Episodes], list[bool | None]]  # of each turn
   encode: Callable[[str], Problems]  # a typed problem
   pose: Callable[[int], Problems]  # the n-th of the task
+  note: Callable[[Problems], str]  # what is unusual about a typed one, or ""
   task: Task
 
 
@@ -140,8 +141,18 @@ def loaded(config: dict, plan: Plan, mesh: Any) -> Model:
     typed.check_length(tokens, int(min(most - written, LONGEST)))
     return typed.problem(task, tokens)
 
+  def note(problems: Problems) -> str:
+    lengths = {int(n) for n in (posed.prompt != PAD).sum(1)}
+    given = int((problems.prompt != PAD).sum())
+    if len(lengths) > 1 or given in lengths:
+      return ""
+    return (
+      f"note: problems of this task have {lengths.pop()} tokens, this one has"
+      f" {given}"
+    )
+
   watch = watching(model, params, task, plan, player)
-  return Model(watch, judge, read, pose, task)
+  return Model(watch, judge, read, pose, note, task)
 
 
 def _key(plan: Plan) -> Any:
@@ -193,6 +204,8 @@ def talk(model: Model, screen: conversation.Screen, plan: Plan) -> None:
       failed += 1
       continue
     asked += own
+    if not own and (note := model.note(problems)):
+      screen.say(note)
     for rows in model.watch(problems, number):
       screen.grow(model.task, jax.device_get(rows))
     verdicts = model.judge(problems, rows) if own else []

@@ -57,7 +57,8 @@ class Verdict(NamedTuple):
 
   `known` is 0 where the verifier itself failed and where the turn was never
   written: such a turn is masked and counts in no baseline. `parts` holds the
-  named rewards that `reward` adds up, where there is more than one.
+  named rewards that `reward` adds up, where there is more than one, and others
+  that a method may read, as verdicts on steps.
   """
 
   reward: Float[Array, "B K"]

@@ -49,7 +49,8 @@ COMPILED = (*OPTIMIZED, "test_attention", "test_forks")
 # What these trace other files check, and to check its shapes and types again is
 # a quarter of the seconds.
 UNCHECKED = (
-  "test_configs", "test_score_table", "test_stages", "test_structures",
+  "test_configs", "test_notebooks", "test_score_table", "test_stages",
+  "test_structures",
 )
 QUICKLY = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
 CPU = pytest.StashKey[float]()

@@ -19,7 +19,7 @@ SUBJECTS = {
     "sitrain/rollout", "tests/eight_devices_collectives.py",
   ),
   "test_configs.py": ("configs", "sitrain/curate", "sitrain/methods"),
-  "test_documents.py": ("colab", "docs", "mkdocs.yml"),
+  "test_documents.py": ("colab", "docs", "mkdocs.yml", "tests/notebooks.py"),
   "test_package.py": (
     "setup.cfg", "pyproject.toml", "sitrain/cli.py",
     "sitrain/runtime/config_files.py", "sitrain/runtime/extras.py",

@@ -57,6 +57,7 @@ from sitrain.methods import (
   sft,
   simpo,
   single_turn,
+  spark,
   spear,
   spin,
   spiral,
@@ -111,6 +112,16 @@ JUDGED = TASK._replace(
   accepts=lambda episodes, turns: jnp.zeros((len(episodes.turn), turns), bool)
 )
 PARTS = MAZE._replace(verify=kind_by_parts, rewards=("even", "short"))
+
+
+def kind_by_steps(answer, episodes, turns):
+  """The same, with verdicts on steps: the odd ones of a row are right."""
+  verdict = kind(answer, episodes, turns)
+  steps = {f"step_{k}": jnp.full_like(verdict.reward, k % 2) for k in (1, 2)}
+  return verdict._replace(parts=steps)
+
+
+STEPS = MAZE._replace(verify=kind_by_steps, rewards=("step_1", "step_2"))
 
 
 class Row(NamedTuple):
@@ -223,6 +234,9 @@ METHODS = {
   "pag": Row(
     pag.make, ROWS | {"share_prompts": True, "baseline": "same_outcome"},
     held=(), task=JUDGED,
+  ),
+  "spark": Row(
+    spark.make, ROWS | {"beta": 0.2, "sampler_ratio": 2.0}, task=STEPS
   ),
   "spoc": Row(spoc.make, ROWS | {"beta": 0.2}, task=JUDGED),
   "spoc of the last attempt": Row(
@@ -396,8 +410,8 @@ COMPARING = {
   "single_turn", "multi_turn", "stage_one", "stage_two",
   "stage_two of three turns", "dpo", "dpo of random pairs", "ipo", "simpo",
   "orpo", "reward_model", "grpo", "rloo", "dr_grpo", "dapo", "gspo", "cispo",
-  "sapo", "clip_cov", "kl_cov", "satori", "ssr_zero", "scl", "scl in review",
-  "subtle_errors", "ledex",
+  "sapo", "clip_cov", "kl_cov", "spark", "satori", "ssr_zero", "scl",
+  "scl in review", "subtle_errors", "ledex",
 }
 # A KL in the reward, or a charge for length, teaches where rewards are equal.
 CHARGED = {"single_turn", "rloo", "dapo", "ledex"}

@@ -204,6 +204,20 @@ def test_segments_end_at_their_marks_and_with_their_turn():
   np.testing.assert_array_equal(number(8), all_of_them)
 
 
+def test_segments_are_counted_anew_in_every_turn():
+  value = array(np.arange(12).reshape(2, 2, 3) + 1)
+  found = segments.value_of_segment(
+    value, jnp.asarray(TOKENS), jnp.asarray(TURN), (9,)
+  )
+  np.testing.assert_array_equal(found, [
+    [0, 1, 1, 2, 2, 0, 0, 4, 4, 5, 6, 0], [0, 0, 7, 8, 8, 8, 0, 0, 0, 0, 0, 0],
+  ])
+  short = segments.value_of_segment(
+    value[:, :, :2], jnp.asarray(TOKENS), jnp.asarray(TURN), (9,)
+  )
+  assert short[0, 10] == 5 and short[0, 9] == 5
+
+
 @pytest.fixture(scope="module")
 def segmented():
   """(reward, known, segments, groups): ragged, of one row, and equal ones."""

@@ -19,7 +19,8 @@ from sitrain.runtime import extras, machine
 from sitrain.runtime.options import accepted
 
 nbformat = pytest.importorskip("nbformat")
-nbclient = pytest.importorskip("nbclient")
+pytest.importorskip("nbclient")
+notebooks = importlib.import_module("notebooks")
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -30,7 +31,9 @@ def _generate():
     "generate", ROOT / "docs" / "generate.py"
   )
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(ROOT / "docs")  # as mkdocs does
+    spec.loader.exec_module(module)
   return module
 
 
@@ -44,9 +47,7 @@ def test_it_runs(path, tmp_path, monkeypatch):
   if path.name == "gsm8k.ipynb" and not os.environ.get("SITRAIN_DATA"):
     pytest.skip("SITRAIN_DATA names no folder with GSM8K's rows")
   monkeypatch.setenv("SITRAIN_QUICK", "1")
-  book = nbformat.read(path, as_version=4)
-  options = {"metadata": {"path": str(tmp_path)}}
-  nbclient.NotebookClient(book, timeout=600, resources=options).execute()
+  book = notebooks.run(path, str(tmp_path), timeout=600)
   cells = [cell for cell in book.cells if cell.cell_type == "code"]
   assert all(cell.execution_count for cell in cells)
   outputs = [output for cell in cells for output in cell.outputs]
@@ -54,7 +55,40 @@ def test_it_runs(path, tmp_path, monkeypatch):
   assert any("image/png" in output.get("data", {}) for output in outputs)
   if path.name == "quickstart.ipynb":
     # Prompt, attempt, instruction, attempt: all of it is text.
-    assert str(cells[-1].outputs[-1]["data"]).count("?") >= 2
+    texts = [str(output.get("data", "")) for output in outputs]
+    assert any(text.count("?") >= 2 for text in texts)
+
+
+def test_a_stored_output_is_small_and_no_error():
+  for path in NOTEBOOKS:
+    book = nbformat.read(path, as_version=4)
+    outputs = [o for cell in book.cells for o in cell.get("outputs", [])]
+    assert all(o.output_type != "error" for o in outputs), path.name
+    kept = [one for output in outputs for one in notebooks.stored(output)]
+    assert kept == outputs, f"{path.name}: python tests/notebooks.py {path}"
+
+
+def test_of_long_outputs_the_end_is_stored():
+  lines = "".join(f"line {i}\n" for i in range(100))
+  make = nbformat.v4.new_output
+  [stream] = notebooks.stored(make("stream", text=lines))
+  assert stream.text.startswith("... 70 lines\nline 70\n")
+  assert stream.text.endswith("line 99\n")
+  assert notebooks.stored(stream) == [stream]
+  assert notebooks.stored(make("stream", name="stderr", text="x")) == []
+  data = {"image/png": "A" * 90_000, "text/plain": "<Figure>"}
+  [figure] = notebooks.stored(make("display_data", data=data))
+  assert figure.data == {"text/plain": "<Figure>"}
+  del data["text/plain"]
+  assert notebooks.stored(make("display_data", data=data)) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_it_ends_with_a_picture_and_what_a_free_machine_cannot_run(path):
+  cells = nbformat.read(path, as_version=4).cells
+  assert cells[-1].cell_type == "markdown"
+  assert "**On a free " in cells[-1].source
+  assert cells[-2].cell_type == "code" and "plt." in cells[-2].source
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -117,12 +151,20 @@ def test_links_lead_to_pages_and_headings():
       assert not heading or heading in anchors, (page.name, target)
 
 
+# Of the page of a method, in this order.
+PARTS = [
+  "Formula", "Options", "Command", "Expected", "Logged",
+  "Left out, or done differently", "Source",
+]
+
+
 def test_every_method_has_a_complete_page():
   pages = generate.pages()
   for name in generate.method_names():
     text = pages[f"methods/{name}.md"]
-    for part in ("Options", "Command", "Logged", "Source"):
-      assert f"## {part}\n" in text, (name, part)
+    assert re.findall(r"^## (.*)$", text, re.M) == PARTS, name
+    for part in re.split(r"^## .*$", text, flags=re.M):
+      assert part.strip(), name
     assert "| option | type | default | |" in text
     assert f"](methods/{name}.md)" in pages["method_pages.md"]
   assert set(generate.unused_methods()) == {
@@ -131,7 +173,15 @@ def test_every_method_has_a_complete_page():
   assert "at least 2" in pages["methods/grpo.md"]  # what `samples` is
   # Its formula comes from the table of objectives, its result from a run.
   assert "(R - mean) / std" in pages["methods/grpo.md"]
-  assert "## Expected" in pages["methods/dpo.md"]
+  assert "benchmarks.families --only=dpo" in pages["methods/dpo.md"]
+  assert "73 -> 99" in pages["methods/score.md"]
+  assert "- `judge/reward_K`: " in pages["methods/score.md"]
+  assert "- `learn/margin`: " in pages["methods/dpo.md"]
+  about, differs = generate.told_apart(
+    "It trains.\nLeft out: the rest. Pairs are its own."
+  )
+  assert about == "It trains. Pairs are its own."
+  assert differs == "Left out: the rest."
   assert "sitrain train --config=quickstart" in pages["methods/score.md"]
   assert "1707.06347" in pages["papers.md"]
 
@@ -143,7 +193,7 @@ FOREIGN = ("RESOURCE_EXHAUSTED", "no space left in ...")
 def test_troubleshooting_is_headed_by_messages_of_the_code():
   text = (ROOT / "docs" / "troubleshooting.md").read_text()
   headed = re.findall(r"^### `(.*)`$", text, re.M)
-  known = [message.text for message in generate.messages()]
+  known = [message.text for message in generate.messages.messages()]
   known += [
     extras.line(ImportError("x", name="jinja2")),
     machine.unused_accelerator("cpu", {}, lambda path: True),

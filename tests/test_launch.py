@@ -590,7 +590,7 @@ def test_bad_input_is_refused_before_anything_is_made(
   assert "did you mean 'v5p'" in refused("--type=v5q-64")
   assert "v5litepod-16" in refused("--type=v5e-16")
   assert "v6e-64" in refused("--type=v6e-63")
-  assert "launch.xpk" in refused("--type=tpu7x-8")
+  assert "launch/xpk.sh" in refused("--type=tpu7x-8")
   assert "as us-east5-a" in refused("--zone=us")
   assert "a letter first" in refused("--name=a b;c")
   assert "gs://bucket/folder" in refused("--workdir=/tmp/x")

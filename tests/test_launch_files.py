@@ -14,7 +14,7 @@ import pytest
 import test_house as house
 import yaml
 
-from launch import accelerators, flags, jobs, machine, source, xpk
+from launch import accelerators, fit, flags, jobs, machine, source
 from launch.jobs import Job
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.signals import RESTART
@@ -72,7 +72,7 @@ def notes(place):
   return [json.loads(line) for line in path.open()] if path.exists() else []
 
 
-@pytest.mark.parametrize("name", ["remote.sh", "slurm.sh"])
+@pytest.mark.parametrize("name", ["remote.sh", "slurm.sh", "xpk.sh"])
 def test_scripts_are_sound(name):
   path = str(LAUNCH / name)
   subprocess.run(["bash", "-n", path], check=True, timeout=60)
@@ -155,58 +155,101 @@ def test_skypilot_runs_the_config_on_every_node(place):
     "JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476", "JAX_NUM_PROCESSES": "2",
     "JAX_PROCESS_ID": "1",
   }
+
+
+def test_skypilot_installs_the_versions_that_the_run_began_with(place):
+  task = skypilot()
   (place / "setup.sh").write_text(task["setup"])
-  assert bash(place, "-n", "setup.sh").returncode == 0
+  packages = place / "bin" / "gcloud"
+  (place / "bin" / "uv").write_text("")
+  install = ["python", "-m", "pip", "install", "--quiet", "--constraint",
+             "same.txt", "--editable", ".[text,gcs,tpu]", {}]
+  # There is no such file before the first start.
+  for script, versions in (
+    ("echo no such object >&2; exit 1", ""),
+    ('[ "$*" = "storage cat gs://bucket/run/packages.txt" ] && echo a==1.2',
+     "a==1.2\n"),
+  ):
+    packages.write_text(f"#!/bin/sh\n{script}\n")
+    for path in (packages, place / "bin" / "uv"):
+      path.chmod(0o755)
+    done = bash(place, "setup.sh", **task["envs"])
+    assert done.returncode == 0, done.stderr
+    assert notes(place)[-1] == install
+    assert (place / "same.txt").read_text() == versions
 
 
-XPK = [
-  "--name=score", "--cluster=mine", "--type=v5p-64", "--image=r/i:1",
-  "--config=configs/quickstart.py", "--workdir=gs://bucket/run",
-]
+CLUSTER = ["--workload=score", "--cluster=mine", "--tpu-type=v5p-64"]
+RUN_FLAGS = ["--config=configs/quickstart.py", "--workdir=gs://bucket/run"]
 
 
-def test_xpk_command_can_be_pasted(place, capsys, monkeypatch):
-  monkeypatch.setattr(xpk, "check_config", lambda *given: None)
-  assert xpk.main([*XPK, *ODD, "--project=p", "--slices=2"]) == 0
-  words = shlex.split(capsys.readouterr().out)
+def run_xpk(place, *words, **more):
+  """launch/xpk.sh with the Python of the tests and an xpk that takes notes."""
+  return bash(
+    place, str(LAUNCH / "xpk.sh"), *words, PYTHON=sys.executable, **more
+  )
+
+
+def test_xpk_gets_what_restarts_a_job_and_what_the_user_gave(place):
+  more = ["--num-slices=1", "--max-restarts=3", "--priority=low"]
+  seed = "--config.model.path=a b $(e) 'd'"
+  done = run_xpk(place, *CLUSTER, *more, "--", *RUN_FLAGS, seed, CODE="3")
+  assert done.returncode == 3, done.stderr
+  [words] = notes(place)
   assert words[:3] == ["xpk", "workload", "create"]
-  flags = dict(word.split("=", 1) for word in words[3:])
-  job = Job("score", "configs/quickstart.py", "gs://bucket/run", tuple(ODD))
-  line = shlex.split(flags.pop("--command"))
+  given = dict(word.split("=", 1) for word in words[3:-1])
+  line = shlex.split(given.pop("--command"))
+  job = Job("score", "configs/quickstart.py", "gs://bucket/run", (seed,))
   assert line == ["exec", *jobs.command(job)]
-  assert flags == {
+  assert given == {
     "--workload": "score", "--cluster": "mine", "--tpu-type": "v5p-64",
-    "--num-slices": "2", "--docker-image": "r/i:1", "--max-restarts": "50",
-    "--restart-on-exit-codes": str(RESTART), "--project": "p",
+    "--num-slices": "1", "--priority": "low", "--max-restarts": "3",
+    "--restart-on-exit-codes": str(RESTART),
     "--termination-grace-period-seconds": "120",
   }
+  # The user's flag comes last, so that it is the one that counts.
+  assert words.index("--max-restarts=3") > words.index("--max-restarts=50")
 
 
-def test_xpk_runs_when_asked_to(place, monkeypatch, capsys):
-  for name, value in environment(place, CODE="3").items():
-    monkeypatch.setenv(name, value)
-  assert xpk.main([*XPK, "--execute"]) == 3
-  assert notes(place)[0][:3] == ["xpk", "workload", "create"]
+def test_xpk_is_not_called_for_what_could_not_begin(place):
+  for words, said in (
+    ([*CLUSTER], "flags are missing"),
+    ([*CLUSTER[:2], "--", *RUN_FLAGS], "flags are missing"),
+    (["--tpu-type", "v5p-64", "--", *RUN_FLAGS], "write --tpu-type=v5p-64"),
+    ([*CLUSTER, "--num-slices=3", "--", *RUN_FLAGS,
+      "--config.mesh.data=4"], "does not fit the 96 device(s)"),
+  ):
+    done = run_xpk(place, *words)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+  assert not notes(place)
+
+
+def test_what_could_not_begin_on_a_slice_is_told_in_one_line(capsys):
+  base = ["--type=v5p-64", *RUN_FLAGS]
   for wrong, said in (
-    ("--name=A", "a letter first"), ("--type=v5x-8", "did you mean"),
-    ("--workdir=/tmp", "gs://"), ("--nonsense", "unknown"),
-    ("--config.x=a\nb", "line breaks"), ("--slices=0", "--slices=0: give 1"),
+    ("--type=v5x-8", "did you mean"), ("--workdir=/tmp", "gs://"),
+    ("--nonsense", "unknown"), ("--config.x=a\nb", "line breaks"),
+    ("--slices=0", "--slices=0: give 1"),
     ("--config.sed=1", "did you mean 'seed'"),
     ("--config.mesh.data=3", "does not fit the 32 device(s)"),
   ):
-    assert xpk.main([*XPK, wrong]) == 2
-    assert said in capsys.readouterr().err
+    assert fit.main([*base, wrong]) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.splitlines()) == 1
+  assert fit.main(RUN_FLAGS) == 2
+  assert "--type" in capsys.readouterr().err
   # Every slice has 32 devices, and one group of 96 spans all three.
   mesh = ["--config.mesh.data=1", "--config.mesh.fsdp=96", "--slices=3"]
   problems = [
     f"--config.stage.{name}.method.problems=96"
     for name in ("base", "stage1", "stage2")
   ]
-  assert xpk.main([*XPK, *mesh, *problems]) == 0
+  assert fit.main([*base, *mesh, *problems]) == 0
   mesh[:2] = ["--config.mesh.data=4", "--config.mesh.tensor=24"]
-  assert xpk.main([*XPK, *mesh, *problems]) == 2
+  assert fit.main([*base, *mesh, *problems]) == 2
   assert "does not divide by the 3 slices" in capsys.readouterr().err
-  assert xpk.main([*XPK, "--type=tpu7x-8", "--config.seed=x"]) == 2
+  assert fit.main([*base, "--type=tpu7x-8", "--config.seed=x"]) == 2
   assert "give an int" in capsys.readouterr().err
 
 
@@ -262,7 +305,7 @@ def test_launch_keeps_to_the_rules_of_the_house(monkeypatch):
 
 def test_launching_needs_no_jax():
   """It runs on a laptop."""
-  code = "import sys, launch.tpu, launch.xpk; assert 'jax' not in sys.modules"
+  code = "import sys, launch.tpu; assert 'jax' not in sys.modules"
   subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
   for path in LAUNCH.glob("*.py"):
     for node in ast.walk(ast.parse(path.read_text())):

@@ -279,6 +279,18 @@ def test_monitors_of_a_test_set_by_hand():
   # The third problem has fewer than four known samples.
   assert found["pass@4-2"] == pytest.approx(1 / 2)
   assert "pass@4-4" not in found and "copied" not in found
+  # By votes 3, 3, 3, 1 the first two are right; of the second all are wrong.
+  assert found["reward@4-2"] == pytest.approx(1 / 2)
+  # Three that agree and are right are followed by one of two others: its right
+  # one by half of the orders. Samples without an answer come last.
+  good = np.array([[0, 1, 1, 1, 1], [0, 0, 1, 1, 1.0]])
+  ids = np.array([[4, 5, 5, 5, 6], [-1, -1, 1, 1, 2]])
+  ranked = monitors.summarize(
+    [{"texts": list("abcde")}] * 2,
+    Judged(good, np.ones((2, 5)), ids, 0 * good, good),
+  )
+  assert ranked["reward@5-4"] == pytest.approx(1 / 4)
+  assert ranked["reward@5-2"] == 1.0
   told = found["calibration"]
   # Votes: right with 3/4, wrong with 1; the third is not known.
   assert told["rows"] == 2 and told["auroc"] == 0.0

@@ -31,8 +31,9 @@ from sitrain.methods import (
   rloo,
   sapo,
   simpo,
+  spark,
 )
-from sitrain.tasks import maze, tic_tac_toe
+from sitrain.tasks import chain, maze, tic_tac_toe
 from sitrain.types import (
   Batch,
   PolicyTargets,
@@ -258,6 +259,50 @@ def test_named_rewards_have_advantages_of_their_own():
   np.testing.assert_allclose(gains(batch), want, rtol=1e-4, atol=1e-5)
   with pytest.raises(ValueError, match="give each a number"):
     curated(gdpo.make, round_of(), weights={"right": 1.0})
+
+
+def test_a_step_is_trained_where_its_verdict_agrees():
+  """SPARK on four attempts at 1 + 2 + 3, whose right steps are `36;`.
+
+  By hand: rewards 1, 0, 0, 1 are advantages a, -a, -a, a. Of `36;` all steps
+  are kept; of `35;` the second, `5`, is wrong and kept alone; `4` of `47;` is
+  wrong, and `7` follows from it; of `56;`, right by chance, `6` does not follow
+  and loses its advantage, as does `5`. The last step `;` is right in all.
+  """
+  task = chain.make(operations=(2, 2), steps=True)
+  text = task.tokenizer.encode
+  rows = fakes.pack(
+    [fakes.transcribe(text("1+2+3="), [text(one)], [])
+     for one in ("36;", "35;", "47;", "56;")], problem=[0] * 4,
+  )
+  answer = jnp.array([[6, 2, 1, 2, 3, *text("++")]] * 4)
+  verdict = task.verify(answer, rows, 1)
+  np.testing.assert_array_equal(verdict.reward[:, 0], [1, 0, 0, 1])
+  options = {
+    "problems": 1, "samples": 4, "turns": (3,), "kl": "none", "beta": 0.0
+  }
+  make = lambda **more: spark.make(
+    fakes.SILENT, task, None, **options, **more
+  ).curate(jax.random.key(0), None, None, rows, verdict)
+  whole = 0.5 / np.std([1, 0, 0, 1], ddof=1)
+  kept = np.array([[1, 1, 1], [0, -1, 0], [-1, 0, 0], [0, 0, 1]])
+  for more in ({}, {"share_prompts": True}):
+    batch, metrics = make(**more)
+    gain = np.asarray(batch.targets.advantage).reshape(rows.turn.shape)
+    np.testing.assert_allclose(gain[:, 6:], whole * kept, rtol=1e-4)
+    assert np.all(np.asarray(batch.mask).reshape(gain.shape)[:, 6:] == 1)
+    assert value(metrics) == {"curate/agrees": 0.5}
+  # Steps that end with `;` alone: the first verdict holds for all of the row.
+  batch, _ = make(ends=";")
+  first = np.array([1, 0, -1, 0])[:, None] * np.ones(3)
+  np.testing.assert_allclose(
+    batch.targets.advantage[:, 6:], whole * first, rtol=1e-4
+  )
+  with pytest.raises(ValueError, match="no verdicts on steps.*steps=True"):
+    spark.make(fakes.SILENT, chain.make(), None, **options)
+  gap = task._replace(rewards=("step_1", "step_3"))
+  with pytest.raises(ValueError, match="'step_1', 'step_3'"):
+    spark.make(fakes.SILENT, gap, None, **options)
 
 
 def test_turns_are_compared_with_those_of_their_state():

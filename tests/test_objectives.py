@@ -14,6 +14,7 @@ import pytest
 from sitrain.curate import advantage, select
 from sitrain.losses import policy_gradient as losses
 from sitrain.losses import reduce, regularizers
+from sitrain.losses.value import value_error
 
 INF = float("inf")
 LENGTHS = (5, 1, 3, 0, 8, 8)
@@ -169,6 +170,30 @@ def test_nothing_outside_of_the_mask_is_felt(name, aggregate, outside):
   assert float(nothing[0]) == 0 and not np.any(nothing[1])
 
 
+@pytest.mark.parametrize("name", [*regularizers.LOSSES, "value"])
+@pytest.mark.parametrize("outside", [INF, -INF])
+def test_squares_have_no_gradient_outside_of_the_mask(name, outside):
+  """Of a KL to a reference, and of values to returns and old values."""
+  logprob, old, _ = draw(3)
+
+  def loss(x, other):
+    if name == "value":
+      each = value_error(x, other, other, clip=0.5)
+    else:
+      each = regularizers.LOSSES[name](x, other)
+    return reduce.value(reduce.mean(each, array(UNIT)))
+
+  hidden = np.where(MASK, old, outside)
+  found = jax.value_and_grad(loss)(array(logprob), array(hidden))
+  want = jax.value_and_grad(loss)(array(logprob), array(old))
+  for a, b in zip(found, want, strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert np.all(np.asarray(found[1])[~MASK] == 0) and np.any(found[1] != 0)
+  # Inside of the mask it is no number, so that a run stops.
+  inside = array(np.where(MASK, outside, old))
+  assert not np.isfinite(loss(array(logprob), inside))
+
+
 def gradient(fast, logprob, gain, mask, aggregate):
   """Of a loss on the policy that sampled: every ratio is 1."""
   def loss(x):
@@ -284,6 +309,25 @@ def test_aggregates_are_their_equations(name):
   ]
   both = jax.tree.map(lambda a, b: a + b, *parts)
   np.testing.assert_allclose(reduce.value(both), want, rtol=1e-6)
+
+
+def test_estimates_of_the_kl_are_their_equations():
+  """In float64 with loops, on near and on far references."""
+  logprob, old, _ = draw(4)
+  old[0, 1:5] = logprob[0, 1:5] + [12.0, -25.0, 0.0, 5.0]
+  gap = logprob - old
+  equations = {
+    "k2": gap**2 / 2, "k3": np.exp(-gap) - 1 + gap, "absolute": np.abs(gap),
+  }
+  equations["k3+"] = equations["k3"]
+  for name, want in equations.items():
+    found = regularizers.LOSSES[name](array(logprob), array(old))
+    np.testing.assert_allclose(
+      np.where(MASK, found, 0), np.where(MASK, want, 0), rtol=3e-5, atol=3e-6
+    )
+  np.testing.assert_allclose(
+    regularizers.k1(array(logprob), array(old)), gap, rtol=3e-5, atol=3e-6
+  )
 
 
 def test_k3_plus_reads_as_k3_and_pulls_as_k2():

@@ -17,11 +17,13 @@ import pytest
 from sitrain.runtime import glossary, workdir
 from sitrain.runtime.page import (
   changes,
+  charts,
   compared,
   curves,
   files,
   one_run,
   svg,
+  tables,
   talks,
 )
 from sitrain.tasks import maze
@@ -395,7 +397,7 @@ def test_an_evaluation_of_its_own_is_shown(tmp_path):
   workdir.write_json(run / "evaluation.json", {"stages": {"rl": study}})
   parsed = Page(one_run.write_report(run).read_text())
   titles = parsed.texts["figcaption"]
-  assert "rl, with feedback" in titles  # of its edits
+  assert "rl, with feedback: what the last attempt changes" in titles
   cells = parsed.texts["td"]
   at = cells.index("rl, with feedback")
   # Of each study the last attempt: the second here, the third there.
@@ -405,6 +407,26 @@ def test_an_evaluation_of_its_own_is_shown(tmp_path):
   assert "Accuracy by attempt" in titles
   assert "rl: accuracy at a matched budget" in titles
   assert "any first attempt right" in parsed.texts["li"]
+  notes = " ".join(parsed.texts["p"])
+  assert "By sitrain evaluate" in notes and "(Self-Refine)" in notes
+
+
+def test_notes_are_words_and_no_formulas():
+  names = [f"judge/{name}_2" for name in ("changed", "corrected", "spoiled")]
+  note = charts.note_of([*names, "generate/truncated_2"], 0)
+  assert "differ from the attempt before, as a share of all turns. " in note
+  assert "right attempts after a wrong one, as a share of all" in note
+  assert "wrong attempts after a right one, as a share of all" in note
+  assert " / " not in note and "(1 - r" not in note
+
+
+def test_a_time_table_has_no_column_of_dashes():
+  record = {"stage": "rl", "step": 1, "run/seconds": 2.0}
+  stage = {"name": "rl", "seconds": 3.0}
+  assert "tokens/s" not in tables.time_table([record], [stage])
+  rated = record | {"run/tokens_per_second": 1234.4}
+  assert "tokens/s" in tables.time_table([rated], [stage])
+  assert "1,234" in tables.time_table([rated], [stage])
 
 
 def test_runs_are_compared_in_one_page(run, tmp_path):

@@ -53,6 +53,21 @@ def store(piece, first, second, **more):
   } | more)
 
 
+def test_what_is_stored_is_what_the_page_reads(results):
+  piece = Piece("maze", "score", "a", 0)
+  levels = {"easy": {"accuracy_1": 0.123456789, "accuracy_2": 1.0,
+                     "intervals": {"accuracy_1": [0.1, 0.2]}}}
+  whole = row(0.5, 0.9) | {"by_level": levels, "dialogues": ["long"]}
+  store(piece, 0.5, 0.9, row=whole)
+  stored = pieces.read(piece)["row"]
+  assert stored["by_level"] == {
+    "easy": {"accuracy_1": 0.12346, "accuracy_2": 1.0}
+  }
+  assert "dialogues" not in stored and "intervals" in stored
+  pieces.write(piece, {"failed": 3})
+  assert pieces.read(piece) == {"failed": 3}
+
+
 @pytest.mark.parametrize("task", [
   "maze", *(pytest.param(task, marks=pytest.mark.nightly)
             for task in SIZES if task != "maze"),

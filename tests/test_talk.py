@@ -207,6 +207,9 @@ def test_a_model_talks_about_typed_and_own_problems(monkeypatch):
     typed_one, own = said_of(STORY[0]), said_of("", 2)
     assert typed_one[0].startswith(f"problem      {STORY[0]}\n")
     assert "attempt 2 " in typed_one[0] and "right" not in typed_one[0]
+    assert "note: problems of this task have 14 tokens, this one has 5" in (
+      said_of(STORY[0][:5])[0]
+    )
     assert all("(right)" in x or "(wrong)" in x for x in own[:2])
     assert own[-1].startswith("right: attempt 1 ") and "of 2" in own[-1]
     # The same problem again, typed: the same attempts, as it is greedy.

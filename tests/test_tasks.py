@@ -181,6 +181,46 @@ def test_chain_judges_near_misses_as_python_does(chains):
     np.testing.assert_array_equal(reward[:, k], expected)
 
 
+def chain_follows(prompt, text, modulus):
+  """For each of five places whether its character had to follow, in Python."""
+  count, found = len(re.findall(r"[-+*]", prompt)), []
+  for k in range(5):
+    written = text[:k]
+    if k < count and written[-1:].isdigit() + (k == 0):
+      values = [c if c.isdigit() else "0" for c in written]
+      due = str(chain_steps(prompt, "".join(values) + "0000", modulus)[k])
+    else:
+      due = ";" if k == count else "none"
+    found.append(text[k : k + 1] == due)
+  return found
+
+
+def test_chain_judges_every_step_as_python_does(chains):
+  task, problems = chain.make(steps=True), rows_of(chains[1], range(600))
+  assert task.rewards == ("right", *(f"step_{k}" for k in range(1, 6)))
+  source, prompts = random.Random(2), texts(task, problems.prompt)
+  seeds = []
+  for prompt in prompts:
+    written = ""
+    for _ in re.findall(r"[-+*]", prompt):
+      due = str(chain_steps(prompt, written + "0000", 10)[len(written)])
+      written += source.choice([due, due, source.choice("0123456789")])
+    seeds.append(written + ";")
+  tries = [mutated(source, text, chain.ALPHABET) for text in seeds]
+  rows = write(task, prompts, seeds, tries)
+  verdict = jax.jit(task.verify, static_argnums=2)(problems.answer, rows, 2)
+  steps = np.stack([verdict.parts[f"step_{k}"] for k in range(1, 6)], axis=2)
+  for k, given in enumerate((seeds, tries)):
+    want = np.array([
+      chain_follows(*pair, 10) for pair in zip(prompts, given, strict=True)
+    ])
+    assert 100 < want[:, 3].sum() < 500
+    np.testing.assert_array_equal(steps[:, k], want)
+    right = [chain_right(*pair, 10) for pair in zip(prompts, given)]
+    np.testing.assert_array_equal(verdict.reward[:, k], right)
+    np.testing.assert_array_equal(verdict.parts["right"][:, k], right)
+
+
 @pytest.mark.parametrize("name", ["mazes", "chains"])
 def test_tokens_beyond_the_alphabet_are_malformed(name, request):
   task, problems = request.getfixturevalue(name)

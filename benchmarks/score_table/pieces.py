@@ -23,6 +23,10 @@ CURVES = (
   "judge/reward_1", "judge/reward_2", "judge/changed_2", "learn/kl_1",
   "learn/kl_2", "learn/entropy_1", "learn/entropy_2",
 )
+LEVEL = (
+  "problems", "accuracy_1", "accuracy_2", "incorrect_to_correct",
+  "correct_to_incorrect",
+)
 STUDIED = ("base", "multi_turn", "score")  # many turns, and budgets
 BUDGETS = (2, 4, 8, 16, 32)
 
@@ -63,12 +67,23 @@ def run_piece(piece: Piece, folder: pathlib.Path) -> None:
 
 
 def write(piece: Piece, result: dict) -> None:
-  """Writes a result, numbers to five digits."""
+  """Writes a result, numbers to five digits, of levels only the shares."""
   path = path_of(piece)
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_suffix(".tmp")
-  part.write_text(json.dumps(_short(result)))
+  part.write_text(json.dumps(_short(_thin(result))))
   part.replace(path)
+
+
+def _thin(result: dict) -> dict:
+  """The result, with the numbers of LEVEL alone of each level."""
+  if "by_level" not in result.get("row", {}):
+    return result
+  levels = {
+    level: {name: each[name] for name in LEVEL if name in each}
+    for level, each in result["row"]["by_level"].items()
+  }
+  return result | {"row": result["row"] | {"by_level": levels}}
 
 
 def config_for(piece: Piece, folder: pathlib.Path) -> ConfigDict:

@@ -36,6 +36,25 @@ def segment_numbers(
   return jnp.where(own, number, 0)
 
 
+def value_of_segment(
+  value: Float[Array, "B K S"],
+  tokens: Int[Array, "B T"],
+  turn: Int[Array, "B T"],
+  ends: tuple[int, ...],
+) -> Float[Array, "B T"]:
+  """One number for each segment of each turn, on its tokens; 0 elsewhere.
+
+  Segments are counted from 1 on in every turn; the last number holds for later
+  ones, too.
+  """
+  found = jnp.zeros(tokens.shape)
+  for k in range(value.shape[1]):
+    own = jnp.where(turn == k + 1, turn, 0)
+    number = segment_numbers(tokens, own, ends, value.shape[2])
+    found += to_tokens(value[:, k], number)
+  return found
+
+
 def segment_credit(
   reward: Float[Array, "B S"],
   known: Float[Array, "B S"],

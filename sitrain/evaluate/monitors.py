@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from sitrain.evaluate import behaviours, calibration, diversity, exploration
 from sitrain.evaluate.player import Judged
@@ -26,7 +27,8 @@ def summarize(
   `cells` have its texts and `table` its marks, [P n]; `before` are the cells of
   the attempt before it, if there is one. With n > 1 samples a problem:
   likeness, of texts that are not empty; balance (n* = 8, or n where that is
-  less); pass@n-s for s = 2, 4, 8, ... below n; calibration, where the
+  less); pass@n-s and reward@n-s for s = 2, 4, 8, ... below n, where the score
+  of a sample is the number of samples with its answer; calibration, where the
   confidence in an answer is its share of the votes. Of later attempts copied,
   and of all behaviours, counts a text.
   """
@@ -41,6 +43,10 @@ def summarize(
     for least in (2**i for i in range(1, n.bit_length()) if 2**i < n):
       reached = exploration.pass_at_least(*given, n, least)
       found[f"pass@{n}-{least}"] = _mean(reached)
+      first = exploration.reward_at(
+        agreeing(table.final).astype(float), table.right, table.known, n, least
+      )
+      found[f"reward@{n}-{least}"] = _mean(first)
     found["calibration"] = calibration.summarize(*votes(table))
   if before:
     wrong = (table_of_right(before) == 0).reshape(-1).tolist()
@@ -52,6 +58,12 @@ def summarize(
   return found | {"behaviours": behaviours.means(written)}
 
 
+def agreeing(final: Int[np.ndarray, "P n"]) -> Int[np.ndarray, "P n"]:
+  """The number of samples that have the answer of each; 0 without one."""
+  same = (final[:, :, None] == final[:, None]) & (final >= 0)[:, None]
+  return np.where(final >= 0, same.sum(axis=2), 0)
+
+
 def votes(table: Judged):
   """(confidence, right, known) [P]: of the most frequent answer of a problem.
 
@@ -59,9 +71,7 @@ def votes(table: Judged):
   of attempts with one answer, the first counts. Not known where a sample is not
   judged, or where none has an answer.
   """
-  final, n = table.final, table.final.shape[1]
-  same = (final[:, :, None] == final[:, None]) & (final >= 0)[:, None]
-  count = np.where(final >= 0, same.sum(axis=2), 0)
+  count, n = agreeing(table.final), table.final.shape[1]
   first = np.argmax(count, axis=1)[:, None]
   most = np.take_along_axis(count, first, axis=1)[:, 0]
   right = np.take_along_axis(table.right, first, axis=1)[:, 0]

@@ -24,11 +24,22 @@ def k1(
   return logprob - reference
 
 
+def half_square(gap: Float[Array, "..."]) -> Float[Array, "..."]:
+  """gap^2 / 2; inf, without a gradient, where the gap is no finite number.
+
+  The gradient of a square is 0 times the gap outside of a mask, and would be
+  NaN where that is infinite.
+  """
+  finite = jnp.isfinite(gap)
+  square = jnp.square(jnp.where(finite, gap, 0.0))
+  return jnp.where(finite, 0.5 * square, jnp.inf)
+
+
 def k2(
   logprob: Float[Array, "*B T"], reference: Float[Array, "*B T"]
 ) -> Float[Array, "*B T"]:
   """(log pi - log ref)^2 / 2: for losses."""
-  return 0.5 * jnp.square(logprob - reference)
+  return half_square(logprob - reference)
 
 
 def k3(

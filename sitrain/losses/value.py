@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sitrain.losses.regularizers import half_square
+
 
 def value_error(
   value: Float[Array, "*B T"],
@@ -19,5 +21,4 @@ def value_error(
   """
   returns, old_value = map(jax.lax.stop_gradient, (returns, old_value))
   near = old_value + jnp.clip(value - old_value, -clip, clip)
-  worst = jnp.maximum(jnp.square(value - returns), jnp.square(near - returns))
-  return 0.5 * worst
+  return jnp.maximum(half_square(value - returns), half_square(near - returns))

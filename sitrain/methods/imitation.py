@@ -1,6 +1,6 @@
 """Supervised fine-tuning on the given solutions of a task.
 
-Here it makes the base model: what the task's corpus shows, turn after turn.
+It makes the base models: what a task's corpus shows, turn after turn.
 """
 
 import jax.numpy as jnp

@@ -3,8 +3,8 @@
 Kumar et al. 2024 (arXiv:2409.12917), sections 5.1 and 5.2. The paper leaves
 open how the baseline is grouped, how the KL is estimated and what stage II
 refers to; here they are options. `kl="k1"` gives the gradient of Eq. 3 and 4
-with discount 0 and fixed contexts of the turns. The default, "exact", is the
-full-vocabulary KL per token with fixed prefixes: the same for turns of one
+with discount 0 and fixed contexts of the turns; `kl="exact"`, the default, is
+the full-vocabulary KL per token with fixed prefixes: the same for turns of one
 token, less noise and a small bias for longer ones.
 """
 

@@ -3,8 +3,8 @@
 arXiv:2509.22601 (2025): rows with an advantage above 0 go to a buffer; their
 advantage is recomputed as reward minus the median of recent group means, and
 those still above 0 are trained on, with a weight that rises by a cosine. Here
-they join the batch of every round until they are too old; in the paper a full
-buffer gets its own step and is emptied. Tool reward, filters of rows
+replayed rows join the batch of every round until they are too old; in the paper
+a full buffer gets its own step and is emptied. Tool reward, filters of rows
 and groups, dual clip and covariance clipping are left out.
 """
 

@@ -51,7 +51,7 @@ GENERATE = (
 JUDGE = (
   Entry("judge/reward_K", "mean reward of turn K, of known verdicts", "reward",
         "rises"),
-  Entry("judge/NAME_K", "mean of a named reward, one of those added up",
+  Entry("judge/NAME_K", "mean of a named reward, such as one of those added up",
         "reward", "rises, or stays where it is satisfied"),
   Entry("judge/malformed_K", "turns without an answer that parses / turns",
         SHARE, "falls towards 0"),
@@ -107,6 +107,9 @@ CURATE = (
   Entry("curate/compared", "turns in the state of another turn that counts / "
         "turns that count (`gigpo`)", SHARE,
         "above 0.1; 0: rows alone are compared"),
+  Entry("curate/agrees", "trained tokens whose step's verdict agrees with the "
+        "advantage / those with an advantage (`spark`)", SHARE,
+        "above 0.3; 0: steps and rewards contradict each other"),
   Entry("curate/arm_NAME", "chance of a difficulty to be drawn", SHARE,
         "moves from easy to hard"),
   Entry("curate/score_right", "mean score of the reward model, of right rows",
@@ -192,6 +195,11 @@ SAMPLES = (
   Entry("pass@K-S", "problems of which K samples have S different right texts "
         "/ problems (B-STaR)", SHARE, "rises, then falls as samples become "
         "copies"),
+  Entry("reward@K-S", "problems of which the first S of K samples are all "
+        "right, ordered by how many samples have the same answer / problems "
+        "(B-STaR, there by the score of a reward model); ties in every order, "
+        "in the mean", SHARE, "rises; below maj@K: votes gather on wrong "
+        "answers"),
   Entry("copied", "wrong attempts that the next one repeats but for a tenth / "
         "wrong attempts", SHARE, "below 0.5"),
   *(Entry(f"behaviours.{name}", f"{what} a text", COUNT, "as above")
@@ -248,6 +256,7 @@ LABELS = {
   "curate/confident": "rows kept, right at first",
   "curate/good": "rows that count as good",
   "curate/best": "reward of the best sample",
+  "curate/agrees": "steps that agree with the advantage",
   "curate/arm_NAME": "chance of NAME",
   "curate/score_right": "score of right rows",
   "curate/score_wrong": "score of wrong rows",

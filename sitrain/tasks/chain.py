@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.tasks import roles
-from sitrain.tasks.attempt import ends_once
+from sitrain.tasks.attempt import attempt, ends_once
 from sitrain.tasks.draw import (
   check_corpus,
   check_probability,
@@ -23,7 +23,7 @@ from sitrain.tasks.draw import (
   second_attempt,
   task_of,
 )
-from sitrain.types import PAD, Problems, Task
+from sitrain.types import PAD, Episodes, Problems, Task, Verdict
 
 ALPHABET = "0123456789+-*=;?"
 DIGITS = 10  # the digits, whose ids are their values
@@ -57,6 +57,7 @@ def make(
   mistake: float = 0.15,
   copied: float = 0.40,
   corrupted: float = 0.15,
+  steps: bool = False,
   feedback: str = "none",
 ) -> Task:
   """Chains of `operations[0]` to `operations[1]` operations, both included.
@@ -71,6 +72,9 @@ def make(
   Reward 1 iff there is one digit for each operation, the last is the value, and
   `;` ends the attempt: intermediate values need not be right. `final` is the
   last digit of an attempt of 1 to operations[1] digits and `;`, else -1.
+  steps: whether operations[1] + 1 more rewards are named, step_1 and so on: 1
+  iff token k of the attempt is the value that follows from the one written
+  before it, or behind the last value `;`. They are not added up.
   feedback: see roles.with_feedback; `<bad@k>`: step k is the first whose value
   is wrong, `<bad>`: the form is. With feedback `;` is the token `<end>`. Raises
   ValueError for impossible options.
@@ -78,6 +82,11 @@ def make(
   options = Options(operations, modulus, mistake, copied, corrupted, 0.0)
   roles.check_feedback(feedback)
   task = _task(options)
+  if steps:
+    names = (f"step_{k + 1}" for k in range(operations[1] + 1))
+    task = task._replace(
+      verify=partial(_verify_steps, options=options), rewards=("right", *names)
+    )
   if feedback == "none":
     return task
   return roles.with_feedback(
@@ -262,6 +271,36 @@ def _right(
   return (value >= 0) & (value == answer[:, 0]) & (steps == answer[:, 1])
 
 
+def _verify_steps(
+  answer: Int[Array, "B A"], episodes: Episodes, turns: int, options: Options
+) -> Verdict:
+  high = options.operations[1]
+  walks = [attempt(episodes, k + 1, high + 2) for k in range(turns)]
+  over_turns = lambda one: jnp.stack(
+    [one(walk).astype(jnp.float32) for walk in walks], axis=1
+  )
+  right = over_turns(lambda walk: _right(answer, walk))
+  steps = over_turns(lambda walk: _follows(answer, walk, options))
+  parts = {f"step_{k + 1}": steps[:, :, k] for k in range(high + 1)}
+  return Verdict(right, jnp.ones_like(right), {"right": right} | parts)
+
+
+def _follows(
+  answer: Int[Array, "B A"], walk: Int[Array, "B N"], options: Options
+) -> Bool[Array, "B S"]:
+  """Which tokens are what has to follow the one before: a value, then `;`."""
+  high, count = options.operations[1], answer[:, 1:2]
+  operand, operator = answer[:, 2 : high + 3], answer[:, high + 3 :]
+  before = jnp.concatenate([operand[:, :1], walk[:, : high - 1]], axis=1)
+  true = jax.vmap(jax.vmap(partial(_step, modulus=options.modulus)))(
+    before, operator, operand[:, 1:]
+  )
+  place = jnp.arange(high + 1)
+  true = jnp.where((before >= 0) & (before < DIGITS), true, PAD - 1)
+  due = jnp.where(place < count, jnp.pad(true, ((0, 0), (0, 1))), STOP)
+  return (walk[:, : high + 1] == due) & (place <= count)
+
+
 def diagnose(
   answer: Int[Array, "B A"], walk: Int[Array, "B N"], options: Options
 ) -> Int[Array, "B 1"]:
@@ -270,14 +309,9 @@ def diagnose(
   A step is wrong whose value does not follow from the one written before.
   """
   high, count = options.operations[1], answer[:, 1]
-  operand, operator = answer[:, 2 : high + 3], answer[:, high + 3 :]
-  written = walk[:, :high]
-  before = jnp.concatenate([operand[:, :1], written[:, :-1]], axis=1)
-  true = jax.vmap(jax.vmap(partial(_step, modulus=options.modulus)))(
-    before, operator, operand[:, 1:]
-  )
   used = jnp.arange(high) < count[:, None]
-  part = PART + jnp.argmax((written != true) & used, axis=1)
+  follows = _follows(answer, walk, options)[:, :high]
+  part = PART + jnp.argmax(~follows & used, axis=1)
   fits = (_value(walk) >= 0) & (jnp.sum(walk != PAD, axis=1) == count + 1)
   message = jnp.where(_right(answer, walk), OK, jnp.where(fits, part, BAD))
   return message[:, None].astype(jnp.int32)

@@ -77,7 +77,7 @@ def attempts(
   if rewards:
     note += (
       " Curves: the mean reward of the training batches, with the 95 % interval"
-      " of each mean."
+      " of each mean; a stage that imitates has none."
     )
   return svg.chart("Every attempt over the run", lines, axes, note)
 
@@ -147,11 +147,23 @@ def note_of(names: Sequence[str], gaps: int) -> str:
   return _sentence(" ".join(words))
 
 
+# Formulas in words: with r = 0 or 1 they are the same.
+WORDS = {
+  "mean of (1 - r of the attempt before) r of an attempt":
+    "right attempts after a wrong one, as a share of all attempts",
+  "mean of r of the attempt before (1 - r of an attempt)":
+    "wrong attempts after a right one, as a share of all attempts",
+}
+
+
 def _plain(text: str, entry: glossary.Entry) -> str:
   """A line of the glossary without K and without names of metrics."""
   verb = entry.name.partition("/")[0]
   text = text.replace("turn K - 1", "the attempt before")
   text = text.replace("turn K", "an attempt").replace("`", "")
+  for formula, words in WORDS.items():
+    text = text.replace(formula, words)
+  text = re.sub(r" / ([a-z]+)(?=$|:)", r", as a share of all \1", text)
   name = lambda found: f"“{glossary.label(f'{verb}/{found[0]}')}”"
   return re.sub(r"\b[a-z_]+_K\b", name, text)
 
@@ -201,8 +213,10 @@ def edits(rows: dict[str, dict[str, Any]]) -> str:
     note = f"{100 * copied:.1f} % are copies." if is_number(copied) else ""
     shares = [x / len(density) for x in density]
     found.append(svg.bars(
-      name, shares, ("the same", "half", "all new"), i % 8,
-      f"Share of problems by edit distance over the length of both. {note}",
+      f"{name}: what the last attempt changes", shares,
+      ("the same", "half", "all new"), i % 8,
+      "Problems by the edit distance from the first attempt to the last, as a"
+      f" share of their length. {note}",
     ))
   return "".join(found)
 
@@ -215,8 +229,11 @@ ARMS = (
 )
 
 
-def studies(stages: dict[str, dict[str, Any]]) -> str:
-  """Pictures of evaluation.json: accuracy by turn, and by budget."""
+def studies(stages: dict[str, dict[str, Any]], turns_of_run: int = 0) -> str:
+  """Pictures of evaluation.json: accuracy by turn, and by budget.
+
+  `turns_of_run`: how many the run evaluates; 0 where that is not known.
+  """
   turns, found = [], []
   for i, (name, study) in enumerate(stages.items()):
     many = study.get("many_turns") or {}
@@ -232,9 +249,16 @@ def studies(stages: dict[str, dict[str, Any]]) -> str:
     found.append(svg.chart(
       f"{name}: accuracy at a matched budget", arms,
       Axes(percent=True, across="attempts a problem", ticks=ticks),
+      "The same number of attempts, spent on first attempts side by side, or on"
+      " attempts with their corrections; a problem is right where its most"
+      " frequent answer is.",
     ))
   axes = Axes(percent=True, across="attempt")
-  return svg.chart("Accuracy by attempt", turns, axes) + "".join(found)
+  note = (
+    f"The run itself has {turns_of_run} attempts: later ones were not trained."
+    if turns_of_run else ""
+  )
+  return svg.chart("Accuracy by attempt", turns, axes, note) + "".join(found)
 
 
 def _logarithmic(points: list[Point]) -> list[Point]:

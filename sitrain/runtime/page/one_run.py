@@ -41,7 +41,7 @@ def render(run: Files) -> str:
     "Curves": figures(charts.grouped(run.records))
     + layout.folded("all other metrics", figures(charts.others(run.records))),
     "Evaluation": evaluation(studies)
-    + figures(charts.studies(studies)),
+    + figures(charts.studies(studies, turns_of(run.config))),
     "Dialogues": symbols.legend(run.config) * bool(shown) + shown,
     "Samples while it trained": talks.samples_by_step(run.samples, draw),
     "Time": tables.time_table(run.records, stages),
@@ -58,6 +58,12 @@ def render(run: Files) -> str:
     title=tables.headline(stages), name=run.name, below=below,
     sections=sections,
   )
+
+
+def turns_of(config: dict[str, Any]) -> int:
+  """How many attempts at a problem the run evaluates; 0 if not known."""
+  turns = (config.get("evaluate") or {}).get("turns")
+  return len(turns) if isinstance(turns, (list, tuple)) else 0
 
 
 def notes_of(run: Files, start: str = "") -> list[str]:
@@ -122,8 +128,15 @@ def evaluation(studies: dict[str, dict[str, Any]]) -> str:
   if not rows:
     return ""
   histograms = charts.edits({row["name"]: row for row in rows})
+  about = "By sitrain evaluate, on problems of its own."
+  if any(study.get("self_refine") for study in studies.values()):
+    about += (
+      " With feedback: the model writes what is wrong with its attempt, then"
+      " the next one (Self-Refine)."
+    )
   return (
-    tables.accuracies(rows) + transitions(rows)
+    f'<p class="note">{about}</p>'
+    + tables.accuracies(rows) + transitions(rows)
     + (f'<div class="charts">{histograms}</div>' if histograms else "")
     + layout.folded("by difficulty", tables.by_level([
       study["summary"] | {"name": name}

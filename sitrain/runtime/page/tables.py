@@ -205,10 +205,13 @@ def time_table(records: Records, stages: Records) -> str:
   if not most:
     return ""
   kinds = [i for i in range(len(SPENT)) if any(r[i] for r in found.values())]
-  rows, bars = [["stage", "in all", *(SPENT[i] for i in kinds), "tokens/s"]], []
-  for name, row in found.items():
+  rates = [rate_of(records, name) for name in found]
+  rated = any(rate != "-" for rate in rates)
+  titles = ["stage", "in all", *(SPENT[i] for i in kinds), "tokens/s"]
+  rows, bars = [titles if rated else titles[:-1]], []
+  for (name, row), rate in zip(found.items(), rates):
     each = [duration(row[i]) for i in kinds]
-    rows.append([name, duration(sum(row)), *each, rate_of(records, name)])
+    rows.append([name, duration(sum(row)), *each, *([rate] if rated else [])])
     parts = "".join(
       f'<i class="b{i}" style="width:{100 * row[i] / most:.2f}%"></i>'
       for i in kinds
