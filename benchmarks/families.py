@@ -89,14 +89,28 @@ def add_sum(config: Any) -> None:
 
 
 def add_direct(config: Any) -> None:
-  """Adds PAG's stage as direct multi-turn RL: no bonus, no normalisation."""
-  stage = copy.deepcopy(config.stage.pag)
-  stage.method.name = "multi_turn"
-  stage.method.update({
-    "kl": "none", "beta1": 0.0, "beta2": 0.0, "clip": 0.2,
-    "aggregate": "episode_mean",
-  })
-  common.add(config, "direct", stage)
+  """Adds PAG's stage as direct multi-turn RL: no bonus, no normalisation.
+
+  "direct" pays a verdict as PAG does, "named" for the whole diagnosis.
+  """
+  for name in ("direct", "named"):
+    stage = copy.deepcopy(config.stage.pag)
+    stage.method.name = "multi_turn"
+    stage.method.update({
+      "kl": "none", "beta1": 0.0, "beta2": 0.0, "clip": 0.2,
+      "aggregate": "episode_mean", "named": name == "named",
+    })
+    common.add(config, name, stage)
+
+
+def add_named(config: Any) -> None:
+  """Adds SPOC's stage with verdicts paid for a yes or a no, or for their part.
+
+  Whichever of both the config has not.
+  """
+  stage = copy.deepcopy(config.stage.spoc)
+  stage.method.named = not stage.method.get("named", True)
+  common.add(config, "other", stage)
 
 
 def add_ungated(config: Any) -> None:
@@ -153,9 +167,51 @@ def add_right_only(config: Any) -> None:
     common.add(config, "read", other)
 
 
+def add_independent(config: Any) -> None:
+  """Adds DPO on as many attempts, two independent ones of each problem."""
+  independent = copy.deepcopy(config.stage.scl)
+  method = independent.method
+  method.update({
+    "name": "dpo", "rule": "right_and_wrong", "turns": method.turns[:1],
+    "problems": 2 * method.problems,
+  })
+  independent.best = "judge/reward_1"
+  common.add(config, "independent", independent)
+
+
+def add_one_kind(config: Any) -> None:
+  """Adds Pair-SFT as it comes, and CCT's repairs of wrong attempts alone."""
+  natural = copy.deepcopy(config.stage.cct)
+  natural.method.update({"name": "pair_sft", "also_correct": True})
+  common.add(config, "natural", natural)
+  repairs = copy.deepcopy(config.stage.cct)
+  repairs.method.confident = 0.0
+  common.add(config, "cst", repairs)
+
+
+def add_one_reward(config: Any) -> None:
+  """Adds LeDex's stage with the reward of the refinement alone, at its end."""
+  stage = copy.deepcopy(config.stage.ledex)
+  stage.method.update({"explain": 0.0, "discount": 0.99})
+  common.add(config, "end", stage)
+
+
+def add_without_edits(config: Any) -> None:
+  """Adds DPO on as many pairs, all of two samples, and so of twice as many."""
+  stage = copy.deepcopy(config.stage.subtle_errors)
+  for name in ("values", "ends"):
+    del stage.method[name]
+  stage.method.update({
+    "name": "dpo", "rule": "right_and_wrong", "beta": 0.4, "anchor": 0.05,
+    "problems": 2 * stage.method.problems,
+  })
+  common.add(config, "samples", stage)
+
+
 CHANGES = (
   "accuracy_1", "gain", "incorrect_to_correct", "correct_to_incorrect",
 )
+CORRECTION = (*CHANGES, "cl", "cs", "cl_over_resample", "cs_over_resample")
 FAMILIES = {
   "reinforce_pp": Family("reinforce_pp", "reinforce_pp", "rl"),
   "ppo": Family("ppo", "ppo", "rl"),
@@ -178,9 +234,12 @@ FAMILIES = {
   ),
   "pag": Family(
     "pag", "pag", "pag", metric="accuracy_3", extend=add_direct,
-    others=("direct",), numbers=JUDGED,
+    others=("direct", "named"), numbers=JUDGED,
   ),
-  "spoc": Family("spoc", "spoc", "spoc", metric="accuracy_3", numbers=JUDGED),
+  "spoc": Family(
+    "spoc", "spoc", "spoc", metric="accuracy_3", extend=add_named,
+    others=("other",), numbers=JUDGED,
+  ),
   "gdpo": Family("gdpo", "gdpo", "gdpo", extend=add_sum, others=("sum",)),
   "spark": Family(
     "spark", "spark", "spark", extend=add_ungated, others=("ungated",)
@@ -209,6 +268,27 @@ FAMILIES = {
     "ssr_zero", "ssr_zero", "ssr", control="stage1",
     control_is="SCoRe's stage I, from which it starts",
     numbers=("accuracy_2",),
+  ),
+  "scl": Family(
+    "scl", "scl", "scl", control="independent", control_is="DPO on as many "
+    "independent attempts", extend=add_independent,
+    numbers=(*CORRECTION, "malformed_1"),
+  ),
+  "cct": Family(
+    "cct", "cct", "cct", metric="accuracy_2", control="natural",
+    control_is="Pair-SFT with both kinds of examples as they come",
+    extend=add_one_kind, others=("cst",), numbers=CORRECTION,
+  ),
+  "ledex": Family(
+    "ledex", "ledex", "ledex", metric="cs", control="end",
+    control_is="RL on the reward of the refinement alone; share of wrong first "
+    "attempts that are mended", extend=add_one_reward, others=("star",),
+    numbers=(*JUDGED, "verdict_named", "accuracy_3"),
+  ),
+  "subtle_errors": Family(
+    "subtle_errors", "subtle_errors", "subtle_errors", control="samples",
+    control_is="DPO on as many pairs of two samples",
+    extend=add_without_edits,
   ),
 }
 

@@ -27,6 +27,7 @@ from rich.console import Console
 from sitrain.evaluate import player as playing
 from sitrain.evaluate import samples as sampling
 from sitrain.evaluate import tables
+from sitrain.judge.roles import attempts
 from sitrain.rollout.play import columns_of
 from sitrain.runtime import (
   activity,
@@ -168,7 +169,8 @@ def sample(config: dict, plan: Plan) -> dict[str, Any]:
   found = parts.finish(plan.output)
   rng = np.random.default_rng(0)  # only for the bootstrap
   summary = sampling.summarize(
-    rng, found, verifiers=tuple(tasks), turns=len(plan.turns), ks=plan.ks,
+    rng, found, verifiers=tuple(tasks), ks=plan.ks,
+    turns=attempts(next(iter(tasks.values())), len(plan.turns)),
     draws=plan.draws,
   )  # fmt: skip
   texts = next(iter(tasks.values())).texts

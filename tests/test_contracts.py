@@ -20,6 +20,7 @@ import pytest
 from sitrain.losses.reduce import value
 from sitrain.methods import (
   best_of_n,
+  cct,
   chain_of_hindsight,
   cispo,
   clip_cov,
@@ -35,6 +36,7 @@ from sitrain.methods import (
   ipo,
   kl_cov,
   kto,
+  ledex,
   mcts_dpo,
   mistake_tuning,
   multi_turn,
@@ -49,6 +51,7 @@ from sitrain.methods import (
   rloo,
   sapo,
   satori,
+  scl,
   score,
   sec,
   sft,
@@ -61,6 +64,7 @@ from sitrain.methods import (
   spoc,
   ssr_zero,
   star,
+  subtle_errors,
 )
 from sitrain.models import decoder, lora
 from sitrain.models.decoder import Decoder
@@ -158,6 +162,7 @@ METHODS = {
   "star+": Row(star.make, ROWS | {"also_correct": True, "trained": (1, 2)}),
   "pair_sft": Row(pair_sft.make, ROWS),
   "pair_sft+": Row(pair_sft.make, ROWS | {"also_correct": True}),
+  "cct": Row(cct.make, ROWS | {"answers": True}),
   "reinforce_pp": Row(reinforce_pp.make, ROWS | {"beta": 0.2}),
   "ppo": Row(
     ppo.make, ROWS | {"beta": 0.2}, trained=("policy", "critic"),
@@ -168,6 +173,11 @@ METHODS = {
     "rule": "right_and_wrong", "reference": "held", "smoothing": 0.1,
     "after_prefix": True, "per_token": True,
   }),
+  "scl": Row(scl.make, ROWS | {"anchor": 0.1}),
+  "scl in review": Row(scl.make, ROWS | {
+    "scope": "review", "reference": "none",
+  }, held=()),
+  "subtle_errors": Row(subtle_errors.make, ROWS | {"ends": "1"}),
   "ipo": Row(ipo.make, ROWS),
   "simpo": Row(simpo.make, ROWS, held=()),
   "orpo": Row(orpo.make, ROWS, held=()),
@@ -233,6 +243,9 @@ METHODS = {
     spoc.make, ROWS | {
       "turns": (3, 3, 3), "rewards": "last", "normalise": "all", "kl": "k3"
     }, task=JUDGED,
+  ),
+  "ledex": Row(
+    ledex.make, ROWS | {"turns": (3, 3, 3), "discount": 0.9}, task=JUDGED
   ),
   "sec": Row(sec.make, ROWS | {"beta": 0.2}),
   "spear": Row(spear.make, ROWS | {"capacity": 40}, held=()),
@@ -397,10 +410,11 @@ COMPARING = {
   "single_turn", "multi_turn", "stage_one", "stage_two",
   "stage_two of three turns", "dpo", "dpo of random pairs", "ipo", "simpo",
   "orpo", "reward_model", "grpo", "rloo", "dr_grpo", "dapo", "gspo", "cispo",
-  "sapo", "clip_cov", "kl_cov", "spark", "satori", "ssr_zero",
+  "sapo", "clip_cov", "kl_cov", "spark", "satori", "ssr_zero", "scl",
+  "scl in review", "subtle_errors", "ledex",
 }
 # A KL in the reward, or a charge for length, teaches where rewards are equal.
-CHARGED = {"single_turn", "rloo", "dapo"}
+CHARGED = {"single_turn", "rloo", "dapo", "ledex"}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from sitrain.curate import roles as credit
-from sitrain.evaluate import brief, run, studies, verdicts
+from sitrain.evaluate import brief, run, samples, studies, tables, verdicts
 from sitrain.evaluate import player as playing
 from sitrain.judge import verifier
+from sitrain.judge.roles import binary
 from sitrain.losses.reduce import value
-from sitrain.methods import pag, spoc
+from sitrain.methods import multi_turn, pag, spoc
+from sitrain.runtime import progress
 from sitrain.tasks import chain, maze
 from sitrain.types import Problems, Verdict
 
@@ -226,6 +228,7 @@ def test_an_episode_that_a_verdict_ended_keeps_its_last_attempt(monkeypatch):
   assert row["verdict_recall"] == pytest.approx(3 / 5)
   assert row["verdict_precision"] == pytest.approx(3 / 4)
   assert row["verdict_cleared"] == pytest.approx(2 / 3)
+  assert row["verdict_named"] == pytest.approx(2 / 5)
   assert row["verdicts"] == 8
   first, second = row["by_verdict"]
   assert first["verdict_accuracy"] == pytest.approx(3 / 5)
@@ -233,9 +236,52 @@ def test_an_episode_that_a_verdict_ended_keeps_its_last_attempt(monkeypatch):
   kinds = [one["kind"] for one in row["dialogues"]]
   assert sorted(kinds) == ["c->c", "c->i", "i->c", "i->i", "i->i"]
   assert verdicts.summarize(chain.make(), episodes) == {}
+  # The table of a run names the attempts that there are.
+  titles, cells = progress.summary_rows([row | {"name": "pag"}])
+  told = dict(zip(titles, cells))
+  assert told["accuracy@3"].startswith("40.0 [") and "accuracy@2" not in told
+  assert told["resample@3"][0].isdigit()
   short = brief.shares(episodes, 2)
   assert short["gain"] == 0 and np.isnan(short["copied_2"])
   assert short["copied_3"] == 1 / 2
+
+
+def test_a_sampled_verdict_is_no_attempt():
+  """Files and summary number the attempts by their turns, as evaluations do."""
+  episodes, (posed, _) = evaluated(), played_rows()
+  found = samples.records(
+    {"chain": CRITIC}, posed._replace(answer=np.asarray(posed.answer)),
+    np.arange(5), episodes, samples=1, turns=4,
+  )
+  mended, accepted = found[1], found[2]
+  assert "attempts_2" not in mended and "attempts_4" not in mended
+  assert mended["texts"] == ["78"] and mended["statuses"] == ["wrong"]
+  assert mended["verdicts_2"] == {
+    "texts": ["<bad@2>"], "accepts": [False], "right": [1]
+  }
+  assert mended["attempts_3"]["texts"] == ["79"]
+  assert mended["attempts_3"]["right"] == mended["verdicts_4"]["right"] == [1]
+  # What was accepted is the last attempt, and has no further verdict.
+  assert accepted["verdicts_2"]["right"] == [0]
+  assert accepted["attempts_3"]["texts"] == ["78"]
+  assert accepted["attempts_3"]["statuses"] == ["wrong"]
+  assert accepted["verdicts_4"] == {
+    "texts": [None], "accepts": [None], "right": [None]
+  }
+  told = samples.summarize(
+    np.random.default_rng(0), found, verifiers=("chain",), turns=(1, 3),
+    ks=(1,), draws=10,
+  )
+  first, second = told["verifiers"]["chain"]["attempts"]
+  assert first["accuracy"] == second["accuracy"] == pytest.approx(2 / 5)
+  assert second["incorrect_to_correct"] == pytest.approx(1 / 5)
+  assert told["verdict_accuracy"] == pytest.approx(5 / 8)
+  assert told["verdict_recall"] == pytest.approx(3 / 5)
+  table, own, *_ = tables.samples_tables(
+    told | {"task": "chain", "temperature": 1.0, "samples": 1}
+  )
+  assert [str(c.header) for c in table.columns] == ["", "chain@1", "chain@3"]
+  assert list(own.columns[1].cells) == ["62.5"]
 
 
 def test_studies_leave_verdicts_out(monkeypatch):
@@ -350,9 +396,36 @@ def test_a_verdict_need_not_name_what_is_wrong():
   """Paid for saying rightly that an attempt is wrong, as PAG has it."""
   problems, rows = played_rows()
   verdict = verifier.verify(CRITIC, problems, rows, 4)
-  found = credit.binary_verdicts(verdict.reward, CRITIC.accepts(rows, 4))
+  assert np.asarray(verdict.reward)[4, 1] == 0
   want = [[1, 1], [0, 1, 1, 1], [0, 0], [1, 0, 0, 0], [0, 1, 0, 1]]
-  for row, x in zip(np.asarray(found), want):
-    np.testing.assert_array_equal(row[: len(x)], x)
-  lost = credit.binary_verdicts(array([[np.nan, 1]]), jnp.zeros((1, 2), bool))
-  assert np.isnan(lost).all()
+  rows_options = dict(problems=1, samples=5, turns=(4, 4, 4, 4), kl="none")
+  for make, more in (
+    (pag.make, {}), (spoc.make, {"named": False}),
+    (multi_turn.make, {"named": False}),
+  ):
+    method = make(fakes.SILENT, CRITIC, None, **rows_options, **more)
+    found, metrics = method.judge(None, None, problems, rows)
+    np.testing.assert_array_equal(found.known, verdict.known)
+    for row, x in zip(np.asarray(found.reward), want):
+      np.testing.assert_array_equal(row[: len(x)], x)
+    assert float(value(metrics["judge/reward_2"])) == pytest.approx(3 / 5)
+    named = make(
+      fakes.SILENT, CRITIC, None, **rows_options, **more | {"named": True}
+    )
+    again, _ = named.judge(None, None, problems, rows)
+    np.testing.assert_array_equal(again.reward, verdict.reward)
+
+
+def test_no_verdict_on_what_could_not_be_judged_is_paid():
+  problems, rows = played_rows()
+  lost = CRITIC._replace(verify=lambda *given: Verdict(
+    jnp.ones((5, 4)), jnp.ones((5, 4)).at[0, 0].set(0)
+  ))
+  found = binary(lost).verify(problems.answer, rows, 4)
+  np.testing.assert_array_equal(found.known[0], [0, 0, 1, 1])
+  np.testing.assert_array_equal(found.known[1:], 1)
+  with pytest.raises(ValueError, match="named=False pays verdicts of the pol"):
+    multi_turn.make(
+      fakes.SILENT, maze.make(doors=2, rooms=2), None, problems=2, samples=2,
+      turns=(3, 3), named=False,
+    )

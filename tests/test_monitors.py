@@ -314,7 +314,7 @@ def test_monitors_of_a_test_set_by_hand():
     RNG, [{"level": "x", "finals": list(map(str, f)), "truncated": [0] * 4,
            "attempts_2": b | {"finals": ["x"] * 4, "truncated": [0] * 4}, **a}
           for a, b, f in zip(cells, after, final)],
-    verifiers=["exact"], turns=2, ks=(1, 2), draws=5,
+    verifiers=["exact"], turns=(1, 2), ks=(1, 2), draws=5,
   )
   assert row["monitors"][1]["copied"] == pytest.approx(5 / 6)
   row |= {"task": "toy", "temperature": 1.0, "samples": 4}

@@ -208,7 +208,7 @@ def test_partial_rewards_are_no_accuracy():
     record(i, [0, 1], ["1", "2"]) | {"rewards": [0.3, 1.0]} for i in range(2)
   ]
   rng = np.random.default_rng(0)
-  options = dict(verifiers=["a"], turns=1, ks=[1], draws=5)
+  options = dict(verifiers=["a"], turns=(1,), ks=[1], draws=5)
   (row,) = sampling.summarize(rng, found, **options)["verifiers"]["a"][
     "attempts"
   ]
@@ -233,7 +233,7 @@ def test_the_numbers_are_those_of_all_subsets():
     record(3, [1, 1, 1, 1], ["9"] * 4, known=[1, 1, 0, 1]),
   ]  # fmt: skip
   row = sampling.summarize(
-    rng(), found, verifiers=("lenient", "strict"), turns=1, ks=(1, 2, 3),
+    rng(), found, verifiers=("lenient", "strict"), turns=(1,), ks=(1, 2, 3),
     draws=200,
   )["verifiers"]["lenient"]
   (numbers,) = row["attempts"]
@@ -275,7 +275,8 @@ def test_corrections_and_disagreement():
     }),
   ]  # fmt: skip
   told = sampling.summarize(
-    rng(), found, verifiers=("lenient", "strict"), turns=2, ks=(1,), draws=50
+    rng(), found, verifiers=("lenient", "strict"), turns=(1, 2), ks=(1,),
+    draws=50
   )
   one, two = told["verifiers"]["lenient"]["attempts"]
   assert one["accuracy"] == two["accuracy"] == 1 / 2

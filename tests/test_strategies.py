@@ -352,9 +352,11 @@ def test_what_a_task_replies_is_looked_at():
 
 def test_tasks_whose_turns_are_no_attempts_are_refused():
   plain = task_of()
+  # What its tokens are called says nothing.
+  critic = plain._replace(accepts=lambda episodes, turns: ())
   tokenizer = roles.tokenizer(roles.names_of("ab"))
   ok = tokenizer.encode("<ok>")[0]
-  critic = plain._replace(tokenizer=tokenizer, eos=(END, ok))
+  plain = plain._replace(tokenizer=tokenizer, eos=(END, ok))
   for strategy, task, reply, feedback, line in (
     ("", plain, "instruction", False, ""),
     ("", plain, "end", False, ""),

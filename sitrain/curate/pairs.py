@@ -8,7 +8,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sitrain.curate.advantage import token_mask
 from sitrain.models.logprobs import score_rows
+from sitrain.rollout import contexts
+from sitrain.tasks.attempt import attempt
 from sitrain.types import (
+  ROOT,
   Batch,
   Episodes,
   Params,
@@ -165,6 +168,34 @@ def differ(first: Episodes, second: Episodes) -> Bool[Array, " N"]:
 def take_rows(rows: Episodes, index: Int[Array, " N"]) -> Episodes:
   """The rows with these numbers."""
   return jax.tree.map(lambda x: x[index], rows)
+
+
+def chosen_rows(batch: Batch) -> Episodes:
+  """The chosen row of each pair of a batch [N 2 T], log-probabilities 0."""
+  tokens, turn, path = (
+    x[:, 0] for x in (batch.tokens, batch.turn, batch.path)
+  )
+  of = jnp.arange(tokens.shape[0], dtype=jnp.int32)
+  return Episodes(
+    tokens, turn, jnp.zeros(tokens.shape), path, of, jnp.full_like(of, ROOT)
+  )
+
+
+def attempts_of(
+  episodes: Episodes, first: Bool[Array, " B"], turn: int, length: int
+) -> tuple[Episodes, Episodes]:
+  """(chosen, rejected): turns 1 and 2 of each row, both as its `turn`.
+
+  Each stands behind what is before that turn: with turn=2 the first attempt and
+  the reply, and then it may be a copy of that attempt. `first`: whether turn 1
+  is the chosen one. `length` is the longer limit of the two.
+  """
+  begun = contexts.before(episodes, turn)
+  texts = [attempt(episodes, k, length) for k in (1, 2)]
+  return tuple(
+    contexts.append(begun, jnp.where(one[:, None], *texts), turn)
+    for one in (first, ~first)
+  )
 
 
 def best_pairs(

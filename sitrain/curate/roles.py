@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.curate.advantage import group_normalise, progress_bonus, whiten
-from sitrain.judge.groups import FULL
 
 ROLES = 2
 RULES = ("corr", "last", "all")
@@ -32,20 +31,6 @@ def revision_bonus(
   """
   bonus = progress_bonus(reward, scale, back=ROLES)
   return jnp.where(role_of(reward.shape[1]) == 0, bonus, 0.0)
-
-
-def binary_verdicts(
-  reward: Float[Array, "B K"], accepts: Bool[Array, "B K"]
-) -> Float[Array, "B K"]:
-  """Verdicts are paid 1 iff they say rightly whether the attempt is right.
-
-  `reward` of attempts stays. A task may ask a verdict for more, as for the
-  first wrong step; PAG asks for no more.
-  """
-  before = jnp.pad(reward[:, :-1], ((0, 0), (1, 0)))
-  true = (accepts == (before >= FULL)).astype(reward.dtype)
-  true = jnp.where(jnp.isnan(before), jnp.nan, true)
-  return jnp.where(role_of(reward.shape[1]) == 1, true, reward)
 
 
 def role_whiten(

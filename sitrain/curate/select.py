@@ -113,6 +113,22 @@ def clip_covariance(
   return jnp.where(among & (chosen > 0), 0.0, advantage)
 
 
+def balanced(
+  one: Bool[Array, " B"], kept: Bool[Array, " B"], share: float
+) -> Float[Array, " B"]:
+  """Weights of the kept rows, of which those of `one` have a `share` in all.
+
+  Their mean is 1. Where all kept rows are of one kind each has weight 1.
+  """
+  count = lambda rows: jnp.sum(rows, dtype=jnp.float32)
+  one = one & kept
+  other, total = kept & ~one, count(kept)
+  alone = (count(one) == 0) | (count(other) == 0)
+  scale = lambda rows, part: part * total / jnp.maximum(count(rows), 1.0)
+  weight = jnp.where(one, scale(one, share), scale(other, 1.0 - share))
+  return jnp.where(kept, jnp.where(alone, 1.0, weight), 0.0)
+
+
 def row_noise(
   key: Key[Array, ""], tokens: Int[Array, "B T"]
 ) -> Float[Array, "B T"]:

@@ -24,7 +24,7 @@ from sitrain.evaluate.player import (
 from sitrain.evaluate.summary import by_level, gather, summarize
 from sitrain.evaluate.verdicts import summarize as of_verdicts
 from sitrain.judge.roles import attempts
-from sitrain.types import Key, Params, Task
+from sitrain.types import PAD, Key, Params, Task
 
 SEED = 0  # of the bootstrap only
 SHOWN = 6  # dialogues of every kind of outcome, at the most
@@ -81,11 +81,12 @@ def evaluate(
 ) -> dict[str, Any]:
   """The row of a stage: accuracies, corrections, control, levels, dialogues.
 
-  Keys as `summary.summarize`, plus `by_level` with the same row for each
-  difficulty, `edits`, the histogram of edit ratios between the first and the
-  last attempt, and `dialogues`. `batch` counts rows on the device at once,
-  `draws` those of the bootstrap. Temperature 0 is greedy; the control is drawn
-  at 1 then, since greedy attempts do not vary.
+  Keys as `summary.summarize`, plus `tokens`, the mean length of an episode with
+  its prompt and replies, `by_level` with the same row for each difficulty,
+  `edits`, the histogram of edit ratios between the first and the last attempt,
+  and `dialogues`. `batch` counts rows on the device at once, `draws` those of
+  the bootstrap. Temperature 0 is greedy; the control is drawn at 1 then, since
+  greedy attempts do not vary.
 
   Where the policy judges its own attempts, turns of attempts alone are
   compared, under their own numbers; what its verdicts are worth is in
@@ -104,6 +105,7 @@ def evaluate(
   row = summarize(rng, evidence, **options)
   levels = by_level(rng, evidence, level, task.levels, **options)
   return row | of_verdicts(task, episodes) | {
+    "tokens": float(np.mean(np.sum(episodes.turn != PAD, axis=1))),
     "by_level": levels,
     "edits": _edits(episodes, turns),
     "dialogues": dialogues(task, episodes, level, each=SHOWN),

@@ -11,7 +11,10 @@ from sitrain.evaluate.bootstrap import bootstrap, estimate
 from sitrain.evaluate.correction import share
 from sitrain.evaluate.player import FULL, Judged, Played
 from sitrain.evaluate.summary import is_partial
+from sitrain.evaluate.verdicts import rows_of
 from sitrain.evaluate.votes import majority_at, pass_at
+from sitrain.judge.roles import attempts, roles
+from sitrain.judge.verifier import written
 from sitrain.tasks.text import turn_tokens
 from sitrain.types import GIVEN, PAD, ROOT, Episodes, Problems, Task
 
@@ -41,26 +44,57 @@ def records(
 
   `tasks` holds the same task by the name of its verifier. The marks of the
   first verifier are in the record itself, those of the others under `also`.
-  Fields hold a list, one entry a sample; those of a later attempt k are under
-  `attempts_<k>`.
+  Fields hold a list, one entry a sample; those of a later attempt, which is
+  turn k, are under `attempts_<k>`, and those of a verdict of the policy, which
+  is no attempt, under `verdicts_<k>`.
   """
   task, problem = next(iter(tasks.values())), np.repeat(rows, samples)
-  attempts = [
-    _attempt(tasks, problem, played, k) for k in range(turns)
-  ]
+  numbers = attempts(task, turns)
+  first = _attempt(tasks, problem, played, 0)
+  later = {
+    f"attempts_{k}": _attempt(tasks, problem, played, k - 1)
+    for k in numbers if k > 1
+  } | {
+    f"verdicts_{k}": _verdict(task, played, turns, k)
+    for k in range(1, turns + 1) if k not in numbers
+  }
   found = []
   for i, row in enumerate(rows):
     own = slice(i * samples, (i + 1) * samples)
-    first, *later = (_entries(attempt, own) for attempt in attempts)
-    more = {f"attempts_{k}": x for k, x in enumerate(later, start=2)}
-    found.append(head(task, posed, int(row)) | first | more)
+    more = {name: _entries(x, own) for name, x in later.items()}
+    found.append(head(task, posed, int(row)) | _entries(first, own) | more)
   return found
+
+
+def _verdict(task, played, turns, k) -> dict[str, Any]:
+  """Turn k: texts, whether they accept the attempt before, and rightly so.
+
+  None where the row had ended before, and `right` where the attempt could not
+  be judged. A part that a verdict names, such as `<bad@2>`, is not looked at.
+  """
+  rows, judged = rows_of(played), played.judged
+  there = written(rows, turns)[:, k - 1]
+  accepts = np.asarray(task.accepts(rows, turns))[:, k - 1] > 0
+  true = (accepts == (judged.right[:, k - 2] > 0)).astype(int)
+  known = there & (judged.known[:, k - 2] > 0)
+  # A verdict's last token is what it says, and no end to be left out.
+  texts = [
+    task.tokenizer.decode(tokens[turn == k])
+    for tokens, turn in zip(played.tokens, played.turn)
+  ]
+  where = lambda mask, values: [
+    x if on else None for on, x in zip(mask, values)
+  ]
+  return {
+    "texts": where(there, texts), "accepts": where(there, accepts.tolist()),
+    "right": where(known, true.tolist()),
+  }
 
 
 def _attempt(tasks, problem, played, k) -> dict[str, Any]:
   """Attempt k (from 0) of every episode: texts and their marks."""
   (_, task), *others = tasks.items()
-  texts, ended = texts_of_turn(task, played, k + 1)
+  texts, ended = _standing(task, played, k + 1)
 
   def mark(task):
     fields = _marks(task, problem, played, texts, ended, k)._asdict()
@@ -73,6 +107,24 @@ def _attempt(tasks, problem, played, k) -> dict[str, Any]:
   return found | (
     {"also": {name: mark(other) for name, other in others}} if others else {}
   )
+
+
+def _standing(task, played, turn) -> tuple[list[str], list[bool]]:
+  """As texts_of_turn; an attempt that a verdict accepted stands for later ones.
+
+  Their marks are its own, too: see player.make_judge.
+  """
+  texts, ended = texts_of_turn(task, played, turn)
+  before = turn - roles(task)
+  if before < 1 or roles(task) == 1:
+    return texts, ended
+  there = (played.turn == turn).any(axis=1)
+  other = _standing(task, played, before)
+  texts, ended = (
+    [x if on else old for on, x, old in zip(there, *pair)]
+    for pair in zip((texts, ended), other)
+  )
+  return texts, ended
 
 
 def texts_of_turn(
@@ -189,12 +241,14 @@ def summarize(
   found: Sequence[Record],
   *,
   verifiers: Sequence[str],
-  turns: int,
+  turns: tuple[int, ...],
   ks: Sequence[int],
   draws: int = 1000,
 ) -> dict[str, Any]:
   """The summary of a test set, by verifier, with 95 % intervals over problems.
 
+  `turns` are the numbers of those that are attempts; the others are verdicts of
+  the policy, whose accuracy and recall are those of `answers.verdicts_of`.
   Of every attempt: accuracy (the mean over samples, then over problems; where
   rewards are neither 0 nor 1, of full rewards alone, beside mean_reward),
   pass@k and maj@k, malformed (no answer), truncated and unknown; of later ones
@@ -206,7 +260,9 @@ def summarize(
   """
   levels = sorted({record["level"] for record in found})
   options = dict(turns=turns, ks=ks, draws=draws)
-  row: dict[str, Any] = {"problems": len(found), "verifiers": {}}
+  row: dict[str, Any] = {
+    "problems": len(found), "verifiers": {}, "turns": list(turns)
+  } | _verdicts(found)
   for i, name in enumerate(verifiers):
     also = name if i else ""
     row["verifiers"][name] = {
@@ -222,22 +278,39 @@ def summarize(
     f"{verifiers[0]}, {name}": _disagreement(rng, found, name, turns, draws)
     for name in verifiers[1:]
   }
-  cells = [[cell_of(r, k + 1) for r in found] for k in range(turns)]
+  cells = [[cell_of(r, k) for r in found] for k in turns]
   row["monitors"] = [
-    monitors.summarize(own, table_of(found, k + 1), cells[k - 1] if k else ())
-    for k, own in enumerate(cells)
+    monitors.summarize(own, table_of(found, k), cells[i - 1] if i else ())
+    for i, (k, own) in enumerate(zip(turns, cells))
   ]
   return row
 
 
+def _verdicts(found) -> dict[str, float]:
+  """Of the verdicts on attempts that were judged; {} where there are none."""
+  fields = [x for r in found for n, x in r.items() if n.startswith("verdicts_")]
+  if not fields:
+    return {}
+  each = [
+    pair for x in fields for pair in zip(x["accepts"], x["right"])
+    if pair[1] is not None
+  ]
+  said, true = np.array(each, bool).reshape(-1, 2).T
+  wrong = said != true  # accepted and not rightly, or the other way round
+  mean = lambda x: float(np.mean(x)) if len(x) else float("nan")
+  return {
+    "verdict_accuracy": mean(true), "verdict_recall": mean(~said[wrong]),
+  }
+
+
 def cell_of(record: Record, attempt: int) -> dict[str, Any]:
-  """The fields of an attempt (from 1)."""
+  """The fields of an attempt, by the number of its turn (from 1)."""
   return record if attempt == 1 else record[f"attempts_{attempt}"]
 
 
 def _attempts(rng, found, also, *, turns, ks, draws) -> list[dict[str, Any]]:
   """The summary of each attempt."""
-  tables = [table_of(found, k + 1, also) for k in range(turns)]
+  tables = [table_of(found, k, also) for k in turns]
   known = np.min([table.known.min(axis=1) for table in tables], axis=0)
   first, rows = tables[0].right, []
   for k, table in enumerate(tables):
@@ -275,11 +348,11 @@ def _values(
 
 def _disagreement(rng, found, name, turns, draws):
   differ = []
-  for k in range(turns):
-    own, other = table_of(found, k + 1), table_of(found, k + 1, name)
+  for k in turns:
+    own, other = table_of(found, k), table_of(found, k, name)
     both = own.known * other.known
     differ.append(np.mean(both * (own.right != other.right), axis=1))
-  values = {f"attempt_{k}": x for k, x in enumerate(differ, start=1)}
+  values = {f"attempt_{k}": x for k, x in zip(turns, differ)}
   return _estimated(rng, values, np.ones(len(found)), draws)
 
 

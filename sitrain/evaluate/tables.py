@@ -168,7 +168,7 @@ def samples_tables(summary: dict[str, Any]) -> list[Table]:
   rows = {
     (name, k): row
     for name, one in found.items()
-    for k, row in enumerate(one["attempts"], start=1)
+    for k, row in zip(summary["turns"], one["attempts"])
   }
   many = any(k > 1 for _, k in rows)
   titles = [f"{name}@{k}" if many else name for name, k in rows]
@@ -183,11 +183,14 @@ def samples_tables(summary: dict[str, Any]) -> list[Table]:
     table.add_row(_TITLES.get(kind, kind), *cells)
   for level in next(iter(found.values()))["by_level"]:
     cells = (
-      _line(found[name]["by_level"][level][k - 1], "accuracy")
-      for name, k in rows
+      _line(row, "accuracy")
+      for one in found.values() for row in one["by_level"][level]
     )
     table.add_row(f"  {level}", *cells, style="dim")
-  return [table, *_disagreement(summary), *_monitors(summary)]
+  return [
+    table, *_verdicts({summary["task"]: summary}), *_disagreement(summary),
+    *_monitors(summary),
+  ]
 
 
 def answers_tables(
@@ -220,7 +223,7 @@ def answers_tables(
 
 def _verdicts(rows: dict[str, dict[str, Any]]) -> list[Table]:
   keys = {"accuracy": "accuracy", "wrong attempts called wrong": "recall"}
-  table = _table("the policy's own verdicts, in %", ["strategy", *keys])
+  table = _table("the policy's own verdicts, in %", ["", *keys])
   for name, row in rows.items():
     if "verdict_accuracy" in row:
       cells = (percent(row[f"verdict_{key}"]) for key in keys.values())
@@ -267,7 +270,7 @@ def _monitors(summary: dict[str, Any]) -> list[Table]:
   ]
   if not rows:
     return []
-  titles = [f"attempt {k}" for k in range(1, len(rows) + 1)]
+  titles = [f"attempt {k}" for k in summary["turns"]]
   table = _table("monitors, see docs/metrics.md", ["", *titles])
   for name in dict.fromkeys(name for row in rows for name in row):
     table.add_row(name, *(decimal(row.get(name)) for row in rows))

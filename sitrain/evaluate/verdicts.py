@@ -27,10 +27,11 @@ def summarize(task: Task, found: Played) -> dict[str, Any]:
   verdict_accuracy: verdicts that say rightly whether the attempt is right;
   verdict_recall: of wrong attempts, those that are not accepted;
   verdict_precision: of attempts that are not accepted, those that are wrong;
-  verdict_cleared: of right attempts, those that are accepted; verdicts: how
-  many there are. With `by_verdict`, a list of the same for each verdict turn. A
-  part that a verdict names, such as `<bad@2>`, is not looked at. {} where the
-  policy gives no verdicts.
+  verdict_cleared: of right attempts, those that are accepted; verdict_named: of
+  wrong ones, those of which it says all that the task asks for, such as
+  `<bad@2>`, at which the others do not look; verdicts: how many there are. With
+  `by_verdict`, a list of the same for each verdict turn. {} where the policy
+  gives no verdicts.
   """
   turns = found.judged.right.shape[1]
   if roles(task) == 1 or turns < 2:
@@ -40,7 +41,7 @@ def summarize(task: Task, found: Played) -> dict[str, Any]:
   there, judged = written(rows, turns), found.judged
   columns = range(1, turns, 2)
   parts = [
-    (said[:, k], judged.right[:, k - 1] > 0,
+    (said[:, k], judged.right[:, k] > 0, judged.right[:, k - 1] > 0,
      there[:, k] & (judged.known[:, k - 1] > 0))
     for k in columns
   ]
@@ -48,7 +49,7 @@ def summarize(task: Task, found: Played) -> dict[str, Any]:
   return _shares(*map(np.concatenate, zip(*parts))) | {"by_verdict": each}
 
 
-def _shares(said, right, counted) -> dict[str, float]:
+def _shares(said, named, right, counted) -> dict[str, float]:
   """Of boolean arrays; NaN where there is nothing to take a share of."""
   of = lambda x, where: float(share(x.astype(float), 1.0 * where[None])[0])
   return {
@@ -56,5 +57,6 @@ def _shares(said, right, counted) -> dict[str, float]:
     "verdict_recall": of(~said, counted & ~right),
     "verdict_precision": of(~right, counted & ~said),
     "verdict_cleared": of(said, counted & right),
+    "verdict_named": of(named, counted & ~right),
     "verdicts": int(counted.sum()),
   }

@@ -48,6 +48,37 @@ def truth_metrics(
   return found
 
 
+def binary(task: Task) -> Task:
+  """The task that pays a verdict 1 iff it says rightly whether it is right.
+
+  A task may ask a verdict for more, as for the first wrong step; PAG, SPOC and
+  ReVISE ask for no more. A verdict on an attempt that could not be judged is
+  not known. Rewards of attempts stay. Raises ValueError for a task without
+  verdicts of the policy.
+  """
+  if task.accepts == ():
+    raise ValueError(
+      "named=False pays verdicts of the policy, and this task has none: take "
+      "one with them, such as chain.critic, or leave named out"
+    )
+
+  def verify(answer, episodes: Episodes, turns: int) -> Verdict:
+    reward, known, *_ = task.verify(answer, episodes, turns)
+    xp = reward.__array_namespace__()
+    before, judged = (
+      xp.concatenate([xp.ones_like(x[:, :1]), x[:, :-1]], axis=1)
+      for x in (reward, known)
+    )
+    true = task.accepts(episodes, turns) == (before >= FULL)
+    is_verdict = np.arange(turns) % roles(task) == 1
+    return Verdict(
+      xp.where(is_verdict, true.astype(reward.dtype), reward),
+      xp.where(is_verdict, known * (judged > 0), known),
+    )
+
+  return task._replace(verify=verify, rewards=())
+
+
 def _share(x, where) -> Mean:
   total, count = (y.sum(dtype=np.float32) for y in (x & where, where))
   return Mean(total, count)

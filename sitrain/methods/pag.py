@@ -12,6 +12,7 @@ import jax
 from sitrain.curate import roles
 from sitrain.curate.advantage import BASELINES, ESTIMATES
 from sitrain.curate.policy import own_turns
+from sitrain.judge.roles import binary
 from sitrain.methods import reinforce, verbs
 from sitrain.types import Method, Task
 
@@ -38,6 +39,7 @@ def make(
   Raises ValueError for a task without verdicts of the policy.
   """
   verbs.check_verdicts(task, turns)
+  task = task if named else binary(task)
   verbs.check_choice("estimate", estimate, ESTIMATES)
   method = reinforce.make(
     models, task, optimizer, turns=turns, shape=lambda reward: reward,
@@ -48,10 +50,8 @@ def make(
 
   def curate(key, state, problems, episodes, verdict):
     known = 1.0 * own_turns(episodes, verdict.known)
-    reward, accepts = verdict.reward, task.accepts(episodes, len(turns))
-    reward = reward if named else roles.binary_verdicts(reward, accepts)
-    value = reward + roles.revision_bonus(reward, bonus)
-    ids = BASELINES[baseline](episodes.problem, reward)
+    value = verdict.reward + roles.revision_bonus(verdict.reward, bonus)
+    ids = BASELINES[baseline](episodes.problem, verdict.reward)
     gain = over_turns(value, ids, known)
     gain = roles.role_whiten(gain, known) if whitened else gain
     gained = verdict._replace(reward=gain)

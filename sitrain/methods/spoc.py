@@ -14,6 +14,7 @@ from sitrain.curate.roles import (
   message_normalise,
   message_rewards,
 )
+from sitrain.judge.roles import binary
 from sitrain.judge.verifier import written
 from sitrain.methods import reinforce, verbs
 from sitrain.types import Method, Task
@@ -24,8 +25,8 @@ from sitrain.types import Method, Task
 ))
 def make(
   models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
-  rewards: str = "corr", normalise: str = "per_index", beta: float = 0.01,
-  beta_verdict: float = 0.01, **options,
+  rewards: str = "corr", normalise: str = "per_index", named: bool = True,
+  beta: float = 0.01, beta_verdict: float = 0.01, **options,
 ) -> Method:
   """SPOC on a task in which the policy judges itself, as chain.critic.
 
@@ -34,12 +35,15 @@ def make(
       curate.roles.message_rewards.
     normalise: "per_index", as the algorithm, or "all", as the text of the
       paper: curate.roles.message_normalise.
+    named: whether a verdict must also name what is wrong to be paid, where the
+      task asks for that; the paper's verdicts are a yes or a no.
     beta: eta of solutions, the weight of their KL.
     beta_verdict: eta of verdicts.
 
   Raises ValueError for a task without verdicts of the policy.
   """
   verbs.check_verdicts(task, turns)
+  task = task if named else binary(task)
   verbs.check_choice("rewards", rewards, RULES)
   verbs.check_choice("normalise", normalise, NORMALISED)
   method = reinforce.make(

@@ -65,6 +65,17 @@ def append(
   )
 
 
+def before(episodes: Episodes, turn: int) -> Episodes:
+  """The rows up to the first token of a turn, or whole where they lack it."""
+  kept = jnp.cumsum(episodes.turn == turn, axis=1) == 0
+  return episodes._replace(
+    tokens=jnp.where(kept, episodes.tokens, PAD),
+    turn=jnp.where(kept, episodes.turn, PAD),
+    logprob=jnp.where(kept, episodes.logprob, 0.0),
+    path=jnp.where(kept, episodes.path, 0),
+  )
+
+
 def append_reply(episodes: Episodes, reply: Reply) -> Episodes:
   """Appends replies to the rows whose episodes have not ended."""
   return append(episodes, jnp.where(reply.done[:, None], PAD, reply.tokens))

@@ -93,8 +93,10 @@ JUDGE = (
 CURATE = (
   Entry("curate/kept", "rows that are trained on / rows (`rise`: attempts)",
         SHARE, "between 0.05 and 0.95"),
-  Entry("curate/pairs", "problems with a pair to train on / problems", SHARE,
-        "above 0.1"),
+  Entry("curate/pairs", "problems with a pair to train on / problems (`scl`: "
+        "rows)", SHARE, "above 0.1"),
+  Entry("curate/confident", "rows that are trained on whose first attempt is "
+        "right / rows", SHARE, "above 0"),
   Entry("curate/good", "rows that count as good / known rows", SHARE,
         "between 0.1 and 0.9"),
   Entry("curate/best", "mean reward of the best samples", "reward", "rises"),
@@ -251,6 +253,7 @@ LABELS = {
   "judge/vote": "votes for the answer",
   "curate/kept": "rows kept",
   "curate/pairs": "problems with a pair",
+  "curate/confident": "rows kept, right at first",
   "curate/good": "rows that count as good",
   "curate/best": "reward of the best sample",
   "curate/agrees": "steps that agree with the advantage",

@@ -24,10 +24,8 @@ from sitrain.runtime import activity
 
 _REWARDS = (("reward 1", "judge/reward_1"), ("reward 2", "judge/reward_2"))
 
-# Columns of the summary: title, key in the row of a stage.
+# Columns of the summary behind the accuracies: title, key in a stage's row.
 COLUMNS = (
-  ("accuracy@1", "accuracy_1"),
-  ("accuracy@2", "accuracy_2"),
   ("gain", "gain"),
   ("i->c", "incorrect_to_correct"),
   ("c->i", "correct_to_incorrect"),
@@ -215,26 +213,37 @@ def cell(row: dict[str, Any], key: str) -> str:
   return f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def control(row: dict[str, Any]) -> str:
-  """Accuracy@2 of the resample control, with its interval if it has one."""
-  resample = row.get("resample") or {}
-  return cell(resample, "accuracy_2")
+def last_attempt(stages: Sequence[dict[str, Any]]) -> int:
+  """The number of the last evaluated attempt; 0 without any.
+
+  A turn that is a verdict of the policy is no attempt, and has no accuracy.
+  """
+  numbers = [
+    int(key.removeprefix("accuracy_")) for stage in stages for key in stage
+    if key.startswith("accuracy_") and key.removeprefix("accuracy_").isdigit()
+    and number(stage[key]) != "-"
+  ]
+  return max(numbers, default=0)
 
 
 def summary_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
   """The summary as text: a title row, then a row per stage.
 
-  Mean rewards are included if some are partial, which no accuracy shows.
+  The last attempt beside the first, and beside an independent one. Mean rewards
+  are included if some are partial, which no accuracy shows.
   """
-  titles = ["stage", *(title for title, _ in COLUMNS), "resample@2"]
+  last = max(last_attempt(rows), 2)
+  ends = [(f"accuracy@{k}", f"accuracy_{k}") for k in (1, last)]
+  columns = (*ends, *COLUMNS)
+  titles = ["stage", *(title for title, _ in columns), f"resample@{last}"]
   body = [
-    [str(row.get("name", "-")), *(cell(row, k) for _, k in COLUMNS)]
-    + [control(row)]
+    [str(row.get("name", "-")), *(cell(row, k) for _, k in columns)]
+    + [cell(row.get("resample") or {}, f"accuracy_{last}")]
     for row in rows
   ]
-  for key in ("reward_1", "reward_2"):
+  for key in ("reward_1", f"reward_{last}"):
     if any(key in row for row in rows):
-      titles.append(f"mean reward@{key[-1]}")
+      titles.append(f"mean reward@{key.removeprefix('reward_')}")
       for line, row in zip(body, rows):
         line.append(number(row.get(key)))
   return [titles, *body]

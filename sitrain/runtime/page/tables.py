@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sitrain.runtime.page.curves import Records, is_number
-from sitrain.runtime.progress import duration
+from sitrain.runtime.progress import duration, last_attempt
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
@@ -50,16 +50,6 @@ def cell(row: dict[str, Any], key: str) -> str:
   """A share in percent with its interval."""
   ends = row.get("intervals") or {}
   return percent(row.get(key)) + _interval(ends.get(key))
-
-
-def last_attempt(stages: Records) -> int:
-  """The number of the last evaluated attempt; 0 without any."""
-  numbers = [
-    int(key.removeprefix("accuracy_")) for stage in stages for key in stage
-    if key.startswith("accuracy_") and key.removeprefix("accuracy_").isdigit()
-    and is_number(stage[key])
-  ]
-  return max(numbers, default=0)
 
 
 def evaluated(stages: Records) -> list[dict[str, Any]]:

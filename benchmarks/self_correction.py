@@ -1,0 +1,368 @@
+"""Systems of self-correction against each other, at equal numbers of samples.
+
+  python -m benchmarks.self_correction --seeds=5 --workers=2
+  python -m benchmarks.self_correction --task=chain --arms=score,pag
+  python -m benchmarks.self_correction --quick --task=chain
+
+Countdown, modular arithmetic and programs of a stack machine. Every arm samples
+ATTEMPTS attempts at most and takes STEPS gradient steps, from the base of its
+seed: one that has seen two attempts, or one that has seen a true verdict
+between them, whose first attempts are of the same corpus. The learning rate of
+an arm is the best of RATES on the TUNING seed, by the accuracy of its last
+attempt; the reported seeds are others, with other problems. Each run is held to
+one core.
+
+A finished run is a line of benchmarks/results/self_correction/TASK.jsonl; the
+same command continues an interrupted one. What is there is written to README.md
+beside it, with the picture: CL, the share of right first attempts that stay
+right, and CS, the share of wrong ones that are mended, beside those of an
+independent second attempt. --quick is two steps of a tiny model, stored under
+--folder: whether all arms run.
+"""
+
+import itertools
+import json
+import pathlib
+import subprocess
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from benchmarks import self_correction_page as page
+from benchmarks import side_by_side
+from sitrain.configs import common, countdown
+from sitrain.runtime.build import plain
+
+NAMES = flags.DEFINE_list("task", [], "Tasks; default: all.")
+ARMS_ = flags.DEFINE_list("arms", [], "Arms; default: all.")
+SEEDS = flags.DEFINE_integer("seeds", 5, "Reported seeds.", lower_bound=1)
+WORKERS = flags.DEFINE_integer("workers", 2, "Processes side by side.")
+MINUTES = flags.DEFINE_float("minutes", 1e6, "No run begins after these.")
+FOLDER = flags.DEFINE_string(
+  "folder", "/tmp/sitrain_self_correction", "Folder of the runs."
+)
+QUICK = flags.DEFINE_bool("quick", False, "Two steps of a tiny model, a seed.")
+ONE = flags.DEFINE_string("one", "", "TASK;ARM;RATE;SEED, in this process.")
+RESULTS = pathlib.Path(__file__).parent / "results" / "self_correction"
+
+STEPS, PROBLEMS, SAMPLES = 400, 32, 8  # episodes of two attempts
+ATTEMPTS = 2 * STEPS * PROBLEMS * SAMPLES
+RATES = (5e-4, 1e-3)
+TUNING, FIRST_SEED = 0, 100
+BETA = 0.02  # the KL of a turn, where a method has one
+
+
+class Sizes(NamedTuple):
+  """A task with and without verdicts of the policy, and its base."""
+
+  name: str  # `name.critic` is the same with verdicts
+  options: dict
+  length: int  # tokens of a turn
+  base_steps: int
+
+
+TASKS = {
+  "countdown": Sizes(
+    "countdown", {"numbers": 3, "largest": 9}, countdown.TURNS[0],
+    countdown.BASE_STEPS,
+  ),
+  "chain": Sizes(
+    "chain", {"operations": (2, 3), "modulus": 5, "mistake": 0.25}, 4, 600
+  ),
+  "stack_machine": Sizes("stack_machine", {"mistake": 0.3}, 4, 1000),
+}
+
+
+class Arm(NamedTuple):
+  """A row of the table."""
+
+  description: str
+  stages: Callable  # (learning rate, base) -> {name: config.stage}
+  judged: bool = False  # whether a verdict stands between two attempts
+
+
+def _gradient(name: str, rows: int = 1, steps: int = STEPS, **options):
+  """A policy gradient of `rows` times PROBLEMS * SAMPLES episodes a step."""
+
+  def stages(rate, base):
+    given = {
+      "name": name, "problems": rows * PROBLEMS, "samples": SAMPLES,
+      "share_prompts": True,
+    } | options
+    held = {} if given.get("kl") == "none" else {"reference": base}
+    return {"arm": common.stage(
+      given, {"learning_rate": rate}, steps, base, held, microbatches=4
+    )}
+
+  return stages
+
+
+def _score(rate, base):
+  """SCoRe: half of the steps for each of its stages."""
+  half = STEPS // 2
+  one = _gradient(
+    "score.stage_one", steps=half, beta1=BETA, beta2=1.0, **SAME
+  )
+  two = _gradient(
+    "score.stage_two", steps=half, beta1=BETA, beta2=BETA, bonus=2.0, **SAME
+  )
+  last = two(rate, base)["arm"]
+  last.start = "stage1/last"
+  return {"stage1": one(rate, base)["arm"], "arm": last}
+
+
+def _imitation(name: str, rounds: int, attempts: int, **options) -> Callable:
+  """Rounds of sampling `attempts` attempts a problem, and of imitation."""
+
+  def stages(rate, base):
+    problems = ATTEMPTS // attempts // rounds
+    given = {"name": name, "problems": problems} | options
+    return {"arm": common.stage(
+      given, {"learning_rate": rate}, rounds, base, {"reference": base},
+      steps_per_call=1, waves=problems // 256, minibatches=STEPS // rounds,
+      microbatches=1,
+    )}
+
+  return stages
+
+
+SAME = {"baseline": "same_outcome"}
+UNNAMED = {"kl": "none", "clip": 0.2, "aggregate": "episode_mean"}
+ARMS = {
+  "base": Arm("imitation of the corpus: two attempts", None),
+  "single_turn": Arm(
+    "RL on the first attempt alone",
+    _gradient("single_turn", 2, beta1=BETA, **SAME),
+  ),
+  "multi_turn": Arm(
+    "direct RL on both attempts",
+    _gradient("multi_turn", beta1=BETA, beta2=BETA, **SAME),
+  ),
+  "score": Arm("SCoRe, stages I and II", _score),
+  "rise": Arm(
+    "RISE, two rounds, of the second attempt the best of 7",
+    _imitation("rise", 2, 16, samples=2, best_of=7),
+  ),
+  "pair_sft": Arm(
+    "SFT on corrections: own wrong attempts with own right ones",
+    _imitation("pair_sft", 1, 8, samples=8),
+  ),
+  "cct": Arm(
+    "CCT: the same, and right attempts with other right ones, 60 to 40",
+    _imitation("cct", 1, 8, samples=8),
+  ),
+  "scl": Arm(
+    "SCL: DPO on own two attempts, under the question",
+    _imitation("scl", 50, 4, samples=2, beta=0.1, anchor=0.2),
+  ),
+  "base_judged": Arm(
+    "imitation: attempt, true verdict, attempt", None, judged=True
+  ),
+  "direct_judged": Arm(
+    "direct RL on attempts and verdicts",
+    _gradient(
+      "multi_turn", named=False, beta1=0.0, beta2=0.0, **SAME, **UNNAMED
+    ), judged=True,
+  ),
+  "pag": Arm("PAG", _gradient("pag", kl="none", **SAME), judged=True),
+  "spoc": Arm(
+    "SPOC, its RLOO",
+    _gradient("spoc", named=False, beta=BETA, beta_verdict=BETA), judged=True,
+  ),
+  "ledex": Arm(
+    "LeDex's RL: diagnoses and refinements, first attempts are not trained",
+    _gradient("ledex", beta=BETA), judged=True,
+  ),
+}
+
+
+class Piece(NamedTuple):
+  """One run."""
+
+  task: str
+  arm: str
+  rate: float  # 0 of a base
+  seed: int
+
+
+def base_of(piece: Piece) -> Piece:
+  """The piece whose parameters this one starts from; itself if it is one."""
+  arm = "base_judged" if ARMS[piece.arm].judged else "base"
+  return piece._replace(arm=arm, rate=0.0)
+
+
+def workdir_of(piece: Piece) -> pathlib.Path:
+  """Where it trains."""
+  name = f"{piece.arm}-{piece.rate:g}-{piece.seed}"
+  return pathlib.Path(FOLDER.value) / piece.task / name
+
+
+def config_of(piece: Piece) -> ConfigDict:
+  """The base alone, or the stages of an arm, which start from it."""
+  sizes, arm = TASKS[piece.task], ARMS[piece.arm]
+  config = common.base_config()
+  name = sizes.name + (".critic" if arm.judged else "")
+  turns = (sizes.length,) * (3 if arm.judged else 2)
+  config.seed = piece.seed
+  config.task = ConfigDict({"name": name} | sizes.options)
+  # Tuning uses other problems than the reported runs.
+  config.evaluate.seed = 8 if piece.seed == TUNING else 7
+  config.evaluate.turns = turns
+  if arm.stages is None:
+    common.add_base_model(config)
+    config.stage.base.steps = sizes.base_steps
+  else:
+    base = f"{workdir_of(base_of(piece))}/base/last"
+    for name, stage in arm.stages(piece.rate, base).items():
+      common.add(config, name, stage)
+  for name in config.stages:
+    single = config.stage[name].method.name == "single_turn"
+    config.stage[name].method.turns = turns[:1] if single else turns
+  return common.finish(config, "quick" if QUICK.value else "")
+
+
+KEPT = (
+  "gain", "incorrect_to_correct", "correct_to_incorrect", "cl", "cs",
+  "cl_over_resample", "cs_over_resample", "changed", "tokens",
+  "verdict_accuracy", "verdict_recall",
+)
+
+
+def run_piece(piece: Piece) -> None:
+  """Trains and evaluates; writes result.json into its workdir."""
+  from sitrain import main as mains  # Its flags clash with another main's.
+
+  began, workdir = time.process_time(), workdir_of(piece)
+  config = plain(config_of(piece))
+  row = mains.train(config, str(workdir))["stages"][-1]
+  last = len(config["evaluate"]["turns"])
+  result = piece._asdict() | {
+    "first": row["accuracy_1"], "last": row[f"accuracy_{last}"],
+    "resample": {name: row["resample"][name] for name in (
+      "accuracy", "cl", "cs", "incorrect_to_correct"
+    )},
+    "seconds_of_core": time.process_time() - began,
+  } | {name: row[name] for name in KEPT if name in row}
+  (workdir / "result.json").write_text(json.dumps(result))
+
+
+def results_at() -> pathlib.Path:
+  """The folder of the results."""
+  return pathlib.Path(FOLDER.value) / "results" if QUICK.value else RESULTS
+
+
+def finished(task: str) -> dict[Piece, dict]:
+  """The stored results of a task."""
+  path = results_at() / f"{task}.jsonl"
+  lines = path.read_text().splitlines() if path.exists() else []
+  rows = [json.loads(line) for line in lines]
+  return {Piece(*(row[f] for f in Piece._fields)): row for row in rows}
+
+
+def pieces_of(task: str, arms: list[str]) -> tuple[list[Piece], list[Piece]]:
+  """(runs of tuning, reported runs), the latter with the best known rates."""
+  rates = lambda arm: RATES if ARMS[arm].stages else (0.0,)
+  if QUICK.value:
+    return [], [Piece(task, arm, rates(arm)[0], FIRST_SEED) for arm in arms]
+  tuning = [
+    Piece(task, arm, rate, TUNING)
+    for arm in arms if ARMS[arm].stages for rate in RATES
+  ]
+  seeds = range(FIRST_SEED, FIRST_SEED + SEEDS.value)
+  found = finished(task)
+
+  def best(arm):
+    by = "first" if arm == "single_turn" else "last"
+    run = lambda rate: found.get(Piece(task, arm, rate, TUNING), {by: -1.0})
+    return max(rates(arm), key=lambda rate: run(rate)[by])
+
+  return tuning, [Piece(task, arm, best(arm), s) for s in seeds for arm in arms]
+
+
+def has_base(piece: Piece) -> bool:
+  """Whether the base that a run starts from has been trained."""
+  base = workdir_of(base_of(piece))
+  return not ARMS[piece.arm].stages or (base / "result.json").exists()
+
+
+def run_all(pieces: list[Piece], until: float) -> bool:
+  """Runs what has no result; True when every run has one."""
+  if not pieces:
+    return True
+  task = pieces[0].task
+  missing = [piece for piece in pieces if piece not in finished(task)]
+  bases = dict.fromkeys(base_of(p) for p in missing if not has_base(p))
+  waiting = list(dict.fromkeys([*bases, *missing]))
+  count = itertools.count(1)
+
+  def start(piece: Piece) -> subprocess.Popen:
+    options = [f"--folder={FOLDER.value}", f"--quick={QUICK.value}"]
+    return side_by_side.begin(
+      "benchmarks.self_correction",
+      [*options, "--one=" + ";".join(map(str, piece))],
+      pathlib.Path(f"{workdir_of(piece)}.log"),
+    )
+
+  def ended(piece: Piece, code: int) -> None:
+    said = f"exit code {code}; see {workdir_of(piece)}.log"
+    if not code:
+      result = json.loads((workdir_of(piece) / "result.json").read_text())
+      said = f"{100 * result['first']:.1f} -> {100 * result['last']:.1f}"
+      with open(results_at() / f"{task}.jsonl", "a") as file:
+        file.write(json.dumps(result) + "\n")
+    words = " ".join(map(str, piece))
+    print(f"{next(count)}/{len(waiting)} {words}: {said}", flush=True)
+
+  side_by_side.run_all(
+    waiting, start, ended, workers=WORKERS.value, may_start=has_base,
+    until=until,
+  )
+  found = finished(task)
+  return all(piece in found for piece in pieces)
+
+
+def reported(task: str) -> dict[str, list[dict]]:
+  """The results of the table, by arm in the order of seeds."""
+  _, pieces = pieces_of(task, list(ARMS))
+  found = finished(task)
+  return {
+    arm: [found[p] for p in pieces if p.arm == arm and p in found]
+    for arm in ARMS if any(p.arm == arm and p in found for p in pieces)
+  }
+
+
+def check() -> None:
+  """Raises UsageError for a task or an arm that is not known."""
+  for flag, known in ((NAMES, TASKS), (ARMS_, ARMS)):
+    for name in flag.value:
+      if name not in known:
+        raise app.UsageError(
+          f"--{flag.name}={name}: choose from {', '.join(known)}"
+        )
+
+
+def main(argv: list[str]) -> None:
+  """Runs one piece, or all that remain, then writes the page."""
+  if ONE.value:
+    task, arm, rate, seed = ONE.value.split(";")
+    run_piece(Piece(task, arm, float(rate), int(seed)))
+    return
+  check()
+  until = time.time() + 60 * MINUTES.value
+  results_at().mkdir(parents=True, exist_ok=True)
+  arms = ARMS_.value or list(ARMS)
+  for task in NAMES.value or list(TASKS):
+    complete = run_all(pieces_of(task, arms)[0], until)
+    # Only now the best rates are known.
+    if not (complete and run_all(pieces_of(task, arms)[1], until)):
+      print(f"{task}: some runs are missing; run the same command again")
+  found = {task: reported(task) for task in TASKS}
+  about = {name: arm.description for name, arm in ARMS.items()}
+  print(page.write(results_at(), {t: x for t, x in found.items() if x}, about))
+
+
+if __name__ == "__main__":
+  app.run(main)
