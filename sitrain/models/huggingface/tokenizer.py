@@ -16,6 +16,7 @@ from sitrain.models.huggingface import (
   chat,
   download,
   end_tokens,
+  sentencepiece_model,
   spelling,
   tensorfile,
 )
@@ -55,7 +56,7 @@ def load(
   Raises ValueError for a path without tokenizer, without an end-of-sequence
   token, without a chat template, and as `chat.make` and `end_tokens.of` do.
   """
-  source = _read(path)
+  source, texts = _read(path)
   if source.eos_token_id is None:
     raise ValueError(
       f"the tokenizer of {path} has no end-of-sequence token, so that no turn "
@@ -66,7 +67,7 @@ def load(
     _check_ends(source, path, ends)
     form = _template(source, path, template).removeprefix("\ufeff")
     return chat.make(
-      source, _texts(source), form, reasoning=reasoning, ends=tuple(ends)
+      source, texts, form, reasoning=reasoning, ends=tuple(ends)
     )
   except ValueError as error:
     name = "" if str(path) in str(error) else f"{path}: "
@@ -131,11 +132,16 @@ def _texts(source: Any) -> Tokenizer:
   return Tokenizer(encode, decode, max(known) + 1)
 
 
-def _read(path: Any) -> Any:
-  """The tokenizer of transformers at `path`."""
+def _read(path: Any) -> tuple[Any, Tokenizer]:
+  """The tokenizer of transformers at `path`, and its text functions."""
   from transformers import AutoTokenizer
 
   with _local(path) as folder:
+    try:
+      if sentencepiece_model.is_alone(folder):
+        return sentencepiece_model.read(folder)
+    except ValueError as error:
+      raise ValueError(f"{path}: {error}") from error
     try:
       source = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # of many kinds, and some of many lines
@@ -147,7 +153,7 @@ def _read(path: Any) -> Any:
       ) from error
   # Lengths are checked where the turns are known; here it would only warn.
   source.model_max_length = 1 << 62
-  return source
+  return source, _texts(source)
 
 
 @contextlib.contextmanager
@@ -239,7 +245,7 @@ def copy(path: Any, output: Any, *, template: str = "") -> list[str]:
     and not (template and file.name.startswith("chat_template"))
   }
   if template:
-    text = _template(_read(path), path, template).removeprefix("\ufeff")
+    text = _template(_read(path)[0], path, template).removeprefix("\ufeff")
     name = "tokenizer_config.json"  # Where versions before 4.43 look for it.
     settings = json.loads(files.get(name, b"{}")) | {"chat_template": text}
     files[name] = json.dumps(settings, indent=2).encode()
@@ -256,7 +262,7 @@ def vocabulary(path: Any) -> list[bytes]:
   space before the first word, which is then among the bytes too. Raises
   ValueError for other kinds, whose tokens do not tell where spaces are.
   """
-  source = _read(path)
+  source, _ = _read(path)
   try:
     spell = spelling.of(source.backend_tokenizer.to_str())
   except (AttributeError, ValueError) as error:
