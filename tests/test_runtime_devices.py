@@ -242,6 +242,23 @@ def test_what_a_user_tells_xla_stays(monkeypatch):
   assert "XLA_FLAGS" not in os.environ
 
 
+def test_a_flag_that_there_was_once_is_none(monkeypatch, tmp_path):
+  # As in the library of jaxlib 0.12, which aborts at the second.
+  (tmp_path / "libjax_common.so").write_bytes(
+    b"c.\0xla_cpu_new\0I(\x12\x0bxla_cpu_old\x18\x02R\x0bxla_cpu_gone"
+    b"R\x0bxla_cpu_more"
+  )
+  monkeypatch.setattr(
+    cores.importlib.util, "find_spec",
+    lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")),
+  )
+  cores.xla_has_flag.cache_clear()
+  names = ("xla_cpu_new", "xla_cpu_old", "xla_cpu_gone", "xla_cpu_none")
+  found = [cores.xla_has_flag(name) for name in names]
+  cores.xla_has_flag.cache_clear()
+  assert found == [True, False, False, False]
+
+
 def test_a_tpu_is_looked_for_where_something_speaks_of_one(monkeypatch):
   for name in ("JAX_FORCE_TPU_INIT", "TPU_WORKER_HOSTNAMES", "COLAB_TPU_ADDR"):
     monkeypatch.delenv(name, raising=False)
