@@ -90,6 +90,7 @@ def test_lists_of_unequal_length_are_refused_before_anything_is_loaded():
       score(["a", "b"], ["a"])
 
 
+@pytest.mark.nightly
 @needs_text
 def test_squad_scores_are_those_of_the_official_rules():
   pairs = [
@@ -107,6 +108,7 @@ def test_squad_scores_are_those_of_the_official_rules():
   ]
 
 
+@pytest.mark.nightly
 @needs_text
 def test_rouge_l_is_that_of_the_definition_and_of_rouge_score():
   found = overlap.rouge_l(TEXTS, REFERENCES)
@@ -132,6 +134,7 @@ def test_rouge_l_is_that_of_the_definition_and_of_rouge_score():
   )
 
 
+@pytest.mark.nightly
 @needs_text
 def test_as_rewards_they_read_what_ended_and_the_pattern_finds():
   where = ("row 1", "row 2", "row 3", "row 3")

@@ -6,7 +6,6 @@ must be set before `etils` is imported, as the mains do, or gs:// goes through
 TensorFlow.
 """
 
-import os
 from typing import Any
 
 
@@ -15,8 +14,6 @@ def load() -> tuple[Any, Any]:
 
   Raises ValueError that names the extra where they are not installed.
   """
-  # Else each process writes lines about the CPU's instructions.
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   try:
     import tensorflow
     import tensorflow_text
