@@ -1,5 +1,8 @@
 """From rewards per turn to advantages of tokens: returns, baselines, GAE."""
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -177,7 +180,9 @@ def decoupled(
     for name in sorted(parts)
   ]
   one = jnp.zeros_like(group)
-  return group_normalise_sample(sum(gains), one, known)
+  return group_normalise_sample(
+    functools.reduce(operator.add, gains), one, known
+  )
 
 
 def overlong(
