@@ -82,7 +82,10 @@ def pytest_collection_finish(session):
 
 
 def pytest_terminal_summary(terminalreporter):
-  """CPU seconds of every file, fixtures and child processes included."""
+  """CPU seconds of every file, fixtures and child processes included.
+
+  Those of `ask`'s processes count when it closes, with a worker's last file.
+  """
   spent = collections.Counter()
   for reports in terminalreporter.stats.values():
     for report in reports:

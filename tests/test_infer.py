@@ -132,6 +132,7 @@ def test_what_does_not_fit_is_one_line():
      ["verify_and_revise"], {}),
     ("--output=x.txt: give a file whose name ends in .jsonl", ["pdr"],
      {"output": "x.txt"}),
+    ("--output=/dev/null/a.jsonl", ["pdr"], {"output": "/dev/null/a.jsonl"}),
     ("--strategy=file:/no.py: ", ["file:/no.py"], {}),
   ):
     with pytest.raises(ConfigError) as error:

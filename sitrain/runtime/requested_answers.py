@@ -63,10 +63,8 @@ def plan_from(config: dict, given: Any) -> Plan:
   temperature, seed, batch = requested_policy.drawing(
     config, given, "temperature", "seed", "batch"
   )
-  if given.output and not given.output.endswith(".jsonl"):
-    raise ConfigError(
-      f"--output={given.output}: give a file whose name ends in .jsonl"
-    )
+  if given.output:
+    requested_policy.check_output(given.output)
   stage = requested_policy.stage_of(config, given)
   return Plan(
     output=absolute(given.output), workdir=absolute(given.workdir),

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from sitrain.runtime import checkpoint, memory, overrides, placing, policy
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.task import check_context, options_of
-from sitrain.runtime.workdir import absolute
+from sitrain.runtime.workdir import absolute, check_file
 from sitrain.types import Params, Task
 
 _DEFAULTS = {"temperature": 1.0, "seed": 0, "batch": 256}
@@ -64,6 +64,15 @@ def define() -> None:
   )
   placing.define()
   flags.declare_key_flag("mesh")
+
+
+def check_output(output: str) -> None:
+  """Raises ConfigError for no .jsonl, and for what cannot be written."""
+  if not output.endswith(".jsonl"):
+    raise ConfigError(
+      f"--output={output}: give a file whose name ends in .jsonl"
+    )
+  check_file(absolute(output, "--output"), f"--output={output}")
 
 
 def drawing(config: dict, given: Any, *names: str) -> tuple[Any, ...]:

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 from sitrain.runtime import build, fields, requested_policy
-from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.checks import check_config
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.testset import retasked
@@ -70,11 +69,7 @@ def check_output(output: str) -> None:
     raise ConfigError(
       "--output is missing: give a file, as --output=samples.jsonl"
     )
-  if not output.endswith(".jsonl"):
-    raise ConfigError(
-      f"--output={output}: give a file whose name ends in .jsonl"
-    )
-  workdirs.check_file(absolute(output, "--output"), f"--output={output}")
+  requested_policy.check_output(output)
 
 
 def options_of(config: dict, plan: Plan) -> dict[str, Any]:

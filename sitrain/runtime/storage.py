@@ -288,7 +288,10 @@ def write_whole(path: Any, content: str | bytes) -> None:
   try:
     with explaining(path.parent):
       path.parent.mkdir(parents=True, exist_ok=True)
-      new.write_bytes(data)
+      with open(new, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # Else a power cut may leave an empty file.
       os.replace(new, path)
   except BaseException:
     with contextlib.suppress(OSError):
