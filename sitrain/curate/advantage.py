@@ -1,8 +1,5 @@
 """From rewards per turn to advantages of tokens: returns, baselines, GAE."""
 
-import functools
-import operator
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -180,9 +177,7 @@ def decoupled(
     for name in sorted(parts)
   ]
   one = jnp.zeros_like(group)
-  return group_normalise_sample(
-    functools.reduce(operator.add, gains), one, known
-  )
+  return group_normalise_sample(sum(gains[1:], gains[0]), one, known)
 
 
 def overlong(

@@ -5,9 +5,6 @@ in tasks with `Task.accepts`. A verdict that accepts an attempt ends its row, so
 rows are ragged: what was not written does not count.
 """
 
-import functools
-import operator
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -67,7 +64,7 @@ def role_whiten(
   parts = [
     whiten(flat, one, (known * of_role[:, r]).reshape(-1)) for r in range(ROLES)
   ]
-  return functools.reduce(operator.add, parts).reshape(value.shape)
+  return sum(parts[1:], parts[0]).reshape(value.shape)
 
 
 def message_rewards(
