@@ -77,6 +77,7 @@ FAMILIES = {
       "estimate": "maximum_likelihood", "beta": 0.0, "kl": "none"
     }),
     "reinforce_pp": Arm("reinforce_pp"),
+    "reinforce_pp, 8 samples": Arm("reinforce_pp", method={"samples": 8}),
     "ppo": Arm("ppo"),
   },
   "preference": {

@@ -33,11 +33,11 @@ COMMANDS = {
     "--workdir=/tmp/sitrain --output=/tmp/samples.jsonl",
   ),
   "evaluate": Command(
-    "sitrain.evaluate", "measure a run's stages: correction, turns, scaling",
+    "sitrain.evaluate", "measure a run: corrections, more turns, more samples",
     "--workdir=/tmp/sitrain",
   ),
   "infer": Command(
-    "sitrain.infer", "answer by strategies at test time, at equal tokens",
+    "sitrain.infer", "compare ways to answer: votes, revisions, drafts",
     "--workdir=/tmp/sitrain --strategy=self_consistency",
   ),
   "talk": Command(
@@ -57,7 +57,7 @@ COMMANDS = {
     "--config=score_gsm8k",
   ),
   "plan": Command(
-    "sitrain.plan", "compile a config for a TPU slice: memory and time",
+    "sitrain.plan", "whether a config fits a TPU slice: memory and time",
     "--config=score_math --topology=v5e:2x4",
   ),
 }
@@ -89,6 +89,10 @@ def help_text() -> str:
     "  sitrain COMMAND --help    all flags of a command",
     "  sitrain train --list      all configs, methods, tasks and options",
     "  sitrain --version",
+    "",
+    "First: sitrain train --config=quickstart:quick --workdir=/tmp/try",
+    "Your own rows: sitrain train --config=chat:quick \\",
+    "  --config.task.source=my.jsonl --workdir=/tmp/own",
     "",
   ]
   for name, command in known.items():

@@ -5,9 +5,11 @@
     --tokens=200 --output=answers.jsonl
 
 Of a stage of a run, or of a model without one (--config, as in sitrain sample).
-All strategies answer the same problems, those of config.evaluate.task; a table
-compares them. --tokens is what a problem may take: each strategy gets as many
-samples or rounds as fit, in the worst case. docs/infer.md explains each.
+The strategies are best_of_n, pdr, self_consistency, self_refine, sequential,
+sequential_refinement and verify_and_revise, or file:PATH.py:FUNCTION. All
+answer the same problems, those of config.evaluate.task; a table compares them.
+--tokens is what a problem may take: each strategy gets as many samples or
+rounds as fit, in the worst case. docs/infer.md explains each.
 """
 
 import sitrain.runtime.early  # noqa: F401
@@ -62,8 +64,7 @@ from sitrain.types import PAD, Params, Problems, Task
 requested_policy.define()
 flags.adopt_module_key_flags(requested_policy)
 flags.DEFINE_list(
-  "strategy", [], "One or several of sitrain/strategies, or"
-  " file:PATH.py:FUNCTION.",
+  "strategy", [], "One of those above, or several with commas between them.",
 )
 flags.DEFINE_list(
   "tokens", [], "Budgets of tokens a problem; with several each strategy"
@@ -79,9 +80,11 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
   "rounds", None, "Attempts one after the other.", lower_bound=1
 )
-flags.DEFINE_integer("keep", None, "Drafts in a workspace.", lower_bound=1)
+flags.DEFINE_integer(
+  "keep", None, "Drafts that pdr shows to the next round.", lower_bound=1
+)
 flags.DEFINE_enum(
-  "distil", None, ["vote", "random"], "Which drafts a workspace keeps."
+  "distil", None, ["vote", "random"], "Which drafts these are."
 )
 flags.DEFINE_string(
   "output", "", "A file .jsonl of answers, one a strategy; beside it the table"

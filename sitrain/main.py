@@ -1,6 +1,11 @@
 """Trains a language model to improve itself: all stages of a config, in order.
 
   sitrain train --config=quickstart --workdir=/tmp/sitrain
+  sitrain train --config=chat --config.task.source=my.jsonl \\
+    --config.model.path=FOLDER_OR_HUB_ID --workdir=/tmp/own
+
+:quick after the name of a config takes two steps of a tiny model, to see that
+all of it runs.
 
 Any field of the config can be set on the command line, as in
 --config.stage.stage2.method.bonus=2: --show prints all of them as they are, and
@@ -64,7 +69,8 @@ CONFIG = overrides.define(
   "The run: a name, as quickstart, or a file; with :arguments if it has any."
 )
 WORKDIR = flags.DEFINE_string(
-  "workdir", "", "Where checkpoints, metrics and the report go."
+  "workdir", "", "A folder for checkpoints, metrics and the report, of this run"
+  " alone."
 )
 SHOW = flags.DEFINE_bool(
   "show", False, "Print the config with all its defaults, and train nothing."

@@ -54,7 +54,7 @@ from sitrain.types import PAD
 
 requested_policy.define()
 flags.adopt_module_key_flags(requested_policy)
-flags.DEFINE_string("output", "", "A file .jsonl, also on gs://.")
+flags.DEFINE_string("output", "", "The file .jsonl to write, also on gs://.")
 flags.DEFINE_list(
   "verifiers", [], "The first gives the rewards of the rows, all are in the"
   " summary; default: the config's, then the other of strict and lenient; of"
@@ -62,8 +62,8 @@ flags.DEFINE_list(
 )
 flags.DEFINE_integer("samples", 1, "Samples of each problem.", lower_bound=1)
 flags.DEFINE_integer(
-  "turns", 1, "Attempts, 2: with a correction; config.evaluate.turns has"
-  " limits.",
+  "turns", 1, "Attempts at a problem: 2 for one and its correction. Their"
+  " limits in tokens are config.evaluate.turns.",
   lower_bound=1,
 )
 flags.DEFINE_integer(

@@ -6,7 +6,7 @@
 
 In a terminal attempts are shown while they are written, then what the next one
 has changed. An empty line asks for the next problem of the run's own task, with
-verdicts. --problems=10 steps through the first ten. Elsewhere every line of
+verdicts. --problems=10 steps through the first ten. In a pipe every line of
 the input is a problem, and the output is plain text. Rows that --config=chat
 puts before questions (shots) are left out.
 """

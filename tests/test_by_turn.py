@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sitrain.models.logprobs import token_scores
-from sitrain.rollout import by_turn
+from sitrain.rollout import by_turn, stops
 from sitrain.rollout.play import play
 from sitrain.types import GIVEN, PAD, Problems, Reply
 
@@ -73,6 +73,29 @@ def run(model, params, numbers):
     [by_turn.playing(turns, keys_of(numbers), params, part)]
   )
   return rows, list(asked)
+
+
+def test_a_turn_ends_behind_a_string(toy):
+  """The tokens up to there are those that are drawn without it."""
+  model, params, _ = toy
+  names = "abcdefghijklmnop"
+  first = lambda rows: [
+    "".join(names[t] for t in tokens[turn == 1])
+    for tokens, turn in zip(np.asarray(rows.tokens), np.asarray(rows.turn))
+  ]
+  plain = first(run(model, params, range(PROBLEMS))[0])
+  string = next(text for text in plain if len(text) == TURNS[0])[1:3]
+  host = lambda *given: reply(*given)
+  host.columns, host.answer = WIDTH, ()
+  host.stops = stops.make([string], names)
+  turns = by_turn.make(
+    model, lambda state: (state, 1.0), samples=SAMPLES, reply=host,
+    turns=TURNS, eos=EOS,
+  )
+  rows = jax.jit(turns.begin)(keys_of(range(PROBLEMS)), params, posed()).rows
+  cut = lambda text: (text + string)[: (text + string).index(string) + 2]
+  want = [cut(text) if string in text else text for text in plain]
+  assert first(rows) == want and want != plain
 
 
 def test_the_host_answers_as_one_program_does(toy):

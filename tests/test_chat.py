@@ -4,6 +4,7 @@ import ast
 import json
 import re
 
+import datasets
 import fakes
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from sitrain.methods import given_pairs
 from sitrain.models.huggingface import tokenizer
 from sitrain.runtime import reading_matter, testset
 from sitrain.runtime.host import on_host
-from sitrain.runtime.options import accepted
+from sitrain.runtime.options import ConfigError, accepted, call
 from sitrain.tasks import chat as chats
 from sitrain.tasks import messages, sources, tables
 from sitrain.types import PAD, Problems
@@ -104,6 +105,54 @@ def test_every_form_of_a_row_becomes_a_prompt(
   assert task.texts.rows[0].answer
 
 
+SAID = [{"role": "assistant", "content": "8"}]
+LIKED = {"chosen": [TALK[0], *SAID], "rejected": [TALK[0], TALK[1]]}
+IN_CHAT = {"messages": [{"role": "system", "content": "S"}, TALK[0], *SAID]}
+
+
+def stored(folder, kind, rows):
+  """Writes rows in the form that `kind` ends in; returns the source."""
+  path = folder / kind
+  if kind.endswith(".jsonl"):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  elif kind.endswith(".json"):
+    path.write_text(json.dumps(rows))
+  else:
+    table = datasets.Dataset.from_list(rows)
+    write = {"csv": table.to_csv, "parquet": table.to_parquet}
+    write.get(kind.rpartition(".")[2], table.save_to_disk)(path)
+  return str(path)
+
+
+# The columns of a table hold null where another row has a field.
+@pytest.mark.parametrize(("kind", "row", "prompt"), [
+  *((kind, {"question": "Hi", "answer": 8, "n": None}, "[user]Hi[assistant]")
+    for kind in ("a.jsonl", "a.json", "a.csv", "a.parquet", "saved")),
+  *((kind, row, prompt) for kind in ("a.jsonl", "a.parquet", "saved")
+    for row, prompt in (
+      (LIKED, "[user]Hi[assistant]"),
+      ({"prompt": [TALK[0]], "chosen": SAID, "rejected": [TALK[1]]},
+       "[user]Hi[assistant]"),
+      (IN_CHAT | {"system": None}, "[system]S[user]Hi[assistant]"),
+    )),
+])
+def test_rows_are_the_same_in_every_file_form(
+  chat, tmp_path, kind, row, prompt
+):
+  datasets.disable_progress_bars()
+  more = row | {"n": 7}  # A field of this row alone.
+  found = chats.make(
+    chat, source=stored(tmp_path, kind, [row | {"n": None}, more]),
+    chat_ends="answer",
+  )
+  assert prompt_of(chat, found) == prompt_of(chat, found, 1) == prompt
+  assert [one.answer for one in found.texts.rows] == ["8", "8"]
+  end, encode = chat.eos[0], chat.tokenizer.encode
+  pair = "chosen" in row
+  want = [*encode("8"), end, *([*encode("Yes?"), end] if pair else ())]
+  assert fakes.strip(found.table.solution[1]) == want
+
+
 def test_answers_are_given_turns_and_pairs_are_two(chat, write):
   plain = chats.make(chat, source=write([{"prompt": "a", "answer": "b"}]))
   end = chat.eos[0]
@@ -153,6 +202,17 @@ def test_what_cannot_be_read_is_one_line_with_row_and_fix(
   with pytest.raises(ValueError, match=said) as error:
     chats.make(chat, source=write([good, row or good]), **options)
   assert "\n" not in str(error.value)
+
+
+def test_a_line_names_no_option_whose_value_is_a_word_of_it(chat, write):
+  """"drop the row" says nothing of long_prompts="drop"."""
+  source = write([{"prompt": "a"}])
+  given = {"source": source, "long_prompts": "drop", "split": ""}
+  with pytest.raises(ConfigError) as error:
+    call(chats.make, "task", given, chat)
+  assert str(error.value).startswith("config.task: row 1 of my.jsonl has no")
+  with pytest.raises(ConfigError, match=r"config.task.source: .* b\.jsonl"):
+    call(chats.make, "task", given | {"source": "b.jsonl"}, chat)
 
 
 def test_a_template_without_system_messages_is_named_with_the_fix(

@@ -78,7 +78,7 @@ def judged_by_two(cache):
   return [mains.json_of(mains.finish(process)) for process in processes]
 
 
-def test_each_of_two_processes_verifies_its_own_rows(found, cache):
+def test_each_of_two_processes_answers_and_verifies_its_own_rows(found, cache):
   alone, both = found["judged"], judged_by_two(cache)
   assert alone["rows"] == [16] * 4  # two waves of two steps
   assert all(one["rows"] == [8] * 4 for one in both)
@@ -87,3 +87,9 @@ def test_each_of_two_processes_verifies_its_own_rows(found, cache):
     assert one["reward"] == alone["reward"]
     assert one["count"] == alone["count"]
     assert abs(one["norm"] - alone["norm"]) < 1e-5
+  for way in ("own", "together"):
+    whole, *shares = (x["answered"][way] for x in (alone, *both))
+    assert all(one["tokens"] == whole["tokens"] for one in shares)
+    asked = [one["asked"] for one in shares]
+    assert min(asked) > 0 and sum(asked) == whole["asked"]
+  assert alone["answered"]["own"] == alone["answered"]["together"]

@@ -17,7 +17,7 @@ import pytest
 
 from sitrain.curate.select import token_mask
 from sitrain.methods import grpo, imitation
-from sitrain.runtime import environments, sharding
+from sitrain.runtime import environments, samples, sharding, watch
 from sitrain.runtime.checks import check_environment
 from sitrain.runtime.environments import attach, options_of_task
 from sitrain.runtime.host import HostOnly, on_host, shapes_only
@@ -203,6 +203,13 @@ def test_calls_are_answered_in_order_and_a_late_one_is_left(caplog):
              hung=hung)
   gate.set()
   assert call_all(work, [], seconds=1.0, workers=2, hung=[]) == []
+  gate.clear()
+  stuck = attached(
+    lambda dialogue: gate.wait(20), reply_seconds=0.05, reply_workers=1
+  )
+  with pytest.raises(ValueError, match="^row 1 .*id0.: Mine: 2 calls hang"):
+    ask(stuck, rows_of(*THREE))
+  gate.set()
   # A reply that is late is an error like others.
   task = attached(
     lambda dialogue: time.sleep(0.5) if dialogue.row.answer == "1" else "ok",
@@ -298,6 +305,7 @@ def test_an_environment_is_found_by_its_name(tmp_path):
   ({"environment": "calculator", "reply_errors": "ignore"}, "tell, end, stop"),
   ({"environment": "calculator", "reply_seconds": "1"}, "give a float"),
   ({"reply_tokens": 5}, "reply_tokens is of an environment"),
+  ({"environment": "calculator", "stop": "</calc>,"}, "stop: a string .*empty"),
 ))
 def test_options_of_an_environment_are_checked(given, words):
   with pytest.raises(ConfigError, match=words):
@@ -405,7 +413,7 @@ def method_of(model):
   )
 
 
-def run(toy, waves):
+def run(toy, waves, samples_every=0):
   """(state, metrics) of two staged steps."""
   model, params, _ = toy
   method = method_of(model)
@@ -418,6 +426,7 @@ def run(toy, waves):
     begin(params),
   )
   run = loops.run_of(model, mesh=loops.mesh_of(1))
+  run = run._replace(watch=watch.Watch(samples_every=samples_every, samples=8))
   return compile_loop(run, stage, abstract)(begin(params), KEY)
 
 
@@ -425,7 +434,14 @@ def test_a_stage_asks_the_host(toy):
   """Two steps of GRPO; waves change nothing."""
   host_task().reply.counted()  # What other tests have asked.
   state, told = run(toy, 2)
-  one, said = run(toy, 1)
+  one, said = run(toy, 1, samples_every=1)
+  said, shown = samples.taken(said)
+  dialogues = samples.records(
+    loops.stage_of((), OPTIMIZER, task=host_task()), shown, 0, 1
+  )
+  read = [turn["given"] for _, rows in dialogues for row in rows
+          for turn in row["turns"][1:]]
+  assert read and all(read)  # what the calculator replied
   for x, y in zip(*map(jax.tree.leaves, (state.params, one.params))):
     np.testing.assert_allclose(x, y, atol=1e-6)
   for name in set(told) - {"environment/seconds"}:

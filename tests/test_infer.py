@@ -1,5 +1,6 @@
 """`sitrain infer`: budgets, what is refused, and the main itself."""
 
+import ast
 import json
 from functools import partial
 from types import SimpleNamespace
@@ -7,13 +8,14 @@ from types import SimpleNamespace
 import fakes
 import jax
 import jax.numpy as jnp
+import mains
 import numpy as np
 import pytest
 
 from sitrain.configs import quickstart
 from sitrain.models import decoder
 from sitrain.runtime import build, checkpoint, requested_answers
-from sitrain.runtime.options import ConfigError
+from sitrain.runtime.options import ConfigError, makers
 from sitrain.types import PAD, Problems, Progress, TrainState
 
 AGAIN, END = [5, 6], 3
@@ -50,6 +52,13 @@ def looked_at_once(monkeypatch):
   monkeypatch.setattr(
     requested_answers.needs, "kind_of_reply", lambda *_: "instruction"
   )
+
+
+def test_help_names_every_strategy():
+  source = (mains.ROOT / "sitrain" / "infer.py").read_text()
+  text = ast.get_docstring(ast.parse(source))
+  for name in makers("strategies"):
+    assert f" {name}" in text.replace("\n", " "), name
 
 
 def test_a_budget_is_filled_and_never_exceeded():

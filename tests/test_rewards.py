@@ -6,12 +6,14 @@ import pickle
 import sys
 import threading
 
+import fakes
 import numpy as np
 import pytest
 
 from sitrain.runtime import fields, sources
 from sitrain.tasks import limited, matching, own_functions, rewards
 from sitrain.tasks.rewards import Given, Limits
+from sitrain.types import Problems
 
 HERE = Limits(seconds=5.0, pool=False, workers=1, memory=512)
 WHERE = ("row 3 of a.jsonl", "row 7 of a.jsonl")
@@ -241,6 +243,27 @@ def test_what_a_linked_file_imports_is_part_of_a_runs_identity(tmp_path):
     found = sources.files_of("task", {"reward": f"file:{tmp_path}/own.py:f"})
     prints.append(found["task.reward"]["fingerprint"])
   assert prints[0] != prints[1]
+
+
+def test_the_files_of_folders_and_patterns_are_part_of_a_runs_identity(
+  tmp_path
+):
+  """A reward may read fields that no prompt shows."""
+  (tmp_path / "set").mkdir()
+  one, other = tmp_path / "set" / "a.jsonl", tmp_path / "b.jsonl"
+  task = fakes.task((), again=[], eos=(1,), prompt=[[2]])
+  task = task._replace(table=Problems(*np.zeros((3, 1, 1))))
+  prints = []
+  for text in ("{}", '{"tests": 1}'):
+    for file in (one, other):
+      file.write_text(text)
+    prints.append([
+      sources.rows_of(task, source)["fingerprint"] for source in (
+        f"{tmp_path}/set", f"{tmp_path}/*.jsonl",
+        f"{tmp_path}/set*0.5,{tmp_path}/b.jsonl*.5",
+      )
+    ])
+  assert all(old != new for old, new in zip(*prints))
 
 
 def test_lists_of_paths_become_absolute_one_by_one(tmp_path, monkeypatch):

@@ -371,3 +371,35 @@ def test_other_meshes_and_processes_read_what_was_saved(
   assert progress.step == 4
   for x, y in zip(jax.tree.leaves(best), jax.tree.leaves(make_state())):
     np.testing.assert_array_equal(x, y)
+
+
+def test_rows_of_a_bucket_in_every_form_are_one_mixture(
+  ask, bucket, tmp_path
+):
+  """Lines, tables by a pattern, and a folder that `save_to_disk` wrote."""
+  import datasets
+
+  datasets.disable_progress_bars()
+  rows = datasets.Dataset.from_list([
+    {"question": f"How many legs have {n} spiders?", "answer": str(8 * n)}
+    for n in range(10)
+  ])
+  rows.to_json(tmp_path / "a.jsonl")
+  rows.to_parquet(tmp_path / "b-1.parquet")
+  rows.save_to_disk(tmp_path / "saved")
+  code = "import fsspec, sys; fsspec.filesystem('gs').put(*sys.argv[1:], True)"
+  subprocess.run(
+    [sys.executable, "-c", code, f"{tmp_path}/", "bucket/rows/"], check=True,
+    env=os.environ | bucket.environment,
+  )
+  at = "gs://bucket/rows"
+  mixture = f"{at}/a.jsonl*0.5,{at}/b-*.parquet*0.3,{at}/saved*.2"
+  done = ask(
+    "--config=configs/chat.py:quick", f"--config.task.source={mixture}",
+    "--rows=1", module="sitrain.data",
+  )
+  assert done.code == 0, done.err
+  assert "30 rows read" in done.out and "6 are held out" in done.out
+  shares = f"20 of {at}/a.jsonl, 12 of {at}/b-*.parquet, 8 of {at}/saved"
+  assert f"40 problems by the weights: {shares}" in done.out
+  assert "row 1 of a.jsonl, answer '0'" in done.out

@@ -117,6 +117,7 @@ BROKEN = {
   r"line 2 of .* is no JSON \(.* at column": '{"question": 1}\n{"question": ',
   "line 3 of .* is no object|line 3 of .*, no object": "{}\n{}\n[1, 2]",
   "line 2 of .* is no UTF-8": b'{}\n{"question": "\xff"}',
+  "is one object over several lines: write": '{\n"rows": [{}]\n}',
 }
 
 
@@ -216,6 +217,32 @@ def test_names_and_configs_of_the_hub(monkeypatch):
     ("openai/gsm8k", "main", "v1/2"), ("owner/rows", None, "0a1b"),
   ]
   refused(r"owner/none cannot be loaded \(Couldn't find it\)", "owner/none")
+
+
+def test_a_saved_folder_keeps_its_splits(tmp_path, monkeypatch):
+  """`load_dataset` refuses one, and would join splits of other names."""
+  import datasets
+
+  datasets.disable_progress_bars()
+  rows = datasets.Dataset.from_list(ROWS)
+  rows.save_to_disk(tmp_path / "one")
+  for name in (str(tmp_path / "one"), f"file://{tmp_path}/one"):
+    assert tables.read(name, fields=FIELDS) == EXPECTED
+  splits = {"easy": rows, "hard": rows.select([1])}
+  datasets.DatasetDict(splits).save_to_disk(tmp_path / "two")
+  monkeypatch.chdir(tmp_path)  # Without a slash it is no name of the hub.
+  assert tables.read("two", split="hard", fields=FIELDS) == EXPECTED[1:2]
+  refused("two has the splits easy, hard: name one", "two")
+  refused("two has no split 'test': name one of easy, hard", "two",
+          split="test")
+
+
+def test_a_remote_folder_of_files_is_named_by_a_pattern():
+  memory = fsspec.filesystem("memory")
+  memory.pipe("/rows/a.jsonl", LINES.encode())
+  refused("by a pattern, as memory://rows/.*/*.parquet", "memory://rows")
+  assert tables.read("memory://rows/*.jsonl", fields=FIELDS) == EXPECTED
+  memory.store.clear()
 
 
 PUBLIC = {

@@ -2,7 +2,7 @@
 
 `python two_processes_judge.py ADDRESS COUNT NUMBER`: SCoRe's stage II on mazes
 whose verifier runs on the host, on 4 devices in all; says as JSON how many rows
-this process verified, and what came out.
+this process verified, and what came out. `answered` has replies of the host.
 """
 
 import json
@@ -14,13 +14,15 @@ import numpy as np
 import optax
 
 from sitrain.methods import score
-from sitrain.models.decoder import Decoder
+from sitrain.models.decoder import Decoder, init
+from sitrain.rollout import by_turn
 from sitrain.runtime import sharding
 from sitrain.runtime.host import on_host
+from sitrain.runtime.own_rows import hosts_of, together
 from sitrain.runtime.stage import compile_loop
 from sitrain.runtime.start import layout, start_state
 from sitrain.tasks import maze
-from sitrain.types import Verdict
+from sitrain.types import PAD, Problems, Reply, Verdict
 
 STEPS, PROBLEMS, SAMPLES, TURNS, WAVES = 2, 16, 2, (3, 3), 2
 
@@ -76,11 +78,74 @@ def judged(mesh):
   }
 
 
+REPLY = 2  # tokens
+
+
+def answered(mesh):
+  """Rollouts of three turns: the rows that were answered here, and all tokens.
+
+  "own": each process has the rows of its devices, as in training; "together":
+  every process has all rows, as in an evaluation.
+  """
+  model = Decoder(
+    vocabulary=16, layers=1, width=16, heads=2, kv_heads=1, head_size=8,
+    mlp_size=16,
+  )
+  asked = []
+
+  def answer(answer, rows, turn, alive, seed):
+    asked[-1] += int(alive.sum())
+    tokens = np.full((len(seed), REPLY), PAD, np.int32)
+    tokens[:, 0] = np.where(seed % 3 == 0, PAD, seed % 16)
+    return Reply(tokens, answer[:, 0] + turn > 8)
+
+  reply = lambda answer, rows, turn: Reply((), ())
+  reply.columns, reply.answer = REPLY, answer
+  turns = by_turn.make(
+    model, lambda state: (state, 1.0), samples=2, reply=reply, turns=(3, 2, 3),
+    eos=(3,),
+  )
+  prompt = np.arange(8 * 4).reshape(8, 4) % 13 + 1
+  posed = Problems(prompt, np.arange(8)[:, None], prompt[:, :1])
+  found, everywhere = {}, sharding.replicated(mesh)
+
+  def begun():
+    key = jax.random.key(5, impl="threefry2x32")
+    return jax.random.split(key, 8), init(model, key)
+
+  with jax.set_mesh(mesh):
+    keys, params = jax.jit(begun, out_shardings=everywhere)()
+    for name in ("own", "together"):
+      asked.append(0)
+      every = lambda play: play
+      every.by_turn = turns
+      if name == "own":
+        own, hosts = sharding.turns_by_group(turns, mesh), hosts_of(mesh)
+        place = sharding.shard_rows(mesh)
+      else:
+        own = sharding.by_group_for_all(every, mesh).by_turn
+        own = own._replace(answer=together(turns.answer))
+        hosts, place = by_turn.ONE, everywhere
+      own = own._replace(
+        begin=jax.jit(own.begin, out_shardings=place),
+        go_on=jax.jit(own.go_on, out_shardings=place),
+      )
+      (rows,) = by_turn.play_all(
+        [by_turn.playing(own, keys, params, posed, hosts=hosts)]
+      )
+      whole = jax.jit(lambda x: x, out_shardings=everywhere)(rows.tokens)
+      found[name] = {
+        "asked": asked[-1], "tokens": np.asarray(whole).tolist()
+      }
+  return found
+
+
 def main(address, count, number):
   jax.distributed.initialize(address, num_processes=count, process_id=number)
   assert jax.device_count() == 4
   jax.config.update("jax_threefry_partitionable", True)
-  print(json.dumps(judged(sharding.make_mesh(2, 2, 1))))
+  mesh = sharding.make_mesh(2, 2, 1)
+  print(json.dumps(judged(mesh) | {"answered": answered(mesh)}))
 
 
 if __name__ == "__main__":

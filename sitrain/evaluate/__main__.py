@@ -2,7 +2,9 @@
 
   sitrain evaluate --workdir=/tmp/sitrain
 
-Writes evaluation.json and pictures into the workdir, and shows tables.
+Measures attempts and corrections, the same number of independent attempts as a
+control, up to ten turns, and many samples against many turns. Writes
+evaluation.json and pictures into the workdir, and shows tables.
 """
 
 import sitrain.runtime.early  # noqa: F401

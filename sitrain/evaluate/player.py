@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Int
 
 from sitrain.judge.roles import roles
 from sitrain.judge.verifier import (
+  cut_turns,
   final_answers,
-  truncated,
   verify,
   written,
 )
@@ -115,7 +115,9 @@ def make(
 
   prepare = lambda state: (computed(state[0], model.dtype), state[1])
   judge, compiled = make_judge(task, len(turns)), partial(jit)
-  asks = by_turn.on_host(reply) and len(turns) > 1
+  asks = by_turn.on_host(reply) and (
+    len(turns) > 1 or hasattr(reply, "stops")
+  )
   if asks and window:
     raise ValueError(
       f"window={window}: set it to 0, as this task's environment replies on "
@@ -124,8 +126,8 @@ def make(
   return Player(
     pose=make_poser(task, jit),
     play=_player_by_turn(
-      model, compiled, slots, samples=samples, turns=turns, reply=reply,
-      eos=task.eos, top_k=top_k, top_p=top_p,
+      model, compiled, spread, slots, samples=samples, turns=turns,
+      reply=reply, eos=task.eos, top_k=top_k, top_p=top_p,
     ) if asks else compiled(spread(generate, prepare=prepare)),
     judge=judge if task.on_host else compiled(judge),
     samples=samples,
@@ -133,16 +135,20 @@ def make(
   )
 
 
-def _player_by_turn(model, compiled, slots, **options):
+def _player_by_turn(model, compiled, spread, slots, **options):
   """`play` where the host answers between turns, on all devices together."""
   if slots:
     raise ValueError(
       f"slots={slots}: set it to 0, as all rows wait for the environment"
     )
-  turns = by_turn.make(model, lambda state: state, **options)
+  generate = lambda *given: ()
+  generate.by_turn = by_turn.make(model, lambda state: state, **options)
+  turns = spread(generate).by_turn
   turns = turns._replace(
     begin=compiled(turns.begin),
     go_on=compiled(turns.go_on, donate_argnums=1),
+    # Here every process of a job has all rows.
+    answer=getattr(turns.reply, "together", turns.answer),
   )
 
   def play(keys, state, problems):
@@ -180,7 +186,7 @@ def make_judge(
   def judge(problems, episodes):
     verdict = verify(task, problems, episodes, turns)
     final = jnp.asarray(final_answers(task, episodes, turns))
-    cut = truncated(episodes, turns, task.eos)
+    cut = cut_turns(task, episodes, turns)
     right = (verdict.reward >= FULL) * verdict.known
     reward = verdict.reward * verdict.known
     judged = Judged(right, verdict.known, final, cut, reward)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sitrain.judge.copies import copy_metrics
 from sitrain.judge.groups import group_metrics
 from sitrain.judge.roles import roles, truth_metrics
-from sitrain.rollout import contexts
+from sitrain.rollout import contexts, stops
 from sitrain.types import (
   OFFLINE,
   Episodes,
@@ -105,6 +105,18 @@ def truncated(
   return inside.any(-1) & ~(inside & ends[:, None]).any(-1)
 
 
+def cut_turns(
+  task: Task, episodes: Episodes, turns: int
+) -> Bool[Array | np.ndarray, "B K"]:
+  """`truncated`, without turns that a string of the environment ended."""
+  cut = truncated(episodes, turns, task.eos)
+  ends = getattr(task.reply, "stops", stops.NONE)
+  if not len(ends.length):
+    return cut
+  tokens, turn = jnp.asarray(episodes.tokens), jnp.asarray(episodes.turn)
+  return cut & ~stops.ended(ends, tokens, turn, turns)
+
+
 def sampled(
   episodes: Episodes, turns: int
 ) -> Bool[Array | np.ndarray, "B K"]:
@@ -154,7 +166,7 @@ def verdict_metrics(
   turns = verdict.reward.shape[1]
   final = final_answers(task, episodes, turns)
   own = sampled(episodes, turns)
-  cut = truncated(episodes, turns, task.eos)
+  cut = cut_turns(task, episodes, turns)
   begun = written(episodes, turns)
   metrics, back = {}, roles(task)
   for k in range(turns):

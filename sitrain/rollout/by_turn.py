@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
 from sitrain.models.decoder import Attend
-from sitrain.rollout import contexts
+from sitrain.rollout import contexts, stops
 from sitrain.rollout.play import (
   Cursor,
   Rollout,
@@ -56,7 +56,19 @@ class Turns(NamedTuple):
   begin: Callable[..., Playing]  # (keys [P], state, problems)
   go_on: Callable[..., Playing]  # (state, playing, reply, turns ended)
   reply: Callable[..., Reply]  # Task.reply
+  answer: Callable[..., Reply]  # see `playing`
   count: int  # turns
+
+
+class Hosts(NamedTuple):
+  """What the processes of a run have of the rows that they answer."""
+
+  read: Callable[[Any], Any]  # arrays of rows -> those of this process, NumPy
+  write: Callable[[Reply], Reply]  # replies of this process -> of all rows
+  may_end: Callable[[bool], bool]  # whether all stop where this one would
+
+
+ONE = Hosts(jax.device_get, lambda reply: reply, bool)
 
 
 def on_host(reply: Callable) -> bool:
@@ -79,8 +91,10 @@ def make(
 
   `policy(state)` gives parameters and temperature. `reply` is a `Task.reply`
   with two attributes: `columns`, the most tokens of a reply, and `answer`, see
-  `playing`. Other options as in `play.play_on`.
+  `playing`; it may have `stops`, the strings that end turns. Other options as
+  in `play.play_on`.
   """
+  ends = getattr(reply, "stops", stops.NONE)
   fixed = dict(
     model=model, prefix=(), start=(), live=(), answer=(), samples=samples,
     reply=reply, turns=tuple(turns), first_turn=1, eos=eos,
@@ -98,42 +112,45 @@ def make(
   def begin(keys, state, problems):
     keys = row_keys(keys, samples)
     length = row_length(problems.prompt.shape[1], turns, reply.columns)
-    return _begin(rollout(state, keys, length), problems)
+    return _begin(rollout(state, keys, length), problems, ends)
 
   def go_on(state, playing, reply, ended):
     length = playing.rows.tokens.shape[1]
-    return _go_on(rollout(state, playing.keys, length), playing, reply, ended)
+    now = rollout(state, playing.keys, length)
+    return _go_on(now, playing, reply, ended, ends)
 
-  return Turns(begin, go_on, reply, len(turns))
+  return Turns(begin, go_on, reply, reply.answer, len(turns))
 
 
 def playing(
-  turns: Turns, keys: Key[Array, " P"], state: Any, problems: Problems
+  turns: Turns, keys: Key[Array, " P"], state: Any, problems: Problems, *,
+  hosts: Hosts = ONE,
 ) -> Iterator[None]:
   """Plays to the end; pauses before it waits for the device.
 
   The generator returns the rows of `play.play`. Where several are driven in
   turn (`play_all`), one is decoded while the host answers for another.
 
-  `turns.reply.answer(answer, rows, turn, alive, seed) -> Reply` gets NumPy
-  arrays, and answers the rows that are `alive` after `turn`. Where it is
-  `done`, its tokens are no reply but the error that ended the row: they stand
-  behind its last turn, where nothing else is ever given.
+  `turns.answer(answer, rows, turn, alive, seed) -> Reply` gets NumPy arrays,
+  and answers the rows that are `alive` after `turn`. Where it is `done`, its
+  tokens are no reply but the error that ended the row: they stand behind its
+  last turn, where nothing else is ever given. `hosts` says which rows a process
+  of several has.
   """
   now = turns.begin(keys, state, problems)
   answers = jax.device_get(problems.answer)
   for ended in range(1, turns.count):
     yield
-    rows, alive, seed = jax.device_get((now.rows, now.alive, now.seed))
-    if not alive.any():
+    rows, alive, seed = hosts.read((now.rows, now.alive, now.seed))
+    if hosts.may_end(not alive.any()):
       break
-    reply = turns.reply.answer(answers[rows.problem], rows, ended, alive, seed)
+    reply = turns.answer(answers[rows.problem], rows, ended, alive, seed)
     reply = Reply(
       np.where(alive[:, None], reply.tokens, PAD), reply.done | ~alive
     )
-    if reply.done.all() and (reply.tokens == PAD).all():
+    if hosts.may_end(reply.done.all() and (reply.tokens == PAD).all()):
       break
-    now = turns.go_on(state, now, reply, np.int32(ended))
+    now = turns.go_on(state, now, hosts.write(reply), np.int32(ended))
   return now.rows
 
 
@@ -151,7 +168,9 @@ def play_all(started: Sequence[Iterator[None]]) -> list[Episodes]:
   return [found[i] for i in range(len(started))]
 
 
-def _begin(rollout: Rollout, problems: Problems) -> Playing:
+def _begin(
+  rollout: Rollout, problems: Problems, ends: stops.Stops
+) -> Playing:
   """Reads the prompts and decodes the first turn of every row."""
   prefix = contexts.align_right(contexts.begin(problems, 1))
   start = jnp.argmax(prefix.turn != PAD, axis=1).astype(jnp.int32)
@@ -178,18 +197,19 @@ def _begin(rollout: Rollout, problems: Problems) -> Playing:
     cache=rollout.model.make_cache(count, columns),
     prefix_cache=prefix_cache,
   )
-  return _decode(rollout, now, jnp.zeros((), jnp.int32))
+  return _decode(rollout, now, jnp.zeros((), jnp.int32), ends)
 
 
 def _go_on(
-  rollout: Rollout, now: Playing, reply: Reply, ended: Int[Array, ""]
+  rollout: Rollout, now: Playing, reply: Reply, ended: Int[Array, ""],
+  ends: stops.Stops,
 ) -> Playing:
   """Reads the replies to turn `ended`, and decodes the next turn."""
   tokens = reply.tokens.astype(jnp.int32)
   rows = _append(now.rows, tokens, 0, jnp.zeros(tokens.shape))
   alive = now.alive & ~reply.done
   now = _read(rollout, now._replace(rows=rows, alive=alive), tokens)
-  return _decode(rollout, now, ended)
+  return _decode(rollout, now, ended, ends)
 
 
 def _append(rows, tokens, turn, logprob) -> Episodes:
@@ -277,10 +297,11 @@ class _Step(NamedTuple):
   now: Playing
   drawn: Int[Array, "B M"]
   logprob: Any
+  state: Int[Array, "B N"]  # of the strings that end turns
 
 
 def _decode(
-  rollout: Rollout, now: Playing, ended: Int[Array, ""]
+  rollout: Rollout, now: Playing, ended: Int[Array, ""], ends: stops.Stops
 ) -> Playing:
   """Decodes the turn after `ended` ones, until no row writes."""
   most, count = max(rollout.turns), rollout.keys.shape[0]
@@ -306,6 +327,8 @@ def _decode(
     )
     over = jnp.isin(drawn, jnp.asarray(rollout.eos, jnp.int32))
     over |= one.number + 1 >= limit
+    state, stopped = stops.follow(ends, one.state, drawn)
+    over |= stopped
     return _Step(
       one.number + 1,
       one.writing & ~over,
@@ -315,11 +338,13 @@ def _decode(
       ),
       put(one.drawn, jnp.where(one.writing, drawn, PAD), one.number),
       put(one.logprob, jnp.where(one.writing, logprob, 0.0), one.number),
+      state,
     )
 
   begun = _Step(
     jnp.zeros((), jnp.int32), now.alive, now,
     jnp.full((count, most), PAD, jnp.int32), jnp.zeros((count, most)),
+    stops.begin(ends, count),
   )
   last = jax.lax.while_loop(lambda one: jnp.any(one.writing), step, begun)
   rows = _append(now.rows, last.drawn, ended + 1, last.logprob)

@@ -110,7 +110,8 @@ ALARMS = (
   Alarm(
     "verifier_fails", _least("judge/unknown_", 0.5),
     "the verifier failed on at least half of the attempts, which are left out",
-    "raise config.task.seconds or config.task.memory, or mend the verifier",
+    "raise config.task.seconds or config.task.memory, or mend the verifier or"
+    " the reward",
   ),
   Alarm(
     "entropy_gone", entropy_gone,

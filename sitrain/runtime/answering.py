@@ -31,6 +31,7 @@ class Options(NamedTuple):
   reply_seconds: float = 10.0  # that one reply may take
   reply_workers: int = 16  # replies at a time
   reply_errors: str = "tell"  # the policy; "end" the row, or "stop" the run
+  stop: str = ""  # strings that end a turn, with commas between them
 
 
 class Environment(NamedTuple):
@@ -89,8 +90,10 @@ def _ask(host, function, dialogues, answers) -> list[Outcome]:
       workers=options.reply_workers, hung=host.hung,
     )
   except RuntimeError as error:
+    said, i = error.args
     raise ValueError(
-      f"{host.environment.name}: {error}, each for more than "
+      f"{_place(host, answers[i], i)}: {host.environment.name}: {said}, each "
+      "for more than "
       f"config.task.reply_seconds={options.reply_seconds:g}: end them in reply "
       "itself, or raise config.task.reply_seconds"
     ) from None

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sitrain.rollout import stops
 from sitrain.runtime import answering
 from sitrain.runtime.answering import Environment, Host, Options
 from sitrain.runtime.host import is_traced
@@ -27,6 +27,7 @@ from sitrain.runtime.options import (
   from_file,
   naming,
 )
+from sitrain.runtime.own_rows import together
 from sitrain.tasks.dialogue import form_of_chat, form_of_tokens
 from sitrain.tasks.environments import calculator, interpreter
 from sitrain.types import PAD, Chat, Episodes, Reply, Task
@@ -134,22 +135,26 @@ def _asks(function: Any) -> bool:
     return False
 
 
+def _stops(given: str, task: Task, field: str) -> stops.Stops:
+  """The automata of the strings that end a turn, over the task's tokens."""
+  decode, size = task.tokenizer.decode, task.tokenizer.size
+  strings = [part.strip() for part in given.split(",")]
+  with naming(field):
+    return stops.make(strings, [decode([token]) for token in range(size)])
+
+
 def attach(
   task: Task, options: Options, field: str, chat: Chat | None
 ) -> Task:
   """The task, answered by the environment between turns and judged with it.
 
   `reply` may be traced for shapes only; its attribute `answer` is called by
-  rollout/by_turn.py. Rewards are those of the task's verifier, plus those of
-  the environment, each logged by name. A turn after which the environment
-  failed is not known. Raises ConfigError for an environment that cannot be
-  made, and for replies without room for a text.
+  rollout/by_turn.py, or `together` where every process has all rows. Rewards
+  are those of the task's verifier, plus those of the environment, each logged
+  by name. A turn after which the environment failed is not known. Raises
+  ConfigError for an environment that cannot be made, and for replies without
+  room for a text.
   """
-  if jax.process_count() > 1:
-    raise ConfigError(
-      f"config.{field}.environment answers in one process, and this run has "
-      f"{jax.process_count()}: leave it out, or run it on one host"
-    )
   environment = environment_of(options, field)
   form = form_of_chat(chat) if chat else form_of_tokens(task)
   overhead = len(form.write("", False))
@@ -170,7 +175,10 @@ def attach(
     return Reply(none, jnp.zeros(rows, bool))
 
   reply.columns = options.reply_tokens
+  if options.stop:
+    reply.stops = _stops(options.stop, task, f"{field}.stop")
   reply.answer = partial(answering.answer, host)
+  reply.together = together(reply.answer)
   reply.counted = partial(answering.counted, host)
   rewards = task.rewards
   if environment.reward:

@@ -161,8 +161,10 @@ def _named(function: Callable, options: dict, error: Exception) -> str:
   name, equals, _ = text.partition("=")
   if equals and name in accepted(function):
     return f".{text}"
-  texts = {n: x for n, x in options.items() if isinstance(x, str)}
-  found = [n for n, x in texts.items() if len(x) > 3 and x in text]
+  texts = {n: x for n, x in options.items() if isinstance(x, str) and x}
+  # A word such as "drop" may stand in any message: it has to be in quotes.
+  said = lambda x: x in text if {*x} & {*"./"} else repr(x) in text
+  found = [n for n, x in texts.items() if said(x)]
   return f".{found[0]}: {text}" if len(found) == 1 else f": {text}"
 
 

@@ -1,4 +1,4 @@
-"""Each process judges its own rows, on the host."""
+"""Each process answers and judges its own rows, on the host."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +8,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
+from sitrain.rollout import by_turn
 from sitrain.runtime.sharding import ROWS, groups, shard_rows
-from sitrain.types import Metrics
+from sitrain.types import PAD, Metrics, Reply
 
 
 def of_own_rows(judge: Callable, mesh: Mesh) -> tuple[Callable, Callable]:
@@ -38,6 +39,43 @@ def of_own_rows(judge: Callable, mesh: Mesh) -> tuple[Callable, Callable]:
   to_local = lambda tree: _local_rows(tree, mesh)
   to_global = lambda tree: _global_rows(tree, mesh)
   return _judge_with(judge_alone, to_local, to_global), _total
+
+
+def hosts_of(mesh: Mesh) -> by_turn.Hosts:
+  """Which rows this process answers between turns: those of its devices.
+
+  Of several processes none stops early, so that they need not wait for each
+  other to agree: a turn that no row writes takes no steps. Raises ValueError as
+  `of_own_rows` does.
+  """
+  if jax.process_count() == 1:
+    return by_turn.ONE
+  _check_rows(mesh)
+  return by_turn.Hosts(
+    read=lambda tree: _local_rows(tree, mesh),
+    write=lambda reply: _global_rows(reply, mesh),
+    may_end=lambda ends: False,
+  )
+
+
+def together(answer: Callable[..., Reply]) -> Callable[..., Reply]:
+  """The answers to rows that every process has, each of a share of them.
+
+  `answer` is that of `by_turn.playing`. All processes return the same.
+  """
+  count, number = jax.process_count(), jax.process_index()
+  if count == 1:
+    return answer
+
+  def answer_share(given, rows, turn, alive, seed):
+    own = np.arange(len(alive)) % count == number
+    reply = answer(given, rows, turn, alive & own, seed)
+    tokens = np.where(own[:, None], reply.tokens, PAD)
+    gather = multihost_utils.process_allgather
+    tokens, done = gather((tokens, reply.done | ~own))
+    return Reply(np.max(tokens, axis=0), np.all(done, axis=0))
+
+  return answer_share
 
 
 def _judge_with(judge, to_local, to_global) -> Callable:

@@ -25,8 +25,8 @@ def call_all(
 
   At most `workers` calls run at a time, each for at most `seconds`. Python
   cannot end a thread: one that is late goes on in `hung`, which the caller
-  keeps, and another takes its place. Raises RuntimeError where more than
-  `workers` of them are still running.
+  keeps, and another takes its place. Raises RuntimeError(message, one of the
+  late items) where more than `workers` of them are still running.
   """
   found: list[Outcome | None] = [None] * len(items)
   todo, began = deque(range(len(items))), {}
@@ -64,7 +64,8 @@ def call_all(
         start()
       hung[:] = [thread for thread in hung if thread.is_alive()]
       if len(hung) > workers:
-        raise RuntimeError(f"{len(hung)} calls hang")
+        late = (i for i, one in enumerate(found) if one and one.error is LATE)
+        raise RuntimeError(f"{len(hung)} calls hang", next(late, 0))
       due = [at + seconds for at, _ in began.values()]
       if any(one is None for one in found):
         changed.wait(max(min(due) - now, 0.001) if due else 0.1)

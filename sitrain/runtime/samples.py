@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from sitrain.evaluate.dialogues import dialogue
-from sitrain.judge.verifier import truncated, written
+from sitrain.judge.verifier import cut_turns, written
 from sitrain.runtime.metrics import Record, finite
 from sitrain.types import (
   PAD,
@@ -145,7 +145,7 @@ def _texts(task: Any, kind: str, shown: Shown) -> list[Record]:
   rows, verdict = shown.rows, shown.verdict
   turns = verdict.reward.shape[1]
   begun = written(rows, turns)
-  cut = truncated(rows, turns, task.eos)
+  cut = cut_turns(task, rows, turns)
   found = []
   for b in range(len(rows.problem)):
     texts = dialogue(task, rows.tokens[b], rows.turn[b])

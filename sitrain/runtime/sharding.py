@@ -352,4 +352,13 @@ def by_group_for_all(
   if mesh.size == 1:
     return generate
   play, whole = by_group(generate, mesh, prepare=prepare), replicated(mesh)
-  return lambda *given: jax.lax.with_sharding_constraint(play(*given), whole)
+  for_all = lambda play: lambda *given: jax.lax.with_sharding_constraint(
+    play(*given), whole
+  )
+  found = for_all(play)
+  if hasattr(generate, "by_turn"):  # On all devices together.
+    turns = generate.by_turn
+    found.by_turn = turns._replace(
+      begin=for_all(turns.begin), go_on=for_all(turns.go_on)
+    )
+  return found

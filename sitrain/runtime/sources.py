@@ -5,9 +5,11 @@ WORKDIR/sources.json has a fingerprint of each source. A run whose sources have
 changed is not resumed.
 """
 
+import glob
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -172,11 +174,17 @@ def rows_of(task: Task, source: str) -> dict[str, Any]:
 
 
 def _files(source: str) -> list[epath.Path]:
-  """The files of a disk among the sources of a mixture, or the one source."""
+  """The files of a disk that a source, or each of a mixture, is read from."""
   names = (source, *(_WEIGHT.sub("", part) for part in source.split(",")))
-  paths = [epath.Path(name).expanduser() for name in names if name]
-  found = [path for path in paths if not is_remote(path) and path.is_file()]
-  return list(dict.fromkeys(found))
+  found: list[str] = []
+  for name in filter(None, names):
+    place = os.path.expanduser(name)
+    if os.path.isdir(place):
+      inside = sorted(glob.glob(f"{glob.escape(place)}/**", recursive=True))
+      found += [one for one in inside if one.endswith((*FILES, ".arrow"))]
+    elif not is_remote(place):
+      found += [place] if os.path.isfile(place) else sorted(glob.glob(place))
+  return [epath.Path(x) for x in dict.fromkeys(found) if os.path.isfile(x)]
 
 
 def _revision_of_rows(source: str) -> str:

@@ -29,6 +29,7 @@ from sitrain.runtime import (
 from sitrain.runtime.compile import ahead, profile_steps
 from sitrain.runtime.distributed import meet, stop_agreed
 from sitrain.runtime.errors import begun
+from sitrain.runtime.host import shapes_only
 from sitrain.runtime.options import ConfigError
 from sitrain.runtime.recording import ranked_now, record
 from sitrain.runtime.snapshot import check_finite
@@ -114,7 +115,8 @@ def shown(run: Run, stage: Stage, abstract: Any) -> Method:
     keys = jax.random.split(key, problems.prompt.shape[0])
     return method.generate(keys, state, problems)
 
-  rows = jax.eval_shape(rows_of, key, abstract)
+  with shapes_only():  # The host may answer between turns.
+    rows = jax.eval_shape(rows_of, key, abstract)
   return samples.showing(method, run.watch.samples, samples.columns_of(rows))
 
 

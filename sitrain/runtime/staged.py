@@ -21,7 +21,7 @@ from jaxtyping import Array
 from sitrain.rollout import by_turn
 from sitrain.runtime import activity
 from sitrain.runtime.host import shapes_only
-from sitrain.runtime.own_rows import of_own_rows
+from sitrain.runtime.own_rows import hosts_of, of_own_rows
 from sitrain.runtime.sharding import replicated, shard_rows
 from sitrain.train import (
   at_round,
@@ -152,6 +152,7 @@ def make_sampler(stage: Stage, programs: dict, mesh: Mesh) -> Sampler:
   turns = getattr(stage.method.generate, "by_turn", None)
   if turns is not None:
     turns = turns._replace(begin=programs["begin"], go_on=programs["go_on"])
+    hosts = hosts_of(mesh)
 
   def begin(state, root_key, ahead, number):
     posed = programs["pose"](
@@ -162,7 +163,8 @@ def make_sampler(stage: Stage, programs: dict, mesh: Mesh) -> Sampler:
     if turns is not None:
       with activity.during("sampling, and waiting for replies", seldom=True):
         played = by_turn.play_all([
-          by_turn.playing(turns, k, then, wave) for k, wave in waves
+          by_turn.playing(turns, k, then, wave, hosts=hosts)
+          for k, wave in waves
         ])
       return posed, played
     for i, (k, wave) in enumerate(waves, start=1):

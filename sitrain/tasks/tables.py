@@ -4,6 +4,7 @@ import csv
 import difflib
 import io
 import json
+import os
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -28,9 +29,9 @@ def read(
   Args:
     source: a file whose name ends as in FILES, on a disk or at an address that
       fsspec knows, such as gs://; a pattern with `*` for several of one kind,
-      read in the order of their names; a folder of such files; or a data set
-      of the hub as "owner/name" or "owner/name:config", which may end in
-      "@revision".
+      read in the order of their names; a folder of such files, or one that
+      `save_to_disk` of `datasets` wrote; or a data set of the hub as
+      "owner/name" or "owner/name:config", which may end in "@revision".
     split: a split of a folder or of the hub; "" where there is only one. A file
       has none.
     fields: name of each field in the result -> its name in the data set.
@@ -170,7 +171,13 @@ def _json(file: Any, name: str) -> Iterator[dict[str, Any]]:
     for number, row in enumerate(_loaded(content, name, 0), 1):
       yield _object(row, f"element {number} of {name}")
     return
-  for number, line in enumerate(content.split(b"\n"), 1):
+  lines = content.split(b"\n")
+  if lines[0].strip() == b"{":
+    raise ValueError(
+      f"{name} is one object over several lines: write a list of objects, or "
+      "each object in a line of its own"
+    )
+  for number, line in enumerate(lines, 1):
     if line.strip():
       yield _object(_loaded(line, name, number), f"line {number} of {name}")
 
@@ -253,13 +260,21 @@ def _from_hub(
   """Rows of a data set that the library `datasets` loads."""
   import datasets
 
-  if "://" in source or source.startswith(("/", ".", "~")):
+  local = os.path.exists(source)  # Its name might be that of one of the hub.
+  if local or "://" in source or source.startswith(("/", ".", "~")):
     name, config, revision = _folder(source), "", ""
+    saved = _is_saved(name)
+    if "://" in name and not saved:  # `datasets` would look on the disk.
+      raise ValueError(
+        f"{source} is a folder that save_to_disk did not write: name its files "
+        f"by a pattern, as {name.rstrip('/')}/*.parquet"
+      )
   else:
     where, _, revision = source.partition("@")
     name, _, config = where.partition(":")
+    saved = False
   try:
-    found = datasets.load_dataset(
+    found = _saved(name) if saved else datasets.load_dataset(
       name, config or None, revision=revision or None
     )
   except Exception as error:  # of many kinds, and some of many lines
@@ -281,6 +296,28 @@ def _from_hub(
   for theirs in fields.values():
     _check_field(theirs, rows.column_names, f"{source} ({split})")
   yield from rows.select_columns(list(fields.values()) or rows.column_names)
+
+
+def _is_saved(folder: str) -> bool:
+  """Whether `save_to_disk` of `datasets` wrote a folder.
+
+  As a folder of files like any other it would lose the names of its splits.
+  """
+  import fsspec
+
+  system, path = fsspec.core.url_to_fs(folder)
+  marks = ("dataset_dict.json", "state.json")
+  return any(system.isfile(f"{path}/{mark}") for mark in marks)
+
+
+def _saved(folder: str) -> Mapping[str, Any]:
+  """The splits of a folder that `save_to_disk` wrote, by name."""
+  import datasets
+
+  found = datasets.load_from_disk(folder)
+  if isinstance(found, datasets.DatasetDict):
+    return found
+  return {str(found.split or "train"): found}
 
 
 def _folder(source: str) -> str:
