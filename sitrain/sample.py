@@ -58,7 +58,8 @@ flags.adopt_module_key_flags(requested_policy)
 flags.DEFINE_string("output", "", "The file .jsonl to write, also on gs://.")
 flags.DEFINE_list(
   "verifiers", [], "The first gives the rewards of the rows, all are in the"
-  " summary; default: the config's, then the other of strict and lenient.",
+  " summary; default: the config's, then the other of strict and lenient; of"
+  " the task chat they are rewards, such as exact,squad_f1.",
 )
 flags.DEFINE_integer("samples", 1, "Samples of each problem.", lower_bound=1)
 flags.DEFINE_integer(

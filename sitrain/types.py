@@ -133,7 +133,8 @@ class Mean(NamedTuple):
   """A mean kept as sum and count, so that parts add up exactly."""
 
   total: Float[Array, "..."]
-  count: Float[Array, "..."]
+  # Nobody counts the items of a pair, as tuple.count does.
+  count: Float[Array, "..."]  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 Metrics = dict[str, Mean]

@@ -20,6 +20,7 @@ SUBJECTS = {
   ),
   "test_configs.py": ("configs", "sitrain/curate", "sitrain/methods"),
   "test_documents.py": ("colab", "docs", "mkdocs.yml", "tests/notebooks.py"),
+  "test_overlap.py": ("sitrain/tasks/matching.py", "sitrain/tasks/overlap.py"),
   "test_package.py": (
     "setup.cfg", "pyproject.toml", "sitrain/cli.py",
     "sitrain/runtime/config_files.py", "sitrain/runtime/extras.py",
@@ -36,6 +37,7 @@ SUBJECTS = {
     "benchmarks/score_table", "sitrain/methods", "configs/common.py",
     "configs/countdown.py",
   ),
+  "test_sentencepiece.py": ("sitrain/models/huggingface",),
   "test_structures.py": (
     "sitrain/curate", "sitrain/methods", "sitrain/runtime/stage.py",
     "sitrain/runtime/staged.py", "sitrain/train.py",

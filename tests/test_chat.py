@@ -561,6 +561,21 @@ def test_of_another_source_nothing_is_held_out():
   assert other == {"name": "chat", "source": "b"}
 
 
+def test_a_test_set_is_judged_by_several_rewards(chat, folder, write):
+  config = {
+    "task": {"name": "chat", "source": write(LEGS)}, "evaluate": {"task": {}},
+    "model": {}, "tokenizer": {"path": str(folder)},
+  }
+  tasks = testset.tasks_of(config, "", verifiers=("exact", "number"))
+  paid = {
+    name: float(judged(task, dialogue(chat, task, "So: 8"), 1).reward[0, 0])
+    for name, task in tasks.items()
+  }
+  assert paid == {"exact": 0, "number": 1}
+  with pytest.raises(ValueError, match="squad_exact, squad_f1, rouge_l"):
+    testset.tasks_of(config, "", verifiers=("exact", "f1"))
+
+
 def test_the_main_shows_rows_of_any_task_and_loads_no_model(ask, write):
   words = [
     "--config=configs/chat.py:quick", f"--config.task.source={write(LEGS)}",

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import compilations
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -242,6 +243,23 @@ def test_what_a_user_tells_xla_stays(monkeypatch):
   assert "XLA_FLAGS" not in os.environ
 
 
+def test_a_flag_that_there_was_once_is_none(monkeypatch, tmp_path):
+  # As in the library of jaxlib 0.12, which aborts at the second.
+  (tmp_path / "libjax_common.so").write_bytes(
+    b"c.\0xla_cpu_new\0I(\x12\x0bxla_cpu_old\x18\x02R\x0bxla_cpu_gone"
+    b"R\x0bxla_cpu_more"
+  )
+  monkeypatch.setattr(
+    cores.importlib.util, "find_spec",
+    lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")),
+  )
+  cores.xla_has_flag.cache_clear()
+  names = ("xla_cpu_new", "xla_cpu_old", "xla_cpu_gone", "xla_cpu_none")
+  found = [cores.xla_has_flag(name) for name in names]
+  cores.xla_has_flag.cache_clear()
+  assert found == [True, False, False, False]
+
+
 def test_a_tpu_is_looked_for_where_something_speaks_of_one(monkeypatch):
   for name in ("JAX_FORCE_TPU_INIT", "TPU_WORKER_HOSTNAMES", "COLAB_TPU_ADDR"):
     monkeypatch.delenv(name, raising=False)
@@ -351,7 +369,7 @@ def test_misspelt_names_get_the_closest():
 
 
 def test_compilations_are_counted():
-  counter = compile.count_compilations()
+  counter = compilations.counter()
   f = jax.jit(lambda x: x * 3.25 + 1.5)
   a, b = np.ones(3, np.float32), np.ones(4, np.float32)
   start = counter.count()
@@ -413,9 +431,11 @@ CACHED = """
 import jax
 from sitrain.runtime import compile
 compile.use_cache()
-hits = compile.count_cache_hits()
+hits = []
+hit = lambda event, **_: event.endswith("/cache_hits") and hits.append(event)
+jax.monitoring.register_event_listener(hit)
 jax.jit(lambda x: x * 2.5 + 1.0)(1.0).block_until_ready()
-print(hits.count())
+print(len(hits))
 """
 
 

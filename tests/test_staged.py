@@ -3,6 +3,7 @@
 import functools
 import threading
 
+import compilations
 import fakes
 import jax
 import jax.numpy as jnp
@@ -210,7 +211,7 @@ def test_only_a_fresh_sampler_can_disagree():
 def test_the_second_call_compiles_nothing():
   loop = loop_of(3, 1)
   state, _ = loop(begin(), ROOT)
-  counter = compile.count_compilations()
+  counter = compilations.counter()
   loop(state, ROOT)
   assert counter.count() == 0
   counter.close()

@@ -156,11 +156,13 @@ CACHED = """
 import jax
 from sitrain.runtime import compile
 compile.use_cache()
-hits = compile.count_cache_hits()
+hits = []
+hit = lambda event, **_: event.endswith("/cache_hits") and hits.append(event)
+jax.monitoring.register_event_listener(hit)
 for _ in range(2):
   jax.clear_caches()
   jax.jit(lambda x: x * 2.5 + 1.0)(1.0).block_until_ready()
-print(hits.count())
+print(len(hits))
 """
 
 

@@ -7,6 +7,7 @@ test_contracts.py, and eight devices in test_devices.py.
 
 import functools
 
+import compilations
 import jax
 import jax.numpy as jnp
 import loops
@@ -31,7 +32,7 @@ from sitrain.methods import verbs
 from sitrain.models.roles import params_of
 from sitrain.rollout import contexts
 from sitrain.rollout.play import play, row_keys
-from sitrain.runtime import checkpoint, compile
+from sitrain.runtime import checkpoint
 from sitrain.runtime.cores import xla_has_flag
 from sitrain.runtime.stage import compile_loop
 from sitrain.runtime.start import layout, start_state
@@ -194,7 +195,7 @@ def test_a_donated_state_of_the_main_is_trained(name):
   fused, half, metrics = two_steps(name)
   after, _ = fused(state, ROOT)
   assert avals(after) == avals(half) and int(after.step) == 2
-  counter = compile.count_compilations()
+  counter = compilations.counter()
   fused(after, ROOT)
   assert counter.count() == 0
   counter.close()
@@ -241,7 +242,7 @@ def test_fused_is_staged(name):
   for metric in want:
     for x, y in zip(found[metric], want[metric]):
       np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5, err_msg=metric)
-  counter = compile.count_compilations()
+  counter = compilations.counter()
   staged(got, ROOT)
   assert counter.count() == 0
   counter.close()

@@ -177,7 +177,7 @@ def decoupled(
     for name in sorted(parts)
   ]
   one = jnp.zeros_like(group)
-  return group_normalise_sample(sum(gains), one, known)
+  return group_normalise_sample(sum(gains[1:], gains[0]), one, known)
 
 
 def overlong(

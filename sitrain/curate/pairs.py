@@ -210,10 +210,10 @@ def best_pairs(
   best, worst, found = best_and_worst(
     verdict.reward[:, -1], known, rows.problem, problems
   )
-  both = [take_rows(rows, row) for row in (best, worst)]
   trained = (problems, verdict.known.shape[1])
   batch = pair_batch(
-    *both, jnp.zeros((problems, 2, rows.tokens.shape[1])),
+    take_rows(rows, best), take_rows(rows, worst),
+    jnp.zeros((problems, 2, rows.tokens.shape[1])),
     trained=jnp.broadcast_to(found[:, None], trained),
     label=jnp.ones(problems),
   )

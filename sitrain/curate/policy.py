@@ -65,7 +65,8 @@ def policy_batch(
   if kl == "k1":
     gap = per_turn(rows.logprob - reference_logprob, rows.turn, turns)
     value -= gap * jnp.asarray(kl_weights)
-  value, counted = returns(value, counted, written(rows, turns), discount)
+  there = jnp.asarray(written(rows, turns))
+  value, counted = returns(value, counted, there, discount)
   over_turns = jax.vmap(estimate, in_axes=1, out_axes=1)
   ids = group(rows.problem, verdict.reward)
   advantage = over_turns(value, ids, counted.astype(jnp.float32))
@@ -137,7 +138,8 @@ def token_rewards(
   turns = verdict.reward.shape[1]
   reward = jnp.where(verdict.known > 0, verdict.reward, 0.0)
   counted = own_turns(rows, verdict.known)
-  _, counted = returns(reward, counted, written(rows, turns), 1.0)
+  there = jnp.asarray(written(rows, turns))
+  _, counted = returns(reward, counted, there, 1.0)
   gap = jnp.where(rows.turn > 0, rows.logprob - reference_logprob, 0.0)
   return at_last_token(reward, rows.turn) - kl_weight * gap, counted
 

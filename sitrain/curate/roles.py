@@ -49,7 +49,7 @@ def role_whiten(
   parts = [
     whiten(flat, one, (known * of_role[:, r]).reshape(-1)) for r in range(ROLES)
   ]
-  return sum(parts).reshape(value.shape)
+  return sum(parts[1:], parts[0]).reshape(value.shape)
 
 
 def message_rewards(

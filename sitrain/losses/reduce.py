@@ -7,6 +7,7 @@ never a product.
 import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -104,7 +105,7 @@ def per_attempt(
   Turns without a token under the mask are none.
   """
   each = per_turn("x", x, mask, turn, turns, per_episode_mean).values()
-  return Mean(*map(sum, zip(*each, strict=True)))
+  return jax.tree.map(lambda *parts: sum(parts), *each)
 
 
 def value(x: Mean) -> Float[Array, "..."]:

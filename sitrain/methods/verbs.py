@@ -37,7 +37,7 @@ def forwards(maker: Callable, *, without: tuple[str, ...] = ()) -> Callable:
   """
 
   def declare(function: Callable) -> Callable:
-    function.forwards = maker, without
+    vars(function)["forwards"] = maker, without
     return function
 
   return declare
@@ -105,7 +105,7 @@ def play_with(
         f"slots={slots}: set it to 0, as all rows wait for the environment "
         "together"
       )
-    generate.by_turn = by_turn.make(
+    vars(generate)["by_turn"] = by_turn.make(
       model, lambda state: (params_of(state, role), temperature),
       samples=samples, reply=task.reply, turns=turns, eos=task.eos,
     )

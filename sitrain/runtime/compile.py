@@ -1,4 +1,4 @@
-"""Compilation and profiling: the cache, threads, a counter, a trace window."""
+"""Compilation and profiling: the cache, threads, a trace window."""
 
 import logging
 import os
@@ -16,10 +16,7 @@ from etils import epath
 from sitrain.runtime.storage import is_remote, takes_no_more
 
 _LOG = logging.getLogger("sitrain")
-# One event per program that reaches the backend, cached or not.
-_COMPILED = "/jax/core/compile/backend_compile_duration"
 _AHEAD = "compiles ahead"
-_HIT = "/jax/compilation_cache/cache_hits"
 
 
 def cache_folder() -> epath.Path:
@@ -122,50 +119,6 @@ def compiling_ahead() -> bool:
   Then Python cannot shut down cleanly: interrupting the compiler crashes.
   """
   return any(thread.name == _AHEAD for thread in threading.enumerate())
-
-
-class Counter(NamedTuple):
-  """How often something happened since it was opened."""
-
-  count: Callable[[], int]
-  close: Callable[[], None]
-
-
-def count_compilations() -> Counter:
-  """Counts programs compiled in this process from now on.
-
-  The cache size of a jitted function also grows when only the kind of an
-  argument changes; this counts real compilations. Programs from the cache on
-  disk count too, because they were traced and lowered again.
-  """
-  events = []
-
-  def listen(event: str, duration: float, **_: Any) -> None:
-    if event == _COMPILED:
-      events.append(duration)
-
-  jax.monitoring.register_event_duration_secs_listener(listen)
-
-  def close() -> None:
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-  return Counter(lambda: len(events), close)
-
-
-def count_cache_hits() -> Counter:
-  """Counts programs that came from the cache on disk, from now on."""
-  events = []
-
-  def listen(event: str, **_: Any) -> None:
-    if event == _HIT:
-      events.append(event)
-
-  jax.monitoring.register_event_listener(listen)
-
-  def close() -> None:
-    jax.monitoring.unregister_event_listener(listen)
-
-  return Counter(lambda: len(events), close)
 
 
 class Profiler(NamedTuple):

@@ -59,12 +59,16 @@ def allow_slow_collectives() -> None:
 
 @functools.cache
 def xla_has_flag(name: str) -> bool:
-  """Whether jaxlib contains a flag; XLA aborts at a flag that it lacks."""
+  """Whether jaxlib contains a flag; XLA aborts at a flag that it lacks.
+
+  A flag's name ends with a zero byte there. The names of flags that there were
+  once are kept too, among the reserved names of a protocol buffer, without one.
+  """
   folder = Path(importlib.util.find_spec("jaxlib").origin).parent
   for path in [*folder.glob("libjax*"), *folder.glob("xla_extension*")]:
     with path.open("rb") as file:
       with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content.find(name.encode()) >= 0:
+        if content.find(name.encode() + b"\0") >= 0:
           return True
   return False
 

@@ -16,6 +16,8 @@ from sitrain.runtime import extras
 os.environ.setdefault("EPATH_USE_TF", "0")
 # transformers: no "PyTorch was not found", for only its tokenizers are used.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+# TensorFlow, if a reward or a tokenizer loads it: no lines about the CPU.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}  # as signals.py has them
 

@@ -60,13 +60,19 @@ def tasks_of(
   """verifier -> the test set with that verifier.
 
   `verifiers` default to that of the config and, for strict and lenient, the
-  other one too. A task with only one verifier has the task's name as key.
-  Raises ConfigError for verifiers that the task lacks.
+  other one too. A task with only one verifier has the task's name as key. Of a
+  task whose option is `reward` they are rewards, as in that option. Raises
+  ConfigError for verifiers that the task lacks.
   """
   options = options_of(config, "evaluate")
   maker = find("tasks", options["name"], "task.name")
   known = accepted(maker)
   if "verifier" not in known:
+    if verifiers and "reward" in known:
+      return {
+        name: _judged_by(config, workdir, reward=name, device_reward="")
+        for name in verifiers
+      }
     if verifiers:
       raise ConfigError(
         f"--verifiers: the task {options['name']} has only one: leave it out"
@@ -80,11 +86,11 @@ def tasks_of(
   for name in names:
     if name not in (own, *OTHER):
       raise ConfigError(f"--verifiers={name}: {closest(name, OTHER)}")
-  return {name: _judged_by(config, workdir, name) for name in names}
+  return {name: _judged_by(config, workdir, verifier=name) for name in names}
 
 
-def _judged_by(config, workdir, name) -> Task:
-  options = config["evaluate"].get("task", {}) | {"verifier": name}
+def _judged_by(config: dict, workdir: str, **how: str) -> Task:
+  options = config["evaluate"].get("task", {}) | how
   chosen = config | {"evaluate": config["evaluate"] | {"task": options}}
   task = build.task_from(chosen, workdir, part="evaluate")
   return on_host(task)

@@ -89,13 +89,13 @@ def make(
     shots: a source of solved rows that stand before every question.
     again: the message between two attempts, or several with a line of ---
       between them, after turn 1, 2, and so on; or "file:" and a path.
-    reward: "exact", "number", or file:PATH.py:FUNCTION as in rewards.py; also
-      several, with weights: "exact,file:a.py:polite*0.2". "" is "exact".
+    reward: one of matching.KINDS, or file:PATH.py:FUNCTION as in rewards.py;
+      also several, with weights: "exact,file:a.py:polite*0.2". "" is "exact".
     device_reward: instead, functions of token arrays; see device_rewards.py.
-    extract: a regular expression for "exact", whose last match in a text is its
-      answer; "" takes the whole text.
-    cut: a turn that was cut at its limit is shown to functions ("judge"; exact
-      and number give 0), earns 0 ("zero"), or is not known ("unknown").
+    extract: a regular expression, whose last match in a text is its answer for
+      all of matching.KINDS but "number"; "" takes the whole text.
+    cut: a turn that was cut at its limit is shown to functions ("judge"; those
+      of matching.KINDS give 0), earns 0 ("zero"), or is not known ("unknown").
     seconds: that a call of a reward may take, with all texts of a wave; in a
       pool, that of one text.
     pool: whether functions run in processes, text by text.

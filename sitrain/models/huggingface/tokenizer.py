@@ -16,6 +16,7 @@ from sitrain.models.huggingface import (
   chat,
   download,
   end_tokens,
+  sentencepiece_model,
   spelling,
   tensorfile,
 )
@@ -59,7 +60,7 @@ def load(
   Raises ValueError for a path without tokenizer, without an end-of-sequence
   token, without a chat template, and as `chat.make` and `end_tokens.of` do.
   """
-  source = _read(path)
+  source, texts = _read(path)
   if source.eos_token_id is None:
     raise ValueError(
       f"the tokenizer of {path} has no end-of-sequence token, so that no turn "
@@ -71,7 +72,7 @@ def load(
     form = _template(source, path, template).removeprefix("\ufeff")
     form = chat.with_thinking(source, form, thinking)
     return chat.make(
-      source, _texts(source), form, reasoning=reasoning, ends=tuple(ends)
+      source, texts, form, reasoning=reasoning, ends=tuple(ends)
     )
   except ValueError as error:
     name = "" if str(path) in str(error) else f"{path}: "
@@ -136,11 +137,16 @@ def _texts(source: Any) -> Tokenizer:
   return Tokenizer(encode, decode, max(known) + 1)
 
 
-def _read(path: Any) -> Any:
-  """The tokenizer of transformers at `path`."""
+def _read(path: Any) -> tuple[Any, Tokenizer]:
+  """The tokenizer of transformers at `path`, and its text functions."""
   from transformers import AutoTokenizer
 
   with _local(path) as folder:
+    try:
+      if sentencepiece_model.is_alone(folder):
+        return sentencepiece_model.read(folder)
+    except ValueError as error:
+      raise ValueError(f"{path}: {error}") from error
     try:
       source = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # of many kinds, and some of many lines
@@ -152,7 +158,7 @@ def _read(path: Any) -> Any:
       ) from error
   # Lengths are checked where the turns are known; here it would only warn.
   source.model_max_length = 1 << 62
-  return source
+  return source, _texts(source)
 
 
 def other_token(path: Any, other: Any) -> str:
@@ -160,8 +166,8 @@ def other_token(path: Any, other: Any) -> str:
 
   "" where every token of `path` has the same id there.
   """
-  theirs = _read(other).get_vocab()
-  own = sorted(_read(path).get_vocab().items(), key=lambda each: each[1])
+  theirs = _read(other)[0].get_vocab()
+  own = sorted(_read(path)[0].get_vocab().items(), key=lambda each: each[1])
   return next((token for token, i in own if theirs.get(token) != i), "")
 
 
@@ -264,7 +270,7 @@ def copy(
     and not (changed and file.name.startswith("chat_template"))
   }
   if changed:
-    read = _read(path)
+    read, _ = _read(path)
     text = _template(read, path, template).removeprefix("\ufeff")
     text = chat.with_thinking(read, text, thinking)
     name = "tokenizer_config.json"  # Where versions before 4.43 look for it.
@@ -283,7 +289,7 @@ def vocabulary(path: Any) -> list[bytes]:
   space before the first word, which is then among the bytes too. Raises
   ValueError for other kinds, whose tokens do not tell where spaces are.
   """
-  source = _read(path)
+  source, _ = _read(path)
   try:
     spell = spelling.of(source.backend_tokenizer.to_str())
   except (AttributeError, ValueError) as error:
