@@ -16,7 +16,6 @@ from sitrain.curate.advantage import (
   per_turn,
   progress_bonus,
   returns,
-  role_advantage,
   same_problem,
   to_tokens,
 )
@@ -27,6 +26,7 @@ from sitrain.curate.pairs import (
   take_rows,
 )
 from sitrain.curate.policy import own_turns, policy_batch, token_batch
+from sitrain.curate.roles import role_advantage
 from sitrain.curate.select import (
   at_most,
   imitation_batch,

@@ -120,7 +120,8 @@ def test_tokens_are_whitened_over_the_round():
   found = whiten_tokens(array(np.where(mask, x, np.inf)), array(mask))
   np.testing.assert_allclose(found, want, atol=1e-4)
   # Nothing to whiten, and nothing that differs: 0 and no NaN.
-  for values, inside in ((x, mask * 0), (np.ones((7, 9)), mask)):
+  same = [(np.full((7, 9), value), mask) for value in (1.0, 0.1, 100.3)]
+  for values, inside in ((x, mask * 0), *same):
     found = whiten_tokens(array(values), array(inside))
     np.testing.assert_array_equal(found, 0)
 

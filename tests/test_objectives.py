@@ -13,7 +13,7 @@ import pytest
 
 from sitrain.curate import advantage, select
 from sitrain.losses import policy_gradient as losses
-from sitrain.losses import reduce, regularizers
+from sitrain.losses import preference, reduce, regularizers
 from sitrain.losses.value import value_error
 
 INF = float("inf")
@@ -168,6 +168,62 @@ def test_nothing_outside_of_the_mask_is_felt(name, aggregate, outside):
   # A mask of zeros: no loss and no gradient.
   nothing = slope(*given, jnp.zeros_like(given[0]))
   assert float(nothing[0]) == 0 and not np.any(nothing[1])
+
+
+@pytest.mark.parametrize("name", [*ORACLES, "k1", *regularizers.LOSSES])
+def test_tokens_that_no_policy_can_write_have_no_gradient(name):
+  """Both log-probabilities are -inf there, as those of padding may be."""
+  logprob, old, gain = draw(5)
+  gain[:, 0] = 1.0  # A whole row has an advantage, not its trained tokens alone.
+  hide = lambda x: array(np.where(MASK, x, -INF))
+
+  def loss(x, other):
+    if name in ORACLES:
+      each = ORACLES[name][0](x, other, array(gain), array(UNIT))
+    else:
+      each = (regularizers.LOSSES | {"k1": regularizers.k1})[name](x, other)
+    return reduce.value(reduce.mean(each, array(UNIT)))
+
+  found = jax.value_and_grad(loss)(hide(logprob), hide(old))
+  want = jax.value_and_grad(loss)(array(logprob), array(old))
+  np.testing.assert_allclose(found[0], want[0], rtol=1e-6)
+  np.testing.assert_array_equal(found[1], np.where(MASK, want[1], 0))
+  # Inside of the mask it is no number, so that a run stops.
+  inside = MASK & (np.arange(COLUMNS) == 1)
+  both = [array(np.where(inside, -INF, x)) for x in (logprob, old)]
+  assert not np.isfinite(loss(*both))
+
+
+def test_sums_of_bfloat16_are_those_of_float32():
+  """Of losses, masks and rewards: their own sums have eight bits."""
+  rng = np.random.default_rng(6)
+  x = jnp.asarray(rng.uniform(-3, 0, (2, 600)), jnp.bfloat16)
+  one = jnp.ones(x.shape, jnp.bfloat16)
+  wide = lambda *given: [y.astype(jnp.float32) for y in given]
+  functions = {
+    name: lambda x, m, f=reduce.aggregate_of(name, 7): reduce.value(f(x, m))
+    for name in reduce.AGGREGATES
+  } | {
+    "sum": preference.sequence_sum, "mean": preference.sequence_mean,
+    "gspo": lambda x, m: losses.sequence_ratio(x, x - m * 0.01, m),
+    "ratio": lambda x, m: losses.importance_ratio(x, x * 0.9),
+    "whiten": advantage.whiten_tokens,
+    "turn": lambda x, m: advantage.per_turn(x, m.astype(int), 1),
+  }
+  for name, function in functions.items():
+    found = function(x, one)
+    assert found.dtype == jnp.float32, name
+    if name not in ("gspo", "ratio"):  # There the second input rounds itself.
+      want = function(*wide(x, one))
+      np.testing.assert_allclose(found, want, rtol=1e-6, err_msg=name)
+  # Groups of 512 rows, of which the verdicts may be bfloat16, too.
+  value = jnp.asarray(rng.integers(0, 2, 1024), jnp.bfloat16)
+  group, known = jnp.arange(1024) // 512, jnp.ones(1024, jnp.bfloat16)
+  for name, function in advantage.ESTIMATES.items():
+    found, want = function(value, group, known), function(
+      *wide(value), group, *wide(known)
+    )
+    np.testing.assert_allclose(found, want, rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("name", [*regularizers.LOSSES, "value"])
@@ -379,9 +435,10 @@ def test_groups_of_one_and_of_equal_rewards_have_no_advantage(name):
     return
   if name not in ("whiten", "group_whiten"):
     np.testing.assert_allclose(found[GROUP >= 2], 0, atol=1e-6)
-  for every in (0.0, 1.0):
+  # Sums of the last three round, whatever the size of what is left of them.
+  for every in (0.0, 1.0, 0.1, 100.3, -1000.7):
     same = estimate(name, np.full(len(GROUP), every))
-    np.testing.assert_allclose(same, 0, atol=1e-6)
+    np.testing.assert_array_equal(same, 0, err_msg=every)
   known = np.ones(len(GROUP))
   known[0] = 0
   value = np.where(known, REWARD, np.nan)

@@ -1,8 +1,9 @@
-"""Turns of two roles, attempts and verdicts of the policy on them.
+"""Turns of several roles: attempts and verdicts of the policy, or seats.
 
-Turn 1 is an attempt, turn 2 a verdict on it, turn 3 an attempt, and so on, as
-in tasks with `Task.accepts`. A verdict that accepts an attempt ends its row, so
-rows are ragged: what was not written does not count.
+Where the policy judges itself turn 1 is an attempt, turn 2 a verdict on it,
+turn 3 an attempt, and so on, as in tasks with `Task.accepts`. A verdict that
+accepts an attempt ends its row, so rows are ragged: what was not written does
+not count.
 """
 
 import jax
@@ -102,3 +103,30 @@ def message_normalise(
   groups = jnp.broadcast_to(group[:, None], value.shape).reshape(-1)
   gain = group_normalise(value.reshape(-1), groups, mask.reshape(-1))
   return gain.reshape(value.shape)
+
+
+def role_advantage(
+  reward: Float[Array, "B K"],
+  known: Float[Array, "B K"],
+  baseline: Float[Array, " R"],
+  *,
+  rate: float,
+) -> tuple[Float[Array, "B K"], Float[Array, " R"]]:
+  """Each turn's reward less the baseline of its role, and the next baselines.
+
+  Turns alternate between R roles: turn k is of role (k - 1) % R. A baseline
+  moves by `rate` towards the mean reward of its role over the rows in which it
+  has a known turn, b <- (1 - rate) b + rate * mean (Liu et al. 2025, SPIRAL,
+  there after every game); a row gives the mean of its turns. Unknown turns get
+  0.
+  """
+  role = jnp.arange(reward.shape[1]) % baseline.shape[0]
+  reward = jnp.where(known > 0, reward, 0.0)
+  gain = jnp.where(known > 0, reward - baseline[role], 0.0)
+  of_role = jax.nn.one_hot(role, baseline.shape[0])  # [K R]
+  count = (known > 0).astype(jnp.float32) @ of_role  # [B R]
+  row = (reward @ of_role) / jnp.maximum(count, 1.0)
+  rows = jnp.sum(count > 0, axis=0)
+  mean = jnp.sum(row, axis=0) / jnp.maximum(rows, 1)
+  moved = (1 - rate) * baseline + rate * mean
+  return gain, jnp.where(rows > 0, moved, baseline)

@@ -13,7 +13,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sitrain.losses.reduce import at_least_float32
+
 LARGEST_GAP = 30.0  # nat; exp of it and its gradient are finite in float32
+
+
+def log_ratio(
+  logprob: Float[Array, "*B T"], other: Float[Array, "*B T"]
+) -> Float[Array, "*B T"]:
+  """log pi - log mu in float32; NaN, without a gradient, where both are -inf.
+
+  Tokens that neither can write, such as padding, are so, and what is computed
+  from NaN has a gradient that is NaN even outside of a mask.
+  """
+  gap = at_least_float32(logprob) - at_least_float32(other)
+  return jnp.where(jnp.isnan(gap), jnp.nan, gap)
 
 
 def importance_ratio(
@@ -24,7 +38,7 @@ def importance_ratio(
   Beyond it the ratio overflows, and one such token, masked or not, would make
   every gradient NaN. No gradient reaches `old_logprob`.
   """
-  gap = logprob - jax.lax.stop_gradient(old_logprob)
+  gap = log_ratio(logprob, jax.lax.stop_gradient(old_logprob))
   return jnp.exp(jnp.clip(gap, -LARGEST_GAP, LARGEST_GAP))
 
 
@@ -52,8 +66,8 @@ def sequence_ratio(
   sg(pi(y_t)): the mean of the tokens' gradients is that of s. The gap is
   limited as in `importance_ratio`.
   """
-  own = jnp.where(mask > 0, logprob, 0.0)
-  gap = jnp.where(mask > 0, own - old_logprob, 0.0)
+  own = jnp.where(mask > 0, at_least_float32(logprob), 0.0)
+  gap = jnp.where(mask > 0, log_ratio(own, old_logprob), 0.0)
   length = jnp.sum(mask > 0, axis=-1, keepdims=True)
   gap = jnp.sum(gap, axis=-1, keepdims=True) / jnp.maximum(length, 1)
   ratio = jnp.exp(jnp.clip(gap, -LARGEST_GAP, LARGEST_GAP))
@@ -107,7 +121,9 @@ def cispo(
   """
   ratio = importance_ratio(logprob, old_logprob)
   weight = jnp.clip(ratio, 1.0 - clip, 1.0 + clip_high) * advantage
-  return -jax.lax.stop_gradient(weight) * logprob
+  # No number times 0 would be none, in the gradient of what a mask hides.
+  own = jnp.where(jnp.isnan(weight), jnp.nan, logprob)
+  return -jax.lax.stop_gradient(weight) * own
 
 
 def soft_gate(

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sitrain.losses.reduce import at_least_float32
+
 NEAREST = 1e-6  # nat below 0; the log odds of a likelier row are those of it
 
 
@@ -114,4 +116,4 @@ def sequence_sum(
   x: Float[Array, "*B T"], mask: Float[Array, "*B T"]
 ) -> Float[Array, "*B"]:
   """Sums over the tokens under the mask."""
-  return jnp.sum(jnp.where(mask > 0, x, 0.0), axis=-1)
+  return jnp.sum(jnp.where(mask > 0, at_least_float32(x), 0.0), axis=-1)

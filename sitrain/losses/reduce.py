@@ -14,16 +14,24 @@ from jaxtyping import Array, Float
 from sitrain.types import Mean
 
 
+def at_least_float32(x: Array) -> Float[Array, "..."]:
+  """x in float32, or as it is where that is wider.
+
+  Sums of bfloat16 have eight bits: 512 tokens and one more are 512.
+  """
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def masked(
   x: Float[Array, "..."], mask: Float[Array, "..."]
 ) -> Float[Array, "..."]:
   """x where the mask is above 0, times the mask; 0 elsewhere."""
-  return jnp.where(mask > 0, x, 0.0) * mask
+  return jnp.where(mask > 0, at_least_float32(x), 0.0) * mask
 
 
 def mean(x: Float[Array, "..."], mask: Float[Array, "..."]) -> Mean:
   """Sum and count of x where mask is 1; shapes are equal."""
-  return Mean(jnp.sum(masked(x, mask)), jnp.sum(mask))
+  return Mean(jnp.sum(masked(x, mask)), jnp.sum(at_least_float32(mask)))
 
 
 def per_episode(x: Float[Array, "*B T"], mask: Float[Array, "*B T"]) -> Mean:
@@ -44,7 +52,7 @@ def per_episode_mean(
   Every row counts alike, so a token of a long one counts less: the original
   GRPO (Shao et al. 2024, Eq. 3).
   """
-  length = jnp.sum(mask, axis=-1, keepdims=True)
+  length = jnp.sum(at_least_float32(mask), axis=-1, keepdims=True)
   return per_episode(x / jnp.where(length > 0, length, 1.0), mask)
 
 

@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sitrain.losses.policy_gradient import LARGEST_GAP
+from sitrain.losses.policy_gradient import LARGEST_GAP, log_ratio
 
 
 def k1(
   logprob: Float[Array, "*B T"], reference: Float[Array, "*B T"]
 ) -> Float[Array, "*B T"]:
   """log pi - log ref: unbiased; for rewards."""
-  return logprob - reference
+  return log_ratio(logprob, reference)
 
 
 def half_square(gap: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -39,7 +39,7 @@ def k2(
   logprob: Float[Array, "*B T"], reference: Float[Array, "*B T"]
 ) -> Float[Array, "*B T"]:
   """(log pi - log ref)^2 / 2: for losses."""
-  return half_square(logprob - reference)
+  return half_square(log_ratio(logprob, reference))
 
 
 def k3(
@@ -50,7 +50,7 @@ def k3(
   The exponent is limited: exp of 89 nat overflows float32, and its gradient
   would be NaN even under a mask.
   """
-  gap = reference - logprob
+  gap = -log_ratio(logprob, reference)
   return jnp.exp(jnp.clip(gap, -LARGEST_GAP, LARGEST_GAP)) - 1.0 - gap
 
 
@@ -74,7 +74,7 @@ def absolute(
 
   Cui et al. 2025 (arXiv:2505.22617), there against the old policy.
   """
-  return jnp.abs(logprob - reference)
+  return jnp.abs(log_ratio(logprob, reference))
 
 
 LOSSES = {"k2": k2, "k3": k3, "k3+": k3_plus, "absolute": absolute}

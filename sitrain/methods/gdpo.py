@@ -14,7 +14,9 @@ from sitrain.methods import reinforce, verbs
 from sitrain.types import Method, Task
 
 
-@verbs.forwards(reinforce.make, without=("shape", "kl_weights", "estimate"))
+@verbs.forwards(reinforce.make, without=(
+  "shape", "kl_weights", "estimate", "baseline"
+))
 def make(
   models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
   weights: dict, beta: float = 0.0, kl: str = "none", clip: float = 0.2,
@@ -22,7 +24,7 @@ def make(
 ) -> Method:
   """`weights` has a number for every reward that the task names.
 
-  Options: see reinforce.make. Raises ValueError for other names.
+  A turn is compared with that turn of all samples of its problem. Options: see reinforce.make. Raises ValueError for other names.
   """
   if set(weights) != set(task.rewards):
     raise ValueError(

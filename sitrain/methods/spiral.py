@@ -10,8 +10,9 @@ import math
 
 import jax.numpy as jnp
 
-from sitrain.curate.advantage import role_advantage, to_tokens
+from sitrain.curate.advantage import to_tokens
 from sitrain.curate.policy import own_turns, token_batch
+from sitrain.curate.roles import role_advantage
 from sitrain.methods import verbs
 from sitrain.types import Method, Task
 
