@@ -174,7 +174,7 @@ def test_nothing_outside_of_the_mask_is_felt(name, aggregate, outside):
 def test_tokens_that_no_policy_can_write_have_no_gradient(name):
   """Both log-probabilities are -inf there, as those of padding may be."""
   logprob, old, gain = draw(5)
-  gain[:, 0] = 1.0  # A whole row has an advantage, not its trained tokens alone.
+  gain[:, 0] = 1.0  # Where one is given to whole rows, also to their prompts.
   hide = lambda x: array(np.where(MASK, x, -INF))
 
   def loss(x, other):
@@ -201,7 +201,9 @@ def test_sums_of_bfloat16_are_those_of_float32():
   one = jnp.ones(x.shape, jnp.bfloat16)
   wide = lambda *given: [y.astype(jnp.float32) for y in given]
   functions = {
-    name: lambda x, m, f=reduce.aggregate_of(name, 7): reduce.value(f(x, m))
+    name: lambda x, m, name=name: reduce.value(
+      reduce.aggregate_of(name, 7)(x, m)
+    )
     for name in reduce.AGGREGATES
   } | {
     "sum": preference.sequence_sum, "mean": preference.sequence_mean,

@@ -23,6 +23,8 @@ def make(
   5 is the largest weight of ScaleRL (arXiv:2510.13786). `beta` weighs a KL
   where `kl` names one. Options: see reinforce.build.
   """
+  verbs.check_clip(clip)
+  verbs.check_above_zero(clip_high=clip_high)
 
   def objective(logprob, old_logprob, advantage, masks):
     return losses.cispo(

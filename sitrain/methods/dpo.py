@@ -20,6 +20,7 @@ def make(
   """`beta` is DPO's; with `smoothing` it is cDPO, and with `per_token` the
   length-normalised one. Options: see preference.build.
   """
+  verbs.check_above_zero(beta=beta)
   return preference.build(
     models, task, optimizer, margin=functools.partial(dpo_margin, beta=beta),
     objective=bradley_terry, **options,

@@ -24,7 +24,9 @@ def make(
 ) -> Method:
   """`weights` has a number for every reward that the task names.
 
-  A turn is compared with that turn of all samples of its problem. Options: see reinforce.make. Raises ValueError for other names.
+  A turn is compared with that turn of all samples of its problem.
+
+  Options: see reinforce.make. Raises ValueError for other names.
   """
   if set(weights) != set(task.rewards):
     raise ValueError(

@@ -21,8 +21,11 @@ def make(
 ) -> Method:
   """The clips are those of the paper: ratios of turns are close to 1.
 
+  Both are above 0: none stands for the other, as -1 does in reinforce.make.
   `beta` weighs a KL where `kl` names one. Options: see reinforce.build.
   """
+  verbs.check_clip(clip)
+  verbs.check_above_zero(clip_high=clip_high)
 
   def objective(logprob, old_logprob, advantage, masks):
     ratio = sum(

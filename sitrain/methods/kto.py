@@ -30,6 +30,7 @@ def make(
   0: all.
   """
   verbs.check_turns(task, turns)
+  verbs.check_above_zero(beta=beta)
   model = models["policy"]
   rows = dict(samples=samples, turns=turns, temperature=temperature)
 

@@ -84,6 +84,8 @@ def build(
   verbs.check_choice("baseline", baseline, BASELINES)
   verbs.check_choice("estimate", estimate, ESTIMATES)
   verbs.check_choice("aggregate", aggregate, AGGREGATES)
+  if sampler_ratio:
+    verbs.check_above_zero(sampler_ratio=sampler_ratio)
   if samples == 1 or samples + offline < 2:
     raise ValueError(f"samples={samples}: a baseline needs at least 2")
   if offline and len(turns) < 2:
@@ -153,6 +155,7 @@ def make(
     **options: of `build`.
   """
   verbs.check_clip(clip, dual)
+  verbs.check_above_zero(max_ratio=max_ratio)
   objective = functools.partial(
     policy_gradient, clip=clip, clip_high=clip if clip_high < 0 else clip_high,
     most=max_ratio, dual=dual,

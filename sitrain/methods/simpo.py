@@ -19,6 +19,7 @@ def make(
 
   Options: see preference.build.
   """
+  verbs.check_above_zero(beta=beta)
 
   def margin(logprob, reference_logprob):
     return simpo_margin(logprob, beta=beta, target=target)

@@ -26,6 +26,7 @@ def make(
   solutions in addition. `slots` rows are decoded at a time; 0: all.
   """
   verbs.check_turns(task, turns)
+  verbs.check_above_zero(beta=beta)
   verbs.check_solutions(task, turns)
   model = models["policy"]
   play = dict(turns=turns, temperature=temperature, slots=slots)

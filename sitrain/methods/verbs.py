@@ -295,6 +295,13 @@ def check_clip(clip: float, dual: float = math.inf) -> None:
     raise ValueError(f"dual={dual}: set it above 1, or inf for none")
 
 
+def check_above_zero(**options: float) -> None:
+  """Raises ValueError naming an option that turns a loss around, or off."""
+  for name, value in options.items():
+    if not value > 0.0:
+      raise ValueError(f"{name}={value}: set it above 0")
+
+
 def check_temperature(temperature: float) -> None:
   """Raises ValueError where samples would have no log-probability to train."""
   if not 0.0 < temperature < float("inf"):
