@@ -273,6 +273,8 @@ def test_a_verdict_of_a_step_opens_the_gate_for_its_sign_alone():
     array(x), jnp.asarray(right), array(known)
   )
   np.testing.assert_array_equal(gate(gain), [[2, 0, 0], [-1, 0, 0]])
+  # A right step of a good row, but nothing is known of the verdict.
+  np.testing.assert_array_equal(gate(abs(gain)), [[2, 2, 0], [0, 0, 0]])
   # Of whole rows: a good one, and a bad one.
   of_rows = gate(np.array([[1.5], [-0.5]]), np.ones((2, 3)))
   np.testing.assert_array_equal(of_rows, [[1.5] * 3, [-0.5, -0.5, 0]])

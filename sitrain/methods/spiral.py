@@ -1,9 +1,8 @@
 """SPIRAL: one policy plays both seats of a zero-sum game against itself.
 
 Liu et al. 2025 (arXiv:2506.24119): every turn gets the final reward of its seat
-less that seat's baseline, a moving average (role-conditioned advantage). Here a
-baseline moves once an iteration, by the mean over its games, not by each game,
-and the gradient is REINFORCE's where the paper has PPO's.
+less that seat's moving average. Here this moves once an iteration, by the mean
+over its games, not by each, and REINFORCE is in the place of PPO.
 """
 
 import math

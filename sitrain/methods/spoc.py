@@ -2,18 +2,12 @@
 
 Zhao et al. 2025 (arXiv:2506.06923), the variant that the paper calls RLOO (Alg.
 4): the reward of message l, less the mean of message l of the problem's
-samples, over their deviation. The policy stops where its verdict is "right".
-The paper gives neither the KL's weights nor its estimator, and its RAFT (Alg.
-3) and PairSFT are not here: the base imitates a corpus with true verdicts.
+samples, over their deviation. The paper gives neither the KL's weights nor its
+estimator; its RAFT (Alg. 3) and PairSFT are not here.
 """
 
+from sitrain.curate import roles
 from sitrain.curate.policy import own_turns
-from sitrain.curate.roles import (
-  NORMALISED,
-  RULES,
-  message_normalise,
-  message_rewards,
-)
 from sitrain.judge.roles import binary
 from sitrain.judge.verifier import written
 from sitrain.methods import reinforce, verbs
@@ -35,8 +29,8 @@ def make(
       curate.roles.message_rewards.
     normalise: "per_index", as the algorithm, or "all", as the text of the
       paper: curate.roles.message_normalise.
-    named: whether a verdict must also name what is wrong to be paid, where the
-      task asks for that; the paper's verdicts are a yes or a no.
+    named: whether a verdict must also name what is wrong to be paid; the
+      paper's are a yes or a no.
     beta: eta of solutions, the weight of their KL.
     beta_verdict: eta of verdicts.
 
@@ -44,8 +38,8 @@ def make(
   """
   verbs.check_verdicts(task, turns)
   task = task if named else binary(task)
-  verbs.check_choice("rewards", rewards, RULES)
-  verbs.check_choice("normalise", normalise, NORMALISED)
+  verbs.check_choice("rewards", rewards, roles.RULES)
+  verbs.check_choice("normalise", normalise, roles.NORMALISED)
   method = reinforce.make(
     models, task, optimizer, turns=turns, shape=lambda reward: reward,
     kl_weights=((beta, beta_verdict) * len(turns))[: len(turns)],
@@ -53,11 +47,13 @@ def make(
   )
 
   def curate(key, state, problems, episodes, verdict):
-    value, paid, trained = message_rewards(
+    value, paid, trained = roles.message_rewards(
       verdict.reward, own_turns(episodes, verdict.known),
       written(episodes, len(turns)), rule=rewards,
     )
-    gain = message_normalise(value, episodes.problem, paid, over=normalise)
+    gain = roles.message_normalise(
+      value, episodes.problem, paid, over=normalise
+    )
     gained = verdict._replace(reward=gain, known=verdict.known * trained)
     return method.curate(key, state, problems, episodes, gained)
 
