@@ -43,7 +43,10 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "objectives"
 
 TURNS = countdown.TURNS[:1]
 BUDGET, GRADIENT_STEPS = 51_200, 400
-RATES = (2e-4, 5e-4, 1e-3)
+RATES = {
+  "policy_gradient": (2e-4, 5e-4, 1e-3),
+  "preference": (5e-5, 1e-4, 2e-4, 5e-4),
+}
 TUNING = (0,)
 SEEDS = (100, 101, 102, 103, 104)
 PARTS = 25  # points of a curve
@@ -198,7 +201,7 @@ def wanted(family: str) -> list[Piece]:
   """The runs to be had: tuning, then the reported ones with the best rates."""
   tuning = [
     Piece(family, arm, rate, seed)
-    for arm in FAMILIES[family] for rate in RATES for seed in TUNING
+    for arm in FAMILIES[family] for rate in RATES[family] for seed in TUNING
   ]
   found = finished(family)
   if not all(piece in found for piece in tuning):
@@ -215,7 +218,7 @@ def rate_of(family: str, arm: str) -> float:
   score = lambda rate: np.mean([
     found[Piece(family, arm, rate, seed)]["accuracy"] for seed in TUNING
   ])
-  return max(RATES, key=score)
+  return max(RATES[family], key=score)
 
 
 def has_base(piece: Piece) -> bool:
