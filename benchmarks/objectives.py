@@ -9,7 +9,7 @@ is the best of RATES on TUNING seeds, and the reported seeds are others, with
 other problems. Each run is held to one core. A finished run is a line of
 benchmarks/results/objectives/FAMILY.jsonl; the same command continues an
 interrupted one. When all have ended, the table and the picture are written
-beside it.
+beside it; README.md there shows both.
 """
 
 import importlib
@@ -299,14 +299,19 @@ def write(family: str) -> None:
     cells = [
       f"`{arm}`", f"{found[arm][0]['rate']:g}", percent(accuracy[arm]),
       "" if arm == compared else percent(list(gaps)),
-      f"{np.mean([at_end(r, 'entropy') for r in found[arm]]):.3f}",
-      f"{100 * np.mean([at_end(r, 'pass') for r in found[arm]]):.1f}",
+      average(found[arm], "entropy", 1, 3), average(found[arm], "pass", 100, 1),
       f"{np.mean([r['seconds_of_core'] for r in found[arm]]):.0f}",
     ]
     lines.append("| " + " | ".join(cells) + " |")
   (RESULTS / f"{family}.md").write_text("\n".join(lines) + "\n")
   picture(found, order).savefig(RESULTS / f"{family}.png", dpi=110)
   print("\n".join(lines))
+
+
+def average(rows: list[dict], name: str, scale: float, digits: int) -> str:
+  """The mean over runs of a metric at their ends; - where there is none."""
+  mean = scale * np.mean([at_end(row, name) for row in rows])
+  return "-" if np.isnan(mean) else f"{mean:.{digits}f}"
 
 
 def percent(values: list[float]) -> str:
