@@ -205,6 +205,22 @@ def test_with_a_discount_an_unknown_turn_changes_no_other_row():
     assert found[:, columns == 2].ravel().tolist() == [0.0, 1.0, -1.0]
 
 
+def test_no_turn_counts_behind_one_that_is_not_known():
+  """Its bonus and its baseline would build on that verdict."""
+  rows = dialogues(turns=3)
+  known = jnp.array([[1.0, 0, 1], [0, 1, 1], [1, 1, 0]])
+  want = [[True, False, False], [False] * 3, [True, True, False]]
+  assert own_turns(rows, known).tolist() == want
+  reward = jnp.where(known > 0, 1.0, jnp.nan)
+  shape = lambda reward: reward + progress_bonus(reward, 2.0)
+  batch = walk(rows, Verdict(reward, known), shape=shape)
+  assert jnp.all(jnp.isfinite(batch.targets.advantage))
+  columns = np.asarray(rows.turn[0])
+  for k in (1, 2, 3):
+    trained = np.asarray(batch.mask)[:, columns == k].ravel()
+    assert trained.tolist() == [row[k - 1] for row in want], k
+
+
 def test_k1_is_part_of_the_discounted_return():
   """r_1 - beta_1 d_1 + discount (r_2 - beta_2 d_2), d = 1 nat a token."""
   rows = dialogues(rows=1)
