@@ -26,7 +26,8 @@ from sitrain.runtime.options import ConfigError
 from sitrain.runtime.plan.programs import names_of
 from sitrain.runtime.replies import LATE, call_all
 from sitrain.runtime.stage import compile_loop
-from sitrain.tasks import characters, products, text
+from sitrain.tasks import characters, products
+from sitrain.tasks import text as texts_of
 from sitrain.tasks.dialogue import Dialogue, dialogue_of, form_of_chat
 from sitrain.tasks.environments import calculator, interpreter
 from sitrain.tasks.text import Grade, Row, Texts
@@ -271,7 +272,7 @@ def test_a_turn_that_a_string_ended_is_judged_as_one_that_ended():
     seen.extend(texts)
     return [Grade(float(text == "42/"), 1.0, "") for text in texts]
 
-  task = text.make(
+  task = texts_of.make(
     CHAT, ROWS, again="again", grade=grade, claim=str, prompt_length=0,
     long_prompts="refuse",
   )

@@ -89,7 +89,7 @@ def _module(file: pathlib.Path) -> ModuleType:
 
 
 def _imported_from_elsewhere(file: pathlib.Path) -> str:
-  """A module that has the name of a neighbour of `file`, which it was to import.
+  """A module with the name of a neighbour of `file`, which it was to import.
 
   Python has one module of a name: of two folders that have a utils.py each, the
   files of the second would work with that of the first.
