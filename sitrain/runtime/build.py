@@ -265,6 +265,7 @@ def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
   run = run_from(pins, task, model, mesh)
   done = from_first(lambda: workdirs.finished(workdir, config))
   stages = stages_from(pins, task, run, workdir, done=done)
+  adapters.check_starts(pins)
   turns = config["evaluate"]["turns"]
   columns = columns_of(evaluation_task, turns)[1]
   check_context(pins, "evaluate.turns", evaluation_task, columns)
