@@ -190,6 +190,10 @@ def test_names_of_metrics_are_not_overwritten(write):
   a, b = write(one, "reward"), write(one, "reward")
   names = [r.name for r in rewards.parse("reward", f"{a},{b}")]
   assert names == ["own0_reward", "own1_reward"]
+  # That of an environment would take its place.
+  c = write("def environment(texts):\n  return [1]\n", "environment")
+  names = [r.name for r in rewards.parse("reward", f"{c},exact")]
+  assert names == ["own2_environment", "exact"]
   with pytest.raises(ValueError, match="would both be logged as"):
     rewards.parse("reward", f"{a},{a}")
 

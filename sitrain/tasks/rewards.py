@@ -33,6 +33,7 @@ DEVICE_ASKS = ("tokens", "answer", "turn")
 # Metrics of a verdict that a named reward must not overwrite.
 TAKEN = (
   "reward", "malformed", "unknown", "changed", "corrected", "spoiled", "ended",
+  "environment",
 )
 
 
