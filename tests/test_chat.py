@@ -191,6 +191,12 @@ def test_answers_are_given_turns_and_pairs_are_two(chat, write):
    "answer other messages than the prompt"),
   ({"prompt": "a", "answer": "b<|end|>"}, {}, "row 2.*ends a turn"),
   (None, {"fields": "promt=q"}, r"'promt=q' \(do you mean 'prompt'\?\)"),
+  (None, {"fields": "system=sys,level=anser", "reward": "exact"},
+   r"no row has 'sys': name one of answer, prompt"),
+  (None, {"fields": "level=anser"}, r"'anser' \(do you mean 'answer'\?\)"),
+  ({"messages": [TALK[0], {
+    "role": "assistant", "content": None, "tool_calls": [{"type": "function"}],
+  }, TALK[0]]}, {}, "row 2 .*message 2 has tool_calls, which would be left"),
   (None, {"part": "test"}, "held_out=0.0 with part='test'"),
   (None, {"cut": "never"}, "cut='never': choose one of judge, zero"),
   (None, {"reward": "exact", "device_reward": "file:a.py"}, "set one of them"),

@@ -17,6 +17,7 @@ import pytest
 
 from sitrain.curate.select import token_mask
 from sitrain.methods import grpo, imitation
+from sitrain.rollout import stops
 from sitrain.runtime import environments, samples, sharding, watch
 from sitrain.runtime.checks import check_environment
 from sitrain.runtime.environments import attach, options_of_task
@@ -26,11 +27,12 @@ from sitrain.runtime.plan.programs import names_of
 from sitrain.runtime.replies import LATE, call_all
 from sitrain.runtime.stage import compile_loop
 from sitrain.tasks import characters, products
+from sitrain.tasks import text as texts_of
 from sitrain.tasks.dialogue import Dialogue, dialogue_of, form_of_chat
 from sitrain.tasks.environments import calculator, interpreter
-from sitrain.tasks.text import Row, Texts
+from sitrain.tasks.text import Grade, Row, Texts
 from sitrain.train import init_state
-from sitrain.types import GIVEN, PAD, Chat, Problems
+from sitrain.types import GIVEN, PAD, Chat, Problems, Tokenizer
 
 END = 1
 LETTERS = characters.make("~|<>[]abcdefghijklmnopqrstuvwxyz0123456789 .:'*/")
@@ -250,6 +252,55 @@ def test_rewards_of_turns_are_added_to_the_verdict():
       attached(lambda dialogue: "ok", reward=bad).verify(
         np.arange(3)[:, None], rows, 2
       )
+
+
+def test_a_reward_has_no_seed():
+  """It would not be the one of the reply: 0 once judged another secret."""
+  draw = lambda dialogue: float(np.random.default_rng(dialogue.seed).random())
+  task = attached(lambda dialogue: f"{draw(dialogue)}"[:4], reward=draw)
+  rows = rows_of((["a|", "b|"], ["[ok]"]))
+  assert ask(task, rows)[0] == ["[0.80]"]
+  with pytest.raises(ValueError, match="reward of Mine .*NoSeedInReward"):
+    task.verify(np.zeros((1, 1), int), rows, 2)
+
+
+def test_a_turn_that_a_string_ended_is_judged_as_one_that_ended():
+  """With the end token that the reply begins with, or where none follows."""
+  seen = []
+
+  def grade(texts, rows):
+    seen.extend(texts)
+    return [Grade(float(text == "42/"), 1.0, "") for text in texts]
+
+  task = texts_of.make(
+    CHAT, ROWS, again="again", grade=grade, claim=str, prompt_length=0,
+    long_prompts="refuse",
+  )
+  task = attached(lambda dialogue: "ok", task=task, stop="/")
+  rows = rows_of(
+    (["a/", "42/"], ["|[ok]"]), (["b|", "42"], ["[ok]"]), (["42|"], [])
+  )
+  verdict = task.verify(np.arange(3)[:, None], rows, 2)
+  # The second row was cut in its second turn.
+  assert seen == ["a/", "b", "42", "42/"]
+  assert verdict.reward.tolist() == [[0, 1], [0, 0], [0, 0]]
+  final = task.final(rows, 2)
+  assert (final >= 0).tolist() == [[True, True], [True, False], [True, False]]
+
+
+def test_strings_that_end_turns_keep_the_spaces_of_their_tokens():
+  """Like SentencePiece: a first token loses its space. Ä is of two tokens."""
+  pieces = ("~", "|", " the", " end", "the", "end", "\ufffd", " ", "Ä")
+  ids = {"the end": [2, 3], "end": [5], "Ä": [6, 6], "": []}
+  decode = lambda tokens: "".join(pieces[i] for i in tokens).removeprefix(" ")
+  task = text_task()._replace(tokenizer=Tokenizer(ids.get, decode, 9))
+  found = environments._stops("the end", task, "task.stop")
+  assert stops.ended(
+    found, jnp.array([[4, 3, PAD], [4, 5, PAD], [4, 7, 5], [2, 3, PAD]]),
+    jnp.ones((4, 3), int), 1,
+  )[:, 0].tolist() == [True, False, True, True]
+  with pytest.raises(ConfigError, match="'Ä' end inside of its letters"):
+    environments._stops("end,Ä", task, "task.stop")
 
 
 MINE = '''

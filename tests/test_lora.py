@@ -158,6 +158,18 @@ def test_targets_are_whole_names(targets, names, toy):
   assert lora.chosen(toy[0], targets, MODULES) == names
 
 
+@pytest.mark.parametrize("targets", [
+  r".*\.(q_proj|gate_proj)", "layers/(query|down)", r".*layers.*",
+])
+def test_targets_among_experts_are_named(targets, toy):
+  attention = {n: x for n, x in MODULES.items() if n != "down"}
+  model = toy[0].clone(experts=3)
+  with pytest.raises(ValueError, match="and experts have no adapters: name"):
+    lora.chosen(model, targets, attention)
+  for fine in (lora.ALL, r".*self_attn.*", "layers/(query|key|value)"):
+    assert lora.chosen(model, fine, attention) == ("query", "key", "value")
+
+
 @pytest.mark.parametrize("targets, message", [
   ("quary|value", "'quary|value' matches no whole name of a projection: there"
    " are layers/query, layers/key, .*, or model.layers.0.self_attn.q_proj,"),

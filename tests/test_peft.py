@@ -193,6 +193,33 @@ def test_a_run_with_other_adapters_is_refused(change, message, kept):
   assert str(error.value).startswith("config.model.lora")
 
 
+def test_adapters_of_another_run_fit_its_alpha_and_base(
+  kept, tmp_path, monkeypatch, caplog
+):
+  folder, given = kept
+  monkeypatch.setattr(options.workdirs, "read_config", lambda workdir: {
+    "model": given
+  })
+  known = {"model.path": sources.model_of(given["path"]) | {"path": "theirs"}}
+  (tmp_path / sources.FILE).write_text(json.dumps(known))
+  path = f"{tmp_path}/first/best"
+  config = lambda **change: {
+    "stages": ("a",), "stage": {"a": {"start": path, "held": {"judge": path}}},
+    "model": given | {"lora": given["lora"] | change},
+    "roles": {"judge": {"path": "one of its own"}},
+  }
+  options.check_starts(config())
+  options.check_starts(config(rank=0, path=""))
+  with pytest.raises(ConfigError, match=r"a.start=.*first/best has adapters of "
+                                        "rank 3 and alpha 5: set .* to 5$"):
+    options.check_starts(config(alpha=0.0))
+  known["model.path"]["fingerprint"] = "another"
+  (tmp_path / sources.FILE).write_text(json.dumps(known))
+  with pytest.raises(ConfigError, match="of another base, theirs, than"):
+    options.check_starts(config())
+  assert not caplog.text
+
+
 @pytest.mark.parametrize("change, message", [
   ({"use_dora": True}, "use_dora=True: only plain LoRA"),
   ({"use_rslora": True}, "use_rslora=True"),

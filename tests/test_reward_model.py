@@ -16,7 +16,7 @@ from sitrain.models.decoder import Decoder
 from sitrain.rollout.contexts import append, begin
 from sitrain.tasks import maze
 from sitrain.train import init_state
-from sitrain.types import GIVEN, Verdict
+from sitrain.types import GIVEN, PAD, Verdict
 
 TASK = maze.make(doors=2, rooms=2)
 MODEL = Decoder(
@@ -133,6 +133,29 @@ def test_scores_are_the_reward_and_the_verifier_reports():
     found = metrics[f"curate/score_{name}"]
     assert found.count == rows.sum()
     np.testing.assert_allclose(found.total, score[rows].sum(), rtol=1e-4)
+
+
+def test_a_row_that_a_reply_ended_has_its_score_in_its_last_turn():
+  """With 0 there the policy would learn to end its rows, or not to."""
+  more = jnp.where(jnp.arange(12)[:, None] % 3 == 0, PAD, 5)
+  rows = append(ROWS, more, 2)
+  known = jnp.ones((12, 2)).at[::3, 1].set(0)
+  verdict = Verdict(jnp.zeros((12, 2)), known)
+  method = grpo.make(
+    MODELS, TASK, (), problems=4, samples=3, turns=(3, 3), kl="none",
+    reward_role=ROLE, estimate="as_it_is", discount=0.0,
+  )
+  batch, metrics = jax.jit(method.curate)(
+    KEY, state_of(), PROBLEMS, rows, verdict
+  )
+  score = jax.jit(functools.partial(heads.score_rows, MODEL))
+  score = np.asarray(score(state_of().held[ROLE], rows))
+  advantage = np.asarray(batch.targets.advantage)
+  for b, row in enumerate(np.asarray(rows.turn)):
+    last = row.max()
+    np.testing.assert_allclose(advantage[b, row == last], score[b], rtol=1e-4)
+    assert not advantage[b, (row > GIVEN) & (row < last)].any()
+  assert metrics["curate/score_wrong"].count == 12
 
 
 def test_what_is_missing_is_named():

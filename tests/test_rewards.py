@@ -190,6 +190,10 @@ def test_names_of_metrics_are_not_overwritten(write):
   a, b = write(one, "reward"), write(one, "reward")
   names = [r.name for r in rewards.parse("reward", f"{a},{b}")]
   assert names == ["own0_reward", "own1_reward"]
+  # That of an environment would take its place.
+  c = write("def environment(texts):\n  return [1]\n", "environment")
+  names = [r.name for r in rewards.parse("reward", f"{c},exact")]
+  assert names == ["own2_environment", "exact"]
   with pytest.raises(ValueError, match="would both be logged as"):
     rewards.parse("reward", f"{a},{a}")
 
@@ -292,6 +296,39 @@ def test_a_file_is_loaded_once_and_its_neighbours_are_found(tmp_path):
     own_functions.load(f"file:{tmp_path}/own.py:f", "f") for _ in range(2)
   )
   assert one([]) == [4] and two([]) == [5]
+
+
+def test_files_and_functions_of_like_names_are_told_apart(tmp_path):
+  """Else a run would be judged by another function than the named one."""
+  for number, name in enumerate(("a-b.py", "a_b.py", "own.py")):
+    (tmp_path / name).write_text(
+      f"def make():\n  def f(texts):\n    return [{number}.0]\n  return f\n"
+      "made = make()\ndef f(texts):\n  return [-1.0]\n"
+    )
+  found = [
+    rewards.parse("reward", f"file:{tmp_path}/{name}.py:made")[0].own
+    for name in ("a-b", "a_b", "own")
+  ]
+  assert [own.function([""]) for own in found] == [[0.0], [1.0], [2.0]]
+  sent = pickle.loads(pickle.dumps(found))  # as to a process of a pool
+  assert [own.function([""]) for own in sent] == [[0.0], [1.0], [2.0]]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_neighbours_of_one_name_in_two_folders_are_refused(tmp_path, late):
+  name = f"neighbour_{late}"
+  for number in (1, 2):
+    folder = tmp_path / str(number)
+    folder.mkdir()
+    (folder / f"{name}.py").write_text(f"VALUE = {number}\n")
+    text = f"def f(texts):\n  from {name} import VALUE\n  return [VALUE]\n"
+    if not late:
+      text = f"from {name} import VALUE\ndef f(texts):\n  return [VALUE]\n"
+    (folder / "own.py").write_text(text)
+  one = own_functions.load(f"file:{tmp_path}/1/own.py:f", "f")
+  with pytest.raises(ValueError, match=rf"own.py imports {name}, which is"):
+    own_functions.load(f"file:{tmp_path}/2/own.py:f", "f")
+  assert one([]) == [1]
 
 
 def test_jnp_scalars_are_numbers(write):

@@ -200,6 +200,11 @@ def test_a_role_of_other_tokens_is_refused(tmp_path, caplog):
   assert not caplog.text
   task.check_role_tokens(config("bare"))
   assert "bare has no tokenizer: it reads that of the run" in caplog.text
+  trained = config("other") | {"model": {}}
+  tokenizer.train_bpe(["a cat sat"] * 3, tmp_path / "tokenizer", size=262)
+  with pytest.raises(ConfigError, match="judge.path=.*other has another token"):
+    task.check_role_tokens(trained, str(tmp_path))
+  task.check_role_tokens(config("own") | {"model": {}}, str(tmp_path))
   maze = config("other") | {"task": {"name": "maze"}}
   task.check_role_tokens(maze)  # No text, and so no tokenizer.
 

@@ -7,6 +7,7 @@ reward is the verifier's or that of a held reward model.
 
 import jax.numpy as jnp
 
+from sitrain.judge.verifier import written
 from sitrain.losses.reduce import mean
 from sitrain.methods import reinforce, verbs
 from sitrain.models import heads
@@ -27,8 +28,8 @@ def make(
   verl ships. Options: see reinforce.build.
 
   `reward_role` names a role with a scalar head that scores whole rows: the last
-  turn gets its score, and the verifier's rewards are only reported. "": the
-  verifier's.
+  turn that a row has gets its score, and the verifier's rewards are only
+  reported. "": the verifier's.
   """
   method = reinforce.make(
     models, task, optimizer, turns=turns, shape=lambda reward: reward,
@@ -43,13 +44,16 @@ def make(
     score = heads.score_rows(
       models[reward_role], params_of(state, reward_role), episodes
     )
-    last = jnp.arange(len(turns)) == len(turns) - 1
+    # A reply may have ended a row before its last turn.
+    there = written(episodes, len(turns))
+    last = there & (jnp.cumsum(there[:, ::-1], axis=1)[:, ::-1] == 1)
     scored = verdict._replace(reward=jnp.where(last, score[:, None], 0.0))
     batch, metrics = method.curate(key, state, problems, episodes, scored)
-    right = (verdict.reward[:, -1] > 0) * verdict.known[:, -1]
+    known = jnp.sum(last * verdict.known, axis=1)
+    right = jnp.sum(last * (verdict.reward > 0), axis=1) * known
     return batch, metrics | {
       "curate/score_right": mean(score, right),
-      "curate/score_wrong": mean(score, verdict.known[:, -1] - right),
+      "curate/score_wrong": mean(score, known - right),
     }
 
   # The role's scores differ where the verifier's rewards are equal.

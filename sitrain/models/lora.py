@@ -46,7 +46,8 @@ def chosen(
 
   Raises ValueError for a pattern that matches nothing, for one that matches a
   projection in some layers alone, as every layer has adapters of the same
-  projections, and for what is no regular expression.
+  projections, for one but ALL that matches experts, which have none, and for
+  what is no regular expression.
   """
   pattern, found = pattern_of(targets), []
   for name, module in modules.items():
@@ -60,6 +61,8 @@ def chosen(
         " all have the same adapters"
       )
     found += [name] * bool(layers)
+  if model.experts and targets != ALL:
+    _check_no_experts(pattern)
   found = found or [x for x in modules if pattern.fullmatch(f"layers/{x}")]
   if not found:
     theirs = [module.format(0) for module in modules.values()]
@@ -69,6 +72,19 @@ def chosen(
       f" {', '.join(ours)}, or {', '.join(theirs)} and so on"
     )
   return tuple(found)
+
+
+def _check_no_experts(pattern: re.Pattern) -> None:
+  """Raises ValueError for a pattern that asks for adapters of experts."""
+  for name in ("gate", "up", "down"):
+    theirs = f"model.layers.0.mlp.experts.0.{name}_proj"
+    for one in (theirs, f"layers/{name}"):
+      if pattern.fullmatch(one):
+        raise ValueError(
+          f"targets={pattern.pattern!r} matches {one}, and experts have no"
+          " adapters: name projections of attention alone, such as"
+          r" '.*\.self_attn\..*'"
+        )
 
 
 def adapters(

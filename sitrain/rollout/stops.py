@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from sitrain.types import GIVEN, PAD, Episodes
+
 
 class Stops(NamedTuple):
   """The automata of N strings over a vocabulary; see `make`."""
@@ -90,3 +92,34 @@ def ended(
   _, found = jax.lax.scan(step, first, (tokens.T, turn.T))
   inside = turn[:, None] == jnp.arange(1, turns + 1)[:, None]
   return jnp.any(inside & found.T[:, None], axis=2)
+
+
+def as_ended(
+  stops: Stops, episodes: Episodes, turns: int, eos: tuple[int, ...]
+) -> Episodes:
+  """NumPy rows in which turns that a string ended have an end token, too.
+
+  For verifiers, to which a turn without one was cut. It is the one that a chat
+  gives before the reply, or a new one, for which rows get wider.
+  """
+  tokens, turn = (np.asarray(x) for x in (episodes.tokens, episodes.turn))
+  on_device = jnp.asarray(tokens), jnp.asarray(turn)
+  found = np.asarray(ended(stops, *on_device, turns))
+  more = ((0, 0), (0, turns))
+  fills = {"tokens": PAD, "turn": PAD, "logprob": 0, "path": 0}
+  wide = {
+    name: np.pad(np.asarray(getattr(episodes, name)), more, constant_values=x)
+    for name, x in fills.items()
+  }
+  tokens, turn = wide["tokens"], wide["turn"]
+  for b, k in np.argwhere(found):
+    last = np.flatnonzero(turn[b] == k + 1)[-1]
+    if tokens[b, last] in eos:
+      continue
+    if turn[b, last + 1] != GIVEN or tokens[b, last + 1] not in eos:
+      for x in wide.values():
+        x[b, last + 1 :] = x[b, last:-1].copy()
+      tokens[b, last + 1] = eos[0]
+      wide["logprob"][b, last + 1] = 0
+    turn[b, last + 1] = k + 1
+  return episodes._replace(**wide)

@@ -1,17 +1,22 @@
 """The adapters of config.model.lora: options, first values and base."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+from etils import epath
 
 from sitrain.models import decoder, lora
 from sitrain.models.decoder import Decoder
 from sitrain.models.huggingface import download, peft, weights
-from sitrain.runtime import activity
+from sitrain.runtime import activity, sources
+from sitrain.runtime import workdir as workdirs
 from sitrain.runtime.options import ConfigError, call
-from sitrain.runtime.start import Origin, drawn
+from sitrain.runtime.start import Origin, drawn, elsewhere
+
+_LOG = logging.getLogger("sitrain")
 
 # What PEFT calls them, and what is said of each.
 _OTHERS = {
@@ -86,6 +91,46 @@ def check_folder(model: dict) -> None:
     raise ConfigError(
       f"{where} has adapters of rank {found.rank} and alpha {found.alpha:g} of"
       f" {', '.join(found.names)}: set {' and '.join(wrong)}"
+    )
+
+
+def check_starts(config: dict) -> None:
+  """Raises ConfigError for adapters of another run that make another model.
+
+  With another scale or another base their shapes fit all the same.
+  """
+  given, roles = settings_of(config["model"]), config.get("roles", {})
+  for name in config["stages"] if given.rank else ():
+    stage = config["stage"][name]
+    found = {f"held.{n}": x for n, x in stage.get("held", {}).items()
+             if not roles.get(n, {}).get("path", "")}
+    for part, source in (found | {"start": stage.get("start", "")}).items():
+      if elsewhere(source):
+        where = f"config.stage.{name}.{part}={source}"
+        _check_start(where, config["model"]["path"], given, source)
+
+
+def _check_start(where: str, path: str, given: Settings, source: str) -> None:
+  folder = epath.Path(source).parent.parent
+  try:
+    theirs = settings_of(workdirs.read_config(folder)["model"])
+    was = sources.known_of(folder).get("model.path", {})
+  except (OSError, ValueError, KeyError) as error:
+    _LOG.warning(
+      "%s: whether its adapters are of the same base and alpha is not known"
+      " (%s)", where, error,
+    )
+    return
+  if theirs.rank and theirs.alpha / theirs.rank != given.alpha / given.rank:
+    raise ConfigError(
+      f"{where} has adapters of rank {theirs.rank} and alpha {theirs.alpha:g}:"
+      " set config.model.lora.alpha to"
+      f" {theirs.alpha / theirs.rank * given.rank:g}"
+    )
+  if was and was["fingerprint"] != sources.model_of(path)["fingerprint"]:
+    raise ConfigError(
+      f"{where} has adapters of another base, {was['path']}, than"
+      f" config.model.path={path}: give that one, or merge them by export"
     )
 
 

@@ -14,8 +14,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from sitrain.rollout import stops
 from sitrain.runtime.replies import LATE, Outcome, call_all
-from sitrain.tasks.dialogue import Dialogue, Form, dialogue_of, failed
+from sitrain.tasks.dialogue import (
+  Dialogue,
+  Form,
+  NoSeedInReward,
+  dialogue_of,
+  failed,
+)
 from sitrain.tasks.own_functions import own_place
 from sitrain.types import PAD, Episodes, Mean, Reply, Task, Verdict
 
@@ -53,6 +60,7 @@ class Host(NamedTuple):
   counts: Counter
   hung: list[threading.Thread]
   warned: set[str]  # kinds of warnings
+  stops: stops.Stops  # the strings that end turns
 
 
 def answer(host: Host, answer, rows: Episodes, turn, alive, seed) -> Reply:
@@ -187,10 +195,20 @@ def _fitted(host: Host, text: str, ended: bool) -> Sequence[int]:
   return ids
 
 
+def as_judged(host: Host, episodes: Episodes, turns: int) -> Episodes:
+  """The rows as the task's verifier gets them: what a string ended has ended.
+  """
+  ends = host.stops
+  return stops.as_ended(ends, episodes, turns, host.task.eos) if (
+    len(ends.length)
+  ) else episodes
+
+
 def verify(host: Host, answer, episodes: Episodes, turns: int) -> Verdict:
   """The task's verdict, plus the rewards of the environment."""
+  seen = as_judged(host, episodes, turns)
   base = Verdict(*jax.device_get(
-    tuple(host.task.verify(answer, episodes, turns))
+    tuple(host.task.verify(answer, seen, turns))
   ))
   reward = np.array(base.reward, np.float32)
   known = np.array(base.known, np.float32)
@@ -216,7 +234,8 @@ def _rewards(host, answer, tokens, mark, turns):
   ]
   for b, k in places:
     seen = dialogue_of(
-      host.form, host.task, answer[b], tokens[b], mark[b], k + 1, 0
+      host.form, host.task, answer[b], tokens[b], mark[b], k + 1,
+      NoSeedInReward,
     )
     try:
       value = host.environment.reward(seen)

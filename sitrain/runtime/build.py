@@ -257,14 +257,15 @@ def prepare(config: dict, workdir: str, mesh: Mesh) -> Prepared:
   check_config(config)
   pins = sources.pinned(config, sources.known_of(workdir))
   check_folders(pins)
-  check_role_tokens(pins)
   task = on_host(task_from(pins, workdir))
+  check_role_tokens(pins, workdir)
   evaluation_task = on_host(task_from(pins, workdir, part="evaluate"))
   check_evaluation(config, evaluation_task)
   model = machine.suited(model_from(pins, task), mesh)
   run = run_from(pins, task, model, mesh)
   done = from_first(lambda: workdirs.finished(workdir, config))
   stages = stages_from(pins, task, run, workdir, done=done)
+  adapters.check_starts(pins)
   turns = config["evaluate"]["turns"]
   columns = columns_of(evaluation_task, turns)[1]
   check_context(pins, "evaluate.turns", evaluation_task, columns)

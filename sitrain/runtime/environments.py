@@ -136,11 +136,38 @@ def _asks(function: Any) -> bool:
 
 
 def _stops(given: str, task: Task, field: str) -> stops.Stops:
-  """The automata of the strings that end a turn, over the task's tokens."""
-  decode, size = task.tokenizer.decode, task.tokenizer.size
+  """The automata of the strings that end a turn, over the task's tokens.
+
+  Raises ConfigError for a string that its own tokens do not complete, as they
+  end inside of its letters.
+  """
+  if not given:
+    return stops.NONE
   strings = [part.strip() for part in given.split(",")]
   with naming(field):
-    return stops.make(strings, [decode([token]) for token in range(size)])
+    tokens = _spelled(task, strings[0])
+    for one in strings:
+      if one not in "".join(tokens[i] for i in task.tokenizer.encode(one)):
+        raise ValueError(
+          f"the tokens of {one!r} end inside of its letters, so that it would"
+          " not be found: take a string of other letters"
+        )
+    return stops.make(strings, tokens)
+
+
+def _spelled(task: Task, text: str) -> list[str]:
+  """The text of each token inside of a text.
+
+  Alone, or where it stands first, a token of SentencePiece may lose its space.
+  """
+  decode, size = task.tokenizer.decode, task.tokenizer.size
+  first = task.tokenizer.encode(text)[:1]
+  before = decode(first)
+  whole = [decode([*first, token]) for token in range(size)]
+  return [
+    one.removeprefix(before) if one.startswith(before) else decode([token])
+    for token, one in enumerate(whole)
+  ]
 
 
 def attach(
@@ -163,7 +190,10 @@ def attach(
       f"config.{field}.reply_tokens={options.reply_tokens}: the form of a "
       f"message alone takes {overhead}: set {overhead + 32} or more"
     )
-  host = Host(environment, options, form, task, overhead, Counter(), [], set())
+  ends = _stops(options.stop, task, f"{field}.stop")
+  host = Host(
+    environment, options, form, task, overhead, Counter(), [], set(), ends
+  )
 
   def reply(answer, episodes: Episodes, turn) -> Reply:
     if not is_traced((answer, episodes, turn)):
@@ -176,7 +206,7 @@ def attach(
 
   reply.columns = options.reply_tokens
   if options.stop:
-    reply.stops = _stops(options.stop, task, f"{field}.stop")
+    reply.stops = ends
   reply.answer = partial(answering.answer, host)
   reply.together = together(reply.answer)
   reply.counted = partial(answering.counted, host)
@@ -186,5 +216,7 @@ def attach(
   return task._replace(
     verify=partial(answering.verify, host), reply=reply, on_host=True,
     rewards=rewards,
-    final=lambda episodes, turns: np.asarray(task.final(episodes, turns)),
+    final=lambda episodes, turns: np.asarray(
+      task.final(answering.as_judged(host, episodes, turns), turns)
+    ),
   )

@@ -93,14 +93,18 @@ def options_of(config: dict, part: str = "") -> dict:
   return dict(config["task"]) | changed
 
 
-def check_role_tokens(config: dict) -> None:
+def check_role_tokens(config: dict, workdir: str = "") -> None:
   """Raises ConfigError for a role's model that reads other tokens than the run.
 
   Its scores and log-probabilities would be those of other texts. A folder
-  without a tokenizer is taken to have that of the run, with a warning.
+  without a tokenizer is taken to have that of the run, with a warning. One that
+  the run trains is in the workdir by now.
   """
   own = config.get("tokenizer", {}).get("path", "")
   own = own or config["model"].get("path", "")
+  if not own and workdir:
+    trained = epath.Path(workdir) / "tokenizer"
+    own = str(trained) if tokenizer.is_trained(trained) else ""
   for name, role in config.get("roles", {}).items():
     path = role.get("path", "")
     if not path or not own or path == own or not reads_text(config):

@@ -208,6 +208,7 @@ def read(
     if system_as == "user":
       one = one._replace(messages=_without_system(one.messages))
     whole.append((one, line.source, test))
+  messages.check_named(fields, names, [one.row for one, *_ in whole])
   notes = [f"{len(lines)} rows read from {source}"]
   if dropped:
     notes.append(f"{dropped} dropped by prepare={prepare}")

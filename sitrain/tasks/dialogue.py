@@ -10,6 +10,10 @@ from jaxtyping import Int
 from sitrain.types import GIVEN, PAD, Chat, Task
 
 
+class NoSeedInReward(NamedTuple):
+  """Stands for `seed` in rewards, so that an error says why there is none."""
+
+
 class Dialogue(NamedTuple):
   """What an environment sees of a row, after a turn of the policy."""
 
@@ -19,7 +23,8 @@ class Dialogue(NamedTuple):
   row: Any  # tasks.text.Row of the problem, or () where problems are drawn
   answer: tuple[int, ...]  # of the problem, as the verifier gets it
   ended: bool  # whether the last turn ended by itself; else it was cut
-  seed: int  # for random choices: the same whatever the batch is
+  # For random choices: of the row and its turn, the same whatever the batch is.
+  seed: int | type[NoSeedInReward]
 
 
 class Replies(NamedTuple):
@@ -90,7 +95,7 @@ def dialogue_of(
   tokens: Int[np.ndarray, " T"],
   mark: Int[np.ndarray, " T"],
   turn: int,
-  seed: int,
+  seed: int | type[NoSeedInReward],
 ) -> Dialogue:
   """The dialogue of a row up to the end of `turn`, from 1.
 
@@ -111,7 +116,7 @@ def dialogue_of(
     row=row,
     answer=tuple(int(i) for i in answer),
     ended=bool(len(last) and int(last[-1]) in task.eos),
-    seed=int(seed),
+    seed=seed,
   )
 
 

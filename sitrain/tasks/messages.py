@@ -54,6 +54,25 @@ def names_of(text: str) -> dict[str, tuple[str, ...]]:
   return found
 
 
+def check_named(
+  text: str, names: Mapping[str, tuple[str, ...]],
+  rows: Sequence[Mapping[str, Any]],
+) -> None:
+  """Raises ValueError for a field that the option names and that no row has.
+
+  Most may be missing, so that without it a name with a mistake would be none.
+  """
+  known = sorted({str(name) for row in rows for name in row})
+  for ours, theirs in names.items():
+    if rows and theirs != NAMES[ours] and theirs[0] not in known:
+      near = difflib.get_close_matches(theirs[0], known, n=1)
+      hint = f" (do you mean {near[0]!r}?)" if near else ""
+      raise ValueError(
+        f"fields={text!r}: no row has {theirs[0]!r}{hint}: name one of"
+        f" {', '.join(known)}"
+      )
+
+
 def example(
   row: Mapping[str, Any], where: str, *, names: Mapping[str, tuple[str, ...]],
   system: str, shots: Sequence[Message], chat_ends: str, level: str,
@@ -141,6 +160,11 @@ def dialogue(value: Any, where: str) -> list[Message]:
       raise ValueError(
         f"{at} is of role {message['role']!r}, which stands first or nowhere: "
         "move it to the front"
+      )
+    if message.get("tool_calls"):
+      raise ValueError(
+        f"{at} has tool_calls, which would be left out: write them into its"
+        " content as the model is to write them, or drop the row by prepare"
       )
     content = fields.read(_content(message["content"]), fields.text, at)
     if not content.strip() and message["role"] != "assistant":

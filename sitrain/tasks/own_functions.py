@@ -14,6 +14,7 @@ import pathlib
 import re
 import sys
 import traceback
+import zlib
 from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
@@ -61,7 +62,9 @@ def load(name: str, default: str) -> Callable:
 
 
 def _module(file: pathlib.Path) -> ModuleType:
-  name = _OWN + re.sub(r"\W", "_", str(file))
+  # a-b.py and a_b.py are two files, whose names are the same in words alone.
+  words = re.sub(r"\W", "_", str(file))
+  name = f"{_OWN}{words}_{zlib.crc32(bytes(file)):08x}"
   if name in sys.modules:
     return sys.modules[name]
   if str(file.parent) not in sys.path:
@@ -79,7 +82,28 @@ def _module(file: pathlib.Path) -> ModuleType:
       lines = [error.lineno]
     place = f"{file.name}, line {lines[-1]}" if lines else file.name
     raise ValueError(f"{place}, raises {_what(error)}") from error
+  if other := _imported_from_elsewhere(file):
+    del sys.modules[name]
+    raise ValueError(f"{file.name} imports {other}: rename its own")
   return module
+
+
+def _imported_from_elsewhere(file: pathlib.Path) -> str:
+  """A module with the name of a neighbour of `file`, which it was to import.
+
+  Python has one module of a name: of two folders that have a utils.py each, the
+  files of the second would work with that of the first.
+  """
+  for path in with_imports(file)[1:]:
+    package = path.name == "__init__.py"
+    name = (path.parent if package else path.with_suffix("")).name
+    if path.parents[package] != file.parent:
+      continue  # It is inside of a package, which is checked.
+    found = sys.modules.get(name) or importlib.util.find_spec(name)
+    there = getattr(found, "__file__", "") or getattr(found, "origin", "")
+    if pathlib.Path(there or path).resolve() != path.resolve():
+      return f"{name}, which is {there} here and not {path}"
+  return ""
 
 
 def with_imports(file: pathlib.Path) -> list[pathlib.Path]:

@@ -33,6 +33,7 @@ DEVICE_ASKS = ("tokens", "answer", "turn")
 # Metrics of a verdict that a named reward must not overwrite.
 TAKEN = (
   "reward", "malformed", "unknown", "changed", "corrected", "spoiled", "ended",
+  "environment",
 )
 
 
@@ -95,9 +96,10 @@ def _reward(name: str, weight: float, asks: tuple[str, ...]) -> Reward:
     # `matching.bound` replaces the function when the answers are known.
     return Reward(name, weight, Own("", matching.bound), (), name)
   function = load(name, "reward")
-  path = name.removeprefix(FILE).partition(":")[0]
+  path, _, given = name.removeprefix(FILE).partition(":")
   shown = f"{function.__name__} of {pathlib.Path(path).name}"
-  own = Own(f"{FILE}{path}:{function.__name__}", function)
+  # A function that another one made may be called like a third.
+  own = Own(f"{FILE}{path}:{given or 'reward'}", function)
   return Reward(
     function.__name__, weight, own, _asked(function, asks, shown), shown
   )
