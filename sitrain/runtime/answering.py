@@ -15,7 +15,13 @@ import jax
 import numpy as np
 
 from sitrain.runtime.replies import LATE, Outcome, call_all
-from sitrain.tasks.dialogue import Dialogue, Form, dialogue_of, failed
+from sitrain.tasks.dialogue import (
+  NO_ROW,
+  Dialogue,
+  Form,
+  dialogue_of,
+  failed,
+)
 from sitrain.tasks.own_functions import own_place
 from sitrain.types import PAD, Episodes, Mean, Reply, Task, Verdict
 
@@ -139,9 +145,9 @@ def _reason(one: Outcome, options: Options) -> str:
 
 def _place(host: Host, answer, b: int) -> str:
   """The row in words."""
-  if host.task.texts == ():
-    return f"row {b + 1} of the batch"
   number = int(answer[0])
+  if host.task.texts == () or number == NO_ROW:
+    return f"row {b + 1} of the batch"
   name = host.task.texts.rows[number].name
   return f"row {number + 1} of the data" + (f" ({name})" if name else "")
 
