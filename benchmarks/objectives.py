@@ -9,7 +9,7 @@ is the best of RATES on TUNING seeds, and the reported seeds are others, with
 other problems. Each run is held to one core. A finished run is a line of
 benchmarks/results/objectives/FAMILY.jsonl; the same command continues an
 interrupted one. When all have ended, the table and the picture are written
-beside it.
+beside it; README.md there shows both.
 """
 
 import importlib
@@ -43,7 +43,10 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "objectives"
 
 TURNS = countdown.TURNS[:1]
 BUDGET, GRADIENT_STEPS = 51_200, 400
-RATES = (2e-4, 5e-4, 1e-3)
+RATES = {
+  "policy_gradient": (2e-4, 5e-4, 1e-3),
+  "preference": (5e-5, 1e-4, 2e-4, 5e-4),
+}
 TUNING = (0,)
 SEEDS = (100, 101, 102, 103, 104)
 PARTS = 25  # points of a curve
@@ -198,7 +201,7 @@ def wanted(family: str) -> list[Piece]:
   """The runs to be had: tuning, then the reported ones with the best rates."""
   tuning = [
     Piece(family, arm, rate, seed)
-    for arm in FAMILIES[family] for rate in RATES for seed in TUNING
+    for arm in FAMILIES[family] for rate in RATES[family] for seed in TUNING
   ]
   found = finished(family)
   if not all(piece in found for piece in tuning):
@@ -215,7 +218,7 @@ def rate_of(family: str, arm: str) -> float:
   score = lambda rate: np.mean([
     found[Piece(family, arm, rate, seed)]["accuracy"] for seed in TUNING
   ])
-  return max(RATES, key=score)
+  return max(RATES[family], key=score)
 
 
 def has_base(piece: Piece) -> bool:
@@ -296,14 +299,19 @@ def write(family: str) -> None:
     cells = [
       f"`{arm}`", f"{found[arm][0]['rate']:g}", percent(accuracy[arm]),
       "" if arm == compared else percent(list(gaps)),
-      f"{np.mean([at_end(r, 'entropy') for r in found[arm]]):.3f}",
-      f"{100 * np.mean([at_end(r, 'pass') for r in found[arm]]):.1f}",
+      average(found[arm], "entropy", 1, 3), average(found[arm], "pass", 100, 1),
       f"{np.mean([r['seconds_of_core'] for r in found[arm]]):.0f}",
     ]
     lines.append("| " + " | ".join(cells) + " |")
   (RESULTS / f"{family}.md").write_text("\n".join(lines) + "\n")
   picture(found, order).savefig(RESULTS / f"{family}.png", dpi=110)
   print("\n".join(lines))
+
+
+def average(rows: list[dict], name: str, scale: float, digits: int) -> str:
+  """The mean over runs of a metric at their ends; - where there is none."""
+  mean = scale * np.mean([at_end(row, name) for row in rows])
+  return "-" if np.isnan(mean) else f"{mean:.{digits}f}"
 
 
 def percent(values: list[float]) -> str:

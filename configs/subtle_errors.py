@@ -4,7 +4,8 @@ sitrain train --config=subtle_errors --workdir=/tmp/sitrain_subtle_errors
 
 Chained arithmetic modulo 5; each digit is a step. A pair of samples and a pair
 with an injected error for each of 256 problems, and 8 gradient steps a round.
-What it reaches has not been measured yet.
+On seed 0 it is right in 59.8 %, DPO on as many pairs of two samples in 60.1: no
+gain.
 """
 
 from ml_collections import ConfigDict

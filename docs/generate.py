@@ -31,6 +31,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 OUTSIDE = {
   "benchmarks/README.md": "benchmarks.md",
   "benchmarks/results/score_table/README.md": "score_table.md",
+  "benchmarks/results/objectives/README.md": "objectives_table.md",
 }
 PAPER = re.compile(r"arXiv:\s?(\d{4}\.\d{5})")
 
@@ -53,8 +54,7 @@ def pages() -> dict[str, str]:
   """The text of every page that is made, by its path."""
   return {
     "index.md": outside("README.md"),
-    "benchmarks.md": outside("benchmarks/README.md"),
-    "score_table.md": outside("benchmarks/results/score_table/README.md"),
+    **{page: outside(path) for path, page in OUTSIDE.items()},
     "changelog.md": outside("CHANGELOG.md"),
     "contributing.md": outside("CONTRIBUTING.md"),
     "configs.md": config_page(),
@@ -79,9 +79,8 @@ def outside(path: str) -> str:
 def _without_links_outside(text: str) -> str:
   """Links to files that are no page become their words."""
   known = {path.name for path in (ROOT / "docs").glob("*.md")} | {
-    "benchmarks.md", "score_table.md", "configs.md", "messages.md",
-    "papers.md", "sizes.md", "changelog.md", "contributing.md",
-    "method_pages.md",
+    *OUTSIDE.values(), "configs.md", "messages.md", "papers.md", "sizes.md",
+    "changelog.md", "contributing.md", "method_pages.md",
   }
 
   def kept(match: re.Match) -> str:

@@ -110,6 +110,7 @@ class UnpairedTargets(NamedTuple):
   reference_logprob: Float[Array, "*B T"]
   good: Float[Array, " B"]  # 1 or 0
   baseline: Float[Array, " B"]  # what a gap is compared with, the same in all
+  weight: Float[Array, " B"]  # that of good or bad rows among all
 
 
 class Weights(NamedTuple):

@@ -469,18 +469,41 @@ def test_rows_by_themselves_are_compared_with_the_mean_gap(given, monkeypatch):
   np.testing.assert_allclose(
     batch.targets.baseline, 0.2 * length.mean(), rtol=1e-5
   )
+  # Four good rows and a bad one are known: both sides sum to 2.5.
+  np.testing.assert_allclose(
+    batch.targets.weight, [0.625, 0, 2.5, 0.625, 0.625, 0.625], rtol=1e-6
+  )
   method = kto.make(fakes.SILENT, TASK, None, **SHAPE, weight_bad=0.5)
   token, good = jnp.zeros(MASK.shape, jnp.int32), np.array([1, 0, 0, 1])
+  weight = np.array([0.5, 1.0, 1.0, 0.5])
   batch = Batch(
     token, token, jnp.asarray(MASK, jnp.int32), token, array(MASK),
-    UnpairedTargets(array(REFERENCE), array(good), jnp.full(4, 0.3)),
+    UnpairedTargets(
+      array(REFERENCE), array(good), jnp.full(4, 0.3), array(weight)
+    ),
   )
   gap = 0.1 * (sums(GAP).ravel() - 0.3)
   want = np.where(
     good > 0, 1 / (1 + np.exp(gap)), 0.5 / (1 + np.exp(-gap))
-  ).mean()
+  )
+  want = (weight * want).mean()
   found = value(method.loss({"policy": ()}, None, batch)[0])
   np.testing.assert_allclose(found["preference"], want, rtol=1e-5)
+
+
+def test_rows_of_one_kind_teach_kto_nothing(monkeypatch):
+  """Else a policy that is never right unlearns all that it writes."""
+  problems, rows, verdict = round_of()
+  score = TokenScores(rows.logprob, rows.logprob)
+  monkeypatch.setattr(kto, "score_rows", lambda *a, **k: score)
+  monkeypatch.setattr(kto, "params_of", lambda state, role: ())
+  bad = verdict._replace(reward=0 * verdict.reward)
+  batch, _ = curated(kto.make, (problems, rows, bad))
+  assert not batch.targets.weight.any()
+  batch, _ = curated(kto.make, (problems, rows, bad), good_share=0.0)
+  assert batch.targets.weight.all()
+  with pytest.raises(ValueError, match="good_share=1.0"):
+    kto.make(fakes.SILENT, TASK, None, **SHAPE, good_share=1.0)
 
 
 @pytest.mark.parametrize("make, options, message", [

@@ -159,7 +159,7 @@ def unpaired_objective(
       gap, targets.good, targets.baseline, beta=beta, weight_good=weight_good,
       weight_bad=weight_bad,
     )
-    term = mean(each, row)
+    term = mean(targets.weight * each, row)
     return {"preference": term}, {
       "learn/preference": term,
       "learn/gap_good": mean(gap, row * (targets.good > 0)),
