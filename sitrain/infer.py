@@ -75,16 +75,20 @@ flags.DEFINE_enum(
   " longest chain of calls.",
 )
 flags.DEFINE_integer(
-  "samples", None, "Attempts of a problem side by side.", lower_bound=1
+  "samples", None, "Attempts of a problem side by side; default: the"
+  " strategy's.", lower_bound=1
 )
 flags.DEFINE_integer(
-  "rounds", None, "Attempts one after the other.", lower_bound=1
+  "rounds", None, "Attempts one after the other; default: the strategy's.",
+  lower_bound=1
 )
 flags.DEFINE_integer(
-  "keep", None, "Drafts that pdr shows to the next round.", lower_bound=1
+  "keep", None, "Drafts that pdr shows to the next round; default: 1.",
+  lower_bound=1
 )
 flags.DEFINE_enum(
-  "distil", None, ["vote", "random"], "Which drafts these are."
+  "distil", None, ["vote", "random"], "Which drafts pdr keeps: one of every"
+  " answer, those with the most votes first; or random ones. Default: vote."
 )
 flags.DEFINE_string(
   "output", "", "A file .jsonl of answers, one a strategy; beside it the table"

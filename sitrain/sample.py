@@ -13,6 +13,7 @@ import sitrain.runtime.early  # noqa: F401
 
 # isort: split
 
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from sitrain.evaluate import player as playing
 from sitrain.evaluate import samples as sampling
 from sitrain.evaluate import tables
 from sitrain.judge.roles import attempts
+from sitrain.rollout import by_turn
 from sitrain.rollout.play import columns_of
 from sitrain.runtime import (
   activity,
@@ -52,6 +54,8 @@ from sitrain.runtime.requested_samples import (
 )
 from sitrain.runtime.testset import tasks_of
 from sitrain.types import PAD
+
+_LOG = logging.getLogger("sitrain")
 
 requested_policy.define()
 flags.adopt_module_key_flags(requested_policy)
@@ -90,6 +94,17 @@ def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
   if task.texts == ():
     return player
   return player._replace(judge=lambda problems, episodes: ())
+
+
+def unanswered(config: dict, turns: int, task: Any) -> str:
+  """What to say where the only turn ends before the environment replies."""
+  most = len(config["evaluate"]["turns"])
+  if turns > 1 or most == 1 or not by_turn.on_host(task.reply):
+    return ""
+  return (
+    "--turns=1: dialogues end before the environment of the task replies:"
+    f" --turns={most} samples all of them"
+  )
 
 
 def write_missing(
@@ -161,6 +176,9 @@ def sample(config: dict, plan: Plan) -> dict[str, Any]:
     with activity.during("reading problems"):
       tasks = tasks_of(config, plan.workdir, verifiers=plan.verifiers)
     build.check_evaluation(config, next(iter(tasks.values())))
+    first = next(iter(tasks.values()))
+    if note := unanswered(config, len(plan.turns), first):
+      _LOG.warning(note)
     with jax.set_mesh(mesh):
       new, of = write_missing(config, plan, tasks, mesh, display.update)
   finally:

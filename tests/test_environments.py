@@ -11,14 +11,16 @@ import fakes
 import jax
 import jax.numpy as jnp
 import loops
+import mains
 import numpy as np
 import optax
 import pytest
 
 from sitrain.curate.select import token_mask
+from sitrain.evaluate import player as playing
 from sitrain.methods import grpo, imitation
 from sitrain.rollout import stops
-from sitrain.runtime import environments, samples, sharding, watch
+from sitrain.runtime import environments, samples, sharding, typed, watch
 from sitrain.runtime.checks import check_environment
 from sitrain.runtime.environments import attach, options_of_task
 from sitrain.runtime.host import HostOnly, on_host, shapes_only
@@ -119,6 +121,26 @@ def test_the_text_of_a_reply_is_read_back_from_its_tokens():
   mark = np.array([0, 0, 0, 1, 1, 0, 0, 0, 2, 2])
   seen = dialogue_of(form, text_task(), np.array([2]), tokens, mark, 2, 3)
   assert seen.turns == ("ab", "d") and seen.replies == ("c",)
+  # A problem that somebody has typed is not that of any row.
+  posed = typed.problem(text_task(), LETTERS.encode("<q>"))
+  answer = np.asarray(posed.answer)[0]
+  seen = dialogue_of(form, text_task(), answer, tokens, mark, 2, 3)
+  assert seen.row == () and seen.prompt == "<q>"
+
+
+def test_an_environment_can_be_talked_to_and_sampled_with_its_replies():
+  """Nothing is compiled: players are made, and a line is said."""
+  task, limits = attached(lambda dialogue: "ok"), (4, 4)
+  made = playing.make(
+    fakes.bigram(LETTERS.size), task, turns=limits, samples=1, reply=task.reply,
+    jit=jax.jit,
+  )
+  assert made.turns == 2
+  sample = mains.imported("sitrain.sample")
+  config = {"evaluate": {"turns": limits}}
+  said = lambda task, turns: sample.unanswered(config, turns, task)
+  assert "--turns=2 samples all of them" in said(task, 1)
+  assert said(task, 2) == said(text_task(), 1) == ""
 
 
 def boom(dialogue):

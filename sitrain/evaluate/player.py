@@ -71,7 +71,9 @@ def no_progress(done: int, total: int) -> None:
   """Ignores the progress."""
 
 
-def unsharded(generate: Callable, *, prepare: Callable) -> Callable:
+def unsharded(
+  generate: Callable, *, prepare: Callable | None = None
+) -> Callable:
   """Returns `generate` unchanged: the compiler chooses the layout."""
   return generate
 

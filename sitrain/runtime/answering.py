@@ -17,6 +17,7 @@ import numpy as np
 from sitrain.rollout import stops
 from sitrain.runtime.replies import LATE, Outcome, call_all
 from sitrain.tasks.dialogue import (
+  NO_ROW,
   Dialogue,
   Form,
   NoSeedInReward,
@@ -147,9 +148,9 @@ def _reason(one: Outcome, options: Options) -> str:
 
 def _place(host: Host, answer, b: int) -> str:
   """The row in words."""
-  if host.task.texts == ():
-    return f"row {b + 1} of the batch"
   number = int(answer[0])
+  if host.task.texts == () or number == NO_ROW:
+    return f"row {b + 1} of the batch"
   name = host.task.texts.rows[number].name
   return f"row {number + 1} of the data" + (f" ({name})" if name else "")
 

@@ -263,7 +263,7 @@ def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 def show_summary(summary: dict[str, Any], *, dialogues: int = 4) -> None:
   """Prints the table of a finished run and a few of its dialogues."""
-  console = Console(width=None if sys.stdout.isatty() else 110)
+  console = Console(width=None if sys.stdout.isatty() else 140)
   console.print(summary_table(summary.get("stages", [])))
   for talk in of_every_kind(summary.get("dialogues", []))[:dialogues]:
     console.print(dialogue_text(talk), markup=False, highlight=False)

@@ -37,7 +37,9 @@ def define() -> None:
   flags.DEFINE_string(
     "source", "", "Data set of the task; default: the config's."
   )
-  flags.DEFINE_string("split", None, "Split of --source; empty: a file.")
+  flags.DEFINE_string(
+    "split", None, "Split of --source; --split= where it is a file without any."
+  )
   flags.DEFINE_float(
     "temperature", None, "0: greedy; default: config.evaluate.temperature.",
     lower_bound=0.0,

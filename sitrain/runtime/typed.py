@@ -7,6 +7,7 @@ import numpy as np
 
 from sitrain.runtime.options import ConfigError, accepted, find
 from sitrain.runtime.task import chat_of, options_of, reads_text
+from sitrain.tasks.dialogue import NO_ROW
 from sitrain.tasks.rows import problem_shape
 from sitrain.tasks.text import padded
 from sitrain.tasks.wording import wording
@@ -49,10 +50,13 @@ def problem(task: Task, tokens: Sequence[int]) -> Problems:
   """One problem [1 ...] without an answer: nothing can judge it.
 
   A reply that depends on the answer, as an opponent's move, is that to zeros.
+  Of a table it is no row: an environment gets () for it.
   """
   shape = problem_shape(task)
   width = -(-len(tokens) // STEP) * STEP
   empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shape)
+  if task.texts != ():  # The answer is the number of a row.
+    empty = empty._replace(answer=np.full_like(empty.answer, NO_ROW))
   return empty._replace(
     prompt=padded([tokens], left=True, width=width),
     solution=np.full(shape.solution.shape, PAD, np.int32),

@@ -9,6 +9,8 @@ from jaxtyping import Int
 
 from sitrain.types import GIVEN, PAD, Chat, Task
 
+NO_ROW = -1  # stands for the number of a row where somebody typed the problem
+
 
 class NoSeedInReward(NamedTuple):
   """Stands for `seed` in rewards, so that an error says why there is none."""
@@ -20,7 +22,7 @@ class Dialogue(NamedTuple):
   prompt: str  # the first message
   turns: tuple[str, ...]  # what the policy has written, one text a turn
   replies: tuple[str, ...]  # what it has read between two turns
-  row: Any  # tasks.text.Row of the problem, or () where problems are drawn
+  row: Any  # tasks.text.Row of the problem; () where it is drawn, or typed
   answer: tuple[int, ...]  # of the problem, as the verifier gets it
   ended: bool  # whether the last turn ended by itself; else it was cut
   # For random choices: of the row and its turn, the same whatever the batch is.
@@ -103,7 +105,8 @@ def dialogue_of(
   """
   own = [np.flatnonzero(mark == k) for k in range(1, turn + 1)]
   first = own[0][0] if len(own[0]) else len(mark)
-  row = task.texts.rows[int(answer[0])] if task.texts != () else ()
+  of_table = task.texts != () and int(answer[0]) != NO_ROW
+  row = task.texts.rows[int(answer[0])] if of_table else ()
   gaps = [
     tokens[a[-1] + 1 : b[0]] if len(a) and len(b) else tokens[:0]
     for a, b in zip(own, own[1:])
