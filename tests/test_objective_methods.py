@@ -375,6 +375,26 @@ def test_a_sampler_that_rounds_is_corrected_for(monkeypatch):
   )
 
 
+def test_rounding_is_corrected_for_where_the_policy_rounds(monkeypatch):
+  """In bfloat16 by default, and never with sampler_ratio=0."""
+  problems, rows, verdict = round_of()
+  scored = rows.logprob + 0.5
+  monkeypatch.setattr(
+    reinforce, "score_rows", lambda *a, **k: TokenScores(scored, scored)
+  )
+  monkeypatch.setattr(reinforce, "params_of", lambda state, role: ())
+  silent = fakes.SILENT["policy"]
+  rounds = silent._replace(dtype=jnp.bfloat16)
+  for model, options, want in (
+    (silent, {}, rows.logprob), (rounds, {}, scored),
+    (rounds, {"sampler_ratio": 0.0}, rows.logprob),
+  ):
+    method = dr_grpo.make({"policy": model}, TASK, None, **SHAPE | options)
+    sampled = problems, rows, verdict
+    batch, _ = method.curate(jax.random.key(0), None, *sampled)
+    np.testing.assert_array_equal(batch.targets.old_logprob, want)
+
+
 def rows_trained(batch):
   return np.flatnonzero(np.any(np.asarray(batch.mask) > 0, axis=1)).tolist()
 

@@ -37,7 +37,7 @@ def build(
   objective: Callable, aggregate: str = "episode_sum",
   temperature: float = 1.0, kl: str = "exact",
   baseline: str = "leave_one_out", estimate: str = "leave_one_out",
-  discount: float = 0.0, sampler_ratio: float = 0.0, offline: int = 0,
+  discount: float = 0.0, sampler_ratio: float = -1.0, offline: int = 0,
   slots: int = 0, share_prompts: bool = False, prompt_columns: int = 0,
 ) -> Method:
   """A policy gradient on every turn.
@@ -66,7 +66,8 @@ def build(
     sampler_ratio: 0: importance ratios are to the sampler's log-probabilities.
       Above 0: to those of the policy before the update, scored anew, and
       advantages weigh as much as that differs from the sampler, truncated to
-      this number (2 is usual); losses.policy_gradient.sampler_weight.
+      this number; losses.policy_gradient.sampler_weight. -1: 2 for a policy
+      that computes in bfloat16, else 0.
     offline: more episodes a problem, whose first attempt the reference wrote.
       With samples=0 they are all there is: turn 1 is not trained then.
     slots: rows that are decoded at a time; 0: all. See rollout/refill.py.
@@ -84,13 +85,15 @@ def build(
   verbs.check_choice("baseline", baseline, BASELINES)
   verbs.check_choice("estimate", estimate, ESTIMATES)
   verbs.check_choice("aggregate", aggregate, AGGREGATES)
-  if sampler_ratio:
+  model = models["policy"]
+  if sampler_ratio == -1:
+    sampler_ratio = 2.0 if jnp.dtype(model.dtype) == jnp.bfloat16 else 0.0
+  elif sampler_ratio:
     verbs.check_above_zero(sampler_ratio=sampler_ratio)
   if samples == 1 or samples + offline < 2:
     raise ValueError(f"samples={samples}: a baseline needs at least 2")
   if offline and len(turns) < 2:
     raise ValueError(f"offline={offline} needs a second turn: set it to 0")
-  model = models["policy"]
   options = dict(turns=turns, temperature=temperature, slots=slots)
   generate = verbs.play_with(model, task, samples=samples, **options)
   if offline:
