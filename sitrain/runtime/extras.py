@@ -22,8 +22,8 @@ MODULES = {
 }
 # Modules that come along with one of these.
 ALONG = {
-  "latex2sympy2_extended": "text", "mpmath": "text", "pyarrow": "text",
-  "sympy": "text", "tensorflow": "tensorflow",
+  "google": "tensorflow", "latex2sympy2_extended": "text", "mpmath": "text",
+  "pyarrow": "text", "sympy": "text", "tensorflow": "tensorflow",
 }
 
 
