@@ -760,7 +760,7 @@ def test_a_decoder_that_no_family_can_express_is_refused(toy):
   for odd, named in (
     (dict(qk_norm=True, qkv_bias=True, attention_cap=3.0), "attention_cap"),
     (dict(embed_scale=3.0), "LlamaForCausalLM it differs in embed_scale"),
-    (dict(heads=3), "qk_norm"),  # Only Qwen's width may be 16 for 3 heads.
+    (dict(heads=3), "qkv_bias"),  # Only Qwen's width may be 16 for 3 heads.
   ):
     with pytest.raises(ValueError, match=f"no supported .*{named}"):
       config_of(model.clone(**odd))
