@@ -77,9 +77,11 @@ LEAVES = (
   ("methods/reinforce.py", "group_rows"),
   ("train.py", "split_rows"),
   ("losses/policy_gradient.py", "importance_ratio"),
+  ("losses/policy_gradient.py", "log_ratio"),
   ("losses/policy_gradient.py", "truncate"),
   ("losses/policy_gradient.py", "clipped"),
   ("losses/reduce.py", "per_episode"),
+  ("losses/reduce.py", "at_least_float32"),
   ("losses/reduce.py", "masked"),
   ("losses/reduce.py", "value"),
 )

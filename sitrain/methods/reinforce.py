@@ -85,17 +85,17 @@ def build(
   verbs.check_choice("baseline", baseline, BASELINES)
   verbs.check_choice("estimate", estimate, ESTIMATES)
   verbs.check_choice("aggregate", aggregate, AGGREGATES)
-  model = models["policy"]
-  if sampler_ratio == -1:
-    sampler_ratio = 2.0 if jnp.dtype(model.dtype) == jnp.bfloat16 else 0.0
-  elif sampler_ratio:
+  if sampler_ratio not in (-1, 0):
     verbs.check_above_zero(sampler_ratio=sampler_ratio)
   if samples == 1 or samples + offline < 2:
     raise ValueError(f"samples={samples}: a baseline needs at least 2")
   if offline and len(turns) < 2:
     raise ValueError(f"offline={offline} needs a second turn: set it to 0")
+  model = models["policy"]
   options = dict(turns=turns, temperature=temperature, slots=slots)
   generate = verbs.play_with(model, task, samples=samples, **options)
+  if sampler_ratio == -1:
+    sampler_ratio = 2.0 if jnp.dtype(model.dtype) == jnp.bfloat16 else 0.0
   if offline:
     given = play_offline(model, task, offline, **options)
     generate = side_by_side(generate, given) if samples else given
