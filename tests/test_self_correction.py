@@ -4,21 +4,25 @@ import json
 import math
 from types import SimpleNamespace
 
+import mains
 import pytest
-from absl import flags
 
-from benchmarks import self_correction as bench
 from benchmarks import self_correction_page as page
 from sitrain.configs import common
 from sitrain.runtime import build
 from sitrain.runtime.options import call, find
 
+bench = mains.imported("benchmarks.self_correction")
+FLAGS = dict(
+  NAMES=[], ARMS_=[], SEEDS=5, WORKERS=2, MINUTES=1e6, QUICK=False, ONE="",
+)
 
-@pytest.fixture
+
+@pytest.fixture(autouse=True)
 def flagged(tmp_path, monkeypatch):
   """The flags of the benchmark as they are without a command line."""
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()
+  for name, value in (FLAGS | {"FOLDER": str(tmp_path)}).items():
+    monkeypatch.setattr(bench, name, SimpleNamespace(value=value))
   monkeypatch.setattr(bench, "RESULTS", tmp_path)
   return tmp_path
 

@@ -77,7 +77,6 @@ def options_of(config: dict, plan: Plan) -> dict[str, Any]:
   return requested_policy.depends_on(config, plan, FREE)
 
 
-
 def config_of(given: Any) -> dict:
   """The config of --config or of the workdir, with the flags' test set."""
   if given.workdir and given.config is not None:
