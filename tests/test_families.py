@@ -5,10 +5,10 @@ import functools
 import fakes
 import jax
 import jax.numpy as jnp
+import mains
 import numpy as np
 import pytest
 
-from benchmarks import families
 from sitrain.curate import pairs
 from sitrain.curate.advantage import gae, whiten_tokens
 from sitrain.curate.policy import gae_batch, token_rewards
@@ -37,6 +37,8 @@ from sitrain.types import (
   ValueTargets,
   Verdict,
 )
+
+families = mains.imported("benchmarks.families")
 
 TASK = maze.make(doors=2, rooms=2)
 TURNS = (3, 3)

@@ -3,11 +3,13 @@
 import pathlib
 import re
 
+import mains
 import numpy as np
 import pytest
 
-from benchmarks import families, family_results
+from benchmarks import family_results
 
+families = mains.imported("benchmarks.families")
 ROOT = pathlib.Path(__file__).parent.parent
 
 
