@@ -53,6 +53,8 @@ UNCHECKED = (
   "test_structures",
 )
 QUICKLY = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+# Of memory, in one process; see `mappings`.
+MAPPINGS = 30_000
 CPU = pytest.StashKey[float]()
 
 
@@ -136,6 +138,24 @@ def shapes_unchecked(request):
   )
   yield
   jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mappings():
+  """Forgets what was compiled before the process has too many mappings.
+
+  Every program on the CPU holds about six, Linux allows 65,530, and what asks
+  for one more ends with a segmentation fault.
+  """
+  yield
+  if count_mappings() > MAPPINGS:
+    jax.clear_caches()
+
+
+def count_mappings() -> int:
+  """How many this process holds; 0 where there is no /proc."""
+  maps = pathlib.Path("/proc/self/maps")
+  return maps.read_bytes().count(b"\n") if maps.exists() else 0
 
 
 @pytest.fixture(scope="session")

@@ -454,7 +454,7 @@ def test_what_does_not_fit_is_said_before_weights_are_read(
   # Nothing else is read for this.
   monkeypatch.setattr(sample, "tasks_of", pytest.fail)
   describe(quantization_config={"quant_method": "awq", "bits": 4})
-  refused(r"model\.path=.*quantization_config \(awq\).*unpack it")
+  refused(r"model\.path=.*quantization_config \(awq, 4-bit\).*unpack it")
 
 
 def test_memory_is_that_of_all_copies():
