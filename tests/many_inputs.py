@@ -12,16 +12,12 @@ import json
 import os
 import sys
 
+import mains
 from absl import flags
 
 from sitrain.runtime import distributed, overrides
 from sitrain.runtime.errors import one_line
 
-# Their workdir is given without the flag's name, too.
-OF_A_RUN = {
-  "sitrain.sample", "sitrain.evaluate.__main__", "sitrain.talk",
-  "sitrain.export", "sitrain.infer",
-}
 # Whether it is or not, nothing may be logged to it.
 sys.modules["wandb"] = None
 
@@ -42,10 +38,7 @@ def outcome(module, words):
       flags.FLAGS[flag].unparse()
   sys.argv = [module.__name__, *words]
   try:
-    module.main(overrides.parse(
-      sys.argv, takes_arguments=module.__name__ == "sitrain.report",
-      argument="workdir" if module.__name__ in OF_A_RUN else "",
-    ))
+    module.main(overrides.parse(sys.argv, **mains.options_of(module)))
   except (SystemExit, Exception) as error:
     kinds = [kind.__name__ for kind in type(error).__mro__]
     return kinds, one_line(error)
