@@ -220,15 +220,22 @@ def test_every_method_has_a_complete_page():
   assert "1707.06347" in pages["papers.md"]
 
 
-def test_options_in_a_sentence_are_not_broken_behind_a_hyphen():
+def test_options_and_intervals_of_the_site_stay_in_one_line():
   html = (
-    "<p><code>sitrain --list -x</code> --x <code>a--b</code></p>"
+    "<p><code>sitrain --list -x</code> --x <code>a--b</code> 1.0 [0.5, 2.0]</p>"
     "<pre><code>--list</code></pre>"
+    '<tr>\n<td style="x">49.1 [47.0, 51.3]</td><td>-1 [-2.5, 0]</td></tr>'
   )
-  assert inline.on_page_content(html, page=None) == html.replace(
+  full = f"<tr>{5 * '<td>9.1 [7.0, 9.3]</td>'}</tr>"  # no room for so many
+  assert inline.on_page_content(full) == full
+  expected = html.replace(
     "sitrain --list", 'sitrain <span class="option">--list</span>'
   )
-  assert "code .option {" in (ROOT / "docs" / "site.css").read_text()
+  for text in ("49.1 [47.0, 51.3]", "-1 [-2.5, 0]"):
+    expected = expected.replace(text, f'<span class="interval">{text}</span>')
+  assert inline.on_page_content(html, page=None) == expected
+  style = (ROOT / "docs" / "site.css").read_text()
+  assert "code .option {" in style and " .interval {" in style
   assert "docs/inline.py" in (ROOT / "mkdocs.yml").read_text()
 
 
