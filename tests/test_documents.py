@@ -85,11 +85,11 @@ def test_folders_of_a_machine_are_not_stored(monkeypatch):
   monkeypatch.setattr(notebooks.tempfile, "gettempdir", lambda: "/scratch")
   given = (
     "/scratch/tmpab_1/run/report.html, /tmp/tmp2/my.jsonl /somebody/m"
-    f" /data/sets/rows.jsonl, {ROOT}/configs 'https://a.b/home/x' 1/tmp/x"
+    f" /data/sets/rows.jsonl, {ROOT}/configs 'https://a.b/var/x' 1/tmp/x"
   )
   text = (
     "FOLDER/run/report.html, FOLDER/my.jsonl ~/m $SITRAIN_DATA/rows.jsonl,"
-    " sitrain/configs 'https://a.b/home/x' 1/tmp/x"
+    " sitrain/configs 'https://a.b/var/x' 1/tmp/x"
   )
   make = nbformat.v4.new_output
   [stream] = notebooks.stored(make("stream", text=given))
