@@ -187,7 +187,9 @@ def test_every_method_has_a_complete_page():
 
 
 # Of JAX, and a line that is put together from several texts.
-FOREIGN = ("RESOURCE_EXHAUSTED", "no space left in ...")
+FOREIGN = (
+  "RESOURCE_EXHAUSTED", "no space left in ...", "Very slow compile? ...",
+)
 
 
 def test_troubleshooting_is_headed_by_messages_of_the_code():
