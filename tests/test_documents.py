@@ -208,7 +208,7 @@ def test_every_method_has_a_complete_page():
   # Its formula comes from the table of objectives, its result from a run.
   assert "(R - mean) / std" in pages["methods/grpo.md"]
   assert "benchmarks.families --only=dpo" in pages["methods/dpo.md"]
-  assert "73 -> 99" in pages["methods/score.md"]
+  assert "70 -> 98" in pages["methods/score.md"]
   assert "- `judge/reward_K`: " in pages["methods/score.md"]
   assert "- `learn/margin`: " in pages["methods/dpo.md"]
   about, differs = generate.told_apart(
@@ -240,7 +240,9 @@ def test_options_and_intervals_of_the_site_stay_in_one_line():
 
 
 # Of JAX, and a line that is put together from several texts.
-FOREIGN = ("RESOURCE_EXHAUSTED", "no space left in ...")
+FOREIGN = (
+  "RESOURCE_EXHAUSTED", "no space left in ...", "Very slow compile? ...",
+)
 
 
 def test_troubleshooting_is_headed_by_messages_of_the_code():

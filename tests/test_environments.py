@@ -137,10 +137,19 @@ def test_an_environment_can_be_talked_to_and_sampled_with_its_replies():
   )
   assert made.turns == 2
   sample = mains.imported("sitrain.sample")
-  config = {"evaluate": {"turns": limits}}
-  said = lambda task, turns: sample.unanswered(config, turns, task)
+  stage = {name: {"method": {"turns": limits[:n]}} for n, name in
+           enumerate(("one", "two"), start=1)}
+  config = {"evaluate": {"turns": limits}, "stage": stage}
+  said = lambda task, turns, stage="": sample.unanswered(
+    config, turns, task, stage
+  )
   assert "--turns=2 samples all of them" in said(task, 1)
-  assert said(task, 2) == said(text_task(), 1) == ""
+  assert said(task, 2) == said(text_task(), 1) == said(task, 2, "two") == ""
+  assert said(text_task(), 1, "one") == said(text_task(), 2, "two") == ""
+  assert said(text_task(), 1, "two") == (
+    "--turns=1: two has trained 2 turns, and only the first is sampled:"
+    " --turns=2 samples the next, too"
+  )
 
 
 def boom(dialogue):
