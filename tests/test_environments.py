@@ -19,6 +19,7 @@ import pytest
 
 from sitrain.curate.select import token_mask
 from sitrain.evaluate import player as playing
+from sitrain.evaluate import samples as test_samples
 from sitrain.methods import grpo, imitation
 from sitrain.rollout import stops
 from sitrain.runtime import environments, samples, sharding, typed, watch
@@ -142,6 +143,38 @@ def test_an_environment_can_be_talked_to_and_sampled_with_its_replies():
   said = lambda task, turns: sample.unanswered(config, turns, task)
   assert "--turns=2 samples all of them" in said(task, 1)
   assert said(task, 2) == said(text_task(), 1) == ""
+
+
+def test_samples_of_a_test_set_have_the_rewards_of_whole_dialogues():
+  """A row that its environment ended is marked by its last turn.
+
+  What the environment takes off makes no answer wrong, and a turn that a string
+  ended was not cut.
+  """
+  seen = []
+
+  def reward(dialogue):
+    seen.append((dialogue.turns, dialogue.replies))
+    return -0.25 if len(dialogue.turns) > 1 else 0.0
+
+  task = attached(lambda dialogue: "ok", reward=reward, stop="/")
+  task = on_host(task._replace(
+    table=Problems(np.full((9, 1), 2), np.arange(9)[:, None], np.zeros((9, 0))),
+    texts=task.texts._replace(grade=()),
+  ))
+  rows = rows_of((["a/", "b|"], ["|[ok]"]), (["c|"], []))
+  (one, two) = test_samples.records(
+    {"own": task}, task.table, np.array([0, 1]),
+    playing.Played(rows.tokens, rows.turn, ()), samples=1, turns=2,
+  )
+  assert set(seen) == {
+    (("a/",), ()), (("a/", "b"), ("ok",)), (("c",), ())
+  }
+  assert one["statuses"] == one["attempts_2"]["statuses"] == ["right"]
+  assert one["truncated"] == [0] and one["known"] == [1]
+  assert one["attempts_2"]["rewards"] == [0.75]
+  assert two["attempts_2"]["texts"] == ["c"]
+  assert two["attempts_2"]["statuses"] == two["statuses"] == ["right"]
 
 
 def boom(dialogue):
