@@ -106,7 +106,7 @@ def test_every_form_of_a_row_becomes_a_prompt(
 ):
   task = chats.make(chat, source=write([row]), **options)
   assert prompt_of(chat, task) == prompt
-  assert task.texts.rows[0].answer
+  assert task.texts.rows[0].answer and task.texts.fields == [row]
 
 
 SAID = [{"role": "assistant", "content": "8"}]

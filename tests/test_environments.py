@@ -127,7 +127,11 @@ def test_the_text_of_a_reply_is_read_back_from_its_tokens():
   posed = typed.problem(text_task(), LETTERS.encode("<q>"))
   answer = np.asarray(posed.answer)[0]
   seen = dialogue_of(form, text_task(), answer, tokens, mark, 2, 3)
-  assert seen.row == () and seen.prompt == "<q>"
+  assert seen.row == () and seen.prompt == "<q>" and seen.fields == {}
+  own = text_task()
+  own = own._replace(texts=own.texts._replace(fields=[{"n": n} for n in ROWS]))
+  given = dialogue_of(form, own, np.array([4]), tokens, mark, 2, 3)
+  assert given.row == ROWS[4] and given.fields["n"] == ROWS[4]
 
 
 def test_an_environment_can_be_talked_to_and_sampled_with_its_replies():

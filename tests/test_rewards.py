@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sitrain.runtime import fields, sources
+from sitrain.runtime.options import ConfigError
 from sitrain.tasks import limited, matching, own_functions, rewards
 from sitrain.tasks.rewards import Given, Limits
 from sitrain.types import Problems
@@ -204,6 +205,13 @@ def test_a_pool_gives_unknown_for_hangs_and_deaths_and_the_line_of_errors(
     scored(name, bad, pool)
 
 
+def test_rows_that_no_process_can_get_are_one_line(write):
+  name = write("def f(texts):\n  return [1.0]\n")
+  what = given("a", rows=({"call": lambda: 0},))
+  with pytest.raises(ValueError, match="rows cannot be sent .*pool=False"):
+    scored(name, what, HERE._replace(pool=True))
+
+
 def test_a_function_travels_to_a_process_by_its_file(write):
   name = write("def f(texts):\n  return [3.0]\n")
   (one,) = rewards.parse("reward", name)
@@ -376,3 +384,9 @@ def test_jnp_scalars_are_numbers(write):
   name = write("def f(texts):\n  import jax.numpy as jnp\n"
                "  return [jnp.float32(2.0)] * 2\n")
   assert list(scored(name, given("a", "b")).values())[0].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["seconds", "reply_seconds"])
+def test_no_longer_times_are_asked_for_than_can_be_waited_for(name):
+  with pytest.raises(ConfigError, match=f"config.task.{name}=inf"):
+    fields.check_ranges({"task": {name: math.inf}})

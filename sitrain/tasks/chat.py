@@ -131,6 +131,7 @@ def make(
       [_row(example) for example in examples], kept, (),
       functools.partial(matching.claim, pattern=pattern),
       [*found.notes, *_counted(examples, fitting, kept)],
+      [example.row for example in examples],
     ),
     prompts, prompt_length=prompt_length,
     verify=_verifier(chat, own, rewards.scorer(own, limits), examples, cut),

@@ -16,6 +16,7 @@ import inspect
 import logging
 import math
 import pathlib
+import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
@@ -335,7 +336,14 @@ def judge_one(one: Reward, given: Given) -> tuple[str, float | str]:
 
 def _in_pool(pool: pools.Pool, one: Reward, given: Given) -> list[float]:
   texts = [_only(given, i) for i in range(len(given.texts))]
-  results = pool.map(functools.partial(judge_one, one), texts)
+  try:
+    results = pool.map(functools.partial(judge_one, one), texts)
+  except (pickle.PicklingError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f"{_name(one, given)}: its rows cannot be sent to a process "
+      f"({last_line(error)}): let prepare return text, numbers and lists only, "
+      "or set pool=False"
+    ) from error
   found, lost = [], []
   for where, result in zip(given.where, results):
     status, value = result.value if result.status == "done" else ("", math.nan)
