@@ -138,6 +138,13 @@ FAMILIES = {
     "attempts that are mended", extend=controls.add_one_reward,
     others=("star",), numbers=(*JUDGED, "verdict_named", "accuracy_3"),
   ),
+  "partial_masking": Family(
+    "partial_masking", "partial_masking", "partial_masking",
+    metric="accuracy_1", control="unmasked", control_is="the same cases with "
+    "wrong attempts trained, too", extend=controls.add_masked_otherwise,
+    others=("base", "good", "few", "many"),
+    numbers=("accuracy_3", *JUDGED[1:], *CORRECTION[4:]),
+  ),
   "subtle_errors": Family(
     "subtle_errors", "subtle_errors", "subtle_errors", control="samples",
     control_is="DPO on as many pairs of two samples",

@@ -156,3 +156,17 @@ def add_without_edits(config: Any) -> None:
     "problems": 2 * stage.method.problems,
   })
   common.add(config, "samples", stage)
+
+
+def add_masked_otherwise(config: Any) -> None:
+  """Adds partial answer masking's stage with wrong attempts trained, too.
+
+  And with good cases alone, and with few and with many bad ones.
+  """
+  for name, options in {
+    "unmasked": {"wrong": 1.0}, "good": {"bad": 0.0}, "few": {"bad": 0.1},
+    "many": {"bad": 0.7},
+  }.items():
+    stage = copy.deepcopy(config.stage.partial_masking)
+    stage.method.update(options)
+    common.add(config, name, stage)

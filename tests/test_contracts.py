@@ -43,6 +43,7 @@ from sitrain.methods import (
   orpo,
   pag,
   pair_sft,
+  partial_masking,
   ppo,
   reinforce_pp,
   rest_em,
@@ -246,6 +247,10 @@ METHODS = {
   ),
   "ledex": Row(
     ledex.make, ROWS | {"turns": (3, 3, 3), "discount": 0.9}, task=JUDGED
+  ),
+  "partial_masking": Row(
+    partial_masking.make, ROWS | {"turns": (3, 3, 3), "wrong": 0.5},
+    task=JUDGED,
   ),
   "sec": Row(sec.make, ROWS | {"beta": 0.2}),
   "spear": Row(spear.make, ROWS | {"capacity": 40}, held=()),
