@@ -170,3 +170,26 @@ def add_masked_otherwise(config: Any) -> None:
     stage = copy.deepcopy(config.stage.partial_masking)
     stage.method.update(options)
     common.add(config, name, stage)
+
+
+def add_other_pairs(config: Any) -> None:
+  """Adds correction DPO on own samples and on whole rows, and other DPO.
+
+  Of rows whose last attempt is right or wrong ("answers"), and of first
+  attempts ("steps"), both from where they part, with as many rows a round.
+  """
+  changes = {"own": {"teacher": "policy"}, "whole": {"scope": "whole"}}
+  for name, options in changes.items():
+    stage = copy.deepcopy(config.stage.correction_dpo)
+    stage.method.update(options)
+    common.add(config, name, stage)
+  for name, turns in {"answers": 3, "steps": 1}.items():
+    stage = copy.deepcopy(config.stage.correction_dpo)
+    del stage.method.ends
+    stage.held = {"reference": "base/last"}
+    stage.method.update({
+      "name": "dpo", "rule": "right_and_wrong", "after_prefix": True,
+      "turns": stage.method.turns[:turns], "samples": 8,
+    })
+    common.add(config, name, stage)
+  config.stage.steps.best = "judge/reward_1"

@@ -134,6 +134,22 @@ def case_weights(
   return rows.astype(jnp.float32)
 
 
+def corrections(verdict: Verdict, taught: Bool[Array, " B"]) -> Verdict:
+  """[B 1]: 1 where turns 2 and 3 mend a wrong attempt, turn 1, else 0.
+
+  The verdict is true and the next attempt right. Known are such rows of the
+  teacher, `taught`, and others of the policy, so that a right and a wrong one
+  are a pair of both (SuperCorrect, arXiv:2410.09008). A verdict that is not
+  true is wrong whatever follows it, or nothing.
+  """
+  of = lambda k: (verdict.known[:, k] > 0, verdict.reward[:, k] >= FULL)
+  (judged, right), (said, true), (tried, mended) = map(of, range(3))
+  known = judged & ~right & said & (tried | ~true)
+  good = true & tried & mended
+  known &= jnp.where(good, taught, ~taught)
+  return Verdict(*(x[:, None].astype(jnp.float32) for x in (good, known)))
+
+
 def role_advantage(
   reward: Float[Array, "B K"],
   known: Float[Array, "B K"],
