@@ -161,35 +161,28 @@ def add_without_edits(config: Any) -> None:
 def add_masked_otherwise(config: Any) -> None:
   """Adds partial answer masking's stage with wrong attempts trained, too.
 
-  And with good cases alone, and with few and with many bad ones.
+  And with good cases alone.
   """
-  for name, options in {
-    "unmasked": {"wrong": 1.0}, "good": {"bad": 0.0}, "few": {"bad": 0.1},
-    "many": {"bad": 0.7},
-  }.items():
+  changes = {"unmasked": {"wrong": 1.0}, "good": {"bad": 0.0}}
+  for name, options in changes.items():
     stage = copy.deepcopy(config.stage.partial_masking)
     stage.method.update(options)
     common.add(config, name, stage)
 
 
 def add_other_pairs(config: Any) -> None:
-  """Adds correction DPO on own samples and on whole rows, and other DPO.
+  """Adds correction DPO on own samples alone, and DPO on first attempts.
 
-  Of rows whose last attempt is right or wrong ("answers"), and of first
-  attempts ("steps"), both from where they part, with as many rows a round.
+  The latter from the first step in which they differ, with as many rows.
   """
-  changes = {"own": {"teacher": "policy"}, "whole": {"scope": "whole"}}
-  for name, options in changes.items():
-    stage = copy.deepcopy(config.stage.correction_dpo)
-    stage.method.update(options)
-    common.add(config, name, stage)
-  for name, turns in {"answers": 3, "steps": 1}.items():
-    stage = copy.deepcopy(config.stage.correction_dpo)
-    del stage.method.ends
-    stage.held = {"reference": "base/last"}
-    stage.method.update({
-      "name": "dpo", "rule": "right_and_wrong", "after_prefix": True,
-      "turns": stage.method.turns[:turns], "samples": 8,
-    })
-    common.add(config, name, stage)
-  config.stage.steps.best = "judge/reward_1"
+  own = copy.deepcopy(config.stage.correction_dpo)
+  own.method.teacher = "policy"
+  common.add(config, "own", own)
+  steps = copy.deepcopy(config.stage.correction_dpo)
+  del steps.method.ends
+  steps.held, steps.best = {"reference": "base/last"}, "judge/reward_1"
+  steps.method.update({
+    "name": "dpo", "rule": "right_and_wrong", "after_prefix": True,
+    "turns": steps.method.turns[:1], "samples": 8,
+  })
+  common.add(config, "steps", steps)

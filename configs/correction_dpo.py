@@ -2,7 +2,7 @@
 
 sitrain train --config=correction_dpo --workdir=/tmp/sitrain_correction
 
-The base of configs/pag.py; a teacher, which is that base after 400 more steps
+The base of configs/pag.py; a teacher, which is that base after 200 more steps
 on true verdicts that are always followed by the right attempt; then 20 rounds
 of DPO on 256 problems, 4 rows of the policy and 4 of the teacher behind one
 attempt, in 8 gradient steps each.
@@ -20,7 +20,7 @@ def get_config(argument: str = "") -> ConfigDict:
   config = common.base_config()
   pag.add_judged_base(config)
   teacher = copy.deepcopy(config.stage.base)
-  teacher.start, teacher.steps = "base/last", 400
+  teacher.start, teacher.steps = "base/last", 200
   teacher.optimizer.learning_rate = 2e-3
   teacher.task = {"copied": 0.0, "corrupted": 0.0, "corrected": 1.0}
   common.add(config, "teacher", teacher)
