@@ -139,18 +139,17 @@ FAMILIES = {
     others=("star",), numbers=(*JUDGED, "verdict_named", "accuracy_3"),
   ),
   "correction_dpo": Family(
-    "correction_dpo", "correction_dpo", "correction_dpo",
-    metric="verdict_named", control="steps", control_is="DPO on as many first "
-    "attempts, from the first step that differs; share of wrong first attempts "
-    "whose first wrong step is named", extend=controls.add_other_pairs,
-    others=("base", "teacher", "own"),
-    numbers=("accuracy_3", *JUDGED, *CORRECTION[4:]),
+    "correction_dpo", "correction_dpo", "correction_dpo", metric="cs",
+    control="steps", control_is="DPO on as many first attempts, from the first "
+    "step that differs; share of wrong first attempts that are mended",
+    extend=controls.add_other_pairs, others=("base", "teacher", "own"),
+    numbers=("verdict_named", "accuracy_3", *JUDGED, *CORRECTION[4:]),
   ),
   "partial_masking": Family(
     "partial_masking", "partial_masking", "partial_masking",
     metric="accuracy_1", control="unmasked", control_is="the same cases with "
     "wrong attempts trained, too", extend=controls.add_masked_otherwise,
-    others=("base", "good"),
+    others=("base", "good", "few", "many"),
     numbers=("accuracy_3", *JUDGED[1:], *CORRECTION[4:]),
   ),
   "subtle_errors": Family(

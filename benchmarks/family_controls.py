@@ -161,10 +161,12 @@ def add_without_edits(config: Any) -> None:
 def add_masked_otherwise(config: Any) -> None:
   """Adds partial answer masking's stage with wrong attempts trained, too.
 
-  And with good cases alone.
+  And with good cases alone, and with few and with many bad ones.
   """
-  changes = {"unmasked": {"wrong": 1.0}, "good": {"bad": 0.0}}
-  for name, options in changes.items():
+  for name, options in {
+    "unmasked": {"wrong": 1.0}, "good": {"bad": 0.0}, "few": {"bad": 0.1},
+    "many": {"bad": 0.7},
+  }.items():
     stage = copy.deepcopy(config.stage.partial_masking)
     stage.method.update(options)
     common.add(config, name, stage)

@@ -5,6 +5,10 @@ sitrain train --config=partial_masking --workdir=/tmp/sitrain_masking
 One round on samples of the base of configs/pag.py, chained arithmetic.
 `--config.stage.partial_masking.method.wrong=1` trains wrong attempts, too, the
 paper's ablation, and `bad` is the share of cases that have one.
+
+Seed 0: first attempts go from 47 to 69 % right (49 with wrong ones trained, 72
+on good cases alone), last ones from 51 to 71. Of wrong attempts 25 and 38 % are
+mended, still fewer than an independent try would: no correction is learned.
 """
 
 from ml_collections import ConfigDict
