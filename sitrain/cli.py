@@ -30,7 +30,7 @@ COMMANDS = {
   ),
   "sample": Command(
     "sitrain.sample", "sample a test set, with pass@k and maj@k",
-    "--workdir=/tmp/sitrain --output=/tmp/samples.jsonl",
+    "--workdir=/tmp/sitrain --turns=2 --output=both.jsonl",
   ),
   "evaluate": Command(
     "sitrain.evaluate", "measure a run: corrections, more turns, more samples",

@@ -2,7 +2,7 @@
 
   sitrain sample --config=score_gsm8k \\
     --config.model.path=FOLDER_OR_HUB_ID --samples=8 --output=gsm8k.jsonl
-  sitrain sample --workdir=RUN --stage=stage2 --output=gsm8k.jsonl
+  sitrain sample --workdir=RUN --turns=2 --output=gsm8k.jsonl
 
 Samples from a model without a run, or from a stage of a run. Writes a row for
 each problem, and a summary to gsm8k.jsonl.json. The same command resumes where
@@ -96,14 +96,26 @@ def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
   return player._replace(judge=lambda problems, episodes: ())
 
 
-def unanswered(config: dict, turns: int, task: Any) -> str:
-  """What to say where the only turn ends before the environment replies."""
+def unanswered(config: dict, turns: int, task: Any, stage: str) -> str:
+  """What to say where a lone turn leaves something out, or "".
+
+  That is the replies of an environment, or turns that the stage has trained;
+  `stage` is "" without a run.
+  """
   most = len(config["evaluate"]["turns"])
-  if turns > 1 or most == 1 or not by_turn.on_host(task.reply):
+  if turns > 1 or most == 1:
+    return ""
+  if by_turn.on_host(task.reply):
+    return (
+      "--turns=1: dialogues end before the environment of the task replies:"
+      f" --turns={most} samples all of them"
+    )
+  trained = config["stage"][stage]["method"].get("turns", ()) if stage else ()
+  if len(trained) < 2:
     return ""
   return (
-    "--turns=1: dialogues end before the environment of the task replies:"
-    f" --turns={most} samples all of them"
+    f"--turns=1: {stage} has trained {len(trained)} turns, and only the first"
+    f" is sampled: --turns={most} samples the next, too"
   )
 
 
@@ -177,7 +189,8 @@ def sample(config: dict, plan: Plan) -> dict[str, Any]:
       tasks = tasks_of(config, plan.workdir, verifiers=plan.verifiers)
     build.check_evaluation(config, next(iter(tasks.values())))
     first = next(iter(tasks.values()))
-    if note := unanswered(config, len(plan.turns), first):
+    stage = plan.stage if plan.workdir else ""
+    if note := unanswered(config, len(plan.turns), first, stage):
       _LOG.warning(note)
     with jax.set_mesh(mesh):
       new, of = write_missing(config, plan, tasks, mesh, display.update)

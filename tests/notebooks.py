@@ -4,7 +4,9 @@
 writes its outputs into the file, for readers who only look at it.
 """
 
+import os
 import pathlib
+import re
 import sys
 import tempfile
 import time
@@ -14,6 +16,10 @@ import nbformat
 
 # The most of one output that is stored: characters, and lines of text.
 MAX_SIZE, MAX_LINES = 60_000, 30
+# A folder of the machine on which a notebook ran, where no word stands for it.
+OWN_FOLDER = re.compile(
+  r"(?<![\w.:/-])/(?:tmp|var|root|home|Users|work|mnt|content)/[\w.-]+"
+)
 
 
 def run(path: pathlib.Path, folder: str, timeout: int) -> nbformat.NotebookNode:
@@ -35,14 +41,32 @@ def shortened(text: str) -> str:
   return "".join([f"... {left_out} lines\n", *lines[-MAX_LINES:]])
 
 
+def without_folders(text: str) -> str:
+  """A text without the folders of this machine, which differ on the next."""
+  # What holds others comes last.
+  words = {
+    os.environ.get("SITRAIN_DATA", ""): "$SITRAIN_DATA",
+    str(pathlib.Path(__file__).parent.parent): "sitrain",
+    str(pathlib.Path.home()): "~",
+  }
+  for folder, word in words.items():
+    if folder.count("/") and folder != "/":
+      text = re.sub(rf"(?<![\w.:/-]){re.escape(folder)}(?![\w.-])", word, text)
+  place = re.escape(tempfile.gettempdir())
+  text = re.sub(rf"(?<![\w.:/-]){place}/tmp\w+", "FOLDER", text)
+  return OWN_FOLDER.sub("FOLDER", text)
+
+
 def stored(output: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
   """What of an output is worth a place in the repository: [] or [one]."""
   if output.output_type == "stream":
     if output.name == "stderr":
       return []
-    return [nbformat.from_dict(output | {"text": shortened(output.text)})]
+    text = without_folders(shortened(output.text))
+    return [nbformat.from_dict(output | {"text": text})]
   data = {
-    kind: value for kind, value in output.get("data", {}).items()
+    kind: without_folders(value) if kind.startswith("text/") else value
+    for kind, value in output.get("data", {}).items()
     if len(str(value)) <= MAX_SIZE
   }
   return [nbformat.from_dict(output | {"data": data})] if data else []

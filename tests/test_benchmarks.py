@@ -4,6 +4,7 @@ import json
 import sys
 import textwrap
 
+import mains
 import numpy as np
 import pytest
 
@@ -24,6 +25,7 @@ from sitrain.methods import reinforce
 from sitrain.runtime import build, policy
 from sitrain.runtime import stage as stages
 from sitrain.runtime.options import ConfigError
+from sitrain.tasks import text
 
 HEAD = """
 import json, sys, time
@@ -362,3 +364,25 @@ def test_the_walk_begins_with_the_files_that_the_main_opens():
     f"sitrain/{file} is not opened: take it out of BEFORE"
     for file in ("methods/score.py", "runtime/build.py")
   ]
+
+
+def test_a_peers_answers_are_judged_as_own_ones_and_compared():
+  compared = mains.imported("benchmarks.real_answers")
+  rows = compared.played([[5, 6], [7]], [[8, 2], [9, 9, 9]])
+  assert rows.tokens.tolist() == [[5, 6, 8, 2], [7, 9, 9, 9]]
+  texts, ended = text.turn_tokens(rows, 1, eos=(2,))
+  assert [list(x) for x in texts] == [[8], [9, 9, 9]] and ended == [True, False]
+
+  record = lambda right, said: {"right": [right], "texts": [said]}
+  found = compared.compare(compared.Compared(
+    [record(1, "a"), record(1, "b"), record(0, "c"), record(0, "d")],
+    [record(1, "a"), record(0, "x"), record(0, "y"), record(0, "d")],
+  ), draws=200)
+  assert found["pass@1"] == {
+    "sitrain": 0.5, "transformers": 0.25, "difference": 0.25
+  }
+  assert found["equal_texts"] == 2 and found["equal_verdicts"] == 3
+  assert (found["only_sitrain"], found["only_transformers"]) == (1, 0)
+  low, high = found["intervals"]["difference"]
+  assert 0 <= low < 0.25 < high <= 1
+  assert json.loads(json.dumps(found)) == found

@@ -95,6 +95,10 @@ TALK = [
   ({"question": "a", "answer": "b"}, {"system": "S", "system_as": "user"},
    "[user]S\n\na[assistant]"),
   ({"q": "a", "a": 7}, {"fields": "prompt=q, answer=a"}, "[user]a[assistant]"),
+  # In front of the first question, also where the assistant has begun.
+  ({"messages": TALK[1:], "answer": "42"}, {"system": "S", "system_as": "user"},
+   "[assistant]Yes?<|end|>[user]S\n\n6*7?[assistant]"),
+  ({"question": "a", "answer": 10**400}, {}, "[user]a[assistant]"),
   ({"messages": [*TALK[:2]]}, {"chat_ends": "answer"}, "[user]Hi[assistant]"),
 ])
 def test_every_form_of_a_row_becomes_a_prompt(
@@ -102,7 +106,7 @@ def test_every_form_of_a_row_becomes_a_prompt(
 ):
   task = chats.make(chat, source=write([row]), **options)
   assert prompt_of(chat, task) == prompt
-  assert task.texts.rows[0].answer
+  assert task.texts.rows[0].answer and task.texts.fields == [row]
 
 
 SAID = [{"role": "assistant", "content": "8"}]
@@ -259,6 +263,7 @@ def test_prepare_changes_and_drops_rows(chat, write, tmp_path):
     "  return row | {'answer': row['n']} if row['n'] % 2 else None\n"
     "def wrong(row):\n  return row['m']\n"
     "def text(row):\n  return 'a'\n"
+    "def quits(row):\n  raise SystemExit\n"
   )
   options = dict(source=write(LEGS))
   task = chats.make(chat, prepare=f"file:{file}", **options)
@@ -269,6 +274,8 @@ def test_prepare_changes_and_drops_rows(chat, write, tmp_path):
     chats.make(chat, prepare=f"file:{file}:wrong", **options)
   with pytest.raises(ValueError, match="returns a str for row 1 .*as a dict"):
     chats.make(chat, prepare=f"file:{file}:text", **options)
+  with pytest.raises(ValueError, match="for row 1 of my.jsonl: SystemExit"):
+    chats.make(chat, prepare=f"file:{file}:quits", **options)
 
 
 def test_shots_stand_before_the_question_and_are_not_asked(chat, write):
@@ -307,6 +314,7 @@ def test_csv_is_a_table(tmp_path):
                   {"prompt": "two\nlines", "answer": ""}]
   for text, said in (
     ("a,b\n1,2,3\n", "row 1 of .*more values than the first line"),
+    ("a,b,a\n1,2,3\n", "the name 'a' twice, so that one of the columns"),
     ("a,b\n1\n", "row 1 of .*fewer values"), ('a\n"b\n', "a.csv is no CSV"),
   ):
     path.write_text(text)

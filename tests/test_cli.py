@@ -12,7 +12,7 @@ import test_house as house
 
 import sitrain
 from sitrain import cli
-from sitrain.runtime import config_files, extras
+from sitrain.runtime import config_files, extras, listing, overrides
 from sitrain.runtime.options import ConfigError
 
 SETUP = configparser.ConfigParser()
@@ -197,6 +197,24 @@ def test_a_config_is_found_by_name_wherever_the_user_is(tmp_path, monkeypatch):
   assert config_files.located("mine.py:x") == "mine.py:x"
   assert config_files.located(f"{tmp_path}/mine.py") == f"{tmp_path}/mine.py"
   assert config_files.abouts()["grpo"].startswith("GRPO: samples of a problem")
+
+
+def test_a_source_tree_that_is_not_installed_says_so(tmp_path, monkeypatch):
+  """Else the line ends in a list of no configs."""
+  monkeypatch.setattr(config_files, "_folder", lambda: tmp_path)
+  with pytest.raises(ConfigError) as error:
+    config_files.located("quickstart:quick")
+  assert str(error.value) == (
+    "--config=quickstart:quick: sitrain is not installed, so its configs are"
+    f" not found: run pip install -e '.[train]' in {mains.ROOT}"
+  )
+  missing = ModuleNotFoundError("No module", name="sitrain.configs")
+  why = overrides._why(missing, "configs/quickstart.py")
+  assert why.startswith("sitrain is not installed")
+  assert f"  {why}" in listing.listed()
+  monkeypatch.undo()
+  assert config_files.uninstalled() == ""
+  assert overrides._why(missing, "mine.py") == "ModuleNotFoundError: No module"
 
 
 @pytest.mark.parametrize(

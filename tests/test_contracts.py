@@ -440,7 +440,7 @@ def test_problems_are_wanted_that_teach(name):
   """Those whose rewards differ, of methods that compare the samples of each."""
   case = case_of(name)
   wanted = case.method.wanted
-  assert (wanted != ()) == (name in COMPARING)
+  assert (wanted != ()) == (name in COMPARING), "see COMPARING"
   if wanted == ():
     return
   problems, rows, verdicts = case.sampled

@@ -25,10 +25,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def _generate():
-  """docs/generate.py, which is no part of a package."""
+def _hook(name):
+  """docs/NAME.py, which is no part of a package."""
   spec = importlib.util.spec_from_file_location(
-    "generate", ROOT / "docs" / "generate.py"
+    name, ROOT / "docs" / f"{name}.py"
   )
   module = importlib.util.module_from_spec(spec)
   with pytest.MonkeyPatch.context() as patch:
@@ -37,7 +37,7 @@ def _generate():
   return module
 
 
-generate = _generate()
+generate, inline = _hook("generate"), _hook("inline")
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 
 
@@ -66,6 +66,40 @@ def test_a_stored_output_is_small_and_no_error():
     assert all(o.output_type != "error" for o in outputs), path.name
     kept = [one for output in outputs for one in notebooks.stored(output)]
     assert kept == outputs, f"{path.name}: python tests/notebooks.py {path}"
+
+
+def test_a_stored_output_names_no_folder_of_a_machine():
+  for path in NOTEBOOKS:
+    book = nbformat.read(path, as_version=4)
+    for output in (o for cell in book.cells for o in cell.get("outputs", [])):
+      data = output.get("data", {})
+      texts = [v for kind, v in data.items() if kind.startswith("text/")]
+      for text in [*texts, output.get("text", "")]:
+        found = notebooks.OWN_FOLDER.findall(text)
+        assert not found, f"{path.name}: {found}"
+
+
+def test_folders_of_a_machine_are_not_stored(monkeypatch):
+  monkeypatch.setenv("SITRAIN_DATA", "/data/sets")
+  monkeypatch.setenv("HOME", "/somebody")
+  monkeypatch.setattr(notebooks.tempfile, "gettempdir", lambda: "/scratch")
+  given = (
+    "/scratch/tmpab_1/run/report.html, /tmp/tmp2/my.jsonl /somebody/m"
+    f" /data/sets/rows.jsonl, {ROOT}/configs 'https://a.b/var/x' 1/tmp/x"
+  )
+  text = (
+    "FOLDER/run/report.html, FOLDER/my.jsonl ~/m $SITRAIN_DATA/rows.jsonl,"
+    " sitrain/configs 'https://a.b/var/x' 1/tmp/x"
+  )
+  make = nbformat.v4.new_output
+  [stream] = notebooks.stored(make("stream", text=given))
+  assert stream.text == text
+  data = {"text/plain": given, "image/png": "/tmp/tmp2"}
+  [shown] = notebooks.stored(make("display_data", data=data))
+  assert shown.data == {"text/plain": text, "image/png": "/tmp/tmp2"}
+  monkeypatch.setenv("SITRAIN_DATA", "")
+  monkeypatch.setenv("HOME", "/")
+  assert notebooks.without_folders("1 / 2, a/b") == "1 / 2, a/b"
 
 
 def test_of_long_outputs_the_end_is_stored():
@@ -174,7 +208,7 @@ def test_every_method_has_a_complete_page():
   # Its formula comes from the table of objectives, its result from a run.
   assert "(R - mean) / std" in pages["methods/grpo.md"]
   assert "benchmarks.families --only=dpo" in pages["methods/dpo.md"]
-  assert "73 -> 99" in pages["methods/score.md"]
+  assert "70 -> 98" in pages["methods/score.md"]
   assert "- `judge/reward_K`: " in pages["methods/score.md"]
   assert "- `learn/margin`: " in pages["methods/dpo.md"]
   about, differs = generate.told_apart(
@@ -186,8 +220,29 @@ def test_every_method_has_a_complete_page():
   assert "1707.06347" in pages["papers.md"]
 
 
+def test_options_and_intervals_of_the_site_stay_in_one_line():
+  html = (
+    "<p><code>sitrain --list -x</code> --x <code>a--b</code> 1.0 [0.5, 2.0]</p>"
+    "<pre><code>--list</code></pre>"
+    '<tr>\n<td style="x">49.1 [47.0, 51.3]</td><td>-1 [-2.5, 0]</td></tr>'
+  )
+  full = f"<tr>{5 * '<td>9.1 [7.0, 9.3]</td>'}</tr>"  # no room for so many
+  assert inline.on_page_content(full) == full
+  expected = html.replace(
+    "sitrain --list", 'sitrain <span class="option">--list</span>'
+  )
+  for text in ("49.1 [47.0, 51.3]", "-1 [-2.5, 0]"):
+    expected = expected.replace(text, f'<span class="interval">{text}</span>')
+  assert inline.on_page_content(html, page=None) == expected
+  style = (ROOT / "docs" / "site.css").read_text()
+  assert "code .option {" in style and " .interval {" in style
+  assert "docs/inline.py" in (ROOT / "mkdocs.yml").read_text()
+
+
 # Of JAX, and a line that is put together from several texts.
-FOREIGN = ("RESOURCE_EXHAUSTED", "no space left in ...")
+FOREIGN = (
+  "RESOURCE_EXHAUSTED", "no space left in ...", "Very slow compile? ...",
+)
 
 
 def test_troubleshooting_is_headed_by_messages_of_the_code():

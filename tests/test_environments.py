@@ -4,6 +4,7 @@ import functools
 import pathlib
 import re
 import shutil
+import sys
 import threading
 import time
 
@@ -18,6 +19,7 @@ import pytest
 
 from sitrain.curate.select import token_mask
 from sitrain.evaluate import player as playing
+from sitrain.evaluate import samples as test_samples
 from sitrain.methods import grpo, imitation
 from sitrain.rollout import stops
 from sitrain.runtime import environments, samples, sharding, typed, watch
@@ -125,7 +127,11 @@ def test_the_text_of_a_reply_is_read_back_from_its_tokens():
   posed = typed.problem(text_task(), LETTERS.encode("<q>"))
   answer = np.asarray(posed.answer)[0]
   seen = dialogue_of(form, text_task(), answer, tokens, mark, 2, 3)
-  assert seen.row == () and seen.prompt == "<q>"
+  assert seen.row == () and seen.prompt == "<q>" and seen.fields == {}
+  own = text_task()
+  own = own._replace(texts=own.texts._replace(fields=[{"n": n} for n in ROWS]))
+  given = dialogue_of(form, own, np.array([4]), tokens, mark, 2, 3)
+  assert given.row == ROWS[4] and given.fields["n"] == ROWS[4]
 
 
 def test_an_environment_can_be_talked_to_and_sampled_with_its_replies():
@@ -137,10 +143,51 @@ def test_an_environment_can_be_talked_to_and_sampled_with_its_replies():
   )
   assert made.turns == 2
   sample = mains.imported("sitrain.sample")
-  config = {"evaluate": {"turns": limits}}
-  said = lambda task, turns: sample.unanswered(config, turns, task)
+  stage = {name: {"method": {"turns": limits[:n]}} for n, name in
+           enumerate(("one", "two"), start=1)}
+  config = {"evaluate": {"turns": limits}, "stage": stage}
+  said = lambda task, turns, stage="": sample.unanswered(
+    config, turns, task, stage
+  )
   assert "--turns=2 samples all of them" in said(task, 1)
-  assert said(task, 2) == said(text_task(), 1) == ""
+  assert said(task, 2) == said(text_task(), 1) == said(task, 2, "two") == ""
+  assert said(text_task(), 1, "one") == said(text_task(), 2, "two") == ""
+  assert said(text_task(), 1, "two") == (
+    "--turns=1: two has trained 2 turns, and only the first is sampled:"
+    " --turns=2 samples the next, too"
+  )
+
+
+def test_samples_of_a_test_set_have_the_rewards_of_whole_dialogues():
+  """A row that its environment ended is marked by its last turn.
+
+  What the environment takes off makes no answer wrong, and a turn that a string
+  ended was not cut.
+  """
+  seen = []
+
+  def reward(dialogue):
+    seen.append((dialogue.turns, dialogue.replies))
+    return -0.25 if len(dialogue.turns) > 1 else 0.0
+
+  task = attached(lambda dialogue: "ok", reward=reward, stop="/")
+  task = on_host(task._replace(
+    table=Problems(np.full((9, 1), 2), np.arange(9)[:, None], np.zeros((9, 0))),
+    texts=task.texts._replace(grade=()),
+  ))
+  rows = rows_of((["a/", "b|"], ["|[ok]"]), (["c|"], []))
+  (one, two) = test_samples.records(
+    {"own": task}, task.table, np.array([0, 1]),
+    playing.Played(rows.tokens, rows.turn, ()), samples=1, turns=2,
+  )
+  assert set(seen) == {
+    (("a/",), ()), (("a/", "b"), ("ok",)), (("c",), ())
+  }
+  assert one["statuses"] == one["attempts_2"]["statuses"] == ["right"]
+  assert one["truncated"] == [0] and one["known"] == [1]
+  assert one["attempts_2"]["rewards"] == [0.75]
+  assert two["attempts_2"]["texts"] == ["c"]
+  assert two["attempts_2"]["statuses"] == two["statuses"] == ["right"]
 
 
 def boom(dialogue):
@@ -188,6 +235,9 @@ def test_errors_that_no_policy_should_read_stop_the_run():
     ask(attached(lambda dialogue: 1 / 0), rows)
   with pytest.raises(ValueError, match="Mine replied 'Ä'.*no token for"):
     ask(attached(lambda dialogue: "Ä"), rows)
+  half = "^row 1 .*reply of Mine holds half of a character"
+  with pytest.raises(ValueError, match=half):
+    ask(attached(lambda dialogue: "\ud800"), rows)
 
 
 def test_a_long_reply_is_cut_and_counted(caplog):
@@ -202,6 +252,22 @@ def test_a_long_reply_is_cut_and_counted(caplog):
   assert counted["environment/over"] == (0.0, 2.0)
   task.reply.counted()
   assert caplog.text.count("Mine ended none of the dialogues") == 1
+
+
+def test_of_a_huge_reply_only_what_may_fit_is_tokenized():
+  read = []
+  counting = LETTERS._replace(
+    encode=lambda text: read.append(len(text)) or LETTERS.encode(text)
+  )
+  chat = CHAT._replace(
+    tokenizer=counting, again=lambda text: counting.encode(f"[{text}]")
+  )
+  task = attached(
+    lambda dialogue: "x" * 10**6, reply_tokens=10, chat=chat,
+    task=text_task()._replace(tokenizer=counting),
+  )
+  texts, _ = ask(task, rows_of((["a|"], [])))
+  assert texts == ["[" + "x" * 7 + "]"] and max(read) < 10**4
 
 
 def test_calls_are_answered_in_order_and_a_late_one_is_left(caplog):
@@ -269,9 +335,14 @@ def test_rewards_of_turns_are_added_to_the_verdict():
     (lambda dialogue: 1 / 0, r"row 1.*, turn 1: reward of Mine raises ZeroDiv"),
     (lambda dialogue: "x", "returned 'x': return a finite number"),
     (lambda dialogue: np.nan, "returned nan"),
+    (lambda dialogue: "0.5", "returned '0.5': return a finite number"),
+    (lambda dialogue: 1e39, r"returned 1e\+39"),
+    (lambda dialogue: 10**400, "returned 10{59}: return"),
+    (lambda dialogue: sys.exit(), "reward of Mine raises SystemExit"),
+    (lambda dialogue: time.sleep(20), "took longer than .*reply_seconds=0.2"),
   ):
     with pytest.raises(ValueError, match=words):
-      attached(lambda dialogue: "ok", reward=bad).verify(
+      attached(lambda dialogue: "ok", reward=bad, reply_seconds=0.2).verify(
         np.arange(3)[:, None], rows, 2
       )
 
@@ -339,6 +410,27 @@ def plain(dialogue):
   return dialogue.missing
 def maker(*, word="x"):
   return lambda dialogue: word
+
+async def waits(dialogue):
+  return "x"
+
+class Waits:
+  async def reply(self, dialogue):
+    return "x"
+
+class Scores:
+  def reply(self, dialogue):
+    return "x"
+
+  def reward(self, dialogue, turn):
+    return 1.0
+
+class Quits:
+  def __init__(self):
+    raise SystemExit(0)
+
+  def reply(self, dialogue):
+    return "x"
 '''
 
 
@@ -366,6 +458,10 @@ def test_an_environment_is_found_by_its_name(tmp_path):
     (":Echo", {"time": 2}, "time.*times"),
     (":Echo", {"times": 0}, "times=0"),
     (":plain", {"a": 1}, "takes no options"),
+    (":Waits", {}, "reply of Waits is async: write it with def"),
+    (":waits", {}, "reply of waits is async"),
+    (":Scores", {}, "reward of Scores cannot be called with a dialogue alone"),
+    (":Quits", {}, "mine.py, line .*raises SystemExit"),
   ):
     with pytest.raises(ConfigError, match=words):
       made(name, **options)

@@ -14,6 +14,7 @@ from sitrain.runtime.plan import cost as plan_cost
 from sitrain.runtime.plan import hlo as plan_hlo
 from sitrain.runtime.plan import models as plan_models
 from sitrain.runtime.plan import programs as plan_programs
+from sitrain.runtime.plan import show as plan_show
 from sitrain.runtime.plan import subprocess_compile as plan_compile
 
 # Out of the update of one layer of Qwen2.5-1.5B's widths for v5e:2x4 by libtpu
@@ -284,3 +285,9 @@ def test_bytes_of_the_small_program_as_by_hand(small):
   assert plan.known["parameters"] == (
     gradients / 4 + 2 * width * 16 + norms
   )
+
+
+def test_a_small_model_has_more_than_0_million_parameters():
+  counts = (107_000, 5_200_000, 1_543_700_000)
+  found = [plan_show.parameters(count) for count in counts]
+  assert found == ["0.11 M", "5.2 M", "1,544 M"]

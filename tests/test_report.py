@@ -420,6 +420,22 @@ def test_notes_are_words_and_no_formulas():
   assert " / " not in note and "(1 - r" not in note
 
 
+@pytest.mark.parametrize("name, healthy", [
+  ("generate/truncated_2", "below 10 %."),  # The axis says 10 %, not 0.1.
+  ("judge/no_signal_2", "below 80 %; 100 %: nothing can be learned."),
+  ("judge/changed_2", "neither 0 (copies) nor 100 %."),
+  ("judge/distinct_2", "falls slowly; 1 / samples: all are copies."),
+  ("learn/ratio", "near 1."),  # The axis has ratios.
+])
+def test_what_is_healthy_is_in_the_unit_of_the_axis(name, healthy):
+  assert charts.note_of([name], 0).endswith(f"Healthy: {healthy}")
+
+
+def test_a_note_counts_no_turns():
+  names = [f"judge/{name}_3" for name in ("copied", "true", "caught")]
+  assert not re.search(r"\bK\b| - [12]\b", charts.note_of(names, 0))
+
+
 def test_a_time_table_has_no_column_of_dashes():
   record = {"stage": "rl", "step": 1, "run/seconds": 2.0}
   stage = {"name": "rl", "seconds": 3.0}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sitrain.runtime import fields, sources
+from sitrain.runtime.options import ConfigError
 from sitrain.tasks import limited, matching, own_functions, rewards
 from sitrain.tasks.rewards import Given, Limits
 from sitrain.types import Problems
@@ -65,6 +66,16 @@ def test_functions_name_what_they_read_and_give_numbers_or_none(write):
   ("return [0, '1']", r"returns a str \('1'\) for row 7"),
   ("return [0, [1]]", "returns a list .* for row 7"),
   ("return [0, 1e39]", "returns 1e.39 for row 7"),
+  ("return [10**400, 0]", "returns a huge number for row 3"),
+  ("return [bytearray(b'1'), 0]", "returns a bytearray .* for row 3"),
+  ("return frozenset([0.0, 1.0])", "returns a frozenset"),
+  ("return bytearray(b'ab')", "returns a bytearray"),
+  # It would end the run as if all had been well, with the exit code 0.
+  ("import sys; sys.exit()", "fails for row 3 of a.jsonl: SystemExit "),
+  # The rewards of a list in another order, or of one of two texts.
+  ("texts.sort(reverse=True); return [float(t == 'a') for t in texts]",
+   "fails for row 3 .*it changes the list texts, .*in another order"),
+  ("texts.pop(); return [0.0]", "fails for row 3.*changes the list texts"),
   ("return [r['answer'] == 4 for r in rows]",
    r"f of own0.py \(turn 1\) fails for row 7 of a.jsonl: KeyError: 'answer' "
    r"\(own0.py, line 2\): mend it"),
@@ -81,7 +92,13 @@ def test_a_wrong_result_is_one_line_with_the_row(write, body, said):
 
 @pytest.mark.parametrize(("source", "said"), [
   ("def f(completions, **more):\n  pass\n", "asks for 'completions': name any"),
+  ("def f(prompts, completions, **more):\n  pass\n", "for 'completions'"),
   ("def f(a, /):\n  pass\n", "asks for 'a'"),
+  ("class f:\n  pass\n", "f of own0.py is a class: write a function"),
+  ("import functools\nf = functools.partial(max)\n", "f: that is a partial"),
+  ("from pickle import dumps, Unpickler as f\n", "that is a|is imported from"),
+  ("from difflib import get_close_matches as f\n", "imported from difflib"),
+  ("import sys\nsys.exit(0)\n", "own0.py, line 2, raises SystemExit: 0"),
   ("def f():\n  pass\n", "reads nothing"),
   ("async def f(texts):\n  pass\n", "is async"),
   ("def f(texts):\n  yield 1\n", "yields"),
@@ -92,10 +109,35 @@ def test_a_wrong_result_is_one_line_with_the_row(write, body, said):
 def test_what_is_no_reward_is_refused_before_anything_is_loaded(
   write, source, said
 ):
-  if "completions, **more" in source:
-    source = source.replace(", **more", "")
   with pytest.raises(ValueError, match=f"reward='file:.*{said}"):
     rewards.parse("reward", write(source))
+
+
+def test_what_a_reward_does_to_its_rows_is_seen_by_nobody(write):
+  spoils = write(
+    "def f(rows):\n  for row in rows:\n    row['answer']['is'] = row.pop('n')\n"
+    "  return [0.0] * len(rows)\n"
+  )
+  reads = write(
+    "def g(rows):\n  return [row['answer']['is'] for row in rows]\n", "g"
+  )
+  row = {"answer": {"is": 4}, "n": 9, "lock": threading.Lock()}
+  what = given("a", "b", rows=(row, row))  # two samples of a problem
+  for _ in range(2):
+    found = scored(f"{spoils},{reads}", what._replace(
+      rows=({"answer": {"is": 4}, "n": 9},) * 2
+    ))
+    assert found["g"].tolist() == [4, 4]
+  assert scored(reads, what)["g"].tolist() == [4, 4]
+
+
+def test_a_reward_is_logged_by_the_name_that_is_given(write):
+  one = "low, high = (lambda texts, x=x: [x] * len(texts) for x in (1, 2))\n"
+  low = write(one, "low")
+  names = [x.name for x in rewards.parse("reward", f"{low},{low[:-3]}high")]
+  assert names == ["low", "high"]
+  with pytest.raises(ValueError, match="reward=' , ' names nothing"):
+    rewards.parse("reward", " , ")
 
 
 def test_a_missing_file_and_an_unknown_word_are_refused(tmp_path):
@@ -161,6 +203,13 @@ def test_a_pool_gives_unknown_for_hangs_and_deaths_and_the_line_of_errors(
   )
   with pytest.raises(ValueError, match="fails for row 4: ZeroDivisionError.*5"):
     scored(name, bad, pool)
+
+
+def test_rows_that_no_process_can_get_are_one_line(write):
+  name = write("def f(texts):\n  return [1.0]\n")
+  what = given("a", rows=({"call": lambda: 0},))
+  with pytest.raises(ValueError, match="rows cannot be sent .*pool=False"):
+    scored(name, what, HERE._replace(pool=True))
 
 
 def test_a_function_travels_to_a_process_by_its_file(write):
@@ -335,3 +384,9 @@ def test_jnp_scalars_are_numbers(write):
   name = write("def f(texts):\n  import jax.numpy as jnp\n"
                "  return [jnp.float32(2.0)] * 2\n")
   assert list(scored(name, given("a", "b")).values())[0].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["seconds", "reply_seconds"])
+def test_no_longer_times_are_asked_for_than_can_be_waited_for(name):
+  with pytest.raises(ConfigError, match=f"config.task.{name}=inf"):
+    fields.check_ranges({"task": {name: math.inf}})

@@ -437,7 +437,7 @@ def test_names_that_nothing_reads_are_refused(change, words):
 
 
 @pytest.mark.parametrize("change, words", [
-  ({"turns": (5,)}, "config.evaluate.turns=.* needs 2 or more"),
+  ({"turns": (5,)}, "config.evaluate.turns=.*: an evaluation needs 2 or more"),
   ({"problems": 0}, "config.evaluate.problems=0: set 1 or more"),
   ({"resamples": 1}, "config.evaluate.resamples=1: set 2 or more"),
 ])

@@ -5,7 +5,7 @@ benchmarks.peers.NAME`, in the environment of its library.
 It reads one JSON object a line and answers each with one line:
 
   {"action": "prepare", "case": {...}} -> {"parameters": n, "settings": "..."}
-  {"action": "run"} -> {"seconds": s, ...}
+  {"action": "run"} -> {"seconds": s, ...}; "given": what `run` takes, by name
   {"action": "quit"} -> nothing; it ends
 
 An answer of {"error": "..."} describes a failure. Between two lines it waits
@@ -24,11 +24,11 @@ from collections.abc import Callable
 from typing import Any
 
 
-def serve(prepare: Callable[[dict], tuple[Callable[[], dict], dict]]) -> None:
+def serve(prepare: Callable[[dict], tuple[Callable[..., dict], dict]]) -> None:
   """Answers messages until {"action": "quit"}.
 
-  `prepare(case) -> (run, facts)` compiles and warms up; `run() -> facts` is
-  timed, and must not return before its work is done.
+  `prepare(case) -> (run, facts)` compiles and warms up; `run(**given) -> facts`
+  is timed, and must not return before its work is done.
   """
   # The output of libraries goes to the log; the pipe gets the answers alone.
   answers = os.fdopen(os.dup(1), "w")
@@ -44,7 +44,7 @@ def serve(prepare: Callable[[dict], tuple[Callable[[], dict], dict]]) -> None:
         run, answer = prepare(message["case"])
       else:
         began = time.perf_counter()
-        answer = run()
+        answer = run(**message.get("given", {}))
         answer = {"seconds": time.perf_counter() - began} | answer
     except Exception as error:
       traceback.print_exc()

@@ -199,10 +199,11 @@ def attempts_of(
   """
   begun = contexts.before(episodes, turn)
   texts = [attempt(episodes, k, length) for k in (1, 2)]
-  return tuple(
+  chosen, rejected = (
     contexts.append(begun, jnp.where(one[:, None], *texts), turn)
     for one in (first, ~first)
   )
+  return chosen, rejected
 
 
 def best_pairs(

@@ -182,14 +182,15 @@ def make_judge(
 
   Where a reply ended an episode early, its last turn counts for later ones; of
   a task whose policy judges itself, its last attempt for later attempts, and
-  its last verdict for later verdicts.
+  its last verdict for later verdicts. What an environment takes off a reward
+  makes no answer wrong.
   """
-
   def judge(problems, episodes):
     verdict = verify(task, problems, episodes, turns)
     final = jnp.asarray(final_answers(task, episodes, turns))
     cut = cut_turns(task, episodes, turns)
-    right = (verdict.reward >= FULL) * verdict.known
+    taken = np.minimum(verdict.parts.get("environment", 0.0), 0.0)
+    right = (verdict.reward - taken >= FULL) * verdict.known
     reward = verdict.reward * verdict.known
     judged = Judged(right, verdict.known, final, cut, reward)
     return _repeat_last(judged, written(episodes, turns), roles(task))
@@ -198,7 +199,7 @@ def make_judge(
 
 
 def _repeat_last(
-  judged: Judged, present: Bool[Array, "B K"], roles: int
+  judged: Judged, present: Bool[Array | np.ndarray, "B K"], roles: int
 ) -> Judged:
   """Replaces every turn that was not written by the last of its role."""
   turn = np.arange(present.shape[1])

@@ -9,14 +9,15 @@ from jaxtyping import Float, Int
 from sitrain.evaluate import monitors
 from sitrain.evaluate.bootstrap import bootstrap, estimate
 from sitrain.evaluate.correction import share
-from sitrain.evaluate.player import FULL, Judged, Played
+from sitrain.evaluate.player import FULL, Judged, Played, make_judge
 from sitrain.evaluate.summary import is_partial
 from sitrain.evaluate.verdicts import rows_of
 from sitrain.evaluate.votes import majority_at, pass_at
 from sitrain.judge.roles import attempts, roles
 from sitrain.judge.verifier import written
+from sitrain.rollout import stops
 from sitrain.tasks.text import turn_tokens
-from sitrain.types import GIVEN, PAD, ROOT, Episodes, Problems, Task
+from sitrain.types import PAD, ROOT, Episodes, Problems, Task
 
 Record = dict[str, Any]  # one problem with all its attempts, as in the file
 
@@ -49,10 +50,13 @@ def records(
   is no attempt, under `verdicts_<k>`.
   """
   task, problem = next(iter(tasks.values())), np.repeat(rows, samples)
-  numbers = attempts(task, turns)
-  first = _attempt(tasks, problem, played, 0)
+  played, numbers = _as_ended(task, played, turns), attempts(task, turns)
+  judged = {
+    name: _judged(one, problem, played, turns) for name, one in tasks.items()
+  }
+  first = _attempt(tasks, problem, played, judged, 0)
   later = {
-    f"attempts_{k}": _attempt(tasks, problem, played, k - 1)
+    f"attempts_{k}": _attempt(tasks, problem, played, judged, k - 1)
     for k in numbers if k > 1
   } | {
     f"verdicts_{k}": _verdict(task, played, turns, k)
@@ -64,6 +68,39 @@ def records(
     more = {name: _entries(x, own) for name, x in later.items()}
     found.append(head(task, posed, int(row)) | _entries(first, own) | more)
   return found
+
+
+def _episodes(played: Played) -> Episodes:
+  """The rows that were played, each of a problem of its own."""
+  none, rows = np.zeros(played.turn.shape, np.int32), len(played.turn)
+  return Episodes(
+    tokens=played.tokens, turn=played.turn, logprob=none.astype(np.float32),
+    path=none, problem=np.arange(rows, dtype=np.int32),
+    parent=np.full(rows, ROOT),
+  )
+
+
+def _as_ended(task: Task, played: Played, turns: int) -> Played:
+  """Turns that a string of the environment ended were not cut."""
+  ends = getattr(task.reply, "stops", stops.NONE)
+  if not len(ends.length):
+    return played
+  rows = stops.as_ended(ends, _episodes(played), turns, task.eos)
+  return played._replace(tokens=rows.tokens, turn=rows.turn)
+
+
+def _judged(task: Task, problem, played: Played, turns: int) -> Judged | tuple:
+  """What is known of the rows before their texts are graded; () is nothing.
+
+  Some verifiers look at more than a turn's text, and get the whole rows.
+  """
+  if task.texts == ():
+    return played.judged
+  if task.texts.grade != ():
+    return ()
+  posed = Problems(*(np.asarray(x)[problem] for x in task.table))
+  found = make_judge(task, turns)(posed, _episodes(played))
+  return Judged(*map(np.asarray, found))
 
 
 def _verdict(task, played, turns, k) -> dict[str, Any]:
@@ -91,32 +128,35 @@ def _verdict(task, played, turns, k) -> dict[str, Any]:
   }
 
 
-def _attempt(tasks, problem, played, k) -> dict[str, Any]:
+def _attempt(tasks, problem, played, judged, k) -> dict[str, Any]:
   """Attempt k (from 0) of every episode: texts and their marks."""
-  (_, task), *others = tasks.items()
-  texts, ended = _standing(task, played, k + 1)
+  first, *others = tasks
+  texts, ended = _standing(tasks[first], played, k + 1)
 
-  def mark(task):
-    fields = _marks(task, problem, played, texts, ended, k)._asdict()
+  def mark(name):
+    fields = _marks(
+      tasks[name], problem, judged[name], texts, ended, k
+    )._asdict()
     if not is_partial(np.array(fields["rewards"])):
       fields.pop("rewards")
     return fields
 
-  found = {"texts": texts} | mark(task)
+  found = {"texts": texts} | mark(first)
   found["truncated"] = [int(bool(t) and not e) for t, e in zip(texts, ended)]
   return found | (
-    {"also": {name: mark(other) for name, other in others}} if others else {}
+    {"also": {name: mark(name) for name in others}} if others else {}
   )
 
 
 def _standing(task, played, turn) -> tuple[list[str], list[bool]]:
-  """As texts_of_turn; an attempt that a verdict accepted stands for later ones.
+  """As texts_of_turn; the last attempt of a row stands for later ones.
 
+  So does one that a verdict accepted, or after which a reply ended the row.
   Their marks are its own, too: see player.make_judge.
   """
   texts, ended = texts_of_turn(task, played, turn)
   before = turn - roles(task)
-  if before < 1 or roles(task) == 1:
+  if before < 1:
     return texts, ended
   there = (played.turn == turn).any(axis=1)
   other = _standing(task, played, before)
@@ -135,12 +175,12 @@ def texts_of_turn(
   return [task.tokenizer.decode(row) for row in rows], ended
 
 
-def _marks(task, problem, played, texts, ended, k) -> Marks:
+def _marks(task, problem, judged, texts, ended, k) -> Marks:
   """Marks of attempt k (from 0); a text that was cut is wrong, and ungraded."""
   if task.texts == ():
-    return _judged_marks(played.judged, k)
+    return _judged_marks(judged, k)
   if task.texts.grade == ():
-    return _verified_marks(task, problem, played, texts, ended, k)
+    return _verified_marks(task, judged, texts, ended, k)
   complete = np.flatnonzero(ended)
   numbers = [int(task.texts.kept[problem[b]]) for b in complete]
   graded = task.texts.grade([texts[b] for b in complete], numbers)
@@ -157,25 +197,17 @@ def _marks(task, problem, played, texts, ended, k) -> Marks:
   return marks
 
 
-def _verified_marks(task, problem, played, texts, ended, k) -> Marks:
+def _verified_marks(task, judged, texts, ended, k) -> Marks:
   """Marks by `Task.verify`, whose rewards look at more than a turn's text."""
-  answer = np.asarray(task.table.answer)[problem]
-  # Other turns are context here, and are not judged.
-  other = (played.turn > GIVEN) & (played.turn != k + 1)
-  none, rows = np.zeros(played.turn.shape, np.int32), len(played.turn)
-  verdict = task.verify(answer, Episodes(
-    tokens=played.tokens, turn=np.where(other, GIVEN, played.turn),
-    logprob=none.astype(np.float32), path=none,
-    problem=np.arange(rows, dtype=np.int32), parent=np.full(rows, ROOT),
-  ), k + 1)
-  reward, known = (np.asarray(x)[:, k].astype(float) for x in verdict[:2])
-  cases = [known == 0, reward >= FULL, ~np.array(ended)]
+  right, known, reward = (
+    np.asarray(x)[:, k] for x in (judged.right, judged.known, judged.reward)
+  )
+  cases = [known == 0, right > 0, ~np.array(ended)]
   words = np.select(cases, ["unknown", "right", "cut"], "wrong")
   return Marks(
-    words.tolist(), (known * (reward >= FULL)).astype(int).tolist(),
-    known.astype(int).tolist(),
+    words.tolist(), right.astype(int).tolist(), known.astype(int).tolist(),
     [task.texts.claim(text) if end else "" for text, end in zip(texts, ended)],
-    (reward * known).tolist(),
+    reward.astype(float).tolist(),
   )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from sitrain.rollout import stops
 from sitrain.runtime.replies import LATE, Outcome, call_all
+from sitrain.tasks import fields, limited, rewards
 from sitrain.tasks.dialogue import (
   NO_ROW,
   Dialogue,
@@ -24,10 +25,11 @@ from sitrain.tasks.dialogue import (
   dialogue_of,
   failed,
 )
-from sitrain.tasks.own_functions import own_place
+from sitrain.tasks.own_functions import ERRORS, own_place
 from sitrain.types import PAD, Episodes, Mean, Reply, Task, Verdict
 
 _LOG = logging.getLogger("sitrain")
+_WIDEST = 256  # characters of a token: more of a reply is cut unread
 
 
 class Options(NamedTuple):
@@ -161,19 +163,23 @@ def _text_of(host: Host, one: Outcome, place: Callable) -> tuple[Any, bool]:
     reason = "it took too long"
     if one.error is not LATE:
       reason = f"{type(one.error).__name__}: {one.error}"
-    return f"error: {reason[:200]}", host.options.reply_errors == "end"
+    told = reason[:200].encode(errors="replace").decode()
+    return f"error: {told}", host.options.reply_errors == "end"
   if one.value is not None and not isinstance(one.value, str):
     raise ValueError(
       f"{place()}: {host.environment.name} returned "
       f"{type(one.value).__name__} {str(one.value)[:60]!r}: return a text, or "
       "None where the dialogue is over"
     )
-  return one.value, one.value is None
+  read = lambda value: value if value is None else fields.text(value)
+  where = f"{place()}: the reply of {host.environment.name}"
+  return fields.read(one.value, read, where), one.value is None
 
 
 def _fitted(host: Host, text: str, ended: bool) -> Sequence[int]:
   """The tokens of a reply; one that is too long loses its end."""
   form, limit = host.form, host.options.reply_tokens
+  whole, text = text, text[: limit * _WIDEST]
   try:
     ids = form.write(text, ended)
     if len(ids) <= limit:
@@ -185,7 +191,8 @@ def _fitted(host: Host, text: str, ended: bool) -> Sequence[int]:
     ) from error
   _warn_once(
     host, "cut",
-    f"a reply of {host.environment.name} has {len(ids)} tokens and is cut at "
+    f"a reply of {host.environment.name} has "
+    f"{'more than ' * (text != whole)}{len(ids)} tokens and is cut at "
     f"config.task.reply_tokens={limit}; further ones are only counted",
   )
   host.counts["cut"] += 1
@@ -238,10 +245,14 @@ def _rewards(host, answer, tokens, mark, turns):
       host.form, host.task, answer[b], tokens[b], mark[b], k + 1,
       NoSeedInReward,
     )
+    seconds = host.options.reply_seconds
     try:
-      value = host.environment.reward(seen)
-    except Exception as error:
-      place, what = _place(host, answer[b], b), Outcome(None, error, 0.0)
+      value = limited.call(partial(host.environment.reward, seen), seconds)
+    except ERRORS as error:
+      late = isinstance(error, limited.Overdue)
+      place, what = _place(host, answer[b], b), Outcome(
+        None, LATE if late else error, 0.0
+      )
       raise ValueError(
         f"{place}, turn {k + 1}: reward of {host.environment.name} "
         f"{_reason(what, host.options)}: mend it, or return None where it is "
@@ -255,14 +266,11 @@ def _rewards(host, answer, tokens, mark, turns):
 def _number(host, value, place, turn) -> float:
   if value is None:
     return 0.0
-  try:
-    if np.isfinite(float(value)):
-      return float(value)
-  except (TypeError, ValueError):
-    pass
+  if np.isfinite(number := rewards.finite(value)):
+    return number
   raise ValueError(
     f"{place}, turn {turn}: reward of {host.environment.name} returned "
-    f"{value!r}: return a finite number, or None where it is not known"
+    f"{repr(value)[:60]}: return a finite number, or None where it is not known"
   )
 
 

@@ -244,8 +244,14 @@ def evaluation_options() -> dict[str, inspect.Parameter]:
 def check_evaluation(config: dict, task: Task) -> None:
   """Checks config.evaluate, before a stage is trained."""
   _check_evaluation_options(config["evaluate"])
+  turns = tuple(config["evaluate"]["turns"])
+  if len(turns) < 2:
+    raise ConfigError(
+      f"config.evaluate.turns={turns}: an evaluation needs 2 or more, as it"
+      " compares attempts, whatever is trained: give the token limit of each"
+    )
   try:
-    check_turns(task, config["evaluate"]["turns"], least=2)
+    check_turns(task, turns)
   except ValueError as error:  # It begins with the turns.
     raise ConfigError(f"config.evaluate.{error}") from error
 

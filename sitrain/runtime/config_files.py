@@ -24,6 +24,16 @@ def abouts() -> dict[str, str]:
   return {name: first(name).strip().strip('"') for name in names()}
 
 
+def uninstalled() -> str:
+  """What to do in a source tree that is not installed, or ""."""
+  if names():
+    return ""
+  return (
+    "sitrain is not installed, so its configs are not found: run pip install"
+    f" -e '.[train]' in {pathlib.Path(__file__).parents[2]}"
+  )
+
+
 def located(spec: str) -> str:
   """PATH:ARGUMENT, where NAME:ARGUMENT may have been given.
 
@@ -72,6 +82,8 @@ def _folder() -> pathlib.Path:
 
 def _missing(file: str) -> str:
   """What is missing, and what may have been meant."""
+  if is_name(file) and (why := uninstalled()):
+    return why
   known, stem = names(), pathlib.Path(file).stem
   near = difflib.get_close_matches(stem, known, n=3)
   if stem in known:  # A path from the top of the repository, elsewhere.

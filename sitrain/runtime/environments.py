@@ -103,6 +103,7 @@ def environment_of(options: Options, field: str) -> Environment:
         f"config.{inner}: {label} is the reply itself and takes no options: "
         "leave them out"
       )
+    _check_waits(found, None, where, label)
     return Environment(found, None, label)
   made = _made(found, inner, given)
   reply = getattr(made, "reply", made)
@@ -111,7 +112,24 @@ def environment_of(options: Options, field: str) -> Environment:
       f"config.{where}={name!r}: {label} has no reply(dialogue): write "
       "`def reply(self, dialogue)` that returns a text or None"
     )
-  return Environment(reply, getattr(made, "reward", None), label)
+  reward = getattr(made, "reward", None)
+  if reward is not None and not (callable(reward) and _asks(reward)):
+    raise ConfigError(
+      f"config.{where}={name!r}: reward of {label} cannot be called with a "
+      "dialogue alone: write `def reward(self, dialogue)`, or leave it out"
+    )
+  _check_waits(reply, reward, where, label)
+  return Environment(reply, reward, label)
+
+
+def _check_waits(reply: Any, reward: Any, field: str, label: str) -> None:
+  """Raises ConfigError for functions of which a call does not wait."""
+  for name, function in (("reply", reply), ("reward", reward)):
+    if inspect.iscoroutinefunction(function):
+      raise ConfigError(
+        f"config.{field}: {name} of {label} is async: write it with def, and "
+        "asyncio.run inside"
+      )
 
 
 def _made(maker: Callable, field: str, given: dict) -> Any:

@@ -86,7 +86,10 @@ RANGES = {
   "evaluate.seed": Range(0, 2**32 - 1),
   "(task|evaluate.task|stage.*.task).(seed|limit|prompt_length)": Range(0),
   "(task|evaluate.task|stage.*.task).(workers|count|memory)": Range(1),
-  "(task|evaluate.task|stage.*.task).seconds": Range(0, above=True),
+  # A day: what waits knows no longer times, nor inf.
+  "(task|evaluate.task|stage.*.task).(seconds|reply_seconds)": Range(
+    0, 86400, above=True
+  ),
   "run.(save_every|keep|samples)": Range(1),
   "run.samples_every": Range(0),
   "run.max_sampler_gap": Range(0, above=True),

@@ -124,7 +124,8 @@ def listed() -> list[str]:
   """All configs, methods, tasks and options, with types and defaults."""
   lines = ["Configs: --config=NAME", ""]
   about = config_files.abouts()
-  lines += [f"  {name}: {line}" for name, line in about.items()] + [""]
+  lines += [f"  {name}: {line}" for name, line in about.items()]
+  lines += [f"  {why}" for why in [config_files.uninstalled()] if why] + [""]
   for title, package in (
     ("Methods: config.stage.NAME.method", "methods"),
     ("Tasks: config.task", "tasks"),

@@ -185,7 +185,7 @@ def naming(
     raise
   except own_functions.OwnError as error:
     raise ConfigError(str(error)) from error
-  except Exception as error:
+  except own_functions.ERRORS as error:
     if line := own_functions.failure(error):
       raise ConfigError(f"config.{field}{part}: {line}") from error
     if not isinstance(error, ValueError):

@@ -230,6 +230,9 @@ def _read(path: str, known: flags.FlagValues, spec: str) -> Any:
 
 def _why(error: Exception, file: str) -> str:
   """The error of a config file, with its line."""
+  if getattr(error, "name", "") == "sitrain.configs":
+    if tell := config_files.uninstalled():
+      return tell
   if "has no attribute 'get_config'" in str(error):
     return "it has no function get_config(argument): add it"
   if isinstance(error, ValueError):

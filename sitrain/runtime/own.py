@@ -17,7 +17,7 @@ import numpy as np
 from sitrain.rollout import by_turn
 from sitrain.runtime.host import HostOnly
 from sitrain.runtime.options import ConfigError, naming
-from sitrain.tasks.own_functions import OwnError, defined_at, failure
+from sitrain.tasks.own_functions import ERRORS, OwnError, defined_at, failure
 from sitrain.types import (
   GIVEN,
   PAD,
@@ -172,7 +172,7 @@ def _guarded(
       value = function(*args, **options)
     except (ConfigError, OwnError, HostOnly):
       raise
-    except Exception as error:
+    except ERRORS as error:
       if not (line := failure(error)):
         raise
       fix = f"{form.call} returns {form.returns}"

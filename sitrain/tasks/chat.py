@@ -131,6 +131,7 @@ def make(
       [_row(example) for example in examples], kept, (),
       functools.partial(matching.claim, pattern=pattern),
       [*found.notes, *_counted(examples, fitting, kept)],
+      [example.row for example in examples],
     ),
     prompts, prompt_length=prompt_length,
     verify=_verifier(chat, own, rewards.scorer(own, limits), examples, cut),
@@ -245,7 +246,7 @@ def _prepare(name: str) -> Callable[[dict, str], Any]:
   def change(row: dict, where: str) -> Any:
     try:
       found = function(dict(row))
-    except Exception as error:  # noqa: BLE001 It is the user's code.
+    except own_functions.ERRORS as error:
       raise ValueError(
         f"prepare={name!r} fails for {where}: {own_functions.last_line(error)}:"
         " mend it, or return None to drop the row"
@@ -283,8 +284,9 @@ def _without_system(dialogue: tuple) -> tuple:
   first, *rest = dialogue
   if first["role"] not in ("system", "developer"):
     return dialogue
-  content = f"{first['content']}\n\n{rest[0]['content']}"
-  return ({"role": rest[0]["role"], "content": content}, *rest[1:])
+  at = next((i for i, one in enumerate(rest) if one["role"] == "user"), 0)
+  content = f"{first['content']}\n\n{rest[at]['content']}"
+  return (*rest[:at], rest[at] | {"content": content}, *rest[at + 1 :])
 
 
 def _part(

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from sitrain.tasks import rewards
-from sitrain.tasks.own_functions import last_line
+from sitrain.tasks.own_functions import ERRORS, last_line
 from sitrain.tasks.rewards import Reward
 from sitrain.tasks.text import padded
 from sitrain.types import PAD, Chat, Episodes, Task, Verdict
@@ -70,7 +70,7 @@ def _check(one: Reward) -> None:
   shapes = jnp.zeros((5, 7), jnp.int32), jnp.zeros((5, 3), jnp.int32)
   try:
     found = jax.eval_shape(lambda *rows: _call(one, *rows, 1), *shapes)
-  except Exception as error:  # noqa: BLE001 It is the user's code.
+  except ERRORS as error:
     raise ValueError(
       f"device_reward: {one.shown} cannot be traced: {last_line(error)}: write "
       "it in jax.numpy, without branches on values"

@@ -1,7 +1,8 @@
 """Dialogues as text, for who answers the policy on the host."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,8 @@ class Dialogue(NamedTuple):
   ended: bool  # whether the last turn ended by itself; else it was cut
   # For random choices: of the row and its turn, the same whatever the batch is.
   seed: int | type[NoSeedInReward]
+  # The row as a user gave it, to be read only; {} of tasks with rows of theirs.
+  fields: Mapping[str, Any] = MappingProxyType({})
 
 
 class Replies(NamedTuple):
@@ -107,6 +110,9 @@ def dialogue_of(
   first = own[0][0] if len(own[0]) else len(mark)
   of_table = task.texts != () and int(answer[0]) != NO_ROW
   row = task.texts.rows[int(answer[0])] if of_table else ()
+  given = task.texts.fields[int(answer[0])] if of_table and (
+    task.texts.fields
+  ) else {}
   gaps = [
     tokens[a[-1] + 1 : b[0]] if len(a) and len(b) else tokens[:0]
     for a, b in zip(own, own[1:])
@@ -120,6 +126,7 @@ def dialogue_of(
     answer=tuple(int(i) for i in answer),
     ended=bool(len(last) and int(last[-1]) in task.eos),
     seed=seed,
+    fields=MappingProxyType(given),
   )
 
 

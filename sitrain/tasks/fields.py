@@ -47,7 +47,7 @@ def text_or_number(value: Any) -> str:
   """Text, or a number in its shortest decimal form: 0 is "0", 4.50 is "4.5"."""
   if not _is_number(value):
     return text(value)
-  if not math.isfinite(value):
+  if not _is_finite(value):
     raise ValueError(
       f"is {value}, which is no number: write the number, or leave the row out"
     )
@@ -117,12 +117,17 @@ def _is_number(value: Any) -> bool:
   return is_number and not isinstance(value, bool)
 
 
+def _is_finite(value: int | float | Decimal) -> bool:
+  # math.isfinite cannot read an integer of 400 digits.
+  return isinstance(value, int) or math.isfinite(value)
+
+
 def _what(value: Any) -> str:
   """A description of a wrong value."""
   if value is None:
     return "null"
   if _is_number(value):
-    return f"the number {value}" if math.isfinite(value) else str(value)
+    return f"the number {value}" if _is_finite(value) else str(value)
   kinds = {
     bool: f"the truth value {value}", str: "text", bytes: "bytes",
     dict: "an object", list: "a list", tuple: "a list",

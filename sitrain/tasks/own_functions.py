@@ -17,10 +17,13 @@ import traceback
 import zlib
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 FILE = "file:"
 _OWN = "sitrain_file_"  # prefix of the names of modules from a user's files
+# What a user's code raises. sys.exit() inside of it would end the whole run, as
+# if it had come to its end.
+ERRORS = (Exception, SystemExit)
 
 
 class OwnError(ValueError):
@@ -57,8 +60,17 @@ def load(name: str, default: str) -> Callable:
     fix = f"choose one of {known}" if own else "there is none"
     if near:
       fix = f"did you mean {near[0]!r}? (known: {known})"
+    if wanted in vars(module):
+      fix = f"{_other(vars(module)[wanted])}: write one with def"
     raise ValueError(f"{file.name} has no function {wanted}: {fix}")
   return getattr(module, wanted)
+
+
+def _other(value: Any) -> str:
+  """What stands in a file under a name, where it is no function of it."""
+  if inspect.isfunction(value) or inspect.isclass(value):
+    return f"that is imported from {value.__module__}"
+  return f"that is a {type(value).__name__}"
 
 
 def _module(file: pathlib.Path) -> ModuleType:
@@ -74,7 +86,7 @@ def _module(file: pathlib.Path) -> ModuleType:
   sys.modules[name] = module
   try:
     spec.loader.exec_module(module)
-  except Exception as error:  # noqa: BLE001 It is the user's code.
+  except ERRORS as error:
     del sys.modules[name]
     frames = traceback.extract_tb(error.__traceback__)
     lines = [x.lineno for x in frames if x.filename == str(file)]

@@ -10,20 +10,22 @@ before the turn; `texts`, what it wrote; `rows`, their rows of the data set;
 baseline. Whatever else is wrong ends the run, as a wrong reward would teach.
 """
 
+import copy
 import functools
 import inspect
 import logging
 import math
 import pathlib
+import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from sitrain.tasks import limited, matching
-from sitrain.tasks.own_functions import FILE, Own, last_line, load
+from sitrain.tasks.own_functions import ERRORS, FILE, Own, last_line, load
 from sitrain.tasks.verifiers import pool as pools
 
 _LOG = logging.getLogger("sitrain")
@@ -35,6 +37,9 @@ TAKEN = (
   "reward", "malformed", "unknown", "changed", "corrected", "spoiled", "ended",
   "environment",
 )
+
+
+_TEXTS = (str, bytes, bytearray, memoryview)
 
 
 class Reward(NamedTuple):
@@ -83,6 +88,8 @@ def parse(
       found.append(_reward(name, float(weight), asks))
     except ValueError as error:
       raise ValueError(f"{option}={name!r}: {error}") from error
+  if text.strip() and not found:
+    raise ValueError(f"{option}={text!r} names nothing: write a function")
   return _named(option, found)
 
 
@@ -97,32 +104,36 @@ def _reward(name: str, weight: float, asks: tuple[str, ...]) -> Reward:
     return Reward(name, weight, Own("", matching.bound), (), name)
   function = load(name, "reward")
   path, _, given = name.removeprefix(FILE).partition(":")
-  shown = f"{function.__name__} of {pathlib.Path(path).name}"
-  # A function that another one made may be called like a third.
-  own = Own(f"{FILE}{path}:{given or 'reward'}", function)
-  return Reward(
-    function.__name__, weight, own, _asked(function, asks, shown), shown
-  )
+  # A lambda, or what another function made, has no name of its own.
+  given = given or "reward"
+  shown = f"{given} of {pathlib.Path(path).name}"
+  own = Own(f"{FILE}{path}:{given}", function)
+  return Reward(given, weight, own, _asked(function, asks, shown), shown)
 
 
 def _asked(
   function: Callable, asks: tuple[str, ...], shown: str
 ) -> tuple[str, ...]:
   """The arguments that a function is called with, by name."""
+  if inspect.isclass(function):
+    raise ValueError(f"{shown} is a class: write a function with def")
   if inspect.iscoroutinefunction(function):
     raise ValueError(f"{shown} is async: write it with def, and asyncio.run")
   if inspect.isgeneratorfunction(function):
     raise ValueError(f"{shown} yields: let it return a list")
   known = inspect.signature(function).parameters.values()
-  if any(p.kind is p.VAR_KEYWORD for p in known):
-    return asks
+  every = any(p.kind is p.VAR_KEYWORD for p in known)
   for p in known:
+    if every and p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+      continue
     if p.name not in asks and p.default is p.empty or p.kind is (
       p.POSITIONAL_ONLY
     ):
       raise ValueError(
         f"{shown} asks for {p.name!r}: name any of {', '.join(asks)}"
       )
+  if every:
+    return asks
   found = tuple(p.name for p in known if p.name in asks)
   if not found:
     raise ValueError(f"{shown} reads nothing: name any of {', '.join(asks)}")
@@ -187,24 +198,51 @@ def _here(one: Reward, given: Given, seconds: float) -> list[float]:
       f"{len(given.texts)} texts ({_places(given)}): mend it, raise seconds, "
       "or set pool=True, where a text that takes too long is not known"
     ) from error
-  except Exception as error:  # noqa: BLE001 It is the user's code.
+  except ERRORS as error:
     where, error = _failing(one, given, error, seconds)
     raise ValueError(_failure(one, given, where, last_line(error))) from error
   return checked(one, given, result)
 
 
 def _call(one: Reward, given: Given) -> Any:
-  return one.own.function(**{name: getattr(given, name) for name in one.asks})
+  """What the function returns for copies of what it reads.
+
+  It may change what it gets, and neither the next function nor the next step
+  must see that. Raises ValueError where it changes its texts: after a sort or
+  a pop its rewards would be those of other rows.
+  """
+  known = {name: getattr(given, name) for name in one.asks}
+  own = {
+    name: value if name == "turn" else [_copied(x) for x in value]
+    for name, value in known.items()
+  }
+  result = one.own.function(**own)
+  for name in ("texts", "prompts"):
+    if name in own and own[name] != [*known[name]]:
+      raise ValueError(
+        f"it changes the list {name}, so that its rewards may be in another "
+        f"order: let it change a copy, list({name})"
+      )
+  return result
+
+
+def _copied(value: Any) -> Any:
+  if isinstance(value, str):
+    return value
+  try:
+    return copy.deepcopy(value)
+  except Exception:  # noqa: BLE001 `prepare` may add anything to a row.
+    return copy.copy(value)
 
 
 def _failing(
-  one: Reward, given: Given, error: Exception, seconds: float
-) -> tuple[str, Exception]:
+  one: Reward, given: Given, error: BaseException, seconds: float
+) -> tuple[str, BaseException]:
   """The first row for which a function fails alone, and how it does."""
   for i in range(len(given.texts) if len(given.texts) > 1 else 0):
     try:
       limited.call(lambda i=i: _call(one, _only(given, i)), seconds)
-    except Exception as own:  # noqa: BLE001 It is the user's code.
+    except ERRORS as own:
       return given.where[i], own
   return _places(given), error
 
@@ -236,7 +274,7 @@ def _failure(one: Reward, given: Given, where: str, message: str) -> str:
 
 def checked(one: Reward, given: Given, result: Any) -> list[float]:
   """The result of a function as floats, NaN for None; ValueError otherwise."""
-  if isinstance(result, (str, bytes, dict, set)) or not hasattr(
+  if isinstance(result, (*_TEXTS, Mapping, Set)) or not hasattr(
     result, "__len__"
   ):
     raise ValueError(
@@ -254,12 +292,7 @@ def checked(one: Reward, given: Given, result: Any) -> list[float]:
 def _number(one: Reward, given: Given, i: int, value: Any) -> float:
   if value is None:
     return math.nan
-  try:
-    # Numbers of libraries, too; a text that looks like one is a mistake.
-    number = math.nan if isinstance(value, (str, bytes)) else float(value)
-  except (TypeError, ValueError):
-    number = math.nan
-  if not abs(number) <= float(np.finfo(np.float32).max):
+  if math.isnan(number := finite(value)):
     raise ValueError(
       f"{_name(one, given)} returns {_kind(value)} for {given.where[i]}: "
       "return a finite number, or None where the reward is not known"
@@ -267,9 +300,23 @@ def _number(one: Reward, given: Given, i: int, value: Any) -> float:
   return number
 
 
+def finite(value: Any) -> float:
+  """A number, of a library too, as a float; NaN for what float32 cannot hold.
+
+  A text that looks like a number is a mistake.
+  """
+  try:
+    number = math.nan if isinstance(value, _TEXTS) else float(value)
+  except (TypeError, ValueError, OverflowError):
+    return math.nan
+  fits = abs(number) <= float(np.finfo(np.float32).max)
+  return number if fits else math.nan
+
+
 def _kind(value: Any) -> str:
   if value is None or isinstance(value, (int, float)):
-    return str(value)
+    huge = isinstance(value, int) and abs(value) > 10**60
+    return "a huge number" if huge else str(value)
   return f"a {type(value).__name__} ({str(value)[:40]!r})"
 
 
@@ -279,7 +326,7 @@ def judge_one(one: Reward, given: Given) -> tuple[str, float | str]:
     result = _call(one, given)
   except MemoryError:
     raise
-  except Exception as error:  # noqa: BLE001 It is the user's code.
+  except ERRORS as error:
     return "failed", _failure(one, given, given.where[0], last_line(error))
   try:
     return "done", checked(one, given, result)[0]
@@ -289,7 +336,14 @@ def judge_one(one: Reward, given: Given) -> tuple[str, float | str]:
 
 def _in_pool(pool: pools.Pool, one: Reward, given: Given) -> list[float]:
   texts = [_only(given, i) for i in range(len(given.texts))]
-  results = pool.map(functools.partial(judge_one, one), texts)
+  try:
+    results = pool.map(functools.partial(judge_one, one), texts)
+  except (pickle.PicklingError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f"{_name(one, given)}: its rows cannot be sent to a process "
+      f"({last_line(error)}): let prepare return text, numbers and lists only, "
+      "or set pool=False"
+    ) from error
   found, lost = [], []
   for where, result in zip(given.where, results):
     status, value = result.value if result.status == "done" else ("", math.nan)

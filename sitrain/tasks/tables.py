@@ -187,6 +187,12 @@ def _csv(file: Any, name: str) -> Iterator[dict[str, Any]]:
   try:
     content = file.read().decode("utf-8-sig")
     rows = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+    names = rows.fieldnames or []
+    if twice := [name for name in names if names.count(name) > 1]:
+      raise ValueError(
+        f"the first line of {name} has the name {twice[0]!r} twice, so that one"
+        " of the columns would be lost: rename it"
+      )
     for number, row in enumerate(rows, 1):
       if None in row or None in row.values():
         raise ValueError(

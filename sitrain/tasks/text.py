@@ -1,7 +1,7 @@
 """Tasks whose problems are rows of text and whose answers the host verifies."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -45,6 +45,7 @@ class Texts(NamedTuple):
   grade: Any  # (texts, numbers of their rows) -> grades; (): ask Task.verify
   claim: Callable[[str], str]
   notes: Sequence[str] = ()  # what was read and left out, a line each
+  fields: Sequence[Mapping[str, Any]] = ()  # of the rows, as a user gave them
 
 
 class Lengths(NamedTuple):

@@ -137,9 +137,9 @@ def note_of(names: Sequence[str], gaps: int) -> str:
   words = []
   for entry in entries:
     own = f"{title_of(entry.name)}: "
-    formula, healthy = (
-      _plain(text, entry) for text in (entry.formula, entry.healthy)
-    )
+    formula, healthy = _formula(entry), _plain(entry.healthy, entry)
+    if unit_of(names) == SHARE:
+      healthy = _in_percent(healthy)
     unit = "" if entry.unit == SHARE else f" ({entry.unit})"
     words.append(f"{own * several}{formula}{unit}. Healthy: {healthy}.")
   if gaps:
@@ -156,14 +156,27 @@ WORDS = {
 }
 
 
+def _formula(entry: glossary.Entry) -> str:
+  """What a metric is, in words."""
+  text = _plain(entry.formula, entry)
+  for formula, words in WORDS.items():
+    text = text.replace(formula, words)
+  return re.sub(r" / ([a-z]+)(?=$|:)", r", as a share of all \1", text)
+
+
+def _in_percent(text: str) -> str:
+  """Shares as the axis has them: "below 10 %" for "below 0.1"."""
+  share = lambda found: f"{100 * float(found[0]):g} %"
+  return re.sub(r"(?<![\w@.])(0\.\d+|1)(?![\w.]| /)", share, text)
+
+
 def _plain(text: str, entry: glossary.Entry) -> str:
   """A line of the glossary without K and without names of metrics."""
   verb = entry.name.partition("/")[0]
   text = text.replace("turn K - 1", "the attempt before")
-  text = text.replace("turn K", "an attempt").replace("`", "")
-  for formula, words in WORDS.items():
-    text = text.replace(formula, words)
-  text = re.sub(r" / ([a-z]+)(?=$|:)", r", as a share of all \1", text)
+  text = text.replace("turn K - 2", "the attempt two turns before")
+  text = text.replace("attempts K - 1", "attempts before it")
+  text = re.sub(r"\b(turn|attempt) K\b", "an attempt", text).replace("`", "")
   name = lambda found: f"“{glossary.label(f'{verb}/{found[0]}')}”"
   return re.sub(r"\b[a-z_]+_K\b", name, text)
 

@@ -54,6 +54,12 @@ def amount(value: float, unit: str) -> str:
   return f"{value / 1e3:.1f} k{unit}" if value else "0"
 
 
+def parameters(count: int) -> str:
+  """In millions, as 0.1 M and 1,544 M."""
+  millions = count / 1e6
+  return f"{millions:,.0f} M" if millions >= 10 else f"{millions:.2g} M"
+
+
 def gib(value: Any) -> str:
   """Bytes as GiB; "-" where they are not known."""
   known = isinstance(value, (int, float)) and math.isfinite(value)
@@ -126,12 +132,11 @@ def lines_of(stage: dict, found: dict) -> Iterator[str]:
   axes = " ".join(f"{axis}={size}" for axis, size in mesh.items())
   active = stage.get("active_parameters", stage["parameters"])
   of_them = "" if active == stage["parameters"] else (
-    f" ({active / 1e6:,.0f} M of them for a token)"
+    f" ({parameters(active)} of them for a token)"
   )
   yield (
-    f"{name}: {stage['parameters'] / 1e6:,.0f} M trained parameters{of_them}, "
-    "mesh "
-    f"{axes}, {stage['rows']} rows of {stage['problems']} problems, "
+    f"{name}: {parameters(stage['parameters'])} trained parameters{of_them}, "
+    f"mesh {axes}, {stage['rows']} rows of {stage['problems']} problems, "
     f"{stage['microbatches']} microbatches"
   )
   if math.isfinite(stage["step_seconds"]):

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from sitrain.tasks.verifiers.supervisor import one_line
 
 IMPORT_SECONDS = 120.0  # seconds that the imports of a function may take
+LONGEST = 1e6  # seconds: the operating system counts milliseconds in 31 bits
 COMMAND = (
   "from sitrain.tasks.verifiers.supervisor import supervise; supervise()"
 )
@@ -130,7 +131,8 @@ def _start(workers, seconds, memory):
 def _request(pipe, message, seconds):
   pipe.send(message)
   # The supervisor limits each item; this limits the supervisor.
-  if not pipe.poll(IMPORT_SECONDS + (seconds + 1) * len(message[1])):
+  limit = IMPORT_SECONDS + (seconds + 1) * len(message[1])
+  if not pipe.poll(min(limit, LONGEST)):
     raise EOFError
   return pipe.recv()
 
