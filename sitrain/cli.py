@@ -30,27 +30,27 @@ COMMANDS = {
   ),
   "sample": Command(
     "sitrain.sample", "sample a test set, with pass@k and maj@k",
-    "--workdir=/tmp/sitrain --turns=2 --output=both.jsonl",
+      "/tmp/sitrain --turns=2 --output=both.jsonl",
   ),
   "evaluate": Command(
     "sitrain.evaluate", "measure a run: corrections, more turns, more samples",
-    "--workdir=/tmp/sitrain",
+    "/tmp/sitrain",
   ),
   "infer": Command(
     "sitrain.infer", "compare ways to answer: votes, revisions, drafts",
-    "--workdir=/tmp/sitrain --strategy=self_consistency",
+    "/tmp/sitrain --strategy=self_consistency",
   ),
   "talk": Command(
     "sitrain.talk", "look at a model's attempts in a terminal",
-    "--workdir=/tmp/sitrain",
+    "/tmp/sitrain",
   ),
   "report": Command(
     "sitrain.report", "write the HTML report of a run again",
-    "--workdir=/tmp/sitrain",
+    "/tmp/sitrain",
   ),
   "export": Command(
     "sitrain.export", "write a model that transformers can load",
-    "--workdir=/tmp/sitrain --output=/tmp/sitrain_model",
+    "/tmp/sitrain --output=/tmp/sitrain_model",
   ),
   "data": Command(
     "sitrain.data", "show what a model reads, and what is dropped",

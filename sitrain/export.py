@@ -1,6 +1,6 @@
 """Exports the policy of a stage as a model that transformers can load.
 
-  sitrain export --workdir=/tmp/sitrain --output=/tmp/sitrain_model
+  sitrain export /tmp/sitrain --output=/tmp/sitrain_model
 
 Writes weights, config.json and the tokenizer. A run that began with a
 checkpoint keeps its architecture; other models get the matching architecture of
@@ -33,7 +33,10 @@ from sitrain.runtime.options import ConfigError
 from sitrain.runtime.storage import check_writable, explaining
 from sitrain.runtime.task import write_tokenizer
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Workdir of the run.")
+WORKDIR = flags.DEFINE_string(
+  "workdir", "", "Workdir of the run; also given without the flag's name, as an"
+  " argument."
+)
 STAGE = flags.DEFINE_string("stage", "", "Stage; default: the last trained.")
 WHICH = flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint.")
 ROLE = flags.DEFINE_string("role", "policy", "The role to write.")
@@ -141,4 +144,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  run_main(main)
+  run_main(main, argument="workdir")

@@ -1,7 +1,7 @@
 """Answers problems by strategies at test time, and counts their tokens.
 
-  sitrain infer --workdir=RUN --strategy=self_consistency --samples=8
-  sitrain infer --workdir=RUN --strategy=self_consistency,sequential,pdr \\
+  sitrain infer RUN --strategy=self_consistency --samples=8
+  sitrain infer RUN --strategy=self_consistency,sequential,pdr \\
     --tokens=200 --output=answers.jsonl
 
 Of a stage of a run, or of a model without one (--config, as in sitrain sample).
@@ -142,10 +142,10 @@ def pose(config: dict, plan: Plan, mesh: Any) -> Asked:
   return Asked(model, task, key, posed, chosen)
 
 
-def file_of(plan: Plan, one: Chosen, several: bool) -> str:
+def file_of(plan: Plan, label: str, several: bool) -> str:
   """The file of a strategy's answers: of several each has its name in it."""
   stem = plan.output.removesuffix(".jsonl")
-  return f"{stem}.{one.label.replace('/', '_')}.jsonl" if several else (
+  return f"{stem}.{label.replace('/', '_')}.jsonl" if several else (
     plan.output
   )
 
@@ -202,7 +202,7 @@ def infer(config: dict, plan: Plan) -> dict[str, Any]:
       asked = pose(config, plan, mesh)
       files = {}
       for one in asked.chosen if plan.output else ():
-        files[one.label] = file_of(plan, one, len(asked.chosen) > 1)
+        files[one.label] = file_of(plan, one.label, len(asked.chosen) > 1)
         parts.claim(files[one.label], options_of(config, plan, one))
       load = functools.cache(
         lambda: requested_policy.load(config, plan, asked.model, mesh)[0]
@@ -250,7 +250,8 @@ def show(summary: dict[str, Any], plan: Plan, config: dict) -> None:
   if lacks := first["problems"] - first["judged"]:
     console.print(f"left out: {lacks} problems that could not be judged")
   if plan.output:
-    for path in save(summary, plan):
+    answers_of = [file_of(plan, name, len(summary) > 1) for name in summary]
+    for path in [*answers_of, *save(summary, plan)]:
       console.print(f"written: {path}", soft_wrap=True, highlight=False)
 
 
@@ -273,4 +274,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  run_main(main)
+  run_main(main, argument="workdir")

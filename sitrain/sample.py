@@ -2,7 +2,7 @@
 
   sitrain sample --config=score_gsm8k \\
     --config.model.path=FOLDER_OR_HUB_ID --samples=8 --output=gsm8k.jsonl
-  sitrain sample --workdir=RUN --turns=2 --output=gsm8k.jsonl
+  sitrain sample RUN --turns=2 --output=gsm8k.jsonl
 
 Samples from a model without a run, or from a stage of a run. Writes a row for
 each problem, and a summary to gsm8k.jsonl.json. The same command resumes where
@@ -248,4 +248,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  run_main(main)
+  run_main(main, argument="workdir")

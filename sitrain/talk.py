@@ -1,7 +1,7 @@
 """Shows a model at work: type a problem, watch its attempts.
 
-  sitrain talk --workdir=/tmp/sitrain
-  sitrain talk --workdir=/tmp/sitrain --problems=10
+  sitrain talk /tmp/sitrain
+  sitrain talk /tmp/sitrain --problems=10
   echo "Mia packs 3 boxes with 4 pens. How many pens?" | sitrain talk ...
 
 In a terminal attempts are shown while they are written, then what the next one
@@ -240,4 +240,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  run_main(main)
+  run_main(main, argument="workdir")

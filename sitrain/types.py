@@ -58,7 +58,8 @@ class Verdict(NamedTuple):
   `known` is 0 where the verifier itself failed and where the turn was never
   written: such a turn is masked and counts in no baseline. `parts` holds the
   named rewards that `reward` adds up, where there is more than one, and others
-  that a method may read, as verdicts on steps.
+  that a method may read, as verdicts on steps. A part that `reward` does not
+  depend on, as it has weight 0, is NaN where it is not known.
   """
 
   reward: Float[Array, "B K"]

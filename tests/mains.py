@@ -4,11 +4,14 @@ Run as a script it is a server: it imports the main once and forks a process
 for every case, before JAX has begun, which saves the seconds of the imports.
 """
 
+import ast
 import functools
 import gc
 import importlib
+import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +53,13 @@ def imported(name: str) -> Any:
   for flag in set(known.FLAGS) - before:
     delattr(known.FLAGS, flag)
   return module
+
+
+def options_of(module: Any) -> dict[str, Any]:
+  """The options that a main gives to run_main, in its last line."""
+  source = inspect.getsource(module)
+  given = re.findall(r"^  run_main\(main, (\w+)=(.+)\)$", source, re.M)
+  return {name: ast.literal_eval(value) for name, value in given}
 
 
 class Done(NamedTuple):
@@ -158,7 +168,8 @@ def _fork(module, arguments, more, out, err):
   # The interpreter itself is to print what is not caught, and to end.
   from sitrain.runtime.errors import run_main
 
-  run_main(importlib.import_module(module).main)
+  main = importlib.import_module(module)
+  run_main(main.main, **options_of(main))
   sys.exit(0)
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 
+import mains
 from absl import flags
 
 from sitrain.runtime import distributed, overrides
@@ -37,9 +38,7 @@ def outcome(module, words):
       flags.FLAGS[flag].unparse()
   sys.argv = [module.__name__, *words]
   try:
-    module.main(overrides.parse(
-      sys.argv, takes_arguments=module.__name__ == "sitrain.report"
-    ))
+    module.main(overrides.parse(sys.argv, **mains.options_of(module)))
   except (SystemExit, Exception) as error:
     kinds = [kind.__name__ for kind in type(error).__mro__]
     return kinds, one_line(error)

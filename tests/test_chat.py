@@ -371,6 +371,17 @@ def test_rewards_see_prompt_text_row_and_turn(chat, write, tmp_path):
   metrics = verifier.verdict_metrics(task, rows, found)
   assert {"judge/right_2", "judge/short_2", "judge/unknown_1"} <= set(metrics)
   assert float(metrics["judge/unknown_1"].total) == 1
+  # Of weight 0 it masks nothing, and is in no mean of its own.
+  task = chats.make(
+    chat, source=write(LEGS), reward=f"{name}:right,{name}:short*0"
+  )
+  found = judged(task, dialogue(chat, task, "?", "8"), 2)
+  assert found.known.tolist() == [[1, 1]]
+  assert found.reward.tolist() == [[0, 1]]
+  metrics = verifier.verdict_metrics(task, rows, found)
+  assert [float(x) for x in metrics["judge/short_1"]] == [0, 0]
+  assert [float(x) for x in metrics["judge/short_2"]] == [-1, 1]
+  assert [float(x) for x in metrics["judge/reward_1"]] == [0, 1]
 
 
 @pytest.mark.parametrize(("cut", "reward", "known"), [

@@ -45,6 +45,13 @@ def test_help_names_what_there_is_and_loads_nothing():
   assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+def test_commands_on_one_run_take_it_without_a_flag():
+  """Their flags clash in a process, and one each would take seconds."""
+  for name in ("sample", "evaluate/__main__", "talk", "export", "infer"):
+    source = (mains.ROOT / "sitrain" / f"{name}.py").read_text()
+    assert source.endswith('  run_main(main, argument="workdir")\n'), name
+
+
 def test_a_row_without_a_module_is_not_offered(monkeypatch):
   row = cli.Command("sitrain.nowhere", "go", "")
   monkeypatch.setitem(cli.COMMANDS, "nowhere", row)

@@ -198,13 +198,15 @@ def run(tmp_path):
 def test_strategies_of_a_run_are_compared(run, ask, tmp_path):
   """The one test of the main: files, table, picture; and again, from files."""
   words = (
-    f"--workdir={run}", "--strategy=self_consistency,sequential", "--rounds=2",
+    f"{run}", "--strategy=self_consistency,sequential", "--rounds=2",
     "--samples=3", "--problems=4", f"--output={tmp_path}/a.jsonl",
   )  # fmt: skip
   done = ask(*words, module="sitrain.infer")
   assert done.code == 0, done.err
   for word in ("self_consistency", "samples=3", "sequential", "4 problems"):
     assert word in done.out
+  for name in ("self_consistency.jsonl", "sequential.jsonl", "summary.json"):
+    assert f"written: {tmp_path}/a.{name}\n" in done.out
   rows = [
     json.loads(line) for line in
     (tmp_path / "a.self_consistency.jsonl").read_text().splitlines()

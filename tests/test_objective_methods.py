@@ -259,6 +259,19 @@ def test_named_rewards_have_advantages_of_their_own():
   np.testing.assert_allclose(gains(batch), want, rtol=1e-4, atol=1e-5)
   with pytest.raises(ValueError, match="give each a number"):
     curated(gdpo.make, round_of(), weights={"right": 1.0})
+  # One that the task only logs is not known in a row: without a weight here it
+  # changes nothing, and with one the row is masked.
+  logged = parts | {"short": np.where(np.arange(6) == 1, np.nan, 0.0)}
+  batch, _ = curated(
+    gdpo.make, round_of(REWARD, logged), weights={"right": 1.0, "short": 0.0}
+  )
+  right = normalised(REWARD, 1)
+  want = (right - right.mean()) / (right.std(ddof=1) + 1e-6)
+  np.testing.assert_allclose(gains(batch), want, rtol=1e-4, atol=1e-5)
+  batch, _ = curated(gdpo.make, round_of(REWARD, logged), weights=weights)
+  assert np.isfinite(batch.targets.advantage).all()
+  masked = np.asarray(batch.mask).sum(1) == 0
+  assert masked.tolist() == [False, True, False, False, False, False]
 
 
 def test_a_step_is_trained_where_its_verdict_agrees():

@@ -7,6 +7,7 @@ import sys
 import threading
 
 import fakes
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -230,6 +231,12 @@ def test_weights_names_and_sums(write):
   assert total.tolist() == [0.5 - 6, 0.0] and known.tolist() == [1, 0]
   # Each is logged as it is, without its weight.
   assert named["g"].tolist() == [3, 4]
+  # One of weight 0 is only logged, and so no turn depends on it.
+  found = rewards.parse("reward", f"{a}*0, {b}")
+  for xp in (np, jnp):
+    total, known, named = rewards.total(found, parts, xp)
+    assert total.tolist() == [3, 4] and known.tolist() == [1, 1]
+    np.testing.assert_array_equal(named["f"], [1, np.nan])
   (alone,) = rewards.parse("reward", a)
   assert rewards.total([alone], {"f": np.ones(2)}, np)[2] == {}
 

@@ -211,6 +211,11 @@ def test_samples_are_rows_of_the_round_with_their_advantages(name):
   )
   at = samples.chosen(PROBLEMS, PROBLEMS * SAMPLES, 4)
   assert at.tolist() == [0, 1, SAMPLES, SAMPLES + 1]
+  # A reward that is only logged may be unknown: JSON has null for it.
+  logged = np.full_like(verdict.reward[at], np.nan)
+  shown = {"": shown[""]._replace(
+    verdict=shown[""].verdict._replace(parts={"logged": logged})
+  )}
   stacked = jax.tree.map(lambda x: np.asarray(x)[None], shown)
   stage = stage_of()._replace(task=TASK)
   ((step, texts),) = samples.records(stage, stacked, 5, 3)
@@ -225,6 +230,7 @@ def test_samples_are_rows_of_the_round_with_their_advantages(name):
       own = rows.turn[b] == k + 1
       assert turn["text"] == text_of(TASK, rows.tokens[b][own])
       assert turn["known"] == bool(verdict.known[b, k])
+      assert turn["rewards"]["logged"] is None
       if turn["known"]:
         assert turn["rewards"]["reward"] == verdict.reward[b, k]
       flat = lambda x: np.asarray(x).reshape(-1, x.shape[-1])

@@ -1,6 +1,6 @@
 """Evaluates the stages of a run: correction, control, turns, scaling.
 
-  sitrain evaluate --workdir=/tmp/sitrain
+  sitrain evaluate /tmp/sitrain
 
 Measures attempts and corrections, the same number of independent attempts as a
 control, up to ten turns, and many samples against many turns. Writes
@@ -49,7 +49,10 @@ from sitrain.runtime.storage import check_writable, write_whole
 from sitrain.strategies.strategy import repeat_last
 from sitrain.types import PAD, Task
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Workdir of the run.")
+WORKDIR = flags.DEFINE_string(
+  "workdir", "", "Workdir of the run; also given without the flag's name, as an"
+  " argument."
+)
 STAGE = flags.DEFINE_list("stage", [], "Stages to evaluate; default: all.")
 WHICH = flags.DEFINE_enum(
   "which", "last", ["last", "best"], "Checkpoint of a stage."
@@ -390,4 +393,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  run_main(main)
+  run_main(main, argument="workdir")

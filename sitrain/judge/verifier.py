@@ -173,7 +173,8 @@ def verdict_metrics(
     known, counted = verdict.known[:, k] * own[:, k], own[:, k]
     metrics[f"judge/reward_{k + 1}"] = _mean(verdict.reward[:, k], known)
     for name, part in verdict.parts.items():
-      metrics[f"judge/{name}_{k + 1}"] = _mean(part[:, k], known)
+      found = part.__array_namespace__().isfinite(part[:, k])
+      metrics[f"judge/{name}_{k + 1}"] = _mean(part[:, k], known * found)
     metrics[f"generate/truncated_{k + 1}"] = _mean(cut[:, k], counted)
     metrics[f"judge/malformed_{k + 1}"] = _mean(final[:, k] < 0, counted)
     metrics[f"judge/unknown_{k + 1}"] = _mean(1 - verdict.known[:, k], counted)

@@ -24,7 +24,8 @@ def make(
 ) -> Method:
   """`weights` has a number for every reward that the task names.
 
-  A turn is compared with that turn of all samples of its problem.
+  A turn is compared with that turn of all samples of its problem. It is masked
+  where a reward with a weight here is not known.
 
   Options: see reinforce.make. Raises ValueError for other names.
   """
@@ -40,12 +41,16 @@ def make(
   )
 
   def curate(key, state, problems, episodes, verdict):
-    counted = own_turns(episodes, verdict.known).astype(jnp.float32)
+    known = verdict.known
+    for name, part in verdict.parts.items():  # NaN: only logged by the task
+      known = known * (jnp.isfinite(part) | (weights[name] == 0))
+    counted = own_turns(episodes, known).astype(jnp.float32)
     of_turn = lambda parts, known: decoupled(
       parts, weights, episodes.problem, known
     )
     over_turns = jax.vmap(of_turn, in_axes=1, out_axes=1)
-    gained = verdict._replace(reward=over_turns(verdict.parts, counted))
+    parts = jax.tree.map(jnp.nan_to_num, verdict.parts)
+    gained = verdict._replace(reward=over_turns(parts, counted), known=known)
     return method.curate(key, state, problems, episodes, gained)
 
   return method._replace(curate=curate)

@@ -26,11 +26,13 @@ from sitrain.runtime.options import ConfigError
 
 
 def run_main(
-  main: Callable[[list[str]], None], *, takes_arguments: bool = False
+  main: Callable[[list[str]], None], *, takes_arguments: bool = False,
+  argument: str = "",
 ) -> None:
   """Like absl's app.run, with errors in one line unless --traceback is given.
 
-  Words that belong to no flag are an error, unless `takes_arguments`.
+  Words that belong to no flag are an error, unless `takes_arguments`; one may
+  be the value of the flag `argument`.
   Exit codes: 2 for a wrong command line or config, 130 for Ctrl-C, 75 after
   SIGTERM or the loss of a process (the same command resumes), else 1.
   """
@@ -40,7 +42,9 @@ def run_main(
   _show_warnings()
   signals.listen(peers.leave)
   try:
-    arguments = _parsed(sys.argv, takes_arguments)
+    arguments = _parsed(
+      sys.argv, takes_arguments=takes_arguments, argument=argument
+    )
   except Exception as error:
     _leave(error, traceback_wanted, 2)
   try:
@@ -132,10 +136,10 @@ def _show_unraisable(found: Any) -> None:
     sys.__unraisablehook__(found)
 
 
-def _parsed(arguments: list[str], takes_arguments: bool) -> list[str]:
+def _parsed(arguments: list[str], **options: Any) -> list[str]:
   app.define_help_flags()
   try:
-    return overrides.parse(arguments, takes_arguments=takes_arguments)
+    return overrides.parse(arguments, **options)
   except BrokenPipeError:
     flushed()
     sys.exit(0)

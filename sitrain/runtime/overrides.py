@@ -48,14 +48,15 @@ def define(about: str, **more: Any) -> flags.FlagHolder:
 
 def parse(
   words: list[str], known: flags.FlagValues = flags.FLAGS,
-  *, takes_arguments: bool = False,
+  *, takes_arguments: bool = False, argument: str = "",
 ) -> list[str]:
   """Parses a command line; returns its first word, the program.
 
   --config may come after its fields. Also sets fields that follow from the
-  given ones (follow.py). Raises ConfigError if --config is not a config file,
-  for the first --config.a.b=1 that nothing reads, for values of another type,
-  and for words that are no flags, unless `takes_arguments`.
+  given ones (follow.py). A word that is no flag is the value of the flag
+  `argument`, if that is not given. Raises ConfigError if --config is not a
+  config file, for the first --config.a.b=1 that nothing reads, for values of
+  another type, and for other words that are no flags, unless `takes_arguments`.
   """
   _put_config_first(words)
   spec = _spec(words)
@@ -89,6 +90,9 @@ def parse(
     for name in given:
       _check_field(default, name)
     raise
+  if left[1:] and argument and not known[argument].present:
+    _check_path(left[1], words, known)
+    setattr(known, argument, left.pop(1))
   if left[1:] and not takes_arguments:
     config = _resolved(default) if spec else None
     raise ConfigError(unknown.argument(left[1], words, known, config))
@@ -100,6 +104,15 @@ def parse(
     if is_quick(words):
       _check_kept(known, spec, given)
   return left
+
+
+def _check_path(
+  word: str, words: list[str], known: flags.FlagValues
+) -> None:
+  """Raises ConfigError for a word that is meant as a flag, not as a path."""
+  if os.sep not in word and not os.path.exists(word):
+    if meant := unknown.meant(word, words, known):
+      raise ConfigError(meant)
 
 
 def _add_groups(parser: Any, given: list[str]) -> None:

@@ -24,7 +24,10 @@ _DEFAULTS = {"temperature": 1.0, "seed": 0, "batch": 256}
 def define() -> None:
   """The flags that the mains which sample have in common."""
   overrides.define("A name or a file of a config, for a model as it is.")
-  flags.DEFINE_string("workdir", "", "Workdir of a run, instead of --config.")
+  flags.DEFINE_string(
+    "workdir", "", "Workdir of a run, instead of --config; also given without"
+    " the flag's name, as an argument."
+  )
   flags.DEFINE_string(
     "stage", "", "Stage of the run; default: the last trained."
   )

@@ -156,7 +156,7 @@ def _texts(task: Any, kind: str, shown: Shown) -> list[Record]:
         {
           "given": texts.get(_before(k), ""),
           "text": texts[f"attempt_{k + 1}"],
-          "rewards": {n: _number(x[b, k]) for n, x in parts.items()},
+          "rewards": {n: finite(_number(x[b, k])) for n, x in parts.items()},
           "known": bool(verdict.known[b, k] > 0),
           "advantage": finite(_number(shown.advantage[b, k])),
           "cut": bool(cut[b, k]),

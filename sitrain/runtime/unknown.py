@@ -55,6 +55,16 @@ def argument(
   word: str, words: Sequence[str], known: flags.FlagValues, config: Any = None
 ) -> str:
   """The line about a word that belongs to no flag; arguments as of `flag`."""
+  return meant(word, words, known, config) or (
+    f"unknown argument {word!r}: flags are given as --NAME=VALUE; --help prints"
+    " them"
+  )
+
+
+def meant(
+  word: str, words: Sequence[str], known: flags.FlagValues, config: Any = None
+) -> str:
+  """The line about a word that is meant as a flag; "" for any other."""
   own = names(known)
   name, equals, _ = word.partition("=")
   config_name = word.partition(":")[0] in config_files.names()
@@ -68,10 +78,7 @@ def argument(
   of = before.lstrip("-")
   if before != of and of in known and known[of].boolean:
     return f"{before} {word}: it takes no value; give {before} or --no{of}"
-  return (
-    f"unknown argument {word!r}: flags are given as --NAME=VALUE; --help prints"
-    " them"
-  )
+  return ""
 
 
 def like(

@@ -367,12 +367,17 @@ def total(
 ) -> tuple[Any, Any, dict[str, Any]]:
   """(weighted sum, known, parts) of rewards of which NaN is not known.
 
-  A sum of which one part is not known is not known. `xp` is numpy or jax.numpy.
+  A sum of which one part is not known is not known. A part of weight 0 is only
+  logged: it stays NaN where it is not known, and the sum does not depend on it.
+  `xp` is numpy or jax.numpy.
   """
   stack = xp.stack([parts[r.name] for r in rewards])
-  known = xp.all(xp.isfinite(stack), axis=0)
-  safe = xp.where(xp.isfinite(stack), stack, 0.0)
   weight = xp.asarray([r.weight for r in rewards], xp.float32)
+  logged = (weight == 0).reshape(-1, *[1] * (stack.ndim - 1))
+  finite = xp.isfinite(stack)
+  known = xp.all(finite | logged, axis=0)
+  safe = xp.where(finite, stack, 0.0)
   summed = xp.where(known, xp.einsum("r...,r->...", safe, weight), 0.0)
-  named = {r.name: x for r, x in zip(rewards, safe)} if len(rewards) > 1 else {}
-  return summed, known.astype(xp.float32), named
+  shown = xp.where(logged, stack, safe)
+  several = zip(rewards, shown) if len(rewards) > 1 else ()
+  return summed, known.astype(xp.float32), {r.name: x for r, x in several}

@@ -197,7 +197,10 @@ def _facts(turn: dict[str, Any]) -> str:
   verdict = ""
   if known and is_number(paid):
     verdict = "right" if paid >= 1 else "partly" if paid > 0 else "wrong"
-  facts = [f"{name} {value}" for name, value in rewards.items()]
+  facts = [
+    f"{name} {'unknown' if value is None else value}"
+    for name, value in rewards.items()
+  ]
   facts += ["verdict unknown"] * (not known)
   if is_number(turn.get("advantage")):
     facts.append(f"advantage {turn['advantage']:+.3f}")
