@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from sitrain.runtime import build, fields, requested_policy
 from sitrain.runtime.checks import check_config
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.testset import retasked
+from sitrain.runtime.test_sets import retasked
 from sitrain.runtime.workdir import absolute
 
 
