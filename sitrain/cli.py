@@ -30,7 +30,7 @@ COMMANDS = {
   ),
   "sample": Command(
     "sitrain.sample", "sample a test set, with pass@k and maj@k",
-      "/tmp/sitrain --turns=2 --output=both.jsonl",
+    "/tmp/sitrain --turns=2 --output=both.jsonl",
   ),
   "evaluate": Command(
     "sitrain.evaluate", "measure a run: corrections, more turns, more samples",
