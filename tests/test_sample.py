@@ -580,7 +580,8 @@ def test_mistakes_are_named_in_one_line(folder, ask, tmp_path):
     f"{score} --output={tmp_path}/x.jsonl --task=gsm9k":
       "--task=gsm9k is not in sitrain/tasks: did you mean 'gsm8k'",
     f"{score} --output={tmp_path}/x.jsonl --turns=0": "--turns=0",
-    f"{score} more": "unknown argument 'more'",
+    f"{score} more": "--workdir=more has a config of its own: leave out --c",
+    f"{score} more words": "unknown argument 'words'",
   }  # fmt: skip
   for given, message in asked_for.items():
     done = ask(*given.split(), module=SAMPLE)

@@ -80,7 +80,9 @@ def options_of(config: dict, plan: Plan) -> dict[str, Any]:
 def config_of(given: Any) -> dict:
   """The config of --config or of the workdir, with the flags' test set."""
   if given.workdir and given.config is not None:
-    raise ConfigError("--workdir has a config of its own: leave out --config")
+    raise ConfigError(
+      f"--workdir={given.workdir} has a config of its own: leave out --config"
+    )
   if given.workdir:
     config = build.config_of_run(absolute(given.workdir))
   elif given.config is None:
