@@ -12,7 +12,6 @@ base model that another run of the folder has trained is used again, and an
 interrupted run continues.
 """
 
-import copy
 import hashlib
 import importlib
 import json
@@ -22,12 +21,12 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from absl import app, flags
 
+from benchmarks import family_controls as controls
 from benchmarks import family_results
-from sitrain.configs import common
 from sitrain.runtime.build import plain
 
 ONLY = flags.DEFINE_string("only", "", "Names, with commas; all where empty.")
@@ -52,162 +51,11 @@ class Family(NamedTuple):
   numbers: tuple[str, ...] = ()  # more metrics of the result and its control
 
 
-def continue_imitation(config: Any) -> None:
-  """Adds imitation of as many solutions as SPIN, in as many gradient steps."""
-  spin = config.stage.spin
-  steps = spin.steps * spin.minibatches
-  method = {
-    "name": "imitation", "turns": spin.method.turns,
-    "problems": spin.method.problems // spin.minibatches,
-  }
-  common.add(config, "sft", common.stage(
-    method, spin.optimizer.to_dict(), steps, "base/last", {},
-  ))
-
-
-def add_uniform(config: Any) -> None:
-  """Adds SEC's stage without the bandit, on problems drawn uniformly."""
-  stage = copy.deepcopy(config.stage.sec)
-  stage.method.name = "grpo"
-  common.add(config, "uniform", stage)
-
-
-def add_without_steps(config: Any) -> None:
-  """Adds GiGPO's stage without the advantage of steps: that of episodes."""
-  stage = copy.deepcopy(config.stage.gigpo)
-  stage.method.weight = 0.0
-  common.add(config, "episodes", stage)
-
-
-def add_sum(config: Any) -> None:
-  """Adds GDPO's stage with the sum of its rewards in GRPO's place."""
-  stage = copy.deepcopy(config.stage.gdpo)
-  stage.method.name = "grpo"
-  stage.method.update({"kl": "none", "estimate": "group_normalise_sample"})
-  del stage.method["weights"]
-  common.add(config, "sum", stage)
-
-
-def add_direct(config: Any) -> None:
-  """Adds PAG's stage as direct multi-turn RL: no bonus, no normalisation.
-
-  "direct" pays a verdict as PAG does, "named" for the whole diagnosis.
-  """
-  for name in ("direct", "named"):
-    stage = copy.deepcopy(config.stage.pag)
-    stage.method.name = "multi_turn"
-    stage.method.update({
-      "kl": "none", "beta1": 0.0, "beta2": 0.0, "clip": 0.2,
-      "aggregate": "episode_mean", "named": name == "named",
-    })
-    common.add(config, name, stage)
-
-
-def add_named(config: Any) -> None:
-  """Adds SPOC's stage with verdicts paid for a yes or a no, or for their part.
-
-  Whichever of both the config has not.
-  """
-  stage = copy.deepcopy(config.stage.spoc)
-  stage.method.named = not stage.method.get("named", True)
-  common.add(config, "other", stage)
-
-
-def add_ungated(config: Any) -> None:
-  """Adds SPARK's stage with the advantage of a row at all of its steps."""
-  stage = copy.deepcopy(config.stage.spark)
-  stage.method.name = "grpo"
-  stage.method.update({
-    "beta": 0.001, "estimate": "group_normalise_sample"
-  })
-  common.add(config, "ungated", stage)
-
-
 # Of attempts 1 and 2, which are turns 1 and 3, and of the verdicts on them.
 JUDGED = (
   "accuracy_1", "incorrect_to_correct", "correct_to_incorrect",
   "verdict_accuracy", "verdict_recall", "verdict_precision", "verdict_cleared",
 )
-
-
-def add_single_turn(config: Any) -> None:
-  """Adds RISE's stage on single turns, on as many samples of each problem.
-
-  And RISE on whole trajectories: what follows a right attempt is trained, and
-  so are copies.
-  """
-  stage = copy.deepcopy(config.stage.rise)
-  stage.method.update({
-    "turns": stage.method.turns[:1], "best_of": 1,
-    "samples": stage.method.samples * (1 + stage.method.best_of),
-  })
-  common.add(config, "rwr", stage)
-  whole = copy.deepcopy(config.stage.rise)
-  whole.method.update({"stop": False, "repeats": True})
-  common.add(config, "whole", whole)
-
-
-def add_right_only(config: Any) -> None:
-  """Adds imitation of the right samples alone, and the ablation of the method.
-
-  Mistake tuning with one tag for all samples ("untagged"); chain of hindsight
-  whose wrong samples are only read ("read").
-  """
-  (name,) = set(config.stages) - {"base"}
-  right = copy.deepcopy(config.stage[name])
-  right.method.name = "rest_em"
-  right.method.per_problem = right.method.samples
-  common.add(config, "right", right)
-  other = copy.deepcopy(config.stage[name])
-  if name == "mistake_tuning":
-    other.method.bad = "<ok>"
-    common.add(config, "untagged", other)
-  else:
-    other.method.train_bad = False
-    common.add(config, "read", other)
-
-
-def add_independent(config: Any) -> None:
-  """Adds DPO on as many attempts, two independent ones of each problem."""
-  independent = copy.deepcopy(config.stage.scl)
-  method = independent.method
-  method.update({
-    "name": "dpo", "rule": "right_and_wrong", "turns": method.turns[:1],
-    "problems": 2 * method.problems,
-  })
-  independent.best = "judge/reward_1"
-  common.add(config, "independent", independent)
-
-
-def add_one_kind(config: Any) -> None:
-  """Adds Pair-SFT as it comes, and CCT's repairs of wrong attempts alone."""
-  natural = copy.deepcopy(config.stage.cct)
-  natural.method.update({"name": "pair_sft", "also_correct": True})
-  common.add(config, "natural", natural)
-  repairs = copy.deepcopy(config.stage.cct)
-  repairs.method.confident = 0.0
-  common.add(config, "cst", repairs)
-
-
-def add_one_reward(config: Any) -> None:
-  """Adds LeDex's stage with the reward of the refinement alone, at its end."""
-  stage = copy.deepcopy(config.stage.ledex)
-  stage.method.update({"explain": 0.0, "discount": 0.99})
-  common.add(config, "end", stage)
-
-
-def add_without_edits(config: Any) -> None:
-  """Adds DPO on as many pairs, all of two samples, and so of twice as many."""
-  stage = copy.deepcopy(config.stage.subtle_errors)
-  for name in ("values", "ends"):
-    del stage.method[name]
-  stage.method.update({
-    "name": "dpo", "rule": "right_and_wrong", "beta": 0.4, "anchor": 0.05,
-    "problems": 2 * stage.method.problems,
-  })
-  common.add(config, "samples", stage)
-
-
 CHANGES = (
   "accuracy_1", "gain", "incorrect_to_correct", "correct_to_incorrect",
 )
@@ -217,7 +65,7 @@ FAMILIES = {
   "ppo": Family("ppo", "ppo", "rl"),
   "dpo": Family("dpo", "dpo", "dpo"),
   "spin": Family(
-    "spin", "spin", "spin", extend=continue_imitation, others=("sft",)
+    "spin", "spin", "spin", extend=controls.continue_imitation, others=("sft",)
   ),
   "rft": Family("rft", "", "rft"),
   "mcts_dpo": Family("mcts_dpo", "mcts_dpo", "mcts_dpo"),
@@ -230,39 +78,44 @@ FAMILIES = {
   "gigpo": Family(
     "gigpo", "gigpo", "gigpo", control_is="the base model, which imitates "
     "random legal games; share of games won against random legal moves",
-    extend=add_without_steps, others=("episodes",), numbers=("malformed_5",),
+    extend=controls.add_without_steps, others=("episodes",),
+    numbers=("malformed_5",),
   ),
   "pag": Family(
-    "pag", "pag", "pag", metric="accuracy_3", extend=add_direct,
+    "pag", "pag", "pag", metric="accuracy_3", extend=controls.add_direct,
     others=("direct", "named"), numbers=JUDGED,
   ),
   "spoc": Family(
-    "spoc", "spoc", "spoc", metric="accuracy_3", extend=add_named,
+    "spoc", "spoc", "spoc", metric="accuracy_3", extend=controls.add_named,
     others=("other",), numbers=JUDGED,
   ),
-  "gdpo": Family("gdpo", "gdpo", "gdpo", extend=add_sum, others=("sum",)),
-  "spark": Family(
-    "spark", "spark", "spark", extend=add_ungated, others=("ungated",)
+  "gdpo": Family(
+    "gdpo", "gdpo", "gdpo", extend=controls.add_sum, others=("sum",)
   ),
-  "sec": Family("sec", "sec", "sec", extend=add_uniform, others=("uniform",)),
+  "spark": Family(
+    "spark", "spark", "spark", extend=controls.add_ungated, others=("ungated",)
+  ),
+  "sec": Family(
+    "sec", "sec", "sec", extend=controls.add_uniform, others=("uniform",)
+  ),
   "spear": Family("spear", "spear", "spear"),
   "satori": Family(
     "satori", "satori", "satori", metric="accuracy_2", numbers=("accuracy_1",)
   ),
   "mistake_tuning": Family(
     "mistake_tuning", "mistake_tuning", "mistake_tuning", control="right",
-    control_is="imitation of the right samples alone", extend=add_right_only,
-    others=("untagged",),
+    control_is="imitation of the right samples alone",
+    extend=controls.add_right_only, others=("untagged",),
   ),
   "chain_of_hindsight": Family(
     "chain_of_hindsight", "chain_of_hindsight", "chain_of_hindsight",
     control="right", control_is="imitation of the right samples alone",
-    extend=add_right_only, others=("read",),
+    extend=controls.add_right_only, others=("read",),
   ),
   "rise": Family(
     "rise", "rise", "rise", metric="accuracy_2", control="rwr",
     control_is="reward-weighted regression of as many first attempts",
-    extend=add_single_turn, others=("whole",), numbers=CHANGES,
+    extend=controls.add_single_turn, others=("whole",), numbers=CHANGES,
   ),
   "ssr_zero": Family(
     "ssr_zero", "ssr_zero", "ssr", control="stage1",
@@ -271,24 +124,38 @@ FAMILIES = {
   ),
   "scl": Family(
     "scl", "scl", "scl", control="independent", control_is="DPO on as many "
-    "independent attempts", extend=add_independent,
+    "independent attempts", extend=controls.add_independent,
     numbers=(*CORRECTION, "malformed_1"),
   ),
   "cct": Family(
     "cct", "cct", "cct", metric="accuracy_2", control="natural",
     control_is="Pair-SFT with both kinds of examples as they come",
-    extend=add_one_kind, others=("cst",), numbers=CORRECTION,
+    extend=controls.add_one_kind, others=("cst",), numbers=CORRECTION,
   ),
   "ledex": Family(
     "ledex", "ledex", "ledex", metric="cs", control="end",
     control_is="RL on the reward of the refinement alone; share of wrong first "
-    "attempts that are mended", extend=add_one_reward, others=("star",),
-    numbers=(*JUDGED, "verdict_named", "accuracy_3"),
+    "attempts that are mended", extend=controls.add_one_reward,
+    others=("star",), numbers=(*JUDGED, "verdict_named", "accuracy_3"),
+  ),
+  "correction_dpo": Family(
+    "correction_dpo", "correction_dpo", "correction_dpo", metric="cs",
+    control="steps", control_is="DPO on as many first attempts, from the first "
+    "step that differs; share of wrong first attempts that are mended",
+    extend=controls.add_other_pairs, others=("base", "teacher", "own"),
+    numbers=("verdict_named", "accuracy_3", *JUDGED, *CORRECTION[4:]),
+  ),
+  "partial_masking": Family(
+    "partial_masking", "partial_masking", "partial_masking",
+    metric="accuracy_1", control="unmasked", control_is="the same cases with "
+    "wrong attempts trained, too", extend=controls.add_masked_otherwise,
+    others=("base", "good", "few", "many"),
+    numbers=("accuracy_3", *JUDGED[1:], *CORRECTION[4:]),
   ),
   "subtle_errors": Family(
     "subtle_errors", "subtle_errors", "subtle_errors", control="samples",
     control_is="DPO on as many pairs of two samples",
-    extend=add_without_edits,
+    extend=controls.add_without_edits,
   ),
 }
 

@@ -26,10 +26,10 @@ from sitrain import sample
 from sitrain.evaluate import samples
 from sitrain.evaluate.bootstrap import bootstrap
 from sitrain.evaluate.player import Played
-from sitrain.runtime import parts
+from sitrain.runtime import rows_file
 from sitrain.runtime.errors import run_main
 from sitrain.runtime.requested_samples import config_of, options_of, plan_from
-from sitrain.runtime.testset import tasks_of
+from sitrain.runtime.test_sets import tasks_of
 from sitrain.types import GIVEN, PAD, Task
 
 flags.DEFINE_string(
@@ -70,14 +70,14 @@ def write_missing(config: dict, plan: Any, tasks: dict, python: str) -> str:
   prompts = prompts_of(task, plan.problems)
   kept = task.texts.kept[: len(prompts)]
   options = options_of(config, plan)
-  parts.claim(output, options)
-  todo = np.flatnonzero(parts.missing(output, kept))
+  rows_file.claim(output, options)
+  todo = np.flatnonzero(rows_file.missing(output, kept))
   if not len(todo):
     return output
   if not python:
     raise app.UsageError(f"--transformers is missing: {len(todo)} problems have"
                          " no answer of its generate yet")
-  parts.begin(output, options)
+  rows_file.begin(output, options)
   case = {
     "folder": config["model"]["path"], "dtype": config["model"]["dtype"],
     "new": plan.turns[0], "eos": list(task.eos), "prompts": prompts,
@@ -98,7 +98,7 @@ def write_missing(config: dict, plan: Any, tasks: dict, python: str) -> str:
       now = todo[at : at + rows]
       given = [prompts[i] for i in now]
       answer = ask(SECONDS, action="run", given={"prompts": given})
-      parts.add(output, samples.records(
+      rows_file.add(output, samples.records(
         tasks, (), now, played(given, answer["written"]), samples=1, turns=1
       ))
       done, passed = at + len(now), time.monotonic() - began
@@ -147,13 +147,14 @@ def main(argv: list[str]) -> None:
       "only greedy first attempts of a folder can be compared: leave out"
       " --workdir and --turns, and give --temperature=0"
     )
-  parts.claim(plan.output, options_of(config, plan))
-  own = parts.read(plan.output)
+  rows_file.claim(plan.output, options_of(config, plan))
+  own = rows_file.read(plan.output)
   if not own:
     raise app.UsageError(f"--output={plan.output} has no rows: run `sitrain"
                          " sample` with these flags first")
   tasks = tasks_of(config, plan.workdir, verifiers=plan.verifiers)
-  peer = parts.finish(write_missing(config, plan, tasks, given.transformers))
+  path = write_missing(config, plan, tasks, given.transformers)
+  peer = rows_file.finish(path)
   known = {row["row"] for row in own} & {row["row"] for row in peer}
   found = Compared(*(
     [row for row in rows if row["row"] in known] for rows in (own, peer)

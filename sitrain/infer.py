@@ -39,10 +39,10 @@ from sitrain.runtime import (
   lock,
   logs,
   machine,
-  parts,
   placing,
   progress,
   requested_policy,
+  rows_file,
   sharding,
 )
 from sitrain.runtime import compile as compiling
@@ -159,9 +159,9 @@ def answer_all(
   task, posed, total = asked.task, asked.posed, len(asked.posed.prompt)
   missing, made = np.ones(total, bool), []
   if output:
-    parts.begin(output, options_of(config, plan, one))
+    rows_file.begin(output, options_of(config, plan, one))
     numbers = task.texts.kept[:total] if task.texts else range(total)
-    missing = parts.missing(output, numbers)
+    missing = rows_file.missing(output, numbers)
   player = playing.Player((), (), (), one.strategy.rows, one.strategy.turns)
   run = answers.program(one.strategy, task, jit=jax.jit)
   params = load() if missing.any() else ()
@@ -182,11 +182,11 @@ def answer_all(
     rate = written / (time.monotonic() - began)
     made += answers.records(one.strategy, task, posed, rows, found)
     if output and jax.process_index() == 0:
-      parts.add(output, made[-len(rows):])
+      rows_file.add(output, made[-len(rows):])
     done += len(rows)
     show(one.label, done, total, {}, float(rate))
   if output and jax.process_index() == 0:
-    return parts.finish(output)
+    return rows_file.finish(output)
   return sorted(made, key=lambda record: record["row"])
 
 
@@ -203,7 +203,7 @@ def infer(config: dict, plan: Plan) -> dict[str, Any]:
       files = {}
       for one in asked.chosen if plan.output else ():
         files[one.label] = file_of(plan, one.label, len(asked.chosen) > 1)
-        parts.claim(files[one.label], options_of(config, plan, one))
+        rows_file.claim(files[one.label], options_of(config, plan, one))
       load = functools.cache(
         lambda: requested_policy.load(config, plan, asked.model, mesh)[0]
       )

@@ -38,10 +38,10 @@ from sitrain.runtime import (
   lock,
   logs,
   machine,
-  parts,
   placing,
   progress,
   requested_policy,
+  rows_file,
   sharding,
 )
 from sitrain.runtime import compile as compiling
@@ -52,7 +52,7 @@ from sitrain.runtime.requested_samples import (
   options_of,
   plan_from,
 )
-from sitrain.runtime.testset import tasks_of
+from sitrain.runtime.test_sets import tasks_of
 from sitrain.types import PAD
 
 _LOG = logging.getLogger("sitrain")
@@ -135,11 +135,11 @@ def write_missing(
   posed = player.pose(jax.random.fold_in(key, 0), count)
   total = len(posed.prompt)
   size = playing.part_size(plan.samples, plan.batch, total)  # Checks the batch.
-  parts.claim(plan.output, options_of(config, plan))
+  rows_file.claim(plan.output, options_of(config, plan))
   kept = task.texts.kept[:total] if task.texts else range(total)
-  missing = parts.missing(plan.output, kept)
+  missing = rows_file.missing(plan.output, kept)
   if not missing.any():
-    return 0, parts.known(plan.output).get("of", "")
+    return 0, rows_file.known(plan.output).get("of", "")
   requested_policy.check_size(
     config, plan, model, task, mesh, rows=size * plan.samples,
     samples=plan.samples, slots=plan.slots, field="evaluate.turns",
@@ -147,7 +147,7 @@ def write_missing(
     written=columns_of(task, plan.turns)[1],
   )
   params, of = requested_policy.load(config, plan, model, mesh)
-  parts.begin(plan.output, options_of(config, plan))
+  rows_file.begin(plan.output, options_of(config, plan))
   begun()
   play = partial(
     playing.play_rows, player, params, key, posed, batch=plan.batch,
@@ -170,7 +170,7 @@ def write_missing(
     rate = (found.turn > 0).sum() / (time.monotonic() - began)
     if first:
       with activity.during("judging", seldom=True):
-        parts.add(plan.output, note(rows, found))
+        rows_file.add(plan.output, note(rows, found))
     done += len(rows)
     show("problems", done, total, {}, float(rate))
   return int(missing.sum()), of
@@ -198,7 +198,7 @@ def sample(config: dict, plan: Plan) -> dict[str, Any]:
     display.close()
   if jax.process_index() != 0:
     return {}
-  found = parts.finish(plan.output)
+  found = rows_file.finish(plan.output)
   rng = np.random.default_rng(0)  # only for the bootstrap
   summary = sampling.summarize(
     rng, found, verifiers=tuple(tasks), ks=plan.ks,
@@ -214,7 +214,7 @@ def sample(config: dict, plan: Plan) -> dict[str, Any]:
     "left_out": left_out, "samples": plan.samples, "new": new, "of": of,
     "temperature": plan.temperature, "device": device, "jax": jax.__version__,
   }
-  parts.note(plan.output, summary)
+  rows_file.note(plan.output, summary)
   return summary
 
 

@@ -17,7 +17,7 @@ from sitrain.evaluate.player import Judged, Played, Player
 from sitrain.judge import verifier
 from sitrain.methods import given_pairs
 from sitrain.models.huggingface import tokenizer
-from sitrain.runtime import reading_matter, testset
+from sitrain.runtime import reading_matter, test_sets
 from sitrain.runtime.host import on_host
 from sitrain.runtime.options import ConfigError, accepted, call
 from sitrain.tasks import chat as chats
@@ -581,8 +581,8 @@ def test_of_another_source_nothing_is_held_out():
     "task": {"name": "chat", "source": "a", "held_out": 0.2, "part": "train"},
     "evaluate": {"task": {"part": "test"}},
   }
-  assert testset.retasked(config)["task"]["part"] == "test"
-  other = testset.retasked(config, source="b")["task"]
+  assert test_sets.retasked(config)["task"]["part"] == "test"
+  other = test_sets.retasked(config, source="b")["task"]
   assert other == {"name": "chat", "source": "b"}
 
 
@@ -591,14 +591,14 @@ def test_a_test_set_is_judged_by_several_rewards(chat, folder, write):
     "task": {"name": "chat", "source": write(LEGS)}, "evaluate": {"task": {}},
     "model": {}, "tokenizer": {"path": str(folder)},
   }
-  tasks = testset.tasks_of(config, "", verifiers=("exact", "number"))
+  tasks = test_sets.tasks_of(config, "", verifiers=("exact", "number"))
   paid = {
     name: float(judged(task, dialogue(chat, task, "So: 8"), 1).reward[0, 0])
     for name, task in tasks.items()
   }
   assert paid == {"exact": 0, "number": 1}
   with pytest.raises(ValueError, match="squad_exact, squad_f1, rouge_l"):
-    testset.tasks_of(config, "", verifiers=("exact", "f1"))
+    test_sets.tasks_of(config, "", verifiers=("exact", "f1"))
 
 
 def test_the_main_shows_rows_of_any_task_and_loads_no_model(ask, write):

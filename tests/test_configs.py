@@ -25,7 +25,7 @@ from sitrain.runtime import (
   fields,
   glossary,
   overrides,
-  testset,
+  test_sets,
 )
 from sitrain.runtime.host import on_host, shapes_only
 from sitrain.runtime.options import ConfigError
@@ -180,7 +180,7 @@ def test_a_test_set_needs_no_more_than_a_model(path, hub):
   config = build.plain(known["config"].value)
   if path.stem in ("mbpp", "humaneval"):
     config["task"]["run_programs_without_sandbox"] = True  # None is run.
-  (task,) = testset.tasks_of(config, "", verifiers=("lenient",)).values()
+  (task,) = test_sets.tasks_of(config, "", verifiers=("lenient",)).values()
   build.check_evaluation(config, task)
   assert len(task.table.prompt) == count
 

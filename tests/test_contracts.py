@@ -24,6 +24,7 @@ from sitrain.methods import (
   chain_of_hindsight,
   cispo,
   clip_cov,
+  correction_dpo,
   dapo,
   dpo,
   dr_grpo,
@@ -43,6 +44,7 @@ from sitrain.methods import (
   orpo,
   pag,
   pair_sft,
+  partial_masking,
   ppo,
   reinforce_pp,
   rest_em,
@@ -247,6 +249,21 @@ METHODS = {
   "ledex": Row(
     ledex.make, ROWS | {"turns": (3, 3, 3), "discount": 0.9}, task=JUDGED
   ),
+  "partial_masking": Row(
+    partial_masking.make, ROWS | {"turns": (3, 3, 3), "wrong": 0.5},
+    task=JUDGED,
+  ),
+  "correction_dpo": Row(
+    correction_dpo.make,
+    ROWS | {"samples": 2, "turns": (3, 3, 3), "anchor": 0.1, "ends": "1"},
+    held=("reference", "teacher"), heads={"teacher": ""}, task=JUDGED,
+  ),
+  "correction_dpo of own samples": Row(
+    correction_dpo.make, ROWS | {
+      "samples": 2, "turns": (3, 3, 3), "teacher": "policy",
+      "reference": "none", "scope": "whole",
+    }, held=(), task=JUDGED,
+  ),
   "sec": Row(sec.make, ROWS | {"beta": 0.2}),
   "spear": Row(spear.make, ROWS | {"capacity": 40}, held=()),
   "satori": Row(
@@ -411,7 +428,8 @@ COMPARING = {
   "stage_two of three turns", "dpo", "dpo of random pairs", "ipo", "simpo",
   "orpo", "reward_model", "grpo", "rloo", "dr_grpo", "dapo", "gspo", "cispo",
   "sapo", "clip_cov", "kl_cov", "spark", "satori", "ssr_zero", "scl",
-  "scl in review", "subtle_errors", "ledex",
+  "scl in review", "subtle_errors", "ledex", "correction_dpo",
+  "correction_dpo of own samples",
 }
 # A KL in the reward, or a charge for length, teaches where rewards are equal.
 CHARGED = {"single_turn", "rloo", "dapo", "ledex"}

@@ -24,11 +24,11 @@ from sitrain.runtime import (
   build,
   checkpoint,
   memory,
-  parts,
   policy,
   requested_samples,
+  rows_file,
   sharding,
-  testset,
+  test_sets,
 )
 from sitrain.runtime.options import ConfigError
 from sitrain.tasks import gsm8k, maze, mbpp, text
@@ -303,8 +303,8 @@ def test_a_row_for_each_problem(whole, folder):
   assert [row["gold"] for row in rows] == [r.answer for r in expected[:12]]
   assert all(len(row["texts"]) == 2 for row in rows)
   assert len({t for row in rows for t in row["texts"]}) > 12, "not sampled"
-  assert not parts.folder_of(output).exists()
-  header = json.loads(parts.header_of(output).read_text())
+  assert not rows_file.folder_of(output).exists()
+  header = json.loads(rows_file.header_of(output).read_text())
   assert header["summary"]["problems"] == 12 == summary["new"]
   assert header["options"]["temperature"] == 1.0
   numbers = summary["verifiers"]["word_problems"]["attempts"][0]
@@ -324,7 +324,7 @@ def test_batch_and_kills_and_more_samples_change_nothing(
   whole, folder, tmp_path, monkeypatch
 ):
   config, output = config_of(folder), tmp_path / "rows.jsonl"
-  add, count = parts.add, []
+  add, count = rows_file.add, []
 
   def killed(path, rows):
     if len(count) == 2:
@@ -333,13 +333,13 @@ def test_batch_and_kills_and_more_samples_change_nothing(
     add(path, rows)
 
   plan = plan_of(config, output, samples=1, batch=4)
-  monkeypatch.setattr(parts, "add", killed)
+  monkeypatch.setattr(rows_file, "add", killed)
   with pytest.raises(KeyboardInterrupt):
     sample.sample(config, plan)
   monkeypatch.undo()
-  assert not output.exists() and len(parts.read(output)) == sum(count) == 8
+  assert not output.exists() and len(rows_file.read(output)) == sum(count) == 8
   # The unfinished third part of the killed writer has no rows.
-  (parts.folder_of(output) / "00003.jsonl.new").write_text('{"row": 7, "te')
+  (rows_file.folder_of(output) / "00003.jsonl.new").write_text('{"row": 7, "te')
   assert sample.sample(config, plan)["new"] == 4
   assert lines(output) == [first_of(row) for row in lines(whole[0])]
 
@@ -356,13 +356,13 @@ def test_a_line_is_a_row_whatever_a_model_says(tmp_path):
   path = tmp_path / "rows.jsonl"
   rows = [{"row": i, "texts": ["a\x85b\u2028\u2029\n\x1c", "\ud800"]}
           for i in (1, 0)]
-  parts.add(path, rows)
-  found = parts.finish(path)
+  rows_file.add(path, rows)
+  found = rows_file.finish(path)
   assert found == lines(path) and [row["row"] for row in found] == [0, 1]
   assert found[0]["texts"] == ["a\x85b\u2028\u2029\n\x1c", "?"]
   path.write_text("{")
   with pytest.raises(ValueError, match="rows.jsonl is damaged .*: delete it"):
-    parts.read(path)
+    rows_file.read(path)
 
 
 def test_samples_of_other_options_are_refused(whole, folder, tmp_path):
@@ -407,7 +407,7 @@ def test_a_stage_of_a_run_in_two_turns(tmp_path, monkeypatch, capsys):
     patch.setattr(memory, "free", lambda: 1000)
     with pytest.raises(ConfigError, match="checkpoint of .*stage1: its pa"):
       sample.sample(config, plan)
-  assert not output.exists() and not parts.header_of(output).exists()
+  assert not output.exists() and not rows_file.header_of(output).exists()
   summary = sample.sample(config, plan)
   first, second = summary["verifiers"]["maze"]["attempts"]
   moved = second["incorrect_to_correct"] - second["correct_to_incorrect"]
@@ -525,12 +525,14 @@ def test_another_task_keeps_how_answers_are_verified():
     "task": {"name": "mbpp", "limit": 3, "seconds": 2.0, "verifier": "strict"},
     "evaluate": {"task": {"verifier": "lenient", "split": "test"}, "turns": ()},
   }
-  found = testset.retasked(config, name="humaneval", source="a.jsonl", split="")
+  found = test_sets.retasked(
+    config, name="humaneval", source="a.jsonl", split=""
+  )
   assert found["evaluate"]["task"] == {} and found["task"] == {
     "name": "humaneval", "seconds": 2.0, "verifier": "lenient",
     "source": "a.jsonl", "split": "",
   }  # fmt: skip
-  same = testset.retasked(config, source="b.jsonl")["task"]
+  same = test_sets.retasked(config, source="b.jsonl")["task"]
   assert same["limit"] == 3 and same["split"] == "test"
   assert same["source"] == "b.jsonl"
 
@@ -578,7 +580,8 @@ def test_mistakes_are_named_in_one_line(folder, ask, tmp_path):
     f"{score} --output={tmp_path}/x.jsonl --task=gsm9k":
       "--task=gsm9k is not in sitrain/tasks: did you mean 'gsm8k'",
     f"{score} --output={tmp_path}/x.jsonl --turns=0": "--turns=0",
-    f"{score} more": "unknown argument 'more'",
+    f"{score} more": "--workdir=more has a config of its own: leave out --c",
+    f"{score} more words": "unknown argument 'words'",
   }  # fmt: skip
   for given, message in asked_for.items():
     done = ask(*given.split(), module=SAMPLE)
@@ -609,4 +612,4 @@ def test_flags_that_do_not_fit(folder, tmp_path):
     sample.sample(config, plan_of(config, output, verifiers=["strct"]))
   with pytest.raises(ConfigError, match="there is no file no.jsonl"):
     sample.sample(config, plan_of(config, output))
-  assert not parts.header_of(output).exists()
+  assert not rows_file.header_of(output).exists()

@@ -22,7 +22,7 @@ from sitrain.runtime import (
   build,
   checkpoint,
   fields,
-  parts,
+  rows_file,
   signals,
   workdir,
   written,
@@ -599,7 +599,7 @@ def test_a_stage_writes_a_table_that_a_later_one_reads(tmp_path, monkeypatch):
   progress, compiled = write(run, collect)
   assert progress.rows == 3 * PROBLEMS and progress.done
   path = written.path_of(tmp_path, "collect")
-  rows = parts.read(path)
+  rows = rows_file.read(path)
   assert [row["row"] for row in rows] == list(range(3 * PROBLEMS))
   assert [row["step"] for row in rows] == sorted([0, 1, 2] * PROBLEMS)
   assert len({str(row["prompt"]) for row in rows}) == 3 * PROBLEMS
@@ -615,12 +615,13 @@ def test_a_stage_writes_a_table_that_a_later_one_reads(tmp_path, monkeypatch):
     with pytest.raises(signals.Stopped, match="after step 1 of collect"):
       write(again, collect, compiled)
   other = written.path_of(again.workdir, "collect")
-  assert not other.exists() and len(parts.read(other)) == PROBLEMS
+  assert not other.exists() and len(rows_file.read(other)) == PROBLEMS
   assert write(again, collect, compiled)[0] == progress
   assert other.read_bytes() == before
   # With more steps it goes on.
   more, _ = write(again, collect._replace(steps=4), compiled)
-  assert more.rows == 4 * PROBLEMS and parts.read(other)[: len(rows)] == rows
+  assert more.rows == 4 * PROBLEMS
+  assert rows_file.read(other)[: len(rows)] == rows
   # The later stage trains on these rows.
   params, told = run_stage(
     run, later, compile_ahead(run, later), progress.first + progress.step
@@ -639,7 +640,7 @@ def test_waves_write_the_rows_of_one(tmp_path):
     run = run_in(run, tmp_path / str(waves))
     assert collect.parts["waves"] == waves
     write(run, collect)
-    tables.append(parts.read(written.path_of(run.workdir, "collect")))
+    tables.append(rows_file.read(written.path_of(run.workdir, "collect")))
   assert tables[0] == tables[1] and len(tables[0]) == PROBLEMS
 
 
@@ -657,7 +658,7 @@ def test_rows_of_a_table_are_chosen_by_reward_and_by_problem(tmp_path):
   path = written.path_of(tmp_path, "a")
   row = {"kind": "", "answer": [7], "turns": [[5], [6]]}
   rewards = [(1, 1), (0, 1), (1, 0), (1, 1), (1, 1)]
-  parts.add(path, [
+  rows_file.add(path, [
     row | {"row": i, "prompt": [min(i, 3)], "reward": [0.0, reward],
            "known": [1.0, known], "step": 0}
     for i, (reward, known) in enumerate(rewards)

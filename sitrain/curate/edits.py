@@ -1,9 +1,9 @@
-"""Subtle errors: one token of a right attempt is replaced by a wrong one."""
+"""Steps that differ: errors put into right attempts, and corrected attempts."""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.curate.segments import segment_numbers
 from sitrain.types import Episodes, Task
@@ -58,3 +58,31 @@ def inject(
     rows._replace(tokens=tokens),
     own & (column >= place) & found[:, None], found,
   )
+
+
+def until_changed(
+  tokens: Int[Array, "*B T"],
+  turn: Int[Array, "*B T"],
+  ends: tuple[int, ...],
+  *,
+  first: int = 1,
+  last: int = 3,
+) -> Bool[Array, "*B T"]:
+  """Without what a corrected attempt writes behind the step that it corrects.
+
+  False where turn `last` has left the step in which it first differs from turn
+  `first`, token by token; its steps end as in `inject`. A copy is kept whole,
+  as are all other turns.
+  """
+  shape, width = tokens.shape, tokens.shape[-1]
+  tokens, turn = tokens.reshape(-1, width), turn.reshape(-1, width)
+  own = turn == last
+  order = jnp.argsort(turn != first, axis=1, stable=True)
+  before = jnp.take_along_axis(tokens, order, axis=1)
+  rank = jnp.maximum(jnp.cumsum(own, axis=1) - 1, 0)
+  same = tokens == jnp.take_along_axis(before, rank, axis=1)
+  same &= rank < jnp.sum(turn == first, axis=1, keepdims=True)
+  number = segment_numbers(tokens, jnp.where(own, turn, 0), ends, width)
+  at = jnp.where(own & ~same, number, width)
+  kept = ~own | (number <= jnp.min(at, axis=1, keepdims=True))
+  return kept.reshape(shape)

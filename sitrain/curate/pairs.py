@@ -11,6 +11,7 @@ from sitrain.models.logprobs import score_rows
 from sitrain.rollout import contexts
 from sitrain.tasks.attempt import attempt
 from sitrain.types import (
+  PAD,
   ROOT,
   Batch,
   Episodes,
@@ -163,6 +164,12 @@ def differ(first: Episodes, second: Episodes) -> Bool[Array, " N"]:
   """
   text = first.tokens != second.tokens
   return jnp.any(text | (first.turn != second.turn), axis=1)
+
+
+def trained_differ(batch: Batch) -> Bool[Array, " N"]:
+  """Whether the trained tokens of both rows differ, of pairs [N 2 T]."""
+  text = jnp.where(batch.mask > 0, batch.tokens, PAD)
+  return jnp.any(text[:, 0] != text[:, 1], axis=1)
 
 
 def take_rows(rows: Episodes, index: Int[Array, " N"]) -> Episodes:

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.curate.advantage import group_normalise, progress_bonus, whiten
+from sitrain.judge.groups import FULL
+from sitrain.types import Verdict
 
 ROLES = 2
 RULES = ("corr", "last", "all")
@@ -103,6 +105,49 @@ def message_normalise(
   groups = jnp.broadcast_to(group[:, None], value.shape).reshape(-1)
   gain = group_normalise(value.reshape(-1), groups, mask.reshape(-1))
   return gain.reshape(value.shape)
+
+
+def cases(
+  verdict: Verdict,
+) -> tuple[Bool[Array, " B"], Bool[Array, " B"], Bool[Array, " B"]]:
+  """(right attempts, those accepted, wrong ones that are not): turns 1 and 2.
+
+  Where the verdict of the policy, turn 2, is itself true, and all is known.
+  """
+  attempted = verdict.known[:, 0] > 0
+  right = attempted & (verdict.reward[:, 0] >= FULL)
+  true = (verdict.known[:, 1] > 0) & (verdict.reward[:, 1] >= FULL)
+  return right, right & true, attempted & ~right & true
+
+
+def case_weights(
+  good: Bool[Array, " B"], bad: Bool[Array, " B"], wrong: float
+) -> Float[Array, "B 3"]:
+  """Weights of an attempt, the verdict on it and its repair.
+
+  L = -sum_t w_t log p(y_t | x, y_<t) with w = 0 on wrong attempts: partial
+  answer masking (Han et al. 2024, arXiv:2401.07301). Of a good case the attempt
+  and the verdict have weight 1; of a bad one the verdict and the repair, and
+  the attempt has `wrong`.
+  """
+  rows = jnp.stack([good + wrong * bad, good | bad, bad], axis=1)
+  return rows.astype(jnp.float32)
+
+
+def corrections(verdict: Verdict, taught: Bool[Array, " B"]) -> Verdict:
+  """[B 1]: 1 where turns 2 and 3 mend a wrong attempt, turn 1, else 0.
+
+  The verdict is true and the next attempt right. Known are such rows of the
+  teacher, `taught`, and others of the policy, so that a right and a wrong one
+  are a pair of both (SuperCorrect, arXiv:2410.09008). A verdict that is not
+  true is wrong whatever follows it, or nothing.
+  """
+  of = lambda k: (verdict.known[:, k] > 0, verdict.reward[:, k] >= FULL)
+  (judged, right), (said, true), (tried, mended) = map(of, range(3))
+  known = judged & ~right & said & (tried | ~true)
+  good = true & tried & mended
+  known &= jnp.where(good, taught, ~taught)
+  return Verdict(*(x[:, None].astype(jnp.float32) for x in (good, known)))
 
 
 def role_advantage(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from sitrain.runtime import build, fields, requested_policy
 from sitrain.runtime.checks import check_config
 from sitrain.runtime.options import ConfigError
-from sitrain.runtime.testset import retasked
+from sitrain.runtime.test_sets import retasked
 from sitrain.runtime.workdir import absolute
 
 
@@ -80,7 +80,9 @@ def options_of(config: dict, plan: Plan) -> dict[str, Any]:
 def config_of(given: Any) -> dict:
   """The config of --config or of the workdir, with the flags' test set."""
   if given.workdir and given.config is not None:
-    raise ConfigError("--workdir has a config of its own: leave out --config")
+    raise ConfigError(
+      f"--workdir={given.workdir} has a config of its own: leave out --config"
+    )
   if given.workdir:
     config = build.config_of_run(absolute(given.workdir))
   elif given.config is None:

@@ -1,6 +1,6 @@
 """Rows that a stage writes to a table, and the table for a later stage.
 
-WORKDIR/STAGE/rows.jsonl grows by one part per iteration (runtime/parts.py),
+WORKDIR/STAGE/rows.jsonl grows by one part per iteration (runtime/rows_file.py),
 which are merged in the end. A row has token ids, so nothing is decoded and
 encoded again, and its text, for reading.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sitrain.runtime import activity, logs, parts, peers, signals
+from sitrain.runtime import activity, logs, peers, rows_file, signals
 from sitrain.runtime.agree import from_first
 from sitrain.runtime.distributed import meet, stop_agreed
 from sitrain.runtime.errors import begun
@@ -83,7 +83,7 @@ def write_stage(
   path = path_of(run.workdir, stage.name)
   check_new(run, stage)
   folder(run, stage.name).mkdir(parents=True, exist_ok=True)
-  parts.begin(path, {"stage": stage.name, "steps": stage.steps})
+  rows_file.begin(path, {"stage": stage.name, "steps": stage.steps})
   done, count, whole = from_first(lambda: _so_far(path))
   # A resumed run may have more steps than at its start.
   finished = whole and done >= stage.steps
@@ -102,14 +102,14 @@ def write_stage(
   with signals.training(peers.leave):
     progress = _write_rows(run, stage, sampler, state, progress, path)
   if jax.process_index() == 0:
-    parts.finish(path)
+    rows_file.finish(path)
   meet(f"{stage.name} written")
   return (), progress._replace(done=True)
 
 
 def _so_far(path: epath.Path) -> tuple[int, int, bool]:
   """Iterations and rows written so far, and whether the table is complete."""
-  rows = parts.read(path)
+  rows = rows_file.read(path)
   steps = 1 + max((row["step"] for row in rows), default=-1)
   return steps, len(rows), path.exists()
 
@@ -129,7 +129,7 @@ def _write_rows(run, stage, sampler, state, progress, path) -> Progress:
     rows = records(stage.task, list(zip(*waves)), step=progress.step)
     rows = [{"row": progress.rows + i} | row for i, row in enumerate(rows)]
     if jax.process_index() == 0:
-      parts.add(path, rows)
+      rows_file.add(path, rows)
     progress = progress._replace(
       step=progress.step + 1, rows=progress.rows + len(rows)
     )
@@ -196,7 +196,7 @@ def read_table(workdir: Any, selection: Table) -> Problems:
   Raises ValueError if no row is selected.
   """
   path, kept, seen = path_of(workdir, selection.stage), [], {}
-  for row in parts.read(path):
+  for row in rows_file.read(path):
     known = row["known"][-1] > 0 and row["reward"][-1] >= selection.least
     if not known or row["kind"] != selection.kind:
       continue
@@ -220,8 +220,8 @@ def read_table(workdir: Any, selection: Table) -> Problems:
 def check_new(run: Run, stage: Stage) -> None:
   """Raises ConfigError if the table exists and is not from this run."""
   path = path_of(run.workdir, stage.name)
-  header = parts.header_of(path)
-  there = path.exists() or parts.folder_of(path).exists()
+  header = rows_file.header_of(path)
+  there = path.exists() or rows_file.folder_of(path).exists()
   if there and not header.exists():
     raise ConfigError(
       f"config.stage.{stage.name} writes {path}, which exists and which this "

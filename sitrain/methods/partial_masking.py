@@ -1,0 +1,59 @@
+"""ISC with partial answer masking: verdicts, and repairs of what they refuse.
+
+Han et al. 2024 (arXiv:2401.07301). A right attempt and "right" are a good case;
+a wrong one, "wrong" and a right one are a bad case, whose first attempt is read
+and not trained, as to imitate it teaches to err. One pass tells all in the end.
+There labels choose the verdicts; here own ones are kept where they are true,
+and own right samples of a problem repair its wrong ones. That right attempts
+are trained, and the share of bad cases, are inferred.
+"""
+
+import jax.numpy as jnp
+
+from sitrain.curate import roles
+from sitrain.curate.advantage import to_tokens
+from sitrain.curate.pairs import partners
+from sitrain.curate.select import balanced, imitation_batch
+from sitrain.judge.roles import binary
+from sitrain.methods import rest_em, verbs
+from sitrain.rollout.contexts import join
+from sitrain.tasks.attempt import attempt
+from sitrain.types import PAD, Method, Task, Weights
+
+
+@verbs.forwards(rest_em.make, without=("least", "per_problem"))
+def make(
+  models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
+  bad: float = 0.5, wrong: float = 0.0, named: bool = False, **options,
+) -> Method:
+  """`bad`: the share that bad cases have in the weights. `wrong`: the weight of
+  tokens of a wrong attempt, 0 in the paper. `named`: whether a true verdict
+  names what is wrong. Raises ValueError for a share that is none and a task
+  without verdicts of the policy. Options: see rest_em.make.
+  """
+  verbs.check_verdicts(task, turns)
+  if len(turns) != 3:
+    raise ValueError(f"turns={turns}: attempt, verdict, repair: give 3")
+  if not 0.0 <= bad <= 1.0 or wrong < 0.0:
+    raise ValueError(f"bad={bad}, wrong={wrong}: 0 to 1, and 0 or more")
+  task = task if named else binary(task)
+  method = rest_em.make(models, task, optimizer, turns=turns[:2], **options)
+
+  def curate(key, state, problems, episodes, verdict):
+    right, good, refused = roles.cases(verdict)
+    partner, found = partners(key, right, episodes.problem)
+    end = jnp.full_like(episodes.problem, 2)
+    reply = task.reply(problems.answer[episodes.problem], episodes, end)
+    repair = attempt(episodes, 1, turns[0])[partner]
+    mended = refused & found & ~reply.done & (bad > 0.0)
+    added = lambda x: jnp.where(mended[:, None], x, PAD)
+    rows = join(episodes, added(reply.tokens), added(repair))
+    good &= bad < 1.0
+    weight = balanced(good, good | mended, 1.0 - bad)
+    by_turn = roles.case_weights(good, mended, wrong) * weight[:, None]
+    batch = imitation_batch(rows, by_turn > 0, weight)
+    batch = batch._replace(targets=Weights(to_tokens(by_turn, rows.turn)))
+    kept, confident = map(verbs.share, (good | mended, good))
+    return batch, {"curate/kept": kept, "curate/confident": confident}
+
+  return method._replace(curate=curate)
