@@ -96,7 +96,7 @@ def answered(mesh):
   def answer(answer, rows, turn, alive, seed):
     asked[-1] += int(alive.sum())
     tokens = np.full((len(seed), REPLY), PAD, np.int32)
-    tokens[:, 0] = np.where(seed % 3 == 0, PAD, seed % 16)
+    tokens[:, 0] = np.where(seed % 3 == 0, PAD, np.int32(seed % 16))
     return Reply(tokens, answer[:, 0] + turn > 8)
 
   reply = lambda answer, rows, turn: Reply((), ())
