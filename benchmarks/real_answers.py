@@ -83,13 +83,11 @@ def write_missing(config: dict, plan: Any, tasks: dict, python: str) -> str:
     "new": plan.turns[0], "eos": list(task.eos), "prompts": prompts,
     "messages": [task.texts.rows[int(number)].message for number in kept],
   }
-  rows, began = flags.FLAGS.rows, time.monotonic()
-  name, command = "transformers", [
-    python, "-m", "benchmarks.peers.transformers_answers"
-  ]
-  with rounds.workers({name: command}) as workers:
+  rows, began, peer = flags.FLAGS.rows, time.monotonic(), "transformers"
+  command = rounds.modules("answers", {peer: python})[peer]
+  with rounds.workers({peer: command}) as workers:
     ask = lambda seconds, **words: rounds.request(
-      workers[name], seconds, **words
+      workers[peer], seconds, **words
     )
     facts = ask(rounds.PREPARE_SECONDS, action="prepare", case=case)
     print(f"{facts['settings']}: {facts['same']} of {len(prompts)} prompts are"
@@ -109,9 +107,7 @@ def write_missing(config: dict, plan: Any, tasks: dict, python: str) -> str:
 
 def compare(found: Compared, draws: int) -> dict[str, Any]:
   """Shares with 95 % intervals over problems, and counts of equal texts."""
-  right = [
-    np.array([r["right"][0] for r in rows], float) for rows in found
-  ]  # fmt: skip
+  right = [np.array([r["right"][0] for r in rows], float) for rows in found]
   pairs = list(zip(*(column.tolist() for column in right)))
   columns = {"sitrain": right[0], "transformers": right[1]}
   columns["difference"] = right[0] - right[1]

@@ -68,11 +68,11 @@ def until_changed(
   first: int = 1,
   last: int = 3,
 ) -> Bool[Array, "*B T"]:
-  """Without what a corrected attempt writes behind the step that it corrects.
+  """Mask of a corrected attempt up to the end of its first changed step.
 
-  False where turn `last` has left the step in which it first differs from turn
-  `first`, token by token; its steps end as in `inject`. A copy is kept whole,
-  as are all other turns.
+  False behind the step of turn `last` in which a token first differs from the
+  token at the same place of turn `first`; steps end as in `inject`. True in all
+  other turns, and where `last` is a copy of `first`.
   """
   shape, width = tokens.shape, tokens.shape[-1]
   tokens, turn = tokens.reshape(-1, width), turn.reshape(-1, width)

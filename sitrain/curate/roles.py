@@ -135,12 +135,12 @@ def case_weights(
 
 
 def corrections(verdict: Verdict, taught: Bool[Array, " B"]) -> Verdict:
-  """[B 1]: 1 where turns 2 and 3 mend a wrong attempt, turn 1, else 0.
+  """[B 1]: 1 where turns 2 and 3 correct a wrong attempt, turn 1, else 0.
 
-  The verdict is true and the next attempt right. Known are such rows of the
-  teacher, `taught`, and others of the policy, so that a right and a wrong one
-  are a pair of both (SuperCorrect, arXiv:2410.09008). A verdict that is not
-  true is wrong whatever follows it, or nothing.
+  A correction is a true verdict and a right attempt; a false verdict makes 0,
+  whatever follows. Right ones of the policy and wrong ones of the teacher,
+  `taught`, are marked as not known, so that every pair of a right and a wrong
+  row has one of each (SuperCorrect, arXiv:2410.09008).
   """
   of = lambda k: (verdict.known[:, k] > 0, verdict.reward[:, k] >= FULL)
   (judged, right), (said, true), (tried, mended) = map(of, range(3))

@@ -1,10 +1,11 @@
-"""SuperCorrect's correction DPO: how a wrong attempt is diagnosed and mended.
+"""SuperCorrect's correction DPO: preferring a teacher's correction of an error.
 
-Yang et al. 2024 (arXiv:2410.09008), stage 2: behind an own wrong attempt a
-teacher's analysis of the first wrong step and its correction are preferred to
-the policy's own. A verifier, there a model, keeps true ones of the former; that
-own right ones are left out is inferred, as is the loss. Here rounds as in
-dpo.py. teacher="policy" (both are its own samples) is not in the paper.
+Yang et al. 2024 (arXiv:2410.09008), stage 2: for a wrong attempt of the policy,
+the chosen response is a teacher's diagnosis of the first wrong step with its
+correction, the rejected one the policy's own. The teacher's are filtered by a
+verifier, a model in the paper. Inferred: right corrections of the policy are
+left out, and the loss. Not in the paper: online rounds as in dpo.py, and
+teacher="policy", where both are samples of the policy.
 """
 
 import jax.numpy as jnp
@@ -27,11 +28,9 @@ def make(
   that is changed, "whole" all of them; steps end with the tokens `ends`, or
   with the turn. Options: see preference.build.
   """
-  verbs.check_verdicts(task, turns)
+  verbs.check_verdicts(task, turns, ("attempt", "verdict", "correction"))
   verbs.check_role(models, teacher)
   verbs.check_choice("scope", scope, ("step", "whole"))
-  if len(turns) != 3:
-    raise ValueError(f"turns={turns}: attempt, verdict, correction: give 3")
   stops = edits.ids_of(task, ends)
   rows = dict(
     samples=samples, turns=turns, temperature=temperature, slots=slots

@@ -32,9 +32,7 @@ def make(
 
   Raises ValueError for a task without verdicts of the policy.
   """
-  verbs.check_verdicts(task, turns)
-  if len(turns) != 3:
-    raise ValueError(f"turns={turns}: attempt, diagnosis, refinement: give 3")
+  verbs.check_verdicts(task, turns, ("attempt", "diagnosis", "refinement"))
   method = reinforce.make(
     models, task, optimizer, turns=turns, shape=lambda reward: reward,
     kl_weights=(beta,) * 3, kl=kl, clip=clip, aggregate=aggregate, **options,

@@ -1,11 +1,12 @@
-"""ISC with partial answer masking: verdicts, and repairs of what they refuse.
+"""Supervised self-correction with partial answer masking (ISC).
 
-Han et al. 2024 (arXiv:2401.07301). A right attempt and "right" are a good case;
-a wrong one, "wrong" and a right one are a bad case, whose first attempt is read
-and not trained, as to imitate it teaches to err. One pass tells all in the end.
-There labels choose the verdicts; here own ones are kept where they are true,
-and own right samples of a problem repair its wrong ones. That right attempts
-are trained, and the share of bad cases, are inferred.
+Han et al. 2024 (arXiv:2401.07301): answer, verdict and corrected answer in one
+response. A right answer with its verdict is a good case; a wrong one, its
+verdict and a right answer are a bad case, whose wrong answer has no loss, as
+imitating it would teach errors. There labels give the verdicts; here the
+policy's own are kept where they are true, and a right sample of the same
+problem corrects a wrong one. Inferred: right answers are trained, and the share
+of bad cases.
 """
 
 import jax.numpy as jnp
@@ -28,12 +29,10 @@ def make(
 ) -> Method:
   """`bad`: the share that bad cases have in the weights. `wrong`: the weight of
   tokens of a wrong attempt, 0 in the paper. `named`: whether a true verdict
-  names what is wrong. Raises ValueError for a share that is none and a task
-  without verdicts of the policy. Options: see rest_em.make.
+  names what is wrong. Raises ValueError for values outside of these ranges
+  and a task without verdicts of the policy. Options: see rest_em.make.
   """
-  verbs.check_verdicts(task, turns)
-  if len(turns) != 3:
-    raise ValueError(f"turns={turns}: attempt, verdict, repair: give 3")
+  verbs.check_verdicts(task, turns, ("attempt", "verdict", "repair"))
   if not 0.0 <= bad <= 1.0 or wrong < 0.0:
     raise ValueError(f"bad={bad}, wrong={wrong}: 0 to 1, and 0 or more")
   task = task if named else binary(task)

@@ -277,14 +277,21 @@ def check_turns(task: Task, turns: tuple[int, ...], *, least: int = 1) -> None:
     )
 
 
-def check_verdicts(task: Task, turns: tuple[int, ...]) -> None:
-  """Raises ValueError unless the policy judges its own attempts here."""
+def check_verdicts(
+  task: Task, turns: tuple[int, ...], only: tuple[str, ...] = ()
+) -> None:
+  """Raises ValueError unless the policy judges its own attempts here.
+
+  `only` names the turns of a method that knows no others.
+  """
   if task.accepts == ():
     raise ValueError(
       "this method trains verdicts of the policy on its own attempts, and this "
       "task has none: take one with them, such as chain.critic"
     )
   check_turns(task, turns, least=2)
+  if only and len(turns) != len(only):
+    raise ValueError(f"turns={turns}: {', '.join(only)}: give {len(only)}")
 
 
 def check_clip(clip: float, dual: float = math.inf) -> None:

@@ -125,7 +125,9 @@ def listed() -> list[str]:
   lines = ["Configs: --config=NAME", ""]
   about = config_files.abouts()
   lines += [f"  {name}: {line}" for name, line in about.items()]
-  lines += [f"  {why}" for why in [config_files.uninstalled()] if why] + [""]
+  if why := config_files.uninstalled():
+    lines.append(f"  {why}")
+  lines.append("")
   for title, package in (
     ("Methods: config.stage.NAME.method", "methods"),
     ("Tasks: config.task", "tasks"),

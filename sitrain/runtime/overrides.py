@@ -110,9 +110,10 @@ def _check_path(
   word: str, words: list[str], known: flags.FlagValues
 ) -> None:
   """Raises ConfigError for a word that is meant as a flag, not as a path."""
-  if os.sep not in word and not os.path.exists(word):
-    if meant := unknown.meant(word, words, known):
-      raise ConfigError(meant)
+  if os.sep in word or os.path.exists(word):
+    return
+  if meant := unknown.meant(word, words, known):
+    raise ConfigError(meant)
 
 
 def _add_groups(parser: Any, given: list[str]) -> None:

@@ -108,11 +108,10 @@ def dialogue_of(
   """
   own = [np.flatnonzero(mark == k) for k in range(1, turn + 1)]
   first = own[0][0] if len(own[0]) else len(mark)
-  of_table = task.texts != () and int(answer[0]) != NO_ROW
-  row = task.texts.rows[int(answer[0])] if of_table else ()
-  given = task.texts.fields[int(answer[0])] if of_table and (
-    task.texts.fields
-  ) else {}
+  row, given = (), {}
+  if task.texts != () and (number := int(answer[0])) != NO_ROW:
+    row = task.texts.rows[number]
+    given = task.texts.fields[number] if task.texts.fields else {}
   gaps = [
     tokens[a[-1] + 1 : b[0]] if len(a) and len(b) else tokens[:0]
     for a, b in zip(own, own[1:])
