@@ -48,7 +48,7 @@ QUICK = flags.DEFINE_bool("quick", False, "Two steps of a tiny model, a seed.")
 ONE = flags.DEFINE_string("one", "", "TASK;ARM;RATE;SEED, in this process.")
 RESULTS = pathlib.Path(__file__).parent / "results" / "self_correction"
 
-STEPS, PROBLEMS, SAMPLES = 400, 32, 8  # episodes of two attempts
+STEPS, PROBLEMS, SAMPLES = 384, 16, 8  # episodes of two attempts
 ATTEMPTS = 2 * STEPS * PROBLEMS * SAMPLES
 RATES = (5e-4, 1e-3)
 TUNING, FIRST_SEED = 0, 100
@@ -94,7 +94,8 @@ def _gradient(name: str, rows: int = 1, steps: int = STEPS, **options):
     } | options
     held = {} if given.get("kl") == "none" else {"reference": base}
     return {"arm": common.stage(
-      given, {"learning_rate": rate}, steps, base, held, microbatches=4
+      given, {"learning_rate": rate}, steps, base, held, steps_per_call=16,
+      microbatches=4,
     )}
 
   return stages
@@ -156,7 +157,7 @@ ARMS = {
   ),
   "scl": Arm(
     "SCL: DPO on own two attempts, under the question",
-    _imitation("scl", 50, 4, samples=2, beta=0.1, anchor=0.2),
+    _imitation("scl", 48, 4, samples=2, beta=0.1, anchor=0.2),
   ),
   "base_judged": Arm(
     "imitation: attempt, true verdict, attempt", None, judged=True
