@@ -1,0 +1,40 @@
+"""PDR's operator RL on Countdown: half standard rows, half refinements.
+
+sitrain train --config=pdr --workdir=/tmp/sitrain_pdr
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common, countdown
+
+LENGTH = countdown.TURNS[0]
+DIALOGUE = (LENGTH,) * 7  # four attempts, and a verdict between any two
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Imitation of attempts and true verdicts on them, then both halves."""
+  config = common.base_config()
+  config.task = ConfigDict(countdown.TASK | {"name": "countdown.critic"})
+  config.evaluate.turns = DIALOGUE[:3]
+  common.add_base_model(config)
+  config.stage.base.steps = countdown.BASE_STEPS
+  config.stage.base.method.turns = DIALOGUE[:3]
+  add_rl(config, "pdr", problems=32, drafts=8, keep=2, distil="verdict")
+  return common.finish(config, argument)
+
+
+def add_rl(
+  config: ConfigDict, name: str, *, problems: int, method: str = "pdr",
+  **options
+) -> None:
+  """A stage of CISPO on dialogues of four attempts, with PDR's or without."""
+  common.add_policy_gradient(
+    config, method, held={}, share_prompts=False, turns=DIALOGUE,
+    problems=problems, anchor=0.1, **options
+  )
+  stage = config.stage[method]
+  stage.update({"best": "judge/reward_1", "buckets": 3})
+  if name != method:
+    del config.stage[method]
+    config.stages = (*config.stages[:-1], name)
+    config.stage[name] = stage
