@@ -440,8 +440,11 @@ COMPARING = {
   "scl in review", "subtle_errors", "ledex", "correction_dpo",
   "correction_dpo of own samples", "pdr", "pdr with drafts",
 }
-# A KL in the reward, or a charge for length, teaches where rewards are equal.
-CHARGED = {"single_turn", "rloo", "dapo", "ledex"}
+# A KL in the reward, a charge for length, or the likelihood of what is right
+# teaches where rewards are equal.
+CHARGED = {
+  "single_turn", "rloo", "dapo", "ledex", "cispo", "pdr", "pdr with drafts"
+}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -173,85 +173,94 @@ def test_what_comes_of_drafts_and_what_rounds_cost():
   }
 
 
-def scored(rows, rewards):
-  """Rows of one problem with rewards [B K], and log-probabilities."""
-  draw = np.random.default_rng(len(rewards[0]))
-  rows = jax.tree.map(np.asarray, fakes.pack(rows, problem=[0] * len(rows)))
+def scored(rows, *rewards):
+  """The same rows of two problems, with rewards [B K] of each."""
+  each = len(rows)
+  rows = fakes.pack(rows * 2, problem=[0] * each + [1] * each)
+  rows = jax.tree.map(np.asarray, rows)
+  draw = np.random.default_rng(each)
   noise = draw.uniform(-2, -0.1, rows.turn.shape).astype(np.float32)
   rows = rows._replace(logprob=np.where(rows.turn > 0, noise, np.float32(0)))
-  reward = np.array(rewards, np.float32)
+  reward = np.array(sum(rewards, []), np.float32)
   known = np.array(
     [(rows.turn == k + 1).any(axis=1) for k in range(reward.shape[1])]
   ).T.astype(np.float32)
   return rows, Verdict(reward, known)
 
 
+def transcribed(kinds, new, *, clip_high, anchor):
+  """The terms of the objective of (rows, verdict) of kinds, by loops.
+
+  new: log-probabilities of the batch, in which rows of a problem stand together
+  in the order of `kinds`.
+  """
+  policy, right, place = {}, [], 0
+  for problem in (0, 1):
+    for rows, verdict in kinds:
+      own = np.flatnonzero(rows.problem == problem)
+      for k in range(verdict.reward.shape[1]):
+        group = [b for b in own if verdict.known[b, k]]
+        reward = {b: verdict.reward[b, k] for b in group}
+        for b in group:
+          values = list(reward.values())
+          gain = (reward[b] - np.mean(values)) / (np.std(values) + 1e-6)
+          at = np.flatnonzero(rows.turn[b] == k + 1)
+          logprob = new[place + b - own[0], at]
+          ratio = np.exp(logprob - rows.logprob[b, at])
+          each = -np.minimum(ratio, 1 + clip_high) * gain * logprob
+          policy.setdefault(f"policy_{k + 1}", []).extend(each)
+          if reward[b] == 1:
+            right.append(np.mean(-logprob))
+      place += len(own)
+  terms = {name: np.mean(losses) for name, losses in policy.items()}
+  return terms | {"likelihood": anchor * np.mean(right)}
+
+
 @pytest.mark.parametrize("train_drafts", [False, True])
 def test_the_objective_of_half_and_half(train_drafts, monkeypatch):
   """J_CISPO of each turn over both halves, and alpha J_SFT of what is right."""
-  options = dict(clip_high=0.5, anchor=0.25, problems=1, samples=2)
+  options = {"clip_high": 0.5, "anchor": 0.25}
   method = pdr.make(
     fakes.SILENT, TASK, None, turns=(4, 4, 4), drafts=2, keep=1,
-    distil="verdict", workspaces=2, train_drafts=train_drafts, **options,
+    distil="verdict", workspaces=2, train_drafts=train_drafts, problems=2,
+    samples=2, **options,
   )
   a, v = IDS("79<end>"), IDS("<bad@2>")
-  long, fix = [a, v, a[:2]], [[], IDS("<fix>")]
-  rows, verdicts = {}, {}
-  rows["standard"], verdicts["standard"] = scored([
-    fakes.transcribe([1], long, fix), fakes.transcribe([1], [a[1:], v], [[]]),
-  ], [[1, 1, 1], [0, 1, 0]])
-  rows["operator"], verdicts["operator"] = scored([
-    fakes.transcribe([1] * 9, [a], []), fakes.transcribe([1] * 9, [a[:1]], []),
-  ], [[1, 0], [0, 0]])
-  rows["drafts"], verdicts["drafts"] = scored(
-    [fakes.transcribe([1], [a, v], [[]])] * 4, [[1, 1]] * 2 + [[0, 0]] * 2
-  )
-  count = sum(len(rows[kind].problem) for kind in rows)
-  columns = max(kind.tokens.shape[1] for kind in rows.values())
+  both = {
+    "standard": scored([
+      fakes.transcribe([1], [a, v, a[:2]], [[], IDS("<fix>")]),
+      fakes.transcribe([1], [a[1:], v], [[]]),
+    ], [[1, 1, 1], [0, 1, 0]], [[0, 1, 0], [0, 0, 0]]),
+    "operator": scored([
+      fakes.transcribe([1] * 9, [a], []),
+      fakes.transcribe([1] * 9, [a[:1]], []),
+    ], [[1, 0], [0, 0]], [[1, 0], [1, 0]]),
+    "drafts": scored(
+      [fakes.transcribe([1], [a, v], [[]])] * 4, [[1, 1]] * 2 + [[0, 0]] * 2,
+      [[1, 1]] * 2 + [[0.5, 0.5]] * 2,
+    ),
+  }
+  kinds = [both[name] for name in ("standard", "operator", "drafts")]
+  kinds = kinds[: 2 + train_drafts]
+  columns = max(rows.tokens.shape[1] for rows, _ in kinds)
+  count = sum(len(rows.problem) for rows, _ in kinds)
   new = np.random.default_rng(9).uniform(-2, -0.1, (count, columns))
-  scored_as = lambda model, own, tokens, *a, **k: TokenScores(
-    *[jnp.asarray(new[: len(tokens)], jnp.float32)] * 2
-  )
-  monkeypatch.setattr(objectives, "token_scores", scored_as)
+  scores = TokenScores(*[jnp.asarray(new, jnp.float32)] * 2)
+  monkeypatch.setattr(objectives, "token_scores", lambda *a, **k: scores)
   monkeypatch.setattr(objectives, "join_base", lambda params, state: params)
 
   @jax.jit
-  def terms_of(rows, verdicts):
+  def terms_of(both):
+    rows, verdicts = ({n: x[i] for n, x in both.items()} for i in (0, 1))
     batch, _ = method.curate(None, None, posed(), rows, verdicts)
     return method.loss({"policy": ()}, None, batch)[0]
 
-  found = {
-    name: float(x.total / x.count) for name, x in
-    terms_of(rows, verdicts).items()
-  }
-
-  kinds = ["standard", "operator"] + ["drafts"] * train_drafts
-  per_turn, right, first = {}, [], 0
-  for kind in kinds:
-    one, reward = rows[kind], np.asarray(verdicts[kind].reward)
-    known = np.asarray(verdicts[kind].known)
-    for k in range(reward.shape[1]):
-      own = [b for b in range(len(reward)) if known[b, k]]
-      mean = np.mean([reward[b, k] for b in own]) if own else 0.0
-      std = np.std([reward[b, k] for b in own]) if own else 0.0
-      for b in own:
-        gain = (reward[b, k] - mean) / (std + 1e-6)
-        losses, likelihood = [], []
-        for t in np.flatnonzero(np.asarray(one.turn[b]) == k + 1):
-          logprob = new[first + b, t]
-          ratio = np.exp(logprob - float(one.logprob[b, t]))
-          losses.append(-min(ratio, 1.5) * gain * logprob)
-          likelihood.append(-logprob)
-        per_turn[k + 1] = per_turn.get(k + 1, []) + losses
-        if reward[b, k] == 1:
-          right.append(np.mean(likelihood))
-    first += len(reward)
-  want = {f"policy_{k}": np.mean(x) for k, x in per_turn.items()}
-  want["likelihood"] = 0.25 * np.mean(right)
+  found = terms_of(both)
+  want = transcribed(kinds, new, **options)
   assert found.keys() == want.keys()
-  for name in want:
-    assert found[name] == pytest.approx(want[name], rel=1e-4), name
-  assert len(right) == 4 + 1 + 4 * train_drafts
+  for name, term in found.items():
+    value = float(term.total / term.count)
+    assert value == pytest.approx(want[name], rel=1e-4), name
 
 
 def test_what_cannot_be_an_operator_is_refused():

@@ -1,6 +1,6 @@
 """The walk from a verdict to a policy-gradient batch, top to bottom."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -190,14 +190,14 @@ def against_sampler(
 
 
 def imitate_right(batch: Batch, rows: Episodes, verdict: Verdict) -> Batch:
-  """The batch with `ImitatedTargets`: tokens of trained turns of a full reward.
+  """The batch with `ImitatedTargets`: the tokens of turns with a full reward.
 
   Where all samples of a problem are right their advantages are 0, and the
   likelihood is what trains them.
   """
   right = (verdict.known > 0) & (verdict.reward >= FULL)
-  imitated = batch.mask * token_mask(rows.turn, right)
-  return batch._replace(targets=ImitatedTargets(batch.targets, imitated))
+  targets = ImitatedTargets(batch.targets, token_mask(rows.turn, right))
+  return batch._replace(targets=targets)
 
 
 def widen(batch: Batch, columns: int) -> Batch:
@@ -212,11 +212,21 @@ def widen(batch: Batch, columns: int) -> Batch:
   return wide._replace(path=jnp.maximum(wide.path, 0))
 
 
-def join_batches(*batches: Batch) -> Batch:
-  """All rows of batches [B T] of one kind of targets, one after the other."""
+def join_batches(batches: Sequence[Batch], problems: int) -> Batch:
+  """All rows of batches [P * S T] of one kind of targets, by problem.
+
+  Those of a problem stand together, in the order of `batches`, so that a device
+  keeps its problems and a minibatch has rows of every batch.
+  """
   columns = max(batch.tokens.shape[1] for batch in batches)
   wide = [widen(batch, columns) for batch in batches]
-  return jax.tree.map(lambda *x: jnp.concatenate(x), *wide)
+  apart = lambda x: x.reshape(problems, -1, columns)
+  return jax.tree.map(
+    lambda *x: jnp.concatenate(list(map(apart, x)), axis=1).reshape(
+      -1, columns
+    ),
+    *wide,
+  )
 
 
 def append_rows(

@@ -12,17 +12,18 @@ from sitrain.types import Method
 def train_all(methods: dict[str, Method]) -> tuple[Callable, Callable | tuple]:
   """(curate, wanted) of methods by the names of the rows that they train.
 
-  Their batches, which have one kind of targets, stand one after the other in
-  the order of `methods`, so where kinds have equally many rows a minibatch has
-  as many of each. A problem is wanted where one of them wants it, or `()` where
-  none compares.
+  Their batches, which have one kind of targets, are one, with the rows of a
+  problem beside each other (curate.policy.join_batches). A problem is wanted
+  where one of them wants it; `()` where one wants all.
   """
   each = [of_kind(name, method) for name, method in methods.items()]
 
-  def curate(*given):
-    batches, metrics = zip(*(one.curate(*given) for one in each), strict=True)
-    joined = functools.reduce(operator.or_, metrics)
-    return join_batches(*batches), joined
+  def curate(key, state, problems, *round_):
+    batches, metrics = zip(*(
+      one.curate(key, state, problems, *round_) for one in each
+    ), strict=True)
+    batch = join_batches(batches, problems.prompt.shape[0])
+    return batch, functools.reduce(operator.or_, metrics)
 
   def wanted(*given):
     return functools.reduce(operator.or_, (one.wanted(*given) for one in each))

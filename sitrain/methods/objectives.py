@@ -42,7 +42,7 @@ def policy_objective(
 
   def loss(params, state, batch: Batch):
     if anchor:
-      imitated = batch.targets.imitated
+      imitated = batch.mask * batch.targets.imitated
       batch = batch._replace(targets=batch.targets.policy)
     targets = batch.targets
     rows = batch.tokens, batch.turn, batch.path

@@ -25,10 +25,9 @@ def make(
   anchor: float = 0.1, **options,
 ) -> Method:
   """`samples` standard rows a problem, and as many refinements, which each read
-  `keep` of `drafts` drafts; a problem has `workspaces` such rounds. `turns` are
-  of standard rows. Other options: see cispo.make. Raises ValueError for what
-  cannot be distilled, and for a lone round whose drafts are to be trained.
-  """
+  `keep` of `drafts` drafts; a problem has `workspaces` such rounds. `turns`: of
+  standard rows. Options: see cispo.make. Raises ValueError for what cannot be
+  distilled, and for a lone round whose drafts are to be trained."""
   judging.check_trained(task, distil, train_drafts, workspaces)
   choose = judging.distiller(task, distil, keep=keep, drafts=drafts)
   own = (turns[:1] + turns[:2][-1:])[: roles(task)]  # of a draft
