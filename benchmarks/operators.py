@@ -15,6 +15,7 @@ has a line is not measured again; training goes on where it was. The table of
 all stored seeds is printed at the end.
 """
 
+import importlib
 import json
 import logging
 import pathlib
@@ -31,7 +32,6 @@ from sitrain.configs import pdr as configs
 from sitrain.evaluate import answers, player
 from sitrain.runtime import build, placing, policy, sharding
 from sitrain.runtime.build import plain
-from sitrain.runtime.requested_answers import _maker as maker
 
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Of the runs, with commas.")
 FOLDER = flags.DEFINE_string(
@@ -120,9 +120,8 @@ def measure(
     }
     prompt = posed.prompt.shape[1]
     for arm, (name, options) in ARMS.items():
-      strategy = maker(name)(
-        play, task, turns=(configs.LENGTH, 1), **options
-      )
+      module = importlib.import_module(f"sitrain.strategies.{name}")
+      strategy = module.make(play, task, turns=(configs.LENGTH, 1), **options)
       run = answers.program(strategy, task, jit=jax.jit)
       for who in (who for who in todo if arm in todo[who]):
         began = time.process_time()

@@ -33,7 +33,8 @@ def add_rl(
     problems=problems, anchor=0.1, **options
   )
   stage = config.stage[method]
-  stage.update({"best": "judge/reward_1", "buckets": 3})
+  best = "judge/refined" if method == "pdr" else "judge/reward_1"
+  stage.update({"best": best, "buckets": 3})
   if name != method:
     del config.stage[method]
     config.stages = (*config.stages[:-1], name)
