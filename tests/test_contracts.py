@@ -65,6 +65,7 @@ from sitrain.methods import (
   spin,
   spiral,
   spoc,
+  spoc_raft,
   ssr_zero,
   star,
   subtle_errors,
@@ -247,6 +248,10 @@ METHODS = {
     spoc.make, ROWS | {
       "turns": (3, 3, 3), "rewards": "last", "normalise": "all", "kl": "k3"
     }, task=JUDGED,
+  ),
+  "spoc_raft": Row(
+    spoc_raft.make, ROWS | {"turns": (3, 3, 3), "named": False}, held=(),
+    task=JUDGED,
   ),
   "ledex": Row(
     ledex.make, ROWS | {"turns": (3, 3, 3), "discount": 0.9}, task=JUDGED
