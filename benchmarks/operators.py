@@ -3,7 +3,7 @@
   python -m benchmarks.operators --seeds=0 --folder=/tmp/sitrain_operators
 
 Countdown with three numbers, where the policy writes a verdict on every attempt
-of its own. Three policies: the base, CISPO on dialogues of four attempts
+of its own. Three policies: the base, CISPO on dialogues of three attempts
 ("standard"), and configs/pdr.py, half of whose rows are refinements ("pdr");
 both from the base, with as many rows to train on and about as many sampled
 tokens. Each answers the same problems by ARMS: the policy's own long trace (a
@@ -57,7 +57,7 @@ def _pdr(distil: str, rounds: int = 2) -> Arm:
 ARMS = {
   "one attempt": Arm("self_consistency", {"samples": 1}),
   "votes of 11": Arm("self_consistency", {"samples": 11}),
-  "dialogue of 4": Arm("verify_and_revise", {"rounds": 4}),
+  "dialogue of 3": Arm("verify_and_revise", {"rounds": 3}),
   "dialogue of 8": Arm("verify_and_revise", {"rounds": 8}),
   "SR, 2 rounds": Arm("sequential_refinement", {"rounds": 2}),
   "SR, 4 rounds": Arm("sequential_refinement", {"rounds": 4}),
@@ -73,7 +73,7 @@ def config_of(seed: int) -> dict:
   config = configs.get_config()
   config.seed = seed
   config.evaluate.update({"problems": PROBLEMS})
-  configs.add_rl(config, "standard", problems=64, method="cispo")
+  configs.add_rl(config, "standard", problems=32, method="cispo")
   return plain(config)
 
 

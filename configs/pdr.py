@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from sitrain.configs import common, countdown
 
 LENGTH = countdown.TURNS[0]
-DIALOGUE = (LENGTH,) * 7  # four attempts, and a verdict between any two
+DIALOGUE = (LENGTH,) * 5  # three attempts, and a verdict between any two
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -19,7 +19,7 @@ def get_config(argument: str = "") -> ConfigDict:
   common.add_base_model(config)
   config.stage.base.steps = countdown.BASE_STEPS
   config.stage.base.method.turns = DIALOGUE[:3]
-  add_rl(config, "pdr", problems=32, drafts=8, keep=2, distil="verdict")
+  add_rl(config, "pdr", problems=16, drafts=8, keep=2, distil="verdict")
   return common.finish(config, argument)
 
 
@@ -27,14 +27,14 @@ def add_rl(
   config: ConfigDict, name: str, *, problems: int, method: str = "pdr",
   **options
 ) -> None:
-  """A stage of CISPO on dialogues of four attempts, with PDR's or without."""
+  """A stage of CISPO on dialogues of three attempts, with PDR's or without."""
   common.add_policy_gradient(
     config, method, held={}, share_prompts=False, turns=DIALOGUE,
     problems=problems, anchor=0.1, **options
   )
   stage = config.stage[method]
   best = "judge/refined" if method == "pdr" else "judge/reward_1"
-  stage.update({"best": best, "buckets": 3})
+  stage.update({"best": best, "microbatches": 1})
   if name != method:
     del config.stage[method]
     config.stages = (*config.stages[:-1], name)
