@@ -3,12 +3,13 @@
   python -m benchmarks.operators --seeds=0 --folder=/tmp/sitrain_operators
 
 Countdown with three numbers, where the policy writes a verdict on every attempt
-of its own. Three policies: the base, CISPO on dialogues of three attempts
+of its own. Three policies: the base, CISPO on dialogues of two attempts
 ("standard"), and configs/pdr.py, half of whose rows are refinements ("pdr");
 both from the base, with as many rows to train on and about as many sampled
 tokens. Each answers the same problems by ARMS: the policy's own long trace (a
 dialogue of attempts and verdicts), sequential refinement, PDR with its
-distillers, and votes.
+distillers, and votes. Workspaces have one draft and dialogues two attempts, as
+the base has read no more.
 
 A measured arm is a line of benchmarks/results/operators.jsonl, and an arm that
 has a line is not measured again; training goes on where it was. The table of
@@ -50,21 +51,23 @@ class Arm(NamedTuple):
 
 
 def _pdr(distil: str, rounds: int = 2) -> Arm:
-  options = {"samples": 8, "rounds": rounds, "keep": 2, "distil": distil}
+  options = {"samples": 8, "rounds": rounds, "keep": 1, "distil": distil}
   return Arm("pdr", options)
 
 
 ARMS = {
   "one attempt": Arm("self_consistency", {"samples": 1}),
-  "votes of 11": Arm("self_consistency", {"samples": 11}),
-  "dialogue of 3": Arm("verify_and_revise", {"rounds": 3}),
-  "dialogue of 8": Arm("verify_and_revise", {"rounds": 8}),
+  # As many tokens one behind the other as SR with 4 rounds may take; and as
+  # many in all as PDR with 2.
+  "votes of 6": Arm("self_consistency", {"samples": 6}),
+  "votes of 10": Arm("self_consistency", {"samples": 10}),
+  "dialogue of 2": Arm("verify_and_revise", {"rounds": 2}),
   "SR, 2 rounds": Arm("sequential_refinement", {"rounds": 2}),
   "SR, 4 rounds": Arm("sequential_refinement", {"rounds": 4}),
   "PDR, random": _pdr("random"),
   "PDR, own verdict": _pdr("verdict"),
   "PDR, oracle": _pdr("oracle"),
-  "PDR, own verdict, 3 rounds": _pdr("verdict", 3),
+  "PDR, own verdict, 4 rounds": _pdr("verdict", 4),
 }
 
 
@@ -72,8 +75,8 @@ def config_of(seed: int) -> dict:
   """The run of a seed: the base and both policies from it."""
   config = configs.get_config()
   config.seed = seed
-  config.evaluate.update({"problems": PROBLEMS})
-  configs.add_rl(config, "standard", problems=32, method="cispo")
+  config.evaluate.update({"problems": 256})
+  configs.add_rl(config, "standard", problems=64, method="cispo")
   return plain(config)
 
 

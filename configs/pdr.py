@@ -8,18 +8,18 @@ from ml_collections import ConfigDict
 from sitrain.configs import common, countdown
 
 LENGTH = countdown.TURNS[0]
-DIALOGUE = (LENGTH,) * 5  # three attempts, and a verdict between any two
+DIALOGUE = (LENGTH,) * 3  # an attempt, a verdict, and another attempt
 
 
 def get_config(argument: str = "") -> ConfigDict:
   """Imitation of attempts and true verdicts on them, then both halves."""
   config = common.base_config()
   config.task = ConfigDict(countdown.TASK | {"name": "countdown.critic"})
-  config.evaluate.turns = DIALOGUE[:3]
+  config.evaluate.turns = DIALOGUE
   common.add_base_model(config)
   config.stage.base.steps = countdown.BASE_STEPS
-  config.stage.base.method.turns = DIALOGUE[:3]
-  add_rl(config, "pdr", problems=16, drafts=8, keep=2, distil="verdict")
+  config.stage.base.method.turns = DIALOGUE
+  add_rl(config, "pdr", problems=32, drafts=8, keep=1, distil="verdict")
   return common.finish(config, argument)
 
 
@@ -27,7 +27,7 @@ def add_rl(
   config: ConfigDict, name: str, *, problems: int, method: str = "pdr",
   **options
 ) -> None:
-  """A stage of CISPO on dialogues of three attempts, with PDR's or without."""
+  """A stage of CISPO on dialogues of two attempts, with PDR's or without."""
   common.add_policy_gradient(
     config, method, held={}, share_prompts=False, turns=DIALOGUE,
     problems=problems, anchor=0.1, **options
