@@ -273,7 +273,7 @@ def test_what_cannot_be_an_operator_is_refused():
   plain = chain.make()
   for options, line in (
     ({"distil": "best"}, "choose one of vote, verdict, oracle, random"),
-    ({"keep": 9}, "from 1 to 8"), ({"keep": 0}, "from 1 to 8"),
+    ({"keep": 9}, "from 1 to drafts=8"), ({"keep": 0}, "1 to drafts=8"),
     ({"task": plain, "distil": "verdict"}, "no verdicts of the policy"),
     ({"workspaces": 3}, "a divisor of samples=4"),
     ({"workspaces": 0}, "a divisor of samples=4"),

@@ -94,21 +94,23 @@ TOP = {"vote": _by_vote, "verdict": _by_verdict, "oracle": _by_verifier}
 DISTIL = (*TOP, "random")
 
 
-def distiller(task: Task, distil: str, *, keep: int, drafts: int) -> Callable:
-  """A distiller by its name, of `keep` of the `drafts` of a call.
+def distiller(
+  task: Task, distil: str, *, keep: int, drafts: int, option: str = "drafts"
+) -> Callable:
+  """A distiller by its name, of `keep` of the `drafts` of a round.
 
   "vote": the most votes, each with another answer where there are so many.
   "verdict": those that the policy accepts first, where every second turn of the
   task is its verdict. "oracle": those that the verifier finds right first, an
   upper bound. "random". Ties by the mean log-probability. Raises ValueError for
   another name, for a number that is out of range, and for "verdict" where the
-  policy gives none.
+  policy gives none. `option`: what the number of drafts is called there.
   """
   if distil not in DISTIL:
     raise ValueError(f"distil={distil!r}: choose one of {', '.join(DISTIL)}")
   if not 1 <= keep <= drafts:
     raise ValueError(
-      f"keep={keep}: set it from 1 to {drafts}, the drafts of a round"
+      f"keep={keep}: set it from 1 to {option}={drafts}, the drafts of a round"
     )
   if distil == "verdict" and roles(task) < 2:
     raise ValueError(

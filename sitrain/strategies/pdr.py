@@ -29,7 +29,9 @@ def make(
   """
   check_at_least("samples", samples, 1)
   check_at_least("rounds", rounds, 2)
-  choose = distiller(task, distil, keep=keep, drafts=samples)
+  choose = distiller(
+    task, distil, keep=keep, drafts=samples, option="samples"
+  )
   answer, cost = refine(
     play, task, turns=turns, drafts=samples, rounds=rounds, keep=keep,
     choose=choose,
