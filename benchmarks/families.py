@@ -89,6 +89,11 @@ FAMILIES = {
     "spoc", "spoc", "spoc", metric="accuracy_3", extend=controls.add_named,
     others=("other",), numbers=JUDGED,
   ),
+  "spoc_raft": Family(
+    "spoc_raft", "spoc_raft", "spoc_raft", metric="accuracy_3", control="rloo",
+    control_is="SPOC's other variant, RLOO, on as many samples and gradient "
+    "steps", extend=controls.add_messages, others=("base",), numbers=JUDGED,
+  ),
   "gdpo": Family(
     "gdpo", "gdpo", "gdpo", extend=controls.add_sum, others=("sum",)
   ),

@@ -70,6 +70,14 @@ def add_named(config: Any) -> None:
   common.add(config, "other", stage)
 
 
+def add_messages(config: Any) -> None:
+  """Adds SPOC's RLOO in the place of RAFT, with the same pay for verdicts."""
+  stage = copy.deepcopy(config.stage.spoc_raft)
+  stage.method.name = "spoc"
+  stage.held = {"reference": "base/last"}
+  common.add(config, "rloo", stage)
+
+
 def add_ungated(config: Any) -> None:
   """Adds SPARK's stage with the advantage of a row at all of its steps."""
   stage = copy.deepcopy(config.stage.spark)

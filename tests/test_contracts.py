@@ -45,6 +45,7 @@ from sitrain.methods import (
   pag,
   pair_sft,
   partial_masking,
+  pdr,
   ppo,
   reinforce_pp,
   rest_em,
@@ -64,6 +65,7 @@ from sitrain.methods import (
   spin,
   spiral,
   spoc,
+  spoc_raft,
   ssr_zero,
   star,
   subtle_errors,
@@ -221,7 +223,8 @@ METHODS = {
   "dapo": Row(dapo.make, ROWS | {"margin": 2, "share_prompts": True}, held=()),
   "gspo": Row(gspo.make, ROWS | {"beta": 0.2, "kl": "k3+"}),
   "cispo": Row(
-    cispo.make, ROWS | {"estimate": "maximum_likelihood"}, held=()
+    cispo.make, ROWS | {"estimate": "maximum_likelihood", "anchor": 0.1},
+    held=(),
   ),
   "sapo": Row(sapo.make, ROWS | {"sampler_ratio": 2.0}, held=()),
   "clip_cov": Row(
@@ -246,12 +249,23 @@ METHODS = {
       "turns": (3, 3, 3), "rewards": "last", "normalise": "all", "kl": "k3"
     }, task=JUDGED,
   ),
+  "spoc_raft": Row(
+    spoc_raft.make, ROWS | {"turns": (3, 3, 3), "named": False}, held=(),
+    task=JUDGED,
+  ),
   "ledex": Row(
     ledex.make, ROWS | {"turns": (3, 3, 3), "discount": 0.9}, task=JUDGED
   ),
   "partial_masking": Row(
     partial_masking.make, ROWS | {"turns": (3, 3, 3), "wrong": 0.5},
     task=JUDGED,
+  ),
+  "pdr": Row(pdr.make, ROWS | {"drafts": 2, "keep": 2}, held=()),
+  "pdr with drafts": Row(
+    pdr.make, ROWS | {
+      "turns": (3, 3, 3), "drafts": 2, "keep": 1, "distil": "verdict",
+      "workspaces": 2, "train_drafts": True,
+    }, held=(), task=JUDGED,
   ),
   "correction_dpo": Row(
     correction_dpo.make,
@@ -429,10 +443,13 @@ COMPARING = {
   "orpo", "reward_model", "grpo", "rloo", "dr_grpo", "dapo", "gspo", "cispo",
   "sapo", "clip_cov", "kl_cov", "spark", "satori", "ssr_zero", "scl",
   "scl in review", "subtle_errors", "ledex", "correction_dpo",
-  "correction_dpo of own samples",
+  "correction_dpo of own samples", "pdr", "pdr with drafts",
 }
-# A KL in the reward, or a charge for length, teaches where rewards are equal.
-CHARGED = {"single_turn", "rloo", "dapo", "ledex"}
+# A KL in the reward, a charge for length, or the likelihood of what is right
+# teaches where rewards are equal.
+CHARGED = {
+  "single_turn", "rloo", "dapo", "ledex", "cispo", "pdr", "pdr with drafts"
+}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -88,16 +88,10 @@ def play_with(
   is made of. Raises ValueError for fewer slots, and for a temperature that
   cannot be trained on.
   """
-  check_slots(slots)
-  check_temperature(temperature)
-  foreign.check(model)
+  sample = player(model, task, temperature=temperature, slots=slots, role=role)
 
   def generate(keys, state, problems):
-    return play(
-      keys, model, params_of(state, role), problems, slots=slots,
-      samples=samples, reply=task.reply, turns=turns, eos=task.eos,
-      temperature=temperature,
-    )
+    return sample(keys, state, problems, samples=samples, turns=turns)
 
   if by_turn.on_host(task.reply) and len(turns) > 1:
     if slots:
@@ -110,6 +104,28 @@ def play_with(
       samples=samples, reply=task.reply, turns=turns, eos=task.eos,
     )
   return generate
+
+
+def player(
+  model: Any, task: Task, *, temperature: float, slots: int = 0,
+  role: str = "policy",
+) -> Callable:
+  """`play_with` of problems, samples and turns that are given at each call.
+
+  As play(keys [P], state, problems, *, samples, turns).
+  """
+  check_slots(slots)
+  check_temperature(temperature)
+  foreign.check(model)
+
+  def sample(keys, state, problems, *, samples, turns):
+    return play(
+      keys, model, params_of(state, role), problems, slots=slots,
+      samples=samples, reply=task.reply, turns=turns, eos=task.eos,
+      temperature=temperature,
+    )
+
+  return sample
 
 
 def judge_with(task: Task, turns: int) -> Callable:

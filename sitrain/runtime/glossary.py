@@ -36,6 +36,13 @@ RUN = (
 GENERATE = (
   Entry("generate/length_K", "mean tokens of turn K, end included", TOKENS,
         "well below the limit; steady growth with steady reward is padding"),
+  Entry("generate/length_NAME", "mean tokens of a draft, its verdict included, "
+        "or of a refinement (`pdr`)", TOKENS, "well below the limits"),
+  Entry("generate/sequential", "mean tokens that a refinement, with its "
+        "workspace, and the longest draft of its round have (`pdr`)", TOKENS,
+        "steady; what one waits for"),
+  Entry("generate/total", "the same of a refinement and all drafts of its "
+        "round", TOKENS, "steady; what an answer costs"),
   Entry("generate/truncated_K", "turns cut at their limit / turns", SHARE,
         "below 0.1"),
   Entry("generate/sampler_gap", "mean of abs(log pi - log pi of the sampler) "
@@ -88,6 +95,10 @@ JUDGE = (
         "all wrong"),
   Entry("judge/too_long", "given turns that are longer than their limit / "
         "rows", SHARE, "0"),
+  Entry("judge/draft", "mean reward of the attempts of drafts (`pdr`)",
+        "reward", "rises, as reward_1 does"),
+  Entry("judge/refined", "mean reward of refinements (`pdr`)", "reward",
+        "rises, above draft"),
   Entry("judge/vote", "mean share of the votes for an answer", SHARE, "rises"),
 )
 CURATE = (
