@@ -257,6 +257,12 @@ def restart_from_reference(optimizer: Any) -> Callable:
   return refresh
 
 
+def ramp(state: TrainState, most: float, warmup: int) -> Any:
+  """`most`, to which it grows from 0 on in the first `warmup` iterations."""
+  done = state.step - state.frozen.get("first", 0) + 1
+  return most * jnp.minimum(done / max(warmup, 1), 1.0)
+
+
 def share(chosen: Any) -> Mean:
   """How many of the rows are chosen, as a metric."""
   chosen = chosen.astype(jnp.float32)
