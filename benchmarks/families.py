@@ -160,6 +160,14 @@ FAMILIES = {
     others=("base", "wrong", "alone", "wrong_alone", "pairs_both"),
     numbers=("accuracy_2", *CORRECTION),
   ),
+  "s3c": Family(
+    "s3c", "s3c", "s3c", control="clean", control_is="imitation of the same "
+    "right samples, without wrong steps", extend=controls.add_splices,
+    others=("base", "unmasked", "random", "post_hoc"),
+    numbers=(
+      "slips_1", "mended_1", "doubted_1", "accuracy_2", "malformed_1", "tokens",
+    ),
+  ),
   "scheduled_sampling": Family(
     "scheduled_sampling", "scheduled_sampling", "scheduled_sampling",
     control="none", control_is="imitation of the same solutions in as many "

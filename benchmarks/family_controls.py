@@ -174,6 +174,26 @@ def add_corrections(config: Any) -> None:
     common.add(config, name, stage)
 
 
+def add_splices(config: Any) -> None:
+  """Adds S3c's stage without splices, and with wrong steps that are trained.
+
+  And with random values for own wrong steps, and CCT with first attempts
+  trained, too, whose corrections come after an attempt.
+  """
+  for name, options in {
+    "clean": {"share": 0.0}, "unmasked": {"wrong": 1.0},
+    "random": {"values": "01234"},
+  }.items():
+    stage = copy.deepcopy(config.stage.s3c)
+    stage.method.update(options)
+    common.add(config, name, stage)
+  post_hoc = copy.deepcopy(config.stage.s3c)
+  post_hoc.method.update(
+    {"name": "cct", "answers": True, "turns": config.evaluate.turns}
+  )
+  common.add(config, "post_hoc", post_hoc)
+
+
 def add_rates(config: Any) -> None:
   """Adds BASH's stage with other shares of own tokens, none among them.
 

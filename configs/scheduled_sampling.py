@@ -3,7 +3,7 @@
 sitrain train --config=scheduled_sampling --workdir=/tmp/sitrain_scheduled
 
 Chained arithmetic of 2 to 6 operations whose given solutions are all right.
-After 600 steps of imitation 300 more, in which a fifth of the tokens that are
+After 300 steps of imitation 150 more, in which a fifth of the tokens that are
 read are what the policy would write.
 """
 
@@ -17,12 +17,12 @@ TURNS = (7,)  # a digit for each operation, and the end
 def get_config(argument: str = "") -> ConfigDict:
   """Imitation, then imitation with own tokens as inputs."""
   config = common.base_config()
-  config.task = ConfigDict({
-    "name": "chain", "operations": (2, 6), "modulus": 5, "mistake": 0.0,
-  })
+  config.task = ConfigDict(
+    {"name": "chain", "operations": (2, 6), "mistake": 0.0}
+  )
   config.evaluate.turns = 2 * TURNS
   common.add_base_model(config)
-  config.stage.base.steps, config.stage.base.method.turns = 600, TURNS
+  config.stage.base.method.turns = TURNS
   method = {
     "name": "scheduled_sampling", "problems": 256, "turns": TURNS, "rate": 0.2
   }
@@ -30,6 +30,6 @@ def get_config(argument: str = "") -> ConfigDict:
     "learning_rate": 2e-3, "schedule": "cosine", "warmup": 20, "b2": 0.98
   }
   common.add(config, "scheduled_sampling", common.stage(
-    method, optimizer, 300, "base/last", {}, steps_per_call=50
+    method, optimizer, 150, "base/last", {}, steps_per_call=50
   ))
   return common.finish(config, argument)

@@ -379,6 +379,18 @@ def check_role(models: dict, role: str, head: str = "") -> None:
     )
 
 
+def step_names(task: Task) -> list[str]:
+  """The rewards step_1, step_2, ... of a task; ValueError for one without."""
+  steps = [name for name in task.rewards if name.startswith("step_")]
+  names = [f"step_{k + 1}" for k in range(len(steps))]
+  if not names or set(names) != set(steps):
+    raise ValueError(
+      "this task has no verdicts on steps, the rewards step_1, step_2, ..., but"
+      f" {steps}: set config.task.steps=True where its task has that (chain)"
+    )
+  return names
+
+
 def check_choice(name: str, value: str, choices: Any) -> None:
   """Raises ValueError naming the option, its value and what is allowed."""
   if value not in choices:

@@ -1,0 +1,29 @@
+"""S3c-Math: wrong steps that are taken back within a solution.
+
+sitrain train --config=s3c --workdir=/tmp/sitrain_s3c
+
+Chained arithmetic of 3 to 5 operations, in which `<fix>` withdraws the value
+before it. One round on samples of a base that never does so.
+`--config.stage.s3c.method.share=0` imitates right samples alone, and
+`values=0123456789` puts random wrong values in the place of own ones.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+TURNS = (16, 16)  # five values, each withdrawn twice, and the end
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Base, then one round."""
+  config = common.base_config()
+  config.task = ConfigDict({
+    "name": "chain.mending", "operations": (3, 5), "modulus": 5,
+    "mistake": 0.1,
+  })
+  config.evaluate.turns = TURNS
+  common.add_base_model(config)
+  config.stage.base.steps, config.stage.base.method.turns = 400, TURNS
+  common.add_imitation(config, "s3c", rounds=1, samples=4, turns=TURNS[:1])
+  return common.finish(config, argument)
