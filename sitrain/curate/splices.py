@@ -38,8 +38,8 @@ class WrongStep(NamedTuple):
 class Spliced(NamedTuple):
   """Solutions with a wrong step in each."""
 
-  rows: Episodes  # [B T + W + 1]
-  wrong: Bool[Array, "B T+W+1"]  # the tokens of the wrong step
+  rows: Episodes  # [B U], with U = T + W + 1
+  wrong: Bool[Array, "B U"]  # the tokens of the wrong step
 
 
 def batch_of(
