@@ -48,6 +48,8 @@ def read(prompt, tokens):
     before = stack[-1] if stack else int(prompt[0])
     right = int(tokens[-1]) == due(prompt, len(stack), before)
     values.append((len(tokens) - 1, right, False))
+  # Of what is too long no more than 11 tokens are looked at.
+  values = [(t, right, gone and t < 10) for t, right, gone in values if t < 11]
   at = {t: right for t, right, _ in values}
   good = lambda of: np.mean(of) if of else np.nan
   shares = (
