@@ -26,4 +26,7 @@ def get_config(argument: str = "") -> ConfigDict:
   common.add_base_model(config)
   config.stage.base.steps, config.stage.base.method.turns = 400, TURNS
   common.add_imitation(config, "s3c", rounds=1, samples=4, turns=TURNS[:1])
+  # A tag that was never seen takes more than the 64 updates of other configs.
+  config.stage.s3c.epochs = 8
+  config.stage.s3c.optimizer.learning_rate = 2e-3
   return common.finish(config, argument)
