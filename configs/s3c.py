@@ -3,7 +3,7 @@
 sitrain train --config=s3c --workdir=/tmp/sitrain_s3c
 
 Chained arithmetic of 3 to 5 operations, in which `<fix>` withdraws the value
-before it. One round on samples of a base that never does so.
+before it. Four rounds on samples of a base that never does so.
 `--config.stage.s3c.method.share=0` imitates right samples alone, and
 `values=0123456789` puts random wrong values in the place of own ones.
 """
@@ -25,8 +25,7 @@ def get_config(argument: str = "") -> ConfigDict:
   config.evaluate.turns = TURNS
   common.add_base_model(config)
   config.stage.base.steps, config.stage.base.method.turns = 400, TURNS
-  common.add_imitation(config, "s3c", rounds=1, samples=4, turns=TURNS[:1])
-  # A tag that was never seen takes more than the 64 updates of other configs.
-  config.stage.s3c.epochs = 8
+  # A tag that was never seen takes more than the 64 updates of one round.
+  common.add_imitation(config, "s3c", rounds=4, samples=4, turns=TURNS[:1])
   config.stage.s3c.optimizer.learning_rate = 2e-3
   return common.finish(config, argument)

@@ -5,6 +5,11 @@ sitrain train --config=scheduled_sampling --workdir=/tmp/sitrain_scheduled
 Chained arithmetic of 2 to 6 operations whose given solutions are all right.
 After 300 steps of imitation 150 more, in which a fifth of the tokens that are
 read are what the policy would write.
+
+Seed 0: 31 % right before and 51 after, in as many steps without own tokens 69;
+with a tenth of them 62, with two fifths 40. It slows learning down, at every
+length, and more so for long chains: a value follows from the one before it, and
+two layers cannot work out what stands where that one is wrong.
 """
 
 from ml_collections import ConfigDict
