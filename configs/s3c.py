@@ -5,7 +5,11 @@ sitrain train --config=s3c --workdir=/tmp/sitrain_s3c
 Chained arithmetic of 3 to 5 operations, in which `<fix>` withdraws the value
 before it. Four rounds on samples of a base that never does so.
 `--config.stage.s3c.method.share=0` imitates right samples alone, and
-`values=0123456789` puts random wrong values in the place of own ones.
+`values=01234` puts random wrong values in the place of own ones.
+
+Tried on seed 0 with one round at a rate of 5e-4: 35 % right, after 88 of right
+samples alone and 68 of the base. It then withdraws 20 % of its right values and
+mends 1 % of its wrong ones. These four rounds have not been run to their end.
 """
 
 from ml_collections import ConfigDict
