@@ -47,13 +47,16 @@ from sitrain.methods import (
   partial_masking,
   pdr,
   ppo,
+  rac,
   reinforce_pp,
   rest_em,
   reward_model,
   rise,
   rloo,
+  s3c,
   sapo,
   satori,
+  scheduled_sampling,
   scl,
   score,
   sec,
@@ -140,6 +143,7 @@ class Row(NamedTuple):
 
 
 ROWS = {"problems": PROBLEMS, "samples": SAMPLES, "turns": TURNS}
+STEP = {"tag": ".", "ends": "1", "step": 2, "tries": 2}
 TAGS = {"good": "=", "bad": "."}  # a maze's prompt ends with "="
 RL = ROWS | {"beta1": 0.2}
 RL2 = RL | {"beta2": 0.4}
@@ -166,6 +170,15 @@ METHODS = {
   "star+": Row(star.make, ROWS | {"also_correct": True, "trained": (1, 2)}),
   "pair_sft": Row(pair_sft.make, ROWS),
   "pair_sft+": Row(pair_sft.make, ROWS | {"also_correct": True}),
+  "rac": Row(rac.make, ROWS),
+  "rac of wrong answers": Row(
+    rac.make, ROWS | {"share": 1.0, "also_correct": False}
+  ),
+  "s3c": Row(s3c.make, ROWS | STEP | {"wrong": 0.5}, task=STEPS),
+  "s3c by rollouts": Row(s3c.make, ROWS | STEP | {"rollouts": 2}),
+  "s3c of replaced values": Row(
+    s3c.make, ROWS | STEP | {"values": "0123", "share": 0.5}, task=STEPS
+  ),
   "cct": Row(cct.make, ROWS | {"answers": True}),
   "reinforce_pp": Row(reinforce_pp.make, ROWS | {"beta": 0.2}),
   "ppo": Row(
@@ -200,6 +213,9 @@ METHODS = {
   ),
   "sft": Row(sft.make, {
     "problems": PROBLEMS, "turns": TURNS, "rate": 0.3, "share": 0.5,
+  }, held=()),
+  "scheduled_sampling": Row(scheduled_sampling.make, {
+    "problems": PROBLEMS, "turns": TURNS, "rate": 0.5,
   }, held=()),
   "given_pairs": Row(
     given_pairs.make, {"problems": PROBLEMS, "turns": TURNS[:1]}

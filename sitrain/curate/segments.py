@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.curate.advantage import returns, to_tokens
 from sitrain.curate.select import token_mask
+from sitrain.types import Episodes
 
 
 def segment_numbers(
@@ -34,6 +35,13 @@ def segment_numbers(
   begins = own & (after_end | (turn != before))
   number = jnp.minimum(jnp.cumsum(begins, axis=1), most)
   return jnp.where(own, number, 0)
+
+
+def step_numbers(
+  rows: Episodes, ends: tuple[int, ...]
+) -> Int[Array, "B T"]:
+  """The number of each token's step; 0 outside of turns."""
+  return segment_numbers(rows.tokens, rows.turn, ends, rows.turn.shape[1])
 
 
 def value_of_segment(

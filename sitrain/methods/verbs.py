@@ -273,6 +273,12 @@ def restart_from_reference(optimizer: Any) -> Callable:
   return refresh
 
 
+def ramp(state: TrainState, most: float, warmup: int) -> Any:
+  """`most`, to which it grows from 0 on in the first `warmup` iterations."""
+  done = state.step - state.frozen.get("first", 0) + 1
+  return most * jnp.minimum(done / max(warmup, 1), 1.0)
+
+
 def share(chosen: Any) -> Mean:
   """How many of the rows are chosen, as a metric."""
   chosen = chosen.astype(jnp.float32)
@@ -387,6 +393,18 @@ def check_role(models: dict, role: str, head: str = "") -> None:
       f"this method needs the role {role!r}: set config.roles.{role} to "
       f"{{'start': 'policy', 'head': {head!r}}}"
     )
+
+
+def step_names(task: Task) -> list[str]:
+  """The rewards step_1, step_2, ... of a task; ValueError for one without."""
+  steps = [name for name in task.rewards if name.startswith("step_")]
+  names = [f"step_{k + 1}" for k in range(len(steps))]
+  if not names or set(names) != set(steps):
+    raise ValueError(
+      "this task has no verdicts on steps, the rewards step_1, step_2, ..., but"
+      f" {steps}: set config.task.steps=True where its task has that (chain)"
+    )
+  return names
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:

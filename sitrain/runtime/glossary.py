@@ -108,6 +108,14 @@ CURATE = (
         "rows)", SHARE, "above 0.1"),
   Entry("curate/confident", "rows that are trained on whose first attempt is "
         "right / rows", SHARE, "above 0"),
+  Entry("curate/corrections", "rows in which a given solution corrects an own "
+        "answer / rows (`rac`)", SHARE, "near `share`"),
+  Entry("curate/spliced", "solutions with a wrong step in them / rows (`s3c`)",
+        SHARE, "above 0.1; 0: nothing to take back"),
+  Entry("curate/changed", "trained tokens that are read as another / trained "
+        "tokens (`scheduled_sampling`)", SHARE, "about `rate` times missed"),
+  Entry("curate/missed", "trained tokens in whose place the policy would write "
+        "another / trained tokens (`scheduled_sampling`)", SHARE, "falls"),
   Entry("curate/good", "rows that count as good / known rows", SHARE,
         "between 0.1 and 0.9"),
   Entry("curate/best", "mean reward of the best samples", "reward", "rises"),
@@ -265,6 +273,10 @@ LABELS = {
   "curate/kept": "rows kept",
   "curate/pairs": "problems with a pair",
   "curate/confident": "rows kept, right at first",
+  "curate/corrections": "own answers corrected by solutions",
+  "curate/spliced": "solutions with a wrong step",
+  "curate/changed": "tokens read as others",
+  "curate/missed": "tokens that the policy would not write",
   "curate/good": "rows that count as good",
   "curate/best": "reward of the best sample",
   "curate/agrees": "steps that agree with the advantage",
