@@ -45,11 +45,11 @@ def get_config(argument: str = "") -> ConfigDict:
   reinforce(
     config, "spared_rl", DIRECT, ALONE, "direct", name="clip_cov", share=0.05
   )
-  return common.finish(config, rest)
+  return finish(config, rest)
 
 
 def base_config() -> ConfigDict:
-  """A small model on boards that no other part of the run has."""
+  """A small model, evaluated on boards that no stage has."""
   config = common.base_config()
   config.task = ConfigDict(TASK)
   config.model.mlp_size = 192
@@ -75,7 +75,7 @@ def imitate(
 
 
 def reinforce(
-  config: ConfigDict, name: str, task: dict, turn: int, start: str,
+  config: ConfigDict, stage: str, task: dict, turn: int, start: str,
   steps: int = 80, **options
 ) -> None:
   """RL of a stage's policy, 192 episodes a step in two gradient steps."""
@@ -84,7 +84,14 @@ def reinforce(
   } | options
   if method["name"] == "grpo":
     method |= {"beta": 0.0, "kl": "none"}
-  common.add(config, name, common.stage(
+  common.add(config, stage, common.stage(
     method, {"learning_rate": 5e-4}, steps, f"{start}/last", {},
     steps_per_call=10, minibatches=2, best="judge/reward_1", task=task,
   ))
+
+
+def finish(config: ConfigDict, argument: str) -> ConfigDict:
+  """As `common.finish`; a quick run writes short tables."""
+  if argument:
+    config.task.rows = config.evaluate.task.rows = 64
+  return common.finish(config, argument)

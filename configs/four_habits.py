@@ -14,7 +14,7 @@ their tokens, not by a language model; and GRPO is in the place of PPO.
 
 from ml_collections import ConfigDict
 
-from sitrain.configs import backtracking, common
+from sitrain.configs import backtracking
 from sitrain.configs.backtracking import ALONE, TURN
 
 ALL = "backtracking,verification,subgoals,backward"
@@ -57,4 +57,4 @@ def get_config(argument: str = "") -> ConfigDict:
       config, "prime", {}, TURN, rows, STEPS, "base/last", rate=1e-3
     )
   backtracking.reinforce(config, "rl", {}, TURN, start)
-  return common.finish(config, rest)
+  return backtracking.finish(config, rest)

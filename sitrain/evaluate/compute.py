@@ -61,7 +61,7 @@ def by_budget(
     spent = np.minimum(written, budget)
     accuracy = float(within(right, written, budget).mean())
     rows.append({
-      "budget": budget, "accuracy": accuracy,
+      "budget": float(budget), "accuracy": accuracy,
       "tokens": float(spent.mean()),
       "flops": float(np.mean(generation_flops(prompt, spent, **sizes))),
     })
@@ -79,7 +79,7 @@ def by_samples(
   """
   each = float(np.mean(generation_flops(prompt, written, **sizes)))
   return [{
-    "samples": k, "accuracy": float(pass_at(right, k).mean()),
+    "samples": float(k), "accuracy": float(pass_at(right, k).mean()),
     "tokens": k * float(written.mean()), "flops": k * each,
   } for k in counts]
 

@@ -83,12 +83,15 @@ def next_steps(
   value: int, numbers: tuple[int, ...], more: tuple[int, ...] = ()
 ) -> list[Branch]:
   """Steps from a value with one of the numbers; `more` are left, too."""
-  found = [
-    (Step(value, sign, number, apply(value, sign, number)),
-     without(numbers, number) + more)
-    for number in numbers for sign in SIGNS
-  ]
-  return [x for x in dict.fromkeys(found) if 0 <= x[0].value <= MOST]
+  found = []
+  for number in numbers:
+    rest = without(numbers, number) + more
+    results = (value + number, value - number, value * number)
+    found += [
+      (Step(value, sign, number, result), rest)
+      for sign, result in zip(SIGNS, results) if 0 <= result <= MOST
+    ]
+  return list(dict.fromkeys(found))
 
 
 def promising(step: Step, goal: int) -> bool:
@@ -276,22 +279,22 @@ def fruitless(
 ) -> tuple[list[str], Line] | None:
   """`search` without right lines: it ends at a wrong one, which is returned.
 
-  At the first line behind which it is as long as the search that finds a right
-  one, or at the last. A line that goes below 0 or above MOST, as one may that
-  was tried backward, is no answer: that is the last line before it. None where
-  there is none.
+  At the line behind which it is nearest to the length of the search that finds
+  a right one. A line that goes below 0 or above MOST, as one may that was tried
+  backward, is no answer. None where there is no other.
   """
   state = rng.getstate()
   length = len(search(board, style, rng)[0])
   rng.setstate(state)
-  tries, tokens, line = direction(style, rng), [], ()
-  for text, tried in tries(board, style, rng, False):
-    tokens += text
-    if all(0 <= step.value <= MOST for step in tried):
-      line = tried
-    if line and len(tokens) >= length:
-      break
-  return (shown(tokens, board, line, style, tries), line) if line else None
+  tries, tokens, found = direction(style, rng), [], []
+  for text, line in tries(board, style, rng, False):
+    tokens = tokens + text
+    if all(0 <= step.value <= MOST for step in line):
+      found.append((shown(tokens, board, line, style, tries), line))
+      if len(tokens) >= length:
+        break
+  far = lambda one: abs(len(one[0]) - length)
+  return min(found, key=far, default=None)
 
 
 def shown(
