@@ -13,7 +13,9 @@ criteria of the papers' claims and whether they are met.
 """
 
 import json
+import logging
 import os
+import random
 import pathlib
 import re
 import time
@@ -30,6 +32,7 @@ from sitrain.evaluate import behaviours, compute, player, votes
 from sitrain.evaluate.edits import tokens_of_turn
 from sitrain.runtime import build, machine, policy, sharding
 from sitrain.runtime.build import plain
+from sitrain.tasks import countdown_habits as writer
 from sitrain.types import PAD
 
 SYSTEM = flags.DEFINE_enum(
@@ -164,16 +167,11 @@ def multiplied(params: Any) -> int:
 
 def likeness(posed: Any, texts: list[str], task: Any) -> float:
   """Mean Jaccard similarity of the steps of turns to those of the search."""
-  import random
-
-  from sitrain.tasks import countdown_habits as writer
-  from sitrain.tasks.countdown_traces import ID
-
   found = []
   style = writer.Style(("backtracking",), "fixed", True, False)
   for prompt, text in zip(np.asarray(posed.prompt), texts):
+    # The ids of numbers are their values.
     *numbers, _, target, _ = (int(t) for t in prompt if t != PAD)
-    assert ID[" 0"] == 0, "ids of numbers are their values"
     board = writer.Board(tuple(numbers), target)
     tokens, line = writer.search(board, style, random.Random(0))
     given = "".join([*tokens, *writer.answer(line)])
@@ -193,6 +191,7 @@ def stored(system: str) -> list[dict]:
 def main(argv: list[str]) -> None:
   """Runs what is missing, one after the other, or one of them, or the page."""
   system = SYSTEM.value
+  logging.getLogger("absl").setLevel(logging.WARNING)
   if ONE.value:
     arm, seed = ONE.value.split(";")
     result = run(system, arm, int(seed))

@@ -7,6 +7,7 @@ import matplotlib.figure
 import numpy as np
 
 from benchmarks.intervals import interval
+from sitrain.configs import backtracking, four_habits
 
 HABITS = {"backtracking", "backtracking_verification", "all", "no_positive"}
 HEAD = """# Habits of search on Countdown
@@ -24,20 +25,34 @@ samples at temperature 1 of each of 256 boards that no run has seen.
 FOUR = """
 ## Four Habits
 
-A base that writes random lines (10 % of them right) is primed with 200 steps of
-2,000 trained tokens, then 80 steps of GRPO with 192 episodes follow. `none` is
-not primed, `empty` with answers alone, `dots` with a dot for each token of
-`all`; `no_positive` has the habits of `all`, and wrong answers alone. Counts
-are a turn's: backtracks, verdicts, subgoals, steps from the target.
+A base that writes random lines (10 % of them right) is primed with {steps}
+steps of {tokens} trained tokens; {rl} steps of GRPO with {rows} episodes
+follow. `none` is not primed, `empty` is with answers alone, `dots` with a dot
+for each token of `all`; `no_positive` has the habits of `all`, and wrong
+answers alone. Counts are those of a turn: backtracks, verdicts, subgoals, steps
+from the target. Before -> after RL.
 """
 SEARCH = """
 ## To Backtrack or Not
 
-Both models are trained from scratch on 51,200 rows of the same boards: `search`
-on serialised searches, `direct` on a right answer. `_rl` is 80 steps of GRPO
-with 192 episodes, `spared_rl` Clip-Cov in its place. Likeness: the Jaccard
-similarity of the steps of a turn and of the solver's search.
+Both models are trained from scratch on {seen} rows of the same boards: `search`
+on serialised searches, `direct` on a right answer. `_rl` is {rl} steps of GRPO
+with {rows} episodes, `spared_rl` Clip-Cov in its place. Likeness: the Jaccard
+similarity of the steps of a turn and of the solver's search. Operations are
+those of generation: 2 for each parameter and token, and attention.
 """
+
+
+def sizes() -> dict[str, int]:
+  """The numbers of the texts above, as the configs have them."""
+  stage = backtracking.get_config().stage
+  method = stage.search_rl.method
+  return {
+    "steps": four_habits.STEPS, "tokens": four_habits.TOKENS,
+    "rl": stage.search_rl.steps, "rows": method.problems * method.samples,
+    "seen": stage.search.steps * stage.search.method.problems,
+  }
+
 
 Rows = list[dict]
 
@@ -46,11 +61,11 @@ def write(folder: pathlib.Path, four: Rows, search: Rows) -> pathlib.Path:
   """README.md and the pictures in the folder of the results; its path."""
   text = [HEAD]
   if four:
-    text += [FOUR, *four_table(four), "", *four_criteria(four)]
+    text += [FOUR.format(**sizes()), *four_table(four), "", *four_criteria(four)]
     save(folder / "four_habits.png", curves(four))
     text += ["", "![Rewards of GRPO by arm](four_habits.png)"]
   if search:
-    text += [SEARCH, *search_table(search), "", *matched(search), ""]
+    text += [SEARCH.format(**sizes()), *search_table(search), "", *matched(search), ""]
     text += search_criteria(search)
     save(folder / "backtracking.png", frontier(search))
     text += ["", "![Accuracy over operations](backtracking.png)"]
@@ -66,6 +81,8 @@ def save(path: pathlib.Path, figure: matplotlib.figure.Figure) -> None:
 
 def cell(values: list[float], scale: float = 100.0) -> str:
   """'52.1 [49.0, 55.2]', without an interval for one seed."""
+  if np.isnan(values).any():
+    return "-"
   mean, low, high = (scale * x for x in interval(values))
   text = f"{mean:.1f}" if scale > 1 else f"{mean:.2f}"
   if len(values) < 2:

@@ -61,8 +61,8 @@ def base_config() -> ConfigDict:
 
 
 def imitate(
-  config: ConfigDict, name: str, task: dict, turn: int, problems: int = 128,
-  steps: int = 400, start: str = "init", rate: float = 3e-3,
+  config: ConfigDict, name: str, task: dict, turn: int, problems: int = 64,
+  steps: int = 1000, start: str = "init", rate: float = 3e-3,
 ) -> None:
   """A stage that imitates the corpus of the task with some other options."""
   method = {"name": "imitation", "problems": problems, "turns": (turn,)}
@@ -76,17 +76,17 @@ def imitate(
 
 def reinforce(
   config: ConfigDict, stage: str, task: dict, turn: int, start: str,
-  steps: int = 80, **options
+  steps: int = 150, **options
 ) -> None:
-  """RL of a stage's policy, 192 episodes a step in two gradient steps."""
+  """RL of a stage's policy, 256 episodes a step."""
   method = {
-    "name": "grpo", "problems": 24, "samples": 8, "turns": (turn,),
+    "name": "grpo", "problems": 32, "samples": 8, "turns": (turn,),
   } | options
   if method["name"] == "grpo":
     method |= {"beta": 0.0, "kl": "none"}
   common.add(config, stage, common.stage(
-    method, {"learning_rate": 5e-4}, steps, f"{start}/last", {},
-    steps_per_call=10, minibatches=2, best="judge/reward_1", task=task,
+    method, {"learning_rate": 2e-4}, steps, f"{start}/last", {},
+    steps_per_call=10, microbatches=2, best="judge/reward_1", task=task,
   ))
 
 

@@ -30,7 +30,7 @@ ARMS = {
   "none": {"habits": ALL},  # no priming
 }
 BASE = {"habits": "", "order": "random", "right": 0.1}
-STEPS, TOKENS = 200, 2000  # of priming, and trained in each of its steps
+STEPS, TOKENS = 400, 1000  # of priming, and trained in each of its steps
 TOKENS_OF_A_ROW = {  # in the mean over each corpus
   "all": 29.9, "backtracking": 30.7, "backtracking_verification": 32.9,
   "backtracking_subgoals": 32.7, "backtracking_backward": 26.4,
@@ -48,13 +48,13 @@ def get_config(argument: str = "") -> ConfigDict:
     arm, rest = "all", argument
   config = backtracking.base_config()
   config.task.update(ARMS[arm])
-  backtracking.imitate(config, "base", BASE, ALONE, problems=512, steps=300)
+  backtracking.imitate(config, "base", BASE, ALONE, problems=128, steps=800)
   start = "base"
   if arm != "none":
     start = "prime"
-    rows = round(TOKENS / TOKENS_OF_A_ROW[arm])
     backtracking.imitate(
-      config, "prime", {}, TURN, rows, STEPS, "base/last", rate=1e-3
+      config, "prime", {}, ALONE if arm == "empty" else TURN,
+      round(TOKENS / TOKENS_OF_A_ROW[arm]), STEPS, "base/last", rate=1e-3,
     )
   backtracking.reinforce(config, "rl", {}, TURN, start)
   return backtracking.finish(config, rest)
