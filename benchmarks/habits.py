@@ -15,8 +15,8 @@ criteria of the papers' claims and whether they are met.
 import json
 import logging
 import os
-import random
 import pathlib
+import random
 import re
 import time
 from typing import Any

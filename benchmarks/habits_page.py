@@ -59,13 +59,15 @@ Rows = list[dict]
 
 def write(folder: pathlib.Path, four: Rows, search: Rows) -> pathlib.Path:
   """README.md and the pictures in the folder of the results; its path."""
-  text = [HEAD]
+  text, given = [HEAD], sizes()
   if four:
-    text += [FOUR.format(**sizes()), *four_table(four), "", *four_criteria(four)]
+    text += [FOUR.format(**given), *four_table(four), ""]
+    text += four_criteria(four)
     save(folder / "four_habits.png", curves(four))
     text += ["", "![Rewards of GRPO by arm](four_habits.png)"]
   if search:
-    text += [SEARCH.format(**sizes()), *search_table(search), "", *matched(search), ""]
+    text += [SEARCH.format(**given), *search_table(search), ""]
+    text += [*matched(search), ""]
     text += search_criteria(search)
     save(folder / "backtracking.png", frontier(search))
     text += ["", "![Accuracy over operations](backtracking.png)"]
