@@ -221,6 +221,7 @@ def one(system: str, arm: str, seed: int) -> None:
     [f"--system={system}", f"--folder={FOLDER.value}", f"--one={arm};{seed}"],
     pathlib.Path(f"{workdir}.log"),
   )
+  # Not always the first core, which other benchmarks take.
   side_by_side.pin(process, os.getpid())
   if process.wait():
     raise SystemExit(f"{arm or system}, seed {seed}: see {workdir}.log")
