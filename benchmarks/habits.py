@@ -59,7 +59,9 @@ STEP = re.compile(r"(?: \d+)?[-+*] \d+= \d+")  # a step as it is written
 
 def workdir_of(system: str, arm: str, seed: int) -> pathlib.Path:
   """Where a run trains."""
-  return pathlib.Path(FOLDER.value) / f"{arm or system}-{seed}"
+  # An arm has the name of the other system.
+  name = f"{system}-{arm}-{seed}" if arm else f"{system}-{seed}"
+  return pathlib.Path(FOLDER.value) / name
 
 
 def config_of(system: str, arm: str, seed: int) -> dict:

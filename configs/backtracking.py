@@ -62,7 +62,7 @@ def base_config() -> ConfigDict:
 
 def imitate(
   config: ConfigDict, name: str, task: dict, turn: int, problems: int = 64,
-  steps: int = 1000, start: str = "init", rate: float = 3e-3,
+  steps: int = 500, start: str = "init", rate: float = 3e-3,
 ) -> None:
   """A stage that imitates the corpus of the task with some other options."""
   method = {"name": "imitation", "problems": problems, "turns": (turn,)}
