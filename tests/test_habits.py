@@ -93,7 +93,8 @@ def test_arms_share_the_base_of_their_seed(tmp_path, monkeypatch):
   assert own["stages"] == ("base", "rl") and own["seed"] == 3
   other = bench.config_of("four_habits", "all", 3)
   assert other["stages"] == ("prime", "rl") == tuple(other["stage"])
-  assert other["stage"]["prime"]["start"].endswith("four_habits-none-3/base/last")
+  start = other["stage"]["prime"]["start"]
+  assert start.endswith("/four_habits-none-3/base/last")
   both = bench.config_of("backtracking", "", 3)
   assert both["stages"][:2] == ("search", "direct")
   folders = {bench.workdir_of("four_habits", arm, 3) for arm in bench.ARMS}
