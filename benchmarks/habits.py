@@ -184,10 +184,12 @@ def likeness(posed: Any, texts: list[str], task: Any) -> float:
 
 
 def stored(system: str) -> list[dict]:
-  """The results of a system."""
+  """The results of a system, in the order of arms and seeds."""
   path = RESULTS / f"{system}.jsonl"
   lines = path.read_text().splitlines() if path.exists() else []
-  return [json.loads(line) for line in lines]
+  order = [*ARMS, *four_habits.ARMS, ""]
+  place = lambda row: (order.index(row["arm"]), row["seed"])
+  return sorted(map(json.loads, lines), key=place)
 
 
 def main(argv: list[str]) -> None:
