@@ -1,5 +1,4 @@
-"""SPOC by RAFT: of each problem the best sample, whose right messages are
-imitated.
+"""SPOC by RAFT: imitation of the right messages of each problem's best sample.
 
 Zhao et al. 2025 (arXiv:2506.06923), Alg. 3, beside their RLOO (spoc.py): the
 sample with the best last solution; its problem is left out if neither that nor
