@@ -1,10 +1,9 @@
 """S3c-Math: steps that are taken back within a solution, without being asked.
 
-arXiv:2409.01524. Before a random step of a right solution the policy samples
-another one; a wrong one is spliced in, with a tag and the right step behind it,
-and all but the wrong step is imitated. There a model words the reflection where
-a tag is here, and a step is wrong if all its continuations fail, as with
-`rollouts`. Inferred: what share is spliced, and that the prefix is trained.
+arXiv:2409.01524. A wrong step that the policy samples before a random step of a
+right solution is spliced in, a tag and the right step behind it; all but it is
+imitated. There a model words the reflection, and a step is wrong if all that
+follows fails (`rollouts`). Inferred: the share, and that prefixes are trained.
 """
 
 from functools import partial
@@ -13,6 +12,7 @@ from sitrain.curate import splices
 from sitrain.curate.edits import ids_of, one_id
 from sitrain.curate.segments import step_numbers
 from sitrain.curate.select import row_noise
+from sitrain.judge.steps import step_names
 from sitrain.judge.verifier import verify_as_one_turn
 from sitrain.methods import pair_sft, verbs
 from sitrain.rollout import branches
@@ -32,10 +32,11 @@ def make(
   `rollouts`: continuations that must fail; 0: the task judges steps. `values`:
   replace one by another, and sample no steps. Options: see pair_sft.make.
   """
-  names = [] if rollouts else verbs.step_names(task)
+  names = [] if rollouts else step_names(task)
   stops, ids = (ids_of(task, text) for text in (ends, values))
   same, mark = dict(samples=samples, temperature=temperature), one_id(task, tag)
   steps = dict(tries=tries, ends=stops, limit=step)
+  find = partial(splices.wrong_steps, ids=ids, names=names, **steps)
   options |= same | {"turns": turns[:1]}
   method = pair_sft.make(models, task, optimizer, **options)
 
@@ -46,15 +47,13 @@ def make(
 
   def curate(key, state, problems, rows, verdicts):
     solve, verdict = rows["solve"], verdicts["solve"]
-    found = splices.wrong_steps(
-      key, problems, rows, verdicts["step"], ids=ids, names=names, **steps
-    )
+    found = find(key, problems, rows, verdicts["step"])
     right = (verdict.reward[:, 0] > 0) & (verdict.known[:, 0] > 0)
     used = right & found.found & (row_noise(key, solve.tokens)[:, 0] < share)
     spliced = splices.splice(solve, found, mark, stops)
     batch = splices.batch_of(solve, right, spliced, used, wrong)
-    named = {"curate/kept": right, "curate/spliced": used}
-    return batch, {name: verbs.share(x) for name, x in named.items()}
+    kept, spliced = map(verbs.share, (right, used))
+    return batch, {"curate/kept": kept, "curate/spliced": spliced}
 
   generate = branches.make(
     models["policy"], task, method.generate, partial(step_numbers, ends=stops),
