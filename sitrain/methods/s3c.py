@@ -4,7 +4,8 @@ arXiv:2409.01524. Before a random step of a right solution the policy samples
 another one; a wrong one is spliced in, with a tag and the right step behind it,
 and all but the wrong step is imitated. There a model words the reflection where
 a tag is here, and a step is wrong if all its continuations fail, as with
-`rollouts`. Inferred: what share is spliced, and that the prefix is trained.
+`rollouts`. Where the task judges steps all those of a solution must be right.
+Inferred: what share is spliced, and that the prefix is trained.
 """
 
 from functools import partial
@@ -13,6 +14,7 @@ from sitrain.curate import splices
 from sitrain.curate.edits import ids_of, one_id
 from sitrain.curate.segments import step_numbers
 from sitrain.curate.select import row_noise
+from sitrain.judge.groups import FULL
 from sitrain.judge.verifier import verify_as_one_turn
 from sitrain.methods import pair_sft, verbs
 from sitrain.rollout import branches
@@ -30,8 +32,11 @@ def make(
 
   Of right samples with a wrong step a `share` is spliced; `wrong`: its weight.
   `rollouts`: continuations that must fail; 0: the task judges steps. `values`:
-  replace one by another, and sample no steps. Options: see pair_sft.make.
+  splice one of them in for another; steps are sampled all the same, and not
+  used. Raises ValueError for what is no share, weight or number of steps, and
+  for less than two values. Options: see pair_sft.make.
   """
+  splices.check(share, wrong, values, tries=tries, step=step, rollouts=rollouts)
   names = [] if rollouts else verbs.step_names(task)
   stops, ids = (ids_of(task, text) for text in (ends, values))
   same, mark = dict(samples=samples, temperature=temperature), one_id(task, tag)
@@ -47,9 +52,11 @@ def make(
   def curate(key, state, problems, rows, verdicts):
     solve, verdict = rows["solve"], verdicts["solve"]
     found = splices.wrong_steps(
-      key, problems, rows, verdicts["step"], ids=ids, names=names, **steps
+      key, problems, rows, verdicts["step"], ids=ids, names=names,
+      eos=task.eos, **steps,
     )
-    right = (verdict.reward[:, 0] > 0) & (verdict.known[:, 0] > 0)
+    right = (verdict.reward[:, 0] >= FULL) & (verdict.known[:, 0] > 0)
+    right &= splices.all_right(solve, verdict, stops, names)
     used = right & found.found & (row_noise(key, solve.tokens)[:, 0] < share)
     spliced = splices.splice(solve, found, mark, stops)
     batch = splices.batch_of(solve, right, spliced, used, wrong)
