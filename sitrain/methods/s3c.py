@@ -12,7 +12,7 @@ from functools import partial
 
 from sitrain.curate import splices
 from sitrain.curate.edits import ids_of, one_id
-from sitrain.curate.segments import step_numbers
+from sitrain.curate.segments import step_names, step_numbers
 from sitrain.curate.select import row_noise
 from sitrain.judge.groups import FULL
 from sitrain.judge.verifier import verify_as_one_turn
@@ -37,7 +37,7 @@ def make(
   for less than two values. Options: see pair_sft.make.
   """
   splices.check(share, wrong, values, tries=tries, step=step, rollouts=rollouts)
-  names = [] if rollouts else verbs.step_names(task)
+  names = [] if rollouts else step_names(task)
   stops, ids = (ids_of(task, text) for text in (ends, values))
   same, mark = dict(samples=samples, temperature=temperature), one_id(task, tag)
   steps = dict(tries=tries, ends=stops, limit=step)
