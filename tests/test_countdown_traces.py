@@ -300,6 +300,7 @@ def test_only_the_one_answer_counts():
   ({"length": 20}, "length=20 .*22 or more"),
   ({"rows": 0}, "rows=0"),
   ({"right": 1.5}, "right=1.5 .*0 to 1"),
+  ({"formed": 1.0}, "formed=1: set it below 1"),
 ])
 def test_impossible_options_name_the_fix(options, message):
   with pytest.raises(ValueError, match=message):

@@ -278,6 +278,7 @@ def test_what_cannot_be_an_operator_is_refused():
     ({"workspaces": 3}, "a divisor of samples=4"),
     ({"workspaces": 0}, "a divisor of samples=4"),
     ({"train_drafts": True}, "2 or more where train_drafts"),
+    ({"anchor": -0.1}, "anchor=-0.1: set it to 0 or more"),
     ({"task": plain._replace(on_host=True)}, "set it to 'random'"),
   ):
     with pytest.raises(ValueError, match=line):

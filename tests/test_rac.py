@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from sitrain.curate.select import row_noise
-from sitrain.methods import rac
+from sitrain.methods import cct, pair_sft, rac
 from sitrain.tasks import chain
-from sitrain.types import Problems, Verdict
+from sitrain.types import PAD, Problems, Verdict
 
 TASK = chain.make(operations=(2, 2))
 IDS = TASK.tokenizer.encode
@@ -25,19 +25,21 @@ ROWS = [
 ]
 
 
-def curated(**options):
-  method = rac.make(
+def curated(method=rac, *, given=(0, 1), pay=1.0, **options):
+  method = method.make(
     fakes.SILENT, TASK, None, problems=2, samples=6, turns=(4, 4), **options
   )
   # The second given turn is no solution.
   solution = jnp.asarray([gold + IDS("00;") for gold in GOLD], jnp.int32)
+  has = jnp.isin(jnp.arange(2), jnp.asarray(given))
+  solution = jnp.where(has[:, None], solution, PAD)
   answer = jnp.zeros((2, 1), jnp.int32)
   problems = Problems(jnp.asarray(PROMPTS, jnp.int32), answer, solution)
   rows = fakes.pack(
     [fakes.transcribe(PROMPTS[p], [IDS(text)], []) for p, text, *_ in ROWS],
     problem=[row[0] for row in ROWS],
   )
-  reward = jnp.asarray([[float(row[2])] for row in ROWS])
+  reward = jnp.asarray([[pay * row[2]] for row in ROWS])
   known = jnp.asarray([[float(row[3])] for row in ROWS])
   reward = jnp.where(known > 0, reward, jnp.nan)
   key = jax.random.key(2)
@@ -79,6 +81,28 @@ def test_the_solution_stands_behind_own_answers(share, also_correct):
     np.testing.assert_allclose(found, weight, rtol=1e-5)
   assert metrics["curate/corrections"].total == count["fix"]
   assert metrics["curate/kept"].total == total
+
+
+def test_problems_without_a_solution_are_left_out():
+  """They have no share in the weights, either."""
+  batch, metrics, noise = curated(given=(0,), share=0.5)
+  mask = np.asarray(batch.mask)
+  assert not mask[6:].any()
+  rows = int(mask.any(axis=1).sum())
+  assert metrics["curate/kept"].total == rows
+  weight = np.asarray(batch.targets.weight)[:, 0][mask.any(axis=1)]
+  assert weight.mean() == pytest.approx(1.0)
+
+
+def test_a_part_of_the_reward_makes_no_attempt_right():
+  """As that of an answer that has no more than the form of one."""
+  batch, metrics, _ = curated(share=1.0, also_correct=False, pay=0.5)
+  assert metrics["curate/confident"].total == 0
+  # All whose verdict is known are corrected.
+  assert metrics["curate/corrections"].total == sum(row[3] for row in ROWS)
+  for method in (pair_sft, cct):
+    assert not curated(method, pay=0.5)[0].mask.any()
+    assert curated(method)[0].mask.any()
 
 
 def test_what_cannot_be_corrected_is_refused():

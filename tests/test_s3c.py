@@ -10,8 +10,17 @@ from sitrain.curate import splices
 from sitrain.curate.segments import step_numbers
 from sitrain.methods import s3c
 from sitrain.rollout import branches, contexts
+from sitrain.rollout.play import row_keys
 from sitrain.tasks import chain
-from sitrain.types import GIVEN, PAD, Episodes, Problems, Verdict
+from sitrain.types import (
+  GIVEN,
+  PAD,
+  ROOT,
+  Episodes,
+  Problems,
+  TrainState,
+  Verdict,
+)
 
 TASK = chain.mending(operations=(2, 3), modulus=10)
 IDS = TASK.tokenizer.encode
@@ -214,7 +223,7 @@ def test_a_step_is_wrong_if_all_that_follows_it_fails():
     found = splices.sampled(
       jax.random.key(seed), problems, solve, rows,
       Verdict(jnp.asarray(reward), jnp.asarray(known)), names=(), tries=2,
-      ends=ENDS, limit=1,
+      ends=ENDS, limit=1, eos=TASK.eos,
     )
     taken |= {
       (b, int(found.number[b]), int(found.tokens[b, 0]))
@@ -225,6 +234,59 @@ def test_a_step_is_wrong_if_all_that_follows_it_fails():
     if n not in (0, 5) and own_step(b, step) != IDS(wrong)[0]
   }
   assert len(taken) == 5
+
+
+def test_a_step_that_ends_the_turn_is_not_spliced():
+  """In generation nothing stands behind it, so it cannot be taken back."""
+  problems, solve = solutions()
+  rows = fakes.pack([
+    fakes.transcribe(IDS(CASES[b // 2][0]), [IDS("<end>")], [])
+    for b in range(6)
+  ], problem=solve.problem)
+  none = jnp.zeros((6, 1))
+  found = splices.sampled(
+    jax.random.key(0), problems, solve, rows, Verdict(none, none + 1),
+    names=(), tries=1, ends=ENDS, limit=1, eos=TASK.eos,
+  )
+  assert not found.found.any()
+
+
+def test_a_right_answer_behind_wrong_steps_is_no_solution():
+  """5 is no product of 2 and 3, and 9 is not 5 - 7, but it is the value."""
+  problems, solve = solutions()
+  solve = fakes.pack([
+    fakes.transcribe(IDS(prompt), [IDS(text + "<end>")], [])
+    for prompt, text in (*CASES[:2] * 2, CASES[2], ("2*3-7=", "59"))
+  ], problem=[0, 1, 0, 1, 2, 2])
+  method = s3c.make(
+    fakes.SILENT, TASK, None, problems=3, samples=2, turns=(10,), tries=2,
+  )
+  rows = {"solve": solve, "step": tried(solve)}
+  verdicts, _ = jax.jit(method.judge)(None, None, problems, rows)
+  assert verdicts["solve"].reward[:, 0].tolist() == [1] * 6
+  batch, named = jax.jit(lambda *a: method.curate(*a))(
+    jax.random.key(0), None, problems, rows, verdicts
+  )
+  assert batch.mask.any(axis=1).tolist() == [True] * 5 + [False]
+  assert named["curate/kept"].total == 5
+
+
+def test_steps_share_no_draws_with_solutions(monkeypatch):
+  """The key of turn k of a solution is that of its row, and k."""
+  seen = {}
+  monkeypatch.setattr(
+    branches, "alternatives", lambda keys, *a, **k: seen.update(keys=keys)
+  )
+  keys = jax.random.split(jax.random.key(0), 3)
+  generate = branches.make(
+    None, TASK, lambda *_: None, lambda rows: None, samples=2
+  )
+  state = TrainState(0, {}, {"policy": ()}, (), {"reference": ()}, ())
+  generate(keys, state, None)
+  data = lambda keys: set(map(tuple, jax.random.key_data(keys).tolist()))
+  turns = jax.vmap(jax.random.fold_in, (0, None))(row_keys(keys, 2), 1)
+  assert len(data(seen["keys"])) == 6
+  assert not data(row_keys(seen["keys"], 8)) & data(turns)
 
 
 def own_step(b, step):
@@ -247,7 +309,7 @@ def test_other_steps_go_on_from_prefixes_of_the_solutions():
   seen = np.zeros((6, 5))
   for row in range(0, len(found.problem), 2):
     b = row // 80
-    assert found.parent[row] == b and found.problem[row] == b // 2
+    assert found.parent[row] == ROOT and found.problem[row] == b // 2
     own, (text, mark) = fakes.strip(solve.tokens[b]), (
       np.asarray(x[row]) for x in (found.tokens, found.turn)
     )
@@ -301,3 +363,14 @@ def test_what_has_no_steps_is_refused():
     make(chain.critic(operations=(2, 3)))
   with pytest.raises(ValueError, match="one token of this task"):
     make(TASK, tag="<fix><fix>")
+  for options, line in (
+    ({"share": 1.5}, "share=1.5: set it from 0 to 1"),
+    ({"wrong": -1.0}, "wrong=-1.0: set it to 0 or more"),
+    ({"tries": 0}, "tries=0, .* set tries and step to 1 or more"),
+    ({"step": 0}, "step=0, .* set tries and step to 1 or more"),
+    ({"rollouts": -1}, "rollouts=-1: .* rollouts to 0 or more"),
+    ({"values": "7"}, "values='7': give two or more, each once"),
+    ({"values": "707"}, "values='707': give two or more, each once"),
+  ):
+    with pytest.raises(ValueError, match=line):
+      make(TASK, **options)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from sitrain.curate.edits import inject
 from sitrain.curate.segments import step_numbers
 from sitrain.curate.select import imitation_batch, row_noise
+from sitrain.judge.groups import FULL
 from sitrain.rollout import contexts
 from sitrain.tasks.attempt import attempt
 from sitrain.types import (
@@ -40,6 +41,27 @@ class Spliced(NamedTuple):
 
   rows: Episodes  # [B U], with U = T + W + 1
   wrong: Bool[Array, "B U"]  # the tokens of the wrong step
+
+
+def check(
+  share: float, wrong: float, values: str, *, tries: int, step: int,
+  rollouts: int,
+) -> None:
+  """Raises ValueError for options that splice nothing, or what is right."""
+  if not 0.0 <= share <= 1.0:
+    raise ValueError(f"share={share}: set it from 0 to 1")
+  if wrong < 0.0:
+    raise ValueError(f"wrong={wrong}: set it to 0 or more")
+  if tries < 1 or step < 1 or rollouts < 0:
+    raise ValueError(
+      f"tries={tries}, step={step}, rollouts={rollouts}: set tries and step to "
+      "1 or more, and rollouts to 0 or more"
+    )
+  if len(values) == 1 or len(set(values)) < len(values):
+    raise ValueError(
+      f"values={values!r}: give two or more, each once, as one of them takes "
+      "the place of another"
+    )
 
 
 def batch_of(
@@ -101,6 +123,7 @@ def wrong_steps(
   ids: tuple[int, ...],
   names: Sequence[str],
   tries: int,
+  eos: tuple[int, ...],
   **step: Any,
 ) -> WrongStep:
   """Of rows "solve" and "step" as of rollout.branches.make: see `sampled`.
@@ -111,7 +134,7 @@ def wrong_steps(
   if not ids:
     return sampled(
       keys[0], problems, solution, rows["step"], verdict, names=names,
-      tries=tries, **step,
+      tries=tries, eos=eos, **step,
     )
   noise, shift = (row_noise(k, solution.tokens) for k in keys[1:])
   return replaced(solution, noise, shift[:, 0], ids=ids, **step)
@@ -126,6 +149,7 @@ def sampled(
   *,
   names: Sequence[str],
   tries: int,
+  eos: tuple[int, ...],
   ends: tuple[int, ...],
   limit: int,
 ) -> WrongStep:
@@ -133,13 +157,14 @@ def sampled(
 
   A step is wrong where its verdict, the part of `names` with its number, says
   so; without names, where no continuation of it is right. Of what cannot be
-  judged nothing is taken, nor a copy of the solution's own step. `verdict`: of
+  judged nothing is taken, nor a copy of the solution's own step, nor one with a
+  token of `eos`, which ends its turn: nothing could take it back. `verdict`: of
   all tokens after the prompt as one turn.
   """
   count = solution.tokens.shape[0]
   each = rows.tokens.shape[0] // count // tries
   number, tokens = _taken(rows, problems, ends, limit)
-  right, known = verdict.reward[:, 0] > 0, verdict.known[:, 0] > 0
+  right, known = verdict.reward[:, 0] >= FULL, verdict.known[:, 0] > 0
   if names:
     parts = jnp.stack([verdict.parts[x][:, 0] for x in names], axis=1)
     right = right_steps(parts, number)
@@ -151,6 +176,7 @@ def sampled(
     lambda number: step_at(solution, number, ends, limit), 1, 1
   )(number)
   wrong = jnp.all(known & ~right, axis=2) & jnp.any(tokens != own, axis=2)
+  wrong &= ~jnp.any(jnp.isin(tokens, jnp.asarray(eos, jnp.int32)), axis=2)
   noise = row_noise(key, rows.tokens[::each])[:, 0].reshape(count, tries)
   best = jnp.argmax(jnp.where(wrong, noise, -1.0), axis=1)[:, None]
   take = lambda x: jnp.take_along_axis(x, best, axis=1)[:, 0]
@@ -192,6 +218,27 @@ def right_steps(
   at = jnp.clip(number - 1, 0, count - 1)[:, None]
   found = jnp.take_along_axis(verdicts, at, axis=1)[:, 0]
   return (found > 0) & (number <= count)
+
+
+def all_right(
+  solution: Episodes,
+  verdict: Verdict,
+  ends: tuple[int, ...],
+  names: Sequence[str],
+) -> Bool[Array, " B"]:
+  """Whether an answer is right, and each step by the parts `names` of turn 1.
+
+  A right answer may stand behind wrong steps, which would be trained as right
+  ones. Without names, where the task does not judge steps, the answer alone.
+  """
+  right = (verdict.reward[:, 0] >= FULL) & (verdict.known[:, 0] > 0)
+  if not names:
+    return right
+  parts = jnp.stack([verdict.parts[x][:, 0] for x in names], axis=1)
+  count = jnp.max(step_numbers(solution, ends), axis=1)[:, None]
+  used = jnp.arange(1, len(names) + 1) <= count
+  right &= jnp.all((parts > 0) | ~used, axis=1)
+  return right & (count[:, 0] <= len(names))
 
 
 def _taken(rows, problems, ends, limit):

@@ -5,7 +5,7 @@ of a batch are standard rollouts, half end one round of the operator: drafts, a
 bounded workspace of some, refinements. J = CISPO's objective and `anchor` times
 the likelihood of turns with a full reward. Inferred: of a round the refinement
 alone is trained, and `train_drafts` gives its drafts the final reward, too;
-refinements of the same drafts are compared; who distills, judge/drafts.py.
+all refinements of a problem are compared; who distills, judge/drafts.py.
 """
 
 from sitrain.judge import drafts as judging

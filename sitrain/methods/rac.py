@@ -11,9 +11,10 @@ is given and not trained, so nothing learns when to correct.
 import jax.numpy as jnp
 
 from sitrain.curate.select import balanced, imitation_batch, row_noise
+from sitrain.judge.groups import FULL
 from sitrain.methods import pair_sft, verbs
 from sitrain.rollout import contexts
-from sitrain.types import Method, Task
+from sitrain.types import PAD, Method, Task
 
 
 @verbs.forwards(pair_sft.make)
@@ -23,6 +24,7 @@ def make(
 ) -> Method:
   """`share`: that of corrections in rows and weights; the others are plain.
   `also_correct`: whether the solution stands behind right answers as well.
+  Rows of problems without a solution are left out.
 
   The first given turn is the solution. Raises ValueError for a share that is
   none, one turn, and a task without solutions. Options: see pair_sft.make.
@@ -42,10 +44,11 @@ def make(
     )
     corrected = contexts.join(episodes, reply.tokens, given)
     plain = contexts.append(contexts.before(episodes, 1), given, 1)
-    known, right = verdict.known[:, 0] > 0, verdict.reward[:, 0] > 0
-    usable = known & ~reply.done & (~right | also_correct)
+    known, right = verdict.known[:, 0] > 0, verdict.reward[:, 0] >= FULL
+    has = jnp.any(given != PAD, axis=1)
+    usable = has & known & ~reply.done & (~right | also_correct)
     mixed = row_noise(key, episodes.tokens)[:, 0] < share
-    fixed, alone = mixed & usable, ~mixed
+    fixed, alone = mixed & usable, has & ~mixed
     rows = contexts.either(alone, plain, corrected)
     weight = balanced(fixed, fixed | alone, share)
     batch = imitation_batch(rows, jnp.stack([alone, fixed], axis=1), weight)

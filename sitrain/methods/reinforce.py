@@ -85,7 +85,7 @@ def build(
 
   Raises ValueError for a choice that is not known, for turns that are too short
   for the task, for a lone sample, for offline attempts with one turn, for a
-  temperature of 0, and for slots below 0.
+  temperature of 0, and for slots or an anchor below 0.
   """
   verbs.check_turns(task, turns)
   verbs.check_choice("kl", kl, verbs.KL_ESTIMATORS)
@@ -94,6 +94,8 @@ def build(
   verbs.check_choice("aggregate", aggregate, AGGREGATES)
   if sampler_ratio not in (-1, 0):
     verbs.check_above_zero(sampler_ratio=sampler_ratio)
+  if anchor < 0.0:
+    raise ValueError(f"anchor={anchor}: set it to 0 or more")
   if samples == 1 or samples + offline < 2:
     raise ValueError(f"samples={samples}: a baseline needs at least 2")
   if offline and len(turns) < 2:

@@ -3,17 +3,16 @@
 arXiv:2409.01524. A wrong step that the policy samples before a random step of a
 right solution is spliced in, a tag and the right step behind it; all but it is
 imitated. There a model words the reflection, and a step is wrong if all that
-follows fails (`rollouts`). Inferred: the share, and that prefixes are trained.
+follows fails (`rollouts`). Inferred: the share, that prefixes are trained, and
+that all steps of a solution must be right where the task judges steps.
 """
 
 from functools import partial
 
 from sitrain.curate import splices
 from sitrain.curate.edits import ids_of, one_id
-from sitrain.curate.segments import step_numbers
+from sitrain.curate.segments import step_names, step_numbers
 from sitrain.curate.select import row_noise
-from sitrain.judge.steps import step_names
-from sitrain.judge.verifier import verify_as_one_turn
 from sitrain.methods import pair_sft, verbs
 from sitrain.rollout import branches
 from sitrain.types import Method, Task
@@ -30,30 +29,28 @@ def make(
 
   Of right samples with a wrong step a `share` is spliced; `wrong`: its weight.
   `rollouts`: continuations that must fail; 0: the task judges steps. `values`:
-  replace one by another, and sample no steps. Options: see pair_sft.make.
+  one of them for another, in the place of what is sampled. Raises ValueError
+  for what is no share, weight or count. Other options: see pair_sft.make.
   """
+  splices.check(share, wrong, values, tries=tries, step=step, rollouts=rollouts)
   names = [] if rollouts else step_names(task)
   stops, ids = (ids_of(task, text) for text in (ends, values))
   same, mark = dict(samples=samples, temperature=temperature), one_id(task, tag)
   steps = dict(tries=tries, ends=stops, limit=step)
-  find = partial(splices.wrong_steps, ids=ids, names=names, **steps)
+  find = steps | dict(ids=ids, names=names, eos=task.eos)
   options |= same | {"turns": turns[:1]}
   method = pair_sft.make(models, task, optimizer, **options)
-
-  def judge(key, state, problems, rows):
-    solve, metrics = method.judge(key, state, problems, rows["solve"])
-    each, _ = verify_as_one_turn(task, problems, rows["step"])
-    return {"solve": solve, "step": each}, metrics
+  judge = branches.judge_with(task, method.judge)
 
   def curate(key, state, problems, rows, verdicts):
-    solve, verdict = rows["solve"], verdicts["solve"]
-    found = find(key, problems, rows, verdicts["step"])
-    right = (verdict.reward[:, 0] > 0) & (verdict.known[:, 0] > 0)
+    solve = rows["solve"]
+    found = splices.wrong_steps(key, problems, rows, verdicts["step"], **find)
+    right = splices.all_right(solve, verdicts["solve"], stops, names)
     used = right & found.found & (row_noise(key, solve.tokens)[:, 0] < share)
     spliced = splices.splice(solve, found, mark, stops)
     batch = splices.batch_of(solve, right, spliced, used, wrong)
-    kept, spliced = map(verbs.share, (right, used))
-    return batch, {"curate/kept": kept, "curate/spliced": spliced}
+    named = {"curate/kept": right, "curate/spliced": used}
+    return batch, {name: verbs.share(x) for name, x in named.items()}
 
   generate = branches.make(
     models["policy"], task, method.generate, partial(step_numbers, ends=stops),

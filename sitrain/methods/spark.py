@@ -9,7 +9,7 @@ rewards of the paper, and that model, are not here.
 
 import jax.numpy as jnp
 
-from sitrain.curate.segments import gated, value_of_segment
+from sitrain.curate.segments import gated, step_names, value_of_segment
 from sitrain.losses.reduce import mean
 from sitrain.methods import reinforce, verbs
 from sitrain.types import Method, Task
@@ -28,7 +28,7 @@ def make(
   a step. Other options: see reinforce.make. Raises ValueError for a task
   without the named rewards step_1, step_2, and so on.
   """
-  names = verbs.step_names(task)
+  names = step_names(task)
   every = tuple(range(task.tokenizer.size))
   marks = tuple(task.tokenizer.encode(ends)) if ends else every
   method = reinforce.make(

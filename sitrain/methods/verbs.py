@@ -202,8 +202,7 @@ def likelihood_loss(model: Any, *, attempts: int = 0) -> Callable:
   def loss(params, state, batch: Batch):
     scores = token_scores(
       model, join_base(params["policy"], state), batch.tokens, batch.turn,
-      batch.path,
-      inputs=batch.inputs, temperature=1.0,
+      batch.path, inputs=batch.inputs, temperature=1.0,
     )
     nll = negative_log_likelihood(scores.logprob, batch.targets.weight)
     term = mean(nll, batch.mask) if not attempts else per_attempt(
@@ -393,18 +392,6 @@ def check_role(models: dict, role: str, head: str = "") -> None:
       f"this method needs the role {role!r}: set config.roles.{role} to "
       f"{{'start': 'policy', 'head': {head!r}}}"
     )
-
-
-def step_names(task: Task) -> list[str]:
-  """The rewards step_1, step_2, ... of a task; ValueError for one without."""
-  steps = [name for name in task.rewards if name.startswith("step_")]
-  names = [f"step_{k + 1}" for k in range(len(steps))]
-  if not names or set(names) != set(steps):
-    raise ValueError(
-      "this task has no verdicts on steps, the rewards step_1, step_2, ..., but"
-      f" {steps}: set config.task.steps=True where its task has that (chain)"
-    )
-  return names
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key
 
+from sitrain.judge.verifier import verify_as_one_turn
 from sitrain.models.roles import params_of
 from sitrain.rollout import steps
 from sitrain.rollout.play import play_on, row_keys
-from sitrain.types import GIVEN, PAD, Episodes, Params, Problems, Task
+from sitrain.types import GIVEN, PAD, ROOT, Episodes, Params, Problems, Task
 
 
 def make(
@@ -22,15 +23,29 @@ def make(
   `solve` generates `samples` solutions of a problem, `number` (rows) has the
   step of each token, and "step" are `alternatives` of the reference to them.
   """
+  # A solution folds the numbers of its turns, from 1 on, into the key of its
+  # row; 0 is none of them, so that no draw of a step is one of a solution.
+  apart = lambda keys: row_keys(row_keys(keys, samples), 1)
 
   def generate(keys, state, problems):
     rows = solve(keys, state, problems)
     return {"solve": rows, "step": alternatives(
-      row_keys(keys, samples), model, params_of(state, "reference"), task,
-      problems, rows, number(rows), **options,
+      apart(keys), model, params_of(state, "reference"), task, problems, rows,
+      number(rows), **options,
     )}
 
   return generate
+
+
+def judge_with(task: Task, judge: Callable) -> Callable:
+  """Lets `judge` judge the solutions of `make`, and the verifier its steps."""
+
+  def both(key, state, problems, rows):
+    solve, metrics = judge(key, state, problems, rows["solve"])
+    step, _ = verify_as_one_turn(task, problems, rows["step"])
+    return {"solve": solve, "step": step}, metrics
+
+  return both
 
 
 def alternatives(
@@ -55,7 +70,9 @@ def alternatives(
   that of each token's step, from 1 on, 0 outside of the solution. A step ends
   with one of `ends`, with its turn, or after `limit` tokens. With `rollouts`
   each is continued so often to the end of the attempt, as turn 2 of at most
-  `rest` tokens, and there are as many rows of it, [B * tries * rollouts].
+  `rest` tokens, and there are as many rows of it, [B * tries * rollouts]. Rows
+  of one that is continued stand together; they are roots, for `parent` counts
+  rows of the own kind.
   """
   own = row_keys(keys, tries)
   # play_on folds the number of its samples, 0, into a key.
@@ -79,8 +96,7 @@ def alternatives(
       own, model, params, problems, found, samples=rollouts, turns=(rest,),
       eos=task.eos, first_turn=2, live=~steps.ends(found, task.eos), **options,
     )
-  parent = jnp.arange(found.problem.shape[0]) // (tries * max(rollouts, 1))
-  return found._replace(parent=parent.astype(jnp.int32))
+  return found._replace(parent=jnp.full_like(found.parent, ROOT))
 
 
 def prefixes(rows: Episodes, kept: Bool[Array, "B T"]) -> Episodes:

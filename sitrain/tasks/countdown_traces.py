@@ -75,6 +75,11 @@ def make(
   _check(numbers, largest, names, order, part, length)
   check_probability("right", right)
   check_probability("formed", formed)
+  if formed == 1:
+    raise ValueError(
+      "formed=1: set it below 1, the reward of a right answer, so that a wrong "
+      "one is not taken for it"
+    )
   if rows < 1:
     raise ValueError(f"rows={rows}: set it to 1 or more")
   style = Style(names, order, prune, skip)
