@@ -24,10 +24,10 @@ def make(
 ) -> Method:
   """`share`: that of corrections in rows and weights; the others are plain.
   `also_correct`: whether the solution stands behind right answers as well.
-  Rows of problems without a solution are left out.
 
-  The first given turn is the solution. Raises ValueError for a share that is
-  none, one turn, and a task without solutions. Options: see pair_sft.make.
+  The first given turn is the solution; problems without one are left out.
+  Raises ValueError for a share that is none, one turn, and a task without
+  solutions. Options: see pair_sft.make.
   """
   if not 0.0 <= share <= 1.0:
     raise ValueError(f"share={share}: set it from 0 to 1")
@@ -38,15 +38,13 @@ def make(
   def curate(key, state, problems, episodes, verdict):
     given = contexts.only_turn(problems, 1, task.eos).solution
     given = given[episodes.problem, : turns[1]]
-    reply = task.reply(
-      problems.answer[episodes.problem], episodes,
-      jnp.ones_like(episodes.problem),
-    )
+    end = jnp.ones_like(episodes.problem)
+    reply = task.reply(problems.answer[episodes.problem], episodes, end)
     corrected = contexts.join(episodes, reply.tokens, given)
     plain = contexts.append(contexts.before(episodes, 1), given, 1)
-    known, right = verdict.known[:, 0] > 0, verdict.reward[:, 0] >= FULL
-    has = jnp.any(given != PAD, axis=1)
-    usable = has & known & ~reply.done & (~right | also_correct)
+    right, has = verdict.reward[:, 0] >= FULL, jnp.any(given != PAD, axis=1)
+    usable = has & (verdict.known[:, 0] > 0) & ~reply.done
+    usable &= ~right | also_correct
     mixed = row_noise(key, episodes.tokens)[:, 0] < share
     fixed, alone = mixed & usable, has & ~mixed
     rows = contexts.either(alone, plain, corrected)

@@ -13,6 +13,7 @@ from sitrain.curate import splices
 from sitrain.curate.edits import ids_of, one_id
 from sitrain.curate.segments import step_names, step_numbers
 from sitrain.curate.select import row_noise
+from sitrain.judge.verifier import judge_steps_with
 from sitrain.methods import pair_sft, verbs
 from sitrain.rollout import branches
 from sitrain.types import Method, Task
@@ -40,7 +41,7 @@ def make(
   find = steps | dict(ids=ids, names=names, eos=task.eos)
   options |= same | {"turns": turns[:1]}
   method = pair_sft.make(models, task, optimizer, **options)
-  judge = branches.judge_with(task, method.judge)
+  judge = judge_steps_with(task, method.judge)
 
   def curate(key, state, problems, rows, verdicts):
     solve = rows["solve"]

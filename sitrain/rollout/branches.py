@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key
 
-from sitrain.judge.verifier import verify_as_one_turn
 from sitrain.models.roles import params_of
 from sitrain.rollout import steps
 from sitrain.rollout.play import play_on, row_keys
@@ -35,17 +34,6 @@ def make(
     )}
 
   return generate
-
-
-def judge_with(task: Task, judge: Callable) -> Callable:
-  """Lets `judge` judge the solutions of `make`, and the verifier its steps."""
-
-  def both(key, state, problems, rows):
-    solve, metrics = judge(key, state, problems, rows["solve"])
-    step, _ = verify_as_one_turn(task, problems, rows["step"])
-    return {"solve": solve, "step": step}, metrics
-
-  return both
 
 
 def alternatives(
