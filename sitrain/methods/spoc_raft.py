@@ -1,7 +1,7 @@
 """SPOC by RAFT: imitation of the right messages of each problem's best sample.
 
 Zhao et al. 2025 (arXiv:2506.06923), Alg. 3, beside their RLOO (spoc.py): the
-sample with the best last solution; its problem is left out if neither that nor
+sample with the best last solution; no sample of a problem if neither that nor
 a verdict of the sample is right; messages weigh their own reward of 0 or 1.
 Inferred: of equal samples the first, the mean over tokens, and no KL.
 """
