@@ -48,7 +48,8 @@ class Family(NamedTuple):
   control_is: str = "the base model, from which it starts"
   extend: Callable = lambda config: None  # adds stages to compare with
   others: tuple[str, ...] = ()  # stages whose numbers are stored as well
-  numbers: tuple[str, ...] = ()  # more metrics of the result and its control
+  # More metrics of the result and its control; "LEVEL/METRIC": of one level.
+  numbers: tuple[str, ...] = ()
 
 
 # Of attempts 1 and 2, which are turns 1 and 3, and of the verdicts on them.
@@ -88,6 +89,11 @@ FAMILIES = {
   "spoc": Family(
     "spoc", "spoc", "spoc", metric="accuracy_3", extend=controls.add_named,
     others=("other",), numbers=JUDGED,
+  ),
+  "spoc_raft": Family(
+    "spoc_raft", "spoc_raft", "spoc_raft", metric="accuracy_3", control="rloo",
+    control_is="SPOC's other variant, RLOO, on as many samples and gradient "
+    "steps", extend=controls.add_messages, others=("base",), numbers=JUDGED,
   ),
   "gdpo": Family(
     "gdpo", "gdpo", "gdpo", extend=controls.add_sum, others=("sum",)
@@ -152,6 +158,28 @@ FAMILIES = {
     others=("base", "good", "few", "many"),
     numbers=("accuracy_3", *JUDGED[1:], *CORRECTION[4:]),
   ),
+  "rac": Family(
+    "rac", "rac", "rac", metric="cs", control="pairs", control_is="Pair-SFT; "
+    "share of wrong first attempts that are mended",
+    extend=controls.add_corrections,
+    others=("base", "wrong", "alone", "wrong_alone", "pairs_both"),
+    numbers=("accuracy_2", *CORRECTION),
+  ),
+  "s3c": Family(
+    "s3c", "s3c", "s3c", control="clean", control_is="imitation of the same "
+    "right samples, without wrong steps", extend=controls.add_splices,
+    others=("base", "unmasked", "random", "post_hoc"),
+    numbers=(
+      "slips_1", "mended_1", "doubted_1", "accuracy_2", "malformed_1", "tokens",
+    ),
+  ),
+  "scheduled_sampling": Family(
+    "scheduled_sampling", "scheduled_sampling", "scheduled_sampling",
+    control="none", control_is="imitation of the same solutions in as many "
+    "steps", extend=controls.add_rates,
+    others=("base", "tenth", "two_fifths", "masked", "random"),
+    numbers=tuple(f"{n}_operations/accuracy_1" for n in range(2, 7)),
+  ),
   "subtle_errors": Family(
     "subtle_errors", "subtle_errors", "subtle_errors", control="samples",
     control_is="DPO on as many pairs of two samples",
@@ -198,13 +226,19 @@ def run(name: str, family: Family, seed: int, folder: pathlib.Path) -> dict:
     "result_interval": result["intervals"][family.metric],
     "control_interval": control["intervals"][family.metric],
     "numbers": {
-      x: {"result": result[x], "control": control[x]}
-      | {name: rows[name][x] for name in family.others}
+      x: {"result": number(result, x), "control": number(control, x)}
+      | {name: number(rows[name], x) for name in family.others}
       for x in family.numbers
     },
     "control_is": family.control_is, "seed": seed, "device": summary["device"],
     "cores": len(os.sched_getaffinity(0)),
   }
+
+
+def number(row: dict, name: str) -> float:
+  """A metric of a stage, or as "LEVEL/METRIC" that of one level."""
+  level, _, metric = name.rpartition("/")
+  return (row["by_level"][level] if level else row)[metric]
 
 
 def lines_of(method: str) -> int:

@@ -70,6 +70,14 @@ def add_named(config: Any) -> None:
   common.add(config, "other", stage)
 
 
+def add_messages(config: Any) -> None:
+  """Adds SPOC's RLOO in the place of RAFT, with the same pay for verdicts."""
+  stage = copy.deepcopy(config.stage.spoc_raft)
+  stage.method.name = "spoc"
+  stage.held = {"reference": "base/last"}
+  common.add(config, "rloo", stage)
+
+
 def add_ungated(config: Any) -> None:
   """Adds SPARK's stage with the advantage of a row at all of its steps."""
   stage = copy.deepcopy(config.stage.spark)
@@ -156,6 +164,57 @@ def add_without_edits(config: Any) -> None:
     "problems": 2 * stage.method.problems,
   })
   common.add(config, "samples", stage)
+
+
+def add_corrections(config: Any) -> None:
+  """Adds RAC's stage without right answers, and without plain solutions.
+
+  And without both; and Pair-SFT, alone and with right first attempts ("both").
+  """
+  for name, options in {
+    "wrong": {"also_correct": False}, "alone": {"share": 1.0},
+    "wrong_alone": {"also_correct": False, "share": 1.0},
+    "pairs": {"name": "pair_sft"},
+    "pairs_both": {"name": "pair_sft", "also_correct": True},
+  }.items():
+    stage = copy.deepcopy(config.stage.rac)
+    stage.method.update(options)
+    common.add(config, name, stage)
+
+
+def add_splices(config: Any) -> None:
+  """Adds S3c's stage without splices, and with wrong steps that are trained.
+
+  And with random values for own wrong steps, and CCT with first attempts
+  trained, too, whose corrections come after an attempt.
+  """
+  for name, options in {
+    "clean": {"share": 0.0}, "unmasked": {"wrong": 1.0},
+    "random": {"values": "01234"},
+  }.items():
+    stage = copy.deepcopy(config.stage.s3c)
+    stage.method.update(options)
+    common.add(config, name, stage)
+  post_hoc = copy.deepcopy(config.stage.s3c)
+  post_hoc.method.update(
+    {"name": "cct", "answers": True, "turns": config.evaluate.turns}
+  )
+  common.add(config, "post_hoc", post_hoc)
+
+
+def add_rates(config: Any) -> None:
+  """Adds BASH's stage with other shares of own tokens, none among them.
+
+  And Masked Thought at the same share, with one mask token, `?`, or random
+  tokens in their place.
+  """
+  for name, options in {
+    "none": {"rate": 0.0}, "tenth": {"rate": 0.1}, "two_fifths": {"rate": 0.4},
+    "masked": {"name": "sft", "mask_token": 15}, "random": {"name": "sft"},
+  }.items():
+    stage = copy.deepcopy(config.stage.scheduled_sampling)
+    stage.method.update(options)
+    common.add(config, name, stage)
 
 
 def add_masked_otherwise(config: Any) -> None:

@@ -32,6 +32,7 @@ from rich.console import Console
 
 from sitrain.evaluate import answers, pictures, tables
 from sitrain.evaluate import player as playing
+from sitrain.judge.drafts import DISTIL
 from sitrain.runtime import (
   activity,
   build,
@@ -87,8 +88,9 @@ flags.DEFINE_integer(
   lower_bound=1
 )
 flags.DEFINE_enum(
-  "distil", None, ["vote", "random"], "Which drafts pdr keeps: one of every"
-  " answer, those with the most votes first; or random ones. Default: vote."
+  "distil", None, DISTIL, "Which drafts pdr keeps: one of every answer, those"
+  " with the most votes first; those that the policy accepts; random ones; or,"
+  " an upper bound, right ones (oracle). Default: vote."
 )
 flags.DEFINE_string(
   "output", "", "A file .jsonl of answers, one a strategy; beside it the table"

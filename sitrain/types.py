@@ -98,6 +98,14 @@ class ActorCriticTargets(NamedTuple):
   value: ValueTargets
 
 
+class ImitatedTargets(NamedTuple):
+  """Targets of a policy gradient with the likelihood of some tokens beside it.
+  """
+
+  policy: PolicyTargets
+  imitated: Float[Array, "*B T"]  # 1 where the likelihood is trained as well
+
+
 class PreferenceTargets(NamedTuple):
   """Targets of pairwise losses; the chosen row of a pair comes first."""
 

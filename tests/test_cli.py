@@ -231,7 +231,7 @@ def test_a_source_tree_that_is_not_installed_says_so(tmp_path, monkeypatch):
     ("configs/quickstart.py", "quickstart.py: did you mean --config=quickst"),
     ("configs/grp.py:quick", "no file configs/grp.py: did you mean --config=g"),
     ("mine", "no config 'mine': did you mean --config=mine.py?"),
-    ("xyzzy", "no config 'xyzzy': give a file, or one of best_of_n, "),
+    ("xyzzy", "no config 'xyzzy': give a file, or one of backtracking, "),
     ("/nowhere/xyzzy.py", "there is no file /nowhere/xyzzy.py"),
     ("common", "no config 'common': "),
   ],

@@ -45,14 +45,18 @@ from sitrain.methods import (
   pag,
   pair_sft,
   partial_masking,
+  pdr,
   ppo,
+  rac,
   reinforce_pp,
   rest_em,
   reward_model,
   rise,
   rloo,
+  s3c,
   sapo,
   satori,
+  scheduled_sampling,
   scl,
   score,
   sec,
@@ -64,6 +68,7 @@ from sitrain.methods import (
   spin,
   spiral,
   spoc,
+  spoc_raft,
   ssr_zero,
   star,
   subtle_errors,
@@ -138,6 +143,7 @@ class Row(NamedTuple):
 
 
 ROWS = {"problems": PROBLEMS, "samples": SAMPLES, "turns": TURNS}
+STEP = {"tag": ".", "ends": "1", "step": 2, "tries": 2}
 TAGS = {"good": "=", "bad": "."}  # a maze's prompt ends with "="
 RL = ROWS | {"beta1": 0.2}
 RL2 = RL | {"beta2": 0.4}
@@ -164,6 +170,15 @@ METHODS = {
   "star+": Row(star.make, ROWS | {"also_correct": True, "trained": (1, 2)}),
   "pair_sft": Row(pair_sft.make, ROWS),
   "pair_sft+": Row(pair_sft.make, ROWS | {"also_correct": True}),
+  "rac": Row(rac.make, ROWS),
+  "rac of wrong answers": Row(
+    rac.make, ROWS | {"share": 1.0, "also_correct": False}
+  ),
+  "s3c": Row(s3c.make, ROWS | STEP | {"wrong": 0.5}, task=STEPS),
+  "s3c by rollouts": Row(s3c.make, ROWS | STEP | {"rollouts": 2}),
+  "s3c of replaced values": Row(
+    s3c.make, ROWS | STEP | {"values": "0123", "share": 0.5}, task=STEPS
+  ),
   "cct": Row(cct.make, ROWS | {"answers": True}),
   "reinforce_pp": Row(reinforce_pp.make, ROWS | {"beta": 0.2}),
   "ppo": Row(
@@ -199,6 +214,9 @@ METHODS = {
   "sft": Row(sft.make, {
     "problems": PROBLEMS, "turns": TURNS, "rate": 0.3, "share": 0.5,
   }, held=()),
+  "scheduled_sampling": Row(scheduled_sampling.make, {
+    "problems": PROBLEMS, "turns": TURNS, "rate": 0.5,
+  }, held=()),
   "given_pairs": Row(
     given_pairs.make, {"problems": PROBLEMS, "turns": TURNS[:1]}
   ),
@@ -221,7 +239,8 @@ METHODS = {
   "dapo": Row(dapo.make, ROWS | {"margin": 2, "share_prompts": True}, held=()),
   "gspo": Row(gspo.make, ROWS | {"beta": 0.2, "kl": "k3+"}),
   "cispo": Row(
-    cispo.make, ROWS | {"estimate": "maximum_likelihood"}, held=()
+    cispo.make, ROWS | {"estimate": "maximum_likelihood", "anchor": 0.1},
+    held=(),
   ),
   "sapo": Row(sapo.make, ROWS | {"sampler_ratio": 2.0}, held=()),
   "clip_cov": Row(
@@ -246,12 +265,23 @@ METHODS = {
       "turns": (3, 3, 3), "rewards": "last", "normalise": "all", "kl": "k3"
     }, task=JUDGED,
   ),
+  "spoc_raft": Row(
+    spoc_raft.make, ROWS | {"turns": (3, 3, 3), "named": False}, held=(),
+    task=JUDGED,
+  ),
   "ledex": Row(
     ledex.make, ROWS | {"turns": (3, 3, 3), "discount": 0.9}, task=JUDGED
   ),
   "partial_masking": Row(
     partial_masking.make, ROWS | {"turns": (3, 3, 3), "wrong": 0.5},
     task=JUDGED,
+  ),
+  "pdr": Row(pdr.make, ROWS | {"drafts": 2, "keep": 2}, held=()),
+  "pdr with drafts": Row(
+    pdr.make, ROWS | {
+      "turns": (3, 3, 3), "drafts": 2, "keep": 1, "distil": "verdict",
+      "workspaces": 2, "train_drafts": True,
+    }, held=(), task=JUDGED,
   ),
   "correction_dpo": Row(
     correction_dpo.make,
@@ -429,10 +459,13 @@ COMPARING = {
   "orpo", "reward_model", "grpo", "rloo", "dr_grpo", "dapo", "gspo", "cispo",
   "sapo", "clip_cov", "kl_cov", "spark", "satori", "ssr_zero", "scl",
   "scl in review", "subtle_errors", "ledex", "correction_dpo",
-  "correction_dpo of own samples",
+  "correction_dpo of own samples", "pdr", "pdr with drafts",
 }
-# A KL in the reward, or a charge for length, teaches where rewards are equal.
-CHARGED = {"single_turn", "rloo", "dapo", "ledex"}
+# A KL in the reward, a charge for length, or the likelihood of what is right
+# teaches where rewards are equal.
+CHARGED = {
+  "single_turn", "rloo", "dapo", "ledex", "cispo", "pdr", "pdr with drafts"
+}
 
 
 @pytest.mark.parametrize("name", METHODS)

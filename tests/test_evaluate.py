@@ -503,6 +503,18 @@ def test_the_summary_of_a_stage_is_complete_json(toy, row):
   assert sum(row["edits"]["density"]) / BINS == pytest.approx(1)
 
 
+def test_named_rewards_replace_no_other_number(toy, players, monkeypatch):
+  """A reward may have any name, as accuracy."""
+  _, params, task = toy
+  told = {"accuracy_1": 9.0, "form_1": 0.25}
+  monkeypatch.setattr(run, "of_rewards", lambda *_: told)
+  found = run.evaluate(
+    players, params, task, jax.random.key(7), problems=8, batch=8,
+    temperature=1.0, draws=10,
+  )
+  assert found["accuracy_1"] <= 1 and found["form_1"] == 0.25
+
+
 def test_dialogues_have_the_text_of_every_turn(toy, row):
   _, _, task = toy
   assert row["dialogues"]

@@ -133,6 +133,37 @@ def test_messages_are_normalised_among_samples(ragged, rule, over):
   assert at(some) == set(paid) and at(counted) == trained
 
 
+def test_raft_keeps_the_right_messages_of_the_best_sample(ragged):
+  """SPOC's Alg. 3 over ragged rows, in Python."""
+  reward, known, written, _ = ragged
+  # Row 8, of which nothing is right, is alone.
+  problem = np.where(np.arange(ROWS) == 8, ROWS // 2, np.arange(ROWS) // 2)
+  want, left_out = set(), 0
+  for number in set(problem.tolist()):
+    last = {}
+    for b in np.flatnonzero(problem == number):
+      place = max(k for k in range(TURNS) if written[b, k] and k % 2 == 0)
+      if known[b, place]:
+        last[b] = reward[b, place]
+    if not last:
+      continue
+    best = next(b for b in last if last[b] == max(last.values()))
+    right = {
+      (best, k) for k in range(TURNS) if known[best, k] and reward[best, k] == 1
+    }
+    judged = any(k % 2 for _, k in right)
+    if last[best] == 1 or judged:
+      want |= right
+    else:
+      left_out += 1
+  found = jax.jit(credit.best_messages, static_argnums=4)(
+    array(reward), jnp.array(known), jnp.array(written), jnp.array(problem),
+    ROWS,
+  )
+  assert {tuple(p) for p in np.argwhere(np.asarray(found)).tolist()} == want
+  assert want and left_out, (want, left_out)
+
+
 # 3 + 4 = 7, 7 + 2 = 9 of a chain modulo 10, whose digits are tokens.
 CRITIC = chain.critic(operations=(2, 2))
 EPISODES = (

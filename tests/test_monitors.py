@@ -257,6 +257,7 @@ BEHAVING = {
   "The waiter checks step by step in the first place.": (0, 0, 0, 0),
   "3+5=08<bad@2>-4=04<bad@1>3*5=15<end>": (2, 2, 0, 0),
   "12;<bad@1>": (1, 0, 0, 0),
+  "<goal> 15 5+ 3= 8<no><back><from> 15+ 4 5* 3= 15<yes>": (2, 1, 1, 1),
   "": (0, 0, 0, 0),
 }
 

@@ -11,6 +11,7 @@ import pytest
 
 from sitrain.evaluate import answers
 from sitrain.evaluate import player as playing
+from sitrain.judge.drafts import at_random, mean_logprob, of_votes
 from sitrain.rollout import workspace
 from sitrain.strategies import (
   best_of_n,
@@ -23,7 +24,7 @@ from sitrain.strategies import (
   sequential_refinement,
   verify_and_revise,
 )
-from sitrain.strategies.choose import last_written, majority, mean_logprob
+from sitrain.strategies.choose import last_written, majority
 from sitrain.strategies.strategy import Answer
 from sitrain.tasks import roles
 from sitrain.tasks.draw import constant_reply
@@ -190,7 +191,7 @@ def test_a_workspace_has_a_prompt_and_drafts_and_nothing_older():
     return Reply(tokens, jnp.zeros(turn.shape, bool))
 
   read = jnp.array([[1, 0], [2, 3], [0, 1]])
-  found = workspace.compose(reply, problems, drafts, read, limit=LIMIT)
+  found = workspace.compose(reply, problems, drafts, read, turns=(LIMIT,))
   assert [fakes.strip(row) for row in found.prompt] == [
     [1, 9, 4, 2, 2, 2, 2, END, 11, 2, END, 12],
     [8, 1, END, 11, 7, 7, END, 12],
@@ -203,14 +204,10 @@ def test_a_workspace_has_a_prompt_and_drafts_and_nothing_older():
 def test_drafts_are_kept_by_votes_or_at_random():
   final = jnp.array([[4, 4, -1, 7, 4, 9, 7], [-1, -1, -1, 5, 5, 5, 5]])
   score = -jnp.arange(14.0).reshape(2, 7)
-  count = jnp.array([[3, 3, 0, 2, 3, 1, 2], [0, 0, 0, 4, 4, 4, 4]])
   keys = jax.random.split(jax.random.key(0), 40)
-  kept = workspace.by_vote(keys[:4], count, score, final, calls=2, keep=4)
   # An answer once, then copies; what has no answer comes last.
-  assert kept.tolist() == 2 * [[0, 3, 5, 1]] + 2 * [[3, 4, 5, 6]]
-  drawn = np.asarray(workspace.at_random(
-    keys, count, score, final, calls=20, keep=3
-  ))
+  assert of_votes(final, score, 4).tolist() == [[0, 3, 5, 1], [3, 4, 5, 6]]
+  drawn = np.asarray(at_random(keys, 7, 3))
   assert all(len(set(row)) == 3 for row in drawn.tolist())
   assert set(drawn.reshape(-1)) == set(range(7))
   assert len({tuple(row) for row in drawn.tolist()}) > 20
@@ -371,6 +368,10 @@ def test_tasks_whose_turns_are_no_attempts_are_refused():
     ("instruction", critic, "nothing", False, "use verify_and_revise, self_c"),
     ("instruction", plain, "attempt", True, "tell what its verifier found"),
     ("instruction", plain, "end", False, "episodes have one turn"),
+    ("drafts", plain, "instruction", False, ""),
+    ("drafts", critic, "nothing", False, ""),
+    ("drafts", plain, "attempt", True, "tell what its verifier found"),
+    ("drafts", plain, "nothing", False, "a move in a game, or what a tool fou"),
   ):
     given = ("x", strategy, task, reply)
     if not line:

@@ -25,6 +25,14 @@ def ids_of(task: Task, text: str) -> tuple[int, ...]:
   return tuple(one[0] for one in ids)
 
 
+def one_id(task: Task, text: str) -> int:
+  """The token that a text is; ValueError where it is not a single one."""
+  ids = task.tokenizer.encode(text)
+  if len(ids) != 1:
+    raise ValueError(f"{text!r}: it must be one token of this task")
+  return ids[0]
+
+
 def inject(
   rows: Episodes,
   noise: Float[Array, "B T"],

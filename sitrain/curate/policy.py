@@ -1,6 +1,6 @@
 """The walk from a verdict to a policy-gradient batch, top to bottom."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,14 @@ from sitrain.curate.advantage import (
   token_mask,
   whiten_tokens,
 )
+from sitrain.judge.groups import FULL
 from sitrain.judge.verifier import written
 from sitrain.types import (
   OFFLINE,
   PAD,
   Batch,
   Episodes,
+  ImitatedTargets,
   PolicyTargets,
   Verdict,
 )
@@ -187,6 +189,46 @@ def against_sampler(
   ))
 
 
+def imitate_right(batch: Batch, rows: Episodes, verdict: Verdict) -> Batch:
+  """The batch with `ImitatedTargets`: the tokens of turns with a full reward.
+
+  Where all samples of a problem are right their advantages are 0, and the
+  likelihood is what trains them.
+  """
+  right = (verdict.known > 0) & (verdict.reward >= FULL)
+  targets = ImitatedTargets(batch.targets, token_mask(rows.turn, right))
+  return batch._replace(targets=targets)
+
+
+def widen(batch: Batch, columns: int) -> Batch:
+  """The batch [B T] with padding up to `columns`."""
+  fill = lambda x: 0 if jnp.issubdtype(x.dtype, jnp.floating) else PAD
+  wide = jax.tree.map(
+    lambda x: jnp.pad(
+      x, ((0, 0), (0, columns - x.shape[1])), constant_values=fill(x)
+    ),
+    batch,
+  )
+  return wide._replace(path=jnp.maximum(wide.path, 0))
+
+
+def join_batches(batches: Sequence[Batch], problems: int) -> Batch:
+  """All rows of batches [P * S T] of one kind of targets, by problem.
+
+  Those of a problem stand together, in the order of `batches`, so that a device
+  keeps its problems and a minibatch has rows of every batch.
+  """
+  columns = max(batch.tokens.shape[1] for batch in batches)
+  wide = [widen(batch, columns) for batch in batches]
+  apart = lambda x: x.reshape(problems, -1, columns)
+  return jax.tree.map(
+    lambda *x: jnp.concatenate(list(map(apart, x)), axis=1).reshape(
+      -1, columns
+    ),
+    *wide,
+  )
+
+
 def append_rows(
   batch: Batch,
   rows: Episodes,
@@ -200,14 +242,8 @@ def append_rows(
   round, and they are not in the sampler gap and the KL. `rows` are as wide as
   those of the batch, or wider.
   """
-  fill = rows.tokens.shape[1] - batch.tokens.shape[1]
   every = lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], turns))
-  pad = lambda x: jnp.pad(
-    x, ((0, 0), (0, fill)),
-    constant_values=0 if jnp.issubdtype(x.dtype, jnp.floating) else PAD,
-  )
-  batch = jax.tree.map(pad, batch)
-  batch = batch._replace(path=jnp.maximum(batch.path, 0))
+  batch = widen(batch, rows.tokens.shape[1])
   more = token_batch(
     rows, to_tokens(every(advantage), rows.turn), every(trained),
     kl_weights=(0.0,) * turns, reference_logprob=jnp.zeros_like(rows.logprob),

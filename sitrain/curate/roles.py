@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.curate.advantage import group_normalise, progress_bonus, whiten
+from sitrain.curate.select import best_of
 from sitrain.judge.groups import FULL
 from sitrain.types import Verdict
 
@@ -105,6 +106,29 @@ def message_normalise(
   groups = jnp.broadcast_to(group[:, None], value.shape).reshape(-1)
   gain = group_normalise(value.reshape(-1), groups, mask.reshape(-1))
   return gain.reshape(value.shape)
+
+
+def best_messages(
+  reward: Float[Array, "B K"],
+  counted: Bool[Array, "B K"],
+  written: Bool[Array, "B K"],
+  problem: Int[Array, " B"],
+  problems: int,
+) -> Bool[Array, "B K"]:
+  """The right messages of the best sample of each problem.
+
+  It is the first of those whose last attempt has the highest reward. None where
+  neither this attempt nor a verdict of that sample is right (Zhao et al. 2025,
+  SPOC, Alg. 3, which is RAFT). `counted` as in policy.own_turns.
+  """
+  turns = reward.shape[1]
+  attempt = role_of(turns) == 0
+  place = jnp.max(jnp.where(written & attempt, jnp.arange(turns), 0), axis=1)
+  at_last = lambda x: jnp.take_along_axis(x, place[:, None], axis=1)[:, 0]
+  best = best_of(at_last(reward), at_last(counted), problem, problems)
+  right = counted & (reward >= FULL)
+  kept = at_last(right) | jnp.any(right & ~attempt, axis=1)
+  return right & (best & kept)[:, None]
 
 
 def cases(

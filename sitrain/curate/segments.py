@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.curate.advantage import returns, to_tokens
 from sitrain.curate.select import token_mask
+from sitrain.types import Episodes, Task
 
 
 def segment_numbers(
@@ -34,6 +35,25 @@ def segment_numbers(
   begins = own & (after_end | (turn != before))
   number = jnp.minimum(jnp.cumsum(begins, axis=1), most)
   return jnp.where(own, number, 0)
+
+
+def step_numbers(
+  rows: Episodes, ends: tuple[int, ...]
+) -> Int[Array, "B T"]:
+  """The number of each token's step; 0 outside of turns."""
+  return segment_numbers(rows.tokens, rows.turn, ends, rows.turn.shape[1])
+
+
+def step_names(task: Task) -> list[str]:
+  """The rewards step_1, step_2, ... of a task; ValueError for one without."""
+  steps = [name for name in task.rewards if name.startswith("step_")]
+  names = [f"step_{k + 1}" for k in range(len(steps))]
+  if not names or set(names) != set(steps):
+    raise ValueError(
+      "this task has no verdicts on steps, the rewards step_1, step_2, ..., but"
+      f" {steps}: set config.task.steps=True where its task has that (chain)"
+    )
+  return names
 
 
 def value_of_segment(

@@ -179,7 +179,7 @@ def summarize(
   tokens; `difference`: accuracy less that of the first strategy. `intervals`
   are over problems, which are drawn for all strategies together. A problem
   whose answer the verifier could not judge counts for no strategy. `every`: see
-  Strategy. Where turns are verdicts also those of `verdicts_of`.
+  Strategy. Where verdicts end dialogues also those of `verdicts_of`.
   """
   known = np.min([
     [row["verdict"] != "unknown" for row in rows] for rows in found.values()
@@ -205,7 +205,9 @@ def summarize(
     summary[name][key] = value
     summary[name]["intervals"][key] = ends[both]
   for name, rows in found.items():
-    if every[name] > 1:
+    # In a dialogue a verdict decides whether another attempt follows it.
+    alone = all(one["round"] == 1 for row in rows for one in row["attempts"])
+    if every[name] > 1 and alone:
       summary[name] |= verdicts_of(rows)
   return summary
 

@@ -14,6 +14,7 @@ import numpy as np
 from sitrain.evaluate import player as playing
 from sitrain.evaluate.dialogues import dialogues
 from sitrain.evaluate.edits import edit_ratios, histogram
+from sitrain.evaluate.parts import summarize as of_rewards
 from sitrain.evaluate.player import (
   OnProgress,
   Player,
@@ -84,9 +85,10 @@ def evaluate(
   Keys as `summary.summarize`, plus `tokens`, the mean length of an episode with
   its prompt and replies, `by_level` with the same row for each difficulty,
   `edits`, the histogram of edit ratios between the first and the last attempt,
-  and `dialogues`. `batch` counts rows on the device at once, `draws` those of
-  the bootstrap. Temperature 0 is greedy; the control is drawn at 1 then, since
-  greedy attempts do not vary.
+  `dialogues`, and the means of named rewards (parts.summarize), but for those
+  that would have the name of another number. `batch` counts
+  rows on the device at once, `draws` those of the bootstrap. Temperature 0 is
+  greedy; the control is drawn at 1 then, since greedy attempts do not vary.
 
   Where the policy judges its own attempts, turns of attempts alone are
   compared, under their own numbers; what its verdicts are worth is in
@@ -104,6 +106,7 @@ def evaluate(
   rng = np.random.default_rng(SEED)
   row = summarize(rng, evidence, **options)
   levels = by_level(rng, evidence, level, task.levels, **options)
+  row = of_rewards(task, posed, episodes) | row
   return row | of_verdicts(task, episodes) | {
     "tokens": float(np.mean(np.sum(episodes.turn != PAD, axis=1))),
     "by_level": levels,

@@ -4,6 +4,8 @@ NumPy arrays stay NumPy arrays: a judge on the host must not touch the device,
 where every small operation would wait for the waves that are being sampled.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -208,3 +210,14 @@ def _mean(x, mask) -> Mean:
   x = where(mask > 0, x, np.float32(0))
   total, count = (y.sum(dtype=np.float32) for y in (x * mask, mask))
   return Mean(total, count)
+
+
+def judge_steps_with(task: Task, judge: Callable) -> Callable:
+  """Lets `judge` judge rows["solve"], the verifier rows["step"] as one turn."""
+
+  def both(key, state, problems, rows):
+    solve, metrics = judge(key, state, problems, rows["solve"])
+    step, _ = verify_as_one_turn(task, problems, rows["step"])
+    return {"solve": solve, "step": step}, metrics
+
+  return both

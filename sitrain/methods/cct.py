@@ -10,6 +10,7 @@ samples of the problem, a right one behind another one, as in pair_sft.py.
 import jax.numpy as jnp
 
 from sitrain.curate.select import balanced, token_mask
+from sitrain.judge.groups import FULL
 from sitrain.methods import pair_sft, verbs
 from sitrain.types import Method, Task, Weights
 
@@ -32,7 +33,7 @@ def make(
   def curate(key, state, problems, episodes, verdict):
     batch, metrics = method.curate(key, state, problems, episodes, verdict)
     kept = jnp.any(batch.mask > 0, axis=1)
-    right = kept & (verdict.reward[:, 0] > 0)
+    right = kept & (verdict.reward[:, 0] >= FULL)
     weight = balanced(right, kept, confident)
     if answers:
       first = right[:, None] & (jnp.arange(2) == 0)

@@ -21,7 +21,8 @@ def make(
   """Weights are at most 1 + clip_high, and at least 1 - clip; inf: open.
 
   5 is the largest weight of ScaleRL (arXiv:2510.13786). `beta` weighs a KL
-  where `kl` names one. Options: see reinforce.build.
+  where `kl` names one; `anchor` is PDR's weight of the likelihood of what is
+  right (arXiv:2510.01123). Options: see reinforce.build.
   """
   verbs.check_clip(clip)
   verbs.check_above_zero(clip_high=clip_high)

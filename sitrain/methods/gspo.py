@@ -12,7 +12,9 @@ from sitrain.methods import reinforce, verbs
 from sitrain.types import Method, Task
 
 
-@verbs.forwards(reinforce.build, without=("shape", "kl_weights", "objective"))
+@verbs.forwards(reinforce.build, without=(
+  "shape", "kl_weights", "objective", "anchor"
+))
 def make(
   models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
   clip: float = 3e-4, clip_high: float = 4e-4, beta: float = 0.0,

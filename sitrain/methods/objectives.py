@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from sitrain.losses.preference import kto, sequence_mean, sequence_sum
 from sitrain.losses.ratios import ratio_metrics, token_metrics
-from sitrain.losses.reduce import mean, per_episode, per_turn
+from sitrain.losses.reduce import mean, per_attempt, per_episode, per_turn
 from sitrain.losses.regularizers import LOSSES, k3
 from sitrain.losses.value import value_error
 from sitrain.models.heads import values
@@ -24,6 +24,7 @@ from sitrain.types import Batch, Mean
 def policy_objective(
   model: Any, *, turns: int, temperature: float, objective: Callable,
   aggregate: Callable, kl: str, shared: tuple[int, ...] = (),
+  anchor: float = 0.0,
 ) -> Callable:
   """A policy-gradient loss of every turn, and the KL to the reference.
 
@@ -34,10 +35,15 @@ def policy_objective(
   vocabulary, per token), one of regularizers.LOSSES (from samples), or "k1" or
   "none" (nothing here; k1 belongs into the reward). Log-probabilities are taken
   at the temperature of the sampler. `shared` is that of `token_scores`, for
-  batches [P G T].
+  batches [P G T]. `anchor` above 0 weighs the likelihood of what is imitated,
+  the mean over the tokens of a turn, then over turns; targets then are
+  `ImitatedTargets`.
   """
 
   def loss(params, state, batch: Batch):
+    if anchor:
+      imitated = batch.mask * batch.targets.imitated
+      batch = batch._replace(targets=batch.targets.policy)
     targets = batch.targets
     rows = batch.tokens, batch.turn, batch.path
     options = dict(
@@ -68,6 +74,9 @@ def policy_objective(
     of = lambda logprob: objective(
       logprob, targets.old_logprob, targets.advantage, masks
     )
+    if anchor:
+      nll = per_attempt(-scores.logprob, imitated, batch.turn, turns)
+      terms["likelihood"] = Mean(anchor * nll.total, nll.count)
     return terms, policy_metrics(batch, scores, gap, turns, kl) | token_metrics(
       of, scores.logprob, targets.advantage, batch.mask, batch.turn
     )

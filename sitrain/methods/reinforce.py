@@ -17,7 +17,11 @@ from sitrain.curate.advantage import (
   ESTIMATES,
   WITHIN_PROBLEMS,
 )
-from sitrain.curate.policy import against_sampler, policy_batch
+from sitrain.curate.policy import (
+  against_sampler,
+  imitate_right,
+  policy_batch,
+)
 from sitrain.losses.policy_gradient import policy_gradient
 from sitrain.losses.reduce import AGGREGATES, aggregate_of
 from sitrain.methods import verbs
@@ -39,6 +43,7 @@ def build(
   baseline: str = "leave_one_out", estimate: str = "leave_one_out",
   discount: float = 0.0, sampler_ratio: float = -1.0, offline: int = 0,
   slots: int = 0, share_prompts: bool = False, prompt_columns: int = 0,
+  anchor: float = 0.0,
 ) -> Method:
   """A policy gradient on every turn.
 
@@ -75,10 +80,12 @@ def build(
       its rows, where they are short (models/reading.py); a part of a batch then
       is whole problems.
     prompt_columns: of prompts, where `pose` makes wider ones than the task.
+    anchor: weight of the likelihood of turns with a full reward, beside the
+      policy gradient: the mean over a turn's tokens, then over all such turns.
 
   Raises ValueError for a choice that is not known, for turns that are too short
   for the task, for a lone sample, for offline attempts with one turn, for a
-  temperature of 0, and for slots below 0.
+  temperature of 0, and for slots or an anchor below 0.
   """
   verbs.check_turns(task, turns)
   verbs.check_choice("kl", kl, verbs.KL_ESTIMATORS)
@@ -87,6 +94,8 @@ def build(
   verbs.check_choice("aggregate", aggregate, AGGREGATES)
   if sampler_ratio not in (-1, 0):
     verbs.check_above_zero(sampler_ratio=sampler_ratio)
+  if anchor < 0.0:
+    raise ValueError(f"anchor={anchor}: set it to 0 or more")
   if samples == 1 or samples + offline < 2:
     raise ValueError(f"samples={samples}: a baseline needs at least 2")
   if offline and len(turns) < 2:
@@ -120,6 +129,7 @@ def build(
     if sampler_ratio:
       own = score_rows(model, params_of(state, "policy"), episodes, **read)
       batch = against_sampler(batch, own.logprob, sampler_ratio)
+    batch = imitate_right(batch, episodes, verdict) if anchor else batch
     return group_rows(batch, together) if share_prompts else batch, {}
 
   compares = estimate in EQUAL_IS_ZERO and baseline in WITHIN_PROBLEMS
@@ -132,12 +142,13 @@ def build(
     loss=policy_objective(
       model, turns=len(turns), temperature=temperature, objective=objective,
       aggregate=aggregate_of(aggregate, max(turns)), kl=kl, shared=shared,
+      anchor=anchor,
     ),
     wanted=verbs.with_signal(shape) if compares else (),
   )
 
 
-@verbs.forwards(build, without=("objective",))
+@verbs.forwards(build, without=("objective", "anchor"))
 def make(
   models: dict, task: Task, optimizer, *, clip: float = math.inf,
   clip_high: float = -1.0, dual: float = math.inf, max_ratio: float = 10.0,

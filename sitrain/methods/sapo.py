@@ -9,7 +9,9 @@ from sitrain.methods import reinforce, verbs
 from sitrain.types import Method, Task
 
 
-@verbs.forwards(reinforce.build, without=("shape", "kl_weights", "objective"))
+@verbs.forwards(reinforce.build, without=(
+  "shape", "kl_weights", "objective", "anchor"
+))
 def make(
   models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
   positive: float = 1.0, negative: float = 1.05, beta: float = 0.0,

@@ -45,8 +45,7 @@ def make(
       noise, other = (row_noise(k, batch.tokens) for k in keys)
       random = jnp.floor(other * size).astype(batch.tokens.dtype)
       hidden = jnp.where(mask_token < 0, random, mask_token)
-      done = state.step - state.frozen.get("first", 0) + 1
-      now = rate * jnp.minimum(done / max(warmup, 1), 1.0)
+      now = verbs.ramp(state, rate, warmup)
       inputs = corrupt(batch.tokens, batch.mask, noise, hidden, now)
       batch = batch._replace(inputs=inputs)
     if share < 1.0:

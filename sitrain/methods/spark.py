@@ -9,7 +9,7 @@ rewards of the paper, and that model, are not here.
 
 import jax.numpy as jnp
 
-from sitrain.curate.segments import gated, value_of_segment
+from sitrain.curate.segments import gated, step_names, value_of_segment
 from sitrain.losses.reduce import mean
 from sitrain.methods import reinforce, verbs
 from sitrain.types import Method, Task
@@ -28,13 +28,7 @@ def make(
   a step. Other options: see reinforce.make. Raises ValueError for a task
   without the named rewards step_1, step_2, and so on.
   """
-  steps = [name for name in task.rewards if name.startswith("step_")]
-  names = [f"step_{k + 1}" for k in range(len(steps))]
-  if not names or set(names) != set(steps):
-    raise ValueError(
-      "this task has no verdicts on steps, the rewards step_1, step_2, ..., but"
-      f" {steps}: set config.task.steps=True where its task has that (chain)"
-    )
+  names = step_names(task)
   every = tuple(range(task.tokenizer.size))
   marks = tuple(task.tokenizer.encode(ends)) if ends else every
   method = reinforce.make(

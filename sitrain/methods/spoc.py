@@ -3,7 +3,7 @@
 Zhao et al. 2025 (arXiv:2506.06923), the variant that the paper calls RLOO (Alg.
 4): the reward of message l, less the mean of message l of the problem's
 samples, over their deviation. The paper gives neither the KL's weights nor its
-estimator; its RAFT (Alg. 3) and PairSFT are not here.
+estimator. Its RAFT (Alg. 3) is spoc_raft.py; its PairSFT is not here.
 """
 
 from sitrain.curate import roles

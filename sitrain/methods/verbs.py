@@ -88,16 +88,10 @@ def play_with(
   is made of. Raises ValueError for fewer slots, and for a temperature that
   cannot be trained on.
   """
-  check_slots(slots)
-  check_temperature(temperature)
-  foreign.check(model)
+  sample = player(model, task, temperature=temperature, slots=slots, role=role)
 
   def generate(keys, state, problems):
-    return play(
-      keys, model, params_of(state, role), problems, slots=slots,
-      samples=samples, reply=task.reply, turns=turns, eos=task.eos,
-      temperature=temperature,
-    )
+    return sample(keys, state, problems, samples=samples, turns=turns)
 
   if by_turn.on_host(task.reply) and len(turns) > 1:
     if slots:
@@ -110,6 +104,28 @@ def play_with(
       samples=samples, reply=task.reply, turns=turns, eos=task.eos,
     )
   return generate
+
+
+def player(
+  model: Any, task: Task, *, temperature: float, slots: int = 0,
+  role: str = "policy",
+) -> Callable:
+  """`play_with` of problems, samples and turns that are given at each call.
+
+  As play(keys [P], state, problems, *, samples, turns).
+  """
+  check_slots(slots)
+  check_temperature(temperature)
+  foreign.check(model)
+
+  def sample(keys, state, problems, *, samples, turns):
+    return play(
+      keys, model, params_of(state, role), problems, slots=slots,
+      samples=samples, reply=task.reply, turns=turns, eos=task.eos,
+      temperature=temperature,
+    )
+
+  return sample
 
 
 def judge_with(task: Task, turns: int) -> Callable:
@@ -186,8 +202,7 @@ def likelihood_loss(model: Any, *, attempts: int = 0) -> Callable:
   def loss(params, state, batch: Batch):
     scores = token_scores(
       model, join_base(params["policy"], state), batch.tokens, batch.turn,
-      batch.path,
-      inputs=batch.inputs, temperature=1.0,
+      batch.path, inputs=batch.inputs, temperature=1.0,
     )
     nll = negative_log_likelihood(scores.logprob, batch.targets.weight)
     term = mean(nll, batch.mask) if not attempts else per_attempt(
@@ -255,6 +270,12 @@ def restart_from_reference(optimizer: Any) -> Callable:
     return state._replace(params=params, opt_state=optimizer.init(params))
 
   return refresh
+
+
+def ramp(state: TrainState, most: float, warmup: int) -> Any:
+  """`most`, to which it grows from 0 on in the first `warmup` iterations."""
+  done = state.step - state.frozen.get("first", 0) + 1
+  return most * jnp.minimum(done / max(warmup, 1), 1.0)
 
 
 def share(chosen: Any) -> Mean:

@@ -101,6 +101,44 @@ def score_rows(
   return reading.in_parts(model, score, episodes, together=together)
 
 
+def self_tokens(
+  model: Policy,
+  params: Params,
+  episodes: Episodes,
+  uniform: Float[Array, "B T"],
+  *,
+  temperature: float,
+) -> Int[Array, "B T"]:
+  """What the policy itself would write in every place of a row, in one pass.
+
+  Index t is a token drawn given those of the row before it, which stay what
+  they are: the first above whose cumulated probability `uniform` [0, 1) lies.
+  temperature=0: the likeliest one. Tokens with nothing before them come back as
+  they are. (Scheduled sampling by a parallel pass, without decoding.)
+  """
+
+  def draw(tokens, turn, path, uniform):
+    rows = reading.prepare(model, tokens, turn, path, tokens, 1.0, ())
+    pick = functools.partial(_drawn, model, temperature)
+    own = uniform.reshape(*rows.tokens.shape, 1)
+    tables, hidden = model.logit_tables(params), (rows.hidden(params), own)
+    found = _chunked(model, pick, tables, hidden, rows, 0)[0]
+    return rows.to_rows(jnp.where(rows.scored, found, rows.tokens))
+
+  return reading.in_parts(model, draw, episodes, uniform)
+
+
+def _drawn(model, temperature, params, tokens, _, hidden, uniform):
+  """The token of each place of a chunk, as a tuple of one."""
+  if not temperature:
+    logp = _log_softmax(model, params, hidden, 1.0)
+    return (jnp.argmax(logp, axis=-1).astype(tokens.dtype),)
+  p = jnp.exp(_log_softmax(model, params, hidden, temperature))
+  total = jnp.cumsum(p, axis=-1)
+  found = jnp.sum(total <= uniform * total[..., -1:], axis=-1)
+  return (found.astype(tokens.dtype),)
+
+
 def _scores(model, params, tokens, temperature, hidden):
   """(logprob, entropy) of a chunk: tokens [B C], hidden [B C D]."""
   logp = _log_softmax(model, params, hidden, temperature)

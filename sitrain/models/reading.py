@@ -233,15 +233,15 @@ def from_branches(
 
 
 def in_parts(
-  model: Policy, read: Callable, episodes: Episodes, *,
+  model: Policy, read: Callable, episodes: Episodes, *more: Array,
   together: int = 1,
 ) -> Any:
   """read(tokens, turn, path) of whole episodes, without a gradient, by parts.
 
-  `read` gets rows [N G T], G = `together` rows in a row, and returns arrays
-  [N G ...], which become [B ...]. A part has as many rows as their attention
-  may take memory for; it takes every n-th row, so that devices which hold rows
-  share each part.
+  `read` gets rows [N G T], G = `together` rows in a row, those of the arrays
+  `more` [B T] as well, and returns arrays [N G ...], which become [B ...]. A
+  part has as many rows as their attention may take memory for; it takes every
+  n-th row, so that devices which hold rows share each part.
   """
   rows, length = episodes.tokens.shape
   count, columns = rows // together, max(length - 1, 1)
@@ -253,7 +253,7 @@ def in_parts(
   each = count if count % groups else count // groups
   parts = next(n for n in range(min(wanted, each), each + 1) if each % n == 0)
   split = lambda x: x.reshape(-1, parts, together, length).swapaxes(0, 1)
-  given = episodes.tokens, episodes.turn, episodes.path
+  given = episodes.tokens, episodes.turn, episodes.path, *more
   given = jax.tree.map(split, given)
   if parts == 1:
     found = read(*jax.tree.map(lambda x: x[0], given))

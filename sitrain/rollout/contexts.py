@@ -276,6 +276,17 @@ def narrow(episodes: Episodes, length: int) -> Episodes:
   return _by_column(lambda x: x[:, :length], episodes)
 
 
+def either(
+  chosen: Bool[Array, " B"], first: Episodes, second: Episodes
+) -> Episodes:
+  """Rows of `first` where they are chosen, else those of `second`."""
+  length = max(first.tokens.shape[1], second.tokens.shape[1])
+  both = zip(widen(first, length), widen(second, length), strict=True)
+  return Episodes(*(
+    jnp.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), x, y) for x, y in both
+  ))
+
+
 def stack(*parts: Episodes) -> Episodes:
   """All rows of all parts, one part after the other, at the widest's width.
 

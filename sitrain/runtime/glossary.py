@@ -36,6 +36,13 @@ RUN = (
 GENERATE = (
   Entry("generate/length_K", "mean tokens of turn K, end included", TOKENS,
         "well below the limit; steady growth with steady reward is padding"),
+  Entry("generate/length_NAME", "mean tokens of a draft, its verdict included, "
+        "or of a refinement (`pdr`)", TOKENS, "well below the limits"),
+  Entry("generate/sequential", "mean tokens that a refinement, with its "
+        "workspace, and the longest draft of its round have (`pdr`)", TOKENS,
+        "steady; what one waits for"),
+  Entry("generate/total", "the same of a refinement and all drafts of its "
+        "round", TOKENS, "steady; what an answer costs"),
   Entry("generate/truncated_K", "turns cut at their limit / turns", SHARE,
         "below 0.1"),
   Entry("generate/sampler_gap", "mean of abs(log pi - log pi of the sampler) "
@@ -88,6 +95,10 @@ JUDGE = (
         "all wrong"),
   Entry("judge/too_long", "given turns that are longer than their limit / "
         "rows", SHARE, "0"),
+  Entry("judge/draft", "mean reward of the attempts of drafts (`pdr`)",
+        "reward", "rises, as reward_1 does"),
+  Entry("judge/refined", "mean reward of refinements (`pdr`)", "reward",
+        "rises, above draft"),
   Entry("judge/vote", "mean share of the votes for an answer", SHARE, "rises"),
 )
 CURATE = (
@@ -97,6 +108,14 @@ CURATE = (
         "rows)", SHARE, "above 0.1"),
   Entry("curate/confident", "rows that are trained on whose first attempt is "
         "right / rows", SHARE, "above 0"),
+  Entry("curate/corrections", "rows in which a given solution corrects an own "
+        "answer / rows (`rac`)", SHARE, "near `share`"),
+  Entry("curate/spliced", "solutions with a wrong step in them / rows (`s3c`)",
+        SHARE, "above 0.1; 0: nothing to take back"),
+  Entry("curate/changed", "trained tokens that are read as another / trained "
+        "tokens (`scheduled_sampling`)", SHARE, "about `rate` times missed"),
+  Entry("curate/missed", "trained tokens in whose place the policy would write "
+        "another / trained tokens (`scheduled_sampling`)", SHARE, "falls"),
   Entry("curate/good", "rows that count as good / known rows", SHARE,
         "between 0.1 and 0.9"),
   Entry("curate/best", "mean reward of the best samples", "reward", "rises"),
@@ -254,6 +273,10 @@ LABELS = {
   "curate/kept": "rows kept",
   "curate/pairs": "problems with a pair",
   "curate/confident": "rows kept, right at first",
+  "curate/corrections": "own answers corrected by solutions",
+  "curate/spliced": "solutions with a wrong step",
+  "curate/changed": "tokens read as others",
+  "curate/missed": "tokens that the policy would not write",
   "curate/good": "rows that count as good",
   "curate/best": "reward of the best sample",
   "curate/agrees": "steps that agree with the advantage",

@@ -22,6 +22,7 @@ from sitrain.types import (
   ActorCriticTargets,
   Batch,
   Episodes,
+  ImitatedTargets,
   Method,
   Metrics,
   PolicyTargets,
@@ -100,7 +101,7 @@ def advantage_of(
   """
   turns = verdict.reward.shape[1]
   targets = batch.targets
-  if isinstance(targets, ActorCriticTargets):
+  if isinstance(targets, ActorCriticTargets | ImitatedTargets):
     targets = targets.policy
   flat = lambda x: x.reshape(-1, x.shape[-1])
   if not isinstance(targets, PolicyTargets) or flat(batch.tokens).shape[0] <= (

@@ -3,14 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from sitrain.judge.drafts import votes
 from sitrain.judge.verifier import written
 from sitrain.types import Episodes
-
-
-def votes(final: Int[Array, "P n"]) -> Int[Array, "P n"]:
-  """Attempts of the problem with the same answer; 0 without one (-1)."""
-  same = (final[:, :, None] == final[:, None]).sum(axis=2)
-  return jnp.where(final >= 0, same, 0)
 
 
 def majority(
@@ -25,14 +20,6 @@ def majority(
   count = votes(final)
   top = count == count.max(axis=1, keepdims=True)
   return jnp.argmax(jnp.where(top, score, -jnp.inf), axis=1)
-
-
-def mean_logprob(episodes: Episodes, turns: int) -> Float[Array, "B K"]:
-  """Mean log-probability of the tokens of each turn; -inf of unwritten ones."""
-  inside = episodes.turn[:, None] == jnp.arange(1, turns + 1)[:, None]
-  count = inside.sum(axis=2)
-  total = jnp.where(inside, episodes.logprob[:, None], 0.0).sum(axis=2)
-  return jnp.where(count > 0, total / jnp.maximum(count, 1), -jnp.inf)
 
 
 def last_written(

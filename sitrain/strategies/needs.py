@@ -96,7 +96,11 @@ def check(
       "again but a move in a game, or what a tool found, so a turn is no "
       "attempt: use sitrain sample"
     )
-  if needs == "instruction" and kind != "instruction":
+  # A verdict is what stands between drafts, too.
+  judged = needs == "drafts" and has_verdicts(task) and kind == "nothing"
+  if needs in ("instruction", "drafts") and kind != "instruction" and (
+    not judged
+  ):
     why = {
       "attempt": "its replies tell what its verifier found",
       "nothing": "the turn after an attempt is no attempt",

@@ -6,12 +6,12 @@ round is one call, and its attempt is the answer. The workspace is made anew
 from the last round's drafts alone and never grows. Of the three distillers
 there are random-k, another choice for each call, and top-k; a summary that the
 policy writes is left out. There the model chooses the k: that its vote over
-final answers does it, and the form of the workspace (rollout/workspace.py), are
-decided here.
+final answers or its verdicts do it (judge/drafts.py), and the form of the
+workspace (rollout/workspace.py), are decided here. methods/pdr.py trains it.
 """
 
-from sitrain.rollout import workspace
-from sitrain.strategies.refine import check_distil, refine
+from sitrain.judge.drafts import distiller
+from sitrain.strategies.refine import draft_turns, refine
 from sitrain.strategies.strategy import Play, Strategy, check_at_least
 from sitrain.types import Task
 
@@ -24,17 +24,21 @@ def make(
 
   keep: drafts in a workspace; a policy that was trained on two attempts has
   never read more than one. distil: "vote", those with the most votes, each with
-  another answer where there are so many; or "random".
+  another answer where there are so many; "verdict", those that the policy
+  accepts; "random"; or "oracle", those that are right, an upper bound.
   """
   check_at_least("samples", samples, 1)
   check_at_least("rounds", rounds, 2)
-  check_distil(keep, distil, samples)
-  choose = workspace.by_vote if distil == "vote" else workspace.at_random
+  choose = distiller(
+    task, distil, keep=keep, drafts=samples, option="samples"
+  )
   answer, cost = refine(
-    play, task, limit=turns[0], drafts=samples, rounds=rounds, keep=keep,
+    play, task, turns=turns, drafts=samples, rounds=rounds, keep=keep,
     choose=choose,
   )
+  every = len(draft_turns(task, turns))
   return Strategy(
-    answer, cost, rows=samples, turns=1, context=keep + 1, needs="instruction",
-    grows="samples", varied=samples > 1,
+    answer, cost, rows=samples, turns=every, context=keep * every + 1,
+    needs="drafts", grows="samples", every=every, varied=samples > 1,
+    oracle=distil == "oracle",
   )

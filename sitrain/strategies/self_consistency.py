@@ -7,8 +7,9 @@ the higher mean log-probability. With samples=1 it is the plain attempt.
 
 import jax.numpy as jnp
 
+from sitrain.judge.drafts import mean_logprob
 from sitrain.judge.verifier import final_answers
-from sitrain.strategies.choose import majority, mean_logprob
+from sitrain.strategies.choose import majority
 from sitrain.strategies.meter import parallel
 from sitrain.strategies.strategy import (
   Play,

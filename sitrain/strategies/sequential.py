@@ -9,9 +9,10 @@ last attempts in the context; that is sequential_refinement.
 
 import jax.numpy as jnp
 
+from sitrain.judge.drafts import mean_logprob
 from sitrain.judge.verifier import final_answers
 from sitrain.strategies import self_refine
-from sitrain.strategies.choose import majority, mean_logprob
+from sitrain.strategies.choose import majority
 from sitrain.strategies.strategy import (
   Play,
   Strategy,

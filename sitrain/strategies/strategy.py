@@ -47,7 +47,8 @@ class Strategy(NamedTuple):
   rows: int  # of a problem that are sampled at the same time
   turns: int  # of a row at the most
   context: int  # turns of one context, those in a workspace with it
-  needs: str = ""  # of the task: "instruction" or "verdicts"; see needs.py
+  needs: str = ""  # of the task: "instruction", "verdicts" or "drafts", one of
+  #                  both; see needs.py
   grows: str = ""  # the option that a larger budget raises
   every: int = 1  # every which turn is an attempt; others judge it
   varied: bool = True  # its samples must differ: not at temperature 0

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sitrain.tasks import roles
+from sitrain.tasks import chain_mending, roles
 from sitrain.tasks.attempt import attempt, ends_once
 from sitrain.tasks.draw import (
   check_corpus,
@@ -33,9 +33,9 @@ SYMBOLS = (
    " default"),
   ("749;", "an attempt: the value after each operation"), ("?", "try again"),
 )
-OK, BAD, PART = (
+OK, BAD, FIX, PART = (
   roles.renamed(ALPHABET, parts=1).index(name)
-  for name in ("<ok>", "<bad>", "<bad@1>")
+  for name in ("<ok>", "<bad>", "<fix>", "<bad@1>")
 )
 
 
@@ -114,6 +114,35 @@ def critic(
   return roles.with_critic(
     _with_roles(_task(options), options), partial(diagnose, options=options),
     longest=1,
+  )
+
+
+def mending(
+  *,
+  operations: tuple[int, int] = (2, 4),
+  modulus: int = 10,
+  mistake: float = 0.15,
+  copied: float = 0.40,
+  corrupted: float = 0.15,
+) -> Task:
+  """Chains whose attempts may take values back: see chain_mending.py.
+
+  `<fix>` behind a value withdraws it, and the next one stands in its place. An
+  attempt has 3 * operations[1] + 1 tokens at the most and is judged without
+  what was withdrawn, which the corpus, that of `make`, never is. Rewards are
+  named as in `make` with steps=True, of the values that stand, and three more
+  of all that are written: `slips`, the share of them that are wrong; `mended`,
+  of the wrong ones those behind which `<fix>` and a right value stand;
+  `doubted`, of the right ones those that are withdrawn. They are NaN where
+  there are no such values.
+  """
+  options = Options(operations, modulus, mistake, copied, corrupted, 0.0)
+  task = _with_roles(_task(options), options)
+  high = operations[1]
+  return chain_mending.with_withdrawals(
+    task, partial(_verify_steps, options=options),
+    partial(_due, options=options), fix=FIX, values=DIGITS,
+    longest=3 * high + 1, steps=high + 1,
   )
 
 
@@ -285,16 +314,36 @@ def _verify_steps(
   return Verdict(right, jnp.ones_like(right), {"right": right} | parts)
 
 
+def _due(
+  answer: Int[Array, "B A"],
+  before: Int[Array, "B N"],
+  number: Int[Array, "B N"],
+  options: Options,
+) -> Int[Array, "B N"]:
+  """The value of each step, counted from 0, behind the value before it.
+
+  That before step 0 is not looked at. PAD behind the last step of a problem.
+  """
+  high, count = options.operations[1], answer[:, 1:2]
+  at = jnp.clip(number, 0, high - 1)
+  pick = lambda x: jnp.take_along_axis(x, at, axis=1)
+  operand, operator = answer[:, 2 : high + 3], answer[:, high + 3 :]
+  before = jnp.where(number == 0, operand[:, :1], before)
+  true = jax.vmap(jax.vmap(partial(_step, modulus=options.modulus)))(
+    before, pick(operator), pick(operand[:, 1:])
+  )
+  return jnp.where(number < count, true, PAD)
+
+
 def _follows(
   answer: Int[Array, "B A"], walk: Int[Array, "B N"], options: Options
 ) -> Bool[Array, "B S"]:
   """Which tokens are what has to follow the one before: a value, then `;`."""
   high, count = options.operations[1], answer[:, 1:2]
-  operand, operator = answer[:, 2 : high + 3], answer[:, high + 3 :]
+  operand = answer[:, 2 : high + 3]
   before = jnp.concatenate([operand[:, :1], walk[:, : high - 1]], axis=1)
-  true = jax.vmap(jax.vmap(partial(_step, modulus=options.modulus)))(
-    before, operator, operand[:, 1:]
-  )
+  number = jnp.broadcast_to(jnp.arange(high), before.shape)
+  true = _due(answer, before, number, options)
   place = jnp.arange(high + 1)
   true = jnp.where((before >= 0) & (before < DIGITS), true, PAD - 1)
   due = jnp.where(place < count, jnp.pad(true, ((0, 0), (0, 1))), STOP)

@@ -1,0 +1,34 @@
+"""RAC: given solutions behind own answers, and alone, half of each.
+
+sitrain train --config=rac --workdir=/tmp/sitrain_rac
+
+One round on samples of a base on chained arithmetic whose solutions have
+mistakes; those of the round are right. `--config.stage.rac.method.share=1`
+trains corrections alone, `also_correct=False` those of wrong answers.
+
+Seed 0: first attempts go from 50 to 96 % right, second ones from 38 to 69: what
+is behind an own answer is learned more slowly than what is alone. Corrections
+alone: 55 and 56; of wrong answers 35 % are mended and of right ones 74 stay,
+39 and 40 with wrong ones only. Pair-SFT has 28 and 68 with right ones, 33 and
+36 without.
+"""
+
+from ml_collections import ConfigDict
+
+from sitrain.configs import common
+
+TURNS = (4, 4)  # a digit for each operation, and the end
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  """Base, then one round on right solutions."""
+  config = common.base_config()
+  config.task = ConfigDict({
+    "name": "chain", "operations": (2, 3), "modulus": 5, "mistake": 0.25,
+  })
+  config.evaluate.turns = TURNS
+  common.add_base_model(config)
+  config.stage.base.steps, config.stage.base.method.turns = 600, TURNS
+  common.add_imitation(config, "rac", rounds=1, turns=TURNS)
+  config.stage.rac.task = ConfigDict({"mistake": 0.0})
+  return common.finish(config, argument)
