@@ -50,7 +50,7 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "self_correction"
 
 STEPS, PROBLEMS, SAMPLES = 384, 16, 8  # episodes of two attempts
 ATTEMPTS = 2 * STEPS * PROBLEMS * SAMPLES
-RATES = (5e-4, 1e-3)
+RATES = (2.5e-4, 5e-4, 1e-3)
 TUNING, FIRST_SEED = 0, 100
 BETA = 0.02  # the KL of a turn, where a method has one
 
@@ -115,15 +115,22 @@ def _score(rate, base):
   return {"stage1": one(rate, base)["arm"], "arm": last}
 
 
-def _imitation(name: str, rounds: int, attempts: int, **options) -> Callable:
-  """Rounds of sampling `attempts` attempts a problem, and of imitation."""
+def _imitation(
+  name: str, rounds: int, attempts: int, held: bool = True, **options
+) -> Callable:
+  """Rounds of sampling `attempts` attempts a problem, and of imitation.
+
+  held: whether the method needs the base beside the policy.
+  """
 
   def stages(rate, base):
     problems = ATTEMPTS // attempts // rounds
     given = {"name": name, "problems": problems} | options
     return {"arm": common.stage(
-      given, {"learning_rate": rate}, rounds, base, {"reference": base},
-      steps_per_call=1, waves=problems // 256, minibatches=STEPS // rounds,
+      given, {"learning_rate": rate}, rounds, base,
+      {"reference": base} if held else {},
+      steps_per_call=16 if rounds == STEPS else 1,
+      waves=max(problems // 256, 1), minibatches=STEPS // rounds,
       microbatches=1,
     )}
 
@@ -172,6 +179,15 @@ ARMS = {
   "spoc": Arm(
     "SPOC, its RLOO",
     _gradient("spoc", named=False, beta=BETA, beta_verdict=BETA), judged=True,
+  ),
+  "spoc_raft": Arm(
+    "SPOC, its RAFT: the best sample's right messages", _imitation(
+      "spoc_raft", STEPS, 2 * SAMPLES, held=False, samples=SAMPLES, named=False
+    ), judged=True,
+  ),
+  "partial_masking": Arm(
+    "ISC: own true verdicts, and repairs behind masked wrong attempts",
+    _imitation("partial_masking", 1, 8, samples=8), judged=True,
   ),
   "ledex": Arm(
     "LeDex's RL: diagnoses and refinements, first attempts are not trained",
