@@ -6,7 +6,8 @@ Seed 0: the last attempt of 49 % of the problems is right before, and of 80 %
 after, all of it by a better first attempt (46 and 80 %). The policy ends up
 accepting nearly every attempt: of wrong ones 53 % are caught before, 1 % after.
 With verdicts that are paid for a yes or a no, as in the paper (named=False), it
-is 82 % (attempt 1: 80), and 10 % are caught.
+is 82 % (attempt 1: 80), and 10 % are caught. Seeds 1 and 2 have 97 and 95 % of
+first attempts right, and catch none.
 """
 
 from ml_collections import ConfigDict
