@@ -28,7 +28,7 @@ def flagged(tmp_path, monkeypatch):
 
 
 # Of a row; 2 of all others.
-ATTEMPTS_OF = {"single_turn": 1, "pair_sft": 1, "cct": 1}
+ATTEMPTS_OF = {"single_turn": 1, "pair_sft": 1, "cct": 1, "partial_masking": 1}
 
 
 @pytest.mark.parametrize("task", bench.TASKS)
@@ -77,7 +77,7 @@ def test_the_best_rate_of_tuning_is_reported(flagged):
   assert {p.seed for p in tuning} == {bench.TUNING}
   assert {p.arm for p in tuning} == {"single_turn", "pag"}
   assert {p.seed for p in reported} == set(range(100, 105))
-  low, high = bench.RATES
+  low, _, high = bench.RATES
   store(
     flagged,
     result(bench.Piece("chain", "single_turn", low, 0), 0.9, 0.1),

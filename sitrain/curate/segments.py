@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.curate.advantage import returns, to_tokens
 from sitrain.curate.select import token_mask
-from sitrain.types import Episodes, Task
+from sitrain.types import Episodes
 
 
 def segment_numbers(
@@ -42,18 +42,6 @@ def step_numbers(
 ) -> Int[Array, "B T"]:
   """The number of each token's step; 0 outside of turns."""
   return segment_numbers(rows.tokens, rows.turn, ends, rows.turn.shape[1])
-
-
-def step_names(task: Task) -> list[str]:
-  """The rewards step_1, step_2, ... of a task; ValueError for one without."""
-  steps = [name for name in task.rewards if name.startswith("step_")]
-  names = [f"step_{k + 1}" for k in range(len(steps))]
-  if not names or set(names) != set(steps):
-    raise ValueError(
-      "this task has no verdicts on steps, the rewards step_1, step_2, ..., but"
-      f" {steps}: set config.task.steps=True where its task has that (chain)"
-    )
-  return names
 
 
 def value_of_segment(

@@ -221,3 +221,15 @@ def judge_steps_with(task: Task, judge: Callable) -> Callable:
     return {"solve": solve, "step": step}, metrics
 
   return both
+
+
+def step_names(task: Task) -> list[str]:
+  """The rewards step_1, step_2, ... of a task; ValueError for one without."""
+  steps = [name for name in task.rewards if name.startswith("step_")]
+  names = [f"step_{k + 1}" for k in range(len(steps))]
+  if not names or set(names) != set(steps):
+    raise ValueError(
+      "this task has no verdicts on steps, the rewards step_1, step_2, ..., but"
+      f" {steps}: set config.task.steps=True where its task has that (chain)"
+    )
+  return names

@@ -11,9 +11,9 @@ from functools import partial
 
 from sitrain.curate import splices
 from sitrain.curate.edits import ids_of, one_id
-from sitrain.curate.segments import step_names, step_numbers
+from sitrain.curate.segments import step_numbers
 from sitrain.curate.select import row_noise
-from sitrain.judge.verifier import judge_steps_with
+from sitrain.judge.verifier import judge_steps_with, step_names
 from sitrain.methods import pair_sft, verbs
 from sitrain.rollout import branches
 from sitrain.types import Method, Task

@@ -9,7 +9,8 @@ rewards of the paper, and that model, are not here.
 
 import jax.numpy as jnp
 
-from sitrain.curate.segments import gated, step_names, value_of_segment
+from sitrain.curate.segments import gated, value_of_segment
+from sitrain.judge.verifier import step_names
 from sitrain.losses.reduce import mean
 from sitrain.methods import reinforce, verbs
 from sitrain.types import Method, Task
