@@ -16,7 +16,7 @@ from sitrain.curate.advantage import (
   token_mask,
   whiten_tokens,
 )
-from sitrain.judge.groups import FULL
+from sitrain.judge.groups import right_turns
 from sitrain.judge.verifier import written
 from sitrain.types import (
   OFFLINE,
@@ -195,8 +195,8 @@ def imitate_right(batch: Batch, rows: Episodes, verdict: Verdict) -> Batch:
   Where all samples of a problem are right their advantages are 0, and the
   likelihood is what trains them.
   """
-  right = (verdict.known > 0) & (verdict.reward >= FULL)
-  targets = ImitatedTargets(batch.targets, token_mask(rows.turn, right))
+  imitated = token_mask(rows.turn, right_turns(verdict))
+  targets = ImitatedTargets(batch.targets, imitated)
   return batch._replace(targets=targets)
 
 

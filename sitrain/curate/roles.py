@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.curate.advantage import group_normalise, progress_bonus, whiten
 from sitrain.curate.select import best_of
-from sitrain.judge.groups import FULL
+from sitrain.judge.groups import FULL, right_turns
 from sitrain.types import Verdict
 
 ROLES = 2
@@ -139,8 +139,7 @@ def cases(
   Where the verdict of the policy, turn 2, is itself true, and all is known.
   """
   attempted = verdict.known[:, 0] > 0
-  right = attempted & (verdict.reward[:, 0] >= FULL)
-  true = (verdict.known[:, 1] > 0) & (verdict.reward[:, 1] >= FULL)
+  right, true = right_turns(verdict)[:, :2].T
   return right, right & true, attempted & ~right & true
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from sitrain.curate.edits import inject
 from sitrain.curate.segments import step_numbers
 from sitrain.curate.select import imitation_batch, row_noise
-from sitrain.judge.groups import FULL
+from sitrain.judge.groups import FULL, right_turns
 from sitrain.rollout import contexts
 from sitrain.tasks.attempt import attempt
 from sitrain.types import (
@@ -231,7 +231,7 @@ def all_right(
   A right answer may stand behind wrong steps, which would be trained as right
   ones. Without names, where the task does not judge steps, the answer alone.
   """
-  right = (verdict.reward[:, 0] >= FULL) & (verdict.known[:, 0] > 0)
+  right = right_turns(verdict)[:, 0]
   if not names:
     return right
   parts = jnp.stack([verdict.parts[x][:, 0] for x in names], axis=1)

@@ -15,17 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from sitrain.judge.groups import masked_mean
 from sitrain.judge.roles import roles
 from sitrain.judge.verifier import final_answers, verify
 from sitrain.types import (
   PAD,
   Episodes,
-  Mean,
   Metrics,
   Problems,
   Task,
   Verdict,
 )
+
+
+def draft_turns(task: Task, turns: tuple[int, ...]) -> tuple[int, ...]:
+  """The limits of a draft's turns; one number is that of all of them."""
+  return (turns[:1] + turns[:2][-1:])[: roles(task)]
 
 
 def votes(final: Int[Array, "P n"]) -> Int[Array, "P n"]:
@@ -207,10 +212,10 @@ def round_metrics(
   )
   longest = tokens.max(axis=1, keepdims=True)
   own = lambda rows: (rows.turn > 0).sum(axis=1)
-  first = lambda verdict: _mean(
+  first = lambda verdict: masked_mean(
     verdict.reward[:, 0], verdict.known[:, 0].astype(np.float32)
   )
-  over_all = lambda x: _mean(x, (x == x).astype(np.float32))
+  over_all = lambda x: masked_mean(x, (x == x).astype(np.float32))
   return {
     "judge/draft": first(judged), "judge/refined": first(found),
     "generate/sequential": over_all(calls + longest),
@@ -218,10 +223,3 @@ def round_metrics(
     "generate/length_draft": over_all(own(drafts)),
     "generate/length_refined": over_all(own(refined)),
   }
-
-
-def _mean(x, mask) -> Mean:
-  """Sum and count under a mask; what stands outside of it may be NaN."""
-  where = mask.__array_namespace__().where
-  total = where(mask > 0, x, np.float32(0)).sum(dtype=np.float32)
-  return Mean(total, mask.sum(dtype=np.float32))

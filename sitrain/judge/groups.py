@@ -4,9 +4,9 @@ NumPy arrays stay NumPy arrays, as in verifier.py.
 """
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from sitrain.types import Mean, Metrics
+from sitrain.types import Mean, Metrics, Verdict
 
 FULL = 1.0 - 1e-6  # the least reward that is not partial: sums are rounded
 
@@ -52,14 +52,21 @@ def group_metrics(
     kinds = (answered & ~repeated).sum(axis=1)
     kinds = kinds / xp.where(has, answered.sum(axis=1), 1)
     number = k + 1
-    found[f"judge/no_signal_{number}"] = _mean(most == least, judged)
-    found[f"judge/pass_{number}"] = _mean(right.any(axis=1), judged)
-    found[f"judge/majority_{number}"] = _mean(voted & has, judged)
-    found[f"judge/distinct_{number}"] = _mean(kinds, has)
+    found[f"judge/no_signal_{number}"] = masked_mean(most == least, judged)
+    found[f"judge/pass_{number}"] = masked_mean(right.any(axis=1), judged)
+    found[f"judge/majority_{number}"] = masked_mean(voted & has, judged)
+    found[f"judge/distinct_{number}"] = masked_mean(kinds, has)
   return found
 
 
-def _mean(x, mask) -> Mean:
+def right_turns(verdict: Verdict) -> Bool[Array, "B K"]:
+  """Whether a turn is known to have the full reward."""
+  return (verdict.known > 0) & (verdict.reward >= FULL)
+
+
+def masked_mean(x, mask) -> Mean:
+  """Sum and count under a mask; what stands outside of it may be NaN."""
   where = mask.__array_namespace__().where
-  total = where(mask, x, np.float32(0)).sum(dtype=np.float32)
-  return Mean(total, mask.sum(dtype=np.float32))
+  x = where(mask > 0, x, np.float32(0))
+  total, count = (y.sum(dtype=np.float32) for y in (x * mask, mask))
+  return Mean(total, count)

@@ -11,13 +11,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.judge.copies import copy_metrics
-from sitrain.judge.groups import group_metrics
+from sitrain.judge.groups import group_metrics, masked_mean
 from sitrain.judge.roles import roles, truth_metrics
 from sitrain.rollout import contexts, stops
 from sitrain.types import (
   OFFLINE,
   Episodes,
-  Mean,
   Metrics,
   Problems,
   Task,
@@ -173,20 +172,21 @@ def verdict_metrics(
   metrics, back = {}, roles(task)
   for k in range(turns):
     known, counted = verdict.known[:, k] * own[:, k], own[:, k]
-    metrics[f"judge/reward_{k + 1}"] = _mean(verdict.reward[:, k], known)
+    metrics[f"judge/reward_{k + 1}"] = masked_mean(verdict.reward[:, k], known)
     for name, part in verdict.parts.items():
       found = part.__array_namespace__().isfinite(part[:, k])
-      metrics[f"judge/{name}_{k + 1}"] = _mean(part[:, k], known * found)
-    metrics[f"generate/truncated_{k + 1}"] = _mean(cut[:, k], counted)
-    metrics[f"judge/malformed_{k + 1}"] = _mean(final[:, k] < 0, counted)
-    metrics[f"judge/unknown_{k + 1}"] = _mean(1 - verdict.known[:, k], counted)
+      metrics[f"judge/{name}_{k + 1}"] = masked_mean(part[:, k], known * found)
+    metrics[f"generate/truncated_{k + 1}"] = masked_mean(cut[:, k], counted)
+    metrics[f"judge/malformed_{k + 1}"] = masked_mean(final[:, k] < 0, counted)
+    unknown = 1 - verdict.known[:, k]
+    metrics[f"judge/unknown_{k + 1}"] = masked_mean(unknown, counted)
     length = (episodes.turn == k + 1).sum(axis=1)
-    metrics[f"generate/length_{k + 1}"] = _mean(length, counted)
+    metrics[f"generate/length_{k + 1}"] = masked_mean(length, counted)
     if k:
-      metrics[f"judge/ended_{k + 1}"] = _mean(~begun[:, k], begun[:, 0])
+      metrics[f"judge/ended_{k + 1}"] = masked_mean(~begun[:, k], begun[:, 0])
     if k >= back:
       changed = final[:, k] != final[:, k - back]
-      metrics[f"judge/changed_{k + 1}"] = _mean(changed, counted)
+      metrics[f"judge/changed_{k + 1}"] = masked_mean(changed, counted)
       metrics |= _corrections(verdict, own, k, back)
   known = verdict.known * own
   metrics |= copy_metrics(episodes, verdict, own, samples, back=back)
@@ -199,17 +199,9 @@ def _corrections(verdict: Verdict, own, k: int, back: int) -> Metrics:
   both = verdict.known[:, k] * verdict.known[:, k - back] * own[:, k]
   was, now = verdict.reward[:, k - back], verdict.reward[:, k]
   return {
-    f"judge/corrected_{k + 1}": _mean((1 - was) * now, both),
-    f"judge/spoiled_{k + 1}": _mean(was * (1 - now), both),
+    f"judge/corrected_{k + 1}": masked_mean((1 - was) * now, both),
+    f"judge/spoiled_{k + 1}": masked_mean(was * (1 - now), both),
   }
-
-
-def _mean(x, mask) -> Mean:
-  """Sum and count under a mask; what stands outside of it may be NaN."""
-  where = mask.__array_namespace__().where
-  x = where(mask > 0, x, np.float32(0))
-  total, count = (y.sum(dtype=np.float32) for y in (x * mask, mask))
-  return Mean(total, count)
 
 
 def judge_steps_with(task: Task, judge: Callable) -> Callable:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from sitrain.curate.pairs import partners
 from sitrain.curate.select import imitation_batch
-from sitrain.judge.groups import FULL
+from sitrain.judge.groups import right_turns
 from sitrain.methods import verbs
 from sitrain.rollout.contexts import join
 from sitrain.tasks.attempt import attempt
@@ -29,7 +29,7 @@ def make(
   model = models["policy"]
 
   def curate(key, state, problems, episodes, verdict):
-    right = (verdict.reward[:, 0] >= FULL) & (verdict.known[:, 0] > 0)
+    right = right_turns(verdict)[:, 0]
     partner, found = partners(key, right, episodes.problem)
     second = attempt(episodes, 1, turns[0])[partner]
     reply = task.reply(

@@ -9,7 +9,6 @@ all refinements of a problem are compared; who distills, judge/drafts.py.
 """
 
 from sitrain.judge import drafts as judging
-from sitrain.judge.roles import roles
 from sitrain.methods import cispo, kinds, verbs
 from sitrain.rollout import operators
 from sitrain.types import Method, Task
@@ -30,7 +29,7 @@ def make(
   distilled, and for a lone round whose drafts are to be trained."""
   judging.check_trained(task, distil, train_drafts, workspaces)
   choose = judging.distiller(task, distil, keep=keep, drafts=drafts)
-  own = (turns[:1] + turns[:2][-1:])[: roles(task)]  # of a draft
+  own = judging.draft_turns(task, turns)
   rows = {"temperature": temperature, "slots": slots}
   options |= rows | {"samples": samples, "anchor": anchor}
   method = cispo.make(models, task, optimizer, turns=turns, **options)

@@ -10,8 +10,8 @@ final answers or its verdicts do it (judge/drafts.py), and the form of the
 workspace (rollout/workspace.py), are decided here. methods/pdr.py trains it.
 """
 
-from sitrain.judge.drafts import distiller
-from sitrain.strategies.refine import draft_turns, refine
+from sitrain.judge.drafts import distiller, draft_turns
+from sitrain.strategies.refine import refine
 from sitrain.strategies.strategy import Play, Strategy, check_at_least
 from sitrain.types import Task
 

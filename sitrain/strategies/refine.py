@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from sitrain.judge.roles import roles
+from sitrain.judge.drafts import draft_turns
 from sitrain.rollout import operators
 from sitrain.strategies.meter import Cost, parallel, then
 from sitrain.strategies.strategy import (
@@ -55,8 +55,3 @@ def refine(
     return then(whole, parallel(later + limits[0], 1))
 
   return answer, cost
-
-
-def draft_turns(task: Task, turns: tuple[int, ...]) -> tuple[int, ...]:
-  """The limits of a draft's turns; one number is that of all of them."""
-  return (turns[:1] + turns[:2][-1:])[: roles(task)]
