@@ -134,9 +134,19 @@ def test_two_rounds_in_one_are_counted_once(excerpt):
   assert permuted.collective.sent == SHARD
 
 
+def test_slices_that_are_read_ahead_are_written_in_two_ways(excerpt):
+  short = EXCERPT.replace(
+    "async-start(%c), calls=%async_computation.38",
+    "slice-start(%c), slice={[0:4], [0:384], [0:2], [0:128]}",
+  )
+  assert short != EXCERPT
+  done = plan_cost.works(plan_hlo.parse(short), 1)
+  assert {w.name: w for w in done} == excerpt
+
+
 def test_traffic_of_prefetches_and_of_pieces(excerpt):
   complete, product = 2 * 16 * 384 * 2 * 128, 4 * 64 * 64
-  assert excerpt["slice.420"].bytes == complete / 4
+  assert excerpt["slice-start.38"].bytes == complete / 4
   assert excerpt["copy-start.134"].bytes == complete
   # The shard lies in the core's memory; what is gathered is written once.
   assert excerpt["async-collective-start.8"].bytes == GATHERED

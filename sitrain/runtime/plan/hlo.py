@@ -22,6 +22,7 @@ _DOT = re.compile(
   r"lhs_contracting_dim(?:ension)?s\"?[=:][\[{]([\d,\"]*)[\]}]"
 )
 _SAME = ("copy", "bitcast", "convert")  # they keep the value
+_CUTS = ("slice", "dynamic-slice")
 _WHOLE = re.compile(r"-?\d+")
 _BRANCHES = re.compile(
   r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=(%[\w.\-]+)"
@@ -57,7 +58,27 @@ def parse(text: str) -> Program:
     elif found := _NAME.match(line):
       one = _instruction(line[found.end():], found[2], bool(found[1]))
       now[one.name] = one
+  for part in parts.values():
+    part.update({one.name: _synchronous(one, parts) for one in part.values()})
   return Program(entry, parts)
+
+
+def _synchronous(one: Instruction, parts: dict) -> Instruction:
+  """A slice that is read ahead, as the slice itself.
+
+  It is written as `async-start` of a computation with the slice as its root, or
+  in short as `slice-start`, whose result holds operands, slice and a counter.
+  """
+  short = one.opcode.removesuffix("-start")
+  if short in _CUTS and short != one.opcode:
+    kind = arrays(one.kind)[len(one.operands)]
+    return one._replace(opcode=short, kind=kind)
+  if one.opcode == "async-start":
+    within = parts[called(one, ("calls",))[0]].values()
+    root = next(each for each in within if each.root)
+    if root.opcode in _CUTS:
+      return one._replace(opcode=root.opcode, kind=root.kind)
+  return one
 
 
 def _instruction(text, name, root) -> Instruction:
