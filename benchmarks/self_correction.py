@@ -4,13 +4,13 @@
   python -m benchmarks.self_correction --task=chain --arms=score,pag
   python -m benchmarks.self_correction --quick --task=chain
 
-Countdown, modular arithmetic and programs of a stack machine. Every arm samples
-ATTEMPTS attempts at most and takes STEPS gradient steps, from the base of its
-seed: one that has seen two attempts, or one that has seen a true verdict
+Countdown, modular arithmetic and programs of a stack machine. Every arm of a
+task samples the same number of attempts at most (`sampled`) and takes the same
+number of gradient steps, `Sizes.steps`, from the base of its seed: one that has seen two attempts, or one that has seen a true verdict
 between them, whose first attempts are of the same corpus. The learning rate of
 an arm is the best of RATES on the TUNING seed, by the accuracy of its last
-attempt; the reported seeds are others, with other problems. Each run is held to
-one core.
+attempt; where the least of them is best, half of it is tried as well. The
+reported seeds are others, with other problems. Each run is held to one core.
 
 A finished run is a line of benchmarks/results/self_correction/TASK.jsonl; the
 same command continues an interrupted one. What is there is written to README.md
@@ -48,8 +48,7 @@ QUICK = flags.DEFINE_bool("quick", False, "Two steps of a tiny model, a seed.")
 ONE = flags.DEFINE_string("one", "", "TASK;ARM;RATE;SEED, in this process.")
 RESULTS = pathlib.Path(__file__).parent / "results" / "self_correction"
 
-STEPS, PROBLEMS, SAMPLES = 384, 16, 8  # episodes of two attempts
-ATTEMPTS = 2 * STEPS * PROBLEMS * SAMPLES
+PROBLEMS, SAMPLES = 16, 8  # of a step: episodes of two attempts
 RATES = (2.5e-4, 5e-4, 1e-3)
 TUNING, FIRST_SEED = 0, 100
 BETA = 0.02  # the KL of a turn, where a method has one
@@ -62,32 +61,39 @@ class Sizes(NamedTuple):
   options: dict
   length: int  # tokens of a turn
   base_steps: int
+  steps: int  # gradient steps of every arm
 
 
 TASKS = {
   "countdown": Sizes(
     "countdown", {"numbers": 3, "largest": 9}, countdown.TURNS[0],
-    countdown.BASE_STEPS,
+    countdown.BASE_STEPS, 384,
   ),
   "chain": Sizes(
-    "chain", {"operations": (2, 3), "modulus": 5, "mistake": 0.25}, 4, 600
+    "chain", {"operations": (4, 6), "modulus": 10, "mistake": 0.25}, 7, 600,
+    192,
   ),
-  "stack_machine": Sizes("stack_machine", {"mistake": 0.3}, 4, 1000),
+  "stack_machine": Sizes("stack_machine", {"mistake": 0.3}, 4, 1000, 192),
 }
+
+
+def sampled(steps: int) -> int:
+  """Attempts that an arm samples in these steps."""
+  return 2 * steps * PROBLEMS * SAMPLES
 
 
 class Arm(NamedTuple):
   """A row of the table."""
 
   description: str
-  stages: Callable  # (learning rate, base) -> {name: config.stage}
+  stages: Callable  # (learning rate, base, steps) -> {name: config.stage}
   judged: bool = False  # whether a verdict stands between two attempts
 
 
-def _gradient(name: str, rows: int = 1, steps: int = STEPS, **options):
+def _gradient(name: str, rows: int = 1, **options):
   """A policy gradient of `rows` times PROBLEMS * SAMPLES episodes a step."""
 
-  def stages(rate, base):
+  def stages(rate, base, steps):
     given = {
       "name": name, "problems": rows * PROBLEMS, "samples": SAMPLES,
       "share_prompts": True,
@@ -101,18 +107,13 @@ def _gradient(name: str, rows: int = 1, steps: int = STEPS, **options):
   return stages
 
 
-def _score(rate, base):
+def _score(rate, base, steps):
   """SCoRe: half of the steps for each of its stages."""
-  half = STEPS // 2
-  one = _gradient(
-    "score.stage_one", steps=half, beta1=BETA, beta2=1.0, **SAME
-  )
-  two = _gradient(
-    "score.stage_two", steps=half, beta1=BETA, beta2=BETA, bonus=2.0, **SAME
-  )
-  last = two(rate, base)["arm"]
+  one = _gradient("score.stage_one", beta1=BETA, beta2=1.0, **SAME)
+  two = _gradient("score.stage_two", beta1=BETA, beta2=BETA, bonus=2.0, **SAME)
+  first, last = (each(rate, base, steps // 2)["arm"] for each in (one, two))
   last.start = "stage1/last"
-  return {"stage1": one(rate, base)["arm"], "arm": last}
+  return {"stage1": first, "arm": last}
 
 
 def _imitation(
@@ -120,17 +121,19 @@ def _imitation(
 ) -> Callable:
   """Rounds of sampling `attempts` attempts a problem, and of imitation.
 
+  rounds: 0: one for each step.
   held: whether the method needs the base beside the policy.
   """
 
-  def stages(rate, base):
-    problems = ATTEMPTS // attempts // rounds
+  def stages(rate, base, steps):
+    times = rounds or steps
+    problems = sampled(steps) // attempts // times
     given = {"name": name, "problems": problems} | options
     return {"arm": common.stage(
-      given, {"learning_rate": rate}, rounds, base,
+      given, {"learning_rate": rate}, times, base,
       {"reference": base} if held else {},
-      steps_per_call=16 if rounds == STEPS else 1,
-      waves=max(problems // 256, 1), minibatches=STEPS // rounds,
+      steps_per_call=1 if rounds else 16,
+      waves=max(problems // 256, 1), minibatches=steps // times,
       microbatches=1,
     )}
 
@@ -182,7 +185,7 @@ ARMS = {
   ),
   "spoc_raft": Arm(
     "SPOC, its RAFT: the best sample's right messages", _imitation(
-      "spoc_raft", STEPS, 2 * SAMPLES, held=False, samples=SAMPLES, named=False
+      "spoc_raft", 0, 2 * SAMPLES, held=False, samples=SAMPLES, named=False
     ), judged=True,
   ),
   "partial_masking": Arm(
@@ -233,7 +236,7 @@ def config_of(piece: Piece) -> ConfigDict:
     config.stage.base.steps = sizes.base_steps
   else:
     base = f"{workdir_of(base_of(piece))}/base/last"
-    for name, stage in arm.stages(piece.rate, base).items():
+    for name, stage in arm.stages(piece.rate, base, sizes.steps).items():
       common.add(config, name, stage)
   for name in config.stages:
     single = config.stage[name].method.name == "single_turn"
@@ -279,24 +282,37 @@ def finished(task: str) -> dict[Piece, dict]:
   return {Piece(*(row[f] for f in Piece._fields)): row for row in rows}
 
 
+def rates_of(task: str, arm: str) -> tuple[tuple[float, ...], float]:
+  """(the rates to try, the best of those that were tried) of an arm.
+
+  Half of the least is tried where that has turned out to be the best.
+  """
+  if not ARMS[arm].stages:
+    return (0.0,), 0.0
+  found, by = finished(task), "first" if arm == "single_turn" else "last"
+  rates = (min(RATES) / 2, *RATES)
+  known = {
+    rate: found[Piece(task, arm, rate, TUNING)][by]
+    for rate in rates if Piece(task, arm, rate, TUNING) in found
+  }
+  best = max(known, key=known.get, default=min(RATES))
+  lower = set(RATES) <= set(known) and best <= min(RATES)
+  return rates if lower else RATES, best
+
+
 def pieces_of(task: str, arms: list[str]) -> tuple[list[Piece], list[Piece]]:
   """(runs of tuning, reported runs), the latter with the best known rates."""
-  rates = lambda arm: RATES if ARMS[arm].stages else (0.0,)
+  rates = {arm: rates_of(task, arm) for arm in arms}
   if QUICK.value:
-    return [], [Piece(task, arm, rates(arm)[0], FIRST_SEED) for arm in arms]
+    return [], [Piece(task, arm, rates[arm][1], FIRST_SEED) for arm in arms]
   tuning = [
     Piece(task, arm, rate, TUNING)
-    for arm in arms if ARMS[arm].stages for rate in RATES
+    for arm in arms if ARMS[arm].stages for rate in rates[arm][0]
   ]
   seeds = range(FIRST_SEED, FIRST_SEED + SEEDS.value)
-  found = finished(task)
-
-  def best(arm):
-    by = "first" if arm == "single_turn" else "last"
-    run = lambda rate: found.get(Piece(task, arm, rate, TUNING), {by: -1.0})
-    return max(rates(arm), key=lambda rate: run(rate)[by])
-
-  return tuning, [Piece(task, arm, best(arm), s) for s in seeds for arm in arms]
+  return tuning, [
+    Piece(task, arm, rates[arm][1], seed) for seed in seeds for arm in arms
+  ]
 
 
 def has_base(piece: Piece) -> bool:
@@ -372,8 +388,8 @@ def main(argv: list[str]) -> None:
   results_at().mkdir(parents=True, exist_ok=True)
   arms = ARMS_.value or list(ARMS)
   for task in NAMES.value or list(TASKS):
-    complete = run_all(pieces_of(task, arms)[0], until)
-    # Only now the best rates are known.
+    # Only after a run the best rates are known, and whether there is another.
+    complete = all(run_all(pieces_of(task, arms)[0], until) for _ in range(2))
     if not (complete and run_all(pieces_of(task, arms)[1], until)):
       print(f"{task}: some runs are missing; run the same command again")
   found = {task: reported(task) for task in TASKS}

@@ -52,7 +52,8 @@ def test_arms_sample_as_much_in_as_many_steps(task, flagged):
       attempts += rounds * n * options.get("samples", 0) * each
       assert n % stage["waves"] == 0
     if given.stages:
-      assert (attempts, steps) == (bench.ATTEMPTS, bench.STEPS), arm
+      asked = bench.TASKS[task].steps
+      assert (attempts, steps) == (bench.sampled(asked), asked), arm
 
 
 def result(piece, first, last, **more):
@@ -87,6 +88,14 @@ def test_the_best_rate_of_tuning_is_reported(flagged):
   )
   rate = {p.arm: p.rate for p in bench.pieces_of("chain", arms)[1]}
   assert rate == {"base": 0.0, "single_turn": low, "pag": high}
+  # The least of all rates is the best of one arm: half of it is tried there.
+  assert min(p.rate for p in tuning) == low
+  store(flagged, *(
+    result(bench.Piece("chain", arm, bench.RATES[1], 0), 0.05, 0.05)
+    for arm in arms[1:]
+  ))
+  tuning, _ = bench.pieces_of("chain", arms)
+  assert [p.arm for p in tuning if p.rate < low] == ["single_turn"]
   piece = bench.Piece("chain", "pag", high, 100)
   assert bench.base_of(piece) == ("chain", "base_judged", 0.0, 100)
   assert not bench.has_base(piece) and bench.has_base(bench.base_of(piece))
