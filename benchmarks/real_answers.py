@@ -11,7 +11,9 @@ the same prompts to transformers' generate, greedily, and judges what that
 writes by the same verifiers; its rows go to F.jsonl.transformers.jsonl, and the
 same command resumes where it stopped. Prints what each gets right, how many
 texts are equal, and how many prompts transformers' own template would give.
-PYTHON is the interpreter of an environment with torch and transformers.
+PYTHON is the interpreter of an environment with torch and transformers. With
+--drafts its generate gets sitrain's answers as drafts: it reads each in one
+pass, and writes only from the first token on that it would choose otherwise.
 """
 
 import json
@@ -37,6 +39,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("rows", 8, "Prompts of a call of generate.", 1)
 flags.adopt_module_key_flags(sample)
+flags.DEFINE_bool("drafts", False, "Check sitrain's answers in one pass each.")
 SECONDS = 3600.0  # of one call of generate
 
 
@@ -64,8 +67,13 @@ def played(prompts: list[list[int]], written: list[list[int]]) -> Played:
   return Played(tokens, turn, ())
 
 
-def write_missing(config: dict, plan: Any, tasks: dict, python: str) -> str:
-  """Generates what the peer's file lacks; returns the file."""
+def write_missing(
+  config: dict, plan: Any, tasks: dict, python: str, drafts: dict[int, str]
+) -> str:
+  """Generates what the peer's file lacks; returns the file.
+
+  drafts: answers by number of the row; empty where none are to be read.
+  """
   task, output = next(iter(tasks.values())), f"{plan.output}.transformers.jsonl"
   prompts = prompts_of(task, plan.problems)
   kept = task.texts.kept[: len(prompts)]
@@ -95,7 +103,10 @@ def write_missing(config: dict, plan: Any, tasks: dict, python: str) -> str:
     for at in range(0, len(todo), rows):
       now = todo[at : at + rows]
       given = [prompts[i] for i in now]
-      answer = ask(SECONDS, action="run", given={"prompts": given})
+      said = {"prompts": given}
+      if drafts:
+        said["drafts"] = [drafts.get(int(kept[i]), "") for i in now]
+      answer = ask(SECONDS, action="run", given=said)
       rows_file.add(output, samples.records(
         tasks, (), now, played(given, answer["written"]), samples=1, turns=1
       ))
@@ -149,7 +160,8 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"--output={plan.output} has no rows: run `sitrain"
                          " sample` with these flags first")
   tasks = tasks_of(config, plan.workdir, verifiers=plan.verifiers)
-  path = write_missing(config, plan, tasks, given.transformers)
+  drafts = {row["row"]: row["texts"][0] for row in own if given.drafts}
+  path = write_missing(config, plan, tasks, given.transformers, drafts)
   peer = rows_file.finish(path)
   known = {row["row"] for row in own} & {row["row"] for row in peer}
   found = Compared(*(

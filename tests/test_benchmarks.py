@@ -1,5 +1,6 @@
 """What the side-by-side benchmarks stand on: workers, rounds and ratios."""
 
+import importlib
 import json
 import sys
 import textwrap
@@ -7,6 +8,7 @@ import textwrap
 import mains
 import numpy as np
 import pytest
+import qwen
 
 from benchmarks import (
   alternate,
@@ -386,3 +388,22 @@ def test_a_peers_answers_are_judged_as_own_ones_and_compared():
   low, high = found["intervals"]["difference"]
   assert 0 <= low < 0.25 < high <= 1
   assert json.loads(json.dumps(found)) == found
+
+
+def test_a_peer_goes_on_where_a_draft_is_not_what_it_would_write(tmp_path):
+  pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
+  answers = importlib.import_module("benchmarks.peers.transformers_answers")
+  folder = qwen.folder(tmp_path, ["one two three", "four, five and six"])
+  case = {
+    "folder": str(folder), "dtype": "float32", "new": 9, "eos": [2],
+    "prompts": [], "messages": [],
+  }
+  run, _ = answers.prepare(case)
+  prompts = [[5, 9, 31, 40], [7, 77], [100, 3, 4]]
+  alone = run(prompts)["written"]
+  assert [len(row) for row in alone] == [9, 9, 9]
+  texts = transformers.AutoTokenizer.from_pretrained(folder).batch_decode(alone)
+  broken = [text[:3] + "five" for text in texts]
+  for drafts in (texts, broken, ["", "one", texts[0] * 9]):
+    assert run(prompts, drafts)["written"] == alone

@@ -45,9 +45,12 @@ def two_attempts(rewards):
   ("first", PROMPT), ("review", [*PROMPT, *FIRST, *AGAIN]),
 ])
 def test_the_right_attempt_is_chosen_whichever_came_first(scope, begun):
-  rows, verdict = two_attempts([[1, 0], [0, 1], [1, 1], [0, 0], [np.nan, 1]])
+  # A part of the reward, as for the form of an answer, is no right attempt.
+  rows, verdict = two_attempts(
+    [[1, 0.1], [0, 1], [1, 1], [0, 0], [np.nan, 1], [0.1, 0]]
+  )
   method = scl.make(
-    fakes.SILENT, TASK, None, problems=1, samples=5, turns=(3, 3), scope=scope,
+    fakes.SILENT, TASK, None, problems=1, samples=6, turns=(3, 3), scope=scope,
     reference="none",
   )
   batch, metrics = jax.jit(
@@ -57,7 +60,7 @@ def test_the_right_attempt_is_chosen_whichever_came_first(scope, begun):
   found = trained(batch)
   assert found[:2] == right_first and found[2:4] == right_first[::-1]
   assert all(own == [] for _, own in found[4:])
-  assert metrics["curate/pairs"] == (2, 5)
+  assert metrics["curate/pairs"] == (2, 6)
   with pytest.raises(ValueError, match="a pair is of two attempts: give two"):
     scl.make(fakes.SILENT, TASK, None, problems=1, samples=2, turns=(3,))
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from sitrain.curate import pairs
+from sitrain.judge.groups import right_turns
 from sitrain.methods import dpo, verbs
 from sitrain.models.roles import params_of
 from sitrain.types import Method, Task
@@ -35,7 +36,7 @@ def make(
   )
 
   def usable(verdict):
-    right = verdict.reward > 0
+    right = right_turns(verdict)
     return jnp.all(verdict.known > 0, axis=1) & (right[:, 0] != right[:, 1])
 
   def wanted(problems, episodes, verdict):
@@ -44,7 +45,7 @@ def make(
 
   def curate(key, state, problems, episodes, verdict):
     found, turn = usable(verdict), SCOPES[scope]
-    first = verdict.reward[:, 0] > 0
+    first = right_turns(verdict)[:, 0]
     both = pairs.attempts_of(episodes, first, turn, max(turns))
     scores = jnp.zeros((len(found), 2, both[0].tokens.shape[1]))
     if reference != "none":
