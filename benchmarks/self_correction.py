@@ -1,23 +1,23 @@
 """Systems of self-correction against each other, at equal numbers of samples.
 
-  python -m benchmarks.self_correction --seeds=5 --workers=2
+  python -m benchmarks.self_correction --seeds=3 --workers=2
   python -m benchmarks.self_correction --task=chain --arms=score,pag
   python -m benchmarks.self_correction --quick --task=chain
 
 Countdown, modular arithmetic and programs of a stack machine. Every arm of a
-task samples the same number of attempts at most (`sampled`) and takes the same
-number of gradient steps, `Sizes.steps`, from the base of its seed: one that has seen two attempts, or one that has seen a true verdict
-between them, whose first attempts are of the same corpus. The learning rate of
-an arm is the best of RATES on the TUNING seed, by the accuracy of its last
-attempt; where the least of them is best, half of it is tried as well. The
+task samples as many attempts at most and takes as many gradient steps, from the
+base of its seed: one that has seen two attempts, or one that has seen a true
+verdict between them, whose first attempts are of the same corpus. The learning
+rate of an arm is the best of RATES on the TUNING seed, by the accuracy of its
+last attempt; where the least of them is best, half of it is tried as well. The
 reported seeds are others, with other problems. Each run is held to one core.
 
 A finished run is a line of benchmarks/results/self_correction/TASK.jsonl; the
 same command continues an interrupted one. What is there is written to README.md
-beside it, with the picture: CL, the share of right first attempts that stay
-right, and CS, the share of wrong ones that are mended, beside those of an
-independent second attempt. --quick is two steps of a tiny model, stored under
---folder: whether all arms run.
+beside it, with self_correction_findings.md and the picture: CL, the share of
+right first attempts that stay right, and CS, the share of wrong ones that are
+mended, beside those of an independent second attempt. --quick is two steps of a
+tiny model, stored under --folder: whether all arms run.
 """
 
 import itertools
@@ -54,6 +54,11 @@ TUNING, FIRST_SEED = 0, 100
 BETA = 0.02  # the KL of a turn, where a method has one
 
 
+def sampled(steps: int) -> int:
+  """Attempts that an arm samples in these steps."""
+  return 2 * steps * PROBLEMS * SAMPLES
+
+
 class Sizes(NamedTuple):
   """A task with and without verdicts of the policy, and its base."""
 
@@ -62,6 +67,11 @@ class Sizes(NamedTuple):
   length: int  # tokens of a turn
   base_steps: int
   steps: int  # gradient steps of every arm
+
+  @property
+  def attempts(self) -> int:
+    """Attempts that every arm samples at most."""
+    return sampled(self.steps)
 
 
 TASKS = {
@@ -75,11 +85,6 @@ TASKS = {
   ),
   "stack_machine": Sizes("stack_machine", {"mistake": 0.3}, 4, 1000, 192),
 }
-
-
-def sampled(steps: int) -> int:
-  """Attempts that an arm samples in these steps."""
-  return 2 * steps * PROBLEMS * SAMPLES
 
 
 class Arm(NamedTuple):
@@ -393,8 +398,8 @@ def main(argv: list[str]) -> None:
     if not (complete and run_all(pieces_of(task, arms)[1], until)):
       print(f"{task}: some runs are missing; run the same command again")
   found = {task: reported(task) for task in TASKS}
-  about = {name: arm.description for name, arm in ARMS.items()}
-  print(page.write(results_at(), {t: x for t, x in found.items() if x}, about))
+  found = {task: each for task, each in found.items() if each}
+  print(page.write(results_at(), found, ARMS, TASKS))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ OUTSIDE = {
   "benchmarks/results/score_table/README.md": "score_table.md",
   "benchmarks/results/objectives/README.md": "objectives_table.md",
   "benchmarks/results/habits/README.md": "habits_table.md",
+  "benchmarks/results/self_correction/README.md": "self_correction_table.md",
 }
 PAPER = re.compile(r"arXiv:\s?(\d{4}\.\d{5})")
 

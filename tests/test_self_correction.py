@@ -52,8 +52,8 @@ def test_arms_sample_as_much_in_as_many_steps(task, flagged):
       attempts += rounds * n * options.get("samples", 0) * each
       assert n % stage["waves"] == 0
     if given.stages:
-      asked = bench.TASKS[task].steps
-      assert (attempts, steps) == (bench.sampled(asked), asked), arm
+      asked = bench.TASKS[task]
+      assert (attempts, steps) == (asked.attempts, asked.steps), arm
 
 
 def result(piece, first, last, **more):
@@ -112,8 +112,7 @@ def test_the_page_has_what_there_is(flagged):
   ))
   found = {"chain": bench.reported("chain")}
   assert list(found["chain"]) == ["base", "base_judged"]
-  about = {name: arm.description for name, arm in bench.ARMS.items()}
-  text = page.write(flagged, found, about).read_text()
+  text = page.write(flagged, found, bench.ARMS, bench.TASKS).read_text()
   (own, other) = (
     line for line in text.splitlines() if line.startswith("| `base")
   )
@@ -123,7 +122,7 @@ def test_the_page_has_what_there_is(flagged):
   assert (flagged / "frontier.png").stat().st_size > 5000
   # An arm without wrong first attempts has no CS, and no point.
   nothing = {"base": [found["chain"]["base"][0] | {"cs": math.nan}]}
-  (panel,) = page.picture({"chain": nothing}).axes
+  (panel,) = page.picture({"chain": nothing}, bench.ARMS).axes
   assert not panel.lines
 
 
