@@ -80,8 +80,7 @@ TASKS = {
     countdown.BASE_STEPS, 384,
   ),
   "chain": Sizes(
-    "chain", {"operations": (4, 6), "modulus": 10, "mistake": 0.25}, 7, 600,
-    192,
+    "chain", {"operations": (2, 3), "modulus": 5, "mistake": 0.25}, 4, 600, 48
   ),
   "stack_machine": Sizes("stack_machine", {"mistake": 0.3}, 4, 1000, 192),
 }
