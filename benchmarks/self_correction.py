@@ -22,6 +22,7 @@ tiny model, stored under --folder: whether all arms run.
 
 import itertools
 import json
+import math
 import pathlib
 import subprocess
 import time
@@ -104,8 +105,8 @@ def _gradient(name: str, rows: int = 1, **options):
     } | options
     held = {} if given.get("kl") == "none" else {"reference": base}
     return {"arm": common.stage(
-      given, {"learning_rate": rate}, steps, base, held, steps_per_call=16,
-      microbatches=4,
+      given, {"learning_rate": rate}, steps, base, held,
+      steps_per_call=math.gcd(16, steps), microbatches=4,
     )}
 
   return stages
