@@ -4,13 +4,15 @@
   python -m benchmarks.self_correction --task=chain --arms=score,pag
   python -m benchmarks.self_correction --quick --task=chain
 
-Countdown, modular arithmetic and programs of a stack machine. Every arm of a
-task samples as many attempts at most and takes as many gradient steps, from the
-base of its seed: one that has seen two attempts, or one that has seen a true
-verdict between them, whose first attempts are of the same corpus. The learning
-rate of an arm is the best of RATES on the TUNING seed, by the accuracy of its
-last attempt; where the least of them is best, half of it is tried as well. The
-reported seeds are others, with other problems. Each run is held to one core.
+Countdown, modular arithmetic and programs of a stack machine; and by its name
+alone `--task=countdown_4`, for a GPU: four numbers and 25 M parameters. Every
+arm of a task samples as many attempts at most and takes as many gradient steps,
+from the base of its seed: one that has seen two attempts, or one that has seen
+a true verdict between them, whose first attempts are of the same corpus. The
+learning rate of an arm is the best of three on the TUNING seed, by the accuracy
+of its last attempt; where the least of them is best, half of it is tried as
+well. The reported seeds are others, with other problems. Each run is held to
+one core.
 
 A finished run is a line of benchmarks/results/self_correction/TASK.jsonl; the
 same command continues an interrupted one. What is there is written to README.md
@@ -34,10 +36,11 @@ from ml_collections import ConfigDict
 
 from benchmarks import self_correction_page as page
 from benchmarks import side_by_side
+from benchmarks.score_table import tasks as larger
 from sitrain.configs import common, countdown
 from sitrain.runtime.build import plain
 
-NAMES = flags.DEFINE_list("task", [], "Tasks; default: all.")
+NAMES = flags.DEFINE_list("task", [], "Tasks; default: the small ones.")
 ARMS_ = flags.DEFINE_list("arms", [], "Arms; default: all.")
 SEEDS = flags.DEFINE_integer("seeds", 5, "Reported seeds.", lower_bound=1)
 WORKERS = flags.DEFINE_integer("workers", 2, "Processes side by side.")
@@ -50,7 +53,6 @@ ONE = flags.DEFINE_string("one", "", "TASK;ARM;RATE;SEED, in this process.")
 RESULTS = pathlib.Path(__file__).parent / "results" / "self_correction"
 
 PROBLEMS, SAMPLES = 16, 8  # of a step: episodes of two attempts
-RATES = (2.5e-4, 5e-4, 1e-3)
 TUNING, FIRST_SEED = 0, 100
 BETA = 0.02  # the KL of a turn, where a method has one
 
@@ -68,6 +70,9 @@ class Sizes(NamedTuple):
   length: int  # tokens of a turn
   base_steps: int
   steps: int  # gradient steps of every arm
+  model: dict = {}  # fields of config.model, where not the quickstart's
+  base_rate: float = 4e-3
+  rates: tuple[float, ...] = (2.5e-4, 5e-4, 1e-3)  # of the arms
 
   @property
   def attempts(self) -> int:
@@ -75,6 +80,7 @@ class Sizes(NamedTuple):
     return sampled(self.steps)
 
 
+_LARGE = larger.SIZES["countdown_4"]
 TASKS = {
   "countdown": Sizes(
     "countdown", {"numbers": 3, "largest": 9}, countdown.TURNS[0],
@@ -84,7 +90,14 @@ TASKS = {
     "chain", {"operations": (2, 3), "modulus": 5, "mistake": 0.25}, 4, 600, 48
   ),
   "stack_machine": Sizes("stack_machine", {"mistake": 0.3}, 4, 1000, 192),
+  "countdown_4": Sizes(
+    "countdown", {k: v for k, v in _LARGE.task.items() if k != "name"},
+    _LARGE.turns[0], _LARGE.base_steps, 384, _LARGE.model, _LARGE.base_rate,
+    (2.5e-5, 5e-5, 1e-4),
+  ),
 }
+# Those that a CPU trains in hours.
+SMALL = [name for name, sizes in TASKS.items() if not sizes.model]
 
 
 class Arm(NamedTuple):
@@ -233,12 +246,14 @@ def config_of(piece: Piece) -> ConfigDict:
   turns = (sizes.length,) * (3 if arm.judged else 2)
   config.seed = piece.seed
   config.task = ConfigDict({"name": name} | sizes.options)
+  config.model.update(sizes.model)
   # Tuning uses other problems than the reported runs.
   config.evaluate.seed = 8 if piece.seed == TUNING else 7
   config.evaluate.turns = turns
   if arm.stages is None:
     common.add_base_model(config)
     config.stage.base.steps = sizes.base_steps
+    config.stage.base.optimizer.learning_rate = sizes.base_rate
   else:
     base = f"{workdir_of(base_of(piece))}/base/last"
     for name, stage in arm.stages(piece.rate, base, sizes.steps).items():
@@ -295,14 +310,15 @@ def rates_of(task: str, arm: str) -> tuple[tuple[float, ...], float]:
   if not ARMS[arm].stages:
     return (0.0,), 0.0
   found, by = finished(task), "first" if arm == "single_turn" else "last"
-  rates = (min(RATES) / 2, *RATES)
+  given = TASKS[task].rates
+  rates = (min(given) / 2, *given)
   known = {
     rate: found[Piece(task, arm, rate, TUNING)][by]
     for rate in rates if Piece(task, arm, rate, TUNING) in found
   }
-  best = max(known, key=known.get, default=min(RATES))
-  lower = set(RATES) <= set(known) and best <= min(RATES)
-  return rates if lower else RATES, best
+  best = max(known, key=known.get, default=min(given))
+  lower = set(given) <= set(known) and best <= min(given)
+  return rates if lower else given, best
 
 
 def pieces_of(task: str, arms: list[str]) -> tuple[list[Piece], list[Piece]]:
@@ -392,7 +408,7 @@ def main(argv: list[str]) -> None:
   until = time.time() + 60 * MINUTES.value
   results_at().mkdir(parents=True, exist_ok=True)
   arms = ARMS_.value or list(ARMS)
-  for task in NAMES.value or list(TASKS):
+  for task in NAMES.value or SMALL:
     # Only after a run the best rates are known, and whether there is another.
     complete = all(run_all(pieces_of(task, arms)[0], until) for _ in range(2))
     if not (complete and run_all(pieces_of(task, arms)[1], until)):

@@ -78,7 +78,7 @@ def test_the_best_rate_of_tuning_is_reported(flagged):
   assert {p.seed for p in tuning} == {bench.TUNING}
   assert {p.arm for p in tuning} == {"single_turn", "pag"}
   assert {p.seed for p in reported} == set(range(100, 105))
-  low, _, high = bench.RATES
+  low, middle, high = bench.TASKS["chain"].rates
   store(
     flagged,
     result(bench.Piece("chain", "single_turn", low, 0), 0.9, 0.1),
@@ -91,7 +91,7 @@ def test_the_best_rate_of_tuning_is_reported(flagged):
   # The least of all rates is the best of one arm: half of it is tried there.
   assert min(p.rate for p in tuning) == low
   store(flagged, *(
-    result(bench.Piece("chain", arm, bench.RATES[1], 0), 0.05, 0.05)
+    result(bench.Piece("chain", arm, middle, 0), 0.05, 0.05)
     for arm in arms[1:]
   ))
   tuning, _ = bench.pieces_of("chain", arms)
