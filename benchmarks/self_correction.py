@@ -89,7 +89,7 @@ TASKS = {
   "chain": Sizes(
     "chain", {"operations": (2, 3), "modulus": 5, "mistake": 0.25}, 4, 600, 48
   ),
-  "stack_machine": Sizes("stack_machine", {"mistake": 0.3}, 4, 1000, 192),
+  "stack_machine": Sizes("stack_machine", {"mistake": 0.3}, 4, 1000, 96),
   "countdown_4": Sizes(
     "countdown", {k: v for k, v in _LARGE.task.items() if k != "name"},
     _LARGE.turns[0], _LARGE.base_steps, 384, _LARGE.model, _LARGE.base_rate,
