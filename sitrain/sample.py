@@ -56,6 +56,9 @@ from sitrain.runtime.test_sets import tasks_of
 from sitrain.types import PAD
 
 _LOG = logging.getLogger("sitrain")
+# On a CPU: rows of a group of devices, and how many times --batch share them.
+# Products of rows take five at a time there.
+SLOTS, PART = 20, 4
 
 requested_policy.define()
 flags.adopt_module_key_flags(requested_policy)
@@ -72,8 +75,9 @@ flags.DEFINE_integer(
   lower_bound=1,
 )
 flags.DEFINE_integer(
-  "slots", 0, "Rows of --batch decoded at a time, on each group of devices: one"
-  " that ends makes room for the next; 0: all.", lower_bound=0,
+  "slots", -1, "Rows of --batch decoded at a time, on each group of devices:"
+  " one that ends makes room for the next; 0: all; -1: all, but on CPUs, where"
+  f" answers are texts, {SLOTS} of {PART} times --batch.", lower_bound=-1,
 )
 flags.DEFINE_list("ks", [], "k of pass@k and maj@k; default: 1, 2, 4, ...")
 flags.DEFINE_integer(
@@ -82,6 +86,21 @@ flags.DEFINE_integer(
 flags.adopt_module_key_flags(distributed)
 flags.declare_key_flag("config")  # --help is to show it.
 flags.DEFINE_bool("traceback", False, "Show where an error came from.")
+
+
+def with_slots(plan: Plan, task: Any, problems: int) -> Plan:
+  """The plan with a number of slots, and the batch that goes with them.
+
+  A CPU is as fast with few rows as with many, and texts differ in length: rows
+  that wait for the longest cost it most of its time.
+  """
+  if plan.slots >= 0:
+    return plan
+  few = problems * plan.samples <= SLOTS * jax.device_count()
+  other = jax.default_backend() != "cpu" or by_turn.on_host(task.reply)
+  if few or other or task.texts == ():
+    return plan._replace(slots=0)
+  return plan._replace(slots=SLOTS, batch=PART * plan.batch)
 
 
 def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
@@ -127,11 +146,12 @@ def write_missing(
   `show` is the update of a display.
   """
   task = next(iter(tasks.values()))
+  rows = len(task.table.prompt) if task.table else plan.problems
+  count = plan.problems or rows or config["evaluate"]["problems"]
+  plan = with_slots(plan, task, count)
   model = machine.suited(build.model_from(config, task), mesh)
   player = make_player(model, task, plan, mesh)
   key = jax.random.key(plan.seed, impl="threefry2x32")
-  rows = len(task.table.prompt) if task.table else plan.problems
-  count = plan.problems or rows or config["evaluate"]["problems"]
   posed = player.pose(jax.random.fold_in(key, 0), count)
   total = len(posed.prompt)
   size = playing.part_size(plan.samples, plan.batch, total)  # Checks the batch.

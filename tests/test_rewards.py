@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sitrain.runtime import fields, sources
+from sitrain.runtime import fields, glossary, sources
 from sitrain.runtime.options import ConfigError
 from sitrain.tasks import limited, matching, own_functions, rewards
 from sitrain.tasks.rewards import Given, Limits
@@ -252,6 +252,9 @@ def test_names_of_metrics_are_not_overwritten(write):
   assert names == ["own2_environment", "exact"]
   with pytest.raises(ValueError, match="would both be logged as"):
     rewards.parse("reward", f"{a},{a}")
+  of_turns = {entry[0] for entry in glossary.JUDGE if entry[0].endswith("_K")}
+  own = of_turns - {"judge/NAME_K"}
+  assert own <= {f"judge/{name}_K" for name in rewards.TAKEN}
 
 
 def test_exact_and_number_compare_with_the_answer():

@@ -33,6 +33,7 @@ from sitrain.runtime import (
 from sitrain.runtime.options import ConfigError
 from sitrain.tasks import gsm8k, maze, mbpp, text
 from sitrain.tasks import word_problems as words
+from sitrain.tasks.draw import constant_reply
 from sitrain.types import GIVEN, PAD, Progress, TrainState
 
 sample = mains.imported("sitrain.sample")
@@ -613,3 +614,17 @@ def test_flags_that_do_not_fit(folder, tmp_path):
   with pytest.raises(ConfigError, match="there is no file no.jsonl"):
     sample.sample(config, plan_of(config, output))
   assert not rows_file.header_of(output).exists()
+
+
+def test_texts_on_a_cpu_are_decoded_in_slots(tmp_path):
+  config = build.plain(quickstart.get_config())
+  plan = lambda slots: plan_of(config, tmp_path / "a.jsonl", slots=slots)
+  texts = SimpleNamespace(texts=("a text",), reply=constant_reply([]))
+  found = sample.with_slots(plan(-1), texts, 10**4)
+  assert (found.slots, found.batch) == (sample.SLOTS, 12 * sample.PART)
+  tokens = SimpleNamespace(texts=(), reply=constant_reply([]))
+  for task, problems in ((tokens, 10**4), (texts, sample.SLOTS // 2)):
+    found = sample.with_slots(plan(-1), task, problems)
+    assert (found.slots, found.batch) == (0, 12)
+  found = sample.with_slots(plan(7), texts, 10**4)
+  assert (found.slots, found.batch) == (7, 12)

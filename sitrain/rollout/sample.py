@@ -95,10 +95,12 @@ def _block_width(size):
   """The least power of two whose square is at least `size`.
 
   The sums over blocks and those inside of one then have about as many terms,
-  which is when both together are shortest.
+  which is when both together are shortest. For a large vocabulary a divisor of
+  it that is not much smaller is better: padding is a slow copy.
   """
   bits = (size - 1).bit_length()  # `size` is at most 2 ** bits
-  return 2 ** math.ceil(bits / 2)
+  width, divisor = 2 ** math.ceil(bits / 2), size & -size
+  return divisor if width >= 64 and width / 8 <= divisor < width else width
 
 
 def _first_above(sums, target):
@@ -134,7 +136,8 @@ def draw(
     logits = keep_top_p(logits, top_p)
   top = jnp.max(logits, axis=-1)
   weight = jnp.exp(logits - top[:, None])
-  drawn = inverse_cdf(jax.vmap(jax.random.uniform)(keys), weight)
-  token = jnp.where(greedy, jnp.argmax(logits, axis=-1), drawn)
-  token = token.astype(jnp.int32)
+  # Greedily, the first of the largest: `argmax` takes longer than all of this.
+  largest = (logits == top[:, None]).astype(weight.dtype)
+  uniform = jnp.where(greedy, 0.0, jax.vmap(jax.random.uniform)(keys))
+  token = inverse_cdf(uniform, jnp.where(greedy[:, None], largest, weight))
   return token, _at(logits, token) - top - jnp.log(jnp.sum(weight, axis=-1))

@@ -35,7 +35,8 @@ DEVICE_ASKS = ("tokens", "answer", "turn")
 # Metrics of a verdict that a named reward must not overwrite.
 TAKEN = (
   "reward", "malformed", "unknown", "changed", "corrected", "spoiled", "ended",
-  "environment",
+  "environment", "no_signal", "pass", "majority", "distinct", "copied",
+  "balance", "caught", "cleared", "true",
 )
 
 
