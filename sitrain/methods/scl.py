@@ -44,16 +44,15 @@ def make(
     return jax.ops.segment_max(usable(verdict) * 1, episodes.problem, count) > 0
 
   def curate(key, state, problems, episodes, verdict):
-    found, turn = usable(verdict), SCOPES[scope]
-    first = right_turns(verdict)[:, 0]
-    both = pairs.attempts_of(episodes, first, turn, max(turns))
+    found, first = usable(verdict), right_turns(verdict)[:, 0]
+    both = pairs.attempts_of(episodes, first, SCOPES[scope], max(turns))
     scores = jnp.zeros((len(found), 2, both[0].tokens.shape[1]))
     if reference != "none":
       held = params_of(state, "reference")
       scores = pairs.score_pairs(
         models["policy"], held, *both, temperature=temperature
       )
-    trained = found[:, None] & (jnp.arange(1, 3) == turn)
+    trained = found[:, None] & (jnp.arange(1, 3) == SCOPES[scope])
     label = jnp.full(len(found), 1.0 - smoothing)
     batch = pairs.pair_batch(*both, scores, trained=trained, label=label)
     return batch, {"curate/pairs": verbs.share(found)}
