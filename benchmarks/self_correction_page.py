@@ -148,6 +148,7 @@ def _point(panel, results, color, marker):
   start = of("cl", other)[0], of("cs", other)[0]
   panel.plot([start[0], x], [start[1], y], color=color, lw=1)
   panel.plot(*start, marker, color=color, mfc="none")
-  panel.plot(wide, [y, y], color=color, lw=0.6)
-  panel.plot([x, x], tall, color=color, lw=0.6)
+  within = lambda ends: [min(max(end, 0.0), 100.0) for end in ends]
+  panel.plot(within(wide), [y, y], color=color, lw=0.6)
+  panel.plot([x, x], within(tall), color=color, lw=0.6)
   return panel.plot(x, y, marker, color=color)[0]
