@@ -7,6 +7,7 @@ import matplotlib
 import matplotlib.figure
 
 from benchmarks.intervals import interval
+from benchmarks.self_correction_arms import ARMS, TASKS
 
 Found = dict[str, list[dict]]  # arm -> results, one a seed
 FINDINGS = pathlib.Path(__file__).parent / "self_correction_findings.md"
@@ -39,39 +40,34 @@ COLUMNS = (
 )
 
 
-def write(
-  folder: pathlib.Path, found: dict[str, Found], arms: dict, sizes: dict
-) -> pathlib.Path:
-  """README.md and the picture in the folder of the results; its path.
-
-  `arms` and `sizes` are those of benchmarks.self_correction.
-  """
+def write(folder: pathlib.Path, found: dict[str, Found]) -> pathlib.Path:
+  """README.md and the picture in the folder of the results; its path."""
   text = [HEAD]
   if found:
     text += [FINDINGS.read_text(), "![CL and CS of every arm](frontier.png)\n"]
   for task, each in found.items():
-    steps, attempts = sizes[task].steps, sizes[task].attempts
+    sizes = TASKS[task]
     text += [
-      f"## {task}", "", f"`{sizes[task].name}` with {sizes[task].options}:"
-      f" {steps} gradient steps and {attempts:,} sampled attempts an arm.", "",
-      *table(each, arms), "",
+      f"## {task}", "", f"`{sizes.name}` with {sizes.options}: {sizes.steps}"
+      f" gradient steps and {sizes.attempts:,} sampled attempts an arm.", "",
+      *table(each), "",
     ]
   if found:
-    picture(found, arms).savefig(folder / "frontier.png", dpi=110)
+    picture(found).savefig(folder / "frontier.png", dpi=110)
   path = folder / "README.md"
   path.write_text("\n".join(text).rstrip() + "\n")
   return path
 
 
-def table(found: Found, arms: dict) -> list[str]:
+def table(found: Found) -> list[str]:
   """A line for each arm."""
   heads = ["arm", "", "rate", "seeds", *(title for title, _ in COLUMNS)]
   heads += ["tokens", "s of a core"]
   lines = [_line(heads), _line(["---"] * len(heads))]
   for arm, each in found.items():
-    each = _beside_direct(each, found.get(_direct(arm, arms), []))
+    each = _beside_direct(each, found.get(_direct(arm), []))
     rate = each[0]["rate"]
-    cells = [f"`{arm}`", arms[arm].description, f"{rate:g}" if rate else "-"]
+    cells = [f"`{arm}`", ARMS[arm].description, f"{rate:g}" if rate else "-"]
     cells += [str(len(each)), *(cell(each, key) for _, key in COLUMNS)]
     for key in ("tokens", "seconds_of_core"):
       cells.append(f"{sum(r[key] for r in each) / len(each):.0f}")
@@ -79,9 +75,9 @@ def table(found: Found, arms: dict) -> list[str]:
   return lines
 
 
-def _direct(arm: str, arms: dict) -> str:
+def _direct(arm: str) -> str:
   """The arm of direct RL with, or without, verdicts."""
-  return "direct_judged" if arms[arm].judged else "multi_turn"
+  return "direct_judged" if ARMS[arm].judged else "multi_turn"
 
 
 def _beside_direct(each: list[dict], direct: list[dict]) -> list[dict]:
@@ -107,9 +103,7 @@ def _line(cells: list[str]) -> str:
   return "| " + " | ".join(cells) + " |"
 
 
-def picture(
-  found: dict[str, Found], arms: dict
-) -> matplotlib.figure.Figure:
+def picture(found: dict[str, Found]) -> matplotlib.figure.Figure:
   """CL against CS, a panel a task.
 
   A hollow mark is an independent second attempt, a line leads from it to the
@@ -123,8 +117,8 @@ def picture(
   colors, marks = matplotlib.colormaps["tab20"].colors, {}
   for panel, (task, each) in zip(panels, found.items()):
     for arm, results in each.items():
-      color = colors[list(arms).index(arm) % len(colors)]
-      mark = _point(panel, results, color, "s" if arms[arm].judged else "o")
+      color = colors[list(ARMS).index(arm) % len(colors)]
+      mark = _point(panel, results, color, "s" if ARMS[arm].judged else "o")
       marks |= {arm: mark} if mark else {}
     panel.set_title(task)
     panel.set_xlabel("CL: right first attempts that stay right, %")

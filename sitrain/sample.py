@@ -56,8 +56,8 @@ from sitrain.runtime.test_sets import tasks_of
 from sitrain.types import PAD
 
 _LOG = logging.getLogger("sitrain")
-# On a CPU: rows of a group of devices, and how many times --batch share them.
-# Products of rows take five at a time there.
+# On a CPU: rows that a group of devices decodes at a time, and how many times
+# --batch rows wait for them. XLA multiplies float32 there in tiles of 5 rows.
 SLOTS, PART = 20, 4
 
 requested_policy.define()
@@ -91,8 +91,8 @@ flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 def with_slots(plan: Plan, task: Any, problems: int) -> Plan:
   """The plan with a number of slots, and the batch that goes with them.
 
-  A CPU is as fast with few rows as with many, and texts differ in length: rows
-  that wait for the longest cost it most of its time.
+  Without slots a batch is decoded until its longest text ends, and rows that
+  have ended are computed all the same. Few rows keep the cores of a CPU busy.
   """
   if plan.slots >= 0:
     return plan

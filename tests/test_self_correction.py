@@ -112,7 +112,7 @@ def test_the_page_has_what_there_is(flagged):
   ))
   found = {"chain": bench.reported("chain")}
   assert list(found["chain"]) == ["base", "base_judged"]
-  text = page.write(flagged, found, bench.ARMS, bench.TASKS).read_text()
+  text = page.write(flagged, found).read_text()
   (own, other) = (
     line for line in text.splitlines() if line.startswith("| `base")
   )
@@ -122,7 +122,7 @@ def test_the_page_has_what_there_is(flagged):
   assert (flagged / "frontier.png").stat().st_size > 5000
   # An arm without wrong first attempts has no CS, and no point.
   nothing = {"base": [found["chain"]["base"][0] | {"cs": math.nan}]}
-  (panel,) = page.picture({"chain": nothing}, bench.ARMS).axes
+  (panel,) = page.picture({"chain": nothing}).axes
   assert not panel.lines
 
 
