@@ -195,9 +195,9 @@ def of_decoding(backend, dtype, mesh, by_group=stage.by_group):
   return report_of(program, text, mesh), (program, given, draw)
 
 
-def of_update(backend, dtype, mesh):
-  """The report of the program of a gradient."""
-  jitted, given = update(model_of(backend, dtype), mesh)
+def of_update(backend, dtype, mesh, **fields):
+  """The report of the program of a gradient; `fields` change the model."""
+  jitted, given = update(model_of(backend, dtype).clone(**fields), mesh)
   with at(mesh):
     return report_of(*compiled(jitted, *given), mesh)
 
@@ -318,6 +318,10 @@ def on_cpu(mesh):
   found["naive look-up"] = of_look_up(mesh)
   found["residual"] = of_residuals()
   found["experts"] = of_mixtures(mesh, one)
+  found["update by rows"] = of_update(
+    "cpu", jnp.bfloat16, mesh_of("cpu", 8, 1, 1), wide=True, remat="dots",
+    layers=2, scan=True,
+  )
   return found | {"update": of_update("cpu", f32, mesh)}
 
 

@@ -119,6 +119,11 @@ def test_no_device_repeats_work_of_the_update(cpu):
   assert 0.1 < cpu["update"]["flops"] / one <= 1.2 / 8
 
 
+def test_rows_on_whole_models_need_sums_of_gradients_alone(cpu):
+  found = {c[0] for c in cpu["update by rows"]["collectives"]}
+  assert found == {"all-reduce"}
+
+
 def test_a_split_residual_stream_needs_less_memory(cpu):
   found = cpu["residual"]
   assert found["split"] < 0.95 * found["whole"]

@@ -219,6 +219,29 @@ def test_logits_of_all_tokens_are_never_stored():
   assert made(4) < logits
 
 
+@pytest.mark.parametrize("room,products", [(2**29, 2), (0, 3)])
+def test_few_logits_are_kept_for_the_gradient(room, products, monkeypatch):
+  """By remat="dots"; else they are computed twice."""
+  monkeypatch.setattr(logprobs, "KEPT_BYTES", room)
+  params, *_ = case()
+  model = MODEL.clone(remat="dots", layers=1)
+  params = params | {"layers": jax.tree.map(lambda x: x[:1], params["layers"])}
+  tokens = jnp.ones((2, 5), jnp.int32)
+
+  def loss(params):
+    scores = logprobs.token_scores(
+      model, params, tokens, tokens, 0 * tokens, inputs=tokens, chunk=2
+    )
+    return jnp.sum(scores.logprob)
+
+  text = str(jax.make_jaxpr(jax.grad(loss))(params))
+  of_vocabulary = [
+    line for line in text.splitlines()
+    if "dot_general[" in line and f"{VOCABULARY}" in line
+  ]
+  assert len(of_vocabulary) == products
+
+
 def test_the_default_chunk_follows_from_the_sizes(monkeypatch):
   params, _, tokens, turn, path = case()
 

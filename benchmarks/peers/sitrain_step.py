@@ -28,10 +28,10 @@ def make_task(case: dict) -> Task:
   """Poses the prompts of the benchmark and rewards even tokens."""
 
   def verify(answer, episodes, turns):
-    own = episodes.turn == 1
-    even = jnp.sum(own & (episodes.tokens % 2 == 0), axis=1)
-    reward = even / jnp.maximum(jnp.sum(own, axis=1), 1)
-    return Verdict(reward[:, None], jnp.ones_like(reward)[:, None])
+    own = episodes.turn[:, None] == 1 + jnp.arange(turns)[:, None]  # [B K T]
+    even = jnp.sum(own & (episodes.tokens % 2 == 0)[:, None], axis=2)
+    reward = even / jnp.maximum(jnp.sum(own, axis=2), 1)
+    return Verdict(reward, jnp.ones_like(reward))
 
   return Task(
     problems=lambda key, count: problems_of(case, count), verify=verify,

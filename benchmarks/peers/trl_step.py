@@ -38,7 +38,8 @@ def reward(completion_ids, **_):
 
 def make_config(case: dict, folder: str, attention: str, cache: str):
   return trl.GRPOConfig(
-    output_dir=folder, use_cpu=True, bf16=False, fp16=False, tf32=False,
+    output_dir=folder, use_cpu=True, fp16=False, tf32=False,
+    bf16=case.get("dtype") == "bfloat16",
     gradient_checkpointing=False, report_to="none", save_strategy="no",
     logging_strategy="no", disable_tqdm=True, learning_rate=1e-6,
     lr_scheduler_type="constant", max_steps=2**20, beta=case["beta"],
@@ -50,9 +51,10 @@ def make_config(case: dict, folder: str, attention: str, cache: str):
   )
 
 
-def make_step(case: dict, folder: str, attention: str, cache: str, threads):
-  """(one step a call, the trainer)."""
+def make_step(case: dict, model: str, attention: str, cache: str, threads):
+  """(one step a call, the trainer), of the folder of a model."""
   sizes, rows = case["model"], protocol.prompts(case, case["problems"])
+  folder = tempfile.mkdtemp()
   asked = [" ".join(map(str, row)) for row in rows]
 
   class Hold(TrainerCallback):
@@ -66,7 +68,7 @@ def make_step(case: dict, folder: str, attention: str, cache: str, threads):
       torch.set_num_threads(threads["count"])  # counts for this thread alone
 
   trainer = trl.GRPOTrainer(
-    model=folder, reward_funcs=reward,
+    model=model, reward_funcs=reward,
     args=make_config(case, folder, attention, cache),
     train_dataset=Dataset.from_dict({"prompt": asked}),
     processing_class=make_tokenizer(sizes["vocabulary"]),

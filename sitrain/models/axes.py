@@ -84,7 +84,13 @@ def _for_each_group(table):
 
   The gradient of an all-gather is a reduce-scatter, whatever the compiler.
   """
-  gather = lambda x: jax.lax.all_gather(x, "fsdp", axis=1, tiled=True)[None]
+  parts = over(("fsdp",))
+
+  def gather(x):
+    if parts > 1:  # XLA on CPU copies for a gather from one.
+      x = jax.lax.all_gather(x, "fsdp", axis=1, tiled=True)
+    return x[None]
+
   return jax.shard_map(
     gather, in_specs=PartitionSpec("tensor", "fsdp"),
     out_specs=PartitionSpec(ROWS, "tensor", None), check_vma=False,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from sitrain.models import (
@@ -27,6 +28,7 @@ from sitrain.types import PAD, Key, Params
 
 PARTITION_RULES = parameters.PARTITION_RULES
 unstack = parameters.unstack
+LOGITS = "logits"  # what they are called by policies of jax.checkpoint
 Cache = tuple  # (), or per layer (keys [B N T H], values [B N T H])
 
 
@@ -152,6 +154,7 @@ class Decoder(nn.Module, kw_only=True):
         preferred_element_type=jnp.float32,
       )
     )
+    logits = checkpoint_name(logits, LOGITS)
     logits = logits.reshape(*hidden.shape[:-1], self.vocabulary)
     return blocks.soft_cap(logits, self.logit_cap)
 

@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sitrain.models import axes, reading
+from sitrain.models import axes, decoder, reading
 from sitrain.types import Episodes, Params, Policy, TokenScores
 
 CHUNK_ELEMENTS = 2**22  # logits that a chunk holds, unless that is too thin
 CHUNK_TOKENS = 512  # tokens that keep a chunk's matrix product busy
+# Where layers keep their products (remat="dots"), logits of up to so many bytes
+# are kept, too, and are not computed again for the gradient.
+KEPT_BYTES = 2**29
 
 
 def token_scores(
@@ -189,9 +192,18 @@ def _of_group(model, score, chunk, tables, tokens, temperature, *hidden):
     x = jnp.pad(x, padding + [(0, 0)] * (x.ndim - 2))
     return x.reshape(size, count, chunk, *x.shape[2:]).swapaxes(0, 1)
 
-  body = jax.checkpoint(lambda x: score(tables, x[0], temperature, *x[1:]))
+  body = lambda x: score(tables, x[0], temperature, *x[1:])
+  body = jax.checkpoint(body, policy=_kept(model, size * length))
   parts = jax.lax.map(body, jax.tree.map(split, (tokens, *hidden)))
   return tuple(x.swapaxes(0, 1).reshape(size, -1)[:, :length] for x in parts)
+
+
+def _kept(model, tokens):
+  """The policy of jax.checkpoint for chunks of so many tokens in all."""
+  policies = jax.checkpoint_policies
+  if model.remat == "dots" and tokens * model.vocabulary * 4 <= KEPT_BYTES:
+    return policies.save_only_these_names(decoder.LOGITS)
+  return policies.nothing_saveable
 
 
 def _finish(rows, scores):

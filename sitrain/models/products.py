@@ -11,7 +11,10 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
+
+from sitrain.models import axes
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -53,5 +56,17 @@ def _dot(x, weight, axis):
 
 
 def _in_memory(x):
-  """A transposed matrix as a copy, which XLA would else leave as it is."""
-  return with_layout_constraint(x, Layout((0, 1)))
+  """A transposed matrix as a copy, which XLA would else leave as it is.
+
+  Each group of devices copies its rows: for the constraint on a layout XLA
+  would gather those of all.
+  """
+  copied = lambda x: with_layout_constraint(x, Layout((0, 1)))
+  groups = axes.over(axes.ROWS)
+  if groups == 1 or x.shape[1] % groups:
+    return copied(x)
+  lie = PartitionSpec(None, axes.ROWS)
+  return jax.shard_map(
+    copied, in_specs=lie, out_specs=lie, axis_names=set(axes.ROWS),
+    check_vma=False,
+  )(x)
