@@ -22,6 +22,8 @@ def get_config(argument: str = "") -> ConfigDict:
   task = {"name": "word_problems", "count": 20000, "seed": 0}
   config = text.base_config(task, test={"seed": 1}, turns=TURNS)
   config.model.path = MODEL
+  # Each device keeps its part of the state: half of the memory on two cores.
+  config.mesh.update({"data": 1, "fsdp": -1})
   config.evaluate.update({"problems": 512, "batch": 128})
   base = {"name": "imitation", "problems": 16, "turns": TURNS}
   rate = {"learning_rate": 1e-4, "schedule": "cosine", "warmup": 4}

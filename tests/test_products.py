@@ -40,6 +40,48 @@ def test_values_and_gradients_are_those_of_a_product(rows, transposed):
     np.testing.assert_allclose(f32(one), other, rtol=1e-2, atol=1e-2)
 
 
+def test_products_are_kept_for_the_gradient_as_bits():
+  def layer(x, weights):
+    for weight in weights:
+      x = products.kept(products.wide(x, weight, False).astype(x.dtype))
+      x = jax.nn.silu(x)
+    return x
+
+  def program(policy):
+    def loss(x, weights):
+      once = jax.checkpoint(layer, policy=policy, prevent_cse=False)
+      y, _ = jax.lax.scan(lambda x, w: (once(x, w), None), x, weights)
+      return jnp.sum(y.astype(jnp.float32) ** 2)
+
+    grad = jax.grad(loss, argnums=(0, 1))
+    return jax.make_jaxpr(grad)(drawn(2, 4, 5), weights).jaxpr
+
+  weights = drawn(0, 3, 5, 7), drawn(1, 3, 7, 5)
+  own = program(products.POLICY)
+  other = program(jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+  again = len(list(products_in(other))) - len(list(products_in(own)))
+  assert again == 2  # both products of a layer
+  bits = [x for x in carried(own) if x.aval.dtype == jnp.uint16]
+  assert [x.aval.shape for x in bits] == [(3, 4, 7), (3, 4, 5)]
+  assert all(x.aval.dtype != jnp.uint16 for x in carried(other))
+
+
+def carried(jaxpr):
+  """What loops of a program give, all iterations side by side."""
+  for one in jaxpr.eqns:
+    if one.primitive.name == "scan":
+      yield from one.outvars
+    for inner in jaxprs_in_params(one.params):
+      yield from carried(inner)
+
+
+def test_what_is_kept_has_the_gradient_of_what_it_was():
+  x, given = drawn(0, 4, 5), drawn(1, 4, 5)
+  got, back = jax.vjp(lambda x: products.kept(x * 2), x)
+  np.testing.assert_array_equal(got, x * 2)
+  np.testing.assert_array_equal(back(given)[0], given * 2)
+
+
 def products_in(jaxpr):
   """(dtypes of both sides, dtype of the result) of products of matrices."""
   for one in jaxpr.eqns:

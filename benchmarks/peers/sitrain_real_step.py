@@ -55,7 +55,7 @@ def make_state(case: dict, model, optim, mesh):
 
 def prepare(case: dict):
   """Compiles the step; every run is one of them, from where the last ended."""
-  mesh = sharding.make_mesh()
+  mesh = sharding.make_mesh(data=1, fsdp=sharding.REST)
   model = machine.suited(weights.from_folder(
     case["folder"], scan=True, remat="auto", dtype=jnp.dtype(case["dtype"])
   ), mesh)

@@ -130,7 +130,7 @@ def project(
     weight = weight.reshape(x.shape[1], -1)
     if not wide:
       return x @ weight
-    return products.wide(x, weight, False).astype(x.dtype)
+    return products.kept(products.wide(x, weight, False).astype(x.dtype))
 
   y = times(x, params[name])
   if f"{name}_a" not in params:
@@ -172,7 +172,7 @@ def remat(fn: Callable, policy: str, *, scanned: bool) -> Callable:
   policies = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "auto": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": products.POLICY,
   }
   if policy not in policies:
     raise ValueError(f"remat {policy!r}: not none, full, dots or auto")

@@ -10,11 +10,40 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from sitrain.models import axes
+
+NAME = "product"
+# Of jax.checkpoint, which sees no product where a gradient is given by hand.
+POLICY = jax.checkpoint_policies.save_from_both_policies(
+  jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  jax.checkpoint_policies.save_only_these_names(NAME),
+)
+
+
+def kept(y: Float[Array, "*B"]) -> Float[Array, "*B"]:
+  """The same, which POLICY keeps for the gradient.
+
+  It is kept as bits: XLA on CPU would convert what all layers keep in bfloat16
+  to float32 before it reads any of it.
+  """
+  bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(y), jnp.uint16)
+  return _restored(y, checkpoint_name(bits, NAME))
+
+
+@jax.custom_jvp
+def _restored(y, bits):
+  return jax.lax.bitcast_convert_type(bits, y.dtype)
+
+
+@_restored.defjvp
+def _restored_jvp(given, tangents):
+  y, bits = given
+  return jax.lax.bitcast_convert_type(bits, y.dtype), tangents[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -36,8 +65,8 @@ def _forward(x, weight, transposed):
   return wide(x, weight, transposed), (x, weight)
 
 
-def _backward(transposed, kept, gradient):
-  x, weight = kept
+def _backward(transposed, saved, gradient):
+  x, weight = saved
   gradient = gradient.astype(x.dtype)
   by_rows = wide(gradient, weight, not transposed)
   left, right = (gradient, x) if transposed else (x, gradient)
