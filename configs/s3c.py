@@ -7,9 +7,9 @@ before it. Four rounds on samples of a base that never does so.
 `--config.stage.s3c.method.share=0` imitates right samples alone, and
 `values=01234` puts random wrong values in the place of own ones.
 
-Tried on seed 0 with one round at a rate of 5e-4: 35 % right, after 88 of right
-samples alone and 68 of the base. It then withdraws 20 % of its right values and
-mends 1 % of its wrong ones. These four rounds have not been run to their end.
+Seeds 0 to 2: 79 % right (71, 77, 89), after 98 of right samples alone and 66 of
+the base. It takes back 12 % of its right values and 3 % of its wrong ones: what
+stands behind a wrong value is not learned as that.
 """
 
 from ml_collections import ConfigDict
