@@ -86,10 +86,12 @@ def cell(values: list[float], scale: float = 100.0) -> str:
   if np.isnan(values).any():
     return "-"
   mean, low, high = (scale * x for x in interval(values))
-  text = f"{mean:.1f}" if scale > 1 else f"{mean:.2f}"
+  digits = 1 if scale > 1 else 2
+  mean, low, high = (round(x, digits) + 0.0 for x in (mean, low, high))
+  text = f"{mean:.{digits}f}"
   if len(values) < 2:
     return text
-  return f"{text} [{low:.1f}, {high:.1f}]"
+  return f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def line(cells: list[str]) -> str:
@@ -166,7 +168,9 @@ def four_criteria(rows: Rows) -> list[str]:
       f"habit arms end above controls by more than 10 points: the lowest, "
       f"`{worst}`, {gap:+.1f} against the highest, `{best}`", gap > 10,
     ))
-    rises = ", ".join(f"`{arm}` {more(arm):+.2f}" for arm in found)
+    rises = ", ".join(
+      f"`{arm}` {round(more(arm), 2) + 0.0:+.2f}" for arm in found
+    )
     met = all(more(a) > 0 for a in habits) and all(
       more(a) <= 0 for a in controls
     )

@@ -9,8 +9,8 @@ the direct model's many answers. `python -m benchmarks.habits` compares them at
 equal compute. `:mixed` has searches in random orders, `:think` searches that
 skip the steps that fail.
 
-Seed 0, percent right on unseen boards: searches 29 -> 32, direct 33 -> 39 with
-pass@32 from 81 to 64, by Clip-Cov 38 with 71.
+Percent right on unseen boards, three seeds: searches 35 -> 39, direct 34 -> 42
+with pass@32 from 80 to 66, by Clip-Cov 40 with 71.
 
 Left out: Sudoku, models of 17 to 38 M parameters, and turns of 4,096 tokens (64
 here); the paper's sizes of the searches are known from its abstract and the

@@ -8,8 +8,8 @@ lines of Countdown is primed with traces of chosen habits, or with a control,
 and GRPO follows. The argument is one of ARMS; `python -m benchmarks.habits`
 runs all of them. Priming has as many trained tokens in each arm.
 
-Seed 0, percent right on unseen boards: all habits 16 -> 33, answers alone 33 ->
-38, dots 23 -> 35, no priming 10 -> 24: the claim is not seen at this size.
+Percent right on unseen boards, three seeds: all habits 15 -> 30, answers alone
+34 -> 38, dots 22 -> 35, no priming 10 -> 28: the claim is not seen at this size.
 
 The traces are a solver's, not a language model's; behaviours are counted by
 their tokens, not by a language model; and GRPO is in the place of PPO.
