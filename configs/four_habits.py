@@ -9,7 +9,7 @@ and GRPO follows. The argument is one of ARMS; `python -m benchmarks.habits`
 runs all of them. Priming has as many trained tokens in each arm.
 
 Percent right on unseen boards, three seeds: all habits 15 -> 30, answers alone
-34 -> 38, dots 22 -> 35, not primed 10 -> 28: the claim is not seen at this size
+34 -> 38, dots 22 -> 35, not primed 10 -> 28: the claim is not seen here.
 
 The traces are a solver's, not a language model's; behaviours are counted by
 their tokens, not by a language model; and GRPO is in the place of PPO.
