@@ -9,7 +9,7 @@ Seed 0: as in the paper a trajectory stops at a right attempt, so the policy
 learns to change every attempt: turns 1 to 5 are 64, 35, 62, 36 and 61 % right
 (base: 49, 38, 41, 39, 39), and their majority is worse than that of five first
 attempts (65 and 69). With stop=False repeats=True, which also trains what
-follows a right attempt, they are 60, 65, 61, 62 and 63 % right, and the
+follows a right attempt, they are 60, 65, 62, 62 and 63 % right, and the
 majority is better (75 and 66).
 """
 

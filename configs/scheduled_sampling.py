@@ -8,7 +8,7 @@ read are what the policy would write.
 
 Seed 0: 31 % right before and 51 after, in as many steps without own tokens 69;
 with a tenth of them 62, with two fifths 40. It slows learning down, at every
-length, and more so for long chains: a value follows from the one before it, and
+length: a value follows from the one before it, and
 two layers cannot work out what stands where that one is wrong.
 """
 
