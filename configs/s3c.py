@@ -20,7 +20,7 @@ TURNS = (16, 16)  # five values, each withdrawn twice, and the end
 
 
 def get_config(argument: str = "") -> ConfigDict:
-  """Base, then one round."""
+  """Base, then four rounds."""
   config = common.base_config()
   config.task = ConfigDict({
     "name": "chain.mending", "operations": (3, 5), "modulus": 5,

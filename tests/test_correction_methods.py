@@ -138,6 +138,8 @@ def test_numbers_are_single_tokens():
   )
   with pytest.raises(ValueError, match="values='3': give two or more"):
     make(values="3")
+  with pytest.raises(ValueError, match="values='11': give two or more, each"):
+    make(values="11")
   with pytest.raises(ValueError, match="no token for|not in|characters"):
     make(values="ab")
   with pytest.raises(ValueError, match="reference='none': choose one of prev"):

@@ -122,6 +122,8 @@ def test_without_a_budget_flags_and_defaults_count():
 
 def test_what_does_not_fit_is_one_line():
   for message, names, given in (
+    ("--strategy=pag: runs of pag are played by --strategy=verify_and_revise",
+     ["pag"], {}),
     ("--strategy is missing: choose one of best_of_n, pdr, self_", [], {}),
     ("=self_consistancy: did you mean 'self_consistency'", ["self_consistancy"],
      {}),

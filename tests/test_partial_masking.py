@@ -103,13 +103,15 @@ def test_wrong_attempts_are_read_and_their_repairs_imitated(
 
 def test_what_is_no_mixture_is_refused():
   make = lambda task=TASK, **options: partial_masking.make(
-    fakes.SILENT, task, None, problems=1, samples=2,
-    **{"turns": (4, 4, 4)} | options,
+    fakes.SILENT, task, None, problems=1,
+    **{"turns": (4, 4, 4), "samples": 2} | options,
   )
   with pytest.raises(ValueError, match="attempt, verdict, repair"):
     make(turns=(4, 4))
   for options in ({"bad": 1.5}, {"wrong": -1.0}):
     with pytest.raises(ValueError, match="0 to 1, and 0 or more"):
       make(**options)
+  with pytest.raises(ValueError, match="samples=1: .* the samples"):
+    make(samples=1)
   with pytest.raises(ValueError, match="verdicts of the policy"):
     make(chain.make())

@@ -213,9 +213,10 @@ KNOWN = jnp.array([1, 1, 1, 1, 1, 1, 1, 0], bool)
 
 def test_random_pairs_are_right_and_wrong_and_fair():
   draws = 2000
+  value = VALUE.at[2].set(0.9).at[6].set(1.0)  # A part of a reward is wrong.
   noise = jax.random.uniform(jax.random.key(0), (draws, 8))
   choose = jax.jit(jax.vmap(
-    lambda noise: pairs.right_and_wrong(noise, VALUE, KNOWN, PROBLEM, 4)
+    lambda noise: pairs.right_and_wrong(noise, value, KNOWN, PROBLEM, 4)
   ))
   right, wrong, found = map(np.asarray, choose(noise))
   assert np.all(found == [True, False, True, False])

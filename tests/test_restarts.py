@@ -144,6 +144,18 @@ def test_transitions_by_hand():
   reward = jnp.array([[1.0], [0], [1], [0], [1], [0]])
   found = restarts.transition(begun, reward)
   assert found.tolist() == [[0], [0], [1], [0], [0], [-1]]
+  partly = restarts.transition(begun, jnp.full_like(reward, 0.9))
+  assert partly.tolist() == [[0], [0], [0], [0], [-1], [-1]]
+
+
+@pytest.mark.parametrize("options", [
+  {"restarts": -1}, {"restarts": 9}, {"dropped": -1}, {"capacity": 0},
+  {"bonus": float("nan")},
+])
+def test_options_that_begin_nothing_again_are_refused(options):
+  (name, value), = options.items()
+  with pytest.raises(ValueError, match=f"{name}={value}"):
+    satori_of(**options)
 
 
 def state_of(memory=()):
@@ -154,8 +166,8 @@ def state_of(memory=()):
 
 def satori_of(**options):
   return satori.make(
-    {"policy": MODEL}, TASK, (), turns=(3,), problems=4, samples=2, restarts=2,
-    **options,
+    {"policy": MODEL}, TASK, (), turns=(3,), problems=4, samples=2,
+    **{"restarts": 2} | options,
   )
 
 

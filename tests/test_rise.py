@@ -281,13 +281,15 @@ def test_a_turn_in_a_window_sees_the_turn_before_alone():
 @pytest.mark.parametrize("options, message", [
   ({"criterion": "good"}, "choose one of all, better, best, success"),
   ({"tau": 0.0}, "set it above 0"),
+  ({"tau": 0.01}, "from 0.02 on"),
+  ({"samples": 0}, "samples=0: set it to 1 or more"),
   ({"best_of": 0}, "set it to 1 or more"),
 ])
 def test_wrong_options_are_refused(options, message):
   task = sampled()[0]
   with pytest.raises(ValueError, match=message):
-    rise.make(fakes.SILENT, task, None, problems=2, samples=1, turns=(3, 3),
-              **options)
+    rise.make(fakes.SILENT, task, None, problems=2, turns=(3, 3),
+              **{"samples": 1} | options)
 
 
 def test_a_verifier_of_the_host_cannot_choose_in_a_rollout():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from sitrain.curate.advantage import token_mask
+from sitrain.judge.groups import FULL
 from sitrain.models.logprobs import score_rows
 from sitrain.rollout import contexts
 from sitrain.tasks.attempt import attempt
@@ -78,7 +79,8 @@ def right_and_wrong(
   problem: Int[Array, " B"],
   problems: int,
 ) -> tuple[Int[Array, " P"], Int[Array, " P"], Bool[Array, " P"]]:
-  """A random right and a random wrong row of each problem: value > 0, and not.
+  """A random right and a random wrong row of each problem: a full reward,
+  and less.
 
   Those of the highest `noise`, uniform in [0, 1). Returns (right, wrong,
   whether there are both).
@@ -92,8 +94,8 @@ def right_and_wrong(
     row = jax.ops.segment_min(at, problem, problems)
     return jnp.minimum(row, rows - 1), row < rows
 
-  right, some = pick(known & (value > 0))
-  wrong, other = pick(known & ~(value > 0))
+  right, some = pick(known & (value >= FULL))
+  wrong, other = pick(known & (value < FULL))
   return right, wrong, some & other
 
 

@@ -5,11 +5,14 @@ one column with the outcome of that attempt: WRONG, RIGHT, or NEW where there is
 no attempt to restart after.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from sitrain.curate.pairs import best_and_worst, take_rows
+from sitrain.judge.groups import FULL
 from sitrain.rollout.contexts import Segment, compose
 from sitrain.tasks.rows import problem_shape
 from sitrain.types import PAD, Episodes, Problems, Task, Verdict
@@ -25,6 +28,21 @@ def empty(task: Task, capacity: int, columns: int) -> Problems:
     answer=jnp.zeros((capacity, fields), jnp.int32),
     solution=jnp.full((capacity, 1), NEW, jnp.int32),
   )
+
+
+def check(
+  problems: int, restarts: int, dropped: int, capacity: int, bonus: float
+) -> None:
+  """Raises ValueError for options of Satori that begin nothing again."""
+  if not 0 <= restarts <= problems:
+    raise ValueError(
+      f"restarts={restarts}: some of the problems: set it from 0 to {problems}"
+    )
+  if dropped < 0 or capacity < 1 or not math.isfinite(bonus):
+    raise ValueError(
+      f"dropped={dropped}, capacity={capacity}, bonus={bonus}: set them to 0 or"
+      " more, 1 or more, and a number"
+    )
 
 
 def full(states: Problems) -> Bool[Array, ""]:
@@ -44,7 +62,7 @@ def after_attempts(
   """Two restarts [2P] a problem, after a right and a wrong attempt.
 
   Each is the prompt, turn 1 without its last `dropped` tokens and the reply, in
-  prompts of `columns`. An attempt is right where its reward is above 0, and of
+  prompts of `columns`. An attempt is right where its reward is full, and of
   neither kind where it is not known. Both are NEW, no restarts, for a problem
   without an attempt of each kind, and where the reply ends the episode.
   """
@@ -52,7 +70,7 @@ def after_attempts(
   best, worst, found = best_and_worst(
     reward, known, rows.problem, problems.prompt.shape[0]
   )
-  found &= (reward[best] > 0) & (reward[worst] <= 0)
+  found &= (reward[best] >= FULL) & (reward[worst] < FULL)
   rows = take_rows(rows, jnp.concatenate([best, worst]))
   first = jnp.ones_like(rows.problem)
   reply = task.reply(problems.answer[rows.problem], rows, first)
@@ -105,6 +123,6 @@ def transition(
   begun: Int[Array, "B 1"], reward: Float[Array, "B K"]
 ) -> Float[Array, "B K"]:
   """1 where a wrong attempt is corrected, -1 where a right one is spoiled."""
-  solved = (begun == WRONG) & (reward > 0)
-  lost = (begun == RIGHT) & (reward <= 0)
+  solved = (begun == WRONG) & (reward >= FULL)
+  lost = (begun == RIGHT) & (reward < FULL)
   return solved.astype(jnp.float32) - lost.astype(jnp.float32)

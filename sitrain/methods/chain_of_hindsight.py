@@ -29,6 +29,7 @@ def make(
   `train_bad` off: wrong ones are only read. Raises ValueError for tags that the
   task lacks, and for more turns.
   """
+  verbs.check_samples(options.get("samples", 2))
   tags = ids_of(task, good, bad)
   if len(turns) > 1:
     raise ValueError(f"turns={turns}: single turns are chained: give one")

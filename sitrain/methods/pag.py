@@ -25,7 +25,7 @@ def make(
   baseline: str = "leave_one_out",
   estimate: str = "leave_one_out", aggregate: str = "episode_mean", **options,
 ) -> Method:
-  """PAG on a task in which the policy judges itself, as chain.critic.
+  """PAG on a task with verdicts of the policy, as chain.critic; or ValueError.
 
   Args:
     bonus: alpha, of revisions; curate.roles.revision_bonus.
@@ -35,10 +35,9 @@ def make(
     baseline: as in reinforce.make; "same_outcome" compares verdicts on right
       attempts of a problem with each other, and verdicts on wrong ones.
     estimate: "as_it_is" leaves the normalisation by role alone.
-
-  Raises ValueError for a task without verdicts of the policy.
   """
   verbs.check_verdicts(task, turns)
+  reinforce.check_kl(beta, kl)
   task = task if named else binary(task)
   verbs.check_choice("estimate", estimate, ESTIMATES)
   method = reinforce.make(

@@ -26,6 +26,7 @@ def make(
   `slots` rows are decoded at a time; 0: all.
   """
   verbs.check_turns(task, turns)
+  verbs.check_samples(samples)
   model = models["policy"]
 
   def curate(key, state, problems, episodes, verdict):

@@ -35,6 +35,7 @@ def make(
   verbs.check_verdicts(task, turns, ("attempt", "verdict", "repair"))
   if not 0.0 <= bad <= 1.0 or wrong < 0.0:
     raise ValueError(f"bad={bad}, wrong={wrong}: 0 to 1, and 0 or more")
+  verbs.check_samples(options.get("samples", 2))
   task = task if named else binary(task)
   method = rest_em.make(models, task, optimizer, turns=turns[:2], **options)
 

@@ -25,6 +25,7 @@ def make(
   as in RAFT and STaR's relatives. `slots` rows are decoded at a time; 0: all.
   """
   verbs.check_turns(task, turns)
+  verbs.check_samples(samples, 1)
   verbs.check_choice("start", start, STARTS)
   model = models["policy"]
   restart = verbs.restart_from_reference(optimizer)

@@ -30,8 +30,8 @@ def make(
   answer. `normalise`: weights over their mean in the round.
   """
   verbs.check_choice("criterion", criterion, CRITERIA)
-  if tau <= 0.0:
-    raise ValueError(f"tau={tau}: set it above 0, such as 0.4")
+  if not 0.02 <= tau < float("inf"):  # e^(1 / 0.01) is beyond float32.
+    raise ValueError(f"tau={tau}: set it above 0, from 0.02 on, such as 0.4")
   rows = dict(samples=samples, temperature=temperature, slots=slots)
   method = rest_em.make(
     models, task, optimizer, turns=turns, start="previous", **rows, **options

@@ -27,6 +27,7 @@ def make(
 
   `dropped` of their tokens are left out; `beta` weighs the KL, not the bonus.
   """
+  starts.check(problems, restarts, dropped, capacity, bonus)
   columns = sum(columns_of(task, (*turns[:1], 0)))  # an attempt and a reply
   method = reinforce.make(
     models, task, optimizer, turns=turns, problems=problems, samples=samples,
@@ -35,23 +36,23 @@ def make(
   )
 
   def pose(key, state):
-    new_key, old_key = jax.random.split(key)
-    new = method.pose(new_key, state)
-    return starts.mix(old_key, new, state.memory, restarts)
+    new, old = jax.random.split(key)
+    return starts.mix(old, method.pose(new, state), state.memory, restarts)
 
   def refresh(state, problems, rows, verdict):
     found = starts.after_attempts(
       task, problems, rows, verdict, dropped=dropped, columns=columns
     )
-    # What is there stays: a buffer that follows the policy would fill with
-    # right attempts alone (their appendix E.2).
+    # A buffer that followed the policy would fill with right ones (app. E.2).
     return state._replace(memory=starts.store(state.memory, found))
 
   def curate(key, state, problems, rows, verdict):
     begun, reward = problems.solution[rows.problem], verdict.reward
     reward += bonus * starts.transition(begun, reward)
     shaped = verdict._replace(reward=reward)
-    return method.curate(key, state, problems, rows, shaped)
+    batch, metrics = method.curate(key, state, problems, rows, shaped)
+    again = {"curate/restarts": verbs.share(begun[:, 0] != starts.NEW)}
+    return batch, metrics | again
 
   memory = lambda key: starts.empty(task, capacity, columns)
   return method._replace(

@@ -30,8 +30,8 @@ def make(
   """
   verbs.check_choice("reference", reference, ("previous", "held"))
   ids, stops = (ids_of(task, text) for text in (values, ends))
-  if len(ids) < 2:
-    raise ValueError(f"values={values!r}: give two or more")
+  if not 2 <= len(ids) == len(set(values)):
+    raise ValueError(f"values={values!r}: give two or more, each once")
   method = dpo.make(
     models, task, optimizer, beta=beta, anchor=anchor, smoothing=smoothing,
     temperature=temperature, reference=reference, rule="right_and_wrong",

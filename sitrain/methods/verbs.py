@@ -379,10 +379,8 @@ def check_pairs(task: Task, turns: tuple[int, ...]) -> None:
 def check_samples(samples: int, least: int = 2) -> None:
   """Raises ValueError where a problem's samples cannot be compared."""
   if samples < least:
-    raise ValueError(
-      f"samples={samples}: this method compares the samples of a problem: set "
-      f"it to {least} or more"
-    )
+    why = "this method compares the samples of a problem: " * (least > 1)
+    raise ValueError(f"samples={samples}: {why}set it to {least} or more")
 
 
 def check_role(models: dict, role: str, head: str = "") -> None:

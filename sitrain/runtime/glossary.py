@@ -112,6 +112,9 @@ CURATE = (
         "answer / rows (`rac`)", SHARE, "near `share`"),
   Entry("curate/spliced", "solutions with a wrong step in them / rows (`s3c`)",
         SHARE, "above 0.1; 0: nothing to take back"),
+  Entry("curate/restarts", "rows that go on from an old attempt / rows "
+        "(`satori`)", SHARE, "0 until the buffer is full, then restarts / "
+        "problems"),
   Entry("curate/changed", "trained tokens that are read as another / trained "
         "tokens (`scheduled_sampling`)", SHARE, "about `rate` times missed"),
   Entry("curate/missed", "trained tokens in whose place the policy would write "
@@ -275,6 +278,7 @@ LABELS = {
   "curate/confident": "rows kept, right at first",
   "curate/corrections": "own answers corrected by solutions",
   "curate/spliced": "solutions with a wrong step",
+  "curate/restarts": "rows from an old attempt",
   "curate/changed": "tokens read as others",
   "curate/missed": "tokens that the policy would not write",
   "curate/good": "rows that count as good",

@@ -152,6 +152,15 @@ def _warn(label, strategy, plan) -> None:
     )
 
 
+PLAYED = {
+  name: f"runs of {name} are played by --strategy={strategy}; "
+  for name, strategy in {
+    "rise": "sequential", "pag": "verify_and_revise",
+    "spoc": "verify_and_revise",
+  }.items()
+}
+
+
 def _maker(name: str) -> Callable[..., Strategy]:
   if name.startswith("file:"):
     try:
@@ -160,7 +169,9 @@ def _maker(name: str) -> Callable[..., Strategy]:
       raise ConfigError(f"--strategy={name}: {error}") from error
   known = makers("strategies")
   if name not in known:
-    raise ConfigError(f"--strategy={name}: {closest(name, known)}")
+    raise ConfigError(
+      f"--strategy={name}: {PLAYED.get(name, '')}{closest(name, known)}"
+    )
   return known[name]
 
 
