@@ -87,11 +87,16 @@ def cell(values: list[float], scale: float = 100.0) -> str:
     return "-"
   mean, low, high = (scale * x for x in interval(values))
   digits = 1 if scale > 1 else 2
-  mean, low, high = (round(x, digits) + 0.0 for x in (mean, low, high))
+  mean, low, high = (rounded(x, digits) for x in (mean, low, high))
   text = f"{mean:.{digits}f}"
   if len(values) < 2:
     return text
   return f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def rounded(x: float, digits: int) -> float:
+  """`x` to so many digits, and 0 for what would be written as -0."""
+  return round(x, digits) + 0.0
 
 
 def line(cells: list[str]) -> str:
@@ -169,7 +174,7 @@ def four_criteria(rows: Rows) -> list[str]:
       f"`{worst}`, {gap:+.1f} against the highest, `{best}`", gap > 10,
     ))
     rises = ", ".join(
-      f"`{arm}` {round(more(arm), 2) + 0.0:+.2f}" for arm in found
+      f"`{arm}` {rounded(more(arm), 2):+.2f}" for arm in found
     )
     met = all(more(a) > 0 for a in habits) and all(
       more(a) <= 0 for a in controls

@@ -8,8 +8,8 @@ read are what the policy would write.
 
 Seed 0: 31 % right before and 51 after, in as many steps without own tokens 69;
 with a tenth of them 62, with two fifths 40. It slows learning down, at every
-length: a value follows from the one before it, and
-two layers cannot work out what stands where that one is wrong.
+length: a value follows from the one before it, and two layers cannot work out
+what stands where that one is wrong.
 """
 
 from ml_collections import ConfigDict

@@ -22,7 +22,7 @@ def get_config(argument: str = "") -> ConfigDict:
   task = {"name": "word_problems", "count": 20000, "seed": 0}
   config = text.base_config(task, test={"seed": 1}, turns=TURNS)
   config.model.path = MODEL
-  # Each device keeps its part of the state: half of the memory on two cores.
+  # Each device keeps its part of the state: on two cores 2 GiB less.
   config.mesh.update({"data": 1, "fsdp": -1})
   config.evaluate.update({"problems": 512, "batch": 128})
   base = {"name": "imitation", "problems": 16, "turns": TURNS}

@@ -120,6 +120,15 @@ def spent(before: float) -> dict[str, float]:
   }
 
 
+def jax_facts(params: Any, dtype: str) -> dict:
+  """What a worker of sitrain answers to "prepare"."""
+  import jax  # noqa: PLC0415  Not every worker has it.
+
+  size = sum(x.size for x in jax.tree.leaves(params))
+  settings = f"jax {jax.__version__}, {jax.device_count()} devices, {dtype}"
+  return {"parameters": size, "settings": settings}
+
+
 def torch_facts(model: Any, dtype: str) -> dict:
   """What a worker of transformers answers to "prepare"."""
   import torch  # noqa: PLC0415  Not every worker has them.

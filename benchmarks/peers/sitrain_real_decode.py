@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.peers import protocol
-from benchmarks.peers.sitrain_decode import problems_of, size_of
+from benchmarks.peers.sitrain_decode import problems_of
 from sitrain.models import decoder
 from sitrain.models.huggingface import weights
 from sitrain.models.parameters import computed
@@ -54,10 +54,7 @@ def prepare(case: dict):
     written = int((np.asarray(episodes.turn) >= 1).sum())
     return {"tokens": written} | protocol.spent(before)
 
-  settings = (
-    f"jax {jax.__version__}, {jax.device_count()} devices, {case['dtype']}"
-  )
-  return run, {"parameters": size_of(params), "settings": settings}
+  return run, protocol.jax_facts(params, case["dtype"])
 
 
 def _generate(model, new, keys, params, problems):

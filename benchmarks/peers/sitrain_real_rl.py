@@ -54,7 +54,7 @@ def prepare(case: dict):
   key = jax.random.key(1)
   with jax.set_mesh(mesh):
     states = [make_state(case, model, optim, mesh)]
-  size = sum(x.size for x in jax.tree.leaves(states[0].params))
+  facts = protocol.jax_facts(states[0].params, case["dtype"])
 
   def run():
     before = protocol.seconds_of_cores()
@@ -68,10 +68,7 @@ def prepare(case: dict):
       before
     )
 
-  settings = (
-    f"jax {jax.__version__}, {jax.device_count()} devices, {case['dtype']}"
-  )
-  return run, {"parameters": size, "settings": settings}
+  return run, facts
 
 
 if __name__ == "__main__":

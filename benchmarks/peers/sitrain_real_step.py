@@ -71,7 +71,7 @@ def prepare(case: dict):
       out_shardings=(place, sharding.replicated(mesh)),
     ).lower(state, batch).compile()
   states = [jax.device_put(state, place)]
-  size = sum(x.size for x in jax.tree.leaves(state.params))
+  facts = protocol.jax_facts(state.params, case["dtype"])
   del state
 
   def run():
@@ -81,10 +81,7 @@ def prepare(case: dict):
     nll = metrics["learn/nll"]
     return {"nll": float(nll.total / nll.count)} | protocol.spent(before)
 
-  settings = (
-    f"jax {jax.__version__}, {jax.device_count()} devices, {case['dtype']}"
-  )
-  return run, {"parameters": size, "settings": settings}
+  return run, facts
 
 
 if __name__ == "__main__":

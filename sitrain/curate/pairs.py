@@ -79,11 +79,10 @@ def right_and_wrong(
   problem: Int[Array, " B"],
   problems: int,
 ) -> tuple[Int[Array, " P"], Int[Array, " P"], Bool[Array, " P"]]:
-  """A random right and a random wrong row of each problem: a full reward,
-  and less.
+  """A random right and a random wrong row of each problem.
 
-  Those of the highest `noise`, uniform in [0, 1). Returns (right, wrong,
-  whether there are both).
+  Right is a full reward, wrong a smaller one. Those of the highest `noise`,
+  uniform in [0, 1). Returns (right, wrong, whether there are both).
   """
   rows = value.shape[0]
 

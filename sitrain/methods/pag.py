@@ -20,12 +20,11 @@ from sitrain.types import Method, Task
 @verbs.forwards(reinforce.make, without=("shape", "kl_weights", "discount"))
 def make(
   models: dict, task: Task, optimizer, *, turns: tuple[int, ...],
-  bonus: float = 1.0, named: bool = False, whitened: bool = True,
-  beta: float = 0.0, kl: str = "none", clip: float = 0.2,
-  baseline: str = "leave_one_out",
-  estimate: str = "leave_one_out", aggregate: str = "episode_mean", **options,
+  bonus: float = 1.0, named: bool = False, kl: str = "none", clip: float = 0.2,
+  aggregate: str = "episode_mean", whitened: bool = True, beta: float = 0.0,
+  baseline: str = "leave_one_out", estimate: str = "leave_one_out", **options,
 ) -> Method:
-  """PAG on a task with verdicts of the policy, as chain.critic; or ValueError.
+  """PAG on a task in which the policy judges itself, as chain.critic.
 
   Args:
     bonus: alpha, of revisions; curate.roles.revision_bonus.
@@ -35,6 +34,8 @@ def make(
     baseline: as in reinforce.make; "same_outcome" compares verdicts on right
       attempts of a problem with each other, and verdicts on wrong ones.
     estimate: "as_it_is" leaves the normalisation by role alone.
+
+  Raises ValueError for a task without such verdicts, and beta without a KL.
   """
   verbs.check_verdicts(task, turns)
   reinforce.check_kl(beta, kl)

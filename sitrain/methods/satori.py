@@ -43,7 +43,7 @@ def make(
     found = starts.after_attempts(
       task, problems, rows, verdict, dropped=dropped, columns=columns
     )
-    # A buffer that followed the policy would fill with right ones (app. E.2).
+    # Stored ones stay: those of a better policy are mostly right (app. E.2).
     return state._replace(memory=starts.store(state.memory, found))
 
   def curate(key, state, problems, rows, verdict):

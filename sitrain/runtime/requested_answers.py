@@ -152,12 +152,9 @@ def _warn(label, strategy, plan) -> None:
     )
 
 
+# Systems that are trained, and the strategy that plays their runs.
 PLAYED = {
-  name: f"runs of {name} are played by --strategy={strategy}; "
-  for name, strategy in {
-    "rise": "sequential", "pag": "verify_and_revise",
-    "spoc": "verify_and_revise",
-  }.items()
+  "rise": "sequential", "pag": "verify_and_revise", "spoc": "verify_and_revise",
 }
 
 
@@ -169,9 +166,10 @@ def _maker(name: str) -> Callable[..., Strategy]:
       raise ConfigError(f"--strategy={name}: {error}") from error
   known = makers("strategies")
   if name not in known:
-    raise ConfigError(
-      f"--strategy={name}: {PLAYED.get(name, '')}{closest(name, known)}"
-    )
+    hint = closest(name, known)
+    if name in PLAYED:
+      hint = f"runs of {name} are played by --strategy={PLAYED[name]}; {hint}"
+    raise ConfigError(f"--strategy={name}: {hint}")
   return known[name]
 
 
