@@ -47,13 +47,17 @@ def prepare(case: dict):
     beta2=case["beta"], kl="k3", share_prompts=True,
   )
   method = method._replace(generate=sharding.by_group(method.generate, mesh))
-  iteration = jax.jit(
-    make_iteration(*make_parts(method, make_train_step(optim, method.loss))),
-    donate_argnums=0,
-  )
   key = jax.random.key(1)
   with jax.set_mesh(mesh):
-    states = [make_state(case, model, optim, mesh)]
+    state = make_state(case, model, optim, mesh)
+  place = sharding.state_shardings(decoder.PARTITION_RULES, state, mesh)
+  states = [jax.device_put(state, place)]
+  del state
+  # Else a second step is compiled, for a state that lies otherwise.
+  iteration = jax.jit(
+    make_iteration(*make_parts(method, make_train_step(optim, method.loss))),
+    donate_argnums=0, out_shardings=(place, sharding.replicated(mesh)),
+  )
   facts = protocol.jax_facts(states[0].params, case["dtype"])
 
   def run():
