@@ -87,8 +87,9 @@ FAMILIES = {
     others=("direct", "named"), numbers=JUDGED,
   ),
   "spoc": Family(
-    "spoc", "spoc", "spoc", metric="accuracy_3", extend=controls.add_named,
-    others=("other",), numbers=JUDGED,
+    "spoc", "spoc", "spoc", metric="accuracy_3",
+    extend=controls.add_other_rewards, others=("other", "last", "all"),
+    numbers=JUDGED,
   ),
   "spoc_raft": Family(
     "spoc_raft", "spoc_raft", "spoc_raft", metric="accuracy_3", control="rloo",
@@ -106,7 +107,9 @@ FAMILIES = {
   ),
   "spear": Family("spear", "spear", "spear"),
   "satori": Family(
-    "satori", "satori", "satori", metric="accuracy_2", numbers=("accuracy_1",)
+    "satori", "satori", "satori", metric="accuracy_2",
+    extend=controls.add_other_starts,
+    others=("from_start", "no_bonus", "flipped"), numbers=CORRECTION,
   ),
   "mistake_tuning": Family(
     "mistake_tuning", "mistake_tuning", "mistake_tuning", control="right",

@@ -60,14 +60,33 @@ def add_direct(config: Any) -> None:
     common.add(config, name, stage)
 
 
-def add_named(config: Any) -> None:
+def add_other_rewards(config: Any) -> None:
   """Adds SPOC's stage with verdicts paid for a yes or a no, or for their part.
 
-  Whichever of both the config has not.
+  Whichever of both the config has not ("other"); and with the rewards of its
+  ablation, "last" and "all".
   """
   stage = copy.deepcopy(config.stage.spoc)
   stage.method.named = not stage.method.get("named", True)
   common.add(config, "other", stage)
+  for rewards in ("last", "all"):
+    stage = copy.deepcopy(config.stage.spoc)
+    stage.method.rewards = rewards
+    common.add(config, rewards, stage)
+
+
+def add_other_starts(config: Any) -> None:
+  """Adds Satori's stage from problems alone, without restarts ("from_start").
+
+  And with restarts, without the bonus, and with its sign flipped.
+  """
+  for name, options in {
+    "from_start": {"restarts": 0}, "no_bonus": {"bonus": 0.0},
+    "flipped": {"bonus": -0.5},
+  }.items():
+    stage = copy.deepcopy(config.stage.satori)
+    stage.method.update(options)
+    common.add(config, name, stage)
 
 
 def add_messages(config: Any) -> None:
