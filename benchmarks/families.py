@@ -134,7 +134,7 @@ FAMILIES = {
   "scl": Family(
     "scl", "scl", "scl", control="independent", control_is="DPO on as many "
     "independent attempts", extend=controls.add_independent,
-    numbers=(*CORRECTION, "malformed_1"),
+    others=("base", "review"), numbers=(*CORRECTION, "malformed_1"),
   ),
   "cct": Family(
     "cct", "cct", "cct", metric="accuracy_2", control="natural",

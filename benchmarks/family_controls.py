@@ -145,7 +145,13 @@ def add_right_only(config: Any) -> None:
 
 
 def add_independent(config: Any) -> None:
-  """Adds DPO on as many attempts, two independent ones of each problem."""
+  """Adds DPO on as many attempts, two independent ones of each problem.
+
+  And SCL's pairs behind the first attempt and the instruction ("review").
+  """
+  review = copy.deepcopy(config.stage.scl)
+  review.method.scope = "review"
+  common.add(config, "review", review)
   independent = copy.deepcopy(config.stage.scl)
   method = independent.method
   method.update({
@@ -157,13 +163,21 @@ def add_independent(config: Any) -> None:
 
 
 def add_one_kind(config: Any) -> None:
-  """Adds Pair-SFT as it comes, and CCT's repairs of wrong attempts alone."""
+  """Adds Pair-SFT as it comes, and CCT's examples of one kind alone.
+
+  Those after wrong attempts ("cst"), and after right ones ("clt"); and CCT with
+  right first attempts trained, too ("answers").
+  """
   natural = copy.deepcopy(config.stage.cct)
   natural.method.update({"name": "pair_sft", "also_correct": True})
   common.add(config, "natural", natural)
-  repairs = copy.deepcopy(config.stage.cct)
-  repairs.method.confident = 0.0
-  common.add(config, "cst", repairs)
+  for name, options in {
+    "cst": {"confident": 0.0}, "clt": {"confident": 1.0},
+    "answers": {"answers": True},
+  }.items():
+    stage = copy.deepcopy(config.stage.cct)
+    stage.method.update(options)
+    common.add(config, name, stage)
 
 
 def add_one_reward(config: Any) -> None:

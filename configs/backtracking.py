@@ -36,9 +36,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
   argument: one of KINDS, and after a comma what `common.finish` takes.
   """
-  kind, _, rest = argument.partition(",")
-  if kind not in KINDS:
-    kind, rest = "", argument
+  kind, rest = common.kind_of(argument, KINDS, "")
   config = base_config()
   config.task.update(KINDS[kind])
   imitate(config, "search", {}, TURN)

@@ -22,9 +22,7 @@ START = {"reference": "init"}
 
 def get_config(argument: str = "") -> ConfigDict:
   """One of KINDS, and after a comma what `text.finish` takes."""
-  kind, _, rest = argument.partition(",")
-  if kind not in KINDS:
-    kind, rest = "grpo", argument
+  kind, rest = common.kind_of(argument, KINDS, "grpo")
   task = {
     "name": "chat", "source": "", "split": "", "limit": 0, "reward": "",
     "system": "", "held_out": 0.2, "part": "train",

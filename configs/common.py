@@ -1,6 +1,7 @@
 """Functions and defaults of the configs in this folder."""
 
 import os
+from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
@@ -190,6 +191,22 @@ def quick_of(argument: str) -> tuple[str, ...] | None:
       " what it keeps as it is, such as 'quick,task,model'"
     )
   return tuple(keep) if word else None
+
+
+def kind_of(argument: str, kinds: Iterable[str], default: str) -> tuple:
+  """(one of `kinds`, the rest of the argument) of "KIND", "KIND,REST", "REST".
+
+  Raises ValueError for a word that is no kind and no start of a rest.
+  """
+  kind, _, rest = argument.partition(",")
+  if kind in kinds:
+    return kind, rest
+  if kind not in ("", "quick"):
+    words = ", ".join(filter(None, kinds))
+    raise ValueError(
+      f"config argument {argument!r}: {kind!r} is none of {words} and quick"
+    )
+  return default, argument
 
 
 def is_file(path: str) -> bool:

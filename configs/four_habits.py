@@ -17,7 +17,7 @@ their tokens, not by a language model; and GRPO is in the place of PPO.
 
 from ml_collections import ConfigDict
 
-from sitrain.configs import backtracking
+from sitrain.configs import backtracking, common
 from sitrain.configs.backtracking import ALONE, TURN
 
 ALL = "backtracking,verification,subgoals,backward"
@@ -46,9 +46,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
   argument: one of ARMS, and after a comma what `common.finish` takes.
   """
-  arm, _, rest = argument.partition(",")
-  if arm not in ARMS:
-    arm, rest = "all", argument
+  arm, rest = common.kind_of(argument, ARMS, "all")
   config = backtracking.base_config()
   config.task.update(ARMS[arm])
   backtracking.imitate(config, "base", BASE, ALONE, problems=128, steps=800)

@@ -267,7 +267,13 @@ def main(argv: list[str]) -> None:
   asked = [getattr(given, name) for name in ("strategy", "tokens", *OPTIONS)]
   distributed.check_agreement([config, *plan, *asked, given.measure])
   if not plan.output:
-    summary = infer(config, plan)
+    try:
+      summary = infer(config, plan)
+    except KeyboardInterrupt:
+      raise KeyboardInterrupt(
+        "interrupted; answers are kept and gone on with where --output=FILE is"
+        " given"
+      ) from None
   else:
     with lock.held(f"--output={plan.output}", f"{plan.output}.lock"):
       summary = infer(config, plan)

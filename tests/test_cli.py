@@ -1,6 +1,7 @@
 """The command `sitrain`, configs by name, and what needs which extra."""
 
 import configparser
+import importlib
 import os
 import re
 import subprocess
@@ -230,6 +231,8 @@ def test_a_source_tree_that_is_not_installed_says_so(tmp_path, monkeypatch):
     ("quikstart:quick", "no config 'quikstart': did you mean --config=quick"),
     ("configs/quickstart.py", "quickstart.py: did you mean --config=quickst"),
     ("configs/grp.py:quick", "no file configs/grp.py: did you mean --config=g"),
+    ("PAG", "no config 'PAG': did you mean --config=pag?"),
+    ("s3c-math", "no config 's3c-math': did you mean --config=s3c or"),
     ("mine", "no config 'mine': did you mean --config=mine.py?"),
     ("xyzzy", "no config 'xyzzy': give a file, or one of backtracking, "),
     ("/nowhere/xyzzy.py", "there is no file /nowhere/xyzzy.py"),
@@ -243,3 +246,16 @@ def test_a_misspelt_config_names_near_ones(spec, said, tmp_path, monkeypatch):
     config_files.located(spec)
   assert str(error.value).startswith(f"--config={spec}: there is no ")
   assert said in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["four_habits", "backtracking", "chat"])
+def test_a_misspelt_argument_of_a_config_names_what_there_is(name):
+  module = importlib.import_module(f"sitrain.configs.{name}")
+  kinds = getattr(module, "ARMS", None) or module.KINDS
+  with pytest.raises(ValueError) as error:
+    module.get_config("dotz,quick")
+  assert "'dotz' is none of" in str(error.value)
+  assert all(kind in str(error.value) for kind in kinds)
+  default = {"four_habits": "all", "chat": "grpo"}.get(name, "")
+  same = [module.get_config(x).to_dict() for x in ("quick", f"{default},quick")]
+  assert same[0] == same[1]

@@ -85,7 +85,10 @@ def _missing(file: str) -> str:
   if is_name(file) and (why := uninstalled()):
     return why
   known, stem = names(), pathlib.Path(file).stem
-  near = difflib.get_close_matches(stem, known, n=3)
+  plain = stem.lower().replace("-", "_")
+  begun = [name for name in known if plain.startswith(f"{name}_")]
+  close = difflib.get_close_matches(plain, known, n=3)
+  near = list(dict.fromkeys([*begun, *close]))[:3]
   if stem in known:  # A path from the top of the repository, elsewhere.
     near = [stem]
   if is_name(file) and os.path.isfile(f"{file}.py"):

@@ -190,11 +190,11 @@ def _end(code: int, *, at_once: bool = False) -> None:
 
 def one_line(error: BaseException) -> str:
   """The message of an error, without line breaks."""
+  text = str(error).strip()
   if isinstance(error, KeyboardInterrupt):
-    return (
+    return text or (
       "interrupted; finished checkpoints are kept, the same command resumes"
     )
-  text = str(error).strip()
   if isinstance(error, ImportError):
     text = extras.line(error) or text
   if storage.is_of_bucket(error):
