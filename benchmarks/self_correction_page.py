@@ -37,6 +37,7 @@ COLUMNS = (
   ("CS", "cs"), ("CS beyond resampling", "cs_over_resample"),
   ("CL", "cl"), ("CL beyond resampling", "cl_over_resample"),
   ("verdicts right", "verdict_accuracy"), ("wrong caught", "verdict_recall"),
+  ("right accepted", "verdict_cleared"),
 )
 
 
@@ -66,6 +67,7 @@ def table(found: Found) -> list[str]:
   lines = [_line(heads), _line(["---"] * len(heads))]
   for arm, each in found.items():
     each = _beside_direct(each, found.get(_direct(arm), []))
+    each = [r | accepted(r) for r in each]
     rate = each[0]["rate"]
     cells = [f"`{arm}`", ARMS[arm].description, f"{rate:g}" if rate else "-"]
     cells += [str(len(each)), *(cell(each, key) for _, key in COLUMNS)]
@@ -87,6 +89,18 @@ def _beside_direct(each: list[dict], direct: list[dict]) -> list[dict]:
     r | {"over_direct": r["last"] - last[r["seed"]]}
     if r["seed"] in last else r for r in each
   ]
+
+
+def accepted(result: dict) -> dict[str, float]:
+  """The share of right first attempts that the policy's verdicts accept.
+
+  From first * accepted + (1 - first) * caught = verdicts right, as each first
+  attempt has one verdict; {} where there are none.
+  """
+  names = ("first", "verdict_accuracy", "verdict_recall")
+  first, true, caught = (result.get(name, math.nan) for name in names)
+  share = (true - (1.0 - first) * caught) / first if first else math.nan
+  return {"verdict_cleared": share} if math.isfinite(share) else {}
 
 
 def cell(each: list[dict], key: str) -> str:

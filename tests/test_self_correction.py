@@ -5,6 +5,7 @@ import math
 from types import SimpleNamespace
 
 import mains
+import numpy as np
 import pytest
 
 from benchmarks import self_correction_page as page
@@ -124,6 +125,20 @@ def test_the_page_has_what_there_is(flagged):
   nothing = {"base": [found["chain"]["base"][0] | {"cs": math.nan}]}
   (panel,) = page.picture({"chain": nothing}).axes
   assert not panel.lines
+
+
+def test_the_share_of_accepted_right_attempts_follows_from_the_others():
+  """Against a count over drawn attempts and verdicts."""
+  rng = np.random.default_rng(0)
+  right, said = rng.random(200) < 0.3, rng.random(200) < 0.6
+  row = {
+    "first": right.mean(), "verdict_accuracy": (said == right).mean(),
+    "verdict_recall": (~said[~right]).mean(),
+  }
+  (found,) = page.accepted(row).values()
+  assert found == pytest.approx(said[right].mean())
+  assert page.accepted(row | {"first": 0.0}) == {}
+  assert page.accepted({"first": 0.5}) == {}
 
 
 def test_quick_runs_are_stored_elsewhere(flagged, monkeypatch):
