@@ -2,8 +2,8 @@
 
 sitrain train --config=pag --workdir=/tmp/sitrain_pag
 
-Three seeds: of the problems 53, 57 and 50 % have a right last attempt before and
-92, 97 and 97 % after; first attempts 43, 51 and 51, and 72, 97 and 97 %. In
+Three seeds: of the problems 53, 57 and 50 % have a right last attempt before,
+and 92, 97 and 97 % after; first attempts 43, 51 and 51, and 72, 97 and 97 %. In
 seed 0 78 % of wrong attempts are caught (58 before), in the others 0 and 3.
 Direct multi-turn RL on the same turns and with the same pay (multi_turn,
 named=False) ends at 90, 97 and 99 % and catches 77, 0 and 8: PAG is not better
