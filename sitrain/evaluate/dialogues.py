@@ -46,8 +46,9 @@ def dialogues(
   """Up to `each` episodes of every kind that occurs, as text.
 
   A kind is whether the first and the last attempt are right (c->c, i->c, c->i,
-  i->i); a verdict of the policy is no attempt, and `verdicts` has the turns that
-  are verdicts, if any. Problems that the verifier could not judge are left out.
+  i->i); a verdict of the policy is no attempt, and `verdicts` has the turns
+  that are verdicts, if any. Problems that the verifier could not judge are left
+  out.
   """
   judged = episodes.judged
   verdicts = range(2, judged.right.shape[1] + 1, 2) if roles(task) > 1 else ()
