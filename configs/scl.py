@@ -2,9 +2,9 @@
 
 sitrain train --config=scl --workdir=/tmp/sitrain_scl
 
-The hinted maze, two attempts at each of 256 problems, twice, and 8 gradient
-steps a round. `--config.stage.scl.method.scope=review` puts the pair behind the
-first attempt.
+The hinted maze: 20 rounds of 256 problems, two rows of two attempts each, and 8
+gradient steps a round. `--config.stage.scl.method.scope=review` puts the pair
+behind the first attempt.
 
 Three seeds: **first attempts do not improve but in one**, from 50, 52 and 49 to
 46, 65 and 21 % right; DPO on as many independent attempts has 65, 71 and 73.
