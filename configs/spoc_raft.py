@@ -5,9 +5,9 @@ sitrain train --config=spoc_raft --workdir=/tmp/sitrain_spoc_raft
 As configs/spoc.py, with verdicts that are a yes or a no, as in the paper.
 
 Three seeds: of the problems 53, 57 and 50 % have a right last attempt before,
-and 88, 99 and 99 % after (94, 96 and 99 with RLOO on as many samples). In seed 0 66
-% of wrong first attempts are caught (RLOO: 84), in the others, where 99 % of
-first attempts are right, none (9 and 10).
+and 88, 99 and 99 % after (94, 96 and 99 with RLOO on as many samples). In seed
+0 66 % of wrong first attempts are caught (RLOO: 84), in the others, where 99 %
+of first attempts are right, none (9 and 10).
 """
 
 from ml_collections import ConfigDict
