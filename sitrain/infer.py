@@ -223,7 +223,8 @@ def infer(config: dict, plan: Plan) -> dict[str, Any]:
     summary[one.label] |= {
       "strategy": one.name, "options": one.options, "budget": one.budget,
       "oracle": one.strategy.oracle, "at_most": one.cost._asdict(),
-      "is_first": i == 0,
+      "is_first": i == 0, "turns": one.strategy.context,
+      "known_turns": max(len(plan.turns), 1),
     }
   return summary
 

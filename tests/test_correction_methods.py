@@ -8,7 +8,20 @@ import pytest
 
 from sitrain.curate import edits
 from sitrain.curate.select import balanced
-from sitrain.methods import cct, ledex, scl, subtle_errors
+from sitrain.methods import (
+  cct,
+  ledex,
+  pag,
+  pair_sft,
+  rise,
+  satori,
+  scheduled_sampling,
+  scl,
+  score,
+  spoc,
+  star,
+  subtle_errors,
+)
 from sitrain.tasks import chain
 from sitrain.types import Verdict
 
@@ -61,7 +74,7 @@ def test_the_right_attempt_is_chosen_whichever_came_first(scope, begun):
   assert found[:2] == right_first and found[2:4] == right_first[::-1]
   assert all(own == [] for _, own in found[4:])
   assert metrics["curate/pairs"] == (2, 6)
-  with pytest.raises(ValueError, match="a pair is of two attempts: give two"):
+  with pytest.raises(ValueError, match="attempts are compared: give 2"):
     scl.make(fakes.SILENT, TASK, None, problems=1, samples=2, turns=(3,))
 
 
@@ -103,6 +116,88 @@ def test_examples_of_both_kinds_are_weighed(answers):
   weight = np.asarray(batch.targets.weight)[:, 0]
   np.testing.assert_allclose(weight, [0.6, 0.6, 1.8, 0.0], rtol=1e-6)
   assert metrics["curate/confident"] == (2, 4)
+
+
+@pytest.mark.parametrize("confident, right", [(1.0, 1), (0.0, 3)])
+def test_a_share_of_nothing_trains_nothing(confident, right):
+  """Where all examples of a round are of the other kind, too."""
+  rows = fakes.pack(
+    [fakes.transcribe(PROMPT, [[5 + i, END]], []) for i in range(3)],
+    problem=[0] * 3,
+  )
+  reward = (jnp.arange(3) < right)[:, None] * 1.0
+  method = cct.make(
+    fakes.SILENT, TASK, None, problems=1, samples=3, turns=(2, 2),
+    confident=confident,
+  )
+  batch, metrics = method.curate(
+    jax.random.key(0), None, TASK.problems(None, 1), rows,
+    Verdict(reward, jnp.ones((3, 1))),
+  )
+  assert not np.asarray(batch.mask).any()
+  assert metrics["curate/kept"] == (0, 3)
+
+
+def test_the_baseline_of_a_diagnosis_sees_its_reward_as_it_is():
+  """Whatever it is paid, true diagnoses are compared with true ones."""
+  critic = chain.critic(operations=(2, 2))
+  ids = critic.tokenizer.encode
+  rows = fakes.pack([fakes.transcribe(
+    ids("3+4+2="), [ids(x) for x in ("78<end>", "<bad@2>", "79<end>")],
+    [[], ids("<fix>")],
+  )] * 4, problem=[0] * 4)
+  reward = array([[0, 1, 1], [0, 1, 0], [0, 0, 1], [0, 0, 1]])
+  verdict = Verdict(reward, jnp.ones((4, 3)))
+
+  def gains(explain):
+    method = ledex.make(
+      fakes.SILENT, critic, None, problems=1, samples=4, turns=(4, 4, 4),
+      kl="none", explain=explain, baseline="same_outcome", discount=0.0,
+    )
+    batch, _ = method.curate(
+      jax.random.key(0), None, critic.problems(jax.random.key(0), 1), rows,
+      verdict,
+    )
+    third = np.asarray(rows.turn) == 3
+    return np.asarray(batch.targets.advantage)[third]
+
+  np.testing.assert_allclose(gains(0.4), gains(1.0), atol=1e-6)
+  assert np.abs(gains(1.0)).max() > 0.5
+
+
+@pytest.mark.parametrize("maker, options", [
+  (cct.make, {}), (pair_sft.make, {}), (rise.make, {}), (scl.make, {}),
+  (satori.make, {"restarts": 0}), (score.stage_one, {}),
+  (score.stage_two, {}), (star.make, {}),
+])
+def test_a_verdict_is_taken_for_no_attempt(maker, options):
+  options = {"problems": 1, "samples": 2, "turns": (5, 5)} | options
+  with pytest.raises(ValueError, match="is the policy's verdict: take the"):
+    maker(fakes.SILENT, chain.critic(), None, **options)
+  maker(fakes.SILENT, chain.make(), None, **options)
+
+
+@pytest.mark.parametrize("maker, options, said", [
+  (ledex.make, {"explain": -1.0}, "explain=-1.0: set it to 0 or more"),
+  (ledex.make, {"discount": 2.0}, "discount=2.0: set it from 0 to 1"),
+  (ledex.make, {"beta": -1.0}, "weigh the KL of turns: set them from 0"),
+  (pag.make, {"bonus": np.inf}, "bonus=inf: give a finite number"),
+  (spoc.make, {"beta_verdict": -3.0}, "weigh the KL of turns: set them"),
+  (rise.make, {"missing": np.inf}, "missing=inf: give a number up to 1"),
+  (rise.make, {"missing": 5.0}, "missing=5.0: give a number up to 1"),
+  (satori.make, {"beta": -1.0, "restarts": 0}, "weigh the KL of turns"),
+  (satori.make, {"dropped": 5, "restarts": 0}, "set it from 0 to 4"),
+  (scheduled_sampling.make, {"warmup": -5}, "warmup=-5: set it to 0 or"),
+  (subtle_errors.make, {"anchor": -1.0}, "anchor=-1.0: set it to 0 or more"),
+])
+def test_options_that_turn_an_objective_round_are_refused(maker, options, said):
+  judged = maker in (ledex.make, pag.make, spoc.make)
+  task = (chain.critic if judged else chain.make)()
+  given = {"problems": 1, "samples": 2, "turns": (5,) * 3} | options
+  if maker is scheduled_sampling.make:
+    del given["samples"]
+  with pytest.raises(ValueError, match=said):
+    maker(fakes.SILENT, task, None, **given)
 
 
 def test_an_error_is_one_other_number_in_its_step():

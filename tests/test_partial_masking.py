@@ -108,8 +108,8 @@ def test_what_is_no_mixture_is_refused():
   )
   with pytest.raises(ValueError, match="attempt, verdict, repair"):
     make(turns=(4, 4))
-  for options in ({"bad": 1.5}, {"wrong": -1.0}):
-    with pytest.raises(ValueError, match="0 to 1, and 0 or more"):
+  for options in ({"bad": 1.5}, {"wrong": -1.0}, {"wrong": float("inf")}):
+    with pytest.raises(ValueError, match="set it (from 0 to 1|to 0 or more)"):
       make(**options)
   with pytest.raises(ValueError, match="samples=1: .* the samples"):
     make(samples=1)

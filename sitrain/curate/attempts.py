@@ -1,13 +1,27 @@
 """Attempts of a trajectory to imitate: which of them, and their weights."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from sitrain.judge.groups import FULL
 from sitrain.tasks.attempt import attempt
 from sitrain.types import Episodes, Verdict
 
 CRITERIA = ("all", "better", "best", "success")
+
+
+def check(tau: float, missing: float) -> None:
+  """Raises ValueError for weights e^(r / tau) that float32 cannot hold.
+
+  And for a reward of no answer above that of a right one.
+  """
+  if not 0.02 <= tau < math.inf:  # e^(1 / 0.01) is beyond it.
+    raise ValueError(f"tau={tau}: set it above 0, from 0.02 on, such as 0.4")
+  if not -math.inf < missing <= 1.0:
+    raise ValueError(f"missing={missing}: give a number up to 1, such as -1")
 
 
 def chosen(
@@ -22,7 +36,7 @@ def chosen(
   """
   counted = jnp.cumprod(verdict.known > 0, axis=1) > 0
   reward = jnp.where(counted, verdict.reward, 0.0)
-  solved = reward >= 1.0
+  solved = reward >= FULL
   is_first = jnp.arange(reward.shape[1]) == 0
   keep = {
     "all": jnp.ones_like(solved),

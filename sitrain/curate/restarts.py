@@ -31,17 +31,26 @@ def empty(task: Task, capacity: int, columns: int) -> Problems:
 
 
 def check(
-  problems: int, restarts: int, dropped: int, capacity: int, bonus: float
+  problems: int, restarts: int, dropped: int, turns: tuple[int, ...],
+  capacity: int, bonus: float,
 ) -> None:
-  """Raises ValueError for options of Satori that begin nothing again."""
+  """Raises ValueError for options of Satori that begin nothing again.
+
+  `turns` has the limit of an attempt in tokens.
+  """
+  turn = max(turns, default=1)
   if not 0 <= restarts <= problems:
     raise ValueError(
       f"restarts={restarts}: some of the problems: set it from 0 to {problems}"
     )
-  if dropped < 0 or capacity < 1 or not math.isfinite(bonus):
+  if not 0 <= dropped < turn:
     raise ValueError(
-      f"dropped={dropped}, capacity={capacity}, bonus={bonus}: set them to 0 or"
-      " more, 1 or more, and a number"
+      f"dropped={dropped} of an attempt of up to {turn} tokens: set it from 0"
+      f" to {turn - 1}"
+    )
+  if capacity < 1 or not math.isfinite(bonus):
+    raise ValueError(
+      f"capacity={capacity}, bonus={bonus}: set them to 1 or more, and a number"
     )
 
 

@@ -50,8 +50,8 @@ def check(
   """Raises ValueError for options that splice nothing, or what is right."""
   if not 0.0 <= share <= 1.0:
     raise ValueError(f"share={share}: set it from 0 to 1")
-  if wrong < 0.0:
-    raise ValueError(f"wrong={wrong}: set it to 0 or more")
+  if not 0.0 <= wrong < float("inf"):
+    raise ValueError(f"wrong={wrong}: set it to 0 or more, but not inf")
   if tries < 1 or step < 1 or rollouts < 0:
     raise ValueError(
       f"tries={tries}, step={step}, rollouts={rollouts}: set tries and step to "

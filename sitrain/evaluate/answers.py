@@ -235,7 +235,8 @@ def verdicts_of(rows: Sequence[Record]) -> dict[str, float]:
 
   A verdict is "right" where no attempt follows it. `verdict_accuracy`: the
   share of verdicts that agree with the verifier; `verdict_recall`: the share of
-  wrong attempts that were called wrong. NaN where there is none.
+  wrong attempts that were called wrong; `verdict_cleared`: that of right ones
+  that were called right. NaN where there is none.
   """
   called, truth = [], []
   for row in rows:
@@ -249,4 +250,5 @@ def verdicts_of(rows: Sequence[Record]) -> dict[str, float]:
   return {
     "verdict_accuracy": mean(right == called_right),
     "verdict_recall": mean(~called_right[~right]),
+    "verdict_cleared": mean(called_right[right]),
   }

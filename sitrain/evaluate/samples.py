@@ -333,6 +333,7 @@ def _verdicts(found) -> dict[str, float]:
   mean = lambda x: float(np.mean(x)) if len(x) else float("nan")
   return {
     "verdict_accuracy": mean(true), "verdict_recall": mean(~said[wrong]),
+    "verdict_cleared": mean(said[~wrong]),
   }
 
 

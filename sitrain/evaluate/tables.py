@@ -209,8 +209,13 @@ def answers_tables(
     "accuracies in %, with 95 % intervals; tokens a problem: mean, and the most"
     " in total"
   )
+  if any(row["turns"] > row["known_turns"] for row in rows.values()):
+    table.caption += "; of more turns than config.evaluate.turns has, which are"
+    table.caption += " those known, later ones may be worse"
   for name, row in rows.items():
     how = "".join(f"\n  {key}={x}" for key, x in row["options"].items())
+    if row["turns"] > row["known_turns"]:
+      how += f"\n  {row['turns']} turns, of {row['known_turns']} known"
     difference = "-" if row["is_first"] else _cell(row, "difference")
     table.add_row(
       name + " (oracle)" * row["oracle"] + how,
@@ -222,7 +227,10 @@ def answers_tables(
 
 
 def _verdicts(rows: dict[str, dict[str, Any]]) -> list[Table]:
-  keys = {"accuracy": "accuracy", "wrong attempts called wrong": "recall"}
+  keys = {
+    "accuracy": "accuracy", "wrong attempts called wrong": "recall",
+    "right ones called right": "cleared",
+  }
   table = _table("the policy's own verdicts, in %", ["", *keys])
   for name, row in rows.items():
     if "verdict_accuracy" in row:

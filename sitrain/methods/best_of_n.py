@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from sitrain.curate.select import best_of, imitation_batch
 from sitrain.losses.reduce import mean
-from sitrain.methods import rest_em, verbs
+from sitrain.methods import checks, rest_em, verbs
 from sitrain.types import Method, Task
 
 
@@ -21,7 +21,7 @@ def make(
 
   Options: see rest_em.make; every round goes on from the one before.
   """
-  verbs.check_samples(samples)
+  checks.check_samples(samples)
   method = rest_em.make(
     models, task, optimizer, samples=samples, start="previous", **options
   )

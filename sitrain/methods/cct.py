@@ -2,9 +2,9 @@
 
 Yang et al. 2024 (arXiv:2412.19513): confidence examples, a right attempt and
 the instruction, teach to stay; critique examples, behind a wrong one, teach to
-mend; of both the last attempt is right and alone is trained. The best share of
-the former was about 0.4. There answers come from the data; here they are own
-samples of the problem, a right one behind another one, as in pair_sft.py.
+mend. Their best share of the former is said to be about 0.4. There answers come
+from the data; here they are own samples of the problem, a right one behind
+another one, as in pair_sft.py. Inferred: the last attempt alone is trained.
 """
 
 import jax.numpy as jnp
@@ -34,13 +34,16 @@ def make(
     batch, metrics = method.curate(key, state, problems, episodes, verdict)
     kept = jnp.any(batch.mask > 0, axis=1)
     right = kept & (verdict.reward[:, 0] >= FULL)
-    weight = balanced(right, kept, confident)
+    # A share of 0 trains none, also where there are no others.
+    kept &= jnp.where(right, confident > 0.0, confident < 1.0)
+    right, weight = right & kept, balanced(right, kept, confident)
+    batch = batch._replace(mask=batch.mask * kept[:, None])
     if answers:
       first = right[:, None] & (jnp.arange(2) == 0)
       batch = batch._replace(mask=batch.mask + token_mask(batch.turn, first))
     weights = jnp.broadcast_to(weight[:, None], batch.tokens.shape)
     return batch._replace(targets=Weights(weights)), metrics | {
-      "curate/confident": verbs.share(right)
+      "curate/kept": verbs.share(kept), "curate/confident": verbs.share(right)
     }
 
   return method._replace(curate=curate)

@@ -12,7 +12,7 @@ from sitrain.curate.pairs import right_and_wrong
 from sitrain.curate.select import imitation_batch, row_noise
 from sitrain.curate.tags import chained, ids_of
 from sitrain.losses.reduce import mean
-from sitrain.methods import rest_em, verbs
+from sitrain.methods import checks, rest_em, verbs
 from sitrain.types import Method, Task
 
 
@@ -29,7 +29,7 @@ def make(
   `train_bad` off: wrong ones are only read. Raises ValueError for tags that the
   task lacks, and for more turns.
   """
-  verbs.check_samples(options.get("samples", 2))
+  checks.check_samples(options.get("samples", 2))
   tags = ids_of(task, good, bad)
   if len(turns) > 1:
     raise ValueError(f"turns={turns}: single turns are chained: give one")

@@ -7,7 +7,7 @@ those that begin a correction, would have no gradient there.
 import math
 
 from sitrain.losses import policy_gradient as losses
-from sitrain.methods import reinforce, verbs
+from sitrain.methods import checks, reinforce, verbs
 from sitrain.types import Method, Task
 
 
@@ -24,8 +24,8 @@ def make(
   where `kl` names one; `anchor` is PDR's weight of the likelihood of what is
   right (arXiv:2510.01123). Options: see reinforce.build.
   """
-  verbs.check_clip(clip)
-  verbs.check_above_zero(clip_high=clip_high)
+  checks.check_clip(clip)
+  checks.check_above_zero(clip_high=clip_high)
 
   def objective(logprob, old_logprob, advantage, masks):
     return losses.cispo(

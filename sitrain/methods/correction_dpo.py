@@ -11,7 +11,7 @@ teacher="policy", where both are samples of the policy.
 import jax.numpy as jnp
 
 from sitrain.curate import edits, pairs, roles
-from sitrain.methods import dpo, verbs
+from sitrain.methods import checks, dpo, verbs
 from sitrain.rollout import continued
 from sitrain.types import Method, Task
 
@@ -28,9 +28,9 @@ def make(
   that is changed, "whole" all of them; steps end with the tokens `ends`, or
   with the turn. Options: see preference.build.
   """
-  verbs.check_verdicts(task, turns, ("attempt", "verdict", "correction"))
-  verbs.check_role(models, teacher)
-  verbs.check_choice("scope", scope, ("step", "whole"))
+  checks.check_verdicts(task, turns, ("attempt", "verdict", "correction"))
+  checks.check_role(models, teacher)
+  checks.check_choice("scope", scope, ("step", "whole"))
   stops = edits.ids_of(task, ends)
   rows = dict(
     samples=samples, turns=turns, temperature=temperature, slots=slots

@@ -9,7 +9,7 @@ pair a problem. With reference="held" it stays the one of the stage.
 import functools
 
 from sitrain.losses.preference import bradley_terry, dpo_margin
-from sitrain.methods import preference, verbs
+from sitrain.methods import checks, preference, verbs
 from sitrain.types import Method, Task
 
 
@@ -20,7 +20,7 @@ def make(
   """`beta` is DPO's; with `smoothing` it is cDPO, and with `per_token` the
   length-normalised one. Options: see preference.build.
   """
-  verbs.check_above_zero(beta=beta)
+  checks.check_above_zero(beta=beta)
   return preference.build(
     models, task, optimizer, margin=functools.partial(dpo_margin, beta=beta),
     objective=bradley_terry, **options,

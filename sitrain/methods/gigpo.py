@@ -12,7 +12,7 @@ from sitrain.curate.anchors import STATES, accompanied, anchors, two_levels
 from sitrain.curate.policy import own_turns
 from sitrain.judge.verifier import written
 from sitrain.losses.reduce import mean
-from sitrain.methods import reinforce, verbs
+from sitrain.methods import checks, reinforce, verbs
 from sitrain.rollout.play import columns_of
 from sitrain.types import Method, Task
 
@@ -34,10 +34,10 @@ def make(
     state: what of its past is a turn's state: "text", all of it, or "reply",
       what the task said last. ValueError where a task never says anything.
   """
-  verbs.check_choice("state", state, STATES)
+  checks.check_choice("state", state, STATES)
   if state == "reply" and columns_of(task, (0, 0))[1] == 0:
     raise ValueError(f"state={state!r}: this task has no replies: set 'text'")
-  verbs.check_choice("estimate", estimate, ESTIMATES)
+  checks.check_choice("estimate", estimate, ESTIMATES)
   method = reinforce.make(
     models, task, optimizer, turns=turns, shape=lambda reward: reward,
     kl_weights=(beta,) * len(turns), kl=kl, clip=clip, estimate="as_it_is",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from sitrain.losses.reduce import mean
-from sitrain.methods import dpo, ipo, orpo, simpo, verbs
+from sitrain.methods import checks, dpo, ipo, orpo, simpo, verbs
 from sitrain.rollout import contexts
 from sitrain.types import Method, Task, Verdict
 
@@ -25,7 +25,7 @@ def build(
 
   Raises ValueError for more turns, and for rows without a pair that fits.
   """
-  verbs.check_pairs(task, turns)
+  checks.check_pairs(task, turns)
   method = maker(models, task, optimizer, turns=turns, samples=2, **options)
 
   def generate(keys, state, problems):

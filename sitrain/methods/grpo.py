@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from sitrain.judge.verifier import written
 from sitrain.losses.reduce import mean
-from sitrain.methods import reinforce, verbs
+from sitrain.methods import checks, reinforce, verbs
 from sitrain.models import heads
 from sitrain.models.roles import params_of
 from sitrain.types import Method, Task
@@ -38,7 +38,7 @@ def make(
   )
   if not reward_role:
     return method
-  verbs.check_role(models, reward_role, head="scalar")
+  checks.check_role(models, reward_role, head="scalar")
 
   def curate(key, state, problems, episodes, verdict):
     score = heads.score_rows(

@@ -8,7 +8,7 @@ differs from GRPO only where a round has more than one gradient step.
 import jax.numpy as jnp
 
 from sitrain.losses.policy_gradient import clipped, sequence_ratio
-from sitrain.methods import reinforce, verbs
+from sitrain.methods import checks, reinforce, verbs
 from sitrain.types import Method, Task
 
 
@@ -26,8 +26,8 @@ def make(
   Both are above 0: none stands for the other, as -1 does in reinforce.make.
   `beta` weighs a KL where `kl` names one. Options: see reinforce.build.
   """
-  verbs.check_clip(clip)
-  verbs.check_above_zero(clip_high=clip_high)
+  checks.check_clip(clip)
+  checks.check_above_zero(clip_high=clip_high)
 
   def objective(logprob, old_logprob, advantage, masks):
     ratio = sum(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from sitrain.curate.select import imitation_batch
 from sitrain.judge.verifier import written
 from sitrain.losses.reduce import mean
-from sitrain.methods import verbs
+from sitrain.methods import checks, verbs
 from sitrain.rollout import contexts
 from sitrain.types import Method, Task, Verdict
 
@@ -23,8 +23,8 @@ def make(
   judge/too_long; of a table they are refused. Raises ValueError for them, and
   for a task without solutions.
   """
-  verbs.check_turns(task, turns)
-  verbs.check_solutions(task, turns)
+  checks.check_turns(task, turns)
+  checks.check_solutions(task, turns)
 
   def generate(keys, state, problems):
     return contexts.given(

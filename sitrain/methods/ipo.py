@@ -7,7 +7,7 @@ methods/dpo.py.
 import functools
 
 from sitrain.losses.preference import dpo_margin, squared_margin
-from sitrain.methods import preference, verbs
+from sitrain.methods import checks, preference, verbs
 from sitrain.types import Method, Task
 
 
@@ -21,7 +21,7 @@ def make(
   The paper writes sums; `per_token` is what TRL has, in agreement, it says,
   with the authors. Options: see preference.build.
   """
-  verbs.check_above_zero(beta=beta)
+  checks.check_above_zero(beta=beta)
   return preference.build(
     models, task, optimizer, margin=functools.partial(dpo_margin, beta=1.0),
     objective=functools.partial(squared_margin, beta=beta),

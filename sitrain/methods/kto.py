@@ -14,7 +14,7 @@ from sitrain.curate.advantage import token_mask
 from sitrain.curate.select import balanced
 from sitrain.losses.preference import sequence_sum
 from sitrain.losses.reduce import mean, value
-from sitrain.methods import verbs
+from sitrain.methods import checks, verbs
 from sitrain.methods.objectives import unpaired_objective
 from sitrain.models.logprobs import score_rows
 from sitrain.models.roles import params_of
@@ -36,8 +36,8 @@ def make(
   """
   if not 0 <= good_share < 1:
     raise ValueError(f"good_share={good_share}: set it to 0 or more, below 1")
-  verbs.check_turns(task, turns)
-  verbs.check_above_zero(beta=beta)
+  checks.check_turns(task, turns)
+  checks.check_above_zero(beta=beta)
   model = models["policy"]
   rows = dict(samples=samples, turns=turns, temperature=temperature)
 

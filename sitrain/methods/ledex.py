@@ -11,7 +11,7 @@ attempt is right are left out, rewards are 0 and 1, and samples are compared.
 import jax.numpy as jnp
 
 from sitrain.judge.groups import FULL
-from sitrain.methods import reinforce, verbs
+from sitrain.methods import checks, reinforce, verbs
 from sitrain.types import OFFLINE, Method, Task
 
 
@@ -32,19 +32,19 @@ def make(
 
   Raises ValueError for a task without verdicts of the policy.
   """
-  verbs.check_verdicts(task, turns, ("attempt", "diagnosis", "refinement"))
+  checks.check_verdicts(task, turns, ("attempt", "diagnosis", "refinement"))
+  checks.check_from_zero(explain=explain)
+  worth = jnp.array([0.0, explain, 1.0])
   method = reinforce.make(
-    models, task, optimizer, turns=turns, shape=lambda reward: reward,
+    models, task, optimizer, turns=turns, shape=lambda reward: reward * worth,
     kl_weights=(beta,) * 3, kl=kl, clip=clip, aggregate=aggregate, **options,
   )
-  worth = jnp.array([0.0, explain, 1.0])
 
   def shaped(episodes, verdict):
     # Marked like one of another policy, a first attempt is read, not trained.
     given = jnp.full_like(episodes.parent, OFFLINE)
-    reward, known = verdict.reward * worth, verdict.known
-    known = known * (verdict.reward[:, :1] < FULL)
-    verdict = verdict._replace(reward=reward, known=known)
+    known = verdict.known * (verdict.reward[:, :1] < FULL)
+    verdict = verdict._replace(known=known)
     return episodes._replace(parent=given), verdict
 
   def curate(key, state, problems, *round_):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from sitrain.curate import pairs, siblings
 from sitrain.judge.verifier import verify_as_one_turn
-from sitrain.methods import verbs
+from sitrain.methods import checks, verbs
 from sitrain.models.roles import params_of
 from sitrain.rollout import steps
 from sitrain.types import Method, Task
@@ -26,8 +26,8 @@ def make(
 
   `explore` is PUCT's constant; `beta` and `anchor` are those of methods/dpo.py.
   """
-  verbs.check_turns(task, turns)
-  verbs.check_temperature(temperature)
+  checks.check_turns(task, turns)
+  checks.check_temperature(temperature)
   model, depth = models["policy"], steps.depth_of(task, turns, step)
   search = dict(nodes=nodes, depth=depth, width=width, explore=explore)
 

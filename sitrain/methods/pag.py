@@ -13,7 +13,7 @@ from sitrain.curate import roles
 from sitrain.curate.advantage import BASELINES, ESTIMATES
 from sitrain.curate.policy import own_turns
 from sitrain.judge.roles import binary
-from sitrain.methods import reinforce, verbs
+from sitrain.methods import checks, reinforce, verbs
 from sitrain.types import Method, Task
 
 
@@ -37,22 +37,22 @@ def make(
 
   Raises ValueError for a task without such verdicts, and beta without a KL.
   """
-  verbs.check_verdicts(task, turns)
+  checks.check_verdicts(task, turns)
   reinforce.check_kl(beta, kl)
+  checks.check_finite(bonus=bonus)
   task = task if named else binary(task)
-  verbs.check_choice("estimate", estimate, ESTIMATES)
+  checks.check_choice("estimate", estimate, ESTIMATES)
   method = reinforce.make(
     models, task, optimizer, turns=turns, shape=lambda reward: reward,
     kl_weights=(beta,) * len(turns), kl=kl, clip=clip, baseline=baseline,
     estimate="as_it_is", aggregate=aggregate, **options,
   )
-  over_turns = jax.vmap(ESTIMATES[estimate], in_axes=1, out_axes=1)
 
   def curate(key, state, problems, episodes, verdict):
     known = 1.0 * own_turns(episodes, verdict.known)
     value = verdict.reward + roles.revision_bonus(verdict.reward, bonus)
     ids = BASELINES[baseline](episodes.problem, verdict.reward)
-    gain = over_turns(value, ids, known)
+    gain = jax.vmap(ESTIMATES[estimate], 1, 1)(value, ids, known)
     gain = roles.role_whiten(gain, known) if whitened else gain
     gained = verdict._replace(reward=gain)
     return method.curate(key, state, problems, episodes, gained)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from sitrain.curate.pairs import partners
 from sitrain.curate.select import imitation_batch
 from sitrain.judge.groups import right_turns
-from sitrain.methods import verbs
+from sitrain.methods import checks, verbs
 from sitrain.rollout.contexts import join
 from sitrain.tasks.attempt import attempt
 from sitrain.types import Method, Task
@@ -25,8 +25,9 @@ def make(
   `also_correct` adds pairs of two different samples that are both right (D+).
   `slots` rows are decoded at a time; 0: all.
   """
-  verbs.check_turns(task, turns)
-  verbs.check_samples(samples)
+  checks.check_turns(task, turns)
+  checks.check_attempts(task)
+  checks.check_samples(samples)
   model = models["policy"]
 
   def curate(key, state, problems, episodes, verdict):

@@ -16,7 +16,7 @@ from sitrain.curate.advantage import to_tokens
 from sitrain.curate.pairs import partners
 from sitrain.curate.select import balanced, imitation_batch
 from sitrain.judge.roles import binary
-from sitrain.methods import rest_em, verbs
+from sitrain.methods import checks, rest_em, verbs
 from sitrain.rollout.contexts import join
 from sitrain.tasks.attempt import attempt
 from sitrain.types import PAD, Method, Task, Weights
@@ -32,10 +32,11 @@ def make(
   names what is wrong. Raises ValueError for values outside of these ranges
   and a task without verdicts of the policy. Options: see rest_em.make.
   """
-  verbs.check_verdicts(task, turns, ("attempt", "verdict", "repair"))
-  if not 0.0 <= bad <= 1.0 or wrong < 0.0:
-    raise ValueError(f"bad={bad}, wrong={wrong}: 0 to 1, and 0 or more")
-  verbs.check_samples(options.get("samples", 2))
+  checks.check_verdicts(task, turns, ("attempt", "verdict", "repair"))
+  checks.check_from_zero(wrong=wrong)
+  if not 0.0 <= bad <= 1.0:
+    raise ValueError(f"bad={bad}: set it from 0 to 1")
+  checks.check_samples(options.get("samples", 2))
   task = task if named else binary(task)
   method = rest_em.make(models, task, optimizer, turns=turns[:2], **options)
 

@@ -8,7 +8,7 @@ sums over the tokens of a row by default, where most code takes their mean.
 
 from sitrain.curate.policy import gae_batch
 from sitrain.losses.reduce import AGGREGATES, aggregate_of
-from sitrain.methods import objectives, verbs
+from sitrain.methods import checks, objectives, verbs
 from sitrain.models.heads import value_rows
 from sitrain.models.logprobs import score_rows
 from sitrain.models.roles import check_trained, params_of
@@ -28,9 +28,9 @@ def make(
   sides, `discount` and `decay` are GAE's gamma and lambda; `value_clip` limits
   the change of values in a round. `aggregate` is that of reinforce.build.
   """
-  verbs.check_turns(task, turns)
-  verbs.check_choice("aggregate", aggregate, AGGREGATES)
-  verbs.check_role(models, "critic", head="scalar")
+  checks.check_turns(task, turns)
+  checks.check_choice("aggregate", aggregate, AGGREGATES)
+  checks.check_role(models, "critic", head="scalar")
   model, critic = models["policy"], models["critic"]
   rows = dict(samples=samples, turns=turns, temperature=temperature)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from sitrain.curate import pairs
 from sitrain.curate.select import row_noise
-from sitrain.methods import verbs
+from sitrain.methods import checks, verbs
 from sitrain.methods.objectives import pair_objective
 from sitrain.models.roles import params_of
 from sitrain.types import Method, Task
@@ -47,10 +47,11 @@ def build(
   Raises ValueError for a choice that is not known, for turns that are too short
   for the task and for a lone sample.
   """
-  verbs.check_turns(task, turns)
-  verbs.check_samples(samples)
-  verbs.check_choice("reference", reference, REFERENCES)
-  verbs.check_choice("rule", rule, pairs.RULES)
+  checks.check_turns(task, turns)
+  checks.check_samples(samples)
+  checks.check_choice("reference", reference, REFERENCES)
+  checks.check_choice("rule", rule, pairs.RULES)
+  checks.check_from_zero(anchor=anchor)
   if not 0.0 <= smoothing < 0.5:
     raise ValueError(f"smoothing={smoothing}: set it to 0 or more, below 0.5")
   model = models["policy"]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from sitrain.curate.select import balanced, imitation_batch, row_noise
 from sitrain.judge.groups import FULL
-from sitrain.methods import pair_sft, verbs
+from sitrain.methods import checks, pair_sft, verbs
 from sitrain.rollout import contexts
 from sitrain.types import PAD, Method, Task
 
@@ -31,8 +31,8 @@ def make(
   """
   if not 0.0 <= share <= 1.0:
     raise ValueError(f"share={share}: set it from 0 to 1")
-  verbs.check_turns(task, turns, least=2)
-  verbs.check_solutions(task, turns[1:2])
+  checks.check_turns(task, turns, least=2)
+  checks.check_solutions(task, turns[1:2])
   method = pair_sft.make(models, task, optimizer, turns=turns, **options)
 
   def curate(key, state, problems, episodes, verdict):

@@ -24,7 +24,7 @@ from sitrain.curate.policy import (
 )
 from sitrain.losses.policy_gradient import policy_gradient
 from sitrain.losses.reduce import AGGREGATES, aggregate_of
-from sitrain.methods import verbs
+from sitrain.methods import checks, verbs
 from sitrain.methods.objectives import policy_objective
 from sitrain.models.logprobs import score_rows
 from sitrain.models.roles import params_of
@@ -87,15 +87,15 @@ def build(
   for the task, for a lone sample, for offline attempts with one turn, for a
   temperature of 0, and for slots or an anchor below 0.
   """
-  verbs.check_turns(task, turns)
-  verbs.check_choice("kl", kl, verbs.KL_ESTIMATORS)
-  verbs.check_choice("baseline", baseline, BASELINES)
-  verbs.check_choice("estimate", estimate, ESTIMATES)
-  verbs.check_choice("aggregate", aggregate, AGGREGATES)
+  checks.check_turns(task, turns)
+  checks.check_choice("kl", kl, verbs.KL_ESTIMATORS)
+  checks.check_choice("baseline", baseline, BASELINES)
+  checks.check_choice("estimate", estimate, ESTIMATES)
+  checks.check_choice("aggregate", aggregate, AGGREGATES)
   if sampler_ratio not in (-1, 0):
-    verbs.check_above_zero(sampler_ratio=sampler_ratio)
-  if anchor < 0.0:
-    raise ValueError(f"anchor={anchor}: set it to 0 or more")
+    checks.check_above_zero(sampler_ratio=sampler_ratio)
+  checks.check_from_zero(anchor=anchor)
+  checks.check_credit(discount, kl_weights)
   if samples == 1 or samples + offline < 2:
     raise ValueError(f"samples={samples}: a baseline needs at least 2")
   if offline and len(turns) < 2:
@@ -168,8 +168,8 @@ def make(
       delayed samples have larger ones.
     **options: of `build`.
   """
-  verbs.check_clip(clip, dual)
-  verbs.check_above_zero(max_ratio=max_ratio)
+  checks.check_clip(clip, dual)
+  checks.check_above_zero(max_ratio=max_ratio)
   objective = functools.partial(
     policy_gradient, clip=clip, clip_high=clip if clip_high < 0 else clip_high,
     most=max_ratio, dual=dual,

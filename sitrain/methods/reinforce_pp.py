@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from sitrain.curate.policy import gae_batch
 from sitrain.losses.reduce import AGGREGATES, aggregate_of
-from sitrain.methods import verbs
+from sitrain.methods import checks, verbs
 from sitrain.models.logprobs import score_rows
 from sitrain.models.roles import params_of
 from sitrain.types import Method, Task
@@ -28,8 +28,8 @@ def make(
   importance ratio on both sides, `max_ratio` truncates it. `aggregate`
   is that of reinforce.build. `slots` rows are decoded at a time; 0: all.
   """
-  verbs.check_turns(task, turns)
-  verbs.check_choice("aggregate", aggregate, AGGREGATES)
+  checks.check_turns(task, turns)
+  checks.check_choice("aggregate", aggregate, AGGREGATES)
   model = models["policy"]
   rows = dict(samples=samples, turns=turns, temperature=temperature)
 

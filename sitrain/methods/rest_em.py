@@ -8,7 +8,7 @@ The paper's rounds are few and large; what an iteration is, the stage says.
 import jax.numpy as jnp
 
 from sitrain.curate.select import at_most, imitation_batch
-from sitrain.methods import verbs
+from sitrain.methods import checks, verbs
 from sitrain.types import Method, Task
 
 STARTS = ("base", "previous")
@@ -24,9 +24,9 @@ def make(
   `start`: base: every round restarts from the reference; previous: it goes on,
   as in RAFT and STaR's relatives. `slots` rows are decoded at a time; 0: all.
   """
-  verbs.check_turns(task, turns)
-  verbs.check_samples(samples, 1)
-  verbs.check_choice("start", start, STARTS)
+  checks.check_turns(task, turns)
+  checks.check_samples(samples, 1)
+  checks.check_choice("start", start, STARTS)
   model = models["policy"]
   restart = verbs.restart_from_reference(optimizer)
 

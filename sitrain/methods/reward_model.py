@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from sitrain.curate import pairs
 from sitrain.losses.preference import bradley_terry
 from sitrain.losses.reduce import mean
-from sitrain.methods import verbs
+from sitrain.methods import checks, verbs
 from sitrain.models import heads
 from sitrain.models.roles import check_trained, join_base
 from sitrain.types import Method, Task
@@ -26,9 +26,9 @@ def make(
   One pair a problem, by the reward of the last turn; equal ones make none.
   `slots` rows are decoded at a time; 0: all.
   """
-  verbs.check_turns(task, turns)
-  verbs.check_samples(samples)
-  verbs.check_role(models, "reward_model", head="scalar")
+  checks.check_turns(task, turns)
+  checks.check_samples(samples)
+  checks.check_role(models, "reward_model", head="scalar")
   rows = dict(samples=samples, turns=turns, temperature=temperature)
 
   def curate(key, state, problems, episodes, verdict):

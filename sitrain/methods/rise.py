@@ -6,11 +6,11 @@ before it, weighs exp(reward / tau).
 
 import jax.numpy as jnp
 
+from sitrain.curate import attempts
 from sitrain.curate.advantage import to_tokens
-from sitrain.curate.attempts import CRITERIA, chosen, repeated, reward_weights
 from sitrain.curate.select import imitation_batch
 from sitrain.judge.verifier import charge_missing, last_reward
-from sitrain.methods import rest_em, verbs
+from sitrain.methods import checks, rest_em, verbs
 from sitrain.rollout import best
 from sitrain.types import Method, Task, Weights
 
@@ -24,27 +24,27 @@ def make(
 ) -> Method:
   """Options: see rest_em.make; every round goes on from the one before.
 
-  Of every turn but the first a row keeps the best of `best_of` attempts.
-  `stop` at a reward of 1, `criterion`: curate.attempts.chosen. `repeats` trains
-  copies of an earlier attempt, too. `missing` is the reward where there is no
-  answer. `normalise`: weights over their mean in the round.
+  Of later turns a row keeps the best of `best_of` attempts. `stop` at a right
+  one, `criterion`: attempts.chosen. `repeats` trains copies of an earlier one.
+  `missing`: the reward of no answer. `normalise`: weights over their mean.
   """
-  verbs.check_choice("criterion", criterion, CRITERIA)
-  if not 0.02 <= tau < float("inf"):  # e^(1 / 0.01) is beyond float32.
-    raise ValueError(f"tau={tau}: set it above 0, from 0.02 on, such as 0.4")
+  checks.check_choice("criterion", criterion, attempts.CRITERIA)
+  checks.check_attempts(task)
+  attempts.check(tau, missing)
   rows = dict(samples=samples, temperature=temperature, slots=slots)
-  method = rest_em.make(
-    models, task, optimizer, turns=turns, start="previous", **rows, **options
-  )
+  options |= rows | {"turns": turns, "start": "previous"}
+  method = rest_em.make(models, task, optimizer, **options)
 
   def judge(key, state, problems, episodes):
     verdict, metrics = method.judge(key, state, problems, episodes)
     return charge_missing(task, episodes, verdict, missing), metrics
 
   def curate(key, state, problems, episodes, verdict):
-    kept = chosen(verdict, criterion=criterion, stop=stop)
-    kept &= repeats | ~repeated(episodes, turns)
-    weight = reward_weights(verdict.reward, kept, tau=tau, normalise=normalise)
+    kept = attempts.chosen(verdict, criterion=criterion, stop=stop)
+    kept &= repeats | ~attempts.repeated(episodes, turns)
+    weight = attempts.reward_weights(
+      verdict.reward, kept, tau=tau, normalise=normalise
+    )
     batch = imitation_batch(episodes, kept, jnp.ones(kept.shape[0]))
     targets = Weights(to_tokens(weight, episodes.turn))
     return batch._replace(targets=targets), {"curate/kept": verbs.share(kept)}

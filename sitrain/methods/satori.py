@@ -1,16 +1,16 @@
 """Satori's restarts: some of the problems continue an old attempt.
 
 Shen et al. 2025 (arXiv:2502.02508), Alg. 1: right and wrong attempts without
-their last tokens, with an action token after them, are additional initial
-states; correcting a wrong one gets a bonus, spoiling a right one the negative
-bonus. Here the token is the task's instruction, the first rounds fill the
+some of their last actions, and an action token, are more initial states; to
+correct a wrong one gets a bonus, to spoil a right one the negative bonus. Here
+tokens are left out, the task's instruction follows, the first rounds fill the
 buffer, there is no reward model, and samples are compared, with a KL.
 """
 
 import jax
 
 from sitrain.curate import restarts as starts
-from sitrain.methods import reinforce, verbs
+from sitrain.methods import checks, reinforce, verbs
 from sitrain.rollout.play import columns_of
 from sitrain.types import Method, Task
 
@@ -23,11 +23,11 @@ def make(
   problems: int, samples: int, restarts: int, dropped: int = 2,
   bonus: float = 0.5, beta: float = 0.01, capacity: int = 2048, **options,
 ) -> Method:
-  """`restarts` of the `problems` continue attempts, when the buffer is full.
-
-  `dropped` of their tokens are left out; `beta` weighs the KL, not the bonus.
+  """`restarts` of the `problems` continue attempts, when the buffer is full,
+  without `dropped` last tokens; `beta` weighs the KL, not the bonus.
   """
-  starts.check(problems, restarts, dropped, capacity, bonus)
+  checks.check_attempts(task)
+  starts.check(problems, restarts, dropped, turns, capacity, bonus)
   columns = sum(columns_of(task, (*turns[:1], 0)))  # an attempt and a reply
   method = reinforce.make(
     models, task, optimizer, turns=turns, problems=problems, samples=samples,

@@ -11,7 +11,7 @@ import jax
 
 from sitrain.curate.select import corrupt, row_noise
 from sitrain.losses.reduce import mean
-from sitrain.methods import imitation, verbs
+from sitrain.methods import checks, imitation, verbs
 from sitrain.models.logprobs import self_tokens
 from sitrain.models.roles import params_of
 from sitrain.types import Method, Task
@@ -28,11 +28,9 @@ def make(
   the first `warmup` iterations. `temperature`: that of their draw; 0: the
   likeliest. Raises ValueError for a rate that is no share.
   """
-  if not 0.0 <= rate <= 1.0 or temperature < 0.0:
-    raise ValueError(
-      f"rate={rate} and temperature={temperature}: set a rate from 0 to 1 and "
-      "a temperature of 0 or more"
-    )
+  checks.check_from_zero(temperature=temperature, warmup=warmup)
+  if not 0.0 <= rate <= 1.0:
+    raise ValueError(f"rate={rate}: set it from 0 to 1")
   method = imitation.make(models, task, optimizer, **options)
 
   def curate(key, state, problems, episodes, verdict):

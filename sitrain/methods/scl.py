@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from sitrain.curate import pairs
 from sitrain.judge.groups import right_turns
-from sitrain.methods import dpo, verbs
+from sitrain.methods import checks, dpo, verbs
 from sitrain.models.roles import params_of
 from sitrain.types import Method, Task
 
@@ -27,9 +27,8 @@ def make(
   """`scope`: "first", after the question; "review", not in the paper, after the
   first attempt and the instruction. Options: see preference.build.
   """
-  verbs.check_choice("scope", scope, SCOPES)
-  if len(turns) != 2:
-    raise ValueError(f"turns={turns}: a pair is of two attempts: give two")
+  checks.check_choice("scope", scope, SCOPES)
+  checks.check_attempts(task, turns, exactly=2)
   method = dpo.make(
     models, task, optimizer, turns=turns, smoothing=smoothing,
     temperature=temperature, reference=reference, **options,

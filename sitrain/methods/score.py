@@ -11,7 +11,7 @@ token, less noise and a small bias for longer ones.
 import jax.numpy as jnp
 
 from sitrain.curate.advantage import progress_bonus
-from sitrain.methods import reinforce, verbs
+from sitrain.methods import checks, reinforce, verbs
 from sitrain.types import Method, Task
 
 
@@ -26,7 +26,8 @@ def stage_one(
   beta1. With three turns and the result of a two-turn stage as anchor this is
   stage 1(b) of the ICLR version, App. A.1.
   """
-  verbs.check_turns(task, turns, least=2)
+  checks.check_turns(task, turns, least=2)
+  checks.check_attempts(task)
   last = jnp.arange(len(turns)) == len(turns) - 1
   return reinforce.make(
     models, task, optimizer, turns=turns,
@@ -50,8 +51,10 @@ def stage_two(
   `discount` above 0 credits a turn with what comes after it too; the paper has
   0, as with a bonus above 1 / discount a wrong first attempt is rewarded.
   """
-  verbs.check_turns(task, turns, least=2)
-  verbs.check_choice("shaping", shaping, ("bonus", "weight"))
+  checks.check_turns(task, turns, least=2)
+  checks.check_attempts(task)
+  checks.check_finite(bonus=bonus)
+  checks.check_choice("shaping", shaping, ("bonus", "weight"))
   weight = jnp.where(jnp.arange(len(turns)) > 0, 1.0 + bonus, 1.0)
   shapes = {
     "bonus": lambda reward: reward + progress_bonus(reward, bonus),

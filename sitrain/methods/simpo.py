@@ -4,7 +4,7 @@ Meng et al. 2024 (arXiv:2405.14734), on pairs of own samples.
 """
 
 from sitrain.losses.preference import bradley_terry, simpo_margin
-from sitrain.methods import preference, verbs
+from sitrain.methods import checks, preference, verbs
 from sitrain.types import Method, Task
 
 
@@ -19,7 +19,7 @@ def make(
 
   Options: see preference.build.
   """
-  verbs.check_above_zero(beta=beta)
+  checks.check_above_zero(beta=beta)
 
   def margin(logprob, reference_logprob):
     return simpo_margin(logprob, beta=beta, target=target)

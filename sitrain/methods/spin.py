@@ -9,7 +9,7 @@ own code keeps the samples of the round before, which is not done here.
 import jax.numpy as jnp
 
 from sitrain.curate import pairs
-from sitrain.methods import verbs
+from sitrain.methods import checks, verbs
 from sitrain.models.roles import params_of
 from sitrain.rollout import contexts
 from sitrain.types import Method, Task
@@ -25,9 +25,9 @@ def make(
   `beta` is the paper's lambda, and `anchor` weighs the likelihood of the given
   solutions in addition. `slots` rows are decoded at a time; 0: all.
   """
-  verbs.check_turns(task, turns)
-  verbs.check_above_zero(beta=beta)
-  verbs.check_solutions(task, turns)
+  checks.check_turns(task, turns)
+  checks.check_above_zero(beta=beta)
+  checks.check_solutions(task, turns)
   model = models["policy"]
   play = dict(turns=turns, temperature=temperature, slots=slots)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from sitrain.curate.advantage import to_tokens
 from sitrain.curate.policy import own_turns, token_batch
 from sitrain.curate.roles import role_advantage
-from sitrain.methods import verbs
+from sitrain.methods import checks, verbs
 from sitrain.types import Method, Task
 
 SEATS = 2
@@ -28,7 +28,7 @@ def make(
   `rate` is that of the moving averages, `beta` weighs the exact KL to the
   reference (the paper has none), `slots` is as in reinforce.make.
   """
-  verbs.check_turns(task, turns, least=SEATS)
+  checks.check_turns(task, turns, least=SEATS)
   model = models["policy"]
   rows = dict(samples=samples, turns=turns, temperature=temperature)
 

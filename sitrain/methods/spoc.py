@@ -10,7 +10,7 @@ from sitrain.curate import roles
 from sitrain.curate.policy import own_turns
 from sitrain.judge.roles import binary
 from sitrain.judge.verifier import written
-from sitrain.methods import reinforce, verbs
+from sitrain.methods import checks, reinforce, verbs
 from sitrain.types import Method, Task
 
 
@@ -36,10 +36,10 @@ def make(
 
   Raises ValueError for a task without verdicts of the policy.
   """
-  verbs.check_verdicts(task, turns)
+  checks.check_verdicts(task, turns)
   task = task if named else binary(task)
-  verbs.check_choice("rewards", rewards, roles.RULES)
-  verbs.check_choice("normalise", normalise, roles.NORMALISED)
+  checks.check_choice("rewards", rewards, roles.RULES)
+  checks.check_choice("normalise", normalise, roles.NORMALISED)
   method = reinforce.make(
     models, task, optimizer, turns=turns, shape=lambda reward: reward,
     kl_weights=((beta, beta_verdict) * len(turns))[: len(turns)],

@@ -13,7 +13,7 @@ from sitrain.curate.policy import own_turns
 from sitrain.curate.select import imitation_batch
 from sitrain.judge.roles import binary
 from sitrain.judge.verifier import written
-from sitrain.methods import rest_em, verbs
+from sitrain.methods import checks, rest_em, verbs
 from sitrain.types import Method, Task
 
 
@@ -29,8 +29,8 @@ def make(
   on from the one before. Raises ValueError for a task without verdicts of the
   policy, and for a lone sample.
   """
-  verbs.check_verdicts(task, turns)
-  verbs.check_samples(samples)
+  checks.check_verdicts(task, turns)
+  checks.check_samples(samples)
   task = task if named else binary(task)
   method = rest_em.make(
     models, task, optimizer, turns=turns, samples=samples, start="previous",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from sitrain.judge.verifier import verdict_metrics, verify, written
 from sitrain.losses.reduce import mean
-from sitrain.methods import reinforce, verbs
+from sitrain.methods import checks, reinforce, verbs
 from sitrain.models.roles import params_of
 from sitrain.rollout.contexts import append_reply
 from sitrain.rollout.play import play_on, row_keys
@@ -23,7 +23,7 @@ def make(
   **options,
 ) -> Method:
   """`turns`: of both attempts. `votes` second attempts judge a row."""
-  verbs.check_turns(task, turns, least=2)
+  checks.check_turns(task, turns, least=2)
   method = reinforce.make(
     models, task, optimizer, turns=turns[:1], samples=samples,
     temperature=temperature, shape=lambda reward: reward, kl_weights=(beta,),

@@ -8,7 +8,7 @@ The paper does not say which tokens are trained; `trained` names the turns.
 import jax.numpy as jnp
 
 from sitrain.curate.select import at_most, imitation_batch
-from sitrain.methods import verbs
+from sitrain.methods import checks, verbs
 from sitrain.types import Method, Task
 
 
@@ -23,7 +23,8 @@ def make(
   At most `per_problem` traces of a problem stay. `slots` rows are decoded at a
   time; 0: all. Raises ValueError for one turn: nothing could be corrected.
   """
-  verbs.check_turns(task, turns, least=2)
+  checks.check_turns(task, turns, least=2)
+  checks.check_attempts(task)
   model = models["policy"]
 
   def curate(key, state, problems, episodes, verdict):

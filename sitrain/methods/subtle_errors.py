@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from sitrain.curate import pairs
 from sitrain.curate.edits import ids_of, inject
 from sitrain.curate.select import row_noise
-from sitrain.methods import dpo, verbs
+from sitrain.methods import checks, dpo, verbs
 from sitrain.models.roles import params_of
 from sitrain.types import Method, Task
 
@@ -28,7 +28,7 @@ def make(
   """`values` are the numbers, each one token, and steps end with those of
   `ends`, or with the turn. Options: see preference.build.
   """
-  verbs.check_choice("reference", reference, ("previous", "held"))
+  checks.check_choice("reference", reference, ("previous", "held"))
   ids, stops = (ids_of(task, text) for text in (values, ends))
   if not 2 <= len(ids) == len(set(values)):
     raise ValueError(f"values={values!r}: give two or more, each once")

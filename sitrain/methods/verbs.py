@@ -1,13 +1,11 @@
 """The verbs that several methods share, bound to a task and a model."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from sitrain.curate import select
 from sitrain.curate.policy import own_turns
@@ -17,14 +15,15 @@ from sitrain.losses.policy_gradient import policy_gradient
 from sitrain.losses.preference import bradley_terry, dpo_margin
 from sitrain.losses.reduce import mean, per_attempt, per_episode
 from sitrain.losses.regularizers import LOSSES
+from sitrain.methods.checks import check_clip, check_temperature
 from sitrain.methods.objectives import pair_objective, policy_objective
 from sitrain.models import foreign
 from sitrain.models.logprobs import token_scores
 from sitrain.models.roles import join_base, params_of
 from sitrain.rollout import by_turn
 from sitrain.rollout.play import check_slots, play
-from sitrain.tasks.rows import some_problems, take_rows
-from sitrain.types import PAD, Batch, Mean, Method, Task, TrainState
+from sitrain.tasks.rows import take_rows
+from sitrain.types import Batch, Mean, Method, Task, TrainState
 
 KL_ESTIMATORS = ("exact", "k1", *LOSSES, "none")
 
@@ -282,117 +281,3 @@ def share(chosen: Any) -> Mean:
   """How many of the rows are chosen, as a metric."""
   chosen = chosen.astype(jnp.float32)
   return mean(chosen, jnp.ones_like(chosen))
-
-
-def check_turns(task: Task, turns: tuple[int, ...], *, least: int = 1) -> None:
-  """Raises ValueError for too few turns, or one too short for the answers."""
-  if len(turns) < least:
-    raise ValueError(
-      f"turns={tuple(turns)}: this method needs {least} or more: give the "
-      "token limit of each"
-    )
-  if any(t < task.turn_length for t in turns):
-    raise ValueError(
-      f"turns={tuple(turns)}: this task's answers need "
-      f"{task.turn_length} tokens a turn; set every turn to at least that"
-    )
-
-
-def check_verdicts(
-  task: Task, turns: tuple[int, ...], only: tuple[str, ...] = ()
-) -> None:
-  """Raises ValueError unless the policy judges its own attempts here.
-
-  `only` names the turns of a method that knows no others.
-  """
-  if task.accepts == ():
-    raise ValueError(
-      "this method trains verdicts of the policy on its own attempts, and this "
-      "task has none: take one with them, such as chain.critic"
-    )
-  check_turns(task, turns, least=2)
-  if only and len(turns) != len(only):
-    raise ValueError(f"turns={turns}: {', '.join(only)}: give {len(only)}")
-
-
-def check_clip(clip: float, dual: float = math.inf) -> None:
-  """Raises ValueError for bounds of ratios that leave nothing to train."""
-  if clip <= 0.0:
-    raise ValueError(f"clip={clip}: set it above 0, or inf for no clipping")
-  if dual <= 1.0:
-    raise ValueError(f"dual={dual}: set it above 1, or inf for none")
-
-
-def check_above_zero(**options: float) -> None:
-  """Raises ValueError naming an option that turns a loss around, or off."""
-  for name, value in options.items():
-    if not value > 0.0:
-      raise ValueError(f"{name}={value}: set it above 0")
-
-
-def check_temperature(temperature: float) -> None:
-  """Raises ValueError where samples would have no log-probability to train."""
-  if not 0.0 < temperature < float("inf"):
-    raise ValueError(
-      f"temperature={temperature}: samples to train on need one above 0, such "
-      "as 1.0; 0 (greedy) is for evaluation"
-    )
-
-
-def check_solutions(task: Task, turns: tuple[int, ...]) -> None:
-  """Raises ValueError where a given turn of the table is longer than its limit.
-
-  Also where no row gives any. Cut short, it would teach the policy to stop in
-  the middle, and what is left would be taken for the next turn.
-  """
-  solution = np.asarray(some_problems(task).solution)
-  if not (solution != PAD).any():
-    raise ValueError(
-      "this task gives no solutions to imitate: take another task or method"
-    )
-  end = np.isin(solution, task.eos)
-  turn = np.cumsum(end, axis=1) - end
-  for k, limit in enumerate(turns):
-    length = np.sum((turn == k) & (solution != PAD), axis=1)
-    if long := np.flatnonzero(length > limit).tolist():
-      row = task.texts.kept[long[0]] if task.texts != () else long[0]
-      raise ValueError(
-        f"turns={tuple(turns)}: turn {k + 1} of {len(long)} of {len(length)} "
-        f"given solutions has more than {limit} tokens (first in row {row + 1},"
-        f" the longest has {length.max()}): raise turns to that, or leave these"
-        " rows out"
-      )
-
-
-def check_pairs(task: Task, turns: tuple[int, ...]) -> None:
-  """Raises ValueError where a row gives no pair of turns, or one too long."""
-  if len(turns) != 1:
-    raise ValueError(f"turns={turns}: a pair is of one turn: give one limit")
-  given = np.asarray(some_problems(task).solution)
-  if (np.isin(given, task.eos).sum(axis=1) < 2).any():
-    raise ValueError(
-      "this task gives no pairs: it needs rows with chosen and rejected"
-    )
-  check_solutions(task, turns * 2)
-
-
-def check_samples(samples: int, least: int = 2) -> None:
-  """Raises ValueError where a problem's samples cannot be compared."""
-  if samples < least:
-    why = "this method compares the samples of a problem: " * (least > 1)
-    raise ValueError(f"samples={samples}: {why}set it to {least} or more")
-
-
-def check_role(models: dict, role: str, head: str = "") -> None:
-  """Raises ValueError where the run does not define a role."""
-  if role not in models:
-    raise ValueError(
-      f"this method needs the role {role!r}: set config.roles.{role} to "
-      f"{{'start': 'policy', 'head': {head!r}}}"
-    )
-
-
-def check_choice(name: str, value: str, choices: Any) -> None:
-  """Raises ValueError naming the option, its value and what is allowed."""
-  if value not in choices:
-    raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}")

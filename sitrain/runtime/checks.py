@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from sitrain.evaluate.run import evaluate, make_player
-from sitrain.methods.verbs import check_turns
+from sitrain.methods.checks import check_turns
 from sitrain.models import attention
 from sitrain.models.blocks import RopeScaling, rotary_size
 from sitrain.models.decoder import Decoder

@@ -222,6 +222,15 @@ SAMPLES = (
         "(B-STaR, there by the score of a reward model); ties in every order, "
         "in the mean", SHARE, "rises; below maj@K: votes gather on wrong "
         "answers"),
+  Entry("cl", "right first attempts whose later attempt is right / right first "
+        "attempts (CL)", SHARE, "near 1"),
+  Entry("cs", "wrong first attempts whose later attempt is right / wrong first "
+        "attempts (CS)", SHARE, "rises"),
+  Entry("cl_over_resample, cs_over_resample", "CL, CS less those of a second "
+        "attempt that does not see the first: the first attempt of another "
+        "sample of the problem, so it needs --samples=2 or more", SHARE,
+        "above 0: it keeps what is right, it corrects what is wrong, more than "
+        "another try would"),
   Entry("copied", "wrong attempts that the next one repeats but for a tenth / "
         "wrong attempts", SHARE, "below 0.5"),
   *(Entry(f"behaviours.{name}", f"{what} a text", COUNT, "as above")

@@ -31,9 +31,10 @@ def header_of(path: Any) -> epath.Path:
 
 
 def claim(path: Any, options: dict[str, Any]) -> None:
-  """Raises ConfigError if the file was begun with other options.
+  """Raises ConfigError if there are rows of other options.
 
-  Also if there are rows at `path` without a header.
+  Also if there are rows at `path` without a header. A header alone, which a
+  command leaves that has failed at its first row, may have any options.
   """
   header = header_of(path)
   if not header.exists():
@@ -48,7 +49,7 @@ def claim(path: Any, options: dict[str, Any]) -> None:
   if not isinstance(known, dict):
     raise ConfigError(f"{header} is of something else: give another --output")
   field, was, now = workdirs.first_difference(known, options, ignore=())
-  if field:
+  if field and _has_rows(path):
     raise ConfigError(
       f"--output={path} holds samples with {field}={was}, and this command asks"
       f" for {now}: give another --output"
@@ -56,9 +57,17 @@ def claim(path: Any, options: dict[str, Any]) -> None:
 
 
 def begin(path: Any, options: dict[str, Any]) -> None:
-  """Writes the options to the header."""
-  if jax.process_index() == 0 and not header_of(path).exists():
+  """Writes the options to the header, unless there are rows of it."""
+  begun = header_of(path).exists() and _has_rows(path)
+  if jax.process_index() == 0 and not begun:
     workdirs.write_json(header_of(path), {"options": options})
+
+
+def _has_rows(path: Any) -> bool:
+  folder = folder_of(path)
+  return epath.Path(path).exists() or (
+    folder.exists() and any(True for _ in folder.iterdir())
+  )
 
 
 def note(path: Any, summary: dict[str, Any]) -> None:
