@@ -1,5 +1,7 @@
 """Rollouts in pieces against the one program of `play` in slots."""
 
+import functools
+
 import compilations
 import jax
 import jax.numpy as jnp
@@ -121,12 +123,13 @@ def test_parts_are_those_of_the_player(toy):
     found = list(in_pieces.play_rows(
       programs, made, prepared, key, posed, rows, groups=1, **given
     ))
-    played = [one.played for one in found if len(one.problems)]
     order = np.concatenate([one.problems for one in found])
-    place = np.array([np.flatnonzero(rows == n)[0] for n in order])
-    own = (place[:, None] * 2 + np.arange(2)).reshape(-1)
-    got = jax.tree.map(lambda *x: np.concatenate(x), *played)
-    jax.tree.map(
-      np.testing.assert_array_equal, got, jax.tree.map(lambda x: x[own], want)
-    )
+    some = [one.played for one in found if len(one.problems)]
+    got = jax.tree.map(lambda *x: np.concatenate(x), *some)
+    place = np.searchsorted(rows, order)[:, None] * 2 + np.arange(2)
+    own = player.Played(*(
+      jax.tree.map(functools.partial(np.take, indices=place.ravel(), axis=0), x)
+      for x in want
+    ))
+    jax.tree.map(np.testing.assert_array_equal, got, own)
     assert found[0].tokens == 0
