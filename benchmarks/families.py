@@ -139,7 +139,8 @@ FAMILIES = {
   "cct": Family(
     "cct", "cct", "cct", metric="accuracy_2", control="natural",
     control_is="Pair-SFT with both kinds of examples as they come",
-    extend=controls.add_one_kind, others=("cst",), numbers=CORRECTION,
+    extend=controls.add_one_kind,
+    others=("base", "cst", "clt", "answers"), numbers=CORRECTION,
   ),
   "ledex": Family(
     "ledex", "ledex", "ledex", metric="cs", control="end",

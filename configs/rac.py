@@ -7,10 +7,11 @@ mistakes; those of the round are right. `--config.stage.rac.method.share=1`
 trains corrections alone, `also_correct=False` those of wrong answers.
 
 Seeds 0 to 2: first attempts go from 51 to 96 % right, second ones from 41 to
-74: what is behind an own answer is learned more slowly than what is alone.
+74: perhaps what is behind an own answer is learned more slowly.
 Corrections alone: 52 and 61; of wrong answers 45 % are mended and of right ones
 77 stay, 51 and 50 with wrong ones only. Pair-SFT has 41 and 72 with right ones,
-42 and 46 without. Seed 2 mends 71 % or more in every arm, others at most 39.
+42 and 46 without. Seed 2 mends about 71 % or more in every arm, others at most
+39.
 """
 
 from ml_collections import ConfigDict

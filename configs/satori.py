@@ -5,8 +5,9 @@ sitrain train --config=satori --workdir=/tmp/sitrain_satori
 The hinted maze: half of the prompts contain an attempt of the first rounds and
 the correction instruction, so RL of one turn also trains the second attempt.
 The complete attempt is kept (dropped=0), because its last token shows whether
-it failed. Seed 0: second attempts from 38 to 56 % right, first ones from 49 to
-71 %; c->i is still larger than i->c.
+it failed. Means of three seeds: second attempts from 37 to 65 % right (RL from
+problems alone: 31), first ones from 50 to 71 (74). Without the bonus second
+ones are 69 % right.
 """
 
 from ml_collections import ConfigDict

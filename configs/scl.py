@@ -2,14 +2,14 @@
 
 sitrain train --config=scl --workdir=/tmp/sitrain_scl
 
-The hinted maze, two attempts at each of 256 problems, twice, and 8 gradient
-steps a round. `--config.stage.scl.method.scope=review` puts the pair behind the
-first attempt.
+The hinted maze: 20 rounds of 256 problems, two rows of two attempts each, and 8
+gradient steps a round. `--config.stage.scl.method.scope=review` puts the pair
+behind the first attempt.
 
-Seed 0: **first attempts do not improve**, from 49 to 44 % right; DPO on as many
-independent attempts has 44, too. In this task a wrong attempt ends with a sign
-that it has failed, and both learn not to write that sign rather than to find
-the way: 21 and 22 % of their attempts have no end (base: 0).
+Three seeds: **first attempts do not improve but in one**, from 50, 52 and 49 to
+46, 65 and 21 % right; DPO on as many independent attempts has 65, 71 and 73.
+Behind the first attempt the pairs take second ones from 38, 36 and 36 to 40, 42
+and 51 %.
 """
 
 from ml_collections import ConfigDict

@@ -108,6 +108,35 @@ def test_resample_control_is_unbiased(p, n):
     corrections.resample(fresh[:, :1], np.array([chance]))
 
 
+def test_changes_of_samples_are_those_of_all_pairs_of_them():
+  """A second attempt beside the first ones of other samples, by loops."""
+  rng = np.random.default_rng(0)
+  first = (rng.random((7, 3)) < 0.5) * 1.0
+  later = (rng.random((7, 3)) < 0.6) * 1.0
+  count = rng.integers(0, 3, 7)
+  found = corrections.changes(first, later, count[None] * 1.0)
+  own = {0: [], 1: []}  # by whether the first attempt is right
+  other = {0: [], 1: []}
+  for p in np.repeat(np.arange(7), count):
+    for i in range(3):
+      own[first[p, i]].append(later[p, i])
+      other[first[p, i]] += [first[p, j] for j in range(3) if j != i]
+  fixed, total = sum(own[0]), 3 * count.sum()
+  wanted = {
+    "incorrect_to_correct": fixed / total,
+    "correct_to_incorrect": (len(own[1]) - sum(own[1])) / total,
+    "cs": np.mean(own[0]), "cl": np.mean(own[1]),
+    "cs_over_resample": np.mean(own[0]) - np.mean(other[0]),
+    "cl_over_resample": np.mean(own[1]) - np.mean(other[1]),
+  }
+  wanted["gain"] = (
+    wanted["incorrect_to_correct"] - wanted["correct_to_incorrect"]
+  )
+  assert {k: float(x[0]) for k, x in found.items()} == pytest.approx(wanted)
+  alone = corrections.changes(first[:, :1], later[:, :1], count[None] * 1.0)
+  assert set(alone) == set(wanted) - {"cs_over_resample", "cl_over_resample"}
+
+
 def evidence_of(right, fresh, final=None):
   rows = len(right)
   final = right.astype(int) if final is None else final

@@ -266,6 +266,14 @@ def test_an_episode_that_a_verdict_ended_keeps_its_last_attempt(monkeypatch):
   assert second["verdicts"] == 3
   kinds = [one["kind"] for one in row["dialogues"]]
   assert sorted(kinds) == ["c->c", "c->i", "i->c", "i->i", "i->i"]
+  mended = next(x for x in row["dialogues"] if x["kind"] == "i->c")
+  assert mended["verdicts"] == [2, 4]
+  lines = progress.dialogue_text(mended).splitlines()[1:]
+  lines = [line for line in lines if not line.startswith("instruction")]
+  assert [line[:9] for line in lines] == [
+    "attempt 1", "verdict 2", "attempt 3", "verdict 4"
+  ]
+  assert [line.endswith("(right)") for line in lines] == [False] + [True] * 3
   assert verdicts.summarize(chain.make(), episodes) == {}
   # The table of a run names the attempts that there are.
   titles, cells = progress.summary_rows([row | {"name": "pag"}])

@@ -19,7 +19,7 @@ from sitrain.evaluate import samples as sampling
 from sitrain.evaluate.player import Judged, Played
 from sitrain.models import decoder
 from sitrain.models.decoder import Decoder
-from sitrain.models.huggingface import describe, tokenizer, weights
+from sitrain.models.huggingface import describe, layout, tokenizer, weights
 from sitrain.runtime import (
   build,
   checkpoint,
@@ -522,7 +522,8 @@ def test_memory_is_that_of_all_copies():
     policy.shapes_of(model, mesh), mesh, model.dtype
   )
   assert alone < 2.01 * size
-  weights, row = alone * devices, memory.of_row(model, 1000)
+  # CPUs share them.
+  weights, row = alone, memory.of_row(model, 1000)
   check(weights + 8 * row)
   with pytest.raises(ConfigError, match="m: .*set --batch=6 or less"):
     check(weights + 7.5 * row)
@@ -533,9 +534,55 @@ def test_memory_is_that_of_all_copies():
   check(weights + 4 * devices * memory.of_row(model, 1200), waiting)
   with pytest.raises(ConfigError, match="are free"):
     check(weights + 3.9 * devices * memory.of_row(model, 1200), waiting)
+  # Of float32 parameters each device makes its copy in the model's dtype.
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, jnp.float32, sharding=x.sharding
+    ), shapes,
+  )
+  held = 4 * size
+  assert memory.together(shapes, mesh, model.dtype, devices) == pytest.approx(
+    held + devices * 2 * size, rel=0.01
+  )
   if devices > 1:
     with pytest.raises(ConfigError, match="JAX_NUM_CPU_DEVICES=1"):
-      check(alone + 3 * row)
+      check(held + 2 * size + 3 * row)
+
+
+def test_devices_of_a_cpu_share_the_layers_of_parameters():
+  """They are those of `unstack`, and nothing is copied."""
+  model = Decoder(
+    vocabulary=50, layers=3, width=64, heads=2, kv_heads=1, head_size=32,
+    mlp_size=128,
+  )
+  shapes = policy.shapes_of(model, sharding.make_mesh(-1, 1, 1))
+  rng = np.random.default_rng(0)
+
+  def fill(x):
+    numbers = layout._empty(x.shape, x.dtype)
+    numbers[...] = rng.random(x.shape)
+    place = numbers.__getitem__
+    return jax.make_array_from_callback(x.shape, x.sharding, place)
+
+  params = jax.tree.map(fill, shapes)
+  found, wanted = policy.unstacked(params), decoder.unstack(params)
+  assert jax.tree.structure(found) == jax.tree.structure(wanted)
+  for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted)):
+    np.testing.assert_array_equal(own, other)
+  place = lambda x: [
+    shard.data.unsafe_buffer_pointer() for shard in x.addressable_shards
+  ]
+  (first, *rest) = place(params["layers"]["up"])
+  assert set(rest) <= {first}
+  size = params["layers"]["up"][0].nbytes
+  for i, layer in enumerate(found["layers"]):
+    assert set(place(layer["up"])) == {first + i * size}
+  assert policy.unstacked(found) is found
+  # Those that are split stay as they are.
+  if len(jax.devices()) > 1:
+    split = policy.shapes_of(model, sharding.make_mesh(1, -1, 1))
+    params = jax.tree.map(fill, split)
+    assert policy.unstacked(params) is params
 
 
 def test_a_stage_that_no_memory_holds_is_refused(tmp_path):

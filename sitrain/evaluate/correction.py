@@ -126,6 +126,32 @@ def resample(
   }
 
 
+def changes(
+  first: Float[np.ndarray, "P n"],
+  later: Float[np.ndarray, "P n"],
+  weight: Float[np.ndarray, "D P"],
+) -> Row:
+  """The changes from the first attempt to a later one, of n samples a problem.
+
+  Names as in `correction`. With two samples or more also CL and CS less those
+  of `resample`, whose second attempts are the first ones of the other samples.
+  """
+  part = lambda x: share(np.mean(x, axis=1), weight)
+  start, kept = part(first), part(first * later)
+  fixed, spoiled = part((1.0 - first) * later), part(first * (1.0 - later))
+  row = {
+    "gain": fixed - spoiled, "incorrect_to_correct": fixed,
+    "correct_to_incorrect": spoiled,
+  }
+  scores = {"cl": ratio(kept, start), "cs": ratio(fixed, 1.0 - start)}
+  if first.shape[1] < 2:
+    return row | scores
+  control = resample(first, weight)
+  return row | scores | {
+    f"{name}_over_resample": x - control[name] for name, x in scores.items()
+  }
+
+
 def by_turn(
   right: Float[np.ndarray, "P K"], weight: Float[np.ndarray, "D P"]
 ) -> Row:

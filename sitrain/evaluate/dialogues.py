@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from sitrain.evaluate.player import Played
-from sitrain.judge.roles import attempts
+from sitrain.judge.roles import attempts, roles
 from sitrain.types import GIVEN, Task
 
 KINDS = {"c->c": (1, 1), "i->c": (0, 1), "c->i": (1, 0), "i->i": (0, 0)}
@@ -46,10 +46,13 @@ def dialogues(
   """Up to `each` episodes of every kind that occurs, as text.
 
   A kind is whether the first and the last attempt are right (c->c, i->c, c->i,
-  i->i); a verdict of the policy is no attempt. Problems that the verifier could
-  not judge are left out.
+  i->i); a verdict of the policy is no attempt, and `verdicts` has the turns
+  that are verdicts, if any. Problems that the verifier could not judge are left
+  out.
   """
   judged = episodes.judged
+  verdicts = range(2, judged.right.shape[1] + 1, 2) if roles(task) > 1 else ()
+  said = {"verdicts": list(verdicts)} if verdicts else {}
   last = attempts(task, judged.right.shape[1])[-1] - 1
   ends = np.stack([judged.right[:, 0], judged.right[:, last]], axis=1)
   known = judged.known.all(axis=1)
@@ -60,5 +63,5 @@ def dialogues(
       right = enumerate(judged.right[i].astype(bool).tolist(), start=1)
       texts |= {f"right_{k}": value for k, value in right}
       name = task.levels[int(level[i])]
-      found.append({"kind": kind, "level": name, **texts})
+      found.append({"kind": kind, "level": name, **said, **texts})
   return found

@@ -1,6 +1,7 @@
 """Attempts at a test set as records for a file, and their summary."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Float, Int
 
 from sitrain.evaluate import monitors
 from sitrain.evaluate.bootstrap import bootstrap, estimate
-from sitrain.evaluate.correction import share
+from sitrain.evaluate.correction import changes, share
 from sitrain.evaluate.player import FULL, Judged, Played, make_judge
 from sitrain.evaluate.summary import is_partial
 from sitrain.evaluate.verdicts import rows_of
@@ -284,9 +285,9 @@ def summarize(
   Of every attempt: accuracy (the mean over samples, then over problems; where
   rewards are neither 0 nor 1, of full rewards alone, beside mean_reward),
   pass@k and maj@k, malformed (no answer), truncated and unknown; of later ones
-  also gain, incorrect_to_correct and correct_to_incorrect against the first. A
-  problem counts for the accuracies only where all its attempts were judged;
-  `judged` is the number of those. `disagreement` is the share of attempts that
+  also the numbers of correction.changes. A problem counts for the accuracies
+  only where all its attempts were judged; `judged` is the number of those.
+  `disagreement` is the share of attempts that
   another verifier judges differently from the first one; `monitors` has those
   of monitors.summarize for each attempt, by the first verifier.
   """
@@ -347,14 +348,9 @@ def _attempts(rng, found, also, *, turns, ks, draws) -> list[dict[str, Any]]:
   first, rows = tables[0].right, []
   for k, table in enumerate(tables):
     values = _values(table, ks)
-    if k:
-      fixed = (1 - first) * table.right
-      spoiled = first * (1 - table.right)
-      values |= {"gain": np.mean(fixed - spoiled, axis=1)}
-      values |= {"incorrect_to_correct": np.mean(fixed, axis=1)}
-      values |= {"correct_to_incorrect": np.mean(spoiled, axis=1)}
+    more = partial(changes, first, table.right) if k else lambda weight: {}
     rows.append({"judged": int(known.sum())})
-    rows[-1] |= _estimated(rng, values, known, draws)
+    rows[-1] |= _estimated(rng, values, known, draws, more)
     rest = {
       "malformed": np.mean(table.final < 0, axis=1),
       "truncated": np.mean(table.truncated, axis=1),
@@ -388,11 +384,15 @@ def _disagreement(rng, found, name, turns, draws):
   return _estimated(rng, values, np.ones(len(found)), draws)
 
 
-def _estimated(rng, values, counts, draws) -> dict[str, Any]:
-  """Means over problems, each counted `counts` times, and their intervals."""
+def _estimated(rng, values, counts, draws, more=lambda weight: {}):
+  """Means over problems, each counted `counts` times, and their intervals.
+
+  `more` gives other numbers of these counts.
+  """
 
   def statistic(weight):
-    return {name: share(x, weight * counts) for name, x in values.items()}
+    weight = weight * counts
+    return {n: share(x, weight) for n, x in values.items()} | more(weight)
 
   row: dict[str, Any] = dict(estimate(statistic, len(counts)))
   ends = bootstrap(rng, statistic, len(counts), draws=draws)

@@ -234,6 +234,8 @@ def _verdicts(rows: dict[str, dict[str, Any]]) -> list[Table]:
 _TITLES = {
   "malformed": "no answer", "truncated": "cut", "incorrect_to_correct": "i->c",
   "correct_to_incorrect": "c->i", "mean_reward": "mean reward, no %",
+  "cl": "CL", "cs": "CS", "cl_over_resample": "CL beyond resampling",
+  "cs_over_resample": "CS beyond resampling",
 }
 
 # pass@1 and maj@1 equal the accuracy.

@@ -141,6 +141,8 @@ def init_layers(key: Key, spec: Any) -> Params:
 def unstack(params: Params) -> Params:
   """The same parameters with `layers` as a tuple of trees, one per layer."""
   layers = params["layers"]
+  if isinstance(layers, tuple):
+    return params
   count = jax.tree.leaves(layers)[0].shape[0]
   each = [jax.tree.map(operator.itemgetter(i), layers) for i in range(count)]
   return {**params, "layers": tuple(each)}

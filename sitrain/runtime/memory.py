@@ -9,6 +9,7 @@ Linux by being killed without a word.
 import math
 import os
 import pathlib
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -72,6 +73,17 @@ def _held(shapes: Any) -> int:
   )
 
 
+def together(shapes: Any, mesh: Mesh, dtype: Any, devices: int) -> float | int:
+  """Bytes of parameters on `devices` devices.
+
+  CPUs share what all of them have (policy.unstacked), but for copies.
+  """
+  alone, held = of_parameters(shapes, mesh, dtype), _held(shapes)
+  if mesh.local_devices[0].platform != "cpu" or mesh.size > mesh.shape["data"]:
+    return alone * devices
+  return held + (alone - held) * devices
+
+
 def of_row(model: Decoder, columns: float | int) -> float | int:
   """Bytes of the keys and values of a row."""
   numbers = 2 * model.layers * model.kv_heads * model.head_size
@@ -104,17 +116,17 @@ def check(
   shared = not 0 < slots < sampled.rows
   rows = sampled.rows if shared else slots
   columns = sampled.prompt / (samples if shared else 1) + sampled.written
-  alone = of_parameters(shapes, mesh, model.dtype)
+  weights = partial(together, shapes, mesh, model.dtype)
   row = of_row(model, columns) * devices / mesh.size
-  if alone * devices + rows * row <= memory:
+  if weights(devices) + rows * row <= memory:
     return
   needs = (
     f"{what}: its parameters take"
-    f" {alone * devices / _GIB:.1f} GiB on {devices}"
+    f" {weights(devices) / _GIB:.1f} GiB on {devices}"
     f" device{'s' * (devices > 1)}, the keys and values of {rows} rows"
     f" {rows * row / _GIB:.1f} GiB, and {memory / _GIB:.1f} GiB are free: "
   )
-  room = lambda devices: int((memory - alone * devices) / row)
+  room = lambda devices: int((memory - weights(devices)) / row)
   if fitting := max(room(devices), 0) // samples * samples:
     raise ConfigError(f"{needs}set --batch={fitting} or less")
   if devices > 1 and room(1) >= samples:
@@ -125,7 +137,7 @@ def check(
     ))
   raise ConfigError(
     f"{needs}take a smaller model, or a machine with"
-    f" {(alone + samples * row) / _GIB:.1f} GiB or more"
+    f" {(weights(1) + samples * row) / _GIB:.1f} GiB or more"
   )
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
@@ -35,6 +36,33 @@ def of_model(path: str, model: Decoder, mesh: Mesh) -> Params:
     "give another model",
   )
   return params
+
+
+def unstacked(params: Params) -> Params:
+  """`decoder.unstack` of parameters that are sampled from, without a copy.
+
+  On CPUs, where every device has all of them: a layer is a part of the memory
+  of the stacked array, and the devices share it. In a program each of them
+  would make a copy of the layers. Other parameters are returned as they are.
+  """
+  def each(leaf):
+    whole = np.asarray(leaf.addressable_shards[0].data)
+    return [
+      jax.make_array_from_callback(part.shape, leaf.sharding, part.__getitem__)
+      for part in whole
+    ]
+
+  leaves, tree = jax.tree.flatten(params["layers"])
+  if isinstance(params["layers"], tuple) or not all(map(_on_every_cpu, leaves)):
+    return params
+  layers = zip(*map(each, leaves), strict=True)
+  return params | {"layers": tuple(map(tree.unflatten, layers))}
+
+
+def _on_every_cpu(leaf: jax.Array) -> bool:
+  (device, *_) = leaf.sharding.device_set
+  whole = leaf.is_fully_replicated and leaf.is_fully_addressable
+  return device.platform == "cpu" and whole
 
 
 def shapes_of(model: Decoder, mesh: Mesh) -> Params:

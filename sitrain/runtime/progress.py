@@ -282,19 +282,21 @@ def of_every_kind(
   ]
 
 
-def dialogue_text(talk: dict[str, Any]) -> str:
-  """Problem, attempts and instruction of one episode, a line each.
+def turn_name(talk: dict[str, Any], k: int) -> str:
+  """Turn k of a dialogue as "attempt k", or as "verdict k" where it is one."""
+  return f"{'verdict' if k in talk.get('verdicts', ()) else 'attempt'} {k}"
 
-  An episode that ended with its first attempt has no more lines.
+
+def dialogue_text(talk: dict[str, Any]) -> str:
+  """The problem and all turns of one episode, a line each.
+
+  What the policy reads between two turns is left out where it is empty.
   """
-  verdict = {True: "right", False: "wrong"}
-  lines = [
-    f"problem      {talk['problem']}",
-    f"attempt 1    {talk['attempt_1']}  ({verdict[bool(talk['right_1'])]})",
-  ]
-  if "attempt_2" in talk:
-    lines += [
-      f"instruction  {talk['instruction']}",
-      f"attempt 2    {talk['attempt_2']}  ({verdict[bool(talk['right_2'])]})",
-    ]
+  lines, k = [f"problem      {talk['problem']}"], 1
+  while f"attempt_{k}" in talk:
+    right = "right" if talk[f"right_{k}"] else "wrong"
+    lines.append(f"{turn_name(talk, k)}    {talk[f'attempt_{k}']}  ({right})")
+    between = talk.get("instruction" if k == 1 else f"instruction_{k}")
+    lines += [f"instruction  {between}"] * bool(between)
+    k += 1
   return "\n".join([*lines, ""])

@@ -125,12 +125,17 @@ def depends_on(
 def load(
   config: dict, plan: Any, model: Any, mesh: Mesh
 ) -> tuple[Params, str]:
-  """The parameters of a stage of a run, or of config.model.path; what it is."""
+  """The parameters of a stage of a run, or of config.model.path; what it is.
+
+  To sample from: as `policy.unstacked` gives them.
+  """
   if plan.workdir:
     folder = epath.Path(plan.workdir) / plan.stage
-    return policy.restored(config, model, mesh, folder, plan.which)
-  path = config["model"]["path"]
-  return policy.of_model(path, model, mesh), path
+    params, of = policy.restored(config, model, mesh, folder, plan.which)
+  else:
+    of = config["model"]["path"]
+    params = policy.of_model(of, model, mesh)
+  return policy.unstacked(params), of
 
 
 def check_size(

@@ -23,6 +23,7 @@ from sitrain.models.huggingface.tensorfile import Tensor
 from sitrain.models.parameters import EXPERTS, INPUTS
 
 WORKERS = 8  # layers that are read at once
+ALIGNED = 64  # bytes
 
 Ranges = tuple[tuple[int, int], ...]  # (start, stop) of every axis
 
@@ -110,7 +111,7 @@ def pieces(
   count = max(stacked(path), 1)
   full = {r: r if len(r) == len(shape) else ((0, 1), *r) for r in wanted}
   found = {
-    r: np.empty([stop - start for start, stop in f], dtype)
+    r: _empty([stop - start for start, stop in f], dtype)
     for r, f in full.items()
   }
 
@@ -126,6 +127,17 @@ def pieces(
   with ThreadPoolExecutor(WORKERS) as pool:
     list(pool.map(fill, np.ndindex(shape[:count])))
   return found
+
+
+def _empty(shape, dtype) -> np.ndarray:
+  """Memory that the devices of a CPU use as it is; else each makes a copy.
+
+  XLA does so where it begins at a multiple of ALIGNED bytes.
+  """
+  size = math.prod(shape) * np.dtype(dtype).itemsize
+  found = np.empty(size + ALIGNED, np.uint8)
+  start = -found.ctypes.data % ALIGNED
+  return found[start : start + size].view(dtype).reshape(shape)
 
 
 def _fill(path, source, shape, ranges, blocks, into):

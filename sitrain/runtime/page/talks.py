@@ -8,6 +8,7 @@ from typing import Any
 from sitrain.runtime.page.changes import changes
 from sitrain.runtime.page.curves import is_number
 from sitrain.runtime.page.symbols import Drawing
+from sitrain.runtime.progress import turn_name
 
 Records = Sequence[dict[str, Any]]
 STEPS = 40  # of samples that the page shows
@@ -81,7 +82,7 @@ def dialogue(talk: dict[str, Any], draw: Drawing, stage: str = "") -> str:
     for k in numbers
   }
   verdicts = [
-    (f"attempt {k}", _verdict(talk.get(f"right_{k}")), before[k])
+    (turn_name(talk, k), _verdict(talk.get(f"right_{k}")), before[k])
     for k in numbers
   ]
   size = sum(map(len, texts))
