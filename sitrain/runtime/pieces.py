@@ -16,11 +16,22 @@ from sitrain.runtime.sharding import replicated, unchanged
 
 def compiled(model: Any, mesh: Mesh, **options: Any) -> Pieces:
   """The programs of `rollout.pieces.make` on each group of devices."""
-  prepare = functools.partial(computed, dtype=model.dtype)
-  pieces = by_group(rollout.make(model, **options), mesh, prepare=prepare)
+  cast = functools.partial(computed, dtype=model.dtype)
+  pieces = by_group(rollout.make(model, **options), mesh, prepare=cast)
+  prepare = jax.jit(pieces.prepare)
   return Pieces(
-    jax.jit(pieces.prepare), jax.jit(pieces.begin),
-    jax.jit(pieces.go_on, donate_argnums=3),
+    lambda params: params if _is_prepared(model, params) else prepare(params),
+    jax.jit(pieces.begin), jax.jit(pieces.go_on, donate_argnums=3),
+  )
+
+
+def _is_prepared(model, params) -> bool:
+  """Whether a program would only copy them: devices of a CPU share theirs."""
+  shapes = jax.eval_shape(model.for_decoding, params)
+  same = jax.tree.structure(shapes) == jax.tree.structure(params)
+  return same and all(
+    x.dtype == shape.dtype and x.is_fully_replicated
+    for x, shape in zip(jax.tree.leaves(params), jax.tree.leaves(shapes))
   )
 
 
