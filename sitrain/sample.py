@@ -6,7 +6,8 @@
 
 Samples from a model without a run, or from a stage of a run. Writes a row for
 each problem, and a summary to gsm8k.jsonl.json. The same command resumes where
-it stopped. The problems are those of config.evaluate.task.
+it stopped: with --slots, as on CPUs, problems are written as they end, else in
+parts of --batch rows. The problems are those of config.evaluate.task.
 """
 
 import sitrain.runtime.early  # noqa: F401
