@@ -31,16 +31,9 @@ from benchmarks.decode import SIZES
 from benchmarks.peers.sitrain_decode import make_model, problems_of
 from benchmarks.rounds import compare, format_ratio, interleaved, timed
 from sitrain.models import decoder
+from sitrain.rollout.caches import cache_lengths, grown, prefill
 from sitrain.rollout.contexts import append
-from sitrain.rollout.play import (
-  cache_lengths,
-  grown,
-  play,
-  play_on,
-  prefill,
-  row_keys,
-  row_length,
-)
+from sitrain.rollout.play import play, play_on, row_keys, row_length
 from sitrain.rollout.sample import draw
 from sitrain.tasks.draw import constant_reply
 from sitrain.types import PAD

@@ -6,7 +6,8 @@
 
 Samples from a model without a run, or from a stage of a run. Writes a row for
 each problem, and a summary to gsm8k.jsonl.json. The same command resumes where
-it stopped. The problems are those of config.evaluate.task.
+it stopped: with --slots, as on CPUs, problems are written as they end, else in
+parts of --batch rows. The problems are those of config.evaluate.task.
 """
 
 import sitrain.runtime.early  # noqa: F401
@@ -14,9 +15,10 @@ import sitrain.runtime.early  # noqa: F401
 # isort: split
 
 import logging
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -25,6 +27,7 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
+from sitrain.evaluate import pieces as in_pieces
 from sitrain.evaluate import player as playing
 from sitrain.evaluate import samples as sampling
 from sitrain.evaluate import tables
@@ -38,6 +41,7 @@ from sitrain.runtime import (
   lock,
   logs,
   machine,
+  pieces,
   placing,
   progress,
   requested_policy,
@@ -103,16 +107,48 @@ def with_slots(plan: Plan, task: Any, problems: int) -> Plan:
   return plan._replace(slots=SLOTS, batch=PART * plan.batch)
 
 
-def make_player(model: Any, task: Any, plan: Plan, mesh: Any) -> Any:
-  """The player; texts are judged later, by the first process only."""
+def make_player(
+  model: Any, task: Any, plan: Plan, mesh: Any
+) -> tuple[playing.Player, Any]:
+  """The player, and the programs of a rollout in slots; () without slots.
+
+  Texts are judged later, by the first process only.
+  """
+  options = dict(
+    turns=plan.turns, samples=plan.samples, top_k=plan.top_k, top_p=plan.top_p,
+    slots=plan.slots, reply=task.reply,
+  )
   player = playing.make(
-    model, task, turns=plan.turns, samples=plan.samples, top_k=plan.top_k,
-    top_p=plan.top_p, slots=plan.slots, reply=task.reply, jit=jax.jit,
+    model, task, **options, jit=jax.jit,
     spread=partial(sharding.by_group_for_all, mesh=mesh),
   )  # fmt: skip
-  if task.texts == ():
-    return player
-  return player._replace(judge=lambda problems, episodes: ())
+  if task.texts != ():
+    player = player._replace(judge=lambda problems, episodes: ())
+  if not plan.slots:
+    return player, ()
+  return player, pieces.compiled(model, mesh, **options, eos=task.eos)
+
+
+def parts_of(
+  player: playing.Player, programs: Any, params: Any, key: Any, posed: Any,
+  plan: Plan, mesh: Any,
+) -> Callable[[Any], Iterator[in_pieces.Ended]]:
+  """Numbers of problems -> what is played of them, as they end.
+
+  Without slots they end together. `programs` as `make_player` gives them.
+  """
+  options = dict(batch=plan.batch, temperature=plan.temperature)
+  if programs:
+    return partial(
+      in_pieces.play_rows, programs, player, programs.prepare(params), key,
+      posed, groups=sharding.groups(mesh), **options,
+    )
+
+  def play(rows):
+    found = playing.play_rows(player, params, key, posed, rows, **options)
+    yield in_pieces.Ended(rows, found, int((found.turn > 0).sum()))
+
+  return play
 
 
 def unanswered(config: dict, turns: int, task: Any, stage: str) -> str:
@@ -150,7 +186,7 @@ def write_missing(
   count = plan.problems or rows or config["evaluate"]["problems"]
   plan = with_slots(plan, task, count)
   model = machine.suited(build.model_from(config, task), mesh)
-  player = make_player(model, task, plan, mesh)
+  player, programs = make_player(model, task, plan, mesh)
   key = jax.random.key(plan.seed, impl="threefry2x32")
   posed = player.pose(jax.random.fold_in(key, 0), count)
   total = len(posed.prompt)
@@ -169,31 +205,43 @@ def write_missing(
   params, of = requested_policy.load(config, plan, model, mesh)
   rows_file.begin(plan.output, options_of(config, plan))
   begun()
-  play = partial(
-    playing.play_rows, player, params, key, posed, batch=plan.batch,
-    temperature=plan.temperature,
-  )  # fmt: skip
+  play = parts_of(player, programs, params, key, posed, plan, mesh)
   note = partial(
     sampling.records, tasks, posed, samples=plan.samples, turns=len(plan.turns)
   )
-  first = jax.process_index() == 0
   todo = playing.parts_of(player, posed, batch=plan.batch)
   todo = [rows[missing[rows]] for rows in todo if missing[rows].any()]
   done = total - int(missing.sum())
-  show("problems", done, total, {}, float("nan"))
+  if not programs:  # Else the time left is counted from when they are compiled.
+    show("problems", done, total, {}, math.nan)
   for i, rows in enumerate(todo, start=1):
-    how = "compiling, and " * (i == 1)
-    part = f"{how}sampling part {i} of {len(todo)} ({len(rows)} problems)"
-    began = time.monotonic()
-    with activity.during(part, seldom=i > 1):
-      found = play(rows)
-    rate = (found.turn > 0).sum() / (time.monotonic() - began)
-    if first:
-      with activity.during("judging", seldom=True):
-        rows_file.add(plan.output, note(rows, found))
-    done += len(rows)
-    show("problems", done, total, {}, float(rate))
+    what = f"sampling part {i} of {len(todo)} ({len(rows)} problems)"
+    for new, rate in timed(play(rows), what, compiles=i == 1):
+      if len(new.problems) and jax.process_index() == 0:
+        with activity.during("judging", seldom=True):
+          rows_file.add(plan.output, note(new.problems, new.played))
+      done += len(new.problems)
+      show("problems", done, total, {}, rate)
   return int(missing.sum()), of
+
+
+def timed(
+  played: Iterator[in_pieces.Ended], what: str, *, compiles: bool
+) -> Iterator[tuple[in_pieces.Ended, float]]:
+  """What is played, with tokens per second, which is NaN without tokens.
+
+  It is played as the activity `what`; the first of it may have to be compiled.
+  """
+  how, new = "compiling, and " * compiles, ()
+  while True:
+    began = time.monotonic()
+    with activity.during(f"{how}{what}", seldom=not how):
+      new = next(played, ())
+    if new == ():
+      return
+    seconds = time.monotonic() - began
+    yield new, new.tokens / seconds if new.tokens else math.nan
+    how = ""
 
 
 def sample(config: dict, plan: Plan) -> dict[str, Any]:

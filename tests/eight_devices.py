@@ -13,10 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from sitrain.evaluate import pieces as in_pieces
+from sitrain.evaluate import player
 from sitrain.models.decoder import Decoder, init
+from sitrain.models.parameters import PARTITION_RULES
 from sitrain.rollout import by_turn
-from sitrain.runtime import batches, build, checkpoint, sharding
+from sitrain.runtime import batches, build, checkpoint, pieces, sharding
 from sitrain.runtime.options import ConfigError
+from sitrain.tasks import maze
 from sitrain.tasks.draw import constant_reply
 from sitrain.types import PAD, ROOT, Episodes, Problems, Reply, TrainState
 
@@ -162,6 +166,46 @@ def check_turns(keys, problems):
   assert not inside, inside
 
 
+def check_pieces():
+  """Rollouts in pieces are those of one program, on one device."""
+  task = maze.make(doors=2, rooms=2)
+  model = Decoder(
+    vocabulary=16, layers=1, width=16, heads=2, kv_heads=2, head_size=4,
+    mlp_size=16,
+  )
+  params = init(model, jax.random.key(0))
+  options = dict(turns=(8, 8), samples=SAMPLES, slots=3, reply=task.reply)
+  made = player.make(model, task, **options, jit=jax.jit)
+  key, rows = jax.random.key(1), np.arange(13)  # They divide over no groups.
+  posed = jax.device_get(made.pose(key, 13))
+  given = dict(batch=2 * 13, temperature=1.0)
+  want = player.play_rows(made, params, key, posed, rows, **given)
+  lengths = (want.turn > 0).sum(axis=1)
+  assert len(set(lengths.tolist())) > 4, "rows of one length prove nothing"
+  for devices, sizes in ((2, (2, 1, 1)), (4, (2, 2, 1))):
+    mesh = sharding.make_mesh(*sizes, devices=jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+      placed = jax.device_put(params, sharding.state_shardings(
+        PARTITION_RULES, params, mesh
+      ))
+      programs = pieces.compiled(model, mesh, **options, eos=task.eos)
+      prepared = programs.prepare(placed)
+      found = list(in_pieces.play_rows(
+        programs, made, prepared, key, posed, rows,
+        groups=sharding.groups(mesh), **given
+      ))
+    some = [one for one in found if len(one.problems)]
+    assert len(some) > 1, "all problems ended together"
+    order = np.argsort(np.concatenate([one.problems for one in some]))
+    own = (order[:, None] * SAMPLES + np.arange(SAMPLES)).reshape(-1)
+    for name in ("tokens", "turn"):
+      got = np.concatenate([getattr(one.played, name) for one in some])[own]
+      np.testing.assert_array_equal(got, getattr(want, name))
+    right = np.concatenate([one.played.judged.right for one in some])[own]
+    np.testing.assert_array_equal(right, want.judged.right)
+    assert programs.go_on._cache_size() == 1, programs.go_on._cache_size()
+
+
 def check_sizes():
   for sizes in ((3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1), (2, 2, 1)):
     try:
@@ -221,6 +265,7 @@ def main(folder):
   check_odd_groups(state, keys, problems)
   check_loop_is_local(state, keys, problems)
   check_turns(keys, problems)
+  check_pieces()
   check_restore(state, folder)
 
 

@@ -13,8 +13,9 @@ from sitrain.models.decoder import sees_rows
 from sitrain.models.logprobs import token_scores
 from sitrain.rollout import contexts, stream
 from sitrain.rollout import play as play_module
+from sitrain.rollout.caches import cache_lengths
 from sitrain.rollout.contexts import Segment
-from sitrain.rollout.play import cache_lengths, play, play_on, row_keys
+from sitrain.rollout.play import play, play_on, row_keys
 from sitrain.rollout.sample import draw, inverse_cdf, keep_top_k, keep_top_p
 from sitrain.tasks.draw import constant_reply
 from sitrain.types import GIVEN, OFFLINE, PAD, ROOT, Episodes, Problems, Reply

@@ -345,6 +345,40 @@ def test_batch_and_kills_and_more_samples_change_nothing(
   assert lines(output) == [first_of(row) for row in lines(whole[0])]
 
 
+def test_a_kill_loses_no_problem_that_has_ended(
+  whole, folder, tmp_path, monkeypatch
+):
+  """In slots problems are written as they end, in one part."""
+  config, output = config_of(folder), tmp_path / "rows.jsonl"
+  add, count, shown = rows_file.add, [], []
+  display = sample.progress.Display(
+    lambda *given: shown.append(given), print, lambda: None
+  )
+  monkeypatch.setattr(sample.progress, "display", lambda: display)
+
+  def killed(path, rows):
+    if len(count) == 2:
+      raise KeyboardInterrupt
+    count.append(len(rows))
+    add(path, rows)
+
+  plan = plan_of(config, output, slots=5, batch=24)
+  with monkeypatch.context() as patch:
+    patch.setattr(rows_file, "add", killed)
+    with pytest.raises(KeyboardInterrupt):
+      sample.sample(config, plan)
+  assert 0 < sum(count) < 12 and len(rows_file.read(output)) == sum(count)
+  done = [given[1] for given in shown]
+  assert done == sorted(done) and done[-1] == sum(count)
+  assert all(given[0] == "problems" and given[2] == 12 for given in shown)
+  # Time counts from when all is compiled, and so do the tokens.
+  assert np.isnan(shown[0][4]) and all(given[4] > 0 for given in shown[1:])
+  del shown[:]
+  assert sample.sample(config, plan)["new"] == 12 - sum(count)
+  assert lines(output) == lines(whole[0])
+  assert shown[0][1] >= sum(count) and shown[-1][1] == 12
+
+
 def test_what_is_done_is_not_done_again(whole, folder):
   config, before = config_of(folder), whole[0].read_bytes()
   again = sample.sample(config, plan_of(config, whole[0], ks=["1"], batch=4))
@@ -543,6 +577,7 @@ def test_devices_of_a_cpu_share_the_layers_of_parameters():
   size = params["layers"]["up"][0].nbytes
   for i, layer in enumerate(found["layers"]):
     assert set(place(layer["up"])) == {first + i * size}
+  jax.jit(lambda tree: tree).lower(found)  # Their layouts have no axis more.
   assert policy.unstacked(found) is found
   # Those that are split stay as they are.
   if len(jax.devices()) > 1:

@@ -328,7 +328,7 @@ def part_of(
   # rows, which are those of the longest prompts or what a file still lacks.
   if 2 * len(rows) <= size:
     size = 1 << (len(rows) - 1).bit_length()
-  filled = np.pad(rows, (0, size - len(rows)), mode="edge")
+  filled = np.pad(rows, (0, max(size - len(rows), 0)), mode="edge")
   part = _cut(_take(posed, filled), posed, parts_of(player, posed, batch=batch))
   key = jax.random.fold_in(key, 1 + stream)
   return jax.vmap(jax.random.fold_in, (None, 0))(key, filled), part

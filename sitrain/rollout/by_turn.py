@@ -21,11 +21,11 @@ from jaxtyping import Array, Bool, Int, Key
 
 from sitrain.models.decoder import Attend
 from sitrain.rollout import contexts, stops
+from sitrain.rollout.caches import prefill
 from sitrain.rollout.play import (
   Cursor,
   Rollout,
   next_token,
-  prefill,
   row_keys,
   row_length,
 )

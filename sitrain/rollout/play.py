@@ -6,7 +6,6 @@ is done. One loop serves all turns of all rows, and no row waits for another.
 """
 
 import functools
-import math
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sitrain.models.decoder import Attend, sees_cache
 from sitrain.rollout import contexts
+from sitrain.rollout.caches import cache_lengths, grown, prefill
 from sitrain.rollout.sample import draw
 from sitrain.tasks.rows import problem_shape
 from sitrain.types import (
@@ -30,7 +30,6 @@ from sitrain.types import (
   Task,
 )
 
-SEGMENTS = 8  # loops of one rollout at the most: each is compiled
 Replier = Callable[[Array, Episodes, Array], Reply]  # Task.reply
 
 
@@ -87,16 +86,8 @@ def play_on(
   problems: Problems,
   episodes: Episodes,
   *,
-  samples: int,
-  reply: Replier,
-  turns: tuple[int, ...],
-  eos: tuple[int, ...],
-  temperature: float | Float[Array, ""] | Float[Array, " B"],
-  first_turn: int = 1,
-  live: bool | Bool[Array, ""] | Bool[Array, " P"] = True,
   slots: int = 0,
-  top_k: int = 0,
-  top_p: float = 1.0,
+  **options: Any,
 ) -> Episodes:
   """Continues rows that hold text already: P rows become P * samples.
 
@@ -110,6 +101,7 @@ def play_on(
     model, params: the decoder; parameters are cast to its dtype here.
     problems: those that the rows answer.
     episodes: the rows [P T], each of one path.
+    slots: rows that are decoded at a time, see rollout/refill.py; 0: all.
     samples: how often each is continued.
     reply: `Task.reply`: what a row reads when a turn has ended and others
       follow. It may be called for any row at any time, and must not look at
@@ -119,7 +111,6 @@ def play_on(
     temperature: one number or one per row; 0 is greedy.
     first_turn: the number of the first turn played.
     live: which rows are continued; the others are returned as they are.
-    slots: rows that are decoded at a time, see rollout/refill.py; 0: all.
     top_k, top_p: as in `draw`.
 
   Returns rows [P * samples, T + turns and replies], from column 0 on: row b has
@@ -127,6 +118,38 @@ def play_on(
   another number than rows, for no turn, and for slots below 0.
   """
   check_slots(slots)
+  rollout = rollout_of(
+    keys, model, model.for_decoding(params), problems, episodes, **options
+  )
+  if 0 < slots < rollout.keys.shape[0]:
+    # Imported here, as that file is made of the steps below.
+    from sitrain.rollout.refill import play_in_slots
+
+    return play_in_slots(rollout, slots)
+  return play_together(rollout)
+
+
+def rollout_of(
+  keys: Key[Array, " P"],
+  model: Any,
+  params: Params,
+  problems: Problems,
+  episodes: Episodes,
+  *,
+  samples: int,
+  reply: Replier,
+  turns: tuple[int, ...],
+  eos: tuple[int, ...],
+  temperature: float | Float[Array, ""] | Float[Array, " B"],
+  first_turn: int = 1,
+  live: bool | Bool[Array, ""] | Bool[Array, " P"] = True,
+  top_k: int = 0,
+  top_p: float = 1.0,
+) -> Rollout:
+  """How `play_on` continues rows; `params` are as decoding wants them.
+
+  Raises ValueError for keys of another number than rows, and for no turn.
+  """
   count, prefix = keys.shape[0], contexts.align_right(episodes)
   if count != episodes.problem.shape[0] or not turns:
     raise ValueError(
@@ -134,9 +157,9 @@ def play_on(
       "give the limit of one turn at least, and a key for each row"
     )
   width = reply_width(reply, problems)
-  rollout = Rollout(
+  return Rollout(
     model=model,
-    params=model.for_decoding(params),
+    params=params,
     prefix=prefix._replace(parent=jnp.arange(count, dtype=jnp.int32)),
     start=jnp.argmax(prefix.turn != PAD, axis=1),
     live=jnp.broadcast_to(jnp.asarray(live), (count,)),
@@ -154,12 +177,6 @@ def play_on(
     reply_width=width,
     length=row_length(prefix.tokens.shape[1], turns, width),
   )
-  if 0 < slots < count * samples:
-    # Imported here, as that file is made of the steps below.
-    from sitrain.rollout.refill import play_in_slots
-
-    return play_in_slots(rollout, slots)
-  return play_together(rollout)
 
 
 def check_slots(slots: int) -> None:
@@ -272,41 +289,6 @@ def _put(column, values, update):
   return jax.lax.dynamic_update_slice(
     values, update[:, None].astype(values.dtype), (0, column)
   )
-
-
-def prefill(
-  model: Any,
-  params: Params,
-  tokens: Int[Array, "P S"],
-  start: Int[Array, " P"],
-) -> Any:
-  """The cache [P N S-1 H] of all but the last token of prefixes."""
-  width = tokens.shape[1] - 1
-  cache = model.make_cache(tokens.shape[0], width)
-  if not width:
-    return cache
-  attend = sees_cache(start, 0, width, width)
-  return model.apply({"params": params}, tokens[:, :width], attend, cache, 0)[1]
-
-
-def cache_lengths(first: int, last: int) -> list[int]:
-  """Lengths that a cache grows through, from `first` to `last` columns.
-
-  Attention reads the whole cache, so it should be short; a step of growth
-  copies it, and both are held. In n steps N columns cost N / 2n needless ones
-  at each of N tokens and 2 (first + N / 2) for each copy, least at
-  n = N / 2 sqrt(first + N / 2).
-  """
-  more = last - first
-  parts = round(more / (2 * math.sqrt(first + more / 2 or 1)))
-  size = -(-more // min(max(parts, 1), SEGMENTS))
-  return [min(n, last) for n in range(first + size, last + size, size or 1)]
-
-
-def grown(model: Any, cache: Any, rows: int, length: int) -> Any:
-  """The same cache of `rows` with room for `length` columns."""
-  write = lambda room, x: jax.lax.dynamic_update_slice(room, x, (0,) * x.ndim)
-  return jax.tree.map(write, model.make_cache(rows, length), cache)
 
 
 def start_cursor(rollout: Rollout, live: Bool[Array, " N"]) -> Cursor:

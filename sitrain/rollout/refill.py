@@ -14,11 +14,11 @@ from jaxtyping import Array, Bool, Int
 
 from sitrain.models.decoder import Attend
 from sitrain.rollout import contexts
+from sitrain.rollout.caches import prefill
 from sitrain.rollout.play import (
   Cursor,
   Rollout,
   next_token,
-  prefill,
   start_cursor,
   unfinished,
   write_column,
@@ -26,6 +26,7 @@ from sitrain.rollout.play import (
 from sitrain.types import Episodes
 
 SHARE = 16  # slots are refilled when one in so many is free
+NEVER = jnp.iinfo(jnp.int32).max  # a step that no rollout comes to
 
 
 class Slots(NamedTuple):
@@ -39,7 +40,7 @@ class Slots(NamedTuple):
   cache: Any
 
 
-class _Table(NamedTuple):
+class Table(NamedTuple):
   """Slots and what waits at both sides of them."""
 
   slots: Slots
@@ -57,20 +58,69 @@ def play_in_slots(rollout: Rollout, slots: int) -> Episodes:
   rows. When no row waits, the last rows continue in half of the slots, and then
   in an eighth. `reply` gets the rows in the slots, in any state.
   """
-  count = rollout.keys.shape[0]
-  sizes = [n for n in (slots // 2, slots // 8) if n]
-  few = [*sizes, 0]
-  table = jax.lax.while_loop(
-    lambda table: (table.taken < count) | (_busy(rollout, table) > few[0]),
-    lambda table: _refill(rollout, _decode(rollout, table, few[0])),
-    _begin(rollout, slots),
+  table = _fill(rollout, begin(rollout, slots), NEVER)
+  return episodes_of(_drain(rollout, table, NEVER))
+
+
+def go_on(rollout: Rollout, table: Table, steps: Int[Array, ""]) -> Table:
+  """`steps` more steps of `play_in_slots`, or fewer if the last row ends."""
+  last = table.slots.step + steps
+  more = lambda table: (table.slots.step < last) & (_busy(rollout, table) > 0)
+  # A loop of one round or two: before the end it would only copy caches.
+  return jax.lax.while_loop(
+    more, lambda table: _drain(rollout, table, last),
+    _fill(rollout, table, last),
   )
-  for size, left in zip(sizes, few[1:], strict=True):
-    table = _decode(rollout, _move(rollout, table, size), left)
+
+
+def ended(rollout: Rollout, table: Table) -> Bool[Array, " B"]:
+  """Rows to which nothing more will be written."""
+  row = jnp.arange(rollout.keys.shape[0])
+  busy = unfinished(rollout, table.slots.cursor)
+  return (row < table.taken).at[table.slots.number].min(~busy, mode="drop")
+
+
+def episodes_of(table: Table) -> Episodes:
+  """All rows as they are by now, from column 0 on."""
   return contexts.align_left(_put_away(table))
 
 
-def _begin(rollout, slots) -> _Table:
+def _few(slots: int) -> list[int]:
+  """In how many slots the last rows continue."""
+  return [n for n in (slots // 2, slots // 8) if n]
+
+
+def _fill(rollout, table, last) -> Table:
+  """Decodes and refills, until the last rows fit half of the slots."""
+  count = rollout.keys.shape[0]
+  few = [*_few(table.slots.number.shape[0]), 0][0]
+  more = lambda table: (table.taken < count) | (_busy(rollout, table) > few)
+  return jax.lax.while_loop(
+    lambda table: (table.slots.step < last) & more(table),
+    lambda table: _refill(rollout, _decode(rollout, table, few, last)), table,
+  )
+
+
+def _drain(rollout, table, last) -> Table:
+  """Decodes the last rows, until none is busy."""
+  sizes = _few(table.slots.number.shape[0])
+  for size, left in zip(sizes, [*sizes, 0][1:], strict=True):
+    table = _decode_in(rollout, table, size, left, last)
+  return table
+
+
+def _decode_in(rollout, table, size, few, last) -> Table:
+  """`_decode` of the busy slots alone, of which there are at most `size`."""
+  done = ~unfinished(rollout, table.slots.cursor)
+  keep = jnp.argsort(done, stable=True)[:size]
+  step, *every = table.slots
+  some = Slots(step, *jax.tree.map(lambda x: x[keep], every))
+  step, *some = _decode(rollout, table._replace(slots=some), few, last).slots
+  put = lambda old, new: old.at[keep].set(new, unique_indices=True)
+  return table._replace(slots=Slots(step, *jax.tree.map(put, every, some)))
+
+
+def begin(rollout: Rollout, slots: int) -> Table:
   """All slots are free, and all rows wait."""
   count, prefix = rollout.keys.shape[0], rollout.prefix
   zero, zeros = jnp.zeros((), jnp.int32), jnp.zeros(slots, jnp.int32)
@@ -86,7 +136,7 @@ def _begin(rollout, slots) -> _Table:
     cache=rollout.model.make_cache(slots, rollout.length - 1),
   )
   ready = rollout.model.make_cache(batch, prefix.tokens.shape[1] - 1)
-  return _Table(free, zero, zero - batch, ready, blank(count))
+  return Table(free, zero, zero - batch, ready, blank(count))
 
 
 def _batch(rollout, slots) -> int:
@@ -98,19 +148,25 @@ def _busy(rollout, table) -> Int[Array, ""]:
   return jnp.sum(unfinished(rollout, table.slots.cursor))
 
 
-def _decode(rollout, table, few) -> _Table:
-  """Decodes until enough slots are free for those that wait.
+def _decode(rollout, table, few, last) -> Table:
+  """Decodes until enough slots are free for those that wait, or step `last`.
 
   If none waits, it decodes until at most `few` are busy.
   """
-  waiting, slots = rollout.keys.shape[0] - table.taken, table.slots
-  count = slots.number.shape[0]
-  batch = jnp.minimum(_batch(rollout, count), waiting)
-  enough = jnp.where(waiting > 0, batch, count - few)
+  slots = table.slots
+  waiting, count = rollout.keys.shape[0] - table.taken, slots.number.shape[0]
+  enough = jnp.where(waiting > 0, _wanted(rollout, table), count - few)
+  free = lambda slots: jnp.sum(~unfinished(rollout, slots.cursor))
   return table._replace(slots=jax.lax.while_loop(
-    lambda slots: jnp.sum(~unfinished(rollout, slots.cursor)) < enough,
+    lambda slots: (slots.step < last) & (free(slots) < enough),
     lambda slots: take_step(rollout, slots), slots,
   ))
+
+
+def _wanted(rollout, table) -> Int[Array, ""]:
+  """Free slots at which rows that wait take them."""
+  batch = _batch(rollout, table.slots.number.shape[0])
+  return jnp.minimum(batch, rollout.keys.shape[0] - table.taken)
 
 
 def take_step(rollout: Rollout, slots: Slots) -> Slots:
@@ -172,17 +228,7 @@ def _put_away(table) -> Episodes:
   return jax.tree.map(put, table.played, slots.rows)
 
 
-def _move(rollout, table, size) -> _Table:
-  """The busy rows in `size` slots."""
-  slots, played = table.slots, _put_away(table)
-  done = ~unfinished(rollout, slots.cursor)
-  keep = jnp.argsort(done, stable=True)[:size]
-  step, *rows = slots
-  rows = jax.tree.map(lambda x: x[keep], rows)
-  return table._replace(slots=Slots(step, *rows), played=played)
-
-
-def _refill(rollout, table) -> _Table:
+def _refill(rollout, table) -> Table:
   """Puts rows that have ended away, and waiting ones in their place."""
   slots, played = table.slots, _put_away(table)
   total, count = rollout.keys.shape[0], slots.number.shape[0]
@@ -193,11 +239,12 @@ def _refill(rollout, table) -> _Table:
     lambda: _prefill(rollout, wanted, batch),
     lambda: (table.first, table.ready),
   )
-  # The n-th free slot gets the n-th of the rows that wait, if that is ready.
+  # The n-th free slot gets the n-th of the rows that wait, if that is ready
+  # and enough slots are free: a piece of a rollout may end earlier.
   free, order = ~unfinished(rollout, slots.cursor), jnp.arange(batch)
   row = table.taken + order
   stop = jnp.minimum(total, (first + batch) * rollout.samples)
-  fits = (order < jnp.sum(free)) & (row < stop)
+  fits = (jnp.sum(free) >= _wanted(rollout, table)) & (row < stop)
   place = jnp.argsort(~free, stable=True)[:batch]
   place = jnp.where(fits, place, count)
   source = jnp.clip(row // rollout.samples - first, 0, batch - 1)
@@ -211,7 +258,7 @@ def _refill(rollout, table) -> _Table:
   )
   new = jnp.zeros(count, bool).at[place].set(True, mode="drop")
   slots = _start(rollout, slots, new)
-  return _Table(slots, table.taken + jnp.sum(fits), first, ready, played)
+  return Table(slots, table.taken + jnp.sum(fits), first, ready, played)
 
 
 def _start(rollout, slots, new: Bool[Array, " N"]) -> Slots:

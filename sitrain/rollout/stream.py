@@ -14,21 +14,18 @@ from jaxtyping import Array, Bool, Int, Key
 
 from sitrain.models.decoder import sees_cache
 from sitrain.rollout import contexts
+from sitrain.rollout.caches import grown, prefill
 from sitrain.rollout.play import (
   Cursor,
   Replier,
   Rollout,
-  grown,
   next_token,
-  prefill,
-  reply_width,
-  row_keys,
-  row_length,
+  rollout_of,
   start_cursor,
   unfinished,
   write_column,
 )
-from sitrain.types import PAD, Episodes, Params, Problems
+from sitrain.types import Episodes, Params, Problems
 
 
 class Written(NamedTuple):
@@ -64,16 +61,10 @@ def make(
   """
 
   def rollout(keys, params: Params, temperature, problems: Problems) -> Rollout:
-    prefix = contexts.align_right(contexts.begin(problems, 1))
-    start = jnp.argmax(prefix.turn != PAD, axis=1)
-    width = reply_width(reply, problems)
-    return Rollout(
-      model=model, params=model.for_decoding(params), prefix=prefix,
-      start=start, live=jnp.ones(1, bool), answer=problems.answer,
-      keys=row_keys(keys, 1), temperature=jnp.full(1, temperature, jnp.float32),
-      samples=1, reply=reply, turns=tuple(turns), first_turn=1, eos=eos,
-      filters=dict(top_k=top_k, top_p=top_p), reply_width=width,
-      length=row_length(prefix.tokens.shape[1], turns, width),
+    return rollout_of(
+      keys, model, model.for_decoding(params), problems,
+      contexts.begin(problems, 1), samples=1, reply=reply, turns=turns,
+      eos=eos, temperature=temperature, top_k=top_k, top_p=top_p,
     )
 
   def begin(*given: Any) -> Written:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sitrain.models import decoder, lora
 from sitrain.models.decoder import Decoder
@@ -46,9 +46,11 @@ def unstacked(params: Params) -> Params:
   would make a copy of the layers. Other parameters are returned as they are.
   """
   def each(leaf):
-    whole = np.asarray(leaf.addressable_shards[0].data)
+    whole, place = np.asarray(leaf.addressable_shards[0].data), leaf.sharding
+    if isinstance(place, NamedSharding):  # Its spec has an axis for layers.
+      place = NamedSharding(place.mesh, PartitionSpec())
     return [
-      jax.make_array_from_callback(part.shape, leaf.sharding, part.__getitem__)
+      jax.make_array_from_callback(part.shape, place, part.__getitem__)
       for part in whole
     ]
 

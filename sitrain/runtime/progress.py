@@ -123,10 +123,11 @@ def plain(say: Callable[[str], None], every: float) -> Display:
   """A line at the start and the end of a stage, and every `every` seconds.
 
   An activity gets a line after SOON seconds, every `every` seconds while it
-  lasts, and at its end; a `seldom` one only every `every` seconds.
+  lasts, and at its end; a `seldom` one only every `every` seconds. Updates that
+  come more often put these lines off: their own follow soon.
   """
   left, now = _clock(), time.monotonic()
-  last = {"stage": "", "time": now, "update": now, "shown": ()}
+  last = {"stage": "", "time": now, "update": now, "call": now, "shown": ()}
 
   def show(text: str) -> None:
     last["time"] = time.monotonic()
@@ -135,7 +136,7 @@ def plain(say: Callable[[str], None], every: float) -> Display:
   def update(
     stage: str, step: int, steps: int, record: dict, rate: float
   ) -> None:
-    remaining = left(stage, step, steps)
+    remaining, last["call"] = left(stage, step, steps), time.monotonic()
     # Lines of what goes on meanwhile do not put it off.
     due = time.monotonic() - last["update"] >= every
     if due or stage != last["stage"] or step >= steps:
@@ -148,7 +149,7 @@ def plain(say: Callable[[str], None], every: float) -> Display:
       if new and not one.seldom and seconds >= SOON:
         show(f"{one.what} ...")
         last["shown"] = one.began
-      elif time.monotonic() - last["time"] >= every:
+      elif time.monotonic() - max(last["time"], last["call"]) >= every:
         show(f"{one.what}: {duration(seconds)} so far")
 
   def did(one: activity.Activity) -> None:
