@@ -29,14 +29,16 @@ import subprocess
 import time
 from typing import NamedTuple
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks import self_correction_page as page
 from benchmarks import side_by_side
 from benchmarks.self_correction_arms import ARMS, SMALL, TASKS
 from sitrain.configs import common
+from sitrain.runtime import logs
 from sitrain.runtime.build import plain
+from sitrain.runtime.errors import run_main
 
 NAMES = flags.DEFINE_list("task", [], "Tasks; default: the small ones.")
 ARMS_ = flags.DEFINE_list("arms", [], "Arms; default: all.")
@@ -228,20 +230,43 @@ def reported(task: str) -> dict[str, list[dict]]:
 
 
 def check() -> None:
-  """Raises UsageError for a task or an arm that is not known."""
+  """Raises ValueError for a task or an arm that is not known."""
   for flag, known in ((NAMES, TASKS), (ARMS_, ARMS)):
     for name in flag.value:
       if name not in known:
-        raise app.UsageError(
+        raise ValueError(
           f"--{flag.name}={name}: choose from {', '.join(known)}"
         )
+
+
+def piece_of(text: str) -> Piece:
+  """The piece of TASK;ARM;RATE;SEED; raises ValueError for another one.
+
+  Also where its base has not been trained.
+  """
+  try:
+    task, arm, rate, seed = text.split(";")
+    piece = Piece(task, arm, float(rate), int(seed))
+  except ValueError:
+    raise ValueError(
+      f"--one={text}: give TASK;ARM;RATE;SEED, as countdown;cct;0.0005;100"
+    ) from None
+  for name, known in ((task, TASKS), (arm, ARMS)):
+    if name not in known:
+      raise ValueError(
+        f"--one={text}: {name!r} is none of {', '.join(known)}"
+      )
+  if not has_base(piece):
+    base = ";".join(map(str, base_of(piece)))
+    raise ValueError(f"--one={text}: train its base first: --one='{base}'")
+  return piece
 
 
 def main(argv: list[str]) -> None:
   """Runs one piece, or all that remain, then writes the page."""
   if ONE.value:
-    task, arm, rate, seed = ONE.value.split(";")
-    run_piece(Piece(task, arm, float(rate), int(seed)))
+    logs.quiet_libraries()
+    run_piece(piece_of(ONE.value))
     return
   check()
   until = time.time() + 60 * MINUTES.value
@@ -258,4 +283,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  run_main(main)
