@@ -204,7 +204,7 @@ def kind_of(argument: str, kinds: Iterable[str], default: str) -> tuple:
   if kind not in ("", "quick"):
     words = ", ".join(filter(None, kinds))
     raise ValueError(
-      f"config argument {argument!r}: {kind!r} is none of {words} and quick"
+      f"config argument {argument!r}: {kind!r} is none of {words} and 'quick'"
     )
   return default, argument
 

@@ -19,7 +19,6 @@ from sitrain.methods import (
   scl,
   score,
   spoc,
-  star,
   subtle_errors,
 )
 from sitrain.tasks import chain
@@ -168,7 +167,7 @@ def test_the_baseline_of_a_diagnosis_sees_its_reward_as_it_is():
 @pytest.mark.parametrize("maker, options", [
   (cct.make, {}), (pair_sft.make, {}), (rise.make, {}), (scl.make, {}),
   (satori.make, {"restarts": 0}), (score.stage_one, {}),
-  (score.stage_two, {}), (star.make, {}),
+  (score.stage_two, {}),
 ])
 def test_a_verdict_is_taken_for_no_attempt(maker, options):
   options = {"problems": 1, "samples": 2, "turns": (5, 5)} | options

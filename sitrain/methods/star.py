@@ -24,7 +24,6 @@ def make(
   time; 0: all. Raises ValueError for one turn: nothing could be corrected.
   """
   checks.check_turns(task, turns, least=2)
-  checks.check_attempts(task)
   model = models["policy"]
 
   def curate(key, state, problems, episodes, verdict):
