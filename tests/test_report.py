@@ -377,6 +377,14 @@ def test_odd_numbers_of_a_run_make_a_page(tmp_path):
   parsed = Page(text)
   assert not parsed.bad and "100 % right on the third attempt" in text
   assert "attempt 3, after “again” (right)" in parsed.texts["b"]
+  # Where a verdict stands between two attempts, turn 3 is the second.
+  judged = row | {"verdict_accuracy": 0.5, "dialogues": [
+    row["dialogues"][1] | {"verdicts": [2]}
+  ]}
+  workdir.write_json(tmp_path / "summary.json", {"stages": [judged]})
+  text = one_run.write_report(tmp_path).read_text()
+  assert "100 % right on the second attempt" in text
+  assert "verdict 2" in " ".join(Page(text).texts["b"])
 
 
 def test_an_evaluation_of_its_own_is_shown(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from sitrain.runtime import glossary
-from sitrain.runtime.page import curves, svg
+from sitrain.runtime.page import curves, svg, tables
 from sitrain.runtime.page.curves import Records, is_number
 from sitrain.runtime.page.svg import Axes, Line, Point
 
@@ -51,16 +51,20 @@ def attempts(
     if re.fullmatch(rf"{found}_\d+", key) and is_number(stage[key])
   })
   placed, lines = curves.place(records), []
+  turn = lambda name: (
+    "verdict" if tables.is_judged(stages) and turn_of(name) % 2 == 0 else
+    "attempt"
+  ) + f" {turn_of(name)}"
   problems = (config.get("evaluate") or {}).get("every_problems", 0)
   for name in rewards:
     lines.append(curves.curve(
-      placed, name, label=f"attempt {turn_of(name)}, reward while training",
+      placed, name, label=f"{turn(name)}, reward while training",
       color=_color(name),
     )._replace(faint=bool(briefs)))
   for name in briefs:
     lines.append(curves.measured(
       placed, name, problems=problems if is_number(problems) else 0,
-      label=f"attempt {turn_of(name)}, greedy while training",
+      label=f"{turn(name)}, greedy while training",
       color=_color(name),
     ))
   for key in keys:

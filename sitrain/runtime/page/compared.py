@@ -73,10 +73,12 @@ def names_of(runs: Sequence[Files]) -> list[str]:
 def results(names: Sequence[str], runs: Sequence[Files]) -> str:
   """The last evaluated stage of each run, side by side."""
   last = max(tables.last_attempt(stages_of(run)) for run in runs)
+  every = [stage for run in runs for stage in stages_of(run)]
   keys = {"accuracy_1": "first attempt"}
   if last > 1:
     keys |= {
-      f"accuracy_{last}": f"{tables.ordinal(last)} attempt", "gain": "gain",
+      f"accuracy_{last}": f"{tables.ordinal(last, every)} attempt",
+      "gain": "gain",
       "incorrect_to_correct": "wrong to right",
       "correct_to_incorrect": "right to wrong",
     }
@@ -96,7 +98,7 @@ def results(names: Sequence[str], runs: Sequence[Files]) -> str:
 
 def over_stages(names: Sequence[str], runs: Sequence[Files]) -> str:
   """The evaluations after the stages, a line for each run."""
-  found = ""
+  found, every = "", [stage for run in runs for stage in stages_of(run)]
   last = max(tables.last_attempt(stages_of(run)) for run in runs)
   for number in dict.fromkeys((1, last)):
     lines = [
@@ -110,7 +112,8 @@ def over_stages(names: Sequence[str], runs: Sequence[Files]) -> str:
       if line.pieces
     ]
     found += svg.chart(
-      f"{tables.ordinal(number).capitalize()} attempt, right after each stage",
+      f"{tables.ordinal(number, every).capitalize()} attempt, right after each"
+      " stage",
       lines, svg.Axes(percent=True, bottom=0.0, across="step of the run"),
       "With 95 % intervals.",
     )

@@ -58,8 +58,15 @@ def evaluated(stages: Records) -> list[dict[str, Any]]:
   return [stage for stage in stages if is_number(stage.get(key))]
 
 
-def ordinal(number: int) -> str:
-  """The second of 2."""
+def is_judged(stages: Records) -> bool:
+  """Whether every second turn is a verdict of the policy on its attempt."""
+  return any("verdict_accuracy" in stage for stage in stages)
+
+
+def ordinal(number: int, stages: Records) -> str:
+  """The second of 2, and of 3 where verdicts stand between attempts."""
+  if is_judged(stages):
+    number = (number + 1) // 2
   if number <= len(ORDINALS):
     return ORDINALS[number - 1]
   return f"{number}th"
@@ -72,7 +79,7 @@ def headline(stages: Records) -> str:
     return "No stage of this run has been evaluated yet"
   key = f"accuracy_{last}"
   rounded = lambda stage: f"{100 * stage[key]:.0f}"
-  attempt = f"the {ordinal(last)} attempt"
+  attempt = f"the {ordinal(last, stages)} attempt"
   if len(found) == 1:
     return f"{rounded(found[0])} % right on {attempt}, after {_name(found[0])}"
   first, final = found[0], found[-1]
@@ -94,7 +101,7 @@ def below(stages: Records) -> str:
     gain = final[key] - final["accuracy_1"]
     words.append(
       f"After {_name(final)} the first attempt is right in"
-      f" {percent(final['accuracy_1'])} % and the {ordinal(last)} in"
+      f" {percent(final['accuracy_1'])} % and the {ordinal(last, stages)} in"
       f" {percent(final[key])} %: {100 * gain:+.1f} points."
     )
   resample = final.get("resample") or {}
@@ -165,7 +172,7 @@ def by_level(stages: Records) -> str:
     "accuracy_1": "first attempt", "gain": "gain",
     "incorrect_to_correct": "wrong to right",
     "correct_to_incorrect": "right to wrong",
-  } | {key: f"{ordinal(int(key.rpartition('_')[2]))} attempt"}
+  } | {key: f"{ordinal(last_attempt(stages), stages)} attempt"}
   rows = [[f"{_name(found[-1])}, in %", *(titles[k] for k in keys)]]
   for name, row in levels.items():
     rows.append([name, *(cell(row, k) for k in keys)])
@@ -266,7 +273,8 @@ def accuracies(stages: Records) -> str:
   Stages with other numbers of attempts are shown with the last one of each.
   """
   lasts = {last_attempt([stage]) for stage in stages} - {0}
-  last = f"{ordinal(*lasts)} attempt" if len(lasts) == 1 else "last attempt"
+  which = ordinal(*lasts, stages) if len(lasts) == 1 else "last"
+  last = f"{which} attempt"
   several = max(lasts, default=0) > 1
   titles = ["first attempt", *[last, "gain", "fresh second sample"] * several]
   rewards = any(is_number(stage.get("reward_1")) for stage in stages)
