@@ -124,7 +124,8 @@ def make_player(
   )  # fmt: skip
   if task.texts != ():
     player = player._replace(judge=lambda problems, episodes: ())
-  if not plan.slots:
+  # Between processes a rollout in pieces has not been tried.
+  if not plan.slots or jax.process_count() > 1:
     return player, ()
   return player, pieces.compiled(model, mesh, **options, eos=task.eos)
 
