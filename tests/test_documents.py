@@ -202,7 +202,7 @@ def test_every_method_has_a_complete_page():
     assert "| option | type | default | |" in text
     assert f"](methods/{name}.md)" in pages["method_pages.md"]
   assert set(generate.unused_methods()) == {
-    "kinds", "objectives", "preference", "reinforce", "verbs"
+    "checks", "kinds", "objectives", "preference", "reinforce", "verbs"
   }
   assert "at least 2" in pages["methods/grpo.md"]  # what `samples` is
   # Its formula comes from the table of objectives, its result from a run.

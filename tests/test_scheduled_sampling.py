@@ -86,7 +86,7 @@ def test_a_share_of_inputs_is_the_policys_own(rate, warmup):
 
 def test_what_is_no_share_is_refused():
   for options in ({"rate": 1.5}, {"temperature": -1.0}):
-    with pytest.raises(ValueError, match="a rate from 0 to 1"):
+    with pytest.raises(ValueError, match="set it (from 0 to 1|to 0 or more)"):
       scheduled_sampling.make(
         fakes.SILENT, TASK, None, problems=1, turns=(4,), **options
       )
