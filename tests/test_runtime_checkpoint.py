@@ -224,7 +224,9 @@ def test_a_full_disk_is_one_line_and_harms_nothing(small_disk, caplog):
   with pytest.raises(OSError) as error:
     for step in range(1, 6):
       checkpoint.save(manager, step, given, PROGRESS, 0.0)
-      manager.check_for_errors()
+      # A save that has failed by now says so here, else in what follows.
+      with storage.explaining(folder):
+        manager.check_for_errors()
     checkpoint.finish(manager)
   assert error.value.errno == errno.ENOSPC
   assert str(folder) in str(error.value) and "\n" not in str(error.value)
