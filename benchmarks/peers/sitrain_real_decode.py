@@ -12,7 +12,7 @@ from sitrain.models import decoder
 from sitrain.models.huggingface import weights
 from sitrain.models.parameters import computed
 from sitrain.rollout.play import play
-from sitrain.runtime import machine, sharding
+from sitrain.runtime import machine, policy, sharding
 from sitrain.runtime.cores import use_cores
 from sitrain.tasks.draw import constant_reply
 
@@ -45,7 +45,7 @@ def prepare(case: dict):
     return generate(jax.random.split(key, case["batch"]), params, problems)
 
   with jax.set_mesh(mesh):
-    params = read(case["folder"], model, mesh)
+    params = policy.unstacked(read(case["folder"], model, mesh))
     compiled = sample.lower(params, problems, 0).compile()
 
   def run():
