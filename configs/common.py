@@ -193,7 +193,9 @@ def quick_of(argument: str) -> tuple[str, ...] | None:
   return tuple(keep) if word else None
 
 
-def kind_of(argument: str, kinds: Iterable[str], default: str) -> tuple:
+def kind_of(
+  argument: str, kinds: Iterable[str], default: str
+) -> tuple[str, str]:
   """(one of `kinds`, the rest of the argument) of "KIND", "KIND,REST", "REST".
 
   Raises ValueError for a word that is no kind and no start of a rest.

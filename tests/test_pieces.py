@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_refill import PROBLEMS, ROWS, SAMPLES, assert_same, run
-from test_rollout import EOS, PROMPTS, TURNS, pose, reply
+from test_refill import PROBLEMS, ROWS, SAMPLES, assert_same, ragged, run
+from test_rollout import EOS, TURNS, reply
 
 from sitrain.evaluate import pieces as in_pieces
 from sitrain.evaluate import player
@@ -20,14 +20,7 @@ ONE = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
 
 @pytest.fixture(scope="module")
 def posed():
-  """(keys, ragged problems, a temperature for each row, some of them 0)."""
-  order = [i % 4 for i in range(PROBLEMS)]
-  temperature = np.random.default_rng(0).choice([0, 0.7, 1], ROWS)
-  return (
-    jax.random.split(jax.random.key(11), PROBLEMS),
-    pose([PROMPTS[i] for i in order], order, slots=6),
-    jnp.asarray(temperature, jnp.float32),
-  )
+  return ragged()
 
 
 def programs_of(model, slots):

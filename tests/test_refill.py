@@ -36,8 +36,7 @@ def run(
   )
 
 
-@pytest.fixture(scope="module")
-def posed():
+def ragged():
   """(keys, ragged problems, a temperature for each row, some of them 0)."""
   order = [i % 4 for i in range(PROBLEMS)]
   temperature = np.random.default_rng(0).choice([0, 0.7, 1], ROWS)
@@ -46,6 +45,11 @@ def posed():
     pose([PROMPTS[i] for i in order], order, slots=6),
     jnp.asarray(temperature, jnp.float32),
   )
+
+
+@pytest.fixture(scope="module")
+def posed():
+  return ragged()
 
 
 def assert_same(found, want):

@@ -321,23 +321,29 @@ def first_of(row):
   return {k: v[:1] if isinstance(v, list) else v for k, v in row.items()}
 
 
-def test_batch_and_kills_and_more_samples_change_nothing(
-  whole, folder, tmp_path, monkeypatch
-):
-  config, output = config_of(folder), tmp_path / "rows.jsonl"
+def killed(monkeypatch, config, plan):
+  """A command that is killed at its third write; the rows of each before it."""
   add, count = rows_file.add, []
 
-  def killed(path, rows):
+  def write(path, rows):
     if len(count) == 2:
       raise KeyboardInterrupt
     count.append(len(rows))
     add(path, rows)
 
+  with monkeypatch.context() as patch:
+    patch.setattr(rows_file, "add", write)
+    with pytest.raises(KeyboardInterrupt):
+      sample.sample(config, plan)
+  return count
+
+
+def test_batch_and_kills_and_more_samples_change_nothing(
+  whole, folder, tmp_path, monkeypatch
+):
+  config, output = config_of(folder), tmp_path / "rows.jsonl"
   plan = plan_of(config, output, samples=1, batch=4)
-  monkeypatch.setattr(rows_file, "add", killed)
-  with pytest.raises(KeyboardInterrupt):
-    sample.sample(config, plan)
-  monkeypatch.undo()
+  count = killed(monkeypatch, config, plan)
   assert not output.exists() and len(rows_file.read(output)) == sum(count) == 8
   # The unfinished third part of the killed writer has no rows.
   (rows_file.folder_of(output) / "00003.jsonl.new").write_text('{"row": 7, "te')
@@ -350,23 +356,14 @@ def test_a_kill_loses_no_problem_that_has_ended(
 ):
   """In slots problems are written as they end, in one part."""
   config, output = config_of(folder), tmp_path / "rows.jsonl"
-  add, count, shown = rows_file.add, [], []
+  shown = []
   display = sample.progress.Display(
     lambda *given: shown.append(given), print, lambda: None
   )
   monkeypatch.setattr(sample.progress, "display", lambda: display)
 
-  def killed(path, rows):
-    if len(count) == 2:
-      raise KeyboardInterrupt
-    count.append(len(rows))
-    add(path, rows)
-
   plan = plan_of(config, output, slots=5, batch=24)
-  with monkeypatch.context() as patch:
-    patch.setattr(rows_file, "add", killed)
-    with pytest.raises(KeyboardInterrupt):
-      sample.sample(config, plan)
+  count = killed(monkeypatch, config, plan)
   assert 0 < sum(count) < 12 and len(rows_file.read(output)) == sum(count)
   done = [given[1] for given in shown]
   assert done == sorted(done) and done[-1] == sum(count)

@@ -14,6 +14,7 @@ from sitrain.evaluate.bootstrap import bootstrap, estimate
 from sitrain.evaluate.correction import share
 from sitrain.evaluate.player import Judged, Player
 from sitrain.evaluate.samples import Record, head
+from sitrain.evaluate.verdicts import agreement
 from sitrain.strategies.meter import spent
 from sitrain.strategies.strategy import Answer, Play, Strategy
 from sitrain.types import Key, Params, Problems, Task
@@ -233,10 +234,7 @@ def _values(rows, every):
 def verdicts_of(rows: Sequence[Record]) -> dict[str, float]:
   """How good a policy's own verdicts on its attempts are.
 
-  A verdict is "right" where no attempt follows it. `verdict_accuracy`: the
-  share of verdicts that agree with the verifier; `verdict_recall`: the share of
-  wrong attempts that were called wrong; `verdict_cleared`: that of right ones
-  that were called right. NaN where there is none.
+  A verdict is "right" where no attempt follows it; see verdicts.agreement.
   """
   called, truth = [], []
   for row in rows:
@@ -245,10 +243,4 @@ def verdicts_of(rows: Sequence[Record]) -> dict[str, float]:
       if turns[k - 1]["status"] != "unknown":
         called.append(k + 1 not in turns)
         truth.append(turns[k - 1]["status"] == "right")
-  right, called_right = np.array(truth, bool), np.array(called, bool)
-  mean = lambda x: float(np.mean(x)) if len(x) else float("nan")
-  return {
-    "verdict_accuracy": mean(right == called_right),
-    "verdict_recall": mean(~called_right[~right]),
-    "verdict_cleared": mean(called_right[right]),
-  }
+  return agreement(np.array(called, bool), right=np.array(truth, bool))

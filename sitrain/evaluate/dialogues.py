@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from sitrain.evaluate.player import Played
-from sitrain.judge.roles import attempts, roles
+from sitrain.judge.roles import attempts
 from sitrain.types import GIVEN, Task
 
 KINDS = {"c->c": (1, 1), "i->c": (0, 1), "c->i": (1, 0), "i->i": (0, 0)}
@@ -51,9 +51,10 @@ def dialogues(
   out.
   """
   judged = episodes.judged
-  verdicts = range(2, judged.right.shape[1] + 1, 2) if roles(task) > 1 else ()
-  said = {"verdicts": list(verdicts)} if verdicts else {}
-  last = attempts(task, judged.right.shape[1])[-1] - 1
+  turns = range(1, judged.right.shape[1] + 1)
+  tried = attempts(task, len(turns))
+  verdicts = [k for k in turns if k not in tried]
+  said, last = {"verdicts": verdicts} if verdicts else {}, tried[-1] - 1
   ends = np.stack([judged.right[:, 0], judged.right[:, last]], axis=1)
   known = judged.known.all(axis=1)
   found = []

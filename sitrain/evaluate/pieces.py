@@ -12,7 +12,7 @@ from sitrain.evaluate.player import Played, Player, part_of, part_size
 from sitrain.rollout.pieces import Pieces
 from sitrain.types import Key, Params, Problems
 
-STEPS = 16  # of a call: of 40 rows a model of 135M takes 8 s on two busy cores
+STEPS = 16  # decoded in a call: 8 s for 40 rows of a 135M model on two cores
 
 
 class Ended(NamedTuple):
@@ -20,7 +20,7 @@ class Ended(NamedTuple):
 
   problems: Int[np.ndarray, " N"]  # those that have ended in it
   played: Played  # their episodes, samples of a problem one after the other
-  tokens: int  # written in it, also by others; of the first call 0
+  tokens: int  # that the policy wrote in it, of all rows; 0 for the first call
 
 
 def play_rows(
@@ -35,12 +35,12 @@ def play_rows(
   temperature: float,
   groups: int,
 ) -> Iterator[Ended]:
-  """`player.play_rows`, a call of the device at a time.
+  """`player.play_rows`, some steps at a time.
 
-  The first call makes only one step, so that what is compiled is known to be
-  there. `params` are those of `pieces.prepare`, `pieces` is compiled, and
-  `groups` is the number of device groups of its mesh. All parts have one shape,
-  also where few `rows` are left of them.
+  The first call makes only one step, so that the time of compiling is not
+  counted as decoding. `params` are those of `pieces.prepare`, `pieces` is
+  compiled, and `groups` is the number of device groups of its mesh. All parts
+  have one shape, also where few `rows` are left of them.
   """
   size = part_size(player.samples, batch, len(posed.prompt))
   place = places(len(rows), max(size, len(rows)), groups)
@@ -64,8 +64,8 @@ def places(count: int, size: int, groups: int) -> Int[np.ndarray, " P"]:
   """Which of `count` problems stands at each place of a table; -1: none does.
 
   The table has `size` places, or a few more, so that they divide over the
-  groups. Every group gets its share of the problems, and of the long ones; they
-  are its last, in their order.
+  groups. Problems, sorted by length, are dealt out in turn, so that each group
+  gets as many long ones; they fill the last places of their group.
   """
   found = np.full((groups, -(-size // groups)), -1)
   for number, row in enumerate(found):

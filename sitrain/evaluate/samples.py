@@ -12,7 +12,7 @@ from sitrain.evaluate.bootstrap import bootstrap, estimate
 from sitrain.evaluate.correction import changes, share
 from sitrain.evaluate.player import FULL, Judged, Played, make_judge
 from sitrain.evaluate.summary import is_partial
-from sitrain.evaluate.verdicts import rows_of
+from sitrain.evaluate.verdicts import agreement, rows_of
 from sitrain.evaluate.votes import majority_at, pass_at
 from sitrain.judge.roles import attempts, roles
 from sitrain.judge.verifier import written
@@ -287,9 +287,9 @@ def summarize(
   pass@k and maj@k, malformed (no answer), truncated and unknown; of later ones
   also the numbers of correction.changes. A problem counts for the accuracies
   only where all its attempts were judged; `judged` is the number of those.
-  `disagreement` is the share of attempts that
-  another verifier judges differently from the first one; `monitors` has those
-  of monitors.summarize for each attempt, by the first verifier.
+  `disagreement` is the share of attempts that another verifier judges
+  differently from the first one; `monitors` has those of monitors.summarize for
+  each attempt, by the first verifier.
   """
   levels = sorted({record["level"] for record in found})
   options = dict(turns=turns, ks=ks, draws=draws)
@@ -329,12 +329,7 @@ def _verdicts(found) -> dict[str, float]:
     if pair[1] is not None
   ]
   said, true = np.array(each, bool).reshape(-1, 2).T
-  wrong = said != true  # accepted and not rightly, or the other way round
-  mean = lambda x: float(np.mean(x)) if len(x) else float("nan")
-  return {
-    "verdict_accuracy": mean(true), "verdict_recall": mean(~said[wrong]),
-    "verdict_cleared": mean(said[~wrong]),
-  }
+  return agreement(said, right=said == true)
 
 
 def cell_of(record: Record, attempt: int) -> dict[str, Any]:

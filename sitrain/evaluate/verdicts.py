@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
-from sitrain.evaluate.correction import share
 from sitrain.evaluate.player import Played
 from sitrain.judge.roles import roles
 from sitrain.judge.verifier import written
@@ -49,14 +49,29 @@ def summarize(task: Task, found: Played) -> dict[str, Any]:
   return _shares(*map(np.concatenate, zip(*parts))) | {"by_verdict": each}
 
 
-def _shares(said, named, right, counted) -> dict[str, float]:
-  """Of boolean arrays; NaN where there is nothing to take a share of."""
-  of = lambda x, where: float(share(x.astype(float), 1.0 * where[None])[0])
+def agreement(
+  said: Bool[np.ndarray, " N"], right: Bool[np.ndarray, " N"]
+) -> dict[str, float]:
+  """Whether attempts are accepted, against whether they are right.
+
+  verdict_accuracy, verdict_recall and verdict_cleared, as in `summarize`; NaN
+  where there is nothing to take a share of.
+  """
   return {
-    "verdict_accuracy": of(said == right, counted),
-    "verdict_recall": of(~said, counted & ~right),
-    "verdict_precision": of(~right, counted & ~said),
-    "verdict_cleared": of(said, counted & right),
-    "verdict_named": of(named, counted & ~right),
-    "verdicts": int(counted.sum()),
+    "verdict_accuracy": _share(said == right),
+    "verdict_recall": _share(~said[~right]),
+    "verdict_cleared": _share(said[right]),
+  }
+
+
+def _share(chosen) -> float:
+  return float(np.mean(chosen)) if len(chosen) else float("nan")
+
+
+def _shares(said, named, right, counted) -> dict[str, float]:
+  """Of boolean arrays [N], of which those that are `counted`."""
+  said, named, right = (x[counted] for x in (said, named, right))
+  return agreement(said, right) | {
+    "verdict_precision": _share(~right[~said]),
+    "verdict_named": _share(named[~right]), "verdicts": len(said),
   }

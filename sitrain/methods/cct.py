@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from sitrain.curate.select import balanced, token_mask
 from sitrain.judge.groups import FULL
-from sitrain.methods import pair_sft, verbs
+from sitrain.methods import checks, pair_sft, verbs
 from sitrain.types import Method, Task, Weights
 
 
@@ -26,8 +26,7 @@ def make(
   weights of all: 1 is the paper's CLT, 0 its CST. `answers` trains these first
   attempts, too (SFT + CCT). Raises ValueError for a share that is none.
   """
-  if not 0.0 <= confident <= 1.0:
-    raise ValueError(f"confident={confident}: set it from 0 to 1")
+  checks.check_share(confident=confident)
   method = pair_sft.make(models, task, optimizer, also_correct=True, **options)
 
   def curate(key, state, problems, episodes, verdict):

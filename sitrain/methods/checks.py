@@ -72,12 +72,26 @@ def check_above_zero(**options: float) -> None:
       raise ValueError(f"{name}={value}: set it above 0")
 
 
+def check_kl(beta: float, kl: str) -> None:
+  """Raises ValueError for a weight of a KL that is not computed."""
+  if beta and kl == "none":
+    raise ValueError(
+      f"beta={beta} weighs a KL, and kl='none' computes none: set kl to exact"
+    )
+
+
 def check_credit(discount: float, kl_weights: tuple[float, ...]) -> None:
-  """Raises ValueError for a KL that is rewarded, and returns that grow."""
+  """Raises ValueError for a negative weight of a KL, and a discount above 1."""
   if not all(0.0 <= weight < math.inf for weight in kl_weights):
     raise ValueError(f"{kl_weights} weigh the KL of turns: set them from 0 on")
-  if not 0.0 <= discount <= 1.0:
-    raise ValueError(f"discount={discount}: set it from 0 to 1")
+  check_share(discount=discount)
+
+
+def check_share(**options: float) -> None:
+  """Raises ValueError naming an option that is no share."""
+  for name, value in options.items():
+    if not 0.0 <= value <= 1.0:
+      raise ValueError(f"{name}={value}: set it from 0 to 1")
 
 
 def check_from_zero(**options: float | int) -> None:

@@ -38,7 +38,7 @@ def make(
   Raises ValueError for a task without such verdicts, and beta without a KL.
   """
   checks.check_verdicts(task, turns)
-  reinforce.check_kl(beta, kl)
+  checks.check_kl(beta, kl)
   checks.check_finite(bonus=bonus)
   task = task if named else binary(task)
   checks.check_choice("estimate", estimate, ESTIMATES)

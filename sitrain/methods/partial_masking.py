@@ -34,8 +34,7 @@ def make(
   """
   checks.check_verdicts(task, turns, ("attempt", "verdict", "repair"))
   checks.check_from_zero(wrong=wrong)
-  if not 0.0 <= bad <= 1.0:
-    raise ValueError(f"bad={bad}: set it from 0 to 1")
+  checks.check_share(bad=bad)
   checks.check_samples(options.get("samples", 2))
   task = task if named else binary(task)
   method = rest_em.make(models, task, optimizer, turns=turns[:2], **options)

@@ -29,8 +29,7 @@ def make(
   Raises ValueError for a share that is none, one turn, and a task without
   solutions. Options: see pair_sft.make.
   """
-  if not 0.0 <= share <= 1.0:
-    raise ValueError(f"share={share}: set it from 0 to 1")
+  checks.check_share(share=share)
   checks.check_turns(task, turns, least=2)
   checks.check_solutions(task, turns[1:2])
   method = pair_sft.make(models, task, optimizer, turns=turns, **options)

@@ -177,14 +177,6 @@ def make(
   return build(models, task, optimizer, objective=objective, **options)
 
 
-def check_kl(beta: float, kl: str) -> None:
-  """Raises ValueError for a weight of a KL that is not computed."""
-  if beta and kl == "none":
-    raise ValueError(
-      f"beta={beta} weighs a KL, and kl='none' computes none: set kl to exact"
-    )
-
-
 def play_offline(
   model, task: Task, samples: int, *, turns: tuple[int, ...],
   temperature: float, slots: int,

@@ -29,8 +29,7 @@ def make(
   likeliest. Raises ValueError for a rate that is no share.
   """
   checks.check_from_zero(temperature=temperature, warmup=warmup)
-  if not 0.0 <= rate <= 1.0:
-    raise ValueError(f"rate={rate}: set it from 0 to 1")
+  checks.check_share(rate=rate)
   method = imitation.make(models, task, optimizer, **options)
 
   def curate(key, state, problems, episodes, verdict):

@@ -66,7 +66,7 @@ def go_on(rollout: Rollout, table: Table, steps: Int[Array, ""]) -> Table:
   """`steps` more steps of `play_in_slots`, or fewer if the last row ends."""
   last = table.slots.step + steps
   more = lambda table: (table.slots.step < last) & (_busy(rollout, table) > 0)
-  # A loop of one round or two: before the end it would only copy caches.
+  # A loop, so that calls without a step left for it copy no caches.
   return jax.lax.while_loop(
     more, lambda table: _drain(rollout, table, last),
     _fill(rollout, table, last),
@@ -164,7 +164,7 @@ def _decode(rollout, table, few, last) -> Table:
 
 
 def _wanted(rollout, table) -> Int[Array, ""]:
-  """Free slots at which rows that wait take them."""
+  """How many slots must be free before waiting rows take them."""
   batch = _batch(rollout, table.slots.number.shape[0])
   return jnp.minimum(batch, rollout.keys.shape[0] - table.taken)
 

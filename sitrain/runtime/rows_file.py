@@ -66,7 +66,7 @@ def begin(path: Any, options: dict[str, Any]) -> None:
 def _has_rows(path: Any) -> bool:
   folder = folder_of(path)
   return epath.Path(path).exists() or (
-    folder.exists() and any(True for _ in folder.iterdir())
+    folder.exists() and any(folder.iterdir())
   )
 
 
