@@ -9,6 +9,14 @@ from typing import Any
 from sitrain.configs import common
 
 
+def _add_variants(config: Any, of: str, variants: dict[str, dict]) -> None:
+  """Adds a copy of the stage `of` for each name, with other options."""
+  for name, options in variants.items():
+    stage = copy.deepcopy(config.stage[of])
+    stage.method.update(options)
+    common.add(config, name, stage)
+
+
 def continue_imitation(config: Any) -> None:
   """Adds imitation of as many solutions as SPIN, in as many gradient steps."""
   spin = config.stage.spin
@@ -69,10 +77,7 @@ def add_other_rewards(config: Any) -> None:
   stage = copy.deepcopy(config.stage.spoc)
   stage.method.named = not stage.method.get("named", True)
   common.add(config, "other", stage)
-  for rewards in ("last", "all"):
-    stage = copy.deepcopy(config.stage.spoc)
-    stage.method.rewards = rewards
-    common.add(config, rewards, stage)
+  _add_variants(config, "spoc", {x: {"rewards": x} for x in ("last", "all")})
 
 
 def add_other_starts(config: Any) -> None:
@@ -80,13 +85,10 @@ def add_other_starts(config: Any) -> None:
 
   And with restarts, without the bonus, and with its sign flipped.
   """
-  for name, options in {
+  _add_variants(config, "satori", {
     "from_start": {"restarts": 0}, "no_bonus": {"bonus": 0.0},
     "flipped": {"bonus": -0.5},
-  }.items():
-    stage = copy.deepcopy(config.stage.satori)
-    stage.method.update(options)
-    common.add(config, name, stage)
+  })
 
 
 def add_messages(config: Any) -> None:
@@ -171,13 +173,10 @@ def add_one_kind(config: Any) -> None:
   natural = copy.deepcopy(config.stage.cct)
   natural.method.update({"name": "pair_sft", "also_correct": True})
   common.add(config, "natural", natural)
-  for name, options in {
+  _add_variants(config, "cct", {
     "cst": {"confident": 0.0}, "clt": {"confident": 1.0},
     "answers": {"answers": True},
-  }.items():
-    stage = copy.deepcopy(config.stage.cct)
-    stage.method.update(options)
-    common.add(config, name, stage)
+  })
 
 
 def add_one_reward(config: Any) -> None:
@@ -204,15 +203,12 @@ def add_corrections(config: Any) -> None:
 
   And without both; and Pair-SFT, alone and with right first attempts ("both").
   """
-  for name, options in {
+  _add_variants(config, "rac", {
     "wrong": {"also_correct": False}, "alone": {"share": 1.0},
     "wrong_alone": {"also_correct": False, "share": 1.0},
     "pairs": {"name": "pair_sft"},
     "pairs_both": {"name": "pair_sft", "also_correct": True},
-  }.items():
-    stage = copy.deepcopy(config.stage.rac)
-    stage.method.update(options)
-    common.add(config, name, stage)
+  })
 
 
 def add_splices(config: Any) -> None:
@@ -221,13 +217,10 @@ def add_splices(config: Any) -> None:
   And with random values for own wrong steps, and CCT with first attempts
   trained, too, whose corrections come after an attempt.
   """
-  for name, options in {
+  _add_variants(config, "s3c", {
     "clean": {"share": 0.0}, "unmasked": {"wrong": 1.0},
     "random": {"values": "01234"},
-  }.items():
-    stage = copy.deepcopy(config.stage.s3c)
-    stage.method.update(options)
-    common.add(config, name, stage)
+  })
   post_hoc = copy.deepcopy(config.stage.s3c)
   post_hoc.method.update(
     {"name": "cct", "answers": True, "turns": config.evaluate.turns}
@@ -241,13 +234,10 @@ def add_rates(config: Any) -> None:
   And Masked Thought at the same share, with one mask token, `?`, or random
   tokens in their place.
   """
-  for name, options in {
+  _add_variants(config, "scheduled_sampling", {
     "none": {"rate": 0.0}, "tenth": {"rate": 0.1}, "two_fifths": {"rate": 0.4},
     "masked": {"name": "sft", "mask_token": 15}, "random": {"name": "sft"},
-  }.items():
-    stage = copy.deepcopy(config.stage.scheduled_sampling)
-    stage.method.update(options)
-    common.add(config, name, stage)
+  })
 
 
 def add_masked_otherwise(config: Any) -> None:
@@ -255,13 +245,10 @@ def add_masked_otherwise(config: Any) -> None:
 
   And with good cases alone, and with few and with many bad ones.
   """
-  for name, options in {
+  _add_variants(config, "partial_masking", {
     "unmasked": {"wrong": 1.0}, "good": {"bad": 0.0}, "few": {"bad": 0.1},
     "many": {"bad": 0.7},
-  }.items():
-    stage = copy.deepcopy(config.stage.partial_masking)
-    stage.method.update(options)
-    common.add(config, name, stage)
+  })
 
 
 def add_other_pairs(config: Any) -> None:
